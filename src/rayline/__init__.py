@@ -1,0 +1,70 @@
+"""Rayline: one path for machine learning on Ray, whatever the framework.
+
+`import rayline` loads neither Ray nor any framework; each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULES = ("data", "stages", "train", "tune", "serve", "inference", "testing")
+_NAMES = {
+    "RaylineError": "rayline.core.errors",
+    "SchemaError": "rayline.core.errors",
+    "ParameterError": "rayline.core.errors",
+    "NotFittedError": "rayline.core.errors",
+    "DataError": "rayline.core.errors",
+    "TrainingError": "rayline.core.errors",
+    "ResourceError": "rayline.core.errors",
+    "ArtifactError": "rayline.core.errors",
+    "ServeError": "rayline.core.errors",
+    "MissingExtraError": "rayline.core.errors",
+    "Framework": "rayline.core.framework",
+    "Stage": "rayline.core.stage",
+    "ColumnStage": "rayline.core.stage",
+    "register_framework": "rayline.core.registry",
+    "register_stage": "rayline.core.registry",
+    "Preprocessor": "rayline.data.preprocessor",
+    "InferencePipeline": "rayline.inference.pipeline",
+    "Model": "rayline.inference.model",
+    "load": "rayline.inference.artifact",
+}
+
+if TYPE_CHECKING:
+    from rayline import data, inference, serve, stages, testing, train, tune
+    from rayline.core.errors import (
+        ArtifactError,
+        DataError,
+        MissingExtraError,
+        NotFittedError,
+        ParameterError,
+        RaylineError,
+        ResourceError,
+        SchemaError,
+        ServeError,
+        TrainingError,
+    )
+    from rayline.core.framework import Framework
+    from rayline.core.registry import register_framework, register_stage
+    from rayline.core.stage import ColumnStage, Stage
+    from rayline.data.preprocessor import Preprocessor
+    from rayline.inference.artifact import load
+    from rayline.inference.model import Model
+    from rayline.inference.pipeline import InferencePipeline
+
+__all__ = [*_MODULES, *_NAMES]  # noqa: PLE0604  # the names of the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"rayline.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'rayline' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

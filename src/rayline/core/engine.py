@@ -1,0 +1,76 @@
+"""The contract of an engine: where tables are scanned and mapped. Two implement it: `local` (Polars) and `ray`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from rayline.core.operations import Operation, apply_all
+from rayline.core.statistics import Request, Statistic, evaluate
+
+TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
+Answers: TypeAlias = dict[Request, Statistic]
+
+CELL = "\x00cell"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One pass over the data: what is asked, of which tables, and (for folds) of which rows.
+
+    `prefixes` gives the operations behind the prefix of each request that does not look at the raw table; `cells`
+    gives each row a small integer, and the answers then come for each cell by itself.
+    """
+
+    requests: Sequence[Request]
+    prefixes: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
+    prepare: TableFunction | None = None
+    cells: Callable[[Sequence[str]], pl.Expr] | None = None
+
+    def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
+        """The raw columns that are needed: all of them when rows are split or stages must be applied first."""
+        if self.cells is not None or any(request.prefix for request in self.requests):
+            return list(schema)
+        wanted = {column for request in self.requests for column in request.columns}
+        return [column for column in schema if column in wanted] or list(schema)[:1]
+
+    def of(self, batch: pl.LazyFrame) -> dict[int, Answers]:
+        """The answers of one batch for each cell (0 when there are no cells)."""
+        if self.cells is None:
+            return {0: self._answers(batch)}
+        frame = batch.with_columns(self.cells(batch.collect_schema().names()).alias(CELL)).collect()
+        parts = frame.partition_by(CELL, as_dict=True, include_key=False)
+        return {int(key[0]): self._answers(part.lazy()) for key, part in parts.items()}
+
+    def _answers(self, batch: pl.LazyFrame) -> Answers:
+        if self.prepare is not None:
+            batch = self.prepare(batch)
+        answers: Answers = {}
+        for prefix in {request.prefix for request in self.requests}:
+            table = apply_all(self.prefixes[prefix], batch) if prefix else batch
+            answers |= evaluate(table, [request for request in self.requests if request.prefix == prefix])
+        return answers
+
+
+class Engine(ABC):
+    """Scans and maps one family of tables."""
+
+    @abstractmethod
+    def schema(self, data: Any) -> pl.Schema:
+        """Names and types of the columns. Raises SchemaError when the data is no table or has a column twice."""
+
+    @abstractmethod
+    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+        """The merged answers for each cell, from one pass over the data."""
+
+    @abstractmethod
+    def map(self, data: Any, function: TableFunction) -> Any:
+        """The data after a row-local function, as the type that it came in."""
+
+    @abstractmethod
+    def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows as a Polars table in this process."""

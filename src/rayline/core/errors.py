@@ -1,0 +1,117 @@
+"""Every error of Rayline, each in three sentences: what happened and where, expected and got, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+
+class RaylineError(Exception):
+    """The root of all errors that Rayline raises on purpose.
+
+    Parameters
+    ----------
+    what
+        What happened, and where.
+    expected
+        What was expected, and what came instead.
+    hint
+        What the user can do about it.
+    """
+
+    def __init__(self, what: str, expected: str = "", hint: str = "") -> None:
+        lines = [what]
+        if expected:
+            lines.append(f"  {expected}")
+        if hint:
+            lines.append(f"  Hint: {hint}")
+        super().__init__("\n".join(lines))
+
+
+class SchemaError(RaylineError, ValueError):
+    """A table has not the columns or the types that were expected of it."""
+
+    @classmethod
+    def missing(cls, where: str, missing: Sequence[str], present: Iterable[str], *, stage: str = "") -> Self:
+        """A table lacks columns that `where` (or one of its stages) needs."""
+        present = list(present)
+        needs = f"stage {stage!r} needs" if stage else "it needs"
+        near = [m for name in missing for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)]
+        return cls(
+            f"{where}: {needs} {_columns(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.",
+            f"Expected every column seen in fit; got {shorten(present)}.",
+            f"did you mean {shorten(near)}?" if near else "rename the column, or refit without it.",
+        )
+
+    @classmethod
+    def dtype(cls, where: str, column: str, expected: Any, got: Any) -> Self:
+        """A column holds another type than `where` can use."""
+        return cls(
+            f"{where}: column {column!r} has the wrong type.",
+            f"Expected {expected}; got {got}.",
+            f"cast {column!r} before this call, or refit on data of the new type.",
+        )
+
+
+class ParameterError(RaylineError, ValueError):
+    """An argument has a name or a value that is not allowed."""
+
+    @classmethod
+    def unknown(cls, where: str, names: Iterable[str], allowed: Iterable[str]) -> Self:
+        """A parameter has a name that does not exist."""
+        names, allowed = sorted(names), sorted(allowed)
+        near = [m for name in names for m in difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)]
+        return cls(
+            f"{where}: unknown {'parameter' if len(names) == 1 else 'parameters'} {', '.join(map(repr, names))}.",
+            f"Expected some of {shorten(allowed, 20)}.",
+            f"did you mean {shorten(near)}?" if near else "check the spelling against the documentation.",
+        )
+
+    @classmethod
+    def value(cls, where: str, name: str, expected: str, got: Any) -> Self:
+        """A parameter has a value outside of what it takes."""
+        return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {got!r}.", f"change {name}.")
+
+
+class NotFittedError(RaylineError, ValueError):
+    """Something that must be fitted first was used before."""
+
+
+class DataError(RaylineError, ValueError):
+    """The values of a table cannot be worked with: no rows, no labels, one class, a null where none may be."""
+
+
+class TrainingError(RaylineError, RuntimeError):
+    """Training failed in the framework or on a worker."""
+
+
+class ResourceError(RaylineError, RuntimeError):
+    """The machine or the cluster has not what was asked of it."""
+
+
+class ArtifactError(RaylineError, ValueError):
+    """A saved file is damaged, tampered with, too new, or not one of ours."""
+
+
+class ServeError(RaylineError, RuntimeError):
+    """A deployment could not be made, reached or changed."""
+
+
+class MissingExtraError(RaylineError, ImportError):
+    """An optional library is not installed."""
+
+    @classmethod
+    def of(cls, what: str, package: str, extra: str) -> Self:
+        return cls(f"{what} needs the package {package!r}, which is not installed.", "", f"pip install 'rayline[{extra}]'")
+
+
+def shorten(names: Iterable[Any], most: int = 8) -> str:
+    """`['a', 'b', … 12 more]`: names for a message, never a whole page of them."""
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:most])
+    return f"[{shown}]" if len(names) <= most else f"[{shown}, … {len(names) - most} more]"
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"column {names[0]!r}" if len(names) == 1 else f"columns {shorten(names)}"

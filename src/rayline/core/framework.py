@@ -1,0 +1,326 @@
+"""The contract of a framework: one thin class that trains, predicts, saves and loads. Everything else is common.
+
+A framework of your own is this class and one line:
+
+>>> import json, numpy as np
+>>> from rayline import Framework, register_framework
+>>> @register_framework
+... class Mean(Framework):
+...     name = "mean"
+...     def train(self, job, *, shrink=1.0):
+...         return {"mean": float(job.train.target.mean()) * shrink}
+...     def predict(self, model, features):
+...         return np.full(features.n_rows, model["mean"])
+...     def save(self, model, directory):
+...         (directory / "model.json").write_text(json.dumps(model))
+...     def load(self, directory):
+...         return json.loads((directory / "model.json").read_text())
+
+and is trained by `train.Trainer("mean", shrink=0.9)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.schema import SPARSE
+from rayline.core.target import Target, Task
+
+Array = npt.NDArray[Any]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Features:
+    """What a model is given: its feature columns, in its order, as a table or as a matrix.
+
+    Strings that the framework takes as categories come as Polars Enum columns with the training categories.
+    """
+
+    def __init__(self, table: pl.DataFrame | None = None, *, row: Mapping[str, Any] | None = None, schema: Mapping[str, pl.DataType]) -> None:
+        self._table, self._row, self.schema = table, row, pl.Schema(schema)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.schema)
+
+    @property
+    def n_rows(self) -> int:
+        return 1 if self._table is None else self._table.height
+
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        if self._table is None:
+            assert self._row is not None
+            return pl.DataFrame({name: [self._row[name]] for name in self.schema}, schema=self.schema)
+        return self._table
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether every column is a number or a truth value, so that a dense matrix holds everything."""
+        return all(d.is_numeric() or d == pl.Boolean for d in self.schema.values())
+
+    def matrix(self, dtype: Any = np.float32) -> Any:
+        """All columns side by side, shape (n_rows, width); missing is NaN, a category its code, a vector column its
+        elements. A SciPy CSR matrix when a column is sparse, otherwise a NumPy array (C order).
+
+        Raises
+        ------
+        SchemaError
+            When a column is neither a number nor a vector of numbers.
+        """
+        if self._table is None and self.is_numeric:
+            assert self._row is not None
+            values = [self._row[name] for name in self.schema]
+            return np.array([[np.nan if v is None else v for v in values]], dtype=dtype)
+        self._refuse_words()
+        if any(d == SPARSE for d in self.schema.values()):
+            return _sparse_matrix(self.table, dtype)
+        parts: list[Any] = []
+        plain: list[str] = []
+        for name, d in self.schema.items():
+            if isinstance(d, pl.Array):
+                parts, plain = _flush(self.table, parts, plain, dtype)
+                parts.append(self.table[name].to_numpy().reshape(self.n_rows, -1).astype(dtype))
+            else:
+                plain.append(name)
+        parts, _ = _flush(self.table, parts, plain, dtype)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1) if parts else np.empty((self.n_rows, 0), dtype)
+
+    def _refuse_words(self) -> None:
+        for name, d in self.schema.items():
+            if d == pl.String or d in (pl.Date, pl.Datetime) or isinstance(d, pl.List):
+                raise SchemaError(
+                    f"Model input: feature {name!r} holds {d}, and this framework takes numbers only.",
+                    "Expected numbers, truth values, categories or vectors after preprocessing.",
+                    "add a stage that encodes it (OneHotEncoder, OrdinalEncoder, Vectorizer) or drops it (DropColumns).",
+                )
+
+
+class Rows:
+    """The rows that one worker trains or evaluates on, as blocks of preprocessed columns."""
+
+    def __init__(
+        self, blocks: Sequence[Callable[[], pl.DataFrame]], schema: Mapping[str, pl.DataType], target: Target, weight: str | None
+    ) -> None:
+        self._blocks, self.schema, self._target, self._weight = list(blocks), pl.Schema(schema), target, weight
+
+    @classmethod
+    def of(cls, table: pl.DataFrame, schema: Mapping[str, pl.DataType], target: Target, weight: str | None = None) -> Rows:
+        return cls([lambda: table], schema, target, weight)
+
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        blocks = [block() for block in self._blocks]
+        return blocks[0] if len(blocks) == 1 else pl.concat(blocks, how="vertical_relaxed", rechunk=False)
+
+    @property
+    def n_rows(self) -> int:
+        return self._table.height
+
+    @property
+    def features(self) -> Features:
+        """All feature columns. For a stream that never holds them all, see `batches`."""
+        return Features(self._table.select(list(self.schema)), schema=self.schema)
+
+    @cached_property
+    def target(self) -> Array:
+        """Labels as numbers, shape (n,) or (n, targets): class codes (int64) or values (float64)."""
+        return self._target.encode(self._table)
+
+    @cached_property
+    def weight(self) -> Array | None:
+        """Sample weights, shape (n,), float64; None when there are none."""
+        return None if self._weight is None else self._table[self._weight].cast(pl.Float64).to_numpy()
+
+    def batches(self) -> Iterator[Rows]:
+        """The same rows block by block, each loaded when it is reached."""
+        for block in self._blocks:
+            yield Rows([block], self.schema, self._target, self._weight)
+
+
+@dataclass
+class Job:
+    """Everything that `Framework.train` is given. Nothing about it is global.
+
+    Attributes
+    ----------
+    train, test
+        The rows of this worker (all rows, when there is one). `test` is None without a test set, and may be empty on
+        some workers.
+    target
+        Names, task and classes of the target. RLlib-like frameworks that need no data get None for all three.
+    rank, world_size
+        Which of how many workers this is; 0 of 1 in process.
+    peers
+        "host:port" of each rank, the port free for the framework's own use. Empty in process.
+    rendezvous
+        What the framework's `coordinate` gave on the driver.
+    report
+        `report(iteration, {"train-logloss": 0.3, …})` after each iteration, on any rank (rank 0 is heard). It returns
+        True when training is to stop.
+    checkpoint
+        `checkpoint(iteration, save)` keeps what `save(directory)` writes, when one is due. Rank 0 is heard.
+    resume
+        The directory of the last checkpoint, when training starts again after a failure.
+    """
+
+    train: Rows
+    test: Rows | None
+    target: Target
+    seed: int | None = None
+    n_threads: int = 1
+    use_gpu: bool = False
+    rank: int = 0
+    world_size: int = 1
+    peers: Sequence[str] = ()
+    rendezvous: Mapping[str, Any] = field(default_factory=dict)
+    report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
+    checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Native:
+    """What a bare model of the framework says about itself, for `preprocessor.chain(booster)`."""
+
+    task: Task
+    n_classes: int = 2
+    n_targets: int = 1
+    feature_names: Sequence[str] | None = None
+
+
+class Framework(ABC):
+    """An adapter: the only code that knows its library. Instances have no state."""
+
+    name: ClassVar[str]
+    """The id: in artifacts, in the registry, in `train.Trainer(name, …)`."""
+
+    package: ClassVar[str] = ""
+    """What to install, for the error when it is missing; its extra of Rayline is called `name`."""
+
+    strings: ClassVar[str] = "refuse"
+    """What it does with string features: "refuse", "categories" (Enum columns), or "text" (as they are)."""
+
+    distributed: ClassVar[bool] = False
+    """Whether `train` works with world_size > 1."""
+
+    needs_data: ClassVar[bool] = True
+    """False for frameworks that make their own data (reinforcement learning)."""
+
+    # -- the four that everyone writes -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def train(self, job: Job, *args: Any, **kwargs: Any) -> Any:
+        """Train on `job.train` and return the native model. The parameters after `job` are the trainer's arguments."""
+
+    @abstractmethod
+    def predict(self, model: Any, features: Features) -> Array:
+        """Scores, one row each: values for a regression, shape (n,) or (n, targets); for classification
+        probabilities, shape (n,) or (n, targets) of the second class, or (n, classes); or class codes (integers)."""
+
+    @abstractmethod
+    def save(self, model: Any, directory: Path) -> None:
+        """Write the model into an empty directory, in a format that holds no code."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> Any:
+        """Read what `save` wrote. The files' sizes and hashes have been checked; their content is still a stranger's."""
+
+    # -- what has a good default -----------------------------------------------------------------------------------
+
+    def owns(self, model: Any) -> bool:
+        """Whether this is a native model of the framework. Must not import the library to say no."""
+        return False
+
+    def inspect(self, model: Any) -> Native:
+        """What a native model says about itself."""
+        return Native(Task.REGRESSION)
+
+    def task(self, *args: Any, **kwargs: Any) -> Task | None:
+        """The task that the arguments ask for; None lets the labels decide."""
+        return None
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Raise ParameterError on arguments that `train` would not take. Runs on the driver, before any data moves."""
+        try:
+            inspect.signature(self.train).bind(None, *args, **kwargs)
+        except TypeError as error:
+            allowed = [p.name for p in inspect.signature(self.train).parameters.values()][1:]
+            unknown = [k for k in kwargs if k not in allowed]
+            if unknown:
+                raise ParameterError.unknown(f"{self.name} trainer", unknown, allowed) from error
+            raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
+
+    def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
+        """The arguments with tuned values put in: a keyword of `train` where there is one, otherwise a key of the
+        first argument when that is a dict of parameters. Raises ParameterError when neither takes it."""
+        own = inspect.signature(self.train).parameters
+        takes_dict = bool(args) and isinstance(args[0], Mapping)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in own.values())
+        new_args, new_kwargs = list(args), dict(kwargs)
+        unknown = []
+        for key, value in changes.items():
+            if key in own and key != "job":
+                new_kwargs[key] = value
+            elif takes_dict:
+                new_args[0] = {**new_args[0], key: value}
+            elif open_ended:
+                new_kwargs[key] = value
+            else:
+                unknown.append(key)
+        if unknown:
+            raise ParameterError.unknown(f"{self.name} trainer", unknown, [p for p in own if p != "job"])
+        return tuple(new_args), new_kwargs
+
+    @contextlib.contextmanager
+    def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
+        """Runs on the driver around a distributed training, and gives what `job.rendezvous` will hold."""
+        yield {}
+
+    def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        """How much each feature matters to the model, when it can tell."""
+        return None
+
+
+def _flush(table: pl.DataFrame, parts: list[Any], plain: list[str], dtype: Any) -> tuple[list[Any], list[str]]:
+    if plain:
+        polars_dtype = pl.Float32 if np.dtype(dtype) == np.float32 else pl.Float64
+        block = table.select(_number(name, table.schema[name]).cast(polars_dtype) for name in plain)
+        parts.append(block.to_numpy(order="c").astype(dtype, copy=False))
+    return parts, []
+
+
+def _number(name: str, dtype: pl.DataType) -> pl.Expr:
+    return pl.col(name).to_physical() if dtype in (pl.Enum, pl.Categorical) else pl.col(name)
+
+
+def _sparse_matrix(table: pl.DataFrame, dtype: Any) -> Any:
+    from scipy import sparse  # noqa: PLC0415  # only text needs it
+
+    parts: list[Any] = []
+    for name, d in table.schema.items():
+        if d == SPARSE:
+            fields = table[name].struct
+            indices, values = fields.field("indices"), fields.field("values")
+            ends = np.concatenate([[0], indices.list.len().fill_null(0).cum_sum().to_numpy()])
+            width = int(fields.field("size").max() or 0)  # type: ignore[arg-type]
+            flat = (values.explode(empty_as_null=False).to_numpy(), indices.explode(empty_as_null=False).to_numpy())
+            parts.append(sparse.csr_matrix((flat[0].astype(dtype), flat[1], ends), shape=(table.height, width)))
+        elif isinstance(d, pl.Array):
+            parts.append(sparse.csr_matrix(table[name].to_numpy().reshape(table.height, -1).astype(dtype)))
+        else:
+            column = table.select(_number(name, d).cast(pl.Float64)).to_numpy().astype(dtype)
+            parts.append(sparse.csr_matrix(column))
+    return sparse.hstack(parts, format="csr", dtype=dtype)

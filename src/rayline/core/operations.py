@@ -1,0 +1,343 @@
+"""Operations: what a fitted stage is made of.
+
+Each operation says what it does twice, with the same bits as the result: as Polars expressions for tables, and as a
+plain function of one row (a dict of Python values, changed in place) for serving, where a query engine would cost
+more than the work itself. `row()` may return None: single rows then go through Polars as a table of one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, cast
+
+import polars as pl
+
+from rayline.core.errors import DataError
+from rayline.core.statistics import Statistic
+
+Row: TypeAlias = dict[str, Any]
+RowFunction: TypeAlias = Callable[[Row], None]
+
+
+class Operation(ABC):
+    """A row-local change of a table: a value depends on its own row alone."""
+
+    algebra: ClassVar[str] = ""
+    """The method of a statistic that follows this operation (`filled`, `affine`); empty when none can."""
+
+    @abstractmethod
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        """The new or replaced columns, each under its output name, for a table of this schema."""
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        """The same for one row; None when there is no such form."""
+        return None
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        """The table after this operation. Only operations that remove columns or rows override it."""
+        return table.with_columns(self.expressions(table.collect_schema()))
+
+    def push(self, statistic: Statistic) -> Statistic:
+        """The statistic of the changed column from that of the column before; needs `algebra`."""
+        raise NotImplementedError
+
+    @classmethod
+    def pushes(cls, statistic: type[Statistic]) -> bool:
+        """Whether `push` can follow this statistic."""
+        return bool(cls.algebra) and hasattr(statistic, cls.algebra)
+
+
+@dataclass(frozen=True)
+class Fill(Operation):
+    """Missing values (null, NaN) become `value`; a numeric column takes the type `dtype` when it is given."""
+
+    column: str
+    value: Any
+    dtype: pl.DataType | None = None
+    algebra: ClassVar[str] = "filled"
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        dtype, column = schema[self.column], pl.col(self.column)
+        if self.dtype is not None and dtype != self.dtype:
+            column = column.cast(self.dtype)
+        elif dtype in (pl.Categorical, pl.Enum):
+            column = column.cast(pl.String)
+        if (self.dtype or dtype).is_float():
+            column = column.fill_nan(None)
+        return [column.fill_null(pl.lit(self.value, dtype=self.dtype))]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, value = self.column, self.value
+        convert = float if self.dtype is not None and self.dtype.is_float() else None
+
+        def fill(row: Row) -> None:
+            x = row[column]
+            if x is None or x != x:
+                row[column] = value
+            elif convert is not None:
+                row[column] = convert(x)
+
+        return fill
+
+    def push(self, statistic: Statistic) -> Statistic:
+        return cast(Any, statistic).filled(self.value)
+
+
+@dataclass(frozen=True)
+class Affine(Operation):
+    """x becomes (x - shift) / scale + offset, as float64; missing stays missing."""
+
+    column: str
+    shift: float
+    scale: float
+    offset: float = 0.0
+    algebra: ClassVar[str] = "affine"
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        x = pl.col(self.column).cast(pl.Float64)
+        if self.shift:
+            x = x - self.shift
+        if self.scale != 1.0:
+            x = x / self.scale
+        return [x + self.offset if self.offset else x]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, shift, scale, offset = self.column, self.shift, self.scale, self.offset
+
+        def affine(row: Row) -> None:
+            x = row[column]
+            if x is not None:
+                x = (float(x) - shift) / scale
+                row[column] = x + offset if offset else x
+
+        return affine
+
+    def push(self, statistic: Statistic) -> Statistic:
+        return cast(Any, statistic).affine(self.shift, self.scale, self.offset)
+
+
+@dataclass(frozen=True)
+class Clip(Operation):
+    """x is kept within [low, high]; missing stays missing."""
+
+    column: str
+    low: float | None
+    high: float | None
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [pl.col(self.column).cast(pl.Float64).clip(self.low, self.high)]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, low, high = self.column, self.low, self.high
+
+        def clip(row: Row) -> None:
+            x = row[column]
+            if x is not None:
+                x = float(x)
+                x = low if low is not None and x < low else x
+                row[column] = high if high is not None and x > high else x
+
+        return clip
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Categories and the code of each: what every encoder that knows its categories shares.
+
+    The places of `categories` are the codes. A value that is not among them takes the code `unknown`, a missing one
+    the code `missing`; where that is None, the value is refused.
+    """
+
+    column: str
+    categories: Sequence[Any]
+    unknown: int | None
+    missing: int | None
+    stage: str = ""
+
+    def expression(self, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+        """The codes as Int32."""
+        dtype, x = schema[self.column], pl.col(self.column)
+        if dtype.is_float():
+            x = x.fill_nan(None)
+        values = [value for value in self.categories if value is not None]
+        if values and isinstance(values[0], str):
+            x = x.cast(pl.String)
+            codes = x.cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32)
+            if None in self.categories or self.categories[: len(values)] != values:
+                codes = codes.replace_strict(range(len(values)), self._places(values), default=None, return_dtype=pl.Int32)
+        elif values:
+            codes = x.replace_strict(
+                pl.Series(values), pl.Series(self._places(values), dtype=pl.Int32), default=None, return_dtype=pl.Int32
+            )
+        else:
+            codes = pl.lit(None, dtype=pl.Int32)
+        known = codes
+        missing = -1 if self.missing is None else self.missing
+        unknown = -1 if self.unknown is None else self.unknown
+        result = pl.when(x.is_null()).then(missing).otherwise(known.fill_null(unknown))
+        if self.unknown is None or self.missing is None:
+            result = pl.struct(code=result, value=x).map_batches(self._refuse, return_dtype=pl.Int32)
+        return result.cast(pl.Int32)
+
+    def lookup(self) -> Callable[[Any], int]:
+        """The code of one value."""
+        places = {value: code for code, value in enumerate(self.categories)}
+        unknown, missing, error = self.unknown, self.missing, self._error
+
+        def code(value: Any) -> int:
+            found = places.get(value)
+            if found is not None and value is not None:
+                return found
+            if value is None or value != value:
+                found = missing
+            else:
+                found = unknown
+            if found is None:
+                raise error([value])
+            return found
+
+        return code
+
+    def _places(self, values: Sequence[Any]) -> list[int]:
+        places = {value: code for code, value in enumerate(self.categories)}
+        return [places[value] for value in values]
+
+    def _refuse(self, rows: pl.Series) -> pl.Series:
+        codes, values = rows.struct.field("code"), rows.struct.field("value")
+        bad = pl.Series([False]).new_from_index(0, len(rows)) if not len(rows) else codes == -1
+        if self.unknown is not None:
+            bad = bad & values.is_null()
+        if self.missing is not None:
+            bad = bad & values.is_not_null()
+        if bad.any():
+            raise self._error(values.filter(bad).unique(maintain_order=True).head(5).to_list())
+        return codes.cast(pl.Int32)
+
+    def _error(self, values: Sequence[Any]) -> DataError:
+        known = f"{len(self.categories)} categories seen in fit"
+        return DataError(
+            f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} that it does not know.",
+            f"Expected one of the {known}; got {list(values)!r}.",
+            "let the stage ignore unknown values (handle_unknown), impute missing ones before it, or refit.",
+        )
+
+
+@dataclass(frozen=True)
+class OneHot(Operation):
+    """One 0/1 column (UInt8) for each output; `outputs[code]` is None where a code has no column of its own.
+
+    The source column goes away. Values with a code beyond the outputs, or with none, get zeros everywhere.
+    """
+
+    codes: Codes
+    outputs: Sequence[str | None]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # two steps, see apply
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        column, temporary = self.codes.column, f"{self.codes.column}\x00code"
+        code = pl.col(temporary)
+        # Comparing small integers is many times faster than comparing the strings once per category.
+        return (
+            table.with_columns(self.codes.expression(table.collect_schema()).alias(temporary))
+            .drop(column)
+            .with_columns((code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None)
+            .drop(temporary)
+        )
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, lookup, outputs = self.codes.column, self.codes.lookup(), list(self.outputs)
+        zeros = {name: 0 for name in outputs if name is not None}
+
+        def one_hot(row: Row) -> None:
+            code = lookup(row.pop(column))
+            row.update(zeros)
+            name = outputs[code] if 0 <= code < len(outputs) else None
+            if name is not None:
+                row[name] = 1
+
+        return one_hot
+
+
+@dataclass(frozen=True)
+class MapCodes(Operation):
+    """Each value becomes the number that stands at its code in `values`; None there is null."""
+
+    codes: Codes
+    values: Sequence[float | None] | None = None  # None: the code itself
+    dtype: pl.DataType = pl.Float64()  # noqa: RUF009  # Polars types are immutable
+    output: str | None = None
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        code = self.codes.expression(schema)
+        if self.values is None:
+            result = code.cast(self.dtype)
+        else:
+            values = pl.Series(self.values, dtype=self.dtype)
+            result = code.replace_strict(range(len(values)), values, default=None, return_dtype=self.dtype)
+        return [result.alias(self.output or self.codes.column)]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, output, lookup = self.codes.column, self.output or self.codes.column, self.codes.lookup()
+        values = list(self.values) if self.values is not None else None
+        number = float if self.dtype.is_float() else int
+
+        def map_codes(row: Row) -> None:
+            code = lookup(row[column])
+            if values is None:
+                row[output] = number(code)
+            else:
+                value = values[code] if 0 <= code < len(values) else None
+                row[output] = None if value is None else number(value)
+
+        return map_codes
+
+
+@dataclass(frozen=True)
+class Drop(Operation):
+    """These columns go away."""
+
+    columns: Sequence[str]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return []
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.drop(self.columns)
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        columns = list(self.columns)
+
+        def drop(row: Row) -> None:
+            for column in columns:
+                row.pop(column, None)
+
+        return drop
+
+
+def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFrame:
+    """The table after all the operations, in order."""
+    for operation in operations:
+        table = operation.apply(table)
+    return table
+
+
+def row_function(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+    """All the operations as one function of a row; None when one of them has no such form."""
+    functions: list[RowFunction] = []
+    frame = pl.LazyFrame(schema=pl.Schema(schema))
+    for operation in operations:
+        function = operation.row(frame.collect_schema())
+        if function is None:
+            return None
+        functions.append(function)
+        frame = operation.apply(frame)
+
+    def run(row: Row) -> None:
+        for function in functions:
+            function(row)
+
+    return run

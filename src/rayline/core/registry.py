@@ -1,0 +1,126 @@
+"""What can be named: stages, frameworks and engines, by the id that stands in JSON and in `train.<Name>Trainer`.
+
+Each is one line here: an id and where its class is, loaded when it is first used. A user's own stage or framework is
+registered by `register_stage` / `register_framework` (as a decorator or a call), or by an entry point in the group
+`rayline.stages` / `rayline.frameworks`. Ids found in a file are looked up here only: no name from a file is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any, TypeVar
+
+from rayline.core.errors import ParameterError
+
+C = TypeVar("C", bound=type)
+
+_STAGES: dict[str, str | type] = {
+    "SimpleImputer": "rayline.stages.impute:SimpleImputer",
+    "StandardScaler": "rayline.stages.scale:StandardScaler",
+    "MinMaxScaler": "rayline.stages.scale:MinMaxScaler",
+    "OneHotEncoder": "rayline.stages.encode:OneHotEncoder",
+    "OrdinalEncoder": "rayline.stages.encode:OrdinalEncoder",
+    "Vectorizer": "rayline.stages.text:Vectorizer",
+    "DropColumns": "rayline.stages.select:DropColumns",
+    "SelectColumns": "rayline.stages.select:SelectColumns",
+}
+
+_FRAMEWORKS: dict[str, str | type] = {
+    "xgboost": "rayline.frameworks.xgboost:XGBoost",
+}
+
+_TRAINERS: dict[str, str] = {
+    "XGBoostTrainer": "xgboost",
+}
+"""The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""
+
+_ENGINES: dict[str, str] = {
+    "ray": "rayline.engine.ray:RayEngine",
+    "local": "rayline.engine.local:LocalEngine",
+}
+
+_LATE: dict[str, str] = {
+    "chain": "rayline.inference.pipeline:chain",
+}
+"""What a lower layer hands over to a higher one at run time."""
+
+
+def stage(name: str) -> type:
+    """The class of the stage with this id. Raises ParameterError when there is none."""
+    return _look_up(_STAGES, name, "stage", "rayline.stages")
+
+
+def framework(name: str) -> Any:
+    """The adapter (an instance) of the framework with this id. Raises ParameterError when there is none."""
+    if name not in _INSTANCES:
+        _INSTANCES[name] = _look_up(_FRAMEWORKS, name, "framework", "rayline.frameworks")()
+    return _INSTANCES[name]
+
+
+def stages() -> list[str]:
+    """The ids of all stages."""
+    return sorted(_STAGES)
+
+
+def frameworks() -> list[str]:
+    """The ids of all frameworks, entry points included."""
+    return sorted({*_FRAMEWORKS, *(e.name for e in importlib.metadata.entry_points(group="rayline.frameworks"))})
+
+
+def trainers() -> dict[str, str]:
+    """Trainer class names and the framework of each."""
+    return dict(_TRAINERS)
+
+
+def engine_for(data: Any) -> Any:
+    """The engine that this data runs on: Ray for a ray.data.Dataset, this process for everything else."""
+    root = type(data).__module__.partition(".")[0]
+    return _load(_ENGINES["ray" if root == "ray" else "local"])()
+
+
+def engine(name: str) -> Any:
+    """The engine `ray` or `local`."""
+    return _load(_ENGINES[name])()
+
+
+def late(name: str) -> Any:
+    """A function of a higher layer."""
+    return _load(_LATE[name])
+
+
+def register_stage(cls: C) -> C:
+    """Make a Stage subclass loadable from JSON, under its class name. Usable as a decorator."""
+    _STAGES[cls.__name__] = cls
+    return cls
+
+
+def register_framework(cls: C) -> C:
+    """Make a Framework subclass usable by its `name`. Usable as a decorator."""
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ParameterError(
+            f"register_framework: {cls.__name__} has no name.", "Expected a class attribute `name`.", 'add name = "…".'
+        )
+    _FRAMEWORKS[name] = cls
+    _INSTANCES.pop(name, None)
+    return cls
+
+
+_INSTANCES: dict[str, Any] = {}
+
+
+def _look_up(table: dict[str, str | type], name: str, noun: str, group: str) -> type:
+    found = table.get(name)
+    if found is None:
+        for entry in importlib.metadata.entry_points(group=group):
+            if entry.name == name:
+                table[name] = found = entry.load()
+    if found is None:
+        raise ParameterError.unknown(f"registry: {noun}", [name], table)
+    return found if isinstance(found, type) else _load(found)
+
+
+def _load(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)

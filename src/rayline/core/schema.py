@@ -1,0 +1,201 @@
+"""Column types: what kind a column is, which columns a choice means, and how types and values stand in JSON."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import polars as pl
+import polars.selectors as cs
+
+from rayline.core.errors import ParameterError, SchemaError
+
+Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
+"""Columns by name, by Polars selector, or (None) by type."""
+
+SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": pl.List(pl.Float64)})
+"""A sparse vector per row: its length, and the places and the values of what is not zero."""
+
+
+class Kind(enum.StrEnum):
+    """What a column is to a stage that chooses its columns by type."""
+
+    NUMERIC = "numeric"
+    BOOLEAN = "boolean"
+    CATEGORY = "category"
+    TEXT = "text"
+    DATETIME = "datetime"
+    LIST = "list"
+    VECTOR = "vector"
+    OTHER = "other"
+
+
+def kind_of(dtype: pl.DataType) -> Kind:
+    """The kind of a type. A string is a category here; free text shows only in the data (see `Words`)."""
+    if dtype.is_numeric():
+        return Kind.NUMERIC
+    if dtype == pl.Boolean:
+        return Kind.BOOLEAN
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return Kind.CATEGORY
+    if dtype in (pl.Date, pl.Datetime):
+        return Kind.DATETIME
+    if dtype == SPARSE or isinstance(dtype, pl.Array):
+        return Kind.VECTOR
+    if isinstance(dtype, pl.List):
+        return Kind.LIST
+    return Kind.OTHER
+
+
+def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -> list[str]:
+    """The names that an explicit choice means, in the order of the choice.
+
+    Raises
+    ------
+    SchemaError
+        When a name is not in the schema.
+    ParameterError
+        When the choice is neither names nor a selector, or names a column twice.
+    """
+    if isinstance(columns, str):
+        columns = [columns]
+    if isinstance(columns, pl.Expr):
+        if not cs.is_selector(columns):
+            raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
+        return list(cs.expand_selector(pl.Schema(schema), columns))
+    names = list(columns or [])
+    if not all(isinstance(name, str) for name in names):
+        raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ParameterError.value(where, "columns", "each column once", twice)
+    missing = [name for name in names if name not in schema]
+    if missing:
+        raise SchemaError.missing(where, missing, schema)
+    return names
+
+
+def dtype_to_json(dtype: pl.DataType) -> Any:
+    """A type as JSON: a name, or `[name, argument, …]` for a type with arguments."""
+    if isinstance(dtype, pl.Datetime):
+        return ["Datetime", dtype.time_unit, dtype.time_zone]
+    if isinstance(dtype, pl.Duration):
+        return ["Duration", dtype.time_unit]
+    if isinstance(dtype, pl.Enum):
+        return ["Enum", dtype.categories.to_list()]
+    if isinstance(dtype, pl.Array):
+        return ["Array", dtype_to_json(_instance(dtype.inner)), dtype.size]
+    if isinstance(dtype, pl.List):
+        return ["List", dtype_to_json(_instance(dtype.inner))]
+    if isinstance(dtype, pl.Decimal):
+        return ["Decimal", dtype.precision, dtype.scale]
+    if isinstance(dtype, pl.Struct):
+        return ["Struct", [[field.name, dtype_to_json(_instance(field.dtype))] for field in dtype.fields]]
+    return str(dtype.base_type())
+
+
+_PLAIN: dict[str, pl.DataType] = {
+    str(t): t()
+    for t in (
+        pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32,
+        pl.Float64, pl.Boolean, pl.String, pl.Binary, pl.Date, pl.Time, pl.Categorical, pl.Null,
+    )
+}  # fmt: skip
+
+
+def dtype_from_json(value: Any) -> pl.DataType:
+    """The inverse of `dtype_to_json`. Raises SchemaError on anything else."""
+    match value:
+        case str() if value in _PLAIN:
+            return _PLAIN[value]
+        case ["Datetime", str() as unit, zone] if unit in ("ms", "us", "ns") and (zone is None or isinstance(zone, str)):
+            return pl.Datetime(unit, zone)
+        case ["Duration", str() as unit] if unit in ("ms", "us", "ns"):
+            return pl.Duration(unit)
+        case ["Enum", list() as categories] if all(isinstance(c, str) for c in categories):
+            return pl.Enum(categories)
+        case ["Array", inner, int() as size] if 0 <= size <= 2**31:
+            return pl.Array(dtype_from_json(inner), size)
+        case ["List", inner]:
+            return pl.List(dtype_from_json(inner))
+        case ["Decimal", precision, int() as scale]:
+            return pl.Decimal(precision, scale)
+        case ["Struct", list() as fields]:
+            return pl.Struct({name: dtype_from_json(inner) for name, inner in fields})
+    raise SchemaError("A saved schema names a type that does not exist.", f"Expected a Polars type; got {value!r}.")
+
+
+def schema_to_json(schema: Mapping[str, pl.DataType]) -> list[list[Any]]:
+    return [[name, dtype_to_json(dtype)] for name, dtype in schema.items()]
+
+
+def schema_from_json(value: Any) -> pl.Schema:
+    if not isinstance(value, list) or not all(isinstance(v, list) and len(v) == 2 for v in value):
+        raise SchemaError("A saved schema is malformed.", f"Expected a list of [name, type]; got {type(value).__name__}.")
+    return pl.Schema({str(name): dtype_from_json(dtype) for name, dtype in value})
+
+
+def value_to_json(value: Any) -> Any:
+    """A learned value as strict JSON: what JSON has no word for is an object with one key, as in {"$date": "2013-01-01"}."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        case dt.datetime():
+            return {"$datetime": value.isoformat()}
+        case dt.date():
+            return {"$date": value.isoformat()}
+        case dt.time():
+            return {"$time": value.isoformat()}
+        case dt.timedelta():
+            return {"$us": value // dt.timedelta(microseconds=1)}
+        case Decimal():
+            return {"$decimal": str(value)}
+        case bytes():
+            return {"$bytes": base64.b64encode(value).decode()}
+        case pl.DataType():
+            return {"$dtype": dtype_to_json(value)}
+        case list() | tuple():
+            return [value_to_json(v) for v in value]
+        case dict():
+            return {str(k): value_to_json(v) for k, v in value.items()}
+    raise ParameterError(
+        f"A {type(value).__name__} cannot be saved as JSON.",
+        "Expected a number, text, date, list or dict of these.",
+        "use plain Python values as parameters of a stage.",
+    )
+
+
+_READERS: dict[str, Any] = {
+    "$float": float,
+    "$datetime": dt.datetime.fromisoformat,
+    "$date": dt.date.fromisoformat,
+    "$time": dt.time.fromisoformat,
+    "$us": lambda us: dt.timedelta(microseconds=us),
+    "$decimal": Decimal,
+    "$bytes": base64.b64decode,
+    "$dtype": dtype_from_json,
+}
+
+
+def value_from_json(value: Any) -> Any:
+    """The inverse of `value_to_json`."""
+    if isinstance(value, list):
+        return [value_from_json(v) for v in value]
+    if isinstance(value, dict):
+        if len(value) == 1:
+            (key, inner), *_ = value.items()
+            if key in _READERS:
+                return _READERS[key](inner)
+        return {k: value_from_json(v) for k, v in value.items()}
+    return value
+
+
+def _instance(dtype: Any) -> pl.DataType:
+    return dtype() if isinstance(dtype, type) else dtype

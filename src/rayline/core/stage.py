@@ -1,0 +1,292 @@
+"""The contract of a stage: parameters, what it asks of the data, what it learns, and the operations it becomes.
+
+A stage is a frozen dataclass: its fields are its parameters, its constructor only checks and stores them. Fitting
+never scans: `requests` names statistics, `learn` turns their answers into plain JSON-able values, `lower` turns those
+into operations. All three are pure functions of their arguments.
+
+Most stages treat each column by itself: they derive from `ColumnStage` and see one column at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import polars as pl
+
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.operations import Operation
+from rayline.core.schema import Columns, Kind, choose, kind_of, value_from_json, value_to_json
+from rayline.core.statistics import Request, Statistic, Words
+
+
+class Check:
+    """What values a parameter takes: a test, and the words for it in the error."""
+
+    def __init__(self, words: str, test: Callable[[Any], bool]) -> None:
+        self.words, self.test = words, test
+
+
+def one_of(*values: Any) -> Check:
+    return Check(f"one of {', '.join(map(repr, values))}", lambda v: any(v is w or (type(v) is type(w) and v == w) for w in values))
+
+
+def a_bool() -> Check:
+    return Check("True or False", lambda v: isinstance(v, bool))
+
+
+def an_int(low: int | None = None, high: int | None = None, *, none: bool = False) -> Check:
+    words = f"an integer{_bounds(low, high)}{' or None' if none else ''}"
+    return Check(words, lambda v: (none and v is None) or (_is_int(v) and _within(v, low, high)))
+
+
+def a_number(low: float | None = None, high: float | None = None, *, none: bool = False) -> Check:
+    words = f"a number{_bounds(low, high)}{' or None' if none else ''}"
+    return Check(words, lambda v: (none and v is None) or (_is_int(v) or isinstance(v, float)) and _within(v, low, high))
+
+
+def a_string(*, none: bool = False) -> Check:
+    return Check(f"a string{' or None' if none else ''}", lambda v: (none and v is None) or isinstance(v, str))
+
+
+def anything() -> Check:
+    return Check("any value", lambda v: True)
+
+
+def param(default: Any, check: Check) -> Any:
+    """A parameter of a stage: its default, and what it takes."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"check": check})
+    return field(default=default, metadata={"check": check})
+
+
+@dataclass(frozen=True)
+class View:
+    """What a stage sees when it is fitted: the columns that are its own, their types, and the targets' names.
+
+    `prefix` says which table the columns stand in; a stage passes it on by making its requests through `ask`.
+    """
+
+    columns: tuple[str, ...]
+    schema: Mapping[str, pl.DataType]
+    targets: tuple[str, ...] = ()
+    n_hint: int | None = None
+
+    def ask(self, statistic: type[Statistic], *columns: str, **options: Any) -> Request:
+        return Request(statistic, columns, tuple(sorted(options.items())))
+
+
+class _StageMeta(ABCMeta):
+    """Turns a wrong keyword of a constructor into an error that names the right ones."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        names = list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
+        unknown = [name for name in kwargs if name not in names]
+        if unknown:
+            raise ParameterError.unknown(cls.__name__, unknown, names)
+        if len(args) > len(names):
+            raise ParameterError(f"{cls.__name__}: too many arguments.", f"Expected at most {len(names)}; got {len(args)}.")
+        return super().__call__(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Stage(ABC, metaclass=_StageMeta):
+    """One preprocessing step. See the module text for the contract and `ColumnStage` for the usual base.
+
+    Parameters
+    ----------
+    columns
+        The columns it works on: names, a Polars selector, or None for all of the stage's own kinds.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+    """What `columns=None` chooses. Target columns are never chosen."""
+
+    accepts: ClassVar[tuple[Kind, ...]] = ()
+    """What named columns may be; empty for any."""
+
+    becomes: ClassVar[type[Operation] | None] = None
+    """The operation that every column becomes in place, when the stage changes nothing else: later stages can then
+    compute their statistics through it in the same scan."""
+
+    keeps: ClassVar[bool] = False
+    """Whether its source columns stay as they are beside what it adds."""
+
+    changes_rows: ClassVar[bool] = False
+    """Whether training rows are dropped, added or repeated; such a stage does nothing in prediction."""
+
+    needs_columns: ClassVar[bool] = False
+    """Whether `columns=None` is refused."""
+
+    columns: Columns = None
+    learned: Mapping[str, Any] | None = field(default=None, init=False, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            check = f.metadata.get("check")
+            value = getattr(self, f.name)
+            if isinstance(check, Check) and not check.test(value):
+                raise ParameterError.value(type(self).__name__, f.name, check.words, value)
+        if self.needs_columns and self.columns is None:
+            raise ParameterError(
+                f"{type(self).__name__}: columns is missing.", "Expected names or a selector.", "pass columns=[…]."
+            )
+
+    # -- parameters ------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    def replace(self, **parameters: Any) -> Self:
+        """An unfitted copy with some parameters changed. Raises ParameterError on names that do not exist."""
+        return type(self)(**{**self.parameters(), **parameters})
+
+    def fitted(self, learned: Mapping[str, Any]) -> Self:
+        """A fitted copy."""
+        copy = type(self)(**self.parameters())
+        object.__setattr__(copy, "learned", dict(learned))
+        return copy
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.learned is not None
+
+    # -- the contract ----------------------------------------------------------------------------------------------
+
+    def select(self, schema: Mapping[str, pl.DataType], *, where: str, exclude: Sequence[str], text: Callable[[str], bool]) -> list[str]:
+        """The columns of this stage in a table: the chosen ones, or by type without the targets."""
+        name = type(self).__name__
+        if self.columns is not None:
+            chosen = choose(self.columns, {k: v for k, v in schema.items() if k not in exclude} if isinstance(self.columns, pl.Expr) else schema, where=f"{where} ({name})")
+            wrong = [c for c in chosen if self.accepts and kind_of(schema[c]) not in self._accepted()]
+            if wrong:
+                kinds = " or ".join(self.accepts)
+                raise SchemaError.dtype(f"{where} ({name})", wrong[0], f"a {kinds} column", schema[wrong[0]])
+            return chosen
+        kinds = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
+        wants_text, wants_category = Kind.TEXT in self.kinds, Kind.CATEGORY in self.kinds
+        chosen = []
+        for column, kind in kinds.items():
+            if kind is Kind.CATEGORY and schema[column] == pl.String and wants_text != wants_category:
+                kind = Kind.TEXT if text(column) else Kind.CATEGORY
+            if kind in self.kinds:
+                chosen.append(column)
+        return chosen
+
+    def _accepted(self) -> set[Kind]:
+        return {*self.accepts, *([Kind.CATEGORY] if Kind.TEXT in self.accepts else [])}
+
+    def requests(self, view: View) -> list[Request]:
+        """The statistics that `learn` needs."""
+        return []
+
+    @abstractmethod
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        """What the stage learns: plain values that JSON can hold. Raises DataError when the data does not allow it."""
+
+    @abstractmethod
+    def lower(self, where: str) -> list[Operation]:
+        """The operations that the fitted stage becomes; `where` is its name, for errors."""
+
+    def lower_training(self, where: str) -> list[Operation]:
+        """The operations on the training rows themselves, where they differ (cross-fitted codes, resampling)."""
+        return self.lower(where)
+
+    # -- JSON ------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        parameters = self.parameters()
+        if isinstance(parameters["columns"], pl.Expr):
+            if self.learned is None:
+                raise ParameterError(
+                    f"{type(self).__name__}: a selector cannot be saved before the stage is fitted.",
+                    "Expected names, or a fitted stage (which is saved with the columns that its selector chose).",
+                    "fit first, or name the columns.",
+                )
+            parameters["columns"] = list(self.learned["columns"])
+        return {
+            "stage": type(self).__name__,
+            "parameters": value_to_json(parameters),
+            "learned": None if self.learned is None else value_to_json(dict(self.learned)),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        stage = cls(**value_from_json(data["parameters"]))
+        return stage if data["learned"] is None else stage.fitted(value_from_json(data["learned"]))
+
+
+@dataclass(frozen=True)
+class ColumnStage(Stage):
+    """A stage that treats each column by itself."""
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        """The statistics of a column of this type that `learn_column` needs, in its order."""
+        return []
+
+    @abstractmethod
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        """What is learned of one column."""
+
+    @abstractmethod
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        """The operations on one column."""
+
+    def requests(self, view: View) -> list[Request]:
+        return [view.ask(s, column) for column in view.columns for s in self.asks(view.schema[column])]
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        for column in view.columns:
+            dtype = view.schema[column]
+            columns[column] = self.learn_column(column, dtype, *(answers[view.ask(s, column)] for s in self.asks(dtype)))
+        return {"columns": columns}
+
+    def lower(self, where: str) -> list[Operation]:
+        assert self.learned is not None
+        return [
+            operation
+            for column, learned in self.learned["columns"].items()
+            for operation in self.lower_column(column, learned, where)
+        ]
+
+    def all_null(self, column: str) -> DataError:
+        return DataError(
+            f"{type(self).__name__}: column {column!r} has no values, only missing ones.",
+            "Expected at least one value to learn from.",
+            f"drop {column!r} (DropColumns), or impute it with a constant first.",
+        )
+
+    def refuse_infinite(self, column: str, *numbers: float) -> None:
+        """Raise DataError when what was learned of a column is not finite."""
+        if not all(math.isfinite(number) for number in numbers):
+            raise DataError(
+                f"{type(self).__name__}: column {column!r} holds infinite values, or values too large for float64.",
+                "Expected finite numbers.",
+                f"clip {column!r} first (Clipper), or make the infinite values missing.",
+            )
+
+
+def text_request(column: str) -> Request:
+    """The question whether a string column is free text."""
+    return Request(Words, (column,))
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    return f" of at least {low}" if low is not None else f" of at most {high}" if high is not None else ""
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

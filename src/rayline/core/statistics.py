@@ -1,0 +1,500 @@
+"""Statistics: mergeable summaries of columns, the only thing that a fit ever asks of the data.
+
+A statistic is a monoid: `empty`, `merge` (associative and commutative), and `of` a batch. So it does not matter
+how the rows are split, in which order the parts arrive, or whether they come from this process, from Ray blocks or
+from the other folds of a cross validation. States hold sufficient values, never finished ones: a variance cannot be
+merged, a sum of squared deviations can.
+
+Some statistics also know what they become when the column is changed in a simple way (`filled`, `affine`). A stage
+that reads such a column needs no second scan: its statistic is computed from that of the raw column.
+
+In float columns NaN is a missing value, exactly like null, everywhere in Rayline.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import polars as pl
+
+from rayline.core.errors import DataError
+
+MAX_CATEGORIES = 1_000_000
+"""Distinct values of one column that are counted exactly; more are refused (about 100 MB)."""
+
+MAX_BUCKETS = 1 << 16
+"""Buckets of a quantile sketch; while a column has no more distinct values than this its quantiles are exact."""
+
+
+class Request(NamedTuple):
+    """A question to the data: this statistic of these columns. Two stages that ask the same share the answer."""
+
+    statistic: type[Statistic]
+    columns: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    prefix: str = ""
+    """Empty for columns of the raw table, otherwise the digest of the fitted stages to apply before looking."""
+
+
+class Statistic(ABC):
+    """A mergeable summary of a batch of rows. Subclasses are frozen and say either `expressions` or `query`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        """Aggregates of one value each; the engine evaluates those of all statistics in one pass."""
+        return []
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        """A grouped query, for statistics that are a table themselves; evaluated in the same pass."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        """The state from the values of `expressions`, in order, or from the one table of `query`."""
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, **options: Any) -> Self:
+        """The state of no rows: the identity of `merge`."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> Self:
+        """The state of the rows of both."""
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        """The state of the rows of all; a subclass may do better than one by one."""
+        return functools.reduce(lambda a, b: a.merge(b), states, cls.empty(**options))
+
+
+@dataclass(frozen=True, slots=True)
+class Moments(Statistic):
+    """Count, mean and squared deviations of a numeric column.
+
+    Merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances" (1979).
+    """
+
+    count: int = 0
+    n_null: int = 0
+    mean: float = 0.0
+    m2: float = 0.0  # sum of squared deviations from the mean
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        x = missing_as_null(columns[0])
+        return [x.count(), x.null_count(), x.mean(), x.var(ddof=0)]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        count, n_null, mean, variance = values
+        return cls(count, n_null, mean, variance * count) if count else cls(0, n_null)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        count, n_null = self.count + other.count, self.n_null + other.n_null
+        if not self.count or not other.count:
+            one = self if self.count else other
+            return type(self)(count, n_null, one.mean, one.m2)
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        m2 = self.m2 + other.m2 + delta * delta * (self.count * other.count / count)
+        return type(self)(count, n_null, mean, m2)
+
+    @property
+    def variance(self) -> float:
+        """Population variance (ddof=0), as scikit-learn's StandardScaler uses it; 0.0 of no values."""
+        return self.m2 / self.count if self.count else 0.0
+
+    def filled(self, value: float) -> Self:
+        """The moments after the missing values became `value`."""
+        return type(self)(self.count, 0, self.mean, self.m2).merge(type(self)(self.n_null, 0, float(value), 0.0))
+
+    def affine(self, shift: float, scale: float, offset: float) -> Self:
+        """The moments after x became (x - shift) / scale + offset."""
+        return type(self)(self.count, self.n_null, (self.mean - shift) / scale + offset, self.m2 / (scale * scale))
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes(Statistic):
+    """Smallest and largest value of a numeric column; None of no values."""
+
+    count: int = 0
+    n_null: int = 0
+    low: Any = None
+    high: Any = None
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        x = missing_as_null(columns[0])
+        return [x.count(), x.null_count(), x.min(), x.max()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls(*values)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        lows = [v for v in (self.low, other.low) if v is not None]
+        highs = [v for v in (self.high, other.high) if v is not None]
+        return type(self)(
+            self.count + other.count,
+            self.n_null + other.n_null,
+            min(lows, default=None),
+            max(highs, default=None),
+        )
+
+    def filled(self, value: Any) -> Self:
+        """The extremes after the missing values became `value`."""
+        known = type(self)(self.count, 0, self.low, self.high)
+        return known.merge(type(self)(self.n_null, 0, value, value)) if self.n_null else known
+
+    def affine(self, shift: float, scale: float, offset: float) -> Self:
+        """The extremes after x became (x - shift) / scale + offset."""
+        if self.low is None:
+            return self
+        ends = [(v - shift) / scale + offset for v in (self.low, self.high)]
+        return type(self)(self.count, self.n_null, min(ends), max(ends))
+
+
+@dataclass(frozen=True, slots=True)
+class RowCount(Statistic):
+    """How many rows there are."""
+
+    count: int = 0
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        return [pl.len()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls(*values)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.count + other.count)
+
+
+@dataclass(frozen=True, eq=False)
+class ValueCounts(Statistic):
+    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values."""
+
+    n_null: int = 0
+    counts: pl.DataFrame = field(default_factory=lambda: _NO_VALUES)  # columns "value" (without null) and "n"
+    overflow: bool = False  # more distinct values than MAX_CATEGORIES: the counts were let go
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        return table.select(value=columns[0]).group_by("value").agg(n=pl.len().cast(pl.Int64))
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        table: pl.DataFrame = values[0]
+        if table.schema["value"] in (pl.Categorical, pl.Enum):
+            table = table.with_columns(pl.col("value").cast(pl.String))
+        missing = table["value"].is_null()
+        if table.schema["value"].is_float():
+            missing |= table["value"].is_nan().fill_null(False)
+        return cls._limited(int(table.filter(missing)["n"].sum()), table.filter(~missing))
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        states = list(states)
+        n_null = sum(state.n_null for state in states)
+        if any(state.overflow for state in states):
+            return cls(n_null, _NO_VALUES, overflow=True)
+        tables = [state.counts for state in states if state.counts.height]
+        if len(tables) < 2:
+            typed = [s.counts for s in states if s.counts.schema["value"] != pl.Null]
+            return cls(n_null, (tables or typed or [_NO_VALUES])[0])
+        try:
+            table = pl.concat(tables, how="vertical_relaxed").group_by("value").agg(pl.col("n").sum())
+        except (pl.exceptions.SchemaError, pl.exceptions.InvalidOperationError) as error:
+            kinds = sorted({str(t.schema["value"]) for t in tables})
+            raise DataError(
+                "A column holds values of more than one type.", f"Expected one type; got {kinds}.", "cast the column first."
+            ) from error
+        return cls._limited(n_null, table)
+
+    @classmethod
+    def _limited(cls, n_null: int, table: pl.DataFrame) -> Self:
+        return cls(n_null, table) if table.height <= MAX_CATEGORIES else cls(n_null, _NO_VALUES, overflow=True)
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """The values and their counts in the order of the values: the same whatever the batches were.
+
+        Raises
+        ------
+        DataError
+            When there were more than `MAX_CATEGORIES` distinct values.
+        """
+        if self.overflow:
+            raise DataError(
+                "A column has too many distinct values to count.",
+                f"Expected at most {MAX_CATEGORIES:,}; got more.",
+                "hash the column (HashEncoder) or drop it (DropColumns).",
+            )
+        return self.counts.sort("value")
+
+    @property
+    def count(self) -> int:
+        """Values that are not missing."""
+        return int(self.table["n"].sum())
+
+    def most_frequent(self) -> Any:
+        """The commonest value, the smallest of several; None of no values."""
+        table = self.table
+        return table.filter(pl.col("n") == pl.col("n").max())["value"].min() if table.height else None
+
+    def filled(self, value: Any) -> Self:
+        """The counts after the missing values became `value`."""
+        if not self.n_null or self.overflow:
+            return type(self)(0, self.counts, self.overflow)
+        dtype = self.counts.schema["value"]
+        series = pl.Series([value], dtype=None if dtype == pl.Null else dtype)
+        more = pl.DataFrame({"value": series, "n": pl.Series([self.n_null], dtype=pl.Int64)})
+        return self.merge_all([type(self)(0, self.counts), type(self)(0, more)])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ValueCounts):
+            return NotImplemented
+        mine, theirs = self.counts.sort("value").rows(), other.counts.sort("value").rows()
+        return (self.n_null, self.overflow, mine) == (other.n_null, other.overflow, theirs)
+
+    __hash__ = None  # type: ignore[assignment]  # a table has no hash
+
+
+@dataclass(frozen=True, eq=False)
+class Quantiles(Statistic):
+    """The distribution of a numeric column, for medians and other quantiles.
+
+    The values are counted in buckets of the float64 number line: those that share all but their `level` lowest bits.
+    `level` is the smallest at which no more than `MAX_BUCKETS` buckets are needed, so the state is a function of the
+    set of values alone, whatever the batches. At level 0 quantiles are exact; at level L a quantile is off by at most
+    one bucket, a relative error of 2^(L-52) of the value. The idea is that of DDSketch (Masson, Rim and Lee, 2019),
+    with the float format's own buckets.
+    """
+
+    n_null: int = 0
+    level: int = 0
+    table: pl.DataFrame = field(default_factory=lambda: _NO_BUCKETS)  # columns "key" and "n"
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        return table.select(missing_as_null(columns[0]).map_batches(_bucket_batch, return_dtype=_BUCKETS, returns_scalar=True))
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        row = values[0].item()
+        if row is None:
+            return cls()
+        return cls(row["n_null"], row["level"], pl.DataFrame({"key": row["key"], "n": row["n"]}, schema=_NO_BUCKETS.schema))
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        states = list(states)
+        level = max((state.level for state in states), default=0)
+        tables = [_coarser(state.table, level - state.level) for state in states]
+        table = pl.concat(tables) if tables else _NO_BUCKETS
+        table, more = _limited(table.group_by("key").agg(pl.col("n").sum()))
+        return cls(sum(state.n_null for state in states), level + more, table)
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @property
+    def count(self) -> int:
+        """Values that are not missing."""
+        return int(self.table["n"].sum())
+
+    def quantile(self, q: float) -> float | None:
+        """The q-quantile with linear interpolation between neighbours, as NumPy's default; None of no values."""
+        count = self.count
+        if not count:
+            return None
+        table = self.table.sort("key")
+        ends = table["n"].cum_sum()
+        position = q * (count - 1)
+        low, high = (self._value(int(table["key"][_first_beyond(ends, int(p))])) for p in (position, math.ceil(position)))
+        return low + (high - low) * (position - int(position)) if high != low else low
+
+    def filled(self, value: float) -> Self:
+        """The distribution after the missing values became `value`."""
+        more = pl.DataFrame({"key": [_key(float(value))], "n": [self.n_null]}, schema=_NO_BUCKETS.schema)
+        known = type(self)(0, self.level, self.table)
+        return known.merge(type(self)(0, 0, more)) if self.n_null else known
+
+    def affine(self, shift: float, scale: float, offset: float) -> Self:
+        """The distribution after x became (x - shift) / scale + offset."""
+        values = (self.values() - shift) / scale + offset
+        moved = pl.DataFrame({"key": _keys(values), "n": self.table["n"]}).with_columns(pl.col("key") // (1 << self.level))
+        return self.merge_all([type(self)(self.n_null, self.level, moved)])
+
+    def values(self) -> pl.Series:
+        """The middle of each bucket, in the order of the table."""
+        return pl.Series("value", [self._value(key) for key in self.table["key"]], dtype=pl.Float64)
+
+    def _value(self, key: int) -> float:
+        if not self.level:
+            return _unkey(key)
+        return (_unkey(key << self.level) + _unkey(((key + 1) << self.level) - 1)) / 2
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Quantiles):
+            return NotImplemented
+        mine, theirs = self.table.sort("key").rows(), other.table.sort("key").rows()
+        return (self.n_null, self.level, mine) == (other.n_null, other.level, theirs)
+
+    __hash__ = None  # type: ignore[assignment]  # a table has no hash
+
+
+@dataclass(frozen=True, slots=True)
+class Words(Statistic):
+    """How many words the strings of a column have: what tells free text from categories."""
+
+    count: int = 0
+    spaces: int = 0
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        x = columns[0].cast(pl.String)
+        return [x.count(), x.str.count_matches(" ", literal=True).sum()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        count, spaces = values
+        return cls(count, spaces or 0)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.count + other.count, self.spaces + other.spaces)
+
+    @property
+    def is_text(self) -> bool:
+        """Free text has four words or more in the mean."""
+        return self.count > 0 and self.spaces >= 3 * self.count
+
+
+def missing_as_null(column: pl.Expr) -> pl.Expr:
+    """A numeric column as float64 with NaN as null."""
+    return column.cast(pl.Float64).fill_nan(None)
+
+
+def evaluate(table: pl.LazyFrame, requests: Iterable[Request]) -> dict[Request, Statistic]:
+    """The statistics of one batch of rows, all of them in one pass of Polars."""
+    requests = list(requests)
+    scalars: list[pl.Expr] = []
+    queries: list[pl.LazyFrame] = []
+    places: list[tuple[Request, slice | int]] = []
+    for request in requests:
+        columns, options = [pl.col(name) for name in request.columns], dict(request.options)
+        query = request.statistic.query(table, *columns, **options)
+        if query is not None:
+            places.append((request, len(queries)))
+            queries.append(query)
+            continue
+        wanted = request.statistic.expressions(*columns, **options)
+        places.append((request, slice(len(scalars), len(scalars) + len(wanted))))
+        scalars += [expression.alias(str(len(scalars) + i)) for i, expression in enumerate(wanted)]
+    *tables, row = pl.collect_all([*queries, table.select(scalars)])
+    values = row.row(0) if scalars else ()
+    answers: dict[Request, Statistic] = {}
+    for request, place in places:
+        given = values[place] if isinstance(place, slice) else (tables[place],)
+        answers[request] = request.statistic.of(*given, **dict(request.options))
+    return answers
+
+
+def merge_answers(parts: Iterable[Mapping[Request, Statistic]]) -> dict[Request, Statistic]:
+    """The answers for all rows from the answers for parts of them."""
+    parts = list(parts)
+    requests = list(parts[0]) if parts else []
+    return {r: r.statistic.merge_all([part[r] for part in parts], **dict(r.options)) for r in requests}
+
+
+_NO_VALUES = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64})
+
+# The float64 number line as integers: order-preserving, so buckets are runs of neighbouring floats.
+
+_BUCKETS = pl.Struct({"n_null": pl.Int64, "level": pl.Int64, "key": pl.List(pl.Int64), "n": pl.List(pl.Int64)})
+_NO_BUCKETS = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
+
+
+def _keys(values: pl.Series) -> pl.Series:
+    bits = pl.col("x").reinterpret(dtype=pl.Int64)
+    key = pl.when(bits < 0).then(bits ^ 0x7FFF_FFFF_FFFF_FFFF).otherwise(bits)
+    return (values.alias("x") + 0.0).to_frame().select(key.alias("key")).to_series()  # + 0.0 makes -0.0 one with 0.0
+
+
+def _key(value: float) -> int:
+    return int(_keys(pl.Series([value], dtype=pl.Float64))[0])
+
+
+def _unkey(key: int) -> float:
+    bits = key ^ 0x7FFF_FFFF_FFFF_FFFF if key < 0 else key
+    return float(pl.Series([bits], dtype=pl.Int64).reinterpret(dtype=pl.Float64)[0])
+
+
+def _bucket_batch(values: pl.Series) -> pl.Series:
+    known = values.drop_nulls()
+    keys = _keys(known)
+    level = 0
+    # Any part of the rows that overflows at a level proves that the whole does: find the level on a few rows first.
+    sample = keys.head(4 * MAX_BUCKETS)
+    while sample.n_unique() > MAX_BUCKETS:
+        level, sample = level + 1, sample.to_frame().select(pl.col("key") // 2).to_series().unique()
+    counted = keys.to_frame().lazy().group_by(pl.col("key") // (1 << level)).agg(n=pl.len().cast(pl.Int64)).collect()
+    table, more = _limited(counted)
+    row = {"n_null": values.null_count(), "level": level + more, "key": table["key"].to_list(), "n": table["n"].to_list()}
+    return pl.Series([row], dtype=_BUCKETS)
+
+
+def _limited(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    more = 0
+    while table.height > MAX_BUCKETS:
+        table, more = _coarser(table, 1), more + 1
+    return table, more
+
+
+def _coarser(table: pl.DataFrame, levels: int) -> pl.DataFrame:
+    if not levels:
+        return table.select("key", "n")
+    return table.group_by(pl.col("key") // (1 << levels)).agg(pl.col("n").sum())
+
+
+def _first_beyond(ends: pl.Series, position: int) -> int:
+    return int(ends.search_sorted(position, side="right"))

@@ -1,0 +1,1 @@
+"""Data: reading it, splitting it, preparing it."""

@@ -1,0 +1,223 @@
+"""How a list of stages is fitted: walk the stages, collect what they ask, scan once, walk again with the answers.
+
+The walk needs no data. It follows each column through the stages; where a stage only shifts, scales or fills a column,
+the statistics of the result follow from those of the raw column (see `Operation.push`), so the question is put to the
+raw table. Only when a stage asks for something that cannot be derived does the fit need one more scan, of the table as
+the stages before leave it. The number of scans is the number of such levels: one for impute, scale and encode.
+
+Answers are kept by question, so whoever walks again with other parameters (a tuning trial, a fold) pays only for
+questions that were never asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from rayline.core.engine import Answers, Engine, Scan
+from rayline.core.errors import DataError, RaylineError, SchemaError
+from rayline.core.operations import Operation, apply_all
+from rayline.core.stage import Stage, View, text_request
+from rayline.core.statistics import Request, RowCount, Statistic
+from rayline.data import conform
+
+ROWS = Request(RowCount, ())
+
+Leaf = tuple[str, Stage]
+Ask = Callable[[View], Sequence[Request]]
+
+
+class Lineage(NamedTuple):
+    """Where a column of the current table can be looked at: `source` in the table behind `prefix`, followed by
+    `steps` (an operation, or its class while the stage is not fitted yet). No prefix at all means: not yet."""
+
+    source: str
+    prefix: str | None = ""
+    steps: tuple[Operation | type[Operation], ...] = ()
+
+
+@dataclass
+class Walk:
+    """One walk over the stages with the answers so far."""
+
+    where: str
+    leaves: Sequence[Leaf]
+    schema: Mapping[str, pl.DataType]
+    targets: Sequence[str]
+    known: Mapping[Request, Statistic]
+
+    fitted: list[Stage] = field(default_factory=list)
+    missing: dict[Request, None] = field(default_factory=dict)
+    prefixes: dict[str, list[Operation]] = field(default_factory=dict)
+    final: Answers = field(default_factory=dict)
+    complete: bool = False
+    output: pl.Schema = field(default_factory=pl.Schema)
+
+    def run(self, ask: Ask | None) -> None:
+        table = pl.Schema(self.schema)
+        lineage = {name: Lineage(name) for name in table}
+        operations: list[Operation] = []
+        prefix: str | None = ""
+        certain = True  # whether the columns of the table are all known
+        for path, leaf in self.leaves:
+            where = f"Preprocessor.fit: stage {path!r}"
+            try:
+                columns = leaf.select(table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c]))
+            except SchemaError:
+                if certain:
+                    raise
+                return  # it may name a column that an earlier stage has yet to make
+            view = View(tuple(columns), table, tuple(self.targets))
+            answers = self._answers(leaf.requests(view), lineage, operations, prefix)
+            if answers is None or not certain or prefix is None:
+                prefix, certain = None, certain and (leaf.becomes is not None or leaf.keeps)
+                for column in columns:
+                    before = lineage[column]
+                    if leaf.becomes is not None:
+                        lineage[column] = before._replace(steps=(*before.steps, leaf.becomes))
+                    elif not leaf.keeps:
+                        table = pl.Schema({name: dtype for name, dtype in table.items() if name != column})
+                continue
+            learned = leaf.learn(view, answers)
+            done = leaf.fitted(learned)
+            self.fitted.append(done)
+            new = done.lower(path)
+            after = apply_all(new, pl.LazyFrame(schema=table)).collect_schema()
+            operations = [*operations, *done.lower_training(path)]
+            changed = {name for name in after if name not in table or name in columns}
+            steps = {operation.column: operation for operation in new if leaf.becomes} if leaf.becomes else {}  # type: ignore[attr-defined]
+            prefix = self._prefix(operations)
+            moved = {name: Lineage(name, prefix) for name in after} if leaf.changes_rows else {}
+            for name in after:
+                if name in moved:
+                    lineage[name] = moved[name]
+                elif name in steps:
+                    lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
+                elif name in changed and not (leaf.keeps and name in columns):
+                    lineage[name] = Lineage(name, prefix)
+            table = after
+        if len(self.fitted) == len(self.leaves):
+            self.output = table
+            wanted = ask(View(tuple(table), table, tuple(self.targets))) if ask else []
+            answers = self._answers(wanted, lineage, operations, prefix)
+            if answers is not None and not self.missing:
+                self.final, self.complete = answers, True
+        elif ask and certain:
+            self._answers(ask(View(tuple(table), table, tuple(self.targets))), lineage, operations, None)
+
+    def _is_text(self, lineage: Lineage) -> bool:
+        # Free text shows only in the data. Suppose categories at first; when the scan says otherwise, walk again.
+        if lineage.prefix is None:
+            return False
+        request = text_request(lineage.source)._replace(prefix=lineage.prefix)
+        answer = self.known.get(request)
+        if answer is None:
+            self.missing[request] = None
+            return False
+        return bool(answer.is_text)  # type: ignore[attr-defined]
+
+    def _answers(
+        self, requests: Sequence[Request], lineage: Mapping[str, Lineage], operations: Sequence[Operation], prefix: str | None
+    ) -> Answers | None:
+        """The answers, or None while some are missing (they are noted) or cannot be asked yet."""
+        answers: Answers = {}
+        for request in requests:
+            base, steps = self._resolve(request, lineage, prefix)
+            if base is None:
+                continue
+            if base.prefix:
+                self.prefixes.setdefault(base.prefix, list(operations))
+            if base not in self.known:
+                self.missing[base] = None
+            elif all(isinstance(step, Operation) for step in steps):
+                state = self.known[base]
+                for step in steps:
+                    state = step.push(state)  # type: ignore[call-arg,arg-type]
+                answers[request] = state
+        return answers if len(answers) == len(set(requests)) else None
+
+    def _resolve(
+        self, request: Request, lineage: Mapping[str, Lineage], prefix: str | None
+    ) -> tuple[Request | None, tuple[Operation | type[Operation], ...]]:
+        places = [lineage[column] for column in request.columns]
+        if len(places) == 1:
+            steps = places[0].steps
+            kinds = [type(step) if isinstance(step, Operation) else step for step in steps]
+            if places[0].prefix is not None and all(kind.pushes(request.statistic) for kind in kinds):
+                return request._replace(columns=(places[0].source,), prefix=places[0].prefix), steps
+        elif all(place.prefix == places[0].prefix and not place.steps for place in places) and places[0].prefix is not None:
+            return request._replace(columns=tuple(place.source for place in places), prefix=places[0].prefix), ()
+        return (None, ()) if prefix is None else (request._replace(prefix=prefix), ())
+
+    def _prefix(self, operations: Sequence[Operation]) -> str:
+        digest = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
+        self.prefixes[digest] = list(operations)
+        return digest
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit gives: the fitted leaves, the answers to the caller's own questions, scans and types."""
+
+    leaves: list[Stage]
+    final: Answers
+    n_rows: int
+    scans: int
+    output: pl.Schema
+    known: dict[Request, Statistic]
+
+
+def fit(
+    engine: Engine,
+    data: Any,
+    leaves: Sequence[Leaf],
+    schema: Mapping[str, pl.DataType],
+    *,
+    targets: Sequence[str] = (),
+    ask: Ask | None = None,
+    known: Mapping[Request, Statistic] | None = None,
+    where: str = "Preprocessor.fit",
+) -> Fit:
+    """Fit the leaves on the data, with as few scans as there are levels.
+
+    Raises
+    ------
+    DataError
+        When the data has no rows, or a stage cannot learn from it.
+    SchemaError
+        When a stage names a column that does not exist or is of the wrong type.
+    """
+    answers: dict[Request, Statistic] = dict(known or {})
+    scans = 0
+    while True:
+        walk = Walk(where, leaves, schema, targets, answers)
+        try:
+            walk.run(ask)
+        except RaylineError:
+            if scans or answers:
+                _refuse_empty(answers, where)
+            raise
+        missing = list(walk.missing)
+        if walk.complete and not missing:
+            _refuse_empty(answers, where)
+            rows = answers.get(ROWS)
+            return Fit(walk.fitted, walk.final, getattr(rows, "count", -1), scans, walk.output, answers)
+        if not missing:
+            raise RaylineError(f"{where}: the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it.")
+        if ROWS not in answers:
+            missing.append(ROWS)
+        scan = Scan(missing, walk.prefixes)
+        scanned = engine.scan(data, replace(scan, prepare=conform.Conform(schema, where).only(scan.columns(schema))))
+        answers |= scanned[0]
+        scans += 1
+        _refuse_empty(answers, where)
+
+
+def _refuse_empty(answers: Mapping[Request, Statistic], where: str) -> None:
+    rows = answers.get(ROWS)
+    if isinstance(rows, RowCount) and not rows.count:
+        raise DataError(f"{where}: the data has no rows.", "Expected at least one.", "check the filter or the path that it comes from.")

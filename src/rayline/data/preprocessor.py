@@ -1,0 +1,370 @@
+"""The preprocessor: named stages that are fitted together, in one scan, and applied together, in one query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, SchemaError
+from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
+from rayline.core.schema import schema_from_json, schema_to_json
+from rayline.core.stage import Stage
+from rayline.data import conform, fitting
+
+FORMAT_VERSION = 1
+
+
+class Preprocessor:
+    """Named stages, fitted in one scan of the data and applied as one query.
+
+    Parameters
+    ----------
+    stages
+        `(name, stage)` pairs, in the order in which they work; a stage may itself be a Preprocessor.
+
+    Notes
+    -----
+    `fit` changes this object and returns it; nothing else does. Missing means null or NaN throughout.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import SimpleImputer, StandardScaler
+    >>> table = pl.DataFrame({"age": [20.0, None, 40.0]})
+    >>> p = Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    >>> p.fit_transform(table)["age"].round(3).to_list()
+    [-1.225, 0.0, 1.225]
+    >>> p.scans
+    1
+    """
+
+    def __init__(self, stages: Sequence[tuple[str, Stage | Preprocessor]] = ()) -> None:
+        self._stages = _checked(stages)
+        self._input: pl.Schema | None = None
+        self._output: pl.Schema | None = None
+        self._targets: tuple[str, ...] = ()
+        self._scans = 0
+
+    # -- the stages ------------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> list[tuple[str, Stage | Preprocessor]]:
+        """The named stages; fitted ones after `fit`."""
+        return list(self._stages)
+
+    def __getitem__(self, name: str) -> Stage | Preprocessor:
+        for own, stage in self._stages:
+            if own == name:
+                return stage
+        raise ParameterError.unknown("Preprocessor", [name], [own for own, _ in self._stages])
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __iter__(self) -> Iterator[tuple[str, Stage | Preprocessor]]:
+        return iter(self._stages)
+
+    @property
+    def leaves(self) -> list[tuple[str, Stage]]:
+        """All stages with their paths ("outer/inner"), nested preprocessors taken apart."""
+        found: list[tuple[str, Stage]] = []
+        for name, stage in self._stages:
+            if isinstance(stage, Preprocessor):
+                found += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
+            else:
+                found.append((name, stage))
+        return found
+
+    def clone(self) -> Self:
+        """An unfitted copy."""
+        return self.replace({})
+
+    def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
+        """An unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
+
+        Raises ParameterError when a stage or a parameter of it does not exist.
+        """
+        unknown = [name for name in changes if name not in dict(self._stages)]
+        if unknown:
+            raise ParameterError.unknown("Preprocessor: stage", unknown, [name for name, _ in self._stages])
+        return type(self)(
+            [
+                (name, stage.replace(changes.get(name, {})) if isinstance(stage, Preprocessor) else stage.replace(**changes.get(name, {})))
+                for name, stage in self._stages
+            ]
+        )
+
+    # -- fit -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_fitted(self) -> bool:
+        return self._input is not None
+
+    def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:
+        """Learn what the stages need, in one scan for each level (usually one), and return this preprocessor.
+
+        Parameters
+        ----------
+        data
+            Any table, or a ray.data.Dataset (then the scan runs on Ray).
+        target_columns
+            Columns that no stage may touch. They need not be there when data is transformed.
+
+        Raises
+        ------
+        DataError
+            When there are no rows or a stage cannot learn from a column.
+        SchemaError
+            When a named column is missing or of a wrong type.
+        """
+        self.fit_and_ask(data, target_columns=target_columns)
+        return self
+
+    def fit_and_ask(
+        self,
+        data: Any,
+        *,
+        target_columns: Sequence[str] | str = (),
+        ask: fitting.Ask | None = None,
+        known: Mapping[Any, Any] | None = None,
+    ) -> fitting.Fit:
+        """As `fit`, with questions of the caller's own about the output table answered in the same scan."""
+        engine = registry.engine_for(data)
+        targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
+        schema = conform.readable(engine.schema(data))
+        absent = [t for t in targets if t not in schema]
+        if absent:
+            raise SchemaError.missing("Preprocessor.fit", absent, schema)
+        self._refuse_targets(targets, "Preprocessor.fit")
+        fit = fitting.fit(engine, data, self.leaves, schema, targets=targets, ask=ask, known=known)
+        self._take(fit.leaves)
+        self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets})
+        self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
+        self._targets, self._scans = tuple(targets), fit.scans
+        self.__dict__.pop("operations", None)
+        return fit
+
+    def _take(self, leaves: Sequence[Stage]) -> None:
+        rest = list(leaves)
+        stages: list[tuple[str, Stage | Preprocessor]] = []
+        for name, stage in self._stages:
+            if isinstance(stage, Preprocessor):
+                inner = stage.clone()
+                inner._take(rest[: len(stage.leaves)])
+                rest = rest[len(stage.leaves) :]
+                stages.append((name, inner))
+            else:
+                stages.append((name, rest.pop(0)))
+        self._stages = tuple(stages)
+
+    def _refuse_targets(self, targets: Sequence[str], where: str) -> None:
+        for path, leaf in self.leaves:
+            chosen = leaf.learned["columns"] if leaf.learned is not None and "columns" in leaf.learned else leaf.columns
+            named = {chosen} if isinstance(chosen, str) else set(chosen) if isinstance(chosen, (list, tuple, dict)) else set()
+            taken = sorted(named & set(targets))
+            if taken:
+                raise SchemaError(
+                    f"{where}: stage {path!r} works on {taken[0]!r}, which is a target column.",
+                    f"Expected stages on features only; the targets are {list(targets)}.",
+                    "name the targets when the preprocessor is fitted (target_columns=…), or name the stage's columns.",
+                )
+
+    def refuse_targets(self, targets: Sequence[str], where: str) -> None:
+        """Raise SchemaError when this fitted preprocessor was fitted with one of these targets as a feature."""
+        self._refuse_targets(targets, where)
+        taken = [t for t in targets if t in self.input_schema]
+        if taken:
+            raise SchemaError(
+                f"{where}: the preprocessor was fitted with {taken[0]!r} as a feature, and now it is a target.",
+                f"Expected target_columns={list(targets)} in Preprocessor.fit too.",
+                "refit it with these targets, or hand it over unfitted.",
+            )
+
+    # -- transform -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def operations(self) -> list[Operation]:
+        """What the fitted stages do to a table, in order."""
+        self._require_fitted("Preprocessor.transform")
+        return [operation for path, leaf in self.leaves if not leaf.changes_rows for operation in leaf.lower(path)]
+
+    def transform(self, data: Any) -> Any:
+        """The transformed table, in the type that was given (a ray.data.Dataset stays lazy).
+
+        Columns that were not there in fit (targets, ids) pass through untouched, in any order.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        SchemaError
+            When a column of fit is missing or has another type.
+        DataError
+            When a stage refuses a value (`handle_unknown="error"`).
+        """
+        return registry.engine_for(data).map(data, self.table_function())
+
+    def fit_transform(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Any:
+        """Fit, then the training rows transformed: cross-fitted and resampled where a stage does so."""
+        return self.fit(data, target_columns=target_columns).transform_training(data)
+
+    def transform_training(self, data: Any) -> Any:
+        """As `transform`, for the rows that it was fitted on (see `Stage.lower_training`)."""
+        return registry.engine_for(data).map(data, self.table_function(training=True))
+
+    def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
+        """The transformation as a function of a LazyFrame; it can be sent to workers."""
+        operations = [o for path, leaf in self.leaves for o in leaf.lower_training(path)] if training else self.operations
+        return _Transform(conform.Conform(self.input_schema, "Preprocessor.transform"), operations)
+
+    def row_function(self) -> RowFunction | None:
+        """The transformation of one row (a dict, changed in place); None when a stage has no such form."""
+        operate = row_function(self.operations, self.input_schema)
+        check = conform.row_function(self.input_schema, "Preprocessor.transform")
+        if operate is None or check is None:
+            return None
+
+        def run(row: Row) -> None:
+            check(row)
+            operate(row)
+
+        return run
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def input_schema(self) -> pl.Schema:
+        """Columns and types that `transform` needs."""
+        self._require_fitted("Preprocessor.input_schema")
+        assert self._input is not None
+        return self._input
+
+    @property
+    def output_schema(self) -> pl.Schema:
+        """Columns and types that `transform` gives."""
+        self._require_fitted("Preprocessor.output_schema")
+        assert self._output is not None
+        return self._output
+
+    @property
+    def target_columns(self) -> list[str]:
+        """The targets named in `fit`."""
+        return list(self._targets)
+
+    @property
+    def scans(self) -> int:
+        """How many times `fit` read the data."""
+        return self._scans
+
+    def chain(self, model: Any) -> Any:
+        """This fitted preprocessor and a model (ours, or a framework's own object) as one inference pipeline."""
+        self._require_fitted("Preprocessor.chain")
+        return registry.late("chain")(self, model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preprocessor) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]  # fit changes it
+
+    def __repr__(self) -> str:
+        lines = [f"  ({name!r}, {_indent(repr(stage))})," for name, stage in self._stages]
+        state = f"fitted: {len(self._input)} columns in, {len(self._output or ())} out, {self._scans} scan(s)" if self._input is not None else "not fitted"
+        return "\n".join(["Preprocessor([", *lines, f"])  # {state}"])
+
+    def _require_fitted(self, where: str) -> None:
+        if self._input is None:
+            raise NotFittedError(f"{where}: the preprocessor is not fitted.", "Expected a fitted one.", "call .fit(data) first.")
+
+    # -- JSON ------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything about it as plain JSON values."""
+        return {
+            "format": "rayline.preprocessor",
+            "format_version": FORMAT_VERSION,
+            "stages": [[name, stage.to_json()] for name, stage in self._stages],
+            "input_schema": None if self._input is None else schema_to_json(self._input),
+            "output_schema": None if self._output is None else schema_to_json(self._output),
+            "target_columns": list(self._targets),
+            "scans": self._scans,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of `to_json`. Raises ArtifactError when it is not one, or of a newer format."""
+        if not isinstance(data, dict) or data.get("format") != "rayline.preprocessor":
+            raise ArtifactError("Not a saved preprocessor.", "Expected a JSON object with format 'rayline.preprocessor'.")
+        version = data.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ArtifactError(
+                f"The saved preprocessor has format version {version!r}.",
+                f"Expected at most {FORMAT_VERSION}.",
+                "load it with a newer Rayline.",
+            )
+        try:
+            made = cls([(name, _stage_from_json(stage)) for name, stage in data["stages"]])
+            made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
+            made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
+            made._targets, made._scans = tuple(data["target_columns"]), int(data["scans"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"The saved preprocessor is malformed: {error}.", "", "save it again.") from error
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, readable by people and by `load`."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises ArtifactError when the file is not one of ours."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ArtifactError(f"{path} is not JSON: {error}.", "Expected a file written by Preprocessor.save.") from error
+        return cls.from_json(data)
+
+
+class _Transform:
+    """A fitted transformation of LazyFrames; small, and serialisable to workers."""
+
+    def __init__(self, check: conform.Conform, operations: Sequence[Operation]) -> None:
+        self._check, self._operations = check, list(operations)
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return apply_all(self._operations, self._check(table))
+
+
+def _stage_from_json(data: Mapping[str, Any]) -> Stage | Preprocessor:
+    if "stage" not in data:
+        return Preprocessor.from_json(data)
+    cls = registry.stage(data["stage"])
+    made = cls.from_json(data)
+    assert isinstance(made, Stage)
+    return made
+
+
+def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]]) -> tuple[tuple[str, Stage | Preprocessor], ...]:
+    seen: set[str] = set()
+    for pair in stages:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ParameterError.value("Preprocessor", "stages", "(name, stage) pairs", pair)
+        name, stage = pair
+        if not isinstance(stage, (Stage, Preprocessor)):
+            hint = "a stage must be an object, not its class" if isinstance(stage, type) else "derive it from rayline.Stage"
+            raise ParameterError(f"Preprocessor: stage {name!r} is no stage.", f"Expected a Stage or a Preprocessor; got {stage!r}.", hint)
+        if name in seen or not name or "/" in name:
+            raise ParameterError.value("Preprocessor", "stages", "different names, not empty and without '/'", name)
+        seen.add(name)
+    return tuple((name, stage) for name, stage in stages)
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n  ")

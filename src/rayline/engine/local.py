@@ -1,0 +1,197 @@
+"""Tables in this process, with Polars: the one door through which every table type comes in and goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from rayline.core.engine import Answers, Engine, Scan, TableFunction
+from rayline.core.errors import SchemaError, shorten
+from rayline.core.statistics import merge_answers
+
+BATCH_ROWS = 1 << 20
+"""Rows of a file or another lazy source that are in memory at a time during a scan."""
+
+
+class LocalEngine(Engine):
+    """pandas, Polars and Arrow tables, LazyFrames, dicts of arrays and lists of rows."""
+
+    def schema(self, data: Any) -> pl.Schema:
+        return to_lazy(data).collect_schema()
+
+    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+        parts: dict[int, list[Answers]] = {}
+        for batch in _batches(to_lazy(data), scan):
+            for cell, answers in scan.of(batch).items():
+                parts.setdefault(cell, []).append(answers)
+        return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
+
+    def map(self, data: Any, function: TableFunction) -> Any:
+        return restore(data, function(to_lazy(data)))
+
+    def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        lazy = to_lazy(data)
+        return (lazy if columns is None else lazy.select(columns)).collect()
+
+
+def _batches(lazy: pl.LazyFrame, scan: Scan) -> Iterator[pl.LazyFrame]:
+    needed = lazy.select(scan.columns(lazy.collect_schema()))
+    if _is_in_memory(lazy):
+        yield needed
+        return
+    empty = True
+    for batch in needed.collect_batches(chunk_size=BATCH_ROWS):
+        empty = False
+        yield batch.lazy()
+    if empty:
+        yield pl.LazyFrame(schema=needed.collect_schema())
+
+
+def _is_in_memory(lazy: pl.LazyFrame) -> bool:
+    return lazy.explain(optimized=False).lstrip().startswith("DF [")
+
+
+def to_lazy(data: Any) -> pl.LazyFrame:
+    """Any in-process table as a LazyFrame, without a copy where the type allows it.
+
+    Raises
+    ------
+    SchemaError
+        When it is not a table, when its columns differ in length, or when two columns have one name.
+    """
+    if isinstance(data, pl.LazyFrame):
+        return data
+    return to_polars(data).lazy()
+
+
+def to_polars(data: Any) -> pl.DataFrame:
+    """Any in-process table as a Polars DataFrame. Raises as `to_lazy`."""
+    if isinstance(data, pl.DataFrame):
+        return data
+    if isinstance(data, pl.LazyFrame):
+        return data.collect()
+    if isinstance(data, pa.RecordBatch):
+        data = pa.table(data)
+    if isinstance(data, pa.Table):
+        _refuse_duplicates(data.column_names)
+        return _from_arrow(data)
+    if isinstance(data, Mapping):
+        return _from_arrays(data)
+    if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
+        return pl.DataFrame([dict(row) for row in data], infer_schema_length=None)
+    if _is_pandas(data):
+        _refuse_duplicates([str(name) for name in data.columns])
+        return _from_pandas(data)
+    raise SchemaError(
+        f"A {type(data).__name__} is not a table.",
+        "Expected a ray.data.Dataset, a pandas, Polars or Arrow table, a LazyFrame, a dict of arrays or a list of rows.",
+        "convert the data, for example with polars.DataFrame(data).",
+    )
+
+
+def restore(like: Any, result: pl.LazyFrame) -> Any:
+    """A result in the type of the table that was given (a LazyFrame stays lazy)."""
+    if isinstance(like, pl.LazyFrame):
+        return result
+    frame = result.collect()
+    if isinstance(like, pl.DataFrame):
+        return frame
+    if isinstance(like, (pa.Table, pa.RecordBatch)):
+        return to_arrow(frame)
+    if isinstance(like, list):
+        return frame.to_dicts()
+    if _is_pandas(like):
+        pandas = frame.to_pandas()
+        pandas.index = like.index if len(like) == len(pandas) else pandas.index
+        return pandas
+    return {name: _to_array(frame[name]) for name in frame.columns}
+
+
+def to_arrow(frame: pl.DataFrame) -> pa.Table:
+    """An Arrow table with types that every Arrow library reads."""
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _to_array(series: pl.Series) -> np.ndarray[Any, Any]:
+    if isinstance(series.dtype, (pl.List, pl.Struct)):
+        array = np.empty(len(series), dtype=object)
+        array[:] = series.to_list()
+        return array
+    return series.to_numpy(writable=True)
+
+
+def _from_arrow(table: pa.Table) -> pl.DataFrame:
+    # Ray keeps tensor columns in an extension type of its own; Polars reads its storage.
+    for i, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType) and not isinstance(field.type, pa.FixedShapeTensorType):
+            column = table.column(i)
+            rows = column.combine_chunks()
+            array = getattr(rows, "to_numpy", None)
+            dense = np.stack(list(array(zero_copy_only=False))) if array is not None and len(rows) else None
+            storage = _array_series(field.name, dense) if dense is not None else pl.Series(field.name, [], dtype=pl.List(pl.Float64))
+            table = table.set_column(i, field.name, storage.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _from_arrays(data: Mapping[str, Any]) -> pl.DataFrame:
+    columns = []
+    for name, values in data.items():
+        if isinstance(values, np.ndarray) and values.ndim > 1:
+            columns.append(_array_series(name, values))
+        elif isinstance(values, np.ndarray) and values.dtype == object:
+            columns.append(_object_series(name, values))
+        else:
+            columns.append(pl.Series(name, values))
+    lengths = {len(column) for column in columns}
+    if len(lengths) > 1:
+        raise SchemaError(
+            "The columns of a dict of arrays differ in length.",
+            f"Expected one length; got { {c.name: len(c) for c in columns} }.",
+            "pass arrays with one entry for each row.",
+        )
+    return pl.DataFrame(columns)
+
+
+def _array_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
+    return pl.Series(name, np.ascontiguousarray(values.reshape(len(values), -1)))
+
+
+def _object_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
+    items = [None if isinstance(v, float) and v != v else v for v in values.tolist()]
+    try:
+        return pl.Series(name, items)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        kinds = sorted({type(v).__name__ for v in items})
+        raise SchemaError(
+            f"Column {name!r} mixes types.", f"Expected values of one type; got {shorten(kinds)}.", f"convert {name!r} first."
+        ) from error
+
+
+def _from_pandas(data: Any) -> pl.DataFrame:
+    try:
+        return pl.from_pandas(data.rename(columns=str) if not all(isinstance(c, str) for c in data.columns) else data)
+    except (TypeError, ValueError, pa.ArrowInvalid, pa.ArrowTypeError):
+        # An object column with mixed types: find it, so that the error names it.
+        return pl.DataFrame([_object_series(str(n), data[n].to_numpy(dtype=object)) if data[n].dtype == object else pl.from_pandas(data[n]).alias(str(n)) for n in data.columns])
+
+
+def _refuse_duplicates(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise SchemaError(
+            f"A table has the column {twice[0]!r} more than once.",
+            f"Expected each column once; got {shorten(names)}.",
+            "rename or drop one of them.",
+        )
+
+
+def _is_pandas(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
+
+

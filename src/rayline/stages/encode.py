@@ -1,0 +1,197 @@
+"""Stages that turn categories into numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.operations import Codes, MapCodes, OneHot, Operation
+from rayline.core.schema import Kind
+from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
+from rayline.core.statistics import Statistic, ValueCounts
+
+
+@dataclass(frozen=True)
+class OneHotEncoder(ColumnStage):
+    """Replace each column by one 0/1 column (UInt8) for every category, named `column_category`.
+
+    Categories are the values of the training rows in ascending order; missing comes last and is a category of its own
+    (`column_null`) unless `missing="ignore"`.
+
+    Parameters
+    ----------
+    columns
+        The columns; all string and categorical ones without free text when omitted.
+    handle_unknown
+        What a category that fit did not see becomes: "ignore" (zeros), "error", or "infrequent" (the infrequent
+        column when there is one, otherwise zeros).
+    min_frequency
+        Categories that occur less often (a count, or a share of the rows when below 1) share the column
+        `column_infrequent`.
+    max_categories
+        At most so many columns for each source column, the infrequent one included; the rarest categories share it.
+    drop
+        "first" leaves out the first category, "if_binary" the first of two.
+    missing
+        "category", or "ignore": zeros.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or more than a million distinct ones; in transform, on an unknown category
+        with `handle_unknown="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import OneHotEncoder
+    >>> Preprocessor([("onehot", OneHotEncoder())]).fit_transform(pl.DataFrame({"c": ["a", "b", "a"]})).to_dict(as_series=False)
+    {'c_a': [1, 0, 1], 'c_b': [0, 1, 0]}
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY,)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
+
+    handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent"))
+    min_frequency: float | None = param(
+        None, Check("a count, a share below 1, or None", lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0))
+    )
+    max_categories: int | None = param(None, an_int(1, none=True))
+    drop: str | None = param(None, one_of(None, "first", "if_binary"))
+    missing: str = param("category", one_of("category", "ignore"))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [ValueCounts]
+
+    def learn(self, view: View, answers: Mapping[Any, Any]) -> dict[str, Any]:
+        learned = super().learn(view, answers)
+        made: set[str] = set()
+        for column, own in learned["columns"].items():
+            outputs = {name for name in own["outputs"] if name is not None}
+            taken = sorted(outputs & (made | (set(view.schema) - set(view.columns))))
+            if taken:
+                raise SchemaError(
+                    f"OneHotEncoder: column {column!r} would give a column {taken[0]!r}, which exists already.",
+                    "Expected new names of the form column_category.",
+                    f"rename {taken[0]!r} or {column!r} first.",
+                )
+            made |= outputs
+        return learned
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        counts: ValueCounts = answers[0]
+        table = counts.table
+        values, n = table["value"].to_list(), table["n"].to_list()
+        if counts.n_null and self.missing == "category":
+            values, n = [*values, None], [*n, counts.n_null]
+        if not values:
+            raise self.all_null(column)
+        rare = self._rare(n)
+        # Rare categories have codes behind the frequent ones, so that "infrequent" is one code beyond the outputs.
+        frequent = [value for value, is_rare in zip(values, rare, strict=True) if not is_rare]
+        outputs: list[str | None] = [_name(column, value) for value in frequent]
+        if self.drop == "first" or (self.drop == "if_binary" and len(outputs) == 2 and not any(rare)):
+            outputs[0] = None
+        if any(rare):
+            outputs.append(f"{column}_infrequent")
+        return {"categories": frequent, "outputs": outputs, "infrequent": any(rare), "rare": [v for v, r in zip(values, rare, strict=True) if r] if self.handle_unknown == "error" else []}
+
+    def _rare(self, n: list[int]) -> list[bool]:
+        least = 0.0
+        if self.min_frequency is not None:
+            least = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * sum(n)
+        rare = [count < least for count in n]
+        if self.max_categories is not None and len(n) - sum(rare) + bool(sum(rare)) > self.max_categories:
+            # Of equally frequent categories those that come later are rare, as in scikit-learn.
+            order = sorted(range(len(n)), key=lambda i: (-n[i], i))
+            kept = {i for i in order[: self.max_categories - 1] if not rare[i]}
+            rare = [i not in kept for i in range(len(n))]
+        return rare
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        categories, outputs = list(learned["categories"]), list(learned["outputs"])
+        infrequent = len(categories) if learned["infrequent"] else -1
+        if self.handle_unknown == "error" and learned["infrequent"]:
+            # Rare but known: each its own code beyond the outputs' end, folded back by repeating the name.
+            raise ParameterError(
+                f"Stage {where!r} (OneHotEncoder): handle_unknown='error' cannot be told from rare categories.",
+                "Expected 'ignore' or 'infrequent' with min_frequency or max_categories.",
+                "change handle_unknown.",
+            )
+        unknown = None if self.handle_unknown == "error" else infrequent
+        missing = infrequent if learned["infrequent"] and self.missing == "category" else -1
+        return [OneHot(Codes(column, categories, unknown, missing, where), outputs)]
+
+
+@dataclass(frozen=True)
+class OrdinalEncoder(ColumnStage):
+    """Replace each category by its place (0.0, 1.0, …; Float64) among the training categories in ascending order.
+
+    Parameters
+    ----------
+    columns
+        The columns; all string and categorical ones without free text when omitted.
+    categories
+        The order of the categories for each column, `{"size": ["S", "M", "L"]}`; learned where not given.
+    handle_unknown
+        "use_encoded_value": an unknown category becomes `unknown_value`; "error": it is refused.
+    unknown_value
+        The number for unknown categories; None makes them missing.
+    encoded_missing_value
+        The number for missing values; None keeps them missing.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values; in transform, on an unknown category with `handle_unknown="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import OrdinalEncoder
+    >>> Preprocessor([("codes", OrdinalEncoder())]).fit_transform(pl.DataFrame({"c": ["b", "a", None]}))["c"].to_list()
+    [1.0, 0.0, None]
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY,)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
+
+    categories: dict[str, list[Any]] | None = param(
+        None, Check("a dict of lists, or None", lambda v: v is None or (isinstance(v, dict) and all(isinstance(c, list) for c in v.values())))
+    )
+    handle_unknown: str = param("use_encoded_value", one_of("use_encoded_value", "error"))
+    unknown_value: float | None = param(-1.0, Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))))
+    encoded_missing_value: float | None = param(
+        None, Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)))
+    )
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [ValueCounts]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        given = (self.categories or {}).get(column)
+        categories = list(given) if given is not None else answers[0].table["value"].to_list()
+        if not categories:
+            raise self.all_null(column)
+        return {"categories": categories}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        categories = list(learned["categories"])
+        n = len(categories)
+        unknown = None if self.handle_unknown == "error" else n
+        values = [*(float(i) for i in range(n)), self.unknown_value, self.encoded_missing_value]
+        return [MapCodes(Codes(column, categories, unknown, n + 1, where), values)]
+
+
+def _name(column: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{column}_{str(value).lower()}"
+    return f"{column}_{'null' if value is None else value}"
+
+

@@ -1,0 +1,78 @@
+"""Stages that choose columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rayline.core.operations import Drop, Operation
+from rayline.core.stage import Stage, View
+from rayline.core.statistics import Request
+
+
+@dataclass(frozen=True)
+class DropColumns(Stage):
+    """Remove columns.
+
+    Parameters
+    ----------
+    columns
+        Names or a Polars selector.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a column does not exist.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import DropColumns
+    >>> Preprocessor([("drop", DropColumns(["id"]))]).fit_transform(pl.DataFrame({"id": [7], "x": [1.0]})).columns
+    ['x']
+    """
+
+    needs_columns: ClassVar[bool] = True
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        assert self.learned is not None
+        return [Drop(list(self.learned["columns"]))]
+
+
+@dataclass(frozen=True)
+class SelectColumns(Stage):
+    """Keep these columns and remove all others that were there in fit; targets stay.
+
+    Parameters
+    ----------
+    columns
+        Names or a Polars selector.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a column does not exist.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import SelectColumns
+    >>> Preprocessor([("keep", SelectColumns(["x"]))]).fit_transform(pl.DataFrame({"id": [7], "x": [1.0]})).columns
+    ['x']
+    """
+
+    needs_columns: ClassVar[bool] = True
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        kept = {*view.columns, *view.targets}
+        return {"columns": list(view.columns), "dropped": [name for name in view.schema if name not in kept]}
+
+    def lower(self, where: str) -> list[Operation]:
+        assert self.learned is not None
+        return [Drop(list(self.learned["dropped"]))]
