@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, cast
 
 import polars as pl
+import polars.selectors as cs
 
 from rayline.core.errors import DataError
+from rayline.core.schema import col
 from rayline.core.statistics import Statistic
 
 Row: TypeAlias = dict[str, Any]
@@ -59,7 +61,7 @@ class Fill(Operation):
     algebra: ClassVar[str] = "filled"
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        dtype, column = schema[self.column], pl.col(self.column)
+        dtype, column = schema[self.column], col(self.column)
         if self.dtype is not None and dtype != self.dtype:
             column = column.cast(self.dtype)
         elif dtype in (pl.Categorical, pl.Enum):
@@ -96,20 +98,20 @@ class Affine(Operation):
     algebra: ClassVar[str] = "affine"
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        x = pl.col(self.column).cast(pl.Float64)
+        x = col(self.column).cast(pl.Float64)
         if self.shift:
             x = x - self.shift
         if self.scale != 1.0:
-            x = x / self.scale
+            x = x * (1.0 / self.scale)  # as Polars divides by a constant: said here, so that both forms do it
         return [x + self.offset if self.offset else x]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, shift, scale, offset = self.column, self.shift, self.scale, self.offset
+        column, shift, factor, offset = self.column, self.shift, 1.0 / self.scale, self.offset
 
         def affine(row: Row) -> None:
             x = row[column]
             if x is not None:
-                x = (float(x) - shift) / scale
+                x = (float(x) - shift) * factor
                 row[column] = x + offset if offset else x
 
         return affine
@@ -127,7 +129,7 @@ class Clip(Operation):
     high: float | None
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [pl.col(self.column).cast(pl.Float64).clip(self.low, self.high)]
+        return [col(self.column).cast(pl.Float64).clip(self.low, self.high)]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, low, high = self.column, self.low, self.high
@@ -158,7 +160,7 @@ class Codes:
 
     def expression(self, schema: Mapping[str, pl.DataType]) -> pl.Expr:
         """The codes as Int32."""
-        dtype, x = schema[self.column], pl.col(self.column)
+        dtype, x = schema[self.column], col(self.column)
         if dtype.is_float():
             x = x.fill_nan(None)
         values = [value for value in self.categories if value is not None]
@@ -239,11 +241,11 @@ class OneHot(Operation):
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         column, temporary = self.codes.column, f"{self.codes.column}\x00code"
-        code = pl.col(temporary)
+        code = col(temporary)
         # Comparing small integers is many times faster than comparing the strings once per category.
         return (
             table.with_columns(self.codes.expression(table.collect_schema()).alias(temporary))
-            .drop(column)
+            .drop(cs.by_name(column))
             .with_columns((code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None)
             .drop(temporary)
         )
@@ -306,7 +308,7 @@ class Drop(Operation):
         return []
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.drop(self.columns)
+        return table.drop(cs.by_name(*self.columns)) if self.columns else table
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         columns = list(self.columns)

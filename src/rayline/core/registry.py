@@ -30,6 +30,9 @@ _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
 }
 
+_ROOTS: dict[str, str] = {}
+"""The top-level package of a framework's native models, where it is not the framework's id."""
+
 _TRAINERS: dict[str, str] = {
     "XGBoostTrainer": "xgboost",
 }
@@ -42,6 +45,7 @@ _ENGINES: dict[str, str] = {
 
 _LATE: dict[str, str] = {
     "chain": "rayline.inference.pipeline:chain",
+    "save": "rayline.inference.artifact:save",
 }
 """What a lower layer hands over to a higher one at run time."""
 
@@ -87,6 +91,21 @@ def engine(name: str) -> Any:
 def late(name: str) -> Any:
     """A function of a higher layer."""
     return _load(_LATE[name])
+
+
+def owner(model: Any) -> str | None:
+    """The framework whose native model this is, None when no one knows it. Loads no library that is not loaded."""
+    roots = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    for name, place in list(_FRAMEWORKS.items()):
+        if (isinstance(place, type) or _ROOTS.get(name, name) in roots) and framework(name).owns(model):
+            return name
+    return None
+
+
+def runtime_class(name: str) -> type | None:
+    """The adapter class of a framework that was registered at run time; None for our own, which workers know."""
+    found = _FRAMEWORKS.get(name)
+    return found if isinstance(found, type) else None
 
 
 def register_stage(cls: C) -> C:

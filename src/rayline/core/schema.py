@@ -22,6 +22,11 @@ SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": 
 """A sparse vector per row: its length, and the places and the values of what is not zero."""
 
 
+def col(name: str) -> pl.Expr:
+    """The column of exactly this name: Polars itself would read `*` and `^…$` as patterns."""
+    return cs.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
+
+
 class Kind(enum.StrEnum):
     """What a column is to a stage that chooses its columns by type."""
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError
 from rayline.core.operations import Operation
 from rayline.core.schema import Columns, Kind, choose, kind_of, value_from_json, value_to_json
 from rayline.core.statistics import Request, Statistic, Words
@@ -157,6 +157,14 @@ class Stage(ABC, metaclass=_StageMeta):
     def is_fitted(self) -> bool:
         return self.learned is not None
 
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What was learned. Raises NotFittedError before the fit."""
+        if self.learned is None:
+            name = type(self).__name__
+            raise NotFittedError(f"{name}: the stage is not fitted.", "Expected a fitted one.", "fit a Preprocessor that has it.")
+        return self.learned
+
     # -- the contract ----------------------------------------------------------------------------------------------
 
     def select(self, schema: Mapping[str, pl.DataType], *, where: str, exclude: Sequence[str], text: Callable[[str], bool]) -> list[str]:
@@ -249,10 +257,9 @@ class ColumnStage(Stage):
         return {"columns": columns}
 
     def lower(self, where: str) -> list[Operation]:
-        assert self.learned is not None
         return [
             operation
-            for column, learned in self.learned["columns"].items()
+            for column, learned in self.state["columns"].items()
             for operation in self.lower_column(column, learned, where)
         ]
 

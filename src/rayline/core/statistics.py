@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Self
 import polars as pl
 
 from rayline.core.errors import DataError
+from rayline.core.schema import col
 
 MAX_CATEGORIES = 1_000_000
 """Distinct values of one column that are counted exactly; more are refused (about 100 MB)."""
@@ -421,7 +422,7 @@ def evaluate(table: pl.LazyFrame, requests: Iterable[Request]) -> dict[Request, 
     queries: list[pl.LazyFrame] = []
     places: list[tuple[Request, slice | int]] = []
     for request in requests:
-        columns, options = [pl.col(name) for name in request.columns], dict(request.options)
+        columns, options = [col(name) for name in request.columns], dict(request.options)
         query = request.statistic.query(table, *columns, **options)
         if query is not None:
             places.append((request, len(queries)))

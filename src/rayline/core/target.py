@@ -191,6 +191,20 @@ class Target:
             scores = np.stack([1.0 - positive, positive], axis=2).reshape(len(scores), -1)
         return pl.DataFrame({name: scores[:, i] for i, name in enumerate(self.probability_names)})
 
+    def row_prediction(self, scores: Array) -> dict[str, Any]:
+        """`predictions` of one row, as plain Python values."""
+        if self.task.is_classification:
+            codes = (int(c[0]) for c in self._codes(scores))
+            return {n: cs[code] for n, cs, code in zip(self.prediction_names, self.classes, codes, strict=True)}
+        values = scores.reshape(-1).tolist()
+        if any(d == pl.Float32 for d in self.dtypes):
+            return dict(self.predictions(scores).row(0, named=True))
+        return dict(zip(self.prediction_names, values, strict=True))
+
+    def row_probabilities(self, scores: Array) -> dict[str, float]:
+        """`probabilities` of one row."""
+        return dict(self.probabilities(scores).row(0, named=True))
+
     def _codes(self, scores: Array) -> list[Array]:
         if np.issubdtype(scores.dtype, np.integer):
             return list(scores.reshape(len(scores), len(self.columns)).T)

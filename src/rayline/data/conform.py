@@ -62,6 +62,8 @@ class Conform:
             return column.fill_nan(None)
         if got == dtype:
             return None
+        if isinstance(dtype, pl.Enum) and kind_of(got) is Kind.CATEGORY:
+            return column.cast(pl.String).cast(dtype, strict=False)  # a category that training did not see is missing
         if got == pl.Null:
             return column.cast(dtype)
         kinds = kind_of(got), kind_of(dtype)
@@ -120,7 +122,7 @@ def _reader(dtype: pl.DataType) -> Callable[[Any], Any] | None:
         return lambda v: None if (x := _float(v)) is None else float(np.float32(x))
     if dtype.is_integer():
         return _integer(dtype)
-    if dtype == pl.String:
+    if dtype == pl.String or isinstance(dtype, pl.Enum):
         return _string
     if dtype == pl.Boolean:
         return _boolean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any, Self
 
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import registry, strictjson
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
+from rayline.core.target import Target
 from rayline.data import conform, fitting
 
 FORMAT_VERSION = 1
@@ -50,6 +50,7 @@ class Preprocessor:
         self._input: pl.Schema | None = None
         self._output: pl.Schema | None = None
         self._targets: tuple[str, ...] = ()
+        self._target: Target | None = None
         self._scans = 0
 
     # -- the stages ------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class Preprocessor:
         self._take(fit.leaves)
         self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets})
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
-        self._targets, self._scans = tuple(targets), fit.scans
+        self._targets, self._target, self._scans = tuple(targets), None, fit.scans
         self.__dict__.pop("operations", None)
         return fit
 
@@ -259,6 +260,15 @@ class Preprocessor:
         return list(self._targets)
 
     @property
+    def target(self) -> Target | None:
+        """Task and classes of the targets, when a training has told it; for `chain` with a framework's own model."""
+        return self._target
+
+    def remember_target(self, target: Target) -> None:
+        """Keep the target of a training, to decode the predictions of a bare model that is chained later."""
+        self._target = target
+
+    @property
     def scans(self) -> int:
         """How many times `fit` read the data."""
         return self._scans
@@ -293,6 +303,7 @@ class Preprocessor:
             "input_schema": None if self._input is None else schema_to_json(self._input),
             "output_schema": None if self._output is None else schema_to_json(self._output),
             "target_columns": list(self._targets),
+            "target": None if self._target is None else self._target.to_json(),
             "scans": self._scans,
         }
 
@@ -312,6 +323,7 @@ class Preprocessor:
             made = cls([(name, _stage_from_json(stage)) for name, stage in data["stages"]])
             made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
             made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
+            made._target = None if data["target"] is None else Target.from_json(data["target"])
             made._targets, made._scans = tuple(data["target_columns"]), int(data["scans"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"The saved preprocessor is malformed: {error}.", "", "save it again.") from error
@@ -319,17 +331,12 @@ class Preprocessor:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, readable by people and by `load`."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        Path(path).write_bytes(strictjson.dumps(self.to_json(), indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises ArtifactError when the file is not one of ours."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ArtifactError(f"{path} is not JSON: {error}.", "Expected a file written by Preprocessor.save.") from error
-        return cls.from_json(data)
+        return cls.from_json(strictjson.loads(Path(path).read_bytes(), str(path)))
 
 
 class _Transform:

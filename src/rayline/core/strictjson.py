@@ -1,0 +1,80 @@
+"""JSON from a stranger: bounded, unambiguous, finite; anything else is an ArtifactError."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from rayline.core.errors import ArtifactError
+
+MAX_BYTES = 256 << 20
+MAX_DEPTH = 100
+
+
+def loads(data: bytes, what: str) -> Any:
+    """The value of a JSON text.
+
+    Raises
+    ------
+    ArtifactError
+        When it is longer than `MAX_BYTES`, nested deeper than `MAX_DEPTH`, not UTF-8, not JSON, repeats a key, or
+        holds a number that is not finite.
+    """
+    if len(data) > MAX_BYTES:
+        raise ArtifactError(f"{what} is too large.", f"Expected at most {MAX_BYTES:,} bytes; got {len(data):,}.")
+
+    def fail(reason: str) -> NoReturn:
+        raise ArtifactError(f"{what} is not the JSON that Rayline writes: {reason}.", "", "save it again from its source.")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(items)
+        if len(made) < len(items):
+            fail("a key occurs twice")
+        return made
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            fail(f"the number {text[:20]} is not finite")
+        return value
+
+    if _depth(data) > MAX_DEPTH:
+        fail(f"it is nested deeper than {MAX_DEPTH}")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_float=number, parse_constant=fail)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        fail(str(error)[:200])
+
+
+def dumps(value: Any, *, indent: int | None = None) -> bytes:
+    """The JSON text of a value, keys in their order, NaN refused."""
+    return (json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _depth(data: bytes) -> int:
+    """An upper bound of the nesting: brackets that are open at once, strings not looked into unless it matters."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in data:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > MAX_DEPTH:
+                return deepest
+        elif byte in b"]}":
+            depth -= 1
+    return deepest

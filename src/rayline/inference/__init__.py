@@ -1,0 +1,1 @@
+"""Inference: a fitted preprocessor and a model as one pipeline, saved, loaded and applied the same way everywhere."""

@@ -1,0 +1,204 @@
+"""The model: a trained model of any framework, with one `predict`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError
+from rayline.core.framework import Features, Framework, Native
+from rayline.core.operations import Row
+from rayline.core.target import Target
+from rayline.data.conform import Conform
+
+Scores = npt.NDArray[Any]
+
+
+class Model:
+    """A trained model: the framework's own object, the features that it takes, and the target that it predicts.
+
+    Usually made by `train.fit` (`result.model`) or by `preprocessor.chain(booster)`.
+
+    Parameters
+    ----------
+    framework
+        The id of the framework.
+    native
+        The framework's own object.
+    schema
+        Names and types of the features, in the model's order; Enum columns hold the training categories.
+    target
+        Names, task and classes of what is predicted.
+    metrics
+        What is known of its quality, by name.
+    examples
+        A few raw rows of the training data, for documentation and for the golden check of a saved pipeline.
+    """
+
+    def __init__(
+        self,
+        framework: str,
+        native: Any,
+        schema: Mapping[str, pl.DataType],
+        target: Target,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        examples: pl.DataFrame | None = None,
+    ) -> None:
+        self.framework, self.native, self.target = framework, native, target
+        self.schema = pl.Schema(schema)
+        self.metrics = dict(metrics or {})
+        self.examples = examples
+        self._conform = Conform(self.schema, "Model.predict")
+
+    @property
+    def adapter(self) -> Framework:
+        """The framework's adapter."""
+        adapter = registry.framework(self.framework)
+        assert isinstance(adapter, Framework)
+        return adapter
+
+    @property
+    def feature_names(self) -> list[str]:
+        return list(self.schema)
+
+    @property
+    def classes(self) -> list[Any]:
+        """The classes in the order of `predict_proba`'s columns; one list for each target when there are several.
+
+        Empty for a regression.
+        """
+        if len(self.target.columns) == 1:
+            return list(self.target.classes[0]) if self.target.classes else []
+        return [list(c) for c in self.target.classes]
+
+    def predict(self, rows: Any) -> Any:
+        """Predictions for preprocessed rows, one column for each target, in the type of table that was given.
+
+        Raises
+        ------
+        SchemaError
+            When a feature is missing or of a wrong type.
+        """
+        return registry.engine_for(rows).map(rows, self._predictions)
+
+    def predict_proba(self, rows: Any) -> Any:
+        """Probabilities, one column for each class. Raises ParameterError for a model that has none."""
+        return registry.engine_for(rows).map(rows, self._probabilities)
+
+    def scores(self, table: pl.LazyFrame) -> Scores:
+        """The framework's scores for preprocessed rows (see `Framework.predict`)."""
+        frame = self._conform(table).select(list(self.schema)).collect()
+        if not frame.height:
+            return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
+        return self.adapter.predict(self.native, Features(frame, schema=self.schema))
+
+    def row_scores(self, row: Row) -> Scores:
+        """The same for one preprocessed row, without a table."""
+        for name, categories in self._categories.items():
+            if row[name] not in categories:
+                row[name] = None
+        return self.adapter.predict(self.native, Features(row=row, schema=self.schema))
+
+    def _predictions(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return self.target.predictions(self.scores(table)).lazy()
+
+    def _probabilities(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return self.target.probabilities(self.scores(table)).lazy()
+
+    @property
+    def _categories(self) -> dict[str, frozenset[str]]:
+        found = self.__dict__.get("_enums")
+        if found is None:
+            found = {n: frozenset(d.categories.to_list()) for n, d in self.schema.items() if isinstance(d, pl.Enum)}
+            self.__dict__["_enums"] = found
+        return dict(found) if found else {}
+
+    def importance(self) -> dict[str, float] | None:
+        """How much each feature matters, when the framework can tell."""
+        return self.adapter.importance(self.native, self.feature_names)
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
+        return f"Model({self.framework}, {self.target.task} of {list(self.target.columns)}, {len(self.schema)} features{', ' + metrics if metrics else ''})"
+
+    # Models travel to workers through the framework's own files, so that every framework can be sent.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_enums")}
+        state["files"] = pack(self.adapter, self.native)
+        state["adapter_class"] = registry.runtime_class(self.framework)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        files, adapter = state.pop("files"), state.pop("adapter_class")
+        if adapter is not None:
+            registry.register_framework(adapter)
+        self.__dict__.update(state)
+        self.native = unpack(self.adapter, files)
+
+    @classmethod
+    def of_native(cls, native: Any, *, preprocessed: Mapping[str, pl.DataType] | None = None, target: Target | None = None) -> Self:
+        """A framework's own object as a Model.
+
+        Parameters
+        ----------
+        native
+            A Booster, a Module, an estimator, ….
+        preprocessed
+            The columns that a preprocessor gives; None when raw features come in (then the model names them).
+        target
+            The target, when a preprocessor remembers it.
+
+        Raises
+        ------
+        ParameterError
+            When no framework knows the object, or its features are not known.
+        """
+        name = registry.owner(native)
+        if name is None:
+            raise ParameterError(
+                f"A {type(native).__module__}.{type(native).__name__} is not a model that Rayline knows.",
+                f"Expected a rayline.Model or a model of one of {registry.frameworks()}.",
+                "register its framework (register_framework), with `owns` recognising this type.",
+            )
+        about: Native = registry.framework(name).inspect(native)
+        names = list(about.feature_names) if about.feature_names else None
+        if preprocessed is not None:
+            schema = dict(preprocessed) if names is None else {n: preprocessed.get(n, pl.Float64()) for n in names}
+        elif names is not None:
+            schema = {n: pl.Float64() for n in names}
+        else:
+            raise ParameterError(
+                f"This {type(native).__name__} does not name its features.",
+                "Expected a model trained with feature names, or a preprocessor before it.",
+                "use preprocessor.chain(model).",
+            )
+        if target is None or (target.task, target.n_outputs) != (about.task, about.n_classes if about.n_classes > 2 else about.n_targets):
+            target = Target.unnamed(about.task, about.n_classes, about.n_targets)
+        return cls(name, native, schema, target)
+
+
+def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
+    """The files that the framework writes for a model, by relative path."""
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        root = Path(folder)
+        adapter.save(native, root)
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def unpack(adapter: Framework, files: Mapping[str, bytes]) -> Any:
+    """The model from such files; their names must be known to be harmless."""
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        root = Path(folder)
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+        return adapter.load(root)

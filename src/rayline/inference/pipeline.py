@@ -1,0 +1,212 @@
+"""The inference pipeline: raw rows in, decoded predictions out. Batch inference and serving are this one path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.operations import Row
+from rayline.core.target import Target
+from rayline.data.conform import Conform, row_function
+from rayline.data.preprocessor import Preprocessor
+from rayline.inference.model import Model, Scores
+
+ROW_PATH_MOST = 4
+"""So many rows of a list go one by one through the compiled row functions; more are a table."""
+
+
+class InferencePipeline:
+    """A fitted preprocessor and a model.
+
+    Parameters
+    ----------
+    preprocessor
+        A fitted one, or None when the model takes raw rows.
+    model
+        What `preprocessor.chain` made of a model.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> from rayline.stages import StandardScaler
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "y": ["no", "no", "yes", "yes"]})
+    >>> trainer = train.XGBoostTrainer({"min_child_weight": 0}, num_boost_round=5)
+    >>> result = train.fit(trainer, train.Preprocessor([("scale", StandardScaler())]),
+    ...                    train_dataset=table, target_columns=["y"], verbose=False)
+    >>> result.inference_pipeline.predict([{"x": 2.5}])
+    [{'prediction': 'yes'}]
+    """
+
+    def __init__(self, preprocessor: Preprocessor | None, model: Model) -> None:
+        if preprocessor is not None:
+            lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
+            if lacking:
+                raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
+        self.preprocessor, self.model = preprocessor, model
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def input_schema(self) -> pl.Schema:
+        """Columns and types of the raw rows."""
+        return self.model.schema if self.preprocessor is None else self.preprocessor.input_schema
+
+    @property
+    def output_schema(self) -> pl.Schema:
+        """Columns and types of `predict`."""
+        return self.target.predictions(_no_scores(self.target)).schema
+
+    @property
+    def target(self) -> Target:
+        return self.model.target
+
+    @property
+    def classes(self) -> list[Any]:
+        """As `Model.classes`."""
+        return self.model.classes
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """A few raw rows of the training data; no rows when they are not known."""
+        rows = self.model.examples
+        if rows is None or any(name not in rows.columns for name in self.input_schema):
+            return pl.DataFrame(schema=self.input_schema)
+        return rows.select(list(self.input_schema))
+
+    def __repr__(self) -> str:
+        return f"InferencePipeline(\n  {str(self.preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
+
+    # -- predictions -----------------------------------------------------------------------------------------------
+
+    def predict(self, rows: Any) -> Any:
+        """Decoded predictions for raw rows, one column for each target, in the type of table that was given.
+
+        Parameters
+        ----------
+        rows
+            A table, a list of rows (dicts), or a ray.data.Dataset. Missing values follow the preprocessor.
+
+        Raises
+        ------
+        SchemaError
+            When a column of training is missing or of a wrong type.
+        DataError
+            When a stage refuses a value.
+        """
+        if self._takes_rows(rows):
+            return [self.target.row_prediction(self.row_scores(row)) for row in rows]
+        return registry.engine_for(rows).map(rows, _Predict(self, proba=False, labels=True, keep=()))
+
+    def predict_proba(self, rows: Any) -> Any:
+        """Probabilities for raw rows, one column for each class. Raises as `predict`, and ParameterError for a model
+        without probabilities."""
+        if self._takes_rows(rows):
+            return [self.target.row_probabilities(self.row_scores(row)) for row in rows]
+        return registry.engine_for(rows).map(rows, _Predict(self, proba=True, labels=False, keep=()))
+
+    def transform(self, data: Any, *, keep_columns: Sequence[str] | None = None, proba: bool = False) -> Any:
+        """The data with its predictions beside it, in the type that was given; a ray.data.Dataset stays lazy.
+
+        Parameters
+        ----------
+        data
+            A table or a ray.data.Dataset of raw rows.
+        keep_columns
+            The columns to keep beside the predictions; all when omitted.
+        proba
+            Whether to add the probabilities too.
+        """
+        keep = None if keep_columns is None else tuple(keep_columns)
+        return registry.engine_for(data).map(data, _Predict(self, proba=proba, labels=True, keep=keep))
+
+    def _takes_rows(self, rows: Any) -> bool:
+        return isinstance(rows, list) and 0 < len(rows) <= ROW_PATH_MOST and self._row is not None
+
+    @cached_property
+    def _row(self) -> Callable[[Row], None] | None:
+        if self.preprocessor is None:
+            return row_function(self.input_schema, "InferencePipeline.predict")
+        return self.preprocessor.row_function()
+
+    def row_scores(self, row: Row) -> Scores:
+        """The model's scores for one raw row, shape (1,) or (1, outputs)."""
+        assert self._row is not None
+        row = {name: row[name] for name in self.input_schema if name in row}
+        self._row(row)
+        return self.model.row_scores(row)
+
+    def scores(self, table: pl.LazyFrame) -> Scores:
+        """The model's scores for a table of raw rows."""
+        prepare = self._check if self.preprocessor is None else self.preprocessor.table_function()
+        return self.model.scores(prepare(table))
+
+    @cached_property
+    def _check(self) -> Conform:
+        return Conform(self.input_schema, "InferencePipeline.predict")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"preprocessor": self.preprocessor, "model": self.model}
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write one file that `rayline.load` reads, atomically: the old file or the new one, never half of one."""
+        registry.late("save")(self, path)
+
+
+class _Predict:
+    """The function that batch inference applies to each block."""
+
+    def __init__(self, pipeline: InferencePipeline, *, proba: bool, labels: bool, keep: tuple[str, ...] | None) -> None:
+        self.pipeline, self.proba, self.labels, self.keep = pipeline, proba, labels, keep
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        frame = table.collect()
+        scores, target = self.pipeline.scores(frame.lazy()), self.pipeline.target
+        kept = frame if self.keep is None else self._kept(frame)
+        parts = [kept] if kept.width else []
+        if self.labels:
+            parts.append(target.predictions(scores))
+        if self.proba:
+            parts.append(target.probabilities(scores))
+        new = {name for part in parts[1:] for name in part.columns} & set(kept.columns)
+        if new and kept.width:
+            parts[0] = kept.drop(sorted(new))
+        return pl.concat(parts, how="horizontal").lazy()
+
+    def _kept(self, frame: pl.DataFrame) -> pl.DataFrame:
+        assert self.keep is not None
+        missing = [name for name in self.keep if name not in frame.columns]
+        if missing:
+            raise SchemaError.missing("InferencePipeline.transform (keep_columns)", missing, frame.columns)
+        return frame.select(self.keep)
+
+
+def chain(preprocessor: Preprocessor, model: Any) -> InferencePipeline:
+    """A fitted preprocessor and a model, ours or a framework's own, as one pipeline."""
+    if isinstance(model, InferencePipeline):
+        raise ParameterError(
+            "Preprocessor.chain: the model is an inference pipeline already.", "Expected a model.", "use it as it is."
+        )
+    if not isinstance(model, Model):
+        model = Model.of_native(model, preprocessed=preprocessor.output_schema, target=preprocessor.target)
+    return InferencePipeline(preprocessor, model)
+
+
+def as_pipeline(model: Any) -> InferencePipeline:
+    """Anything that predicts as an inference pipeline: one already, a Model, or a framework's own object."""
+    if isinstance(model, InferencePipeline):
+        return model
+    return InferencePipeline(None, model if isinstance(model, Model) else Model.of_native(model))
+
+
+def _no_scores(target: Target) -> Scores:
+    return np.empty((0, target.n_outputs) if target.n_outputs > 1 else 0)
