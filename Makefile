@@ -1,0 +1,54 @@
+# Everything a person or CI does here. Needs Python 3.11 or newer with pip, and make; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help quickstart test test-fast test-ray test-slow test-all lint bench clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+# -- environments: a stamp for each set of packages, renewed when what it installs from has changed -----------------------
+
+# Debian's Python comes without ensurepip unless python3-venv is installed: pip is then put in by the pip that there is.
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rayline needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
+	touch $@
+
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.all: $(VENV)/.%: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing rayline[$*] into $(VENV), once (a minute or two) ..."
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+# -- what one runs --------------------------------------------------------------------------------------------------------
+
+quickstart: $(VENV)/.examples  ## the whole path on real data (examples/flights.py)
+	$(BIN)/python examples/flights.py
+
+test: test-fast test-ray  ## the tests of every day: those in this process, then those on Ray
+
+test-fast: $(VENV)/.test  ## tests without Ray
+	$(PYTEST) -q -m "not ray and not slow"
+
+test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
+	$(PYTEST) -q -m "ray and not slow"
+
+test-slow: $(VENV)/.test  ## tests that take longer
+	$(PYTEST) -q -m slow
+
+test-all: $(VENV)/.all $(VENV)/.test  ## every test, with every framework installed (several GB)
+	$(PYTEST) -q
+
+lint: $(VENV)/.dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test  ## measurements, side by side with what they are compared with
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,27 @@
+"""What all tests share: one Ray a session, and which doctests need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+hypothesis.settings.register_profile("rayline", deadline=None, max_examples=25)
+hypothesis.settings.load_profile("rayline")
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Any]:
+    """A quiet local Ray of 2 CPUs, started by the first test that asks for it."""
+    import ray
+
+    assert not ray.is_initialized(), "a test started Ray without asking for ray_session"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield ray
+    ray.shutdown()

@@ -1,0 +1,138 @@
+"""The rooms of the house: which module may import which (see CONTRIBUTING.md), read from the source and tried out."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "rayline"
+MODULES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+MAY_IMPORT = {
+    "core": {"core"},
+    "stages": {"core"},
+    "frameworks": {"core"},
+    "engine": {"core"},
+    "data": {"core"},
+    "inference": {"core", "data"},
+    "train": {"core", "data", "inference"},
+    "tune": {"core", "data", "inference", "train"},
+    "serve": {"core", "data", "inference"},
+}
+"""For each package the packages of ours that it may import besides itself. Others (cli, testing, sklearn) stand above all."""
+
+SEPARATE = {"stages", "frameworks", "engine"}
+"""Packages whose files do not import one another: they are reached through the registry."""
+
+RAY = {"rayline.engine.ray", "rayline.serve.deployment", "rayline.data.read"}
+"""Modules that may import ray; and everything in rayline.tune."""
+
+ONE_PLACE = {
+    "xgboost": {"xgboost"},
+    "lightgbm": {"lightgbm"},
+    "catboost": {"catboost"},
+    "skops": {"sklearn"},
+    "torch": {"torch", "huggingface", "lightning", "horovod", "rllib"},
+    "transformers": {"huggingface"},
+    "accelerate": {"huggingface"},
+    "lightning": {"lightning"},
+    "horovod": {"horovod"},
+    "gymnasium": {"rllib"},
+}
+"""Libraries of frameworks, and the files of rayline.frameworks that may import them."""
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module, and whether it is imported when this module is (not in a function, not for types only)."""
+
+    def visit(node: ast.AST, eager: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, eager) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            assert node.module
+            found = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from ((name if name in MODULES else node.module, eager) for name in sorted(found))
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for child in node.orelse:
+                yield from visit(child, eager)
+        else:
+            inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, eager and not inside)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def package(module: str) -> str:
+    return (module.split(".") + [""])[1]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    own = package(module)
+    allowed = MAY_IMPORT.get(own)
+    for name, _ in imports(MODULES[module]):
+        if not name.startswith("rayline.") or allowed is None or own == "":
+            continue
+        other = package(name)
+        assert other in allowed or (other == own and own not in SEPARATE) or name == module, (
+            f"{module} imports {name}; {own} may import {sorted(allowed)} only"
+        )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_are_imported_in_their_place(module: str) -> None:
+    for name, _ in imports(MODULES[module]):
+        root = name.partition(".")[0]
+        if root == "ray":
+            # An adapter of something that is itself made on Ray (RLlib, Lightning's strategy) is its place too.
+            assert module in RAY or package(module) in ("tune", "frameworks"), f"{module} imports {name}"
+        if root in ONE_PLACE:
+            places = {f"rayline.frameworks.{place}" for place in ONE_PLACE[root]}
+            assert module in places, f"{module} imports {name}, which belongs into {sorted(places)}"
+
+
+def test_no_cycles() -> None:
+    graph = {
+        module: {name for name, eager in imports(path) if eager and name in MODULES} for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " → ".join([*above, module])
+        if module not in done:
+            for name in graph[module]:
+                visit(name, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = ("ray", "pandas", "sklearn", "scipy", "fastapi", *ONE_PLACE)
+
+
+@pytest.mark.parametrize("module", ["rayline", "rayline.data", "rayline.stages", "rayline.core.framework", "rayline.data.preprocessor"])
+def test_import_loads_neither_ray_nor_a_framework(module: str) -> None:
+    loaded = run(f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert loaded.strip() == "[]"
+
+
+def test_import_is_quick() -> None:
+    code = "import time; t = time.perf_counter(); import rayline; print(time.perf_counter() - t)"
+    assert min(float(run(code)) for _ in range(3)) < 0.2
