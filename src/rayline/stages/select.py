@@ -40,8 +40,7 @@ class DropColumns(Stage):
         return {"columns": list(view.columns)}
 
     def lower(self, where: str) -> list[Operation]:
-        assert self.learned is not None
-        return [Drop(list(self.learned["columns"]))]
+        return [Drop(list(self.state["columns"]))]
 
 
 @dataclass(frozen=True)
@@ -74,5 +73,4 @@ class SelectColumns(Stage):
         return {"columns": list(view.columns), "dropped": [name for name in view.schema if name not in kept]}
 
     def lower(self, where: str) -> list[Operation]:
-        assert self.learned is not None
-        return [Drop(list(self.learned["dropped"]))]
+        return [Drop(list(self.state["dropped"]))]

@@ -1,0 +1,53 @@
+"""Every stage of the registry keeps the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+import polars.selectors as cs
+import pytest
+
+from rayline import stages
+from rayline.core import registry
+from rayline.core.operations import Affine
+from rayline.core.stage import ColumnStage, Stage
+from rayline.core.schema import Kind
+from rayline.core.statistics import Moments
+from rayline.testing import check_stage
+
+CASES: list[tuple[Stage, dict[str, Any]]] = [
+    (stages.SimpleImputer(), {}),
+    (stages.SimpleImputer(strategy="median"), {}),
+    (stages.SimpleImputer(strategy="most_frequent"), {}),
+    (stages.SimpleImputer(strategy="constant"), {}),
+    (stages.SimpleImputer(["city", "note"], "constant", "none"), {}),
+    (stages.SimpleImputer(["count", "small"], "constant", -1.5), {}),
+    (stages.StandardScaler(), {}),
+    (stages.StandardScaler(cs.float(), with_mean=False), {"targets": ["y"]}),
+    (stages.MinMaxScaler(), {}),
+    (stages.MinMaxScaler(feature_range=(-1, 3), clip=True), {"targets": ["y"]}),
+    (stages.OneHotEncoder(), {}),
+    (stages.OneHotEncoder(["count", "flag", "city", "day"], drop="first", missing="ignore"), {}),
+    (stages.OneHotEncoder(max_categories=3, handle_unknown="infrequent"), {"targets": ["value"]}),
+    (stages.OneHotEncoder(min_frequency=0.2, handle_unknown="error"), {}),
+    (stages.OrdinalEncoder(), {}),
+    (stages.OrdinalEncoder(["small", "flag", "day", "amount"], handle_unknown="error", encoded_missing_value=-2), {}),
+    (stages.DropColumns(["city", "amount"]), {}),
+    (stages.SelectColumns(["city", "amount"]), {"targets": ["y"]}),
+]
+
+
+def _name(case: tuple[Stage, dict[str, Any]]) -> str:
+    return repr(case[0])[:80]
+
+
+@pytest.mark.parametrize("case", CASES, ids=_name)
+def test_the_contract(case: tuple[Stage, dict[str, Any]]) -> None:
+    stage, how = case
+    check_stage(stage, **how)
+
+
+def test_every_stage_has_a_case() -> None:
+    assert {type(stage).__name__ for stage, _ in CASES} >= set(registry.stages())
