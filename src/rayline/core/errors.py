@@ -103,7 +103,9 @@ class MissingExtraError(RaylineError, ImportError):
 
     @classmethod
     def of(cls, what: str, package: str, extra: str) -> Self:
-        return cls(f"{what} needs the package {package!r}, which is not installed.", "", f"pip install 'rayline[{extra}]'")
+        return cls(
+            f"{what} needs the package {package!r}, which is not installed.", "", f"pip install 'rayline[{extra}]'"
+        )
 
 
 def shorten(names: Iterable[Any], most: int = 8) -> str:

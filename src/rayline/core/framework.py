@@ -48,7 +48,13 @@ class Features:
     Strings that the framework takes as categories come as Polars Enum columns with the training categories.
     """
 
-    def __init__(self, table: pl.DataFrame | None = None, *, row: Mapping[str, Any] | None = None, schema: Mapping[str, pl.DataType]) -> None:
+    def __init__(
+        self,
+        table: pl.DataFrame | None = None,
+        *,
+        row: Mapping[str, Any] | None = None,
+        schema: Mapping[str, pl.DataType],
+    ) -> None:
         self._table, self._row, self.schema = table, row, pl.Schema(schema)
 
     @property
@@ -96,7 +102,13 @@ class Features:
             else:
                 plain.append(name)
         parts, _ = _flush(self.table, parts, plain, dtype)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1) if parts else np.empty((self.n_rows, 0), dtype)
+        return (
+            parts[0]
+            if len(parts) == 1
+            else np.concatenate(parts, axis=1)
+            if parts
+            else np.empty((self.n_rows, 0), dtype)
+        )
 
     def _refuse_words(self) -> None:
         for name, d in self.schema.items():
@@ -112,12 +124,18 @@ class Rows:
     """The rows that one worker trains or evaluates on, as blocks of preprocessed columns."""
 
     def __init__(
-        self, blocks: Sequence[Callable[[], pl.DataFrame]], schema: Mapping[str, pl.DataType], target: Target, weight: str | None
+        self,
+        blocks: Sequence[Callable[[], pl.DataFrame]],
+        schema: Mapping[str, pl.DataType],
+        target: Target,
+        weight: str | None,
     ) -> None:
         self._blocks, self.schema, self._target, self._weight = list(blocks), pl.Schema(schema), target, weight
 
     @classmethod
-    def of(cls, table: pl.DataFrame, schema: Mapping[str, pl.DataType], target: Target, weight: str | None = None) -> Rows:
+    def of(
+        cls, table: pl.DataFrame, schema: Mapping[str, pl.DataType], target: Target, weight: str | None = None
+    ) -> Rows:
         return cls([lambda: table], schema, target, weight)
 
     @cached_property
@@ -307,7 +325,7 @@ def _number(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _sparse_matrix(table: pl.DataFrame, dtype: Any) -> Any:
-    from scipy import sparse  # noqa: PLC0415  # only text needs it
+    from scipy import sparse  # only text needs it
 
     parts: list[Any] = []
     for name, d in table.schema.items():

@@ -84,7 +84,7 @@ class Fill(Operation):
         return fill
 
     def push(self, statistic: Statistic) -> Statistic:
-        return cast(Any, statistic).filled(self.value)
+        return cast(Statistic, cast(Any, statistic).filled(self.value))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Affine(Operation):
         return affine
 
     def push(self, statistic: Statistic) -> Statistic:
-        return cast(Any, statistic).affine(self.shift, self.scale, self.offset)
+        return cast(Statistic, cast(Any, statistic).affine(self.shift, self.scale, self.offset))
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,9 @@ class Clip(Operation):
 class Codes:
     """Categories and the code of each: what every encoder that knows its categories shares.
 
-    The places of `categories` are the codes. A value that is not among them takes the code `unknown`, a missing one
-    the code `missing`; where that is None, the value is refused.
+    The code of a category is its place, or what stands at its place in `codes`. A value that is not among them takes
+    the code `unknown`, a missing one the code `missing` (unless None is a category); where that is None, the value is
+    refused.
     """
 
     column: str
@@ -157,73 +158,86 @@ class Codes:
     unknown: int | None
     missing: int | None
     stage: str = ""
+    codes: Sequence[int] | None = None
+
+    def places(self) -> dict[Any, int]:
+        """The code of each category."""
+        return dict(zip(self.categories, range(len(self.categories)) if self.codes is None else self.codes, strict=True))
 
     def expression(self, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-        """The codes as Int32."""
+        """The codes as Int32; -1 for codes below zero."""
         dtype, x = schema[self.column], col(self.column)
         if dtype.is_float():
             x = x.fill_nan(None)
-        values = [value for value in self.categories if value is not None]
+        places = self.places()
+        missing = places.pop(None, self.missing)
+        values, codes = list(places), list(places.values())
         if values and isinstance(values[0], str):
             x = x.cast(pl.String)
-            codes = x.cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32)
-            if None in self.categories or self.categories[: len(values)] != values:
-                codes = codes.replace_strict(range(len(values)), self._places(values), default=None, return_dtype=pl.Int32)
+            known = x.cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32)
+            if codes != list(range(len(values))):
+                known = pl.lit(pl.Series(codes, dtype=pl.Int32)).gather(known)
         elif values:
-            codes = x.replace_strict(
-                pl.Series(values), pl.Series(self._places(values), dtype=pl.Int32), default=None, return_dtype=pl.Int32
-            )
+            known = x.replace_strict(_series(values, dtype), pl.Series(codes, dtype=pl.Int32), default=None, return_dtype=pl.Int32)
         else:
-            codes = pl.lit(None, dtype=pl.Int32)
-        known = codes
-        missing = -1 if self.missing is None else self.missing
-        unknown = -1 if self.unknown is None else self.unknown
-        result = pl.when(x.is_null()).then(missing).otherwise(known.fill_null(unknown))
-        if self.unknown is None or self.missing is None:
-            result = pl.struct(code=result, value=x).map_batches(self._refuse, return_dtype=pl.Int32)
+            known = pl.when(x.is_null()).then(None).otherwise(None).cast(pl.Int32)
+        result = known.fill_null(-1 if self.unknown is None else self.unknown)
+        if missing != self.unknown:
+            result = pl.when(x.is_null()).then(-1 if missing is None else missing).otherwise(result)
+        if self.unknown is None or missing is None:
+            refuse = _Refuse(self, unknown=self.unknown is None, missing=missing is None)
+            result = pl.struct(code=result, value=x).map_batches(refuse, return_dtype=pl.Int32)
         return result.cast(pl.Int32)
 
     def lookup(self) -> Callable[[Any], int]:
         """The code of one value."""
-        places = {value: code for code, value in enumerate(self.categories)}
-        unknown, missing, error = self.unknown, self.missing, self._error
+        places = self.places()
+        missing, unknown, error = places.pop(None, self.missing), self.unknown, self.error
 
         def code(value: Any) -> int:
-            found = places.get(value)
-            if found is not None and value is not None:
-                return found
             if value is None or value != value:
                 found = missing
             else:
-                found = unknown
+                found = places.get(value, unknown)
             if found is None:
                 raise error([value])
             return found
 
         return code
 
-    def _places(self, values: Sequence[Any]) -> list[int]:
-        places = {value: code for code, value in enumerate(self.categories)}
-        return [places[value] for value in values]
-
-    def _refuse(self, rows: pl.Series) -> pl.Series:
-        codes, values = rows.struct.field("code"), rows.struct.field("value")
-        bad = pl.Series([False]).new_from_index(0, len(rows)) if not len(rows) else codes == -1
-        if self.unknown is not None:
-            bad = bad & values.is_null()
-        if self.missing is not None:
-            bad = bad & values.is_not_null()
-        if bad.any():
-            raise self._error(values.filter(bad).unique(maintain_order=True).head(5).to_list())
-        return codes.cast(pl.Int32)
-
-    def _error(self, values: Sequence[Any]) -> DataError:
+    def error(self, values: Sequence[Any]) -> DataError:
+        """The refusal of these values."""
         known = f"{len(self.categories)} categories seen in fit"
         return DataError(
             f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} that it does not know.",
             f"Expected one of the {known}; got {list(values)!r}.",
             "let the stage ignore unknown values (handle_unknown), impute missing ones before it, or refit.",
         )
+
+
+@dataclass(frozen=True)
+class _Refuse:
+    """Raises for codes of -1 whose value is unknown or missing, whichever is not allowed."""
+
+    codes: Codes
+    unknown: bool
+    missing: bool
+
+    def __call__(self, rows: pl.Series) -> pl.Series:
+        codes, values = rows.struct.field("code"), rows.struct.field("value")
+        bad = (codes == -1) & ((values.is_null() & self.missing) | (values.is_not_null() & self.unknown))
+        if bad.any():
+            raise self.codes.error(values.filter(bad).unique(maintain_order=True).head(5).to_list())
+        return codes
+
+
+def _series(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
+    """Categories as a series that a column of this type can be compared with."""
+    try:
+        return pl.Series(values, dtype=dtype)
+    except (TypeError, pl.exceptions.PolarsError):  # given by the user in another type
+        return pl.Series(values)
+
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import polars as pl
 import polars.selectors as cs
@@ -118,10 +118,12 @@ def dtype_from_json(value: Any) -> pl.DataType:
     match value:
         case str() if value in _PLAIN:
             return _PLAIN[value]
-        case ["Datetime", str() as unit, zone] if unit in ("ms", "us", "ns") and (zone is None or isinstance(zone, str)):
-            return pl.Datetime(unit, zone)
-        case ["Duration", str() as unit] if unit in ("ms", "us", "ns"):
-            return pl.Duration(unit)
+        case ["Datetime", ("ms" | "us" | "ns") as unit, zone] if (
+            zone is None or isinstance(zone, str)
+        ):
+            return pl.Datetime(cast(Any, unit), zone)
+        case ["Duration", ("ms" | "us" | "ns") as unit]:
+            return pl.Duration(cast(Any, unit))
         case ["Enum", list() as categories] if all(isinstance(c, str) for c in categories):
             return pl.Enum(categories)
         case ["Array", inner, int() as size] if 0 <= size <= 2**31:
@@ -141,7 +143,9 @@ def schema_to_json(schema: Mapping[str, pl.DataType]) -> list[list[Any]]:
 
 def schema_from_json(value: Any) -> pl.Schema:
     if not isinstance(value, list) or not all(isinstance(v, list) and len(v) == 2 for v in value):
-        raise SchemaError("A saved schema is malformed.", f"Expected a list of [name, type]; got {type(value).__name__}.")
+        raise SchemaError(
+            "A saved schema is malformed.", f"Expected a list of [name, type]; got {type(value).__name__}."
+        )
     return pl.Schema({str(name): dtype_from_json(dtype) for name, dtype in value})
 
 
@@ -203,4 +207,5 @@ def value_from_json(value: Any) -> Any:
 
 
 def _instance(dtype: Any) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype
+    made: pl.DataType = dtype() if isinstance(dtype, type) else dtype
+    return made

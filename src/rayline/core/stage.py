@@ -47,7 +47,7 @@ def an_int(low: int | None = None, high: int | None = None, *, none: bool = Fals
 
 def a_number(low: float | None = None, high: float | None = None, *, none: bool = False) -> Check:
     words = f"a number{_bounds(low, high)}{' or None' if none else ''}"
-    return Check(words, lambda v: (none and v is None) or (_is_int(v) or isinstance(v, float)) and _within(v, low, high))
+    return Check(words, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high)))
 
 
 def a_string(*, none: bool = False) -> Check:
@@ -177,10 +177,10 @@ class Stage(ABC, metaclass=_StageMeta):
                 kinds = " or ".join(self.accepts)
                 raise SchemaError.dtype(f"{where} ({name})", wrong[0], f"a {kinds} column", schema[wrong[0]])
             return chosen
-        kinds = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
+        found = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
         wants_text, wants_category = Kind.TEXT in self.kinds, Kind.CATEGORY in self.kinds
         chosen = []
-        for column, kind in kinds.items():
+        for column, kind in found.items():
             if kind is Kind.CATEGORY and schema[column] == pl.String and wants_text != wants_category:
                 kind = Kind.TEXT if text(column) else Kind.CATEGORY
             if kind in self.kinds:

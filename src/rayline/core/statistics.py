@@ -447,12 +447,12 @@ def merge_answers(parts: Iterable[Mapping[Request, Statistic]]) -> dict[Request,
     return {r: r.statistic.merge_all([part[r] for part in parts], **dict(r.options)) for r in requests}
 
 
-_NO_VALUES = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64})
+_NO_VALUES: pl.DataFrame = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64})
 
 # The float64 number line as integers: order-preserving, so buckets are runs of neighbouring floats.
 
 _BUCKETS = pl.Struct({"n_null": pl.Int64, "level": pl.Int64, "key": pl.List(pl.Int64), "n": pl.List(pl.Int64)})
-_NO_BUCKETS = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
+_NO_BUCKETS: pl.DataFrame = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
 
 
 def _keys(values: pl.Series) -> pl.Series:

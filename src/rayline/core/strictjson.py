@@ -25,7 +25,9 @@ def loads(data: bytes, what: str) -> Any:
         raise ArtifactError(f"{what} is too large.", f"Expected at most {MAX_BYTES:,} bytes; got {len(data):,}.")
 
     def fail(reason: str) -> NoReturn:
-        raise ArtifactError(f"{what} is not the JSON that Rayline writes: {reason}.", "", "save it again from its source.")
+        raise ArtifactError(
+            f"{what} is not the JSON that Rayline writes: {reason}.", "", "save it again from its source."
+        )
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(items)

@@ -41,7 +41,11 @@ class Target:
 
     @classmethod
     def learn(
-        cls, columns: Sequence[str], schema: Mapping[str, pl.DataType], counts: Sequence[ValueCounts | None], task: Task | None
+        cls,
+        columns: Sequence[str],
+        schema: Mapping[str, pl.DataType],
+        counts: Sequence[ValueCounts | None],
+        task: Task | None,
     ) -> Self:
         """The target from the value counts of its columns (None where not counted, as in a regression).
 
@@ -128,7 +132,9 @@ class Target:
             series = table[column]
             if self.task.is_classification:
                 values = pl.Series(list(self.classes[i]), dtype=self.dtypes[i])
-                codes = series.cast(self.dtypes[i]).replace_strict(values, range(len(values)), default=None, return_dtype=pl.Int64)
+                codes = series.cast(self.dtypes[i]).replace_strict(
+                    values, range(len(values)), default=None, return_dtype=pl.Int64
+                )
                 if codes.null_count():
                     bad = series.filter(codes.is_null()).unique().head(5).to_list()
                     raise DataError(
@@ -158,7 +164,11 @@ class Target:
     def probability_names(self) -> list[str]:
         if len(self.columns) == 1:
             return [f"probability_{_word(c)}" for c in self.classes[0]]
-        return [f"probability_{column}_{_word(c)}" for column, cs in zip(self.columns, self.classes, strict=True) for c in cs]
+        return [
+            f"probability_{column}_{_word(c)}"
+            for column, cs in zip(self.columns, self.classes, strict=True)
+            for c in cs
+        ]
 
     def predictions(self, scores: Array) -> pl.DataFrame:
         """One column for each target in the labels' own type, from a model's scores (see `Framework.predict`)."""
@@ -168,7 +178,9 @@ class Target:
             series = [pl.Series(n, c).cast(d) for n, c, d in zip(self.prediction_names, columns, dtypes, strict=True)]
             return pl.DataFrame(series)
         out = []
-        for name, codes, classes, dtype in zip(self.prediction_names, self._codes(scores), self.classes, self.dtypes, strict=True):
+        for name, codes, classes, dtype in zip(
+            self.prediction_names, self._codes(scores), self.classes, self.dtypes, strict=True
+        ):
             labels = pl.Series(name, list(classes), dtype=dtype)
             out.append(labels.gather(pl.Series(codes.astype(np.int64))).alias(name))
         return pl.DataFrame(out)
@@ -186,7 +198,9 @@ class Target:
             )
         scores = scores.astype(np.float64)
         if self.task is Task.BINARY:
-            positive = scores[:, 1:2] if len(self.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2 else scores
+            positive = (
+                scores[:, 1:2] if len(self.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2 else scores
+            )
             positive = positive.reshape(len(scores), len(self.columns))
             scores = np.stack([1.0 - positive, positive], axis=2).reshape(len(scores), -1)
         return pl.DataFrame({name: scores[:, i] for i, name in enumerate(self.probability_names)})

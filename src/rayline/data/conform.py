@@ -21,9 +21,7 @@ def readable(schema: Mapping[str, pl.DataType]) -> pl.Schema:
     for name, dtype in schema.items():
         if dtype in (pl.Categorical, pl.Enum):
             plain[name] = pl.String()
-        elif dtype == pl.Null:
-            plain[name] = pl.Float64()
-        elif isinstance(dtype, pl.Decimal):
+        elif dtype == pl.Null or isinstance(dtype, pl.Decimal):
             plain[name] = pl.Float64()
         else:
             plain[name] = dtype
@@ -189,4 +187,8 @@ def _datetime(value: Any) -> dt.datetime:
 def refuse_empty(n_rows: int, where: str) -> None:
     """Raise DataError when there are no rows."""
     if not n_rows:
-        raise DataError(f"{where}: the data has no rows.", "Expected at least one.", "check the filter or the path that it comes from.")
+        raise DataError(
+            f"{where}: the data has no rows.",
+            "Expected at least one.",
+            "check the filter or the path that it comes from.",
+        )

@@ -66,7 +66,9 @@ class Walk:
         for path, leaf in self.leaves:
             where = f"Preprocessor.fit: stage {path!r}"
             try:
-                columns = leaf.select(table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c]))
+                columns = leaf.select(
+                    table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c])
+                )
             except SchemaError:
                 if certain:
                     raise
@@ -121,7 +123,11 @@ class Walk:
         return bool(answer.is_text)  # type: ignore[attr-defined]
 
     def _answers(
-        self, requests: Sequence[Request], lineage: Mapping[str, Lineage], operations: Sequence[Operation], prefix: str | None
+        self,
+        requests: Sequence[Request],
+        lineage: Mapping[str, Lineage],
+        operations: Sequence[Operation],
+        prefix: str | None,
     ) -> Answers | None:
         """The answers, or None while some are missing (they are noted) or cannot be asked yet."""
         answers: Answers = {}
@@ -149,7 +155,10 @@ class Walk:
             kinds = [type(step) if isinstance(step, Operation) else step for step in steps]
             if places[0].prefix is not None and all(kind.pushes(request.statistic) for kind in kinds):
                 return request._replace(columns=(places[0].source,), prefix=places[0].prefix), steps
-        elif all(place.prefix == places[0].prefix and not place.steps for place in places) and places[0].prefix is not None:
+        elif (
+            all(place.prefix == places[0].prefix and not place.steps for place in places)
+            and places[0].prefix is not None
+        ):
             return request._replace(columns=tuple(place.source for place in places), prefix=places[0].prefix), ()
         return (None, ()) if prefix is None else (request._replace(prefix=prefix), ())
 
@@ -207,7 +216,9 @@ def fit(
             rows = answers.get(ROWS)
             return Fit(walk.fitted, walk.final, getattr(rows, "count", -1), scans, walk.output, answers)
         if not missing:
-            raise RaylineError(f"{where}: the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it.")
+            raise RaylineError(
+                f"{where}: the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
+            )
         if ROWS not in answers:
             missing.append(ROWS)
         scan = Scan(missing, walk.prefixes)
@@ -220,4 +231,8 @@ def fit(
 def _refuse_empty(answers: Mapping[Request, Statistic], where: str) -> None:
     rows = answers.get(ROWS)
     if isinstance(rows, RowCount) and not rows.count:
-        raise DataError(f"{where}: the data has no rows.", "Expected at least one.", "check the filter or the path that it comes from.")
+        raise DataError(
+            f"{where}: the data has no rows.",
+            "Expected at least one.",
+            "check the filter or the path that it comes from.",
+        )

@@ -97,7 +97,12 @@ class Preprocessor:
             raise ParameterError.unknown("Preprocessor: stage", unknown, [name for name, _ in self._stages])
         return type(self)(
             [
-                (name, stage.replace(changes.get(name, {})) if isinstance(stage, Preprocessor) else stage.replace(**changes.get(name, {})))
+                (
+                    name,
+                    stage.replace(changes.get(name, {}))
+                    if isinstance(stage, Preprocessor)
+                    else stage.replace(**changes.get(name, {})),
+                )
                 for name, stage in self._stages
             ]
         )
@@ -168,7 +173,13 @@ class Preprocessor:
     def _refuse_targets(self, targets: Sequence[str], where: str) -> None:
         for path, leaf in self.leaves:
             chosen = leaf.learned["columns"] if leaf.learned is not None and "columns" in leaf.learned else leaf.columns
-            named = {chosen} if isinstance(chosen, str) else set(chosen) if isinstance(chosen, (list, tuple, dict)) else set()
+            named = (
+                {chosen}
+                if isinstance(chosen, str)
+                else set(chosen)
+                if isinstance(chosen, (list, tuple, dict))
+                else set()
+            )
             taken = sorted(named & set(targets))
             if taken:
                 raise SchemaError(
@@ -222,7 +233,9 @@ class Preprocessor:
 
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
         """The transformation as a function of a LazyFrame; it can be sent to workers."""
-        operations = [o for path, leaf in self.leaves for o in leaf.lower_training(path)] if training else self.operations
+        operations = (
+            [o for path, leaf in self.leaves for o in leaf.lower_training(path)] if training else self.operations
+        )
         return _Transform(conform.Conform(self.input_schema, "Preprocessor.transform"), operations)
 
     def row_function(self) -> RowFunction | None:
@@ -285,12 +298,18 @@ class Preprocessor:
 
     def __repr__(self) -> str:
         lines = [f"  ({name!r}, {_indent(repr(stage))})," for name, stage in self._stages]
-        state = f"fitted: {len(self._input)} columns in, {len(self._output or ())} out, {self._scans} scan(s)" if self._input is not None else "not fitted"
+        state = (
+            f"fitted: {len(self._input)} columns in, {len(self._output or ())} out, {self._scans} scan(s)"
+            if self._input is not None
+            else "not fitted"
+        )
         return "\n".join(["Preprocessor([", *lines, f"])  # {state}"])
 
     def _require_fitted(self, where: str) -> None:
         if self._input is None:
-            raise NotFittedError(f"{where}: the preprocessor is not fitted.", "Expected a fitted one.", "call .fit(data) first.")
+            raise NotFittedError(
+                f"{where}: the preprocessor is not fitted.", "Expected a fitted one.", "call .fit(data) first."
+            )
 
     # -- JSON ------------------------------------------------------------------------------------------------------
 
@@ -311,7 +330,9 @@ class Preprocessor:
     def from_json(cls, data: Any) -> Self:
         """The inverse of `to_json`. Raises ArtifactError when it is not one, or of a newer format."""
         if not isinstance(data, dict) or data.get("format") != "rayline.preprocessor":
-            raise ArtifactError("Not a saved preprocessor.", "Expected a JSON object with format 'rayline.preprocessor'.")
+            raise ArtifactError(
+                "Not a saved preprocessor.", "Expected a JSON object with format 'rayline.preprocessor'."
+            )
         version = data.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise ArtifactError(
@@ -349,10 +370,10 @@ class _Transform:
         return apply_all(self._operations, self._check(table))
 
 
-def _stage_from_json(data: Mapping[str, Any]) -> Stage | Preprocessor:
+def _stage_from_json(data: Any) -> Stage | Preprocessor:
     if "stage" not in data:
         return Preprocessor.from_json(data)
-    cls = registry.stage(data["stage"])
+    cls: Any = registry.stage(data["stage"])
     made = cls.from_json(data)
     assert isinstance(made, Stage)
     return made
@@ -360,13 +381,22 @@ def _stage_from_json(data: Mapping[str, Any]) -> Stage | Preprocessor:
 
 def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]]) -> tuple[tuple[str, Stage | Preprocessor], ...]:
     seen: set[str] = set()
+    pair: Any
     for pair in stages:
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ParameterError.value("Preprocessor", "stages", "(name, stage) pairs", pair)
         name, stage = pair
         if not isinstance(stage, (Stage, Preprocessor)):
-            hint = "a stage must be an object, not its class" if isinstance(stage, type) else "derive it from rayline.Stage"
-            raise ParameterError(f"Preprocessor: stage {name!r} is no stage.", f"Expected a Stage or a Preprocessor; got {stage!r}.", hint)
+            hint = (
+                "a stage must be an object, not its class"
+                if isinstance(stage, type)
+                else "derive it from rayline.Stage"
+            )
+            raise ParameterError(
+                f"Preprocessor: stage {name!r} is no stage.",
+                f"Expected a Stage or a Preprocessor; got {stage!r}.",
+                hint,
+            )
         if name in seen or not name or "/" in name:
             raise ParameterError.value("Preprocessor", "stages", "different names, not empty and without '/'", name)
         seen.add(name)

@@ -178,7 +178,14 @@ def _from_pandas(data: Any) -> pl.DataFrame:
         return pl.from_pandas(data.rename(columns=str) if not all(isinstance(c, str) for c in data.columns) else data)
     except (TypeError, ValueError, pa.ArrowInvalid, pa.ArrowTypeError):
         # An object column with mixed types: find it, so that the error names it.
-        return pl.DataFrame([_object_series(str(n), data[n].to_numpy(dtype=object)) if data[n].dtype == object else pl.from_pandas(data[n]).alias(str(n)) for n in data.columns])
+        return pl.DataFrame([_pandas_series(str(name), data[name]) for name in data.columns])
+
+
+def _pandas_series(name: str, column: Any) -> pl.Series:
+    if column.dtype == object:
+        return _object_series(name, column.to_numpy(dtype=object))
+    series: Any = pl.from_pandas(column)
+    return pl.Series(name, series)
 
 
 def _refuse_duplicates(names: Sequence[str]) -> None:

@@ -74,7 +74,9 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
     try:
         if directory:
             if path.exists():
-                raise ArtifactError(f"{path} exists.", "Expected a new directory.", "choose another name, or save as a file.")
+                raise ArtifactError(
+                    f"{path} exists.", "Expected a new directory.", "choose another name, or save as a file."
+                )
             for name, content in members.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 _write(temporary / name, content)
@@ -130,11 +132,16 @@ def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
     body["golden.json"] = strictjson.dumps(_golden(pipeline))
     bad = [name for name in body if not _NAME.fullmatch(name)]
     if bad:
-        raise ArtifactError(f"The {model.framework} adapter wrote a file with the name {bad[0]!r}.", "Expected plain names.")
+        raise ArtifactError(
+            f"The {model.framework} adapter wrote a file with the name {bad[0]!r}.", "Expected plain names."
+        )
     manifest = {
         "format": "rayline.pipeline",
         "format_version": FORMAT_VERSION,
-        "made_by": {"python": platform.python_version(), **_versions("rayline", "polars", model.adapter.package or model.framework)},
+        "made_by": {
+            "python": platform.python_version(),
+            **_versions("rayline", "polars", model.adapter.package or model.framework),
+        },
         "framework": model.framework,
         "features": schema_to_json(model.schema),
         "input_schema": schema_to_json(pipeline.input_schema),
@@ -172,7 +179,9 @@ def from_members(members: Mapping[str, bytes], where: str, expected_digest: str 
     except RaylineError:
         raise
     except Exception as error:  # whatever the native reader of a framework raises
-        raise ArtifactError(f"{where}: {framework} cannot read its model: {error}.", "", "save the pipeline again.") from error
+        raise ArtifactError(
+            f"{where}: {framework} cannot read its model: {error}.", "", "save the pipeline again."
+        ) from error
     model = Model(framework, native, features, target, metrics=metrics)
     pipeline = InferencePipeline(preprocessor, model)
     _check_golden(pipeline, golden, where)
@@ -185,7 +194,9 @@ def from_members(members: Mapping[str, bytes], where: str, expected_digest: str 
 def _manifest(members: Mapping[str, bytes], where: str, expected_digest: str | None) -> dict[str, Any]:
     for name in ("digest", "manifest.json"):
         if name not in members:
-            raise ArtifactError(f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members)[:8]}.")
+            raise ArtifactError(
+                f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members)[:8]}."
+            )
     digest = hashlib.sha256(members["manifest.json"]).hexdigest()
     if members["digest"].decode("ascii", "replace").strip() != digest:
         raise ArtifactError(f"{where} is damaged: its manifest has another digest than it says.", "", "copy it again.")
@@ -210,9 +221,13 @@ def _manifest(members: Mapping[str, bytes], where: str, expected_digest: str | N
     for name, about in listed.items():
         content = members[name]
         if not isinstance(about, dict) or about.get("size_bytes") != len(content):
-            raise ArtifactError(f"{where}: member {name!r} has another size than its manifest says.", "", "copy it again.")
+            raise ArtifactError(
+                f"{where}: member {name!r} has another size than its manifest says.", "", "copy it again."
+            )
         if about.get("sha256") != hashlib.sha256(content).hexdigest():
-            raise ArtifactError(f"{where}: member {name!r} has another hash than its manifest says.", "", "copy it again.")
+            raise ArtifactError(
+                f"{where}: member {name!r} has another hash than its manifest says.", "", "copy it again."
+            )
     return manifest
 
 
@@ -235,10 +250,15 @@ def _check_golden(pipeline: InferencePipeline, golden: Any, where: str) -> None:
         while isinstance(expected.dtype, pl.List):
             expected = expected.explode()
         near = len(got) == len(expected) and bool(
-            ((got.cast(pl.Float64) - expected.cast(pl.Float64)).abs() <= TOLERANCE * (1 + expected.cast(pl.Float64).abs())).all()
+            (
+                (got.cast(pl.Float64) - expected.cast(pl.Float64)).abs()
+                <= TOLERANCE * (1 + expected.cast(pl.Float64).abs())
+            ).all()
         )
     except (pl.exceptions.PolarsError, TypeError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{where}: the golden rows cannot be predicted: {error}.", "", "save the pipeline again.") from error
+        raise ArtifactError(
+            f"{where}: the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
+        ) from error
     if not near:
         raise ArtifactError(
             f"{where}: the golden rows give other predictions than when it was saved.",
@@ -276,10 +296,20 @@ def _read_archive(path: Path) -> dict[str, bytes]:
                 return dict(_members(opened, size, path))
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist.", "Expected a file written by InferencePipeline.save.") from None
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        struct.error,
+    ) as error:
         if isinstance(error, RaylineError):
             raise
-        raise ArtifactError(f"{path} is damaged: {error}.", "Expected a file written by InferencePipeline.save.", "copy it again.") from error
+        raise ArtifactError(
+            f"{path} is damaged: {error}.", "Expected a file written by InferencePipeline.save.", "copy it again."
+        ) from error
 
 
 def _check_end(file: Any, path: Path) -> int:
@@ -290,9 +320,15 @@ def _check_end(file: Any, path: Path) -> int:
     file.seek(size - _END.size)
     signature, _, _, _, n_members, directory_bytes, offset, comment = _END.unpack(file.read(_END.size))
     if signature != b"PK\x05\x06" or comment:
-        raise ArtifactError(f"{path} is not a Rayline artifact, or was cut off.", "Expected a ZIP file without a comment.", "copy it again.")
+        raise ArtifactError(
+            f"{path} is not a Rayline artifact, or was cut off.",
+            "Expected a ZIP file without a comment.",
+            "copy it again.",
+        )
     if n_members > MAX_MEMBERS or directory_bytes > MAX_DIRECTORY_BYTES or offset + directory_bytes + _END.size != size:
-        raise ArtifactError(f"{path} has a directory that Rayline does not write.", f"Expected at most {MAX_MEMBERS} members.")
+        raise ArtifactError(
+            f"{path} has a directory that Rayline does not write.", f"Expected at most {MAX_MEMBERS} members."
+        )
     return size
 
 
@@ -300,12 +336,26 @@ def _members(opened: zipfile.ZipFile, size: int, path: Path) -> Iterator[tuple[s
     infos = opened.infolist()
     total, seen = 0, set()
     for info in infos:
-        plain = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size and not info.flag_bits & 0x1
+        plain = (
+            info.compress_type == zipfile.ZIP_STORED
+            and info.file_size == info.compress_size
+            and not info.flag_bits & 0x1
+        )
         total += info.file_size
-        if not plain or not _NAME.fullmatch(info.orig_filename) or info.orig_filename != info.filename or info.external_attr >> 28 not in (0, 8):
-            raise ArtifactError(f"{path}: member {info.orig_filename[:80]!r} is not one that Rayline writes.", "Expected plain stored files.")
+        if (
+            not plain
+            or not _NAME.fullmatch(info.orig_filename)
+            or info.orig_filename != info.filename
+            or info.external_attr >> 28 not in (0, 8)
+        ):
+            raise ArtifactError(
+                f"{path}: member {info.orig_filename[:80]!r} is not one that Rayline writes.",
+                "Expected plain stored files.",
+            )
         if info.filename.lower() in seen or total > size:
-            raise ArtifactError(f"{path}: member {info.filename[:80]!r} occurs twice or overlaps another.", "Expected each member once.")
+            raise ArtifactError(
+                f"{path}: member {info.filename[:80]!r} occurs twice or overlaps another.", "Expected each member once."
+            )
         seen.add(info.filename.lower())
     for info in infos:
         yield info.filename, opened.read(info)
@@ -322,7 +372,9 @@ def _read_directory(path: Path) -> dict[str, bytes]:
             entry = Path(place, name)
             relative = entry.relative_to(path).as_posix()
             if not _NAME.fullmatch(relative) or len(members) >= MAX_MEMBERS:
-                raise ArtifactError(f"{path}: {relative[:80]!r} is not a file that Rayline writes.", "Expected plain names.")
+                raise ArtifactError(
+                    f"{path}: {relative[:80]!r} is not a file that Rayline writes.", "Expected plain names."
+                )
             members[relative] = entry.read_bytes()
     return members
 

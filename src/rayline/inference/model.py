@@ -145,7 +145,9 @@ class Model:
         self.native = unpack(self.adapter, files)
 
     @classmethod
-    def of_native(cls, native: Any, *, preprocessed: Mapping[str, pl.DataType] | None = None, target: Target | None = None) -> Self:
+    def of_native(
+        cls, native: Any, *, preprocessed: Mapping[str, pl.DataType] | None = None, target: Target | None = None
+    ) -> Self:
         """A framework's own object as a Model.
 
         Parameters
@@ -181,7 +183,10 @@ class Model:
                 "Expected a model trained with feature names, or a preprocessor before it.",
                 "use preprocessor.chain(model).",
             )
-        if target is None or (target.task, target.n_outputs) != (about.task, about.n_classes if about.n_classes > 2 else about.n_targets):
+        if target is None or (target.task, target.n_outputs) != (
+            about.task,
+            about.n_classes if about.n_classes > 2 else about.n_targets,
+        ):
             target = Target.unnamed(about.task, about.n_classes, about.n_targets)
         return cls(name, native, schema, target)
 

@@ -128,7 +128,7 @@ class InferencePipeline:
         return registry.engine_for(data).map(data, _Predict(self, proba=proba, labels=True, keep=keep))
 
     def _takes_rows(self, rows: Any) -> bool:
-        return isinstance(rows, list) and 0 < len(rows) <= ROW_PATH_MOST and self._row is not None
+        return isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and self._row is not None
 
     @cached_property
     def _row(self) -> Callable[[Row], None] | None:

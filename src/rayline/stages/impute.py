@@ -44,7 +44,7 @@ class SimpleImputer(ColumnStage):
     [1.0, 2.0, 3.0]
     """
 
-    kinds: ClassVar = (Kind.NUMERIC, Kind.CATEGORY, Kind.BOOLEAN)
+    kinds: ClassVar = (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN)
     becomes: ClassVar = Fill
 
     strategy: str = param("mean", one_of("mean", "median", "most_frequent", "constant"))
