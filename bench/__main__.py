@@ -1,0 +1,32 @@
+"""`python -m bench`: run the measurements, print their tables, and put them on the page docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.report import Options, write
+
+PROGRAMS = ["preprocessing", "training", "tuning", "serving"]
+
+
+def main(
+    programs: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(PROGRAMS)}; all when omitted.")] = None,
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of the main table; smaller is a try, not a measurement.")] = 5_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")] = 3,
+    full: Annotated[bool, typer.Option(help="Repeat what takes minutes, too, and measure memory on 50 million rows.")] = False,
+    save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,
+) -> None:
+    """Measure Rayline side by side with what it is compared with."""
+    console = Console()
+    for program in programs or PROGRAMS:
+        section = importlib.import_module(f"bench.{program}").run(Options(rows=rows, repeats=repeats, full=full))
+        section.show(console)
+        if save:
+            write([section])
+
+
+typer.run(main)
