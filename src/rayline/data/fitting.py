@@ -108,7 +108,7 @@ class Walk:
             answers = self._answers(wanted, lineage, operations, prefix)
             if answers is not None and not self.missing:
                 self.final, self.complete = answers, True
-        elif ask and certain:
+        elif ask:
             self._answers(ask(View(tuple(table), table, tuple(self.targets))), lineage, operations, None)
 
     def _is_text(self, lineage: Lineage) -> bool:

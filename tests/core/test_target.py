@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+import rayline as rl
+from rayline.core.statistics import Request, ValueCounts, evaluate
+from rayline.core.target import Target, Task
+
+
+def learn(table: pl.DataFrame, *columns: str, task: Task | None = None) -> Target:
+    requests = [Request(ValueCounts, (c,)) for c in columns]
+    answers = evaluate(table.lazy(), requests)
+    return Target.learn(columns, table.schema, [answers[r] for r in requests], task)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype", "task", "classes"),
+    [
+        (["b", "a", "b"], pl.String, None, ("a", "b")),
+        (["b", "a", "b"], pl.Categorical, None, ("a", "b")),
+        ([True, False, True], pl.Boolean, None, (False, True)),
+        ([3, 1, 2], pl.Int64, Task.MULTICLASS, (1, 2, 3)),
+        (["x", "y", "z"], pl.String, None, ("x", "y", "z")),
+        ([1, 0, 1], pl.Int8, Task.BINARY, (0, 1)),
+    ],
+)
+def test_labels_go_to_codes_and_back(
+    labels: list[object], dtype: pl.DataType, task: Task | None, classes: tuple[object, ...]
+) -> None:
+    table = pl.DataFrame({"y": pl.Series(labels, dtype=dtype)})
+    target = learn(table, "y", task=task)
+    assert target.classes == (classes,)
+    codes = target.encode(table)
+    assert [classes[c] for c in codes] == labels
+    scores = np.eye(len(classes))[codes]
+    back = target.predictions(scores)
+    assert back["prediction"].to_list() == labels
+    assert back.schema["prediction"] == (pl.String if dtype == pl.Categorical else dtype)
+    assert target.predictions(codes).equals(back)
+    assert [target.row_prediction(scores[i : i + 1])["prediction"] for i in range(len(labels))] == labels
+    probabilities = target.probabilities(scores)
+    assert probabilities.columns == [f"probability_{str(c).lower() if isinstance(c, bool) else c}" for c in classes]
+    assert target.row_probabilities(scores[:1]) == probabilities.row(0, named=True)
+    assert Target.from_json(target.to_json()) == target
+
+
+def test_binary_scores_may_be_one_column() -> None:
+    target = learn(pl.DataFrame({"y": ["no", "yes"]}), "y")
+    scores = np.array([0.2, 0.9], dtype=np.float32)
+    assert target.predictions(scores)["prediction"].to_list() == ["no", "yes"]
+    assert target.probabilities(scores)["probability_yes"].to_list() == scores.astype(float).tolist()
+
+
+def test_several_targets() -> None:
+    table = pl.DataFrame({"a": [True, False], "b": ["x", "y"]})
+    target = learn(table, "a", "b")
+    assert target.encode(table).tolist() == [[1, 0], [0, 1]]
+    scores = np.array([[0.9, 0.1], [0.2, 0.8]])
+    assert target.predictions(scores).to_dict(as_series=False) == {
+        "prediction_a": [True, False],
+        "prediction_b": ["x", "y"],
+    }
+    assert target.probabilities(scores).columns == [
+        "probability_a_false", "probability_a_true", "probability_b_x", "probability_b_y",
+    ]  # fmt: skip
+    numbers = learn(pl.DataFrame({"a": [1.0, 2.0], "b": [3, 4]}), "a", "b")
+    assert numbers.task is Task.REGRESSION
+    assert numbers.row_prediction(np.array([[1.5, 2.5]])) == {"prediction_a": 1.5, "prediction_b": 2.5}
+    assert numbers.predictions(np.array([[1.5, 2.5]])).row(0) == (1.5, 2.5)
+
+
+def test_what_cannot_be_a_target() -> None:
+    with pytest.raises(rl.DataError, match="one class only"):
+        learn(pl.DataFrame({"y": ["a", "a"]}), "y")
+    with pytest.raises(rl.DataError, match="1 missing"):
+        learn(pl.DataFrame({"y": ["a", "b", None]}), "y")
+    with pytest.raises(rl.DataError, match="objective is binary"):
+        learn(pl.DataFrame({"y": ["a", "b", "c"]}), "y", task=Task.BINARY)
+    with pytest.raises(rl.DataError, match="objective is a regression"):
+        learn(pl.DataFrame({"y": ["a", "b"]}), "y", task=Task.REGRESSION)
+    with pytest.raises(rl.DataError, match="one model for each target"):
+        learn(pl.DataFrame({"y": ["a", "b", "c"], "z": ["a", "b", "c"]}), "y", "z")
+    target = learn(pl.DataFrame({"y": ["a", "b"]}), "y")
+    with pytest.raises(rl.DataError, match=r"did not see.*\n.*'c'"):
+        target.encode(pl.DataFrame({"y": ["a", "c"]}))
+    with pytest.raises(rl.DataError, match="1 missing values"):
+        learn(pl.DataFrame({"y": [1.0, 2.0]}), "y").encode(pl.DataFrame({"y": [1.0, None]}))
+    with pytest.raises(rl.ParameterError, match="no probabilities"):
+        learn(pl.DataFrame({"y": [1.0, 2.0]}), "y").probabilities(np.array([1.0]))
