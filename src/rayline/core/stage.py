@@ -69,13 +69,14 @@ def param(default: Any, check: Check) -> Any:
 class View:
     """What a stage sees when it is fitted: the columns that are its own, their types, and the targets' names.
 
-    `prefix` says which table the columns stand in; a stage passes it on by making its requests through `ask`.
+    `untouched` (for the caller of a fit, who sees the output table) names columns that no stage has changed.
     """
 
     columns: tuple[str, ...]
     schema: Mapping[str, pl.DataType]
     targets: tuple[str, ...] = ()
     n_hint: int | None = None
+    untouched: tuple[str, ...] = ()
 
     def ask(self, statistic: type[Statistic], *columns: str, **options: Any) -> Request:
         return Request(statistic, columns, tuple(sorted(options.items())))

@@ -49,6 +49,7 @@ class Walk:
     schema: Mapping[str, pl.DataType]
     targets: Sequence[str]
     known: Mapping[Request, Statistic]
+    beside: Sequence[str] = ()
 
     fitted: list[Stage] = field(default_factory=list)
     missing: dict[Request, None] = field(default_factory=dict)
@@ -58,8 +59,8 @@ class Walk:
     output: pl.Schema = field(default_factory=pl.Schema)
 
     def run(self, ask: Ask | None) -> None:
-        table = pl.Schema(self.schema)
-        lineage = {name: Lineage(name) for name in table}
+        table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
+        lineage = {name: Lineage(name) for name in self.schema}
         operations: list[Operation] = []
         prefix: str | None = ""
         certain = True  # whether the columns of the table are all known
@@ -104,12 +105,16 @@ class Walk:
             table = after
         if len(self.fitted) == len(self.leaves):
             self.output = table
-            wanted = ask(View(tuple(table), table, tuple(self.targets))) if ask else []
+            wanted = ask(self._output_view(table, lineage)) if ask else []
             answers = self._answers(wanted, lineage, operations, prefix)
             if answers is not None and not self.missing:
                 self.final, self.complete = answers, True
         elif ask:
-            self._answers(ask(View(tuple(table), table, tuple(self.targets))), lineage, operations, None)
+            self._answers(ask(self._output_view(table, lineage)), lineage, operations, None)
+
+    def _output_view(self, table: pl.Schema, lineage: Mapping[str, Lineage]) -> View:
+        untouched = tuple(name for name in table if lineage[name] == Lineage(name))
+        return View(tuple(table), table, tuple(self.targets), untouched=untouched)
 
     def _is_text(self, lineage: Lineage) -> bool:
         # Free text shows only in the data. Suppose categories at first; when the scan says otherwise, walk again.
@@ -190,8 +195,11 @@ def fit(
     ask: Ask | None = None,
     known: Mapping[Request, Statistic] | None = None,
     where: str = "Preprocessor.fit",
+    beside: Sequence[str] = (),
 ) -> Fit:
     """Fit the leaves on the data, with as few scans as there are levels.
+
+    Columns named in `beside` (sample weights) are no part of the table for the stages; only `ask` may ask about them.
 
     Raises
     ------
@@ -203,7 +211,7 @@ def fit(
     answers: dict[Request, Statistic] = dict(known or {})
     scans = 0
     while True:
-        walk = Walk(where, leaves, schema, targets, answers)
+        walk = Walk(where, leaves, schema, targets, answers, beside)
         try:
             walk.run(ask)
         except RaylineError:

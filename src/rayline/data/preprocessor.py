@@ -140,8 +140,12 @@ class Preprocessor:
         target_columns: Sequence[str] | str = (),
         ask: fitting.Ask | None = None,
         known: Mapping[Any, Any] | None = None,
+        beside: Sequence[str] = (),
     ) -> fitting.Fit:
-        """As `fit`, with questions of the caller's own about the output table answered in the same scan."""
+        """As `fit`, with questions of the caller's own about the output table answered in the same scan.
+
+        Columns named in `beside` (sample weights) are for those questions only: the stages do not see them.
+        """
         engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         schema = conform.readable(engine.schema(data))
@@ -149,13 +153,18 @@ class Preprocessor:
         if absent:
             raise SchemaError.missing("Preprocessor.fit", absent, schema)
         self._refuse_targets(targets, "Preprocessor.fit")
-        fit = fitting.fit(engine, data, self.leaves, schema, targets=targets, ask=ask, known=known)
+        fit = fitting.fit(engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside)
         self._take(fit.leaves)
-        self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets})
+        self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets and name not in beside})
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
         self.__dict__.pop("operations", None)
         return fit
+
+    def adopt(self, fitted: Self) -> None:
+        """Become what a fitted clone of this preprocessor has become."""
+        self.__dict__.pop("operations", None)
+        self.__dict__.update({k: v for k, v in fitted.__dict__.items() if k != "operations"})
 
     def _take(self, leaves: Sequence[Stage]) -> None:
         rest = list(leaves)
