@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError
@@ -108,7 +110,7 @@ class Moments(Statistic):
         count, n_null = self.count + other.count, self.n_null + other.n_null
         if not self.count or not other.count:
             one = self if self.count else other
-            return type(self)(count, n_null, one.mean, one.m2)
+            return type(self)(count, n_null, one.mean, one.m2) if count else type(self)(0, n_null)
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
         m2 = self.m2 + other.m2 + delta * delta * (self.count * other.count / count)
@@ -121,11 +123,14 @@ class Moments(Statistic):
 
     def filled(self, value: float) -> Self:
         """The moments after the missing values became `value`."""
-        return type(self)(self.count, 0, self.mean, self.m2).merge(type(self)(self.n_null, 0, float(value), 0.0))
+        known = type(self)(self.count, 0, self.mean, self.m2)
+        return known.merge(type(self)(self.n_null, 0, float(value), 0.0)) if self.n_null else known
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
         """The moments after x became (x - shift) / scale + offset."""
-        return type(self)(self.count, self.n_null, (self.mean - shift) / scale + offset, self.m2 / (scale * scale))
+        if not self.count:
+            return self
+        return type(self)(self.count, self.n_null, (self.mean - shift) * (1.0 / scale) + offset, self.m2 / (scale * scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,7 @@ class Extremes(Statistic):
         """The extremes after x became (x - shift) / scale + offset."""
         if self.low is None:
             return self
-        ends = [(v - shift) / scale + offset for v in (self.low, self.high)]
+        ends = [(v - shift) * (1.0 / scale) + offset for v in (self.low, self.high)]
         return type(self)(self.count, self.n_null, min(ends), max(ends))
 
 
@@ -309,14 +314,16 @@ class Quantiles(Statistic):
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        return table.select(missing_as_null(columns[0]).map_batches(_bucket_batch, return_dtype=_BUCKETS, returns_scalar=True))
+        return table.select(value=missing_as_null(columns[0]))
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
-        row = values[0].item()
-        if row is None:
-            return cls()
-        return cls(row["n_null"], row["level"], pl.DataFrame({"key": row["key"], "n": row["n"]}, schema=_NO_BUCKETS.schema))
+        column: pl.Series = values[0]["value"]
+        keys = _keys(column.drop_nulls().to_numpy())
+        # Any part of the rows that overflows at a level proves that the whole does: find the level on a few rows first.
+        level = _level(np.sort(keys[: 4 * MAX_BUCKETS]))
+        table, more = _limited(_counted(keys >> level))
+        return cls(column.null_count(), level + more, table)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -344,32 +351,37 @@ class Quantiles(Statistic):
         count = self.count
         if not count:
             return None
-        table = self.table.sort("key")
-        ends = table["n"].cum_sum()
+        values, n = self.points()
+        ends = np.cumsum(n)
         position = q * (count - 1)
-        low, high = (self._value(int(table["key"][_first_beyond(ends, int(p))])) for p in (position, math.ceil(position)))
+        places = np.searchsorted(ends, [int(position), math.ceil(position)], side="right")
+        low, high = (float(v) for v in values[places])
         return low + (high - low) * (position - int(position)) if high != low else low
+
+    def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """The values in ascending order (at a level above 0 the middle of each bucket), and how often each occurs."""
+        table = self.table.sort("key")
+        return self._values(table), table["n"].to_numpy()
 
     def filled(self, value: float) -> Self:
         """The distribution after the missing values became `value`."""
-        more = pl.DataFrame({"key": [_key(float(value))], "n": [self.n_null]}, schema=_NO_BUCKETS.schema)
+        key = _keys(np.array([value], dtype=np.float64))
+        more = pl.DataFrame({"key": key, "n": [self.n_null]}, schema=_NO_BUCKETS.schema)
         known = type(self)(0, self.level, self.table)
         return known.merge(type(self)(0, 0, more)) if self.n_null else known
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
         """The distribution after x became (x - shift) / scale + offset."""
-        values = (self.values() - shift) / scale + offset
-        moved = pl.DataFrame({"key": _keys(values), "n": self.table["n"]}).with_columns(pl.col("key") // (1 << self.level))
+        values = (self._values(self.table) - shift) * (1.0 / scale) + offset
+        moved = pl.DataFrame({"key": _keys(values) >> self.level, "n": self.table["n"]})
         return self.merge_all([type(self)(self.n_null, self.level, moved)])
 
-    def values(self) -> pl.Series:
-        """The middle of each bucket, in the order of the table."""
-        return pl.Series("value", [self._value(key) for key in self.table["key"]], dtype=pl.Float64)
-
-    def _value(self, key: int) -> float:
+    def _values(self, table: pl.DataFrame) -> npt.NDArray[np.float64]:
+        keys = table["key"].to_numpy()
         if not self.level:
-            return _unkey(key)
-        return (_unkey(key << self.level) + _unkey(((key + 1) << self.level) - 1)) / 2
+            return _unkeys(keys)
+        low, high = (np.clip(k, *_FINITE) for k in (keys << self.level, ((keys + 1) << self.level) - 1))
+        return _unkeys(low) / 2 + _unkeys(high) / 2
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Quantiles):
@@ -451,37 +463,38 @@ _NO_VALUES: pl.DataFrame = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64}
 
 # The float64 number line as integers: order-preserving, so buckets are runs of neighbouring floats.
 
-_BUCKETS = pl.Struct({"n_null": pl.Int64, "level": pl.Int64, "key": pl.List(pl.Int64), "n": pl.List(pl.Int64)})
-_NO_BUCKETS: pl.DataFrame = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
+_NO_BUCKETS = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
+_MOST_BINS = 1 << 24  # counted in an array when the keys span no more
 
 
-def _keys(values: pl.Series) -> pl.Series:
-    bits = pl.col("x").reinterpret(dtype=pl.Int64)
-    key = pl.when(bits < 0).then(bits ^ 0x7FFF_FFFF_FFFF_FFFF).otherwise(bits)
-    return (values.alias("x") + 0.0).to_frame().select(key.alias("key")).to_series()  # + 0.0 makes -0.0 one with 0.0
+def _keys(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    bits = (values + 0.0).view(np.int64)  # + 0.0 makes -0.0 one with 0.0
+    return bits ^ ((bits >> 63) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
-def _key(value: float) -> int:
-    return int(_keys(pl.Series([value], dtype=pl.Float64))[0])
+def _unkeys(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return (keys ^ ((keys >> 63) & 0x7FFF_FFFF_FFFF_FFFF)).view(np.float64)
 
 
-def _unkey(key: int) -> float:
-    bits = key ^ 0x7FFF_FFFF_FFFF_FFFF if key < 0 else key
-    return float(pl.Series([bits], dtype=pl.Int64).reinterpret(dtype=pl.Float64)[0])
+_FINITE = tuple(int(key) for key in _keys(np.array([-math.inf, math.inf])))
 
 
-def _bucket_batch(values: pl.Series) -> pl.Series:
-    known = values.drop_nulls()
-    keys = _keys(known)
+def _level(keys: npt.NDArray[np.int64]) -> int:
+    """The smallest level at which these sorted keys need no more than MAX_BUCKETS buckets."""
     level = 0
-    # Any part of the rows that overflows at a level proves that the whole does: find the level on a few rows first.
-    sample = keys.head(4 * MAX_BUCKETS)
-    while sample.n_unique() > MAX_BUCKETS:
-        level, sample = level + 1, sample.to_frame().select(pl.col("key") // 2).to_series().unique()
-    counted = keys.to_frame().lazy().group_by(pl.col("key") // (1 << level)).agg(n=pl.len().cast(pl.Int64)).collect()
-    table, more = _limited(counted)
-    row = {"n_null": values.null_count(), "level": level + more, "key": table["key"].to_list(), "n": table["n"].to_list()}
-    return pl.Series([row], dtype=_BUCKETS)
+    while np.count_nonzero(np.diff(keys >> level)) >= MAX_BUCKETS:
+        level += 1
+    return level
+
+
+def _counted(keys: npt.NDArray[np.int64]) -> pl.DataFrame:
+    if len(keys):
+        low, high = int(keys.min()), int(keys.max())
+        if high - low < _MOST_BINS:
+            n = np.bincount(keys - low)
+            places = np.flatnonzero(n)
+            return pl.DataFrame({"key": places + low, "n": n[places]}, schema=_NO_BUCKETS.schema)
+    return pl.DataFrame({"key": keys}).group_by("key").agg(n=pl.len().cast(pl.Int64))
 
 
 def _limited(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
@@ -496,6 +509,3 @@ def _coarser(table: pl.DataFrame, levels: int) -> pl.DataFrame:
         return table.select("key", "n")
     return table.group_by(pl.col("key") // (1 << levels)).agg(pl.col("n").sum())
 
-
-def _first_beyond(ends: pl.Series, position: int) -> int:
-    return int(ends.search_sorted(position, side="right"))

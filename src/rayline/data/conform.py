@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations import Row, RowFunction
-from rayline.core.schema import Kind, kind_of
+from rayline.core.schema import Kind, col, kind_of
 
 
 def readable(schema: Mapping[str, pl.DataType]) -> pl.Schema:
@@ -52,7 +52,7 @@ class Conform:
         return Conform({name: dtype for name, dtype in self.schema.items() if name in names}, self.where)
 
     def _column(self, name: str, got: pl.DataType, dtype: pl.DataType) -> pl.Expr | None:
-        column = pl.col(name)
+        column = col(name)
         if dtype.is_float():
             if not (got.is_numeric() or got in (pl.Boolean, pl.Null)):
                 raise SchemaError.dtype(self.where, name, dtype, got)

@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from rayline.core.engine import Answers, Engine, Scan, TableFunction
-from rayline.core.errors import SchemaError, shorten
+from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
+from rayline.core.errors import ParameterError, SchemaError, shorten
+from rayline.core.parts import PartFiles
+from rayline.core.schema import col
 from rayline.core.statistics import merge_answers
 
 BATCH_ROWS = 1 << 20
@@ -30,16 +32,32 @@ class LocalEngine(Engine):
                 parts.setdefault(cell, []).append(answers)
         return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
 
-    def map(self, data: Any, function: TableFunction) -> Any:
-        return restore(data, function(to_lazy(data)))
+    def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
+        size = _batch_size(placement)
+        if size is None:
+            return restore(data, function(to_lazy(data)))
+        whole = to_polars(data)
+        pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] or [whole]
+        return restore(data, pl.concat([function(piece.lazy()).collect() for piece in pieces]).lazy())
+
+    def write(
+        self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
+    ) -> int:
+        written = 0
+        for number, piece in enumerate(_pieces(to_lazy(data), files.rows_per_file)):
+            if number in done:
+                written += files.n_rows(number)
+            else:
+                written += files.write(number, self.map(piece, function, placement))
+        return written
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         lazy = to_lazy(data)
-        return (lazy if columns is None else lazy.select(columns)).collect()
+        return (lazy if columns is None else lazy.select(map(col, columns))).collect()
 
 
 def _batches(lazy: pl.LazyFrame, scan: Scan) -> Iterator[pl.LazyFrame]:
-    needed = lazy.select(scan.columns(lazy.collect_schema()))
+    needed = lazy.select(map(col, scan.columns(lazy.collect_schema())))
     if _is_in_memory(lazy):
         yield needed
         return
@@ -49,6 +67,31 @@ def _batches(lazy: pl.LazyFrame, scan: Scan) -> Iterator[pl.LazyFrame]:
         yield batch.lazy()
     if empty:
         yield pl.LazyFrame(schema=needed.collect_schema())
+
+
+def _pieces(lazy: pl.LazyFrame, n_rows: int) -> Iterator[pl.DataFrame]:
+    """The rows in order, so many at a time, without holding more than two pieces."""
+    rest: list[pl.DataFrame] = []
+    for batch in lazy.collect_batches(chunk_size=n_rows, maintain_order=True):
+        rest.append(batch)
+        while sum(frame.height for frame in rest) >= n_rows:
+            whole = pl.concat(rest)
+            yield whole.head(n_rows)
+            rest = [whole.slice(n_rows)]
+    if sum(frame.height for frame in rest):
+        yield pl.concat(rest)
+
+
+def _batch_size(placement: Placement | None) -> int | None:
+    if placement is None:
+        return None
+    if placement.num_gpus or placement.num_cpus or placement.concurrency:
+        raise ParameterError(
+            "InferencePipeline.transform: num_cpus, num_gpus and concurrency are for a ray.data.Dataset.",
+            "Expected batch_size alone for a table in this process.",
+            "convert the table with rayline.data.from_polars, or leave them out.",
+        )
+    return placement.batch_size
 
 
 def _is_in_memory(lazy: pl.LazyFrame) -> bool:
@@ -132,7 +175,11 @@ def _from_arrow(table: pa.Table) -> pl.DataFrame:
             rows = column.combine_chunks()
             array = getattr(rows, "to_numpy", None)
             dense = np.stack(list(array(zero_copy_only=False))) if array is not None and len(rows) else None
-            storage = _array_series(field.name, dense) if dense is not None else pl.Series(field.name, [], dtype=pl.List(pl.Float64))
+            storage = (
+                _array_series(field.name, dense)
+                if dense is not None
+                else pl.Series(field.name, [], dtype=pl.List(pl.Float64))
+            )
             table = table.set_column(i, field.name, storage.to_arrow(compat_level=pl.CompatLevel.oldest()))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
@@ -169,7 +216,9 @@ def _object_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
     except (TypeError, pl.exceptions.PolarsError) as error:
         kinds = sorted({type(v).__name__ for v in items})
         raise SchemaError(
-            f"Column {name!r} mixes types.", f"Expected values of one type; got {shorten(kinds)}.", f"convert {name!r} first."
+            f"Column {name!r} mixes types.",
+            f"Expected values of one type; got {shorten(kinds)}.",
+            f"convert {name!r} first.",
         ) from error
 
 
@@ -200,5 +249,3 @@ def _refuse_duplicates(names: Sequence[str]) -> None:
 
 def _is_pandas(data: Any) -> bool:
     return type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
-
-

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import SchemaError
 from rayline.core.operations import Codes, MapCodes, OneHot, Operation
 from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
@@ -35,7 +35,7 @@ class OneHotEncoder(ColumnStage):
     max_categories
         At most so many columns for each source column, the infrequent one included; the rarest categories share it.
     drop
-        "first" leaves out the first category, "if_binary" the first of two.
+        "first" leaves out the first column, "if_binary" the first of two.
     missing
         "category", or "ignore": zeros.
 
@@ -87,45 +87,37 @@ class OneHotEncoder(ColumnStage):
         counts: ValueCounts = answers[0]
         table = counts.table
         values, n = table["value"].to_list(), table["n"].to_list()
+        n_rows = sum(n) + counts.n_null
         if counts.n_null and self.missing == "category":
             values, n = [*values, None], [*n, counts.n_null]
         if not values:
             raise self.all_null(column)
-        rare = self._rare(n)
-        # Rare categories have codes behind the frequent ones, so that "infrequent" is one code beyond the outputs.
+        rare = self._rare(n, n_rows)
         frequent = [value for value, is_rare in zip(values, rare, strict=True) if not is_rare]
         outputs: list[str | None] = [_name(column, value) for value in frequent]
-        if self.drop == "first" or (self.drop == "if_binary" and len(outputs) == 2 and not any(rare)):
-            outputs[0] = None
         if any(rare):
             outputs.append(f"{column}_infrequent")
-        return {"categories": frequent, "outputs": outputs, "infrequent": any(rare), "rare": [v for v, r in zip(values, rare, strict=True) if r] if self.handle_unknown == "error" else []}
+        if self.drop == "first" or (self.drop == "if_binary" and len(outputs) == 2):
+            outputs[0] = None
+        return {"categories": frequent, "rare": [v for v, r in zip(values, rare, strict=True) if r], "outputs": outputs}
 
-    def _rare(self, n: list[int]) -> list[bool]:
-        least = 0.0
-        if self.min_frequency is not None:
-            least = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * sum(n)
-        rare = [count < least for count in n]
-        if self.max_categories is not None and len(n) - sum(rare) + bool(sum(rare)) > self.max_categories:
-            # Of equally frequent categories those that come later are rare, as in scikit-learn.
-            order = sorted(range(len(n)), key=lambda i: (-n[i], i))
-            kept = {i for i in order[: self.max_categories - 1] if not rare[i]}
-            rare = [i not in kept for i in range(len(n))]
+    def _rare(self, n: list[int], n_rows: int) -> list[bool]:
+        """Which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
+        least = self.min_frequency or 0
+        rare = [count < (least * n_rows if isinstance(least, float) and least < 1 else least) for count in n]
+        if self.max_categories is not None and self.max_categories <= len(n) - sum(rare):
+            order = sorted(range(len(n)), key=lambda i: n[i])
+            kept = set(order[len(n) - self.max_categories + 1 :])
+            rare = [is_rare or i not in kept for i, is_rare in enumerate(rare)]
         return rare
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        categories, outputs = list(learned["categories"]), list(learned["outputs"])
-        infrequent = len(categories) if learned["infrequent"] else -1
-        if self.handle_unknown == "error" and learned["infrequent"]:
-            # Rare but known: each its own code beyond the outputs' end, folded back by repeating the name.
-            raise ParameterError(
-                f"Stage {where!r} (OneHotEncoder): handle_unknown='error' cannot be told from rare categories.",
-                "Expected 'ignore' or 'infrequent' with min_frequency or max_categories.",
-                "change handle_unknown.",
-            )
-        unknown = None if self.handle_unknown == "error" else infrequent
-        missing = infrequent if learned["infrequent"] and self.missing == "category" else -1
-        return [OneHot(Codes(column, categories, unknown, missing, where), outputs)]
+        frequent, rare, outputs = learned["categories"], learned["rare"], learned["outputs"]
+        last = len(frequent)
+        unknown = {"ignore": -1, "error": None, "infrequent": last if rare else -1}[self.handle_unknown]
+        missing = -1 if self.missing == "ignore" else unknown  # one that fit did not see is like any other new category
+        codes = [*range(last), *[last] * len(rare)]
+        return [OneHot(Codes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
 
 
 @dataclass(frozen=True)
@@ -193,5 +185,3 @@ def _name(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{column}_{str(value).lower()}"
     return f"{column}_{'null' if value is None else value}"
-
-

@@ -120,5 +120,5 @@ class MinMaxScaler(ColumnStage):
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         low, high = self.feature_range
         span = learned["high"] - learned["low"]
-        operations: list[Operation] = [Affine(column, learned["low"], span / (high - low) if span else 1.0, float(low))]
+        operations: list[Operation] = [Affine(column, learned["low"], (span or 1.0) / (high - low), float(low))]
         return [*operations, Clip(column, float(low), float(high))] if self.clip else operations

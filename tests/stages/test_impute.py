@@ -1,0 +1,62 @@
+"""Imputation against scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import impute as sk
+
+from rayline.core.errors import DataError, ParameterError
+from rayline.data.preprocessor import Preprocessor
+from rayline.stages import SimpleImputer, StandardScaler
+
+columns = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30).filter(
+    lambda v: any(x is not None for x in v)
+)
+
+
+def fill(stage: Any, table: pl.DataFrame) -> pl.DataFrame:
+    return Preprocessor([("stage", stage)]).fit_transform(table)
+
+
+@pytest.mark.parametrize("strategy", ["mean", "median", "most_frequent", "constant"])
+@given(values=columns)
+def test_numbers(strategy: str, values: list[float | None]) -> None:
+    table = pl.DataFrame({"x": values}, schema={"x": pl.Float64})
+    theirs = sk.SimpleImputer(strategy=strategy).fit_transform(table.to_numpy())
+    np.testing.assert_allclose(fill(SimpleImputer(strategy=strategy), table).to_numpy(), theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["a", "b"])])
+def test_categories(dtype: Any) -> None:
+    table = pl.DataFrame({"c": ["b", None, "a", "b"]}).cast(dtype)
+    assert fill(SimpleImputer(strategy="most_frequent"), table)["c"].to_list() == ["b", "b", "a", "b"]
+    assert fill(SimpleImputer(strategy="constant"), table)["c"].to_list() == ["b", "missing", "a", "b"]
+
+
+def test_types_stay_where_they_can() -> None:
+    table = pl.DataFrame({"i": [1, None, 3], "b": [True, None, True]})
+    assert fill(SimpleImputer(strategy="most_frequent"), table).schema == table.schema
+    assert fill(SimpleImputer(["i"]), table)["i"].to_list() == [1.0, 2.0, 3.0]
+    assert fill(SimpleImputer(["i"], "constant", 7), table)["i"].to_list() == [1, 7, 3]
+
+
+def test_impute_and_scale_share_a_scan() -> None:
+    table = pl.DataFrame({"x": [1.0, None, 4.0, float("nan")]})
+    p = Preprocessor([("a", SimpleImputer()), ("b", StandardScaler())]).fit(table)
+    assert p.scans == 1
+    filled = fill(SimpleImputer(), table)
+    expected = fill(StandardScaler(), filled)
+    np.testing.assert_allclose(p.transform(table).to_numpy(), expected.to_numpy(), rtol=1e-12)
+
+
+def test_wrong_columns() -> None:
+    with pytest.raises(ParameterError, match="'c'"):
+        fill(SimpleImputer(["c"]), pl.DataFrame({"c": ["a"]}))
+    with pytest.raises(DataError, match="no values"):
+        fill(SimpleImputer(), pl.DataFrame({"x": [None]}, schema={"x": pl.Float64}))
