@@ -27,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,9 +54,17 @@ class Features:
         table: pl.DataFrame | None = None,
         *,
         row: Mapping[str, Any] | None = None,
+        rows: Sequence[Mapping[str, Any]] = (),
         schema: Mapping[str, pl.DataType],
     ) -> None:
-        self._table, self._row, self.schema = table, row, pl.Schema(schema)
+        self._table, self._rows, self.schema = table, rows if row is None else [row], pl.Schema(schema)
+
+    def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Features:
+        """Other rows of the same columns. What is known of the columns is not found out again."""
+        made = Features.__new__(Features)
+        made._table, made._rows, made.schema = None, rows, self.schema
+        made.__dict__["is_numeric"], made.__dict__["_values"] = self.is_numeric, self._values
+        return made
 
     @property
     def names(self) -> list[str]:
@@ -63,19 +72,24 @@ class Features:
 
     @property
     def n_rows(self) -> int:
-        return 1 if self._table is None else self._table.height
+        return len(self._rows) if self._table is None else self._table.height
 
     @cached_property
     def table(self) -> pl.DataFrame:
         if self._table is None:
-            assert self._row is not None
-            return pl.DataFrame({name: [self._row[name]] for name in self.schema}, schema=self.schema)
+            return pl.DataFrame({name: [row[name] for row in self._rows] for name in self.schema}, schema=self.schema)
         return self._table
 
-    @property
+    @cached_property
     def is_numeric(self) -> bool:
         """Whether every column is a number or a truth value, so that a dense matrix holds everything."""
         return all(d.is_numeric() or d == pl.Boolean for d in self.schema.values())
+
+    @cached_property
+    def _values(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        """The values of one row in the order of the columns."""
+        names = list(self.schema)
+        return itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
 
     def matrix(self, dtype: Any = np.float32) -> Any:
         """All columns side by side, shape (n_rows, width); missing is NaN, a category its code, a vector column its
@@ -87,9 +101,8 @@ class Features:
             When a column is neither a number nor a vector of numbers.
         """
         if self._table is None and self.is_numeric:
-            assert self._row is not None
-            values = [self._row[name] for name in self.schema]
-            return np.array([[np.nan if v is None else v for v in values]], dtype=dtype)
+            values = np.array([self._values(row) for row in self._rows], dtype=dtype)  # None becomes NaN
+            return values.reshape(len(self._rows), len(self.schema))
         self._refuse_words()
         if any(d == SPARSE for d in self.schema.values()):
             return _sparse_matrix(self.table, dtype)
@@ -162,6 +175,11 @@ class Rows:
         """Sample weights, shape (n,), float64; None when there are none."""
         return None if self._weight is None else self._table[self._weight].cast(pl.Float64).to_numpy()
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks `batches` gives."""
+        return len(self._blocks)
+
     def batches(self) -> Iterator[Rows]:
         """The same rows block by block, each loaded when it is reached."""
         for block in self._blocks:
@@ -186,8 +204,8 @@ class Job:
     rendezvous
         What the framework's `coordinate` gave on the driver.
     report
-        `report(iteration, {"train-logloss": 0.3, …})` after each iteration, on any rank (rank 0 is heard). It returns
-        True when training is to stop.
+        `report(iteration, {"train-logloss": 0.3, …})` after each iteration, counted from 0, on any rank (rank 0 is
+        heard). It returns True when training is to stop.
     checkpoint
         `checkpoint(iteration, save)` keeps what `save(directory)` writes, when one is due. Rank 0 is heard.
     resume
@@ -301,6 +319,19 @@ class Framework(ABC):
         if unknown:
             raise ParameterError.unknown(f"{self.name} trainer", unknown, [p for p in own if p != "job"])
         return tuple(new_args), new_kwargs
+
+    def needs_test(self, *args: Any, **kwargs: Any) -> str:
+        """The argument that makes no sense without a test set (early stopping); empty when there is none."""
+        return ""
+
+    def owns_callback(self, callback: Any) -> bool:
+        """Whether this is a callback object of the library itself: it is handed over as `callbacks=[…]` of `train`.
+        Must not import the library to say no."""
+        return False
+
+    def best_iteration(self, model: Any) -> int | None:
+        """The iteration that predictions stop at, counted from 0, when early stopping has chosen one."""
+        return None
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:

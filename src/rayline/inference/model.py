@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,12 +101,17 @@ class Model:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
         return self.adapter.predict(self.native, Features(frame, schema=self.schema))
 
-    def row_scores(self, row: Row) -> Scores:
-        """The same for one preprocessed row, without a table."""
+    def row_scores(self, *rows: Row) -> Scores:
+        """The same for a few preprocessed rows, without a table."""
         for name, categories in self._categories.items():
-            if row[name] not in categories:
-                row[name] = None
-        return self.adapter.predict(self.native, Features(row=row, schema=self.schema))
+            for row in rows:
+                if row[name] not in categories:
+                    row[name] = None
+        return self.adapter.predict(self.native, self._features.of_rows(rows))
+
+    @cached_property
+    def _features(self) -> Features:
+        return Features(schema=self.schema)
 
     def _predictions(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return self.target.predictions(self.scores(table)).lazy()
@@ -113,13 +119,9 @@ class Model:
     def _probabilities(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return self.target.probabilities(self.scores(table)).lazy()
 
-    @property
+    @cached_property
     def _categories(self) -> dict[str, frozenset[str]]:
-        found = self.__dict__.get("_enums")
-        if found is None:
-            found = {n: frozenset(d.categories.to_list()) for n, d in self.schema.items() if isinstance(d, pl.Enum)}
-            self.__dict__["_enums"] = found
-        return dict(found) if found else {}
+        return {n: frozenset(d.categories.to_list()) for n, d in self.schema.items() if isinstance(d, pl.Enum)}
 
     def importance(self) -> dict[str, float] | None:
         """How much each feature matters, when the framework can tell."""
@@ -132,7 +134,7 @@ class Model:
     # Models travel to workers through the framework's own files, so that every framework can be sent.
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_enums")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features")}
         state["files"] = pack(self.adapter, self.native)
         state["adapter_class"] = registry.runtime_class(self.framework)
         return state

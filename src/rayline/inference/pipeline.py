@@ -7,15 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations import Row
 from rayline.core.target import Target
 from rayline.data.conform import Conform, row_function
 from rayline.data.preprocessor import Preprocessor
+from rayline.inference.batch import Predict, no_scores, write_predictions
 from rayline.inference.model import Model, Scores
 
 ROW_PATH_MOST = 4
@@ -62,7 +63,7 @@ class InferencePipeline:
     @property
     def output_schema(self) -> pl.Schema:
         """Columns and types of `predict`."""
-        return self.target.predictions(_no_scores(self.target)).schema
+        return self.target.predictions(no_scores(self.target.n_outputs)).schema
 
     @property
     def target(self) -> Target:
@@ -103,17 +104,30 @@ class InferencePipeline:
         """
         if self._takes_rows(rows):
             return [self.target.row_prediction(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, _Predict(self, proba=False, labels=True, keep=()))
+        return registry.engine_for(rows).map(rows, Predict(self))
 
     def predict_proba(self, rows: Any) -> Any:
         """Probabilities for raw rows, one column for each class. Raises as `predict`, and ParameterError for a model
         without probabilities."""
         if self._takes_rows(rows):
             return [self.target.row_probabilities(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, _Predict(self, proba=True, labels=False, keep=()))
+        return registry.engine_for(rows).map(rows, Predict(self, labels=False, proba=True))
 
-    def transform(self, data: Any, *, keep_columns: Sequence[str] | None = None, proba: bool = False) -> Any:
+    def transform(
+        self,
+        data: Any,
+        *,
+        keep_columns: Sequence[str] | None = None,
+        proba: bool = False,
+        on_error: str = "raise",
+        batch_size: int | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        concurrency: int | None = None,
+    ) -> Any:
         """The data with its predictions beside it, in the type that was given; a ray.data.Dataset stays lazy.
+
+        Rows keep their number and, inside a block, their order. Each worker loads the model once.
 
         Parameters
         ----------
@@ -123,9 +137,46 @@ class InferencePipeline:
             The columns to keep beside the predictions; all when omitted.
         proba
             Whether to add the probabilities too.
+        on_error
+            What a row that cannot be predicted does: "raise" an error, give "null" predictions, or "collect": null
+            predictions, and what was wrong in the column `prediction_error`.
+        batch_size
+            Rows that are predicted at a time; whole blocks when omitted.
+        num_cpus, num_gpus, concurrency
+            On Ray: what each worker holds, and how many workers there are.
+
+        Raises
+        ------
+        SchemaError
+            When a column of training is missing or of a wrong type.
+        DataError
+            With on_error="raise", when a stage refuses a value.
         """
         keep = None if keep_columns is None else tuple(keep_columns)
-        return registry.engine_for(data).map(data, _Predict(self, proba=proba, labels=True, keep=keep))
+        predict = Predict(self, proba=proba, keep=keep, on_error=on_error)
+        placement = Placement(batch_size, num_cpus, num_gpus, concurrency)
+        return registry.engine_for(data).map(data, predict, placement)
+
+    def write_predictions(
+        self,
+        data: Any,
+        path: str | Path,
+        *,
+        resume: bool = False,
+        rows_per_file: int = 1_000_000,
+        keep_columns: Sequence[str] | None = None,
+        proba: bool = False,
+        on_error: str = "raise",
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+    ) -> int:
+        """Write the data and its predictions as Parquet files, each row exactly once; see `batch.write_predictions`."""
+        keep = None if keep_columns is None else tuple(keep_columns)
+        how = {"keep": keep, "proba": proba, "on_error": on_error}
+        placement = Placement(num_cpus=num_cpus, num_gpus=num_gpus)
+        return write_predictions(
+            self, data, str(path), rows_per_file=rows_per_file, resume=resume, placement=placement, **how
+        )
 
     def _takes_rows(self, rows: Any) -> bool:
         return isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and self._row is not None
@@ -136,12 +187,21 @@ class InferencePipeline:
             return row_function(self.input_schema, "InferencePipeline.predict")
         return self.preprocessor.row_function()
 
-    def row_scores(self, row: Row) -> Scores:
-        """The model's scores for one raw row, shape (1,) or (1, outputs)."""
+    @property
+    def takes_rows(self) -> bool:
+        """Whether single rows have a way of their own (`prepare`), much shorter than a table of one row."""
+        return self._row is not None
+
+    def prepare(self, row: Row) -> Row:
+        """One raw row preprocessed, for `model.row_scores`; needs `takes_rows`."""
         assert self._row is not None
         row = {name: row[name] for name in self.input_schema if name in row}
         self._row(row)
-        return self.model.row_scores(row)
+        return row
+
+    def row_scores(self, row: Row) -> Scores:
+        """The model's scores for one raw row, shape (1,) or (1, outputs)."""
+        return self.model.row_scores(self.prepare(row))
 
     def scores(self, table: pl.LazyFrame) -> Scores:
         """The model's scores for a table of raw rows."""
@@ -162,34 +222,6 @@ class InferencePipeline:
         registry.late("save")(self, path)
 
 
-class _Predict:
-    """The function that batch inference applies to each block."""
-
-    def __init__(self, pipeline: InferencePipeline, *, proba: bool, labels: bool, keep: tuple[str, ...] | None) -> None:
-        self.pipeline, self.proba, self.labels, self.keep = pipeline, proba, labels, keep
-
-    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        frame = table.collect()
-        scores, target = self.pipeline.scores(frame.lazy()), self.pipeline.target
-        kept = frame if self.keep is None else self._kept(frame)
-        parts = [kept] if kept.width else []
-        if self.labels:
-            parts.append(target.predictions(scores))
-        if self.proba:
-            parts.append(target.probabilities(scores))
-        new = {name for part in parts[1:] for name in part.columns} & set(kept.columns)
-        if new and kept.width:
-            parts[0] = kept.drop(sorted(new))
-        return pl.concat(parts, how="horizontal").lazy()
-
-    def _kept(self, frame: pl.DataFrame) -> pl.DataFrame:
-        assert self.keep is not None
-        missing = [name for name in self.keep if name not in frame.columns]
-        if missing:
-            raise SchemaError.missing("InferencePipeline.transform (keep_columns)", missing, frame.columns)
-        return frame.select(self.keep)
-
-
 def chain(preprocessor: Preprocessor, model: Any) -> InferencePipeline:
     """A fitted preprocessor and a model, ours or a framework's own, as one pipeline."""
     if isinstance(model, InferencePipeline):
@@ -206,7 +238,3 @@ def as_pipeline(model: Any) -> InferencePipeline:
     if isinstance(model, InferencePipeline):
         return model
     return InferencePipeline(None, model if isinstance(model, Model) else Model.of_native(model))
-
-
-def _no_scores(target: Target) -> Scores:
-    return np.empty((0, target.n_outputs) if target.n_outputs > 1 else 0)
