@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from rayline.core.operations import Operation, apply_all
+from rayline.core.parts import PartFiles
 from rayline.core.statistics import Request, Statistic, evaluate
 
 TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -56,7 +57,35 @@ class Scan:
         return answers
 
 
-class Engine(ABC):
+@dataclass(frozen=True)
+class Placement:
+    """How a map is spread over a cluster; None leaves it to the engine.
+
+    Attributes
+    ----------
+    batch_size
+        Rows that are worked on at a time; whole blocks when None.
+    num_cpus, num_gpus
+        What each worker holds.
+    concurrency
+        How many workers at most; with `num_gpus` exactly so many actors.
+    """
+
+    batch_size: int | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    concurrency: int | None = None
+
+
+class Scanner(ABC):
+    """Scans one family of tables: all that a fit needs."""
+
+    @abstractmethod
+    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+        """The merged answers for each cell, from one pass over the data."""
+
+
+class Engine(Scanner):
     """Scans and maps one family of tables."""
 
     @abstractmethod
@@ -64,12 +93,17 @@ class Engine(ABC):
         """Names and types of the columns. Raises SchemaError when the data is no table or has a column twice."""
 
     @abstractmethod
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
-        """The merged answers for each cell, from one pass over the data."""
+    def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
+        """The data after a row-local function, as the type that it came in."""
 
     @abstractmethod
-    def map(self, data: Any, function: TableFunction) -> Any:
-        """The data after a row-local function, as the type that it came in."""
+    def write(
+        self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
+    ) -> int:
+        """Write the rows after a row-local function to the files that are not `done`, in the order of the rows.
+
+        Returns the number of rows in all files.
+        """
 
     @abstractmethod
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:

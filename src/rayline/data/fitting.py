@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from rayline.core.engine import Answers, Engine, Scan
+from rayline.core.engine import Answers, Scan, Scanner
 from rayline.core.errors import DataError, RaylineError, SchemaError
 from rayline.core.operations import Operation, apply_all
 from rayline.core.stage import Stage, View, text_request
@@ -186,7 +186,7 @@ class Fit:
 
 
 def fit(
-    engine: Engine,
+    engine: Scanner,
     data: Any,
     leaves: Sequence[Leaf],
     schema: Mapping[str, pl.DataType],

@@ -1,0 +1,86 @@
+"""A directory of Parquet files that appear one by one, each whole or not at all, and can be continued after a kill."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow.fs as fs
+import pyarrow.parquet as pq
+
+from rayline.core.errors import DataError
+
+_ABOUT = "_rayline.json"
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """File k, `part-00000k.parquet`, holds the rows from k × `rows_per_file` on.
+
+    Small and picklable: workers write the files, the driver decides which.
+    """
+
+    path: str
+    rows_per_file: int
+
+    def begin(self, *, resume: bool, where: str) -> set[int]:
+        """The numbers of the files that are there and stay.
+
+        Raises DataError when there are some and `resume` is False, or when another `rows_per_file` made them.
+        """
+        system, root = self._open()
+        system.create_dir(root, recursive=True)
+        names = [info.base_name for info in system.get_file_info(fs.FileSelector(root)) if info.is_file]
+        done = {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
+        if done and not resume:
+            raise DataError(
+                f"{where}: {self.path} holds {len(done)} files already.",
+                "Expected an empty directory, or resume=True.",
+                "choose another directory, or continue the run that wrote them with resume=True.",
+            )
+        about = {"rows_per_file": self.rows_per_file}
+        if _ABOUT in names and done:
+            with system.open_input_stream(f"{root}/{_ABOUT}") as file:
+                found = json.loads(file.read())
+            if found != about:
+                raise DataError(
+                    f"{where}: the files in {self.path} were written with {found}.",
+                    f"Expected {about}.",
+                    "resume with the same rows_per_file.",
+                )
+        with system.open_output_stream(f"{root}/{_ABOUT}") as file:
+            file.write(json.dumps(about).encode())
+        return done
+
+    def write(self, number: int, frame: pl.DataFrame) -> int:
+        """Write one file and return its rows. The file is there when it is complete, not before."""
+        system, root = self._open()
+        final, temporary = self._name(root, number), f"{root}/.part-{number:06d}.{secrets.token_hex(6)}.tmp"
+        pq.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), temporary, filesystem=system)
+        system.move(temporary, final)
+        return frame.height
+
+    def n_rows(self, number: int) -> int:
+        """The rows of a file that is there."""
+        system, root = self._open()
+        rows: int = pq.read_metadata(self._name(root, number), filesystem=system).num_rows
+        return rows
+
+    def finish(self) -> None:
+        """Remove what killed writers left."""
+        system, root = self._open()
+        for info in system.get_file_info(fs.FileSelector(root)):
+            if info.base_name.startswith(".part-") and info.base_name.endswith(".tmp"):
+                system.delete_file(info.path)
+
+    def _open(self) -> tuple[Any, str]:
+        if "://" in self.path:
+            system, root = fs.FileSystem.from_uri(self.path)
+            return system, root
+        return fs.LocalFileSystem(), self.path
+
+    def _name(self, root: str, number: int) -> str:
+        return f"{root}/part-{number:06d}.parquet"

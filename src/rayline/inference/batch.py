@@ -1,0 +1,155 @@
+"""Batch inference: the function that is applied to each block of rows, and predictions written as files.
+
+It is the same function in process and on Ray, so a prediction does not depend on where it was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.engine import Placement
+from rayline.core.errors import ParameterError, RaylineError, SchemaError
+from rayline.core.parts import PartFiles
+
+if TYPE_CHECKING:
+    from rayline.inference.pipeline import InferencePipeline
+
+ERROR = "prediction_error"
+"""The column that `on_error="collect"` adds: what was wrong with the row, null where nothing was."""
+
+ON_ERROR = ("raise", "null", "collect")
+
+
+class Predict:
+    """Predictions for a block of rows, beside the columns that are kept.
+
+    Parameters
+    ----------
+    pipeline
+        What predicts.
+    labels, proba
+        Whether to add predictions, and whether to add probabilities.
+    keep
+        The columns to keep; None keeps all.
+    on_error
+        What a row that cannot be predicted does: "raise" an error, give "null" predictions, or "collect": give null
+        predictions and say why in the column `prediction_error`.
+    """
+
+    def __init__(
+        self,
+        pipeline: InferencePipeline,
+        *,
+        labels: bool = True,
+        proba: bool = False,
+        keep: tuple[str, ...] | None = (),
+        on_error: str = "raise",
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise ParameterError.value("InferencePipeline.transform", "on_error", f"one of {ON_ERROR}", on_error)
+        self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        frame = table.collect()
+        kept = frame if self.keep is None else self._kept(frame)
+        made = self._made(frame)
+        kept = kept.drop([name for name in made.columns if name in kept.columns])
+        return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
+
+    def _made(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self.on_error == "raise":
+            return self._predict(frame)
+        nothing = self._predict(frame.head(0))  # raises what is wrong with the table, not with a row
+        problems = pl.Series(ERROR, [None] * frame.height, dtype=pl.String)
+        made: pl.DataFrame = pl.concat(list(self._parts(frame, 0, problems, nothing)) or [nothing])
+        return made.with_columns(problems) if self.on_error == "collect" else made
+
+    def _parts(
+        self, frame: pl.DataFrame, start: int, problems: pl.Series, nothing: pl.DataFrame
+    ) -> Iterator[pl.DataFrame]:
+        """The predictions piece by piece: a block with a bad row is halved until the row stands alone."""
+        if not frame.height:
+            return
+        try:
+            yield self._predict(frame)
+        except RaylineError as error:
+            if frame.height == 1:
+                problems[start] = str(error).partition("\n")[0]
+                yield pl.DataFrame({name: [None] for name in nothing.columns}, schema=nothing.schema)
+                return
+            half = frame.height // 2
+            yield from self._parts(frame.head(half), start, problems, nothing)
+            yield from self._parts(frame.slice(half), start + half, problems, nothing)
+
+    def _predict(self, frame: pl.DataFrame) -> pl.DataFrame:
+        scores, target = self.pipeline.scores(frame.lazy()), self.pipeline.target
+        parts = [target.predictions(scores)] if self.labels else []
+        if self.proba:
+            parts.append(target.probabilities(scores))
+        return pl.concat(parts, how="horizontal")
+
+    def _kept(self, frame: pl.DataFrame) -> pl.DataFrame:
+        assert self.keep is not None
+        missing = [name for name in self.keep if name not in frame.columns]
+        if missing:
+            raise SchemaError.missing("InferencePipeline.transform (keep_columns)", missing, frame.columns)
+        return frame.select(self.keep)
+
+
+def no_scores(n_outputs: int) -> Any:
+    """The scores of no rows."""
+    return np.empty((0, n_outputs) if n_outputs > 1 else 0)
+
+
+def write_predictions(
+    pipeline: InferencePipeline,
+    data: Any,
+    path: str,
+    *,
+    rows_per_file: int = 1_000_000,
+    resume: bool = False,
+    placement: Placement | None = None,
+    **how: Any,
+) -> int:
+    """Write the rows and their predictions as Parquet files, each row exactly once.
+
+    The rows are numbered in the order of the data; file k holds the rows from k × `rows_per_file` on and appears whole
+    or not at all. A run that was killed is continued with `resume=True`: files that exist are not made again.
+
+    Parameters
+    ----------
+    pipeline, data
+        What predicts, and the raw rows: a table or a ray.data.Dataset (then Ray predicts and writes; its order of rows
+        must be the same in every run, as it is for files).
+    path
+        A directory, or the URI of one (s3://…, gs://…).
+    rows_per_file
+        How many rows a file holds; the same number for a run and its resumption.
+    resume
+        Whether to go on with what a killed run left. Otherwise the directory must hold no files of ours.
+    how
+        As for `InferencePipeline.transform`: keep_columns, proba, on_error.
+
+    Returns
+    -------
+    int
+        The number of rows in all the files.
+
+    Raises
+    ------
+    DataError
+        When files are there and `resume` is False, or when they were written with another `rows_per_file`.
+    """
+    if rows_per_file < 1:
+        raise ParameterError.value("write_predictions", "rows_per_file", "an integer of at least 1", rows_per_file)
+    predict = Predict(pipeline, **how)
+    files = PartFiles(path, rows_per_file)
+    done = files.begin(resume=resume, where="write_predictions")
+    written: int = registry.engine_for(data).write(data, predict, files, done, placement)
+    files.finish()
+    return written
