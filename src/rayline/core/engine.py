@@ -11,6 +11,7 @@ import polars as pl
 
 from rayline.core.operations import Operation, apply_all
 from rayline.core.parts import PartFiles
+from rayline.core.schema import col
 from rayline.core.statistics import Request, Statistic, evaluate
 
 TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -34,16 +35,20 @@ class Scan:
 
     def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
         """The raw columns that are needed: all of them when rows are split or stages must be applied first."""
-        if self.cells is not None or any(request.prefix for request in self.requests):
-            return list(schema)
+        return list(schema) if self.cells is not None else self._asked(list(schema))
+
+    def _asked(self, names: Sequence[str]) -> list[str]:
+        if any(request.prefix for request in self.requests):
+            return list(names)
         wanted = {column for request in self.requests for column in request.columns}
-        return [column for column in schema if column in wanted] or list(schema)[:1]
+        return [name for name in names if name in wanted] or list(names[:1])
 
     def of(self, batch: pl.LazyFrame) -> dict[int, Answers]:
         """The answers of one batch for each cell (0 when there are no cells)."""
         if self.cells is None:
             return {0: self._answers(batch)}
-        frame = batch.with_columns(self.cells(batch.collect_schema().names()).alias(CELL)).collect()
+        names = batch.collect_schema().names()
+        frame = batch.select(*map(col, self._asked(names)), self.cells(names).alias(CELL)).collect()
         parts = frame.partition_by(CELL, as_dict=True, include_key=False)
         return {int(key[0]): self._answers(part.lazy()) for key, part in parts.items()}
 

@@ -1,0 +1,146 @@
+"""Fold-wise fitting: the preprocessors of all training slices of a cross validation, from one scan.
+
+The scan keeps its answers for each cell of rows by itself (a fold is a set of cells), and the answers for a training
+slice are the merged answers of its cells. What was asked once is kept: a later fit with other parameters (a tuning
+trial) scans only for questions that were never asked. Questions about a table that earlier stages made cannot be
+merged from cells, because those stages differ from fold to fold: they are asked of the fold's own training rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from rayline.core.engine import Answers, Engine, Scan
+from rayline.core.errors import DataError
+from rayline.core.statistics import Request, merge_answers
+from rayline.data import conform, fitting
+
+Cells = Callable[[Sequence[str]], pl.Expr]
+"""From the names of the columns to the expression that gives each row its cell, a small integer."""
+
+MOST_PREFIXED = 1_000
+"""Answers about tables behind earlier stages that are kept for each fold; they differ with every tuned parameter."""
+
+
+class Fold(NamedTuple):
+    """The cells to train on and the cells to hold out."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The rows of some cells, as a function of a LazyFrame."""
+
+    cells: Cells
+    chosen: tuple[int, ...]
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.filter(self.cells(table.collect_schema().names()).is_in(list(self.chosen)))
+
+
+class FoldFitter:
+    """Fits stages on the training slice of any fold, and never asks the data the same question twice.
+
+    Parameters
+    ----------
+    engine, data
+        Where the rows are.
+    schema
+        The columns as `conform.readable` gives them.
+    cells
+        The cell of each row.
+    folds
+        The cells of each fold.
+    targets, beside
+        Columns that no stage may touch, and columns that stages do not see (as in `fitting.fit`).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        data: Any,
+        schema: Mapping[str, pl.DataType],
+        cells: Cells,
+        folds: Sequence[Fold],
+        *,
+        targets: Sequence[str] = (),
+        beside: Sequence[str] = (),
+        where: str = "Preprocessor.fit_folds",
+    ) -> None:
+        self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
+        self._cells, self.folds, self._where = cells, list(folds), where
+        self._targets, self._beside = list(targets), list(beside)
+        self._by_cell: dict[int, Answers] = {}
+        self._asked: set[Request] = set()
+        self._known: list[Answers] = [{} for _ in self.folds]
+        self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
+
+    def fit(self, fold: int, leaves: Sequence[fitting.Leaf], *, ask: fitting.Ask | None = None) -> fitting.Fit:
+        """As `fitting.fit` on the training slice of this fold: the same counts, the same learned values.
+
+        Raises
+        ------
+        DataError
+            When the slice has no rows, or a stage cannot learn from it.
+        """
+        where = f"{self._where}: fold {fold + 1} of {len(self.folds)}"
+        known = self._known[fold]
+        while True:
+            walk = fitting.Walk(where, leaves, self._schema, self._targets, known, self._beside)
+            walk.run(ask)
+            missing = [request for request in walk.missing if not request.prefix]
+            if not missing:
+                break
+            self._scan([*missing, fitting.ROWS])
+            chosen = [self._by_cell[cell] for cell in sorted(self.folds[fold].train) if cell in self._by_cell]
+            if not chosen:
+                raise DataError(
+                    f"{where}: no rows to train on.",
+                    "Expected rows in every fold.",
+                    "use fewer folds, or check the columns that the split goes by.",
+                )
+            # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even
+            # in the last bit of a sum.
+            new = [request for request in self._asked if request not in known]
+            known |= merge_answers([{r: cell[r] for r in new} for cell in chosen])
+        # What is still missing is asked of the slice itself; nothing is read when there is nothing missing.
+        rows = self._engine.map(self._data, Slice(self._cells, self.folds[fold].train)) if walk.missing else self._data
+        fit = fitting.fit(
+            self._engine,
+            rows,
+            leaves,
+            self._schema,
+            targets=self._targets,
+            beside=self._beside,
+            ask=ask,
+            known=known,
+            where=where,
+        )
+        self.slice_scans += fit.scans
+        self._remember(known, fit.known)
+        return dataclasses.replace(fit, scans=self.scans + fit.scans)
+
+    def _scan(self, requests: Sequence[Request]) -> None:
+        new = [request for request in dict.fromkeys(requests) if request not in self._asked]
+        if not new:
+            return
+        needed = {column for request in new for column in request.columns}
+        prepare = conform.Conform(self._schema, self._where).only(needed)
+        for cell, answers in self._engine.scan(self._data, Scan(new, prepare=prepare, cells=self._cells)).items():
+            self._by_cell.setdefault(cell, {}).update(answers)
+        self._asked.update(new)
+        self.scans += 1
+
+    @staticmethod
+    def _remember(known: Answers, found: Mapping[Request, Any]) -> None:
+        prefixed = [request for request in known if request.prefix]
+        for request in prefixed[: max(0, len(prefixed) + len(found) - len(known) - MOST_PREFIXED)]:
+            del known[request]
+        known.update({request: state for request, state in found.items() if request not in known})

@@ -1,0 +1,178 @@
+"""Who suggests the next parameters, and who stops a trial early: Ray Tune's classes, by name or as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.tune import space
+
+SCORE = "score"
+"""The name under which a trial reports its running mean to Ray."""
+
+ROUND = 4
+"""Suggestions that a searcher makes before it hears of their results (see `Rounds`)."""
+
+SEARCHERS = ("random", "optuna")
+SCHEDULERS = ("fifo", "asha", "hyperband", "median")
+
+
+class Rounds(Searcher):
+    """A searcher that learns in rounds, so that its suggestions do not depend on which trial ends first.
+
+    It suggests `size` configurations, waits for all of their results, and hears of them in the order of the
+    suggestions: the same seed then gives the same trials however many of them run at a time.
+
+    Parameters
+    ----------
+    inner
+        The searcher that makes the suggestions.
+    size
+        Suggestions in a round.
+    """
+
+    def __init__(self, inner: Searcher, size: int = ROUND) -> None:
+        super().__init__(metric=inner.metric, mode=inner.mode)
+        self._inner, self._size = inner, size
+        self._asked: list[str] = []
+        self._heard: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        self._metric, self._mode = metric, mode
+        return bool(self._inner.set_search_properties(metric, mode, config, **spec))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if len(self._asked) >= self._size:
+            return None
+        found: Any = self._inner.suggest(trial_id)
+        if isinstance(found, Mapping):
+            self._asked.append(trial_id)
+        return found  # type: ignore[no-any-return]
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Intermediate results are not passed on: they come in no order."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._heard[trial_id] = (result, error or result is None or not math.isfinite(result.get(SCORE, math.nan)))
+        if all(asked in self._heard for asked in self._asked) and len(self._asked) >= self._size:
+            for asked in self._asked:
+                own, failed = self._heard.pop(asked)
+                self._inner.on_trial_complete(asked, result=None if failed else own, error=failed)
+            self._asked.clear()
+
+    def save(self, checkpoint_path: str) -> None:
+        self._inner.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self._inner.restore(checkpoint_path)
+
+
+def searcher(search: Any, config: space.Config, *, seed: int | None, max_concurrent: int, mode: str) -> Any:
+    """The search algorithm for Ray Tune.
+
+    Parameters
+    ----------
+    search
+        None or "random" (grids are expanded), "optuna", or a searcher of Ray's own.
+
+    Raises
+    ------
+    ParameterError
+        When there is no searcher of that name, or it cannot search this space.
+    """
+    if search is None or search == "random":
+        return BasicVariantGenerator(max_concurrent=max_concurrent, random_state=seed)
+    if isinstance(search, str):
+        if search != "optuna":
+            raise ParameterError.unknown("tune.run: search", [search], SEARCHERS)
+        search = _optuna(seed)
+    if isinstance(search, BasicVariantGenerator):
+        return search
+    grids = [name for name, value in space.flatten(config).items() if space.is_grid(value)]
+    if grids:
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} cannot search the grid of {grids[0]!r}.",
+            "Expected domains such as tune.choice and tune.uniform.",
+            "use tune.choice there, or search=None, which expands grids.",
+        )
+    if isinstance(search, Rounds) or (isinstance(search, SearchAlgorithm) and not isinstance(search, Searcher)):
+        return search
+    if isinstance(search, ConcurrencyLimiter):
+        search = search.searcher
+    if not isinstance(search, Searcher):
+        raise ParameterError.value(
+            "tune.run", "search", f"None, one of {list(SEARCHERS)}, or a searcher of ray.tune", search
+        )
+    if search.metric not in (None, SCORE) or search.mode not in (None, mode):
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} has a metric or a mode of its own.",
+            f"Expected neither; got metric={search.metric!r}, mode={search.mode!r}.",
+            "leave them out: tune.run sets them.",
+        )
+    return ConcurrencyLimiter(Rounds(search, max(ROUND, max_concurrent)), max_concurrent)
+
+
+def _optuna(seed: int | None) -> Searcher:
+    try:
+        import optuna  # noqa: PLC0415  # optional
+    except ImportError as error:
+        raise MissingExtraError.of("search='optuna'", "optuna", "all") from error
+    from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415  # imports optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return OptunaSearch(seed=seed)  # type: ignore[no-any-return]
+
+
+def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
+    """The scheduler for Ray Tune. A fold is an iteration, and what is compared is the mean over the folds so far.
+
+    Parameters
+    ----------
+    name
+        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median", or a scheduler of Ray's own.
+
+    Raises
+    ------
+    ParameterError
+        When there is no scheduler of that name, or it changes parameters during a trial.
+    """
+    if name is None or name == "fifo":
+        return FIFOScheduler()
+    if isinstance(name, str):
+        if name not in SCHEDULERS:
+            raise ParameterError.unknown("tune.run: scheduler", [name], SCHEDULERS)
+        if n_folds < 2:
+            raise ParameterError(
+                f"tune.run: scheduler={name!r} needs more than one fold to stop a trial early.",
+                "Expected cv of at least 2; a trial on a test set is one training.",
+                "use cv=…, or leave the scheduler out.",
+            )
+        if name == "asha":
+            return AsyncHyperBandScheduler(grace_period=1, max_t=n_folds, reduction_factor=2)
+        if name == "hyperband":
+            return HyperBandScheduler(max_t=n_folds, reduction_factor=2)
+        return MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=3, min_time_slice=n_folds)
+    if isinstance(name, PopulationBasedTraining):
+        raise ParameterError(
+            "tune.run: population based training changes the parameters in the middle of a trial.",
+            "Expected one configuration for all folds of a trial: their mean would say nothing otherwise.",
+            "use scheduler='asha', or search='optuna'.",
+        )
+    if not isinstance(name, TrialScheduler):
+        raise ParameterError.value(
+            "tune.run", "scheduler", f"None, one of {list(SCHEDULERS)}, or a scheduler of ray.tune", name
+        )
+    return name

@@ -1,0 +1,178 @@
+"""The search space: which parameters are tuned, over which values, checked against the trainer and the stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from ray.tune.search.sample import Categorical, Domain
+
+from rayline.core.errors import ParameterError, RaylineError
+from rayline.data.preprocessor import Preprocessor
+
+STAGES = "preprocessor"
+"""The key of a configuration under which the stages' parameters stand."""
+
+Config = Mapping[str, Any]
+
+
+class Parts(NamedTuple):
+    """A configuration taken apart: what goes to the trainer, and what to which stage."""
+
+    trainer: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+
+
+def parts(config: Config) -> Parts:
+    """The trainer's parameters and the stages'."""
+    plain = to_plain(config)
+    stages = plain.pop(STAGES, None) or {}
+    return Parts(plain, stages)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """`{"preprocessor": {"impute": {"strategy": "mean"}}}` as `{"preprocessor/impute/strategy": "mean"}`."""
+    return {"/".join(path): value for path, value in _leaves(config)}
+
+
+def tuned(config: Config) -> list[str]:
+    """The flat names of what is searched; the rest is constant."""
+    return [name for name, value in flatten(config).items() if isinstance(value, Domain) or is_grid(value)]
+
+
+def tuned_stages(config: Config) -> list[str]:
+    """The names of the stages of which some parameter is searched."""
+    own = (path for path, value in _leaves(config) if isinstance(value, Domain) or is_grid(value))
+    return list(dict.fromkeys(path[1] for path in own if path[0] == STAGES and len(path) > 1))
+
+
+def is_grid(value: Any) -> bool:
+    """Whether this is a `tune.grid_search([…])`."""
+    return isinstance(value, Mapping) and set(value) == {"grid_search"}
+
+
+def n_trials(config: Config, num_samples: int) -> int:
+    """How many trials a random or grid search makes of this space."""
+    grids = [len(value["grid_search"]) for _, value in _leaves(config) if is_grid(value)]
+    return num_samples * int(np.prod(grids, dtype=np.int64)) if grids else num_samples
+
+
+def to_plain(value: Any) -> Any:
+    """A sampled configuration with Python's own numbers, so that it prints, compares and saves well."""
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def cell(value: Any) -> Any:
+    """A parameter's value as it stands in a table: numbers, text and truth values as they are, anything else as text."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Raise on a space that some trial could not use: an unknown stage, parameter of a stage, or trainer parameter.
+
+    Every value of a choice or a grid is tried on the stage or the trainer that will get it, and one drawn value of
+    every other domain; nothing is trained.
+
+    Parameters
+    ----------
+    config
+        The space.
+    preprocessor
+        The one that is tuned.
+    try_trainer
+        Takes trainer parameters, and raises when the trainer does not.
+
+    Raises
+    ------
+    ParameterError
+        When a name does not exist or a value is not allowed.
+    """
+    if not isinstance(config, Mapping):
+        raise ParameterError.value("tune.run", "config", "a dict of parameters and their search spaces", config)
+    stages = config.get(STAGES, {})
+    if stages and not isinstance(stages, Mapping):
+        raise ParameterError.value(
+            "tune.run", f"config[{STAGES!r}]", 'a dict like {"impute": {"strategy": tune.choice([…])}}', stages
+        )
+    if stages and preprocessor is None:
+        raise ParameterError(
+            "tune.run: config tunes stages, and there is no preprocessor.",
+            f"Expected data_config['train_pipeline']; got None and stages {sorted(stages)}.",
+            "pass the preprocessor, or take 'preprocessor' out of config.",
+        )
+    for stage, own in stages.items():
+        if not isinstance(own, Mapping) or is_grid(own):
+            raise ParameterError.value(
+                "tune.run", f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own
+            )
+    # What a function makes of the other parameters shows only in the trials.
+    known = {path: value for path, value in _leaves(config) if not (isinstance(value, Domain) and value.is_function())}
+    typical = {path: _some(value) for path, value in known.items()}
+    for path, value in known.items():
+        for candidate in _candidates(value, typical[path]):
+            trial = _nest({**typical, path: candidate})
+            own = parts(trial)
+            where = f"tune.run: config[{']['.join(map(repr, path))}] = {candidate!r}"
+            try:
+                if path[0] == STAGES:
+                    assert preprocessor is not None
+                    preprocessor.replace(own.stages)
+                else:
+                    try_trainer(own.trainer)
+            except RaylineError as error:
+                raise ParameterError(
+                    f"{where} is refused.", str(error).replace("\n ", "\n   "), "correct the space."
+                ) from error
+    if not any(path[0] != STAGES for path in typical):
+        try_trainer({})
+
+
+def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    # A dict of parameters may itself be a parameter (class weights): only the stages nest.
+    for key, value in config.items():
+        inside = (*path, str(key))
+        if isinstance(value, Mapping) and not is_grid(value) and inside[0] == STAGES:
+            yield from _leaves(value, inside)
+        else:
+            yield inside, value
+
+
+def _nest(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        at = nested
+        for key in path[:-1]:
+            at = at.setdefault(key, {})
+        at[path[-1]] = value
+    return nested
+
+
+def _candidates(value: Any, typical: Any) -> list[Any]:
+    if is_grid(value):
+        return list(value["grid_search"])
+    if isinstance(value, Categorical):
+        return list(value.categories)
+    return [typical]
+
+
+def _some(value: Any) -> Any:
+    """One value of a domain, always the same."""
+    if is_grid(value):
+        choices = list(value["grid_search"])
+        if not choices:
+            raise ParameterError.value("tune.run", "grid_search", "at least one value", choices)
+        return choices[0]
+    return to_plain(value.sample(random_state=0)) if isinstance(value, Domain) else value
