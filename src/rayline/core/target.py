@@ -179,7 +179,7 @@ class Target:
             return pl.DataFrame(series)
         out = []
         for name, codes, classes, dtype in zip(
-            self.prediction_names, self._codes(scores), self.classes, self.dtypes, strict=True
+            self.prediction_names, self.codes(scores), self.classes, self.dtypes, strict=True
         ):
             labels = pl.Series(name, list(classes), dtype=dtype)
             out.append(labels.gather(pl.Series(codes.astype(np.int64))).alias(name))
@@ -208,7 +208,7 @@ class Target:
     def row_prediction(self, scores: Array) -> dict[str, Any]:
         """`predictions` of one row, as plain Python values."""
         if self.task.is_classification:
-            codes = (int(c[0]) for c in self._codes(scores))
+            codes = (int(c[0]) for c in self.codes(scores))
             return {n: cs[code] for n, cs, code in zip(self.prediction_names, self.classes, codes, strict=True)}
         values = scores.reshape(-1).tolist()
         if any(d == pl.Float32 for d in self.dtypes):
@@ -219,7 +219,8 @@ class Target:
         """`probabilities` of one row."""
         return dict(self.probabilities(scores).row(0, named=True))
 
-    def _codes(self, scores: Array) -> list[Array]:
+    def codes(self, scores: Array) -> list[Array]:
+        """The predicted class codes of each target, from a model's scores."""
         if np.issubdtype(scores.dtype, np.integer):
             return list(scores.reshape(len(scores), len(self.columns)).T)
         if self.task is Task.MULTICLASS:
