@@ -17,7 +17,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError
 from rayline.tune import space
 
 SCORE = "score"
@@ -126,14 +126,11 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, max_concurr
 
 
 def _optuna(seed: int | None) -> Searcher:
-    try:
-        import optuna  # noqa: PLC0415  # optional
-    except ImportError as error:
-        raise MissingExtraError.of("search='optuna'", "optuna", "all") from error
-    from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415  # imports optuna
+    import optuna  # 0.5 s, and not everyone asks for it
+    from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(seed=seed)  # type: ignore[no-any-return]
+    return OptunaSearch(seed=seed)
 
 
 def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
