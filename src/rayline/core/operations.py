@@ -292,8 +292,16 @@ class MapCodes(Operation):
         if self.values is None:
             result = code.cast(self.dtype)
         else:
-            values = pl.Series(self.values, dtype=self.dtype)
-            result = code.replace_strict(range(len(values)), values, default=None, return_dtype=self.dtype)
+            others = [i for i, value in enumerate(self.values) if value != i]
+            ends = [self.codes.unknown, self.codes.missing]
+            if len(others) <= 2 and all(end is None or 0 <= end < len(self.values) for end in ends):
+                # Places in ascending order, as ordinal codes are: a look-up of each row would cost more than all the rest.
+                result = code.cast(self.dtype)
+                for i in others:
+                    result = pl.when(code == i).then(pl.lit(self.values[i], dtype=self.dtype)).otherwise(result)
+            else:
+                values = pl.Series(self.values, dtype=self.dtype)
+                result = code.replace_strict(range(len(values)), values, default=None, return_dtype=self.dtype)
         return [result.alias(self.output or self.codes.column)]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
