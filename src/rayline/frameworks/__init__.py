@@ -1,0 +1,1 @@
+"""Adapters, one file each: the only place that knows a framework."""

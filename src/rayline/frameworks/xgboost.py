@@ -1,0 +1,307 @@
+"""XGBoost: `train.XGBoostTrainer` takes the arguments of `xgboost.train`, without the data."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import re
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.schema import SPARSE
+from rayline.core.target import Task
+
+try:
+    import xgboost
+    from xgboost.callback import TrainingCallback
+except ImportError as error:
+    raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
+
+TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS}
+"""Objectives by what stands before the colon; all others are regressions."""
+
+SAFE = str.maketrans("[]<", "［］＜")
+"""XGBoost refuses these characters in names of features; their wide forms mean the same to people, and back to us."""
+PLAIN = str.maketrans("［］＜", "[]<")
+
+
+MANY_ROWS = 4096
+
+
+class XGBoost(Framework):
+    """Gradient boosted trees. The arguments are those of `xgboost.train`: `params`, then `num_boost_round`,
+    `early_stopping_rounds`, `xgb_model` and so on.
+
+    Training and test rows are evaluated as "train" and "test". Without an objective, class labels give
+    `binary:logistic` or `multi:softprob`, numbers `reg:squarederror`; `num_class` follows from the labels. After early
+    stopping, predictions stop at the best iteration. String features are XGBoost's own categories. `params["seed"]`,
+    `["nthread"]` and `["device"]` come from the trainer unless they are given.
+    """
+
+    name = "xgboost"
+    package = "xgboost-cpu"
+    strings = "categories"
+    distributed = True
+
+    def train(
+        self,
+        job: Job,
+        params: Mapping[str, Any] | None = None,
+        num_boost_round: int = 10,
+        *,
+        obj: Any = None,
+        maximize: bool | None = None,
+        early_stopping_rounds: int | None = None,
+        verbose_eval: bool | int = False,
+        xgb_model: Any = None,
+        callbacks: Sequence[Any] | None = None,
+        custom_metric: Any = None,
+    ) -> Any:
+        params = self._params(job, params or {})
+        distributed = job.world_size > 1
+        with _communicator(job) if distributed else contextlib.nullcontext():
+            train = _matrix(job.train, params, stream=job.train.n_blocks > 1)
+            evals = [(train, "train")] if job.test is None else [(train, "train"), (_matrix(job.test, params), "test")]
+            if job.resume is not None:
+                xgb_model = self.load(job.resume)
+                num_boost_round -= xgb_model.num_boosted_rounds()
+            return xgboost.train(
+                params,
+                train,
+                num_boost_round,
+                evals=evals,
+                obj=obj,
+                maximize=maximize,
+                early_stopping_rounds=early_stopping_rounds,
+                verbose_eval=verbose_eval and job.rank == 0,
+                xgb_model=xgb_model,
+                callbacks=[*(callbacks or ()), _Listener(job, self)],
+                custom_metric=custom_metric,
+            )
+
+    def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
+        params = dict(given)
+        names = job.train.schema
+        if job.target.task.is_classification and "objective" not in params:
+            params["objective"] = "binary:logistic" if job.target.task is Task.BINARY else "multi:softprob"
+        if job.target.task is Task.MULTICLASS:
+            params.setdefault("num_class", len(job.target.classes[0]))
+        if job.seed is not None and not {"seed", "random_state"} & {*params}:
+            params["seed"] = job.seed
+        if not {"nthread", "n_jobs"} & {*params}:
+            params["nthread"] = job.n_threads
+        if job.use_gpu:
+            params.setdefault("device", "cuda")
+        constraints = params.get("monotone_constraints")
+        if isinstance(constraints, Mapping):
+            unknown = [name for name in constraints if name not in names]
+            if unknown:
+                raise ParameterError.unknown("xgboost trainer: monotone_constraints", unknown, names)
+            params["monotone_constraints"] = {name.translate(SAFE): value for name, value in constraints.items()}
+        return params
+
+    def predict(self, model: Any, features: Features) -> Array:
+        # The same bits either way; columns are quicker for many rows, a matrix for few.
+        data = features.matrix() if features.n_rows < MANY_ROWS or _is_matrix(features) else features.table
+        best = self.best_iteration(model)
+        until = (0, 0) if best is None else (0, best + 1)
+        scores: Array = model.inplace_predict(data, iteration_range=until, validate_features=False)
+        return scores.astype(np.int64) if _objective(model) == "multi:softmax" else scores
+
+    def save(self, model: Any, directory: Path) -> None:
+        model.save_model(directory / "model.ubj")
+
+    def load(self, directory: Path) -> Any:
+        file = directory / "model.ubj"
+        if not file.is_file():
+            raise ArtifactError("The saved XGBoost model is incomplete.", "Expected a file model.ubj.", "save it again.")
+        model = xgboost.Booster()
+        try:
+            model.load_model(file)
+        except xgboost.core.XGBoostError as error:
+            raise ArtifactError(f"The saved XGBoost model cannot be read: {_reason(error)}", "", "save it again.") from error
+        return model
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, xgboost.Booster)
+
+    def inspect(self, model: Any) -> Native:
+        config = json.loads(model.save_config())["learner"]
+        shape = config["learner_model_param"]
+        task = TASKS.get(config["objective"]["name"].partition(":")[0], Task.REGRESSION)
+        names = None if model.feature_names is None else [name.translate(PLAIN) for name in model.feature_names]
+        return Native(task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names)
+
+    def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
+        objective = (params or {}).get("objective")
+        return None if objective is None else TASKS.get(str(objective).partition(":")[0], Task.REGRESSION)
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        super().check(*args, **kwargs)
+        params = args[0] if args else kwargs.get("params")
+        if params is not None:
+            _try(params)
+
+    def needs_test(self, *args: Any, **kwargs: Any) -> str:
+        return "early_stopping_rounds" if kwargs.get("early_stopping_rounds") else ""
+
+    def owns_callback(self, callback: Any) -> bool:
+        return isinstance(callback, TrainingCallback)
+
+    def best_iteration(self, model: Any) -> int | None:
+        best = model.attr("best_iteration")
+        return None if best is None else int(best)
+
+    def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        gains = model.get_score(importance_type="gain")
+        own = model.feature_names or [f"f{i}" for i in range(len(names))]
+        if len(own) != len(names):
+            return None
+        return {name: float(gains.get(other, 0.0)) for name, other in zip(names, own, strict=True)}
+
+    @contextlib.contextmanager
+    def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
+        tracker = xgboost.tracker.RabitTracker(world_size, host, sortby="task")
+        tracker.start()
+        try:
+            yield tracker.worker_args()
+        finally:
+            tracker.free()
+
+
+class _Listener(TrainingCallback):
+    """Tells the job of every iteration, and ends the training, on all ranks at once, when it is told to."""
+
+    def __init__(self, job: Job, adapter: XGBoost) -> None:
+        self._job, self._adapter = job, adapter
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        iteration = model.num_boosted_rounds() - 1
+        metrics = {
+            f"{table}-{name}": values[-1][0] if isinstance(values[-1], tuple) else values[-1]
+            for table, found in evals_log.items()
+            for name, values in found.items()
+        }
+        stop = self._job.report(iteration, metrics)
+        self._job.checkpoint(iteration, lambda directory: self._adapter.save(model, directory))
+        if self._job.world_size > 1:
+            stop = bool(xgboost.collective.allreduce(np.array([stop], np.int32), xgboost.collective.Op.MAX)[0])
+        return stop
+
+
+class _Blocks(xgboost.DataIter):
+    """Rows block by block, for a QuantileDMatrix that keeps only their bins."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(release_data=True)
+        self._rows, self._left = rows, rows.batches()
+
+    def reset(self) -> None:
+        self._left = self._rows.batches()
+
+    def next(self, input_data: Any) -> bool:
+        rows = next(self._left, None)
+        if rows is not None:
+            input_data(**_arguments(rows))
+        return rows is not None
+
+
+def _matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> Any:
+    plain = params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
+    if stream and plain:
+        return xgboost.QuantileDMatrix(
+            _Blocks(rows), nthread=params.get("nthread"), max_bin=params.get("max_bin"), enable_categorical=True
+        )
+    return xgboost.DMatrix(**_arguments(rows), nthread=params.get("nthread"), enable_categorical=True)
+
+
+def _arguments(rows: Rows) -> dict[str, Any]:
+    features = rows.features
+    made = {"label": rows.target, "weight": rows.weight}
+    if not _is_matrix(features):
+        return {"data": _frame(features.table), **made}
+    names = None if any(d == SPARSE or isinstance(d, pl.Array) for d in features.schema.values()) else features.names
+    return {"data": features.matrix(), "feature_names": names and [name.translate(SAFE) for name in names], **made}
+
+
+def _is_matrix(features: Features) -> bool:
+    """Whether there are vector columns: only a matrix holds them. Otherwise XGBoost reads the columns as they are."""
+    return any(d == SPARSE or isinstance(d, pl.Array) for d in features.schema.values())
+
+
+def _frame(table: pl.DataFrame) -> pl.DataFrame:
+    return table.rename({name: name.translate(SAFE) for name in table.columns})
+
+
+def _objective(model: Any) -> str:
+    if model not in _objectives:
+        _objectives[model] = json.loads(model.save_config())["learner"]["objective"]["name"]
+    return _objectives[model]
+
+
+_objectives: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def _communicator(job: Job) -> Iterator[None]:
+    with xgboost.collective.CommunicatorContext(**job.rendezvous, dmlc_task_id=f"{job.rank:06d}"):
+        yield
+
+
+def _try(params: Any) -> None:
+    """Let XGBoost itself judge parameters, in one round on two rows."""
+    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
+        raise ParameterError.value("xgboost trainer", "params", "a dict of XGBoost's parameters", params)
+    if str(params.get("objective", "")).partition(":")[0] in ("rank", "survival"):
+        raise ParameterError.value("xgboost trainer", "objective", "one of a classification or regression", params["objective"])
+    asked = {k: v for k, v in params.items() if k not in ("device", "monotone_constraints", "interaction_constraints", "verbosity")}
+    if str(params.get("objective", "")).startswith("multi:"):
+        asked.setdefault("num_class", 2)
+    data = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            booster = xgboost.Booster({**asked, "nthread": 1, "validate_parameters": True}, [data])
+            booster.update(data, 0)
+            booster.eval(data)
+        except (xgboost.core.XGBoostError, TypeError, ValueError) as error:
+            raise ParameterError(
+                f"xgboost trainer: XGBoost refuses the parameters: {_reason(error)}", f"Got {dict(params)!r}.", "see its documentation."
+            ) from error
+    unused = {name for w in told for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message)) for name in re.findall(r'"(.*?)"', found)}
+    unknown = unused - _known()
+    if unknown:
+        raise ParameterError.unknown("xgboost trainer", unknown, _known())
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    """Names that XGBoost knows for some booster or objective, from its scikit-learn wrapper and its own configuration."""
+    names = {*inspect.signature(xgboost.XGBModel.__init__).parameters} - {"self", "kwargs"}
+    names |= {"eta", "alpha", "lambda", "gamma", "nthread", "seed", "num_class", "tweedie_variance_power", "quantile_alpha"}
+    data = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
+    for booster in ("gbtree", "dart", "gblinear"):
+        todo = [json.loads(xgboost.Booster({"booster": booster, "nthread": 1}, [data]).save_config())["learner"]]
+        while todo:
+            for key, value in todo.pop().items():
+                if isinstance(value, dict):
+                    todo.append(value)
+                elif isinstance(value, str):
+                    names.add(key)
+    return frozenset(names)
+
+
+def _reason(error: Exception) -> str:
+    """What XGBoost says, without its time stamp and its stack."""
+    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", str(error).strip()).split("Stack trace:")[0]
+    return " ".join(text.split())[:300]

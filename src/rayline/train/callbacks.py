@@ -1,0 +1,177 @@
+"""Callbacks: they see a training as it goes, on the driver, wherever it runs, and may stop it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayline.core.errors import ParameterError
+from rayline.train import metrics as named_metrics
+
+if TYPE_CHECKING:
+    from rayline.core.target import Target
+    from rayline.train.result import Result
+    from rayline.train.trainer import Trainer
+
+
+@dataclass
+class Run:
+    """A training as callbacks see it.
+
+    Attributes
+    ----------
+    trainer, target
+        What is trained, and what is predicted.
+    history
+        The metrics of the iterations so far, each with its `iteration` (counted from 0).
+    stopped_by
+        Who asked for the end; empty when no one did.
+    result
+        In `on_end`: the result, or None when the training failed.
+    """
+
+    trainer: Trainer
+    target: Target | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped_by: str = ""
+    result: Result | None = None
+
+    def stop(self, who: str = "stop()") -> None:
+        """Let the training end after this iteration."""
+        self.stopped_by = self.stopped_by or who
+
+
+class Callback:
+    """What happens during a training. Override what you need; one object may serve many trainings, one after another.
+
+    Examples
+    --------
+    >>> class Stop(Callback):
+    ...     def on_iteration(self, run, iteration, metrics):
+    ...         return metrics["train-rmse"] < 0.1
+    """
+
+    checkpoint_every: int | None = None
+    """Iterations between checkpoints that this callback wants, where the trainer says nothing."""
+
+    def on_start(self, run: Run) -> None:
+        """Before the first iteration."""
+
+    def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool | None:
+        """After an iteration. Returning True stops the training, as `run.stop()` does."""
+
+    def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
+        """After a checkpoint: the framework's files stand in `directory` while this runs."""
+
+    def on_end(self, run: Run) -> None:
+        """After the training, also when it failed."""
+
+
+class Progress(Callback):
+    """Write the metrics of every n-th iteration to stderr.
+
+    Parameters
+    ----------
+    every
+        Iterations between two lines.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = _positive("Progress", "every", every)
+
+    def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> None:
+        if (iteration + 1) % self.every == 0:
+            values = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+            print(f"{iteration + 1:>6}  {values}", file=sys.stderr, flush=True)  # noqa: T201  # what it is for
+
+
+class EarlyStopping(Callback):
+    """Stop when a metric has not become better for a number of iterations.
+
+    The model is that of the last iteration. A framework's own early stopping (`early_stopping_rounds=` of XGBoost)
+    also makes predictions stop at the best one.
+
+    Parameters
+    ----------
+    metric
+        A metric of the history: "test-logloss", or "logloss" for its value on the test set, without one on the
+        training set.
+    patience
+        Iterations to wait for something better.
+    mode
+        "min" or "max"; known by itself for every usual metric.
+    min_delta
+        A change smaller than this is nothing better.
+
+    Raises
+    ------
+    ParameterError
+        On the first iteration, when the history has no such metric or its direction is not known.
+    """
+
+    def __init__(self, metric: str, patience: int = 10, mode: str | None = None, min_delta: float = 0.0) -> None:
+        if mode not in (None, "min", "max"):
+            raise ParameterError.value("EarlyStopping", "mode", "'min', 'max' or None", mode)
+        self.metric, self.mode, self.min_delta = metric, mode, min_delta
+        self.patience = _positive("EarlyStopping", "patience", patience)
+        self.best: float | None = None
+        self.best_iteration: int | None = None
+
+    def on_start(self, run: Run) -> None:
+        self.best = self.best_iteration = None
+
+    def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool:
+        name = named_metrics.resolve(self.metric, list(metrics))
+        if name is None:
+            raise ParameterError.unknown("EarlyStopping: metric", [self.metric], metrics)
+        mode = self.mode or named_metrics.mode(name)
+        if mode is None:
+            raise ParameterError(
+                f"EarlyStopping: whether {name!r} should be small or large is not known.", "Expected mode.", "pass mode='min' or 'max'."
+            )
+        gain = metrics[name] if mode == "max" else -metrics[name]
+        best = None if self.best is None else self.best if mode == "max" else -self.best
+        if best is None or gain > best + self.min_delta:
+            self.best, self.best_iteration = metrics[name], iteration
+        assert self.best_iteration is not None
+        return iteration - self.best_iteration >= self.patience
+
+
+class ModelCheckpoint(Callback):
+    """Keep copies of the model while it is trained, in the framework's own format.
+
+    Parameters
+    ----------
+    directory
+        Where `iteration-000009/` and so on are written.
+    every
+        Iterations between two copies.
+    keep
+        How many to keep; the oldest goes first. None keeps all.
+    """
+
+    def __init__(self, directory: str | Path, every: int = 10, keep: int | None = 1) -> None:
+        self.directory = Path(directory)
+        self.checkpoint_every = _positive("ModelCheckpoint", "every", every)
+        self.keep = None if keep is None else _positive("ModelCheckpoint", "keep", keep)
+
+    def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
+        final = self.directory / f"iteration-{iteration:06d}"
+        part = self.directory / f".{final.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(directory, part)
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        kept = sorted(self.directory.glob("iteration-*"))
+        for old in kept[: len(kept) - self.keep] if self.keep is not None else []:
+            shutil.rmtree(old)
+
+
+def _positive(who: str, name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ParameterError.value(who, name, "an integer of at least 1", value)
+    return value

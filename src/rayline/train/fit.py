@@ -1,0 +1,395 @@
+"""The fit: data in, preprocessor fitted, framework trained, result out. `trainer.fit` is this function too."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.engine import Answers, Scan, TableFunction
+from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.framework import Framework
+from rayline.core.stage import View
+from rayline.data import conform, fitting
+from rayline.data.preprocessor import Preprocessor
+from rayline.inference.model import Model, unpack
+from rayline.inference.pipeline import InferencePipeline
+from rayline.train import inputs as given
+from rayline.train import metrics as named_metrics
+from rayline.train import progress
+from rayline.train.callbacks import Callback, Run
+from rayline.train.inputs import WHERE, Inputs
+from rayline.train.questions import Learned, Questions
+from rayline.train.result import Result
+from rayline.train.work import Outcome, Prepare, Scored, Work
+
+if TYPE_CHECKING:
+    from rayline.train.trainer import Trainer
+
+EXAMPLES = 5
+"""Raw rows that a model remembers."""
+
+
+def fit(
+    trainer: Trainer,
+    preprocessor: Preprocessor | None = None,
+    train_dataset: Any = None,
+    test_dataset: Any = None,
+    target_columns: Sequence[str] | str | None = None,
+    *,
+    X: Any = None,
+    y: Any = None,
+    X_test: Any = None,
+    y_test: Any = None,
+    sample_weight: Any = None,
+    callbacks: Sequence[Any] = (),
+    metrics: Sequence[str] | None = None,
+    verbose: bool | None = None,
+) -> Result:
+    """Train a model: fit the preprocessor where it is not fitted, prepare the rows, train, measure.
+
+    Parameters
+    ----------
+    trainer
+        The framework and its arguments. It then has `fitted_model`.
+    preprocessor
+        Its stages come before the model. An unfitted one is fitted here, on the training rows, and stays fitted; it
+        is left as it was when the fit is refused. None for no stages.
+    train_dataset, test_dataset
+        Any table, or a ray.data.Dataset. Without a test set nothing is measured but what the framework reports.
+    target_columns
+        The columns to predict.
+    X, y, X_test, y_test
+        In place of datasets: features, and labels as an array, a series, a table, or names of columns of X.
+    sample_weight
+        The column with the weights of the rows (with X and y also an array). It is no feature; in the test set it may
+        lack.
+    callbacks
+        `rayline.train.Callback`s, and callback objects of the framework itself.
+    metrics
+        As the trainer's `metrics=`, for this fit.
+    verbose
+        False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
+
+    Returns
+    -------
+    Result
+        Metrics, history, model, and the inference pipeline.
+
+    Raises
+    ------
+    SchemaError
+        When columns are missing, named twice or of a wrong type.
+    DataError
+        When there are no rows, labels are missing or of one class, a feature has no values, weights are negative.
+    ParameterError
+        On unknown metrics, callbacks or arguments.
+    ResourceError
+        When a GPU or workers are asked for that are not there.
+    TrainingError
+        When the framework fails, from its own error.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> from rayline.stages import StandardScaler
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 9, "y": ["no", "no", "yes", "yes"] * 9})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=20)
+    >>> result = train.fit(trainer, train.Preprocessor([("scale", StandardScaler())]), train_dataset=table,
+    ...                    test_dataset=table, target_columns=["y"], metrics=["roc_auc"], verbose=False)
+    >>> result.metrics["test-roc_auc"]
+    1.0
+    """
+    started = time.perf_counter()
+    own, native = _callbacks(trainer, callbacks)
+    wanted = tuple(metrics) if metrics is not None else trainer.metrics
+    for name in wanted or ():
+        named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
+    inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
+    _check_resources(trainer)
+    lacking = trainer.adapter.needs_test(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
+    if lacking:
+        raise ParameterError(f"{WHERE}: {lacking} needs a test set.", "Expected test_dataset=….", f"pass one, or leave {lacking} out.")
+    with progress.line("fit", verbose) as line:
+        seconds: dict[str, float] = {}
+        fitted, learned, transformed = _prepare(trainer, preprocessor, inputs, line, seconds)
+        named_metrics.check(wanted or (), learned.target, WHERE)
+        if preprocessor is not None and preprocessor is not fitted:
+            preprocessor.adopt(fitted)
+            fitted = preprocessor
+        fitted.remember_target(learned.target)
+        run = Run(trainer, learned.target)
+        try:
+            for callback in own:
+                callback.on_start(run)
+            begun = time.perf_counter()
+            training = _Training(trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted or (), inputs))
+            outcome = training.in_process(transformed) if trainer.num_workers is None else training.on_workers()
+            seconds["training"] = time.perf_counter() - begun
+            run.result = _result(trainer, inputs, fitted, learned, run, outcome, wanted, seconds, started)
+        finally:
+            for callback in own:
+                callback.on_end(run)
+        trainer.remember(run.result)
+        _tell(line, run, trainer, wanted)
+        return run.result
+
+
+# -- before the training -----------------------------------------------------------------------------------------------
+
+
+def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
+    """Ours, and the framework's own."""
+    own = [c for c in callbacks if isinstance(c, Callback)]
+    native = [c for c in callbacks if not isinstance(c, Callback) and trainer.adapter.owns_callback(c)]
+    strange = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
+    if strange:
+        raise ParameterError.value(
+            WHERE, "callbacks", f"objects of rayline.train.Callback or of {trainer.framework}'s own callback classes", strange[0]
+        )
+    return own, native
+
+
+def _check_resources(trainer: Trainer) -> None:
+    if trainer.use_gpu and trainer.num_workers is None and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")):
+        raise ResourceError(f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected one.", "leave use_gpu out.")
+
+
+def _prepare(
+    trainer: Trainer, preprocessor: Preprocessor | None, inputs: Inputs, line: progress.Line, seconds: dict[str, float]
+) -> tuple[Preprocessor, Learned, pl.DataFrame | None]:
+    """The fitted preprocessor (not the caller's own, when that was not fitted), what the training must know, and the
+    transformed training rows, when they are in this process anyway."""
+    begun = time.perf_counter()
+    adapter = trainer.adapter
+    task = adapter.task(*trainer.args, **trainer.kwargs)
+    questions = Questions(inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight)
+    engine = registry.engine_for(inputs.train)
+    beside = () if inputs.weight is None else (inputs.weight,)
+    answers: Answers
+    transformed: pl.DataFrame | None = None
+    if preprocessor is None or not preprocessor.is_fitted:
+        line.now("preprocessor")
+        fitted = (preprocessor or Preprocessor()).clone()
+        answers = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside).final
+        if len(fitted):
+            line.part(f"preprocessor {_plural(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
+    else:
+        fitted = preprocessor
+        fitted.refuse_targets([*inputs.targets, *beside], WHERE)
+        conform.Conform(fitted.input_schema, WHERE)(pl.LazyFrame(schema=engine.schema(inputs.train))).collect_schema()
+        asked = [fitting.ROWS, *questions(View((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted)))]
+        columns = [*questions.features(fitted.output_schema), *inputs.targets, *beside]
+        rows = engine.map(inputs.train, _Chosen(fitted.table_function(training=True), columns))
+        if trainer.num_workers is None:
+            rows = transformed = engine.collect(rows)
+        answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
+        conform.refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
+    learned = questions.learn(fitted.output_schema, answers)
+    seconds["preprocessor"] = time.perf_counter() - begun
+    return fitted, learned, transformed
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some columns of a transformed table."""
+
+    transform: TableFunction
+    columns: Sequence[str]
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return self.transform(table).select(self.columns)
+
+
+def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
+    """Columns that no stage works on."""
+    worked = {column for _, leaf in preprocessor.leaves for column in (leaf.learned or {}).get("columns", ())}
+    return tuple(name for name in preprocessor.output_schema if name in preprocessor.input_schema and name not in worked)
+
+
+# -- the training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _InProcess:
+    """The one worker of a training in this process (see `work.Worker`)."""
+
+    train: Sequence[Callable[[], pl.DataFrame]]
+    test: Sequence[Callable[[], pl.DataFrame]] | None
+    report: Callable[[int, Mapping[str, float]], bool]
+    checkpoint: Callable[[int, Callable[[Path], None]], None]
+    n_threads: int
+    rank: int = 0
+    world_size: int = 1
+    peers: Sequence[str] = ()
+    rendezvous: Mapping[str, Any] = field(default_factory=dict)
+    resume: Path | None = None
+
+
+@dataclass
+class _Training:
+    """One training: what is trained on what, and who listens."""
+
+    trainer: Trainer
+    inputs: Inputs
+    preprocessor: Preprocessor
+    learned: Learned
+    native_callbacks: Sequence[Any]
+    callbacks: Sequence[Callback]
+    run: Run
+    line: progress.Line
+    score: Sequence[str]
+
+    @property
+    def work(self) -> Work:
+        kwargs = dict(self.trainer.kwargs)
+        if self.native_callbacks:
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), *self.native_callbacks]
+        return Work(
+            self.trainer.framework,
+            self.trainer.args,
+            kwargs,
+            self.learned.features,
+            self.learned.target,
+            weighs=self.prepare(test=False).weighs,
+            weighs_test=self.inputs.test_weight is not None,
+            seed=self.trainer.seed,
+            use_gpu=self.trainer.use_gpu,
+            score=self.score,
+            adapter_class=registry.runtime_class(self.trainer.framework),
+        )
+
+    def prepare(self, *, test: bool, transformed: bool = False) -> Prepare:
+        """From raw (or transformed) rows to those of the training."""
+        return Prepare(
+            None if transformed else self.preprocessor.table_function(training=not test),
+            self.learned.features,
+            self.inputs.targets,
+            self.inputs.test_weight if test else self.inputs.weight,
+            None if test else self.learned.class_weights,
+        )
+
+    def in_process(self, transformed: pl.DataFrame | None) -> Outcome:
+        """Train here. All rows come into this process, whatever they come from."""
+        if transformed is None:
+            train = _rows(self.inputs.train, self.prepare(test=False))
+        else:
+            train = self.prepare(test=False, transformed=True)(transformed.lazy()).collect()
+        test = None if self.inputs.test is None else _rows(self.inputs.test, self.prepare(test=True))
+        if test is not None:
+            conform.refuse_empty(test.height, f"{WHERE} (test data)")
+        worker = _InProcess(
+            [lambda: train], None if test is None else [lambda: test], self.report, self.keep, n_threads=_threads()
+        )
+        return self.work.run(worker)
+
+    # -- what the framework tells ----------------------------------------------------------------------------------
+
+    def report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
+        """After an iteration: history, callbacks, progress. True when training is to stop."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self.run.history.append({"iteration": iteration, **values})
+        for callback in self.callbacks:
+            if callback.on_iteration(self.run, iteration, values):
+                self.run.stop(type(callback).__name__)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.line.now(f"{self.trainer.framework} iteration {iteration + 1}  {shown}")
+        return bool(self.run.stopped_by)
+
+    def keep(self, iteration: int, save: Callable[[Path], None]) -> None:
+        """After an iteration in this process: a checkpoint for the callbacks, when one is due."""
+        every = self.checkpoint_every
+        if every is not None and (iteration + 1) % every == 0:
+            with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+                save(Path(folder))
+                self.kept(iteration, Path(folder))
+
+    def kept(self, iteration: int, directory: Path) -> None:
+        """After a checkpoint."""
+        for callback in self.callbacks:
+            callback.on_checkpoint(self.run, iteration, directory)
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        wishes = [c.checkpoint_every for c in self.callbacks if c.checkpoint_every is not None]
+        return self.trainer.checkpoint_every or min(wishes, default=None)
+
+
+def _rows(data: Any, prepare: Prepare) -> pl.DataFrame:
+    engine = registry.engine_for(data)
+    frame = engine.collect(engine.map(data, prepare))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _threads() -> int:
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+
+
+# -- after the training ------------------------------------------------------------------------------------------------
+
+
+def _tables_to_score(names: Sequence[str], inputs: Inputs) -> tuple[str, ...]:
+    train = ("train",) if any(name.startswith("train-") for name in names) else ()
+    return (*train, *(("test",) if inputs.test is not None else ()))
+
+
+def _result(
+    trainer: Trainer,
+    inputs: Inputs,
+    preprocessor: Preprocessor,
+    learned: Learned,
+    run: Run,
+    outcome: Outcome,
+    wanted: Sequence[str] | None,
+    seconds: dict[str, float],
+    started: float,
+) -> Result:
+    begun = time.perf_counter()
+    last = run.history[-1:]
+    best = trainer.adapter.best_iteration(outcome.native)
+    chosen = [row for row in run.history if row["iteration"] == best] or last
+    values = {name: value for row in chosen for name, value in row.items() if name != "iteration"}
+    for table, scored in sorted(outcome.scored.items()):
+        names = wanted if wanted is not None else named_metrics.defaults(learned.target.task, scored.scores)
+        asked = [n for n in names if (table == "train") is n.startswith("train-")]
+        found = named_metrics.evaluate(asked, learned.target, scored.scores, scored.truth, scored.weight)
+        values |= {f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in found.items()}
+    seconds["metrics"] = time.perf_counter() - begun
+    raw = _examples(inputs.train, preprocessor)
+    model = Model(trainer.framework, outcome.native, learned.features, learned.target, metrics=values, examples=raw)
+    history = pl.DataFrame(run.history, infer_schema_length=None) if run.history else pl.DataFrame(schema={"iteration": pl.Int64})
+    seconds["total"] = time.perf_counter() - started
+    return Result(values, history, model, InferencePipeline(preprocessor, model), trainer, seconds)
+
+
+def _examples(data: Any, preprocessor: Preprocessor) -> pl.DataFrame:
+    """A few raw rows."""
+    few = data.limit(EXAMPLES) if hasattr(data, "limit") else data
+    frame = registry.engine_for(few).collect(few, list(preprocessor.input_schema)).head(EXAMPLES)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _tell(line: progress.Line, run: Run, trainer: Trainer, wanted: Sequence[str] | None) -> None:
+    assert run.result is not None
+    iterations = f" {_plural(run.result.history.height, 'iteration')}" if run.result.history.height else ""
+    line.part(f"{trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")
+    names = list(run.result.metrics)
+    first = named_metrics.resolve(wanted[0], names) if wanted else next((n for n in names if n.startswith("test-")), None)
+    first = first or next(iter(names), None)
+    if first is not None:
+        line.part(f"{first.replace('-', ' ', 1)} {run.result.metrics[first]:.4g}")
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

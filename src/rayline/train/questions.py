@@ -1,0 +1,169 @@
+"""What a training must know of its data before it starts, put as questions to the scan that fits the preprocessor.
+
+The classes of the target, whether labels or weights are missing or infinite, which features have no values, and the
+categories of string features for frameworks that take them as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import polars as pl
+
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.schema import Kind, kind_of
+from rayline.core.stage import View
+from rayline.core.statistics import Extremes, Request, Statistic, ValueCounts
+from rayline.core.target import Target, Task
+from rayline.train.inputs import WHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Present(Statistic):
+    """How many values of a column are there."""
+
+    count: int = 0
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        return [columns[0].count()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls(*values)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.count + other.count)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The answers: the target, the features with their types, and the weight of each class (None for all alike)."""
+
+    target: Target
+    features: pl.Schema
+    class_weights: dict[Any, float] | None = None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked, for a framework that does `strings` with string features.
+
+    `task` is what the framework's arguments ask for, None lets the labels decide.
+    """
+
+    targets: Sequence[str]
+    schema: Mapping[str, pl.DataType]
+    weight: str | None
+    task: Task | None
+    strings: str
+    class_weight: str | Mapping[Any, float] | None = None
+
+    @property
+    def _classifies(self) -> bool:
+        if self.task is not None:
+            return self.task.is_classification
+        return not all(self.schema[t].is_numeric() for t in self.targets)
+
+    def features(self, output: Mapping[str, pl.DataType]) -> pl.Schema:
+        """The features among the columns that the preprocessor gives."""
+        return pl.Schema({n: d for n, d in output.items() if n not in self.targets and n != self.weight})
+
+    def __call__(self, view: View) -> list[Request]:
+        """The questions, about the preprocessed table."""
+        found = [Request(self._of_target(t), (t,)) for t in self.targets if self._of_target(t) is not None]
+        if self.weight is not None:
+            found.append(Request(Extremes, (self.weight,)))
+        for name, dtype in self.features(view.schema).items():
+            if kind_of(dtype) is Kind.CATEGORY and self.strings == "categories":
+                found.append(Request(ValueCounts, (name,)))
+            elif name in view.untouched:
+                found.append(Request(Present, (name,)))
+        return found
+
+    def _of_target(self, target: str) -> Any:
+        if self._classifies:
+            return ValueCounts
+        return Extremes if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
+
+    def learn(self, output: Mapping[str, pl.DataType], answers: Mapping[Request, Any]) -> Learned:
+        """What the answers say.
+
+        Raises
+        ------
+        DataError
+            When labels are missing, of one class only or infinite, weights missing or negative, a feature without any
+            value.
+        SchemaError
+            When a feature has a type that the framework cannot use.
+        """
+        counts = [answers.get(Request(ValueCounts, (t,))) for t in self.targets]
+        for name in self.targets:
+            self._check_numbers(name, answers.get(Request(Extremes, (name,))), "the target", low=None)
+        target = Target.learn(self.targets, self.schema, counts, self.task)
+        if self.weight is not None:
+            self._check_numbers(self.weight, answers[Request(Extremes, (self.weight,))], "the weight", low=0.0)
+        features: dict[str, pl.DataType] = {}
+        for name, dtype in self.features(output).items():
+            present = answers.get(Request(Present, (name,)))
+            count = answers.get(Request(ValueCounts, (name,)))
+            if (present is not None and not present.count) or (count is not None and not count.table.height):
+                raise DataError(
+                    f"{WHERE}: feature {name!r} has no values, only missing ones.",
+                    "Expected at least one value in every feature.",
+                    f"drop {name!r} (DropColumns), or impute it with a constant.",
+                )
+            features[name] = self._feature(name, dtype, count)
+        return Learned(target, pl.Schema(features), self._class_weights(target, counts))
+
+    def _feature(self, name: str, dtype: pl.DataType, count: ValueCounts | None) -> pl.DataType:
+        kind = kind_of(dtype)
+        if kind in (Kind.NUMERIC, Kind.BOOLEAN, Kind.VECTOR) or self.strings == "text":
+            return dtype
+        if kind is Kind.CATEGORY and count is not None:
+            return pl.Enum(count.table["value"].cast(pl.String))
+        raise SchemaError(
+            f"{WHERE}: feature {name!r} holds {dtype}, which this framework does not take.",
+            f"Expected numbers, truth values{', categories' if self.strings == 'categories' else ''} or vectors after preprocessing.",
+            "add a stage that encodes it (OneHotEncoder, OrdinalEncoder, Vectorizer, …) or drops it (DropColumns).",
+        )
+
+    def _check_numbers(self, name: str, found: Extremes | None, noun: str, low: float | None) -> None:
+        if found is None:
+            return
+        problem = ""
+        if found.n_null:
+            problem = f"has {found.n_null} missing values"
+        elif found.low is not None and not (math.isfinite(found.low) and math.isfinite(found.high)):
+            problem = "has infinite values"
+        elif low is not None and found.low is not None and (found.low < low or found.high <= low):
+            problem = "has negative values" if found.low < low else "is 0 in every row"
+        if problem:
+            raise DataError(
+                f"{WHERE}: {noun} {name!r} {problem}.",
+                f"Expected a finite number{' of at least 0' if low is not None else ''} in every row.",
+                "drop or mend these rows first.",
+            )
+
+    def _class_weights(self, target: Target, counts: Sequence[ValueCounts | None]) -> dict[Any, float] | None:
+        if self.class_weight is None:
+            return None
+        if not target.classes or len(target.columns) > 1 or counts[0] is None:
+            raise ParameterError(
+                f"{WHERE}: class_weight is for one classification target.", f"Got a {target.task} of {list(target.columns)}.", "leave it out."
+            )
+        labels, n = counts[0].table["value"].to_list(), counts[0].table["n"].to_list()
+        if self.class_weight == "balanced":
+            return {label: sum(n) / (len(n) * k) for label, k in zip(labels, n, strict=True)}
+        assert isinstance(self.class_weight, Mapping)
+        strange = [label for label in self.class_weight if label not in labels]
+        if strange:
+            raise ParameterError.value(WHERE, "class_weight", f"labels among {labels[:8]!r}", strange[0])
+        return {label: float(self.class_weight.get(label, 1.0)) for label in labels}

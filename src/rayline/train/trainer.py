@@ -1,0 +1,205 @@
+"""The trainer: a framework, its own arguments, and how it is scaled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from rayline.core import registry
+from rayline.core.errors import NotFittedError, ParameterError
+from rayline.core.framework import Framework
+from rayline.train.fit import fit
+from rayline.train import metrics as named_metrics
+from rayline.train.result import Result
+
+
+class Trainer:
+    """A framework with its arguments and its scaling; `train.fit` puts data to it.
+
+    The framework's own arguments are given as `args=` and `kwargs=`, or simply as positional and keyword arguments.
+    They are the arguments of the framework's own training function, unchanged.
+
+    Parameters
+    ----------
+    framework
+        The id of a framework, or its (registered) class. `train.XGBoostTrainer` and its like know it themselves.
+    args, kwargs
+        The framework's arguments; needed where one of them has a name of this list.
+    num_workers
+        None trains in this process, a number on so many Ray workers.
+    use_gpu
+        Whether workers get a GPU each and the framework is told to use it.
+    resources_per_worker
+        Ray resources of a worker, as {"CPU": 2}.
+    seed
+        The same seed gives the same model.
+    max_failures
+        How often training starts again, from the last checkpoint, after a worker has died. Needs `num_workers`.
+    checkpoint_every
+        Iterations between two checkpoints.
+    storage_path
+        Where checkpoints of workers are kept: a directory that all of them see, or a URL that pyarrow can open.
+    metrics
+        Names of metrics to compute on the test set ("roc_auc"), or on the training set ("train-roc_auc"), beside
+        those of the framework. The usual ones of the task when omitted.
+    class_weight
+        "balanced", or a weight for each label; multiplied into the sample weights of the training rows.
+
+    Raises
+    ------
+    ParameterError
+        On a parameter that neither the trainer nor the framework knows.
+    MissingExtraError
+        When the framework's library is not installed.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> trainer = train.XGBoostTrainer({"max_depth": 3}, num_boost_round=20, seed=1)
+    >>> trainer
+    XGBoostTrainer({'max_depth': 3}, num_boost_round=20, seed=1)
+    >>> trainer.replace({"max_depth": 5, "num_boost_round": 10})
+    XGBoostTrainer({'max_depth': 5}, num_boost_round=10, seed=1)
+    """
+
+    def __init__(
+        self,
+        framework: str | type[Framework],
+        *arguments: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        num_workers: int | None = None,
+        use_gpu: bool = False,
+        resources_per_worker: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        max_failures: int = 0,
+        checkpoint_every: int | None = None,
+        storage_path: str | None = None,
+        metrics: Sequence[str] | None = None,
+        class_weight: str | Mapping[Any, float] | None = None,
+        **framework_kwargs: Any,
+    ) -> None:
+        self.framework = framework if isinstance(framework, str) else framework.name
+        if arguments and args is not None:
+            raise ParameterError(f"{self._name}: positional arguments and args=[…] exclude each other.", "", "use one of them.")
+        self.args = tuple(args) if args is not None else arguments
+        twice = sorted({*framework_kwargs} & {*(kwargs or {})})
+        if twice:
+            raise ParameterError(f"{self._name}: {twice[0]!r} is given twice.", "", "leave it out of kwargs.")
+        self.kwargs = {**(kwargs or {}), **framework_kwargs}
+        self.num_workers = _whole(self._name, "num_workers", num_workers, 1)
+        self.use_gpu = bool(use_gpu)
+        self.resources_per_worker = None if resources_per_worker is None else dict(resources_per_worker)
+        self.seed = _whole(self._name, "seed", seed, 0)
+        self.max_failures = _whole(self._name, "max_failures", max_failures, 0) or 0
+        self.checkpoint_every = _whole(self._name, "checkpoint_every", checkpoint_every, 1)
+        self.storage_path = storage_path
+        self.metrics = None if metrics is None else tuple(metrics)
+        self.class_weight = class_weight
+        self._result: Result | None = None
+        for name in self.metrics or ():
+            named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
+        if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
+            raise ParameterError.value(self._name, "class_weight", "'balanced', or a dict from label to weight", class_weight)
+        self.check()
+
+    @property
+    def adapter(self) -> Framework:
+        """The framework's adapter."""
+        adapter = registry.framework(self.framework)
+        assert isinstance(adapter, Framework)
+        return adapter
+
+    def check(self) -> None:
+        """Raise ParameterError on arguments that the framework would not take."""
+        self.adapter.check(*self.args, **self.kwargs)
+        if (self.num_workers or 1) > 1 and not self.adapter.distributed:
+            raise ParameterError(
+                f"{self._name}: {self.framework} trains on one worker only.",
+                f"Expected num_workers=None or 1; got {self.num_workers}.",
+                "leave num_workers out.",
+            )
+
+    def fit(self, preprocessor: Any = None, train_dataset: Any = None, test_dataset: Any = None, **options: Any) -> Result:
+        """Train. This is `train.fit(trainer, …)`: see there."""
+        return fit(self, preprocessor, train_dataset, test_dataset, **options)
+
+    def remember(self, result: Result) -> None:
+        """Keep the result of a fit, for `fitted_model`."""
+        self._result = result
+
+    @property
+    def fitted_model(self) -> Any:
+        """The framework's own object, as the last fit made it. Raises NotFittedError before."""
+        return self.result.model.native
+
+    @property
+    def result(self) -> Result:
+        """The result of the last fit. Raises NotFittedError before."""
+        if self._result is None:
+            raise NotFittedError(f"{self._name}: not fitted yet.", "Expected a fit before.", "call train.fit(trainer, …) first.")
+        return self._result
+
+    def replace(self, config: Mapping[str, Any]) -> Self:
+        """An unfitted copy with other values of the framework's parameters, as tuning finds them.
+
+        Raises ParameterError when the framework knows no such parameter.
+        """
+        made = copy.copy(self)
+        args, made.kwargs = self.adapter.configure(self.args, self.kwargs, config)
+        made.args, made._result = tuple(args), None
+        made.check()
+        return made
+
+    def __repr__(self) -> str:
+        parts = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
+        if type(self) is Trainer:
+            parts.insert(0, repr(self.framework))
+        for name in _OPTIONS:
+            value = getattr(self, name)
+            if value not in (None, False) and not (name == "max_failures" and not value):
+                parts.append(f"{name}={value!r}")
+        return f"{self._name}({', '.join(parts)})"
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A framework that was registered at run time travels with its trainer; the result stays here.
+        return {**self.__dict__, "_result": None, "_adapter": registry.runtime_class(self.framework)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        adapter = state.pop("_adapter")
+        if adapter is not None:
+            registry.register_framework(adapter)
+        self.__dict__.update(state)
+
+
+def named(name: str, framework: str) -> type[Trainer]:
+    """The class `train.<name>`: a Trainer that knows its framework."""
+
+    def __init__(self: Trainer, *arguments: Any, **options: Any) -> None:
+        Trainer.__init__(self, framework, *arguments, **options)
+
+    about = f"""A Trainer of the framework {framework!r}.
+
+    Takes the framework's own arguments, as they are or as `args=` and `kwargs=`, and all the options of
+    `rayline.train.Trainer`.
+    """
+    doc = type(registry.framework(framework)).__doc__
+    body = {"__init__": __init__, "__module__": "rayline.train", "__qualname__": name, "__doc__": f"{about}\n{doc or ''}"}
+    return type(name, (Trainer,), body)
+
+
+_OPTIONS = (
+    "num_workers", "use_gpu", "resources_per_worker", "seed", "max_failures", "checkpoint_every", "storage_path", "metrics",
+    "class_weight",
+)  # fmt: skip
+
+
+def _whole(who: str, name: str, value: Any, low: int) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+        raise ParameterError.value(who, name, f"an integer of at least {low}", value)
+    return value

@@ -1,0 +1,184 @@
+"""What one worker of a training does, in this process as on Ray: prepared rows in, a model and its scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.engine import TableFunction
+from rayline.core.errors import RaylineError, TrainingError
+from rayline.core.framework import Features, Framework, Job, Rows
+from rayline.core.target import Target
+from rayline.data.conform import Conform
+from rayline.inference.model import pack
+
+Array = npt.NDArray[Any]
+
+WEIGHT = "rayline:weight"
+"""The column of weights in prepared rows."""
+
+
+class Worker(Protocol):
+    """Where a worker stands and whom it talks to; an engine makes it."""
+
+    rank: int
+    world_size: int
+    peers: Sequence[str]
+    rendezvous: Mapping[str, Any]
+    n_threads: int
+    train: Sequence[Callable[[], pl.DataFrame]]
+    test: Sequence[Callable[[], pl.DataFrame]] | None
+    resume: Path | None
+    report: Callable[[int, Mapping[str, float]], bool]
+    checkpoint: Callable[[int, Callable[[Path], None]], None]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """From raw rows to those of a training: the preprocessor's work, then features, targets and weights alone."""
+
+    transform: TableFunction | None
+    features: pl.Schema
+    targets: Sequence[str]
+    weight: str | None
+    class_weights: Mapping[Any, float] | None = None
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        if self.transform is not None:
+            table = self.transform(table)
+        enums = {name: dtype for name, dtype in self.features.items() if isinstance(dtype, pl.Enum)}
+        table = Conform(enums, "train.fit")(table)
+        columns = [pl.col(name) for name in (*self.features, *self.targets)]
+        return table.select(*columns, *self._weights())
+
+    @property
+    def weighs(self) -> bool:
+        return self.weight is not None or self.class_weights is not None
+
+    def _weights(self) -> list[pl.Expr]:
+        weight = pl.lit(1.0) if self.weight is None else pl.col(self.weight).cast(pl.Float64)
+        if self.class_weights is not None:
+            labels, values = list(self.class_weights), list(self.class_weights.values())
+            weight = weight * pl.col(self.targets[0]).replace_strict(labels, values, return_dtype=pl.Float64)
+        return [weight.alias(WEIGHT)] if self.weighs else []
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's scores for some rows, with their labels and weights."""
+
+    scores: Array
+    truth: Array
+    weight: Array | None
+
+    @classmethod
+    def merge(cls, parts: Sequence[Scored]) -> Scored:
+        """The rows of all workers."""
+        parts = [part for part in parts if len(part.truth)] or list(parts[:1])
+        weights = [part.weight for part in parts if part.weight is not None]
+        return cls(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.truth for part in parts]),
+            np.concatenate(weights) if weights else None,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker brings back; the model as the framework's files when it comes from another process."""
+
+    native: Any
+    scored: dict[str, Scored]
+    files: dict[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training, as each worker carries it out."""
+
+    framework: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    features: pl.Schema
+    target: Target
+    weighs: bool
+    weighs_test: bool
+    seed: int | None
+    use_gpu: bool
+    score: Sequence[str] = ()  # "train", "test": the rows whose scores are wanted
+    adapter_class: type | None = field(default=None)
+
+    @property
+    def adapter(self) -> Framework:
+        if self.adapter_class is not None and registry.runtime_class(self.framework) is not self.adapter_class:
+            registry.register_framework(self.adapter_class)
+        adapter = registry.framework(self.framework)
+        assert isinstance(adapter, Framework)
+        return adapter
+
+    def __call__(self, worker: Worker) -> Outcome:
+        """In a worker's process: what can be sent back."""
+        done = self.run(worker)
+        files = pack(self.adapter, done.native) if worker.rank == 0 else None
+        return Outcome(None, done.scored, files)
+
+    def run(self, worker: Worker) -> Outcome:
+        """Train and score.
+
+        Raises
+        ------
+        DataError
+            When labels of the test rows are missing or were not there in training.
+        TrainingError
+            When the framework fails, from its own error.
+        """
+        adapter = self.adapter
+        rows = {"train": Rows(worker.train, self.features, self.target, WEIGHT if self.weighs else None)}
+        if worker.test is not None:
+            rows["test"] = Rows(worker.test, self.features, self.target, WEIGHT if self.weighs_test else None)
+            _ = rows["test"].target  # wrong labels are an error before the training, not after it
+        job = Job(
+            train=rows["train"],
+            test=rows.get("test"),
+            target=self.target,
+            seed=self.seed,
+            n_threads=worker.n_threads,
+            use_gpu=self.use_gpu,
+            rank=worker.rank,
+            world_size=worker.world_size,
+            peers=worker.peers,
+            rendezvous=worker.rendezvous,
+            report=worker.report,
+            checkpoint=worker.checkpoint,
+            resume=worker.resume,
+        )
+        try:
+            native = adapter.train(job, *self.args, **self.kwargs)
+            return Outcome(native, {name: self._scored(native, rows[name]) for name in self.score if name in rows})
+        except RaylineError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:300]
+            raise TrainingError(
+                f"train.fit: {self.framework} failed{f' on rank {worker.rank}' if worker.world_size > 1 else ''}: "
+                f"{type(error).__name__}: {reason}",
+                "Expected a trained model.",
+                "the framework's own error stands above this one.",
+            ) from error
+
+    def _scored(self, native: Any, rows: Rows) -> Scored:
+        features = rows.features
+        if not features.n_rows:
+            shape = (0, self.target.n_outputs) if self.target.n_outputs > 1 else (0,)
+            return Scored(np.empty(shape), rows.target, rows.weight)
+        return Scored(self._predict(native, features), rows.target, rows.weight)
+
+    def _predict(self, native: Any, features: Features) -> Array:
+        return self.adapter.predict(native, features)
