@@ -1,1 +1,54 @@
-"""Data: reading it, splitting it, preparing it."""
+"""Data: reading it, splitting it, preparing it. Names are loaded when they are first used; none of them needs Ray before."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_NAMES = {
+    "read_parquet": "read",
+    "read_csv": "read",
+    "read_json": "read",
+    "from_pandas": "read",
+    "from_polars": "read",
+    "from_arrow": "read",
+    "train_test_split": "split",
+    "Splitter": "splitters",
+    "Folds": "splitters",
+    "KFold": "splitters",
+    "StratifiedKFold": "splitters",
+    "GroupKFold": "splitters",
+    "TimeSeriesSplit": "splitters",
+    "RepeatedKFold": "splitters",
+    "Bootstrap": "splitters",
+    "Holdout": "splitters",
+    "Preprocessor": "preprocessor",
+}
+
+if TYPE_CHECKING:
+    from rayline.data.preprocessor import Preprocessor
+    from rayline.data.read import from_arrow, from_pandas, from_polars, read_csv, read_json, read_parquet
+    from rayline.data.split import train_test_split
+    from rayline.data.splitters import (
+        Bootstrap,
+        Folds,
+        GroupKFold,
+        Holdout,
+        KFold,
+        RepeatedKFold,
+        Splitter,
+        StratifiedKFold,
+        TimeSeriesSplit,
+    )
+
+__all__ = [*_NAMES]  # noqa: PLE0604  # the names of the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"rayline.data.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'rayline.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

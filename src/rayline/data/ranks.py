@@ -1,0 +1,261 @@
+"""Where to cut the rows by a key: order statistics of 64-bit keys, exact, from one scan, in bounded memory.
+
+To cut n rows into parts of given sizes one needs the key at a few ranks. A state keeps all distinct keys with their counts
+while there are few; when there are more it keeps a coarse count of keys (buckets of the key's leading bits) and, exactly,
+the keys in a window around each wanted rank. Keys are hashes as a rule, so any batch is a random sample of all, and its
+own ranks tell where the wanted keys lie to within a few standard deviations. When the keys are not like that (times, many
+equal rows) a window may miss its rank; the coarse counts then say where to look, and one more scan looks there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.statistics import Statistic
+
+Keys = npt.NDArray[np.uint64]
+Counts = npt.NDArray[np.int64]
+
+MAX_DISTINCT = 1 << 14
+"""Distinct keys of a stratum that are kept exactly; also the most buckets of the coarse counts."""
+
+MAX_STRATA = 1 << 12
+"""Values of a column that rows can be stratified by."""
+
+ALL = 1 << 64
+"""A key above all keys."""
+
+DEVIATIONS = 8.0
+"""Half the width of a window, in standard deviations of a rank."""
+
+KEY, STRATUM = "key", "stratum"
+
+
+class Cut(NamedTuple):
+    """A place to cut: `below` rows have a key under `key`."""
+
+    key: int
+    below: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Sorted distinct keys and how many rows have each."""
+
+    keys: Keys = field(default_factory=lambda: np.empty(0, np.uint64))
+    counts: Counts = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def of(cls, keys: Keys) -> Self:
+        """The tally of unsorted keys."""
+        return cls._grouped(np.sort(keys), np.ones(len(keys), dtype=np.int64))
+
+    @classmethod
+    def merged(cls, parts: Iterable[Tally]) -> Self:
+        parts = list(parts)
+        keys = np.concatenate([part.keys for part in parts])
+        order = np.argsort(keys, kind="stable")
+        return cls._grouped(keys[order], np.concatenate([part.counts for part in parts])[order])
+
+    @classmethod
+    def _grouped(cls, keys: Keys, counts: Counts) -> Self:
+        if not len(keys):
+            return cls()
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        return cls(keys[starts], np.add.reduceat(counts, starts))
+
+    def coarser(self, levels: int) -> Tally:
+        return Tally._grouped(self.keys >> np.uint64(levels), self.counts) if levels else self
+
+    def within(self, low: int, high: int) -> Tally:
+        """The keys in [low, high)."""
+        start = int(np.searchsorted(self.keys, np.uint64(low)))
+        end = int(np.searchsorted(self.keys, np.uint64(high))) if high < ALL else len(self.keys)
+        return Tally(self.keys[start:end], self.counts[start:end])
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.counts.sum())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """All rows with a key in [low, high), and how many rows are below."""
+
+    low: int
+    high: int
+    below: int
+    tally: Tally
+
+    def narrowed(self, low: int, high: int) -> Window:
+        low, high = max(low, self.low), min(high, self.high)
+        if low >= high:
+            return Window(0, 0, 0, Tally())
+        return Window(low, high, self.below + self.tally.within(self.low, low).n_rows, self.tally.within(low, high))
+
+    def around(self, first: float, last: float) -> Window:
+        """The part that has the ranks from first to last."""
+        ends = self.below + np.cumsum(self.tally.counts)
+        start = int(np.searchsorted(ends, first, side="right"))
+        end = int(np.searchsorted(ends, last, side="left")) + 1
+        low = int(self.tally.keys[start]) if 0 < start < len(self.tally) else self.low
+        high = int(self.tally.keys[end]) if end < len(self.tally) else self.high
+        return self.narrowed(low, high)
+
+    def nearest(self, rank: int) -> Cut | None:
+        """The cut nearest to a rank; None when that rank is not in this window."""
+        ends = self.below + np.concatenate([[0], np.cumsum(self.tally.counts)])
+        if not ends[0] <= rank <= ends[-1] or self.low == self.high:
+            return None
+        i = int(np.argmin(np.abs(ends - rank)))
+        return Cut(int(self.tally.keys[i]) if i < len(self.tally) else self.high, int(ends[i]))
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """The keys of one stratum: `coarse` counts key >> level. At level 0 it has all keys, and there are no windows."""
+
+    n_rows: int
+    level: int
+    coarse: Tally
+    windows: tuple[Window, ...] = ()
+
+    @classmethod
+    def of(cls, keys: Keys, shares: Sequence[float], ranges: Sequence[tuple[int, int]]) -> Ladder:
+        """Of the keys of a batch, with windows around the shares, or over the ranges where these are given."""
+        tally = Tally.of(keys)
+        level, coarse = _limited(0, tally)
+        if not level:
+            return cls(len(keys), 0, coarse)
+        whole = Window(0, ALL, 0, tally)
+        windows = (
+            [whole.narrowed(*r) for r in ranges] if ranges else [whole.around(*_span(len(keys), s)) for s in shares]
+        )
+        return cls(len(keys), level, coarse, tuple(windows))
+
+    @classmethod
+    def merged(cls, parts: Sequence[Ladder], shares: Sequence[float], ranges: Sequence[tuple[int, int]]) -> Ladder:
+        """Of the rows of all parts."""
+        if len(parts) == 1:
+            return parts[0]
+        n_rows = sum(part.n_rows for part in parts)
+        level = max(part.level for part in parts)
+        level, coarse = _limited(level, Tally.merged([part.coarse.coarser(level - part.level) for part in parts]))
+        if not level:
+            return cls(n_rows, 0, coarse)
+        windows = []
+        for i in range(len(ranges) or len(shares)):
+            own = [part._window(i) for part in parts]
+            low, high = max(w.low for w in own), min(w.high for w in own)
+            narrow = [w.narrowed(low, high) for w in own]
+            window = Window(
+                max(low, 0), max(low, high), sum(w.below for w in narrow), Tally.merged([w.tally for w in narrow])
+            )
+            windows.append(window if ranges else window.around(*_span(n_rows, shares[i])))
+        return cls(n_rows, level, coarse, tuple(windows))
+
+    def _window(self, i: int) -> Window:
+        return self.windows[i] if self.level else Window(0, ALL, 0, self.coarse)
+
+    def nearest(self, rank: int) -> Cut | None:
+        """The cut nearest to a rank: the lower of two. None when one must look again, in `bucket(rank)`."""
+        if not self.level:
+            return self._window(0).nearest(rank)
+        return next((cut for window in self.windows if (cut := window.nearest(rank)) is not None), None)
+
+    def bucket(self, rank: int) -> tuple[int, int]:
+        """The range of keys around a rank."""
+        ends = np.cumsum(self.coarse.counts)
+        i = min(int(np.searchsorted(ends, rank, side="left")), len(ends) - 1)
+        return int(self.coarse.keys[i]) << self.level, (int(self.coarse.keys[i]) + 1) << self.level
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks(Statistic):
+    """The ladder of each stratum.
+
+    Options: `key` and `stratum` (functions of rows to keys, with an `expression`), `shares` (where cuts are wanted), and
+    `ranges` (for a stratum, the ranges of keys in which to look; then the shares do not matter for it).
+    """
+
+    ladders: Mapping[int, Ladder]
+    n_null: int  # rows without a key
+    overflow: bool  # more strata than MAX_STRATA
+    shares: tuple[float, ...]
+    ranges: Mapping[int, tuple[tuple[int, int], ...]]
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        stratum = options.get("stratum")
+        return table.select(
+            options["key"].expression().alias(KEY),
+            (stratum.expression() if stratum is not None else pl.lit(0, dtype=pl.UInt64)).alias(STRATUM),
+        )
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        table: pl.DataFrame = values[0]
+        empty = cls.empty(**options)
+        n_null = table[KEY].null_count()
+        table = table.drop_nulls(KEY) if n_null else table
+        if options.get("stratum") is None:
+            parts = {0: table[KEY]} if table.height else {}
+        else:
+            parts = {int(key[0]): part[KEY] for key, part in table.partition_by(STRATUM, as_dict=True).items()}
+        if len(parts) > MAX_STRATA:
+            return replace(empty, n_null=n_null, overflow=True)
+        ladders = {s: Ladder.of(keys.to_numpy(), empty.shares, empty.ranges.get(s, ())) for s, keys in parts.items()}
+        return replace(empty, ladders=ladders, n_null=n_null)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls({}, 0, False, options["shares"], dict(options.get("ranges", ())))
+
+    def merge(self, other: Self) -> Self:
+        return self._merged([self, other])
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        return cls.empty(**options)._merged(list(states))
+
+    def _merged(self, states: Sequence[Self]) -> Self:
+        n_null = sum(state.n_null for state in states)
+        strata = sorted({stratum for state in states for stratum in state.ladders})
+        if len(strata) > MAX_STRATA or any(state.overflow for state in states):
+            return replace(self, ladders={}, n_null=n_null, overflow=True)
+        ladders = {}
+        for stratum in strata:
+            parts = [state.ladders[stratum] for state in states if stratum in state.ladders]
+            ladders[stratum] = Ladder.merged(parts, self.shares, self.ranges.get(stratum, ()))
+        return replace(self, ladders=ladders, n_null=n_null)
+
+
+def _limited(level: int, tally: Tally) -> tuple[int, Tally]:
+    """The tally at the lowest level, from this one on, that has few enough keys."""
+    if len(tally) <= MAX_DISTINCT:
+        return level, tally
+    low, high = 0, 63  # low is too fine, high is coarse enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        keys = tally.keys >> np.uint64(middle)
+        if np.count_nonzero(keys[1:] != keys[:-1]) + 1 > MAX_DISTINCT:
+            low = middle
+        else:
+            high = middle
+    return level + high, tally.coarser(high)
+
+
+def _span(n_rows: int, share: float) -> tuple[float, float]:
+    """The ranks among which the wanted one is expected."""
+    margin = DEVIATIONS * math.sqrt(n_rows * share * (1.0 - share)) + 2.0
+    return share * n_rows - margin, share * n_rows + margin

@@ -1,0 +1,123 @@
+"""Training and test set."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError
+from rayline.data.conform import refuse_empty
+from rayline.data.rows import take
+from rayline.data.splitters import Holdout, check_percentage, rounded
+
+WHERE = "train_test_split"
+
+
+class _Split(Holdout):
+    where: ClassVar[str] = WHERE
+
+
+def train_test_split(
+    ds: Any,
+    percentage: float = 0.2,
+    shuffle: bool = True,
+    seed: int = 0,
+    *,
+    stratify: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+) -> tuple[Any, Any]:
+    """Divide rows into a training set and a test set, both of the type that was given.
+
+    The side of a row is decided by its values and the seed, not by its place: the same rows give the same two sets in
+    pandas, Polars, Arrow and Ray, in any order and any blocks. The size is exact, the rounded share of the rows. Rows
+    that are equal in all columns go to the same side, so no test row was seen in training.
+
+    Parameters
+    ----------
+    ds
+        A ray.data.Dataset or any table. A Dataset and a LazyFrame are read once now, and each part reads them again when it
+        is used; materialise a Dataset first when reading is dear.
+    percentage
+        The share of rows in the test set, between 0 and 1.
+    shuffle
+        False takes the last rows in their order as the test set, whatever they hold. A Dataset is then materialised.
+    seed
+        Another seed, another test set.
+    stratify
+        A column of classes: the share holds in every class, to within one row.
+    group
+        A column of groups: no group is divided. The size is then as near as whole groups allow.
+    time
+        A column of dates, times or numbers: the latest rows are the test set, and rows of one moment are not divided.
+
+    Returns
+    -------
+    tuple
+        The training set and the test set.
+
+    Raises
+    ------
+    ParameterError
+        When percentage is not between 0 and 1, or arguments contradict each other.
+    SchemaError
+        When a named column is missing or cannot be ordered.
+    DataError
+        When a set would be empty, when a time is missing, or when equal rows make the size differ from what was asked by
+        more than a tenth.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import train_test_split
+    >>> table = pl.DataFrame({"day": range(10), "late": [True, False] * 5})
+    >>> trainset, testset = train_test_split(table, percentage=0.2, stratify="late")
+    >>> testset["late"].sort().to_list()
+    [False, True]
+    >>> train_test_split(table, time="day")[1]["day"].to_list()
+    [8, 9]
+    """
+    check_percentage(WHERE, percentage)
+    if not isinstance(shuffle, bool):
+        raise ParameterError.value(WHERE, "shuffle", "True or False", shuffle)
+    if not shuffle and time is None:
+        given = [name for name, value in (("stratify", stratify), ("group", group)) if value is not None]
+        if given:
+            raise ParameterError(
+                f"{WHERE}: shuffle=False and {given[0]} were given together.",
+                "Expected one of them: the last rows in order, or rows chosen by a column.",
+                f"leave out shuffle=False, or {given[0]}.",
+            )
+        return _last_rows(ds, percentage)
+    ((train, test),) = _Split(percentage, seed, stratify, group, time).split(ds)
+    return train, test
+
+
+def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
+    n_rows = _n_rows(ds)
+    refuse_empty(n_rows, WHERE)
+    n_test = rounded(percentage, n_rows)
+    n_train = n_rows - n_test
+    if not n_test or not n_train:
+        raise DataError(
+            f"{WHERE}: there are too few rows to divide so: {n_rows:,}.",
+            f"Expected rows in both sets; got {n_train:,} and {n_test:,}.",
+            "choose another percentage, or bring more rows.",
+        )
+    if isinstance(ds, pl.LazyFrame):
+        return ds.head(n_train), ds.slice(n_train)
+    if hasattr(ds, "split_at_indices"):
+        ordered = type(ds).copy(ds, _deep_copy=True)
+        ordered.context.execution_options.preserve_order = True
+        train, test = ordered.split_at_indices([n_train])
+        return train, test
+    return take(ds, np.arange(n_train)), take(ds, np.arange(n_train, n_rows))
+
+
+def _n_rows(ds: Any) -> int:
+    engine = registry.engine_for(ds)
+    columns = list(engine.schema(ds))[:1]
+    return engine.collect(ds, columns).height if columns else 0
