@@ -9,6 +9,7 @@ merged from cells, because those stages differ from fold to fold: they are asked
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ MOST_PREFIXED = 1_000
 
 
 class Fold(NamedTuple):
-    """The cells to train on and the cells to hold out."""
+    """The cells to train on (named m times, their rows count m times) and the cells to hold out."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
@@ -36,13 +37,17 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True)
 class Slice:
-    """The rows of some cells, as a function of a LazyFrame."""
+    """The rows of some cells, as a function of a LazyFrame; those of a cell that is named m times come m times."""
 
     cells: Cells
     chosen: tuple[int, ...]
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.filter(self.cells(table.collect_schema().names()).is_in(list(self.chosen)))
+        cell = self.cells(table.collect_schema().names())
+        times = Counter(self.chosen)
+        often = [[c for c in times if times[c] >= m] for m in range(1, max(times.values(), default=1) + 1)]
+        found = [table.filter(cell.is_in(cells)) for cells in often]
+        return found[0] if len(found) == 1 else pl.concat(found)
 
 
 class FoldFitter:

@@ -10,12 +10,15 @@ from typing import Any, Self
 import polars as pl
 
 from rayline.core import registry, strictjson
+from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data import conform, fitting
+from rayline.data.folds import FoldFitter
+from rayline.data.splitters import splitter
 
 FORMAT_VERSION = 1
 
@@ -146,20 +149,77 @@ class Preprocessor:
 
         Columns named in `beside` (sample weights) are for those questions only: the stages do not see them.
         """
-        engine = registry.engine_for(data)
+        engine, schema, targets = self._inputs(data, target_columns, "Preprocessor.fit")
+        fit = fitting.fit(engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside)
+        self.become(fit, schema, targets, beside)
+        return fit
+
+    def fit_folds(self, data: Any, folds: Any, *, target_columns: Sequence[str] | str = ()) -> list[Self]:
+        """One fitted preprocessor for the training rows of each fold, together in one scan where one fit takes one.
+
+        Each is what `fit` on its training rows alone gives: held-out rows leave no trace in it. This preprocessor stays
+        as it is.
+
+        Parameters
+        ----------
+        data
+            Any table, or a ray.data.Dataset (then the scan runs on Ray).
+        folds
+            A number of folds, or a splitter such as `rayline.data.GroupKFold(5, column="tailnum")`.
+        target_columns
+            As in `fit`.
+
+        Returns
+        -------
+        list
+            The preprocessors, in the order in which `splitter.split` gives the folds.
+
+        Raises
+        ------
+        DataError
+            When the rows cannot be divided so, or a stage cannot learn from a training slice.
+        SchemaError
+            As `fit`.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.train import Preprocessor
+        >>> from rayline.stages import StandardScaler
+        >>> table = pl.DataFrame({"x": [float(i) for i in range(10)]})
+        >>> [p.scans for p in Preprocessor([("scale", StandardScaler())]).fit_folds(table, 5)]
+        [1, 1, 1, 1, 1]
+        """
+        where = "Preprocessor.fit_folds"
+        engine, schema, targets = self._inputs(data, target_columns, where)
+        made = []
+        for prepared in splitter(folds, where).prepare(engine, data, target_columns=targets):
+            fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets, where=where)
+            for place in range(len(prepared.folds)):
+                one = self.clone()
+                one.become(fitter.fit(place, self.leaves), schema, targets)
+                made.append(one)
+        return made
+
+    def _inputs(self, data: Any, target_columns: Sequence[str] | str, where: str) -> tuple[Engine, pl.Schema, list[str]]:
+        engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         schema = conform.readable(engine.schema(data))
         absent = [t for t in targets if t not in schema]
         if absent:
-            raise SchemaError.missing("Preprocessor.fit", absent, schema)
-        self._refuse_targets(targets, "Preprocessor.fit")
-        fit = fitting.fit(engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside)
+            raise SchemaError.missing(where, absent, schema)
+        self._refuse_targets(targets, where)
+        return engine, schema, targets
+
+    def become(
+        self, fit: fitting.Fit, schema: Mapping[str, pl.DataType], targets: Sequence[str], beside: Sequence[str] = ()
+    ) -> None:
+        """Take over what a fit of these stages learned."""
         self._take(fit.leaves)
         self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets and name not in beside})
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
         self.__dict__.pop("operations", None)
-        return fit
 
     def adopt(self, fitted: Self) -> None:
         """Become what a fitted clone of this preprocessor has become."""

@@ -1,0 +1,331 @@
+"""The evaluation of a configuration on a fold: fit the stages on the training slice, train, score the held-out rows.
+
+Nothing here knows Ray. An `Evaluator` is warm: it keeps the answers of every scan, the fitted stages, and the prepared
+tables of each fold, so that another configuration pays only for what it changes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import polars as pl
+import polars.selectors as cs
+
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError
+from rayline.core.framework import Rows
+from rayline.core.operations import apply_all
+from rayline.core.stage import Stage
+from rayline.core.target import Target
+from rayline.data import fitting
+from rayline.data.folds import Fold, FoldFitter, Slice
+from rayline.data.preprocessor import Preprocessor
+from rayline.train import metrics
+from rayline.train.questions import Learned, Questions
+from rayline.train.trainer import Trainer
+from rayline.train.work import WEIGHT, Prepare, Work
+from rayline.tune import space
+from rayline.tune.cache import Tables, fingerprint
+from rayline.tune.record import FoldScore
+
+CELL = "\x00cell of split "
+"""The columns of the tuned table (one for each set of cells, by number) that say in which cell a row is."""
+
+WHERE = "tune.run"
+
+FITTED = 64
+"""Fitted preprocessors that are kept for each fold."""
+
+Array = npt.NDArray[Any]
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What all trials have in common, without the rows.
+
+    Attributes
+    ----------
+    trainer, preprocessor
+        What is tuned; the preprocessor is None or not fitted.
+    schema
+        The columns of the raw rows.
+    target
+        Learned from all rows: labels are no secret, and every fold then has the same classes.
+    weight
+        The column of sample weights, and whether the held-out rows have it too.
+    splits
+        The folds of each set of cells (one set, unless the split is repeated); their order is that of the folds.
+    metric
+        A name of `rayline.train.metrics`, or of the framework's history.
+    seed
+        For frameworks, where the trainer has none.
+    n_threads
+        For each training.
+    tuned
+        The stages of which parameters are searched: prepared tables are kept at these places.
+    digest
+        Of the rows, the split and all else that is not in a configuration; empty when results are not kept.
+    """
+
+    trainer: Trainer
+    preprocessor: Preprocessor | None
+    schema: pl.Schema
+    target: Target
+    weight: str | None
+    weighs_test: bool
+    splits: Sequence[Sequence[Fold]]
+    metric: str
+    seed: int | None = None
+    n_threads: int = 1
+    tuned: Sequence[str] = ()
+    digest: str = ""
+
+    @property
+    def folds(self) -> list[tuple[int, int, Fold]]:
+        """All folds: the set of cells, the place in it, and the cells."""
+        return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return () if self.weight is None else (self.weight,)
+
+    def trainer_of(self, config: space.Config) -> Trainer:
+        """The trainer with the parameters of a configuration."""
+        changes = space.parts(config).trainer
+        made = self.trainer.replace(changes) if changes else self.trainer
+        return made
+
+    def preprocessor_of(self, config: space.Config) -> Preprocessor:
+        """The unfitted preprocessor with the parameters of a configuration."""
+        return Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.parts(config).stages)
+
+    def key(self, config: space.Config, fold: int) -> str:
+        """What the score of a configuration on a fold depends on, as a digest."""
+        trainer = self.trainer_of(config)
+        options = (trainer.seed, trainer.num_workers, trainer.class_weight, self.seed, self.n_threads)
+        leaves = [list(leaf) for leaf in self.preprocessor_of(config).leaves]
+        return fingerprint([self.digest, fold, leaves, trainer.framework, trainer.args, trainer.kwargs, options, self.metric])
+
+
+class Evaluation(NamedTuple):
+    """The score of a fold, the model's raw scores of the held-out rows, and the history of the training."""
+
+    score: FoldScore
+    scores: Array
+    history: History
+
+
+@dataclass
+class Alone:
+    """A worker of one, in this process (see `train.work.Worker`)."""
+
+    train: Sequence[Callable[[], pl.DataFrame]]
+    test: Sequence[Callable[[], pl.DataFrame]] | None
+    n_threads: int
+    report: Callable[[int, Mapping[str, float]], bool]
+    checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None  # a fold is not resumed
+    rank: int = 0
+    world_size: int = 1
+    peers: Sequence[str] = ()
+    rendezvous: Mapping[str, Any] = field(default_factory=dict)
+    resume: Path | None = None
+
+
+class Evaluator:
+    """Scores configurations on folds, and computes nothing twice.
+
+    Parameters
+    ----------
+    problem
+        What is tuned.
+    table
+        The raw rows, conformed to the schema, with their cells in the column `CELL`.
+    most_bytes
+        Memory for prepared tables.
+    """
+
+    def __init__(self, problem: Problem, table: pl.DataFrame, *, most_bytes: int = 1 << 30) -> None:
+        self.problem, self._table = problem, table
+        self._tables = Tables(most_bytes)
+        self._fits: list[dict[str, tuple[list[Stage], Learned]]] = [{} for _ in problem.folds]
+        self._folds = problem.folds
+        self.fitters = [
+            FoldFitter(
+                registry.engine("local"), table, problem.schema, Column(f"{CELL}{split}"), folds,
+                targets=problem.target.columns, beside=problem.beside, where=WHERE,
+            )
+            for split, folds in enumerate(problem.splits)
+        ]  # fmt: skip
+
+    def __call__(self, config: space.Config, fold: int) -> Evaluation:
+        """Fit, train and score.
+
+        Raises
+        ------
+        RaylineError
+            When a stage cannot learn from the slice, the framework fails, or the metric is not defined there.
+        """
+        problem = self.problem
+        trainer = problem.trainer_of(config)
+        begun = time.perf_counter()
+        train, test, learned = self._prepared(config, trainer, fold)
+        if not test.height:
+            raise DataError(f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds.")
+        native, history = self._train(trainer, learned, train, test)
+        trained = time.perf_counter()
+        rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
+        scores = trainer.adapter.predict(native, rows.features)
+        predicted = time.perf_counter()
+        best = trainer.adapter.best_iteration(native)
+        score = FoldScore(
+            fold,
+            self._score(trainer, scores, rows, history, best, fold),
+            test.height,
+            trained - begun,
+            predicted - trained,
+            iterations=best + 1 if best is not None else len(history) or None,
+            key=problem.key(config, fold) if problem.digest else "",
+        )
+        return Evaluation(score, scores, history)
+
+    # -- the rows of a fold ----------------------------------------------------------------------------------------
+
+    def _prepared(self, config: space.Config, trainer: Trainer, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, Learned]:
+        preprocessor = self.problem.preprocessor_of(config)
+        leaves = preprocessor.leaves
+        names = [path.partition("/")[0] for path, _ in leaves]
+        cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
+        digests = {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(leaves))}
+        fitted, learned = self._fit(leaves, trainer, fold, digests[len(leaves)])
+        # Weights of classes differ between training and test rows, and so may a stage's work.
+        train = self._transformed(fold, leaves, fitted, digests, learned, training=True)
+        test = self._transformed(fold, leaves, fitted, digests, learned, training=False)
+        return train, test, learned
+
+    def _fit(
+        self, leaves: Sequence[fitting.Leaf], trainer: Trainer, fold: int, digest: str
+    ) -> tuple[list[Stage], Learned]:
+        problem, kept = self.problem, self._fits[fold]
+        if digest not in kept:
+            task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
+            questions = Questions(
+                problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight
+            )
+            split, place, _ = self._folds[fold]
+            fit = self.fitters[split].fit(place, leaves, ask=questions)
+            learned = replace(questions.learn(fit.output, fit.final), target=problem.target)
+            if len(kept) >= FITTED:
+                kept.pop(next(iter(kept)))
+            kept[digest] = fit.leaves, learned
+        return kept[digest]
+
+    def _transformed(
+        self,
+        fold: int,
+        leaves: Sequence[fitting.Leaf],
+        fitted: Sequence[Stage],
+        digests: Mapping[int, str],
+        learned: Learned,
+        *,
+        training: bool,
+    ) -> pl.DataFrame:
+        """The rows of a side of a fold as a framework takes them, from the longest row of stages that is kept."""
+        problem = self.problem
+        weight = problem.weight if training or problem.weighs_test else None
+        class_weights = learned.class_weights if training else None
+
+        def table(cut: int) -> pl.LazyFrame:
+            """The table after the first stages."""
+            if not cut:
+                split, _, cells = self._folds[fold]
+                rows = Slice(Column(f"{CELL}{split}"), cells.train if training else cells.test)
+                return rows(self._table.lazy()).drop(cs.starts_with(CELL))
+            before = max((c for c in digests if c < cut), default=0)
+            operations = [
+                operation
+                for (path, _), stage in zip(leaves[before:cut], fitted[before:cut], strict=True)
+                if training or not stage.changes_rows
+                for operation in (stage.lower_training(path) if training else stage.lower(path))
+            ]
+            return apply_all(operations, at(before))
+
+        def at(cut: int) -> pl.LazyFrame:
+            if cut and cut < len(leaves):
+                return self._tables.get((fold, training, digests[cut]), lambda: table(cut).collect()).lazy()
+            return table(cut)
+
+        prepare = Prepare(None, learned.features, problem.target.columns, weight, class_weights)
+        return self._tables.get((fold, training, "prepared", digests[len(leaves)]), lambda: prepare(at(len(leaves))).collect())
+
+    # -- training and scoring --------------------------------------------------------------------------------------
+
+    def _train(self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame) -> tuple[Any, History]:
+        problem = self.problem
+        # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
+        # the framework can compute.
+        shown = bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not is_ours(problem.metric)
+        work = Work(
+            framework=trainer.framework,
+            args=trainer.args,
+            kwargs=trainer.kwargs,
+            features=learned.features,
+            target=problem.target,
+            weighs=WEIGHT in train.columns,
+            weighs_test=problem.weighs_test,
+            seed=trainer.seed if trainer.seed is not None else problem.seed,
+            use_gpu=trainer.use_gpu,
+        )
+        history: History = []
+
+        def report(iteration: int, found: Mapping[str, float]) -> bool:
+            history.append({"iteration": float(iteration), **found})
+            return False
+
+        worker = Alone([lambda: train], [lambda: test] if shown else None, problem.n_threads, report)
+        return work.run(worker).native, history
+
+    def _score(
+        self, trainer: Trainer, scores: Array, rows: Rows, history: History, best: int | None, fold: int
+    ) -> float:
+        metric = self.problem.metric
+        if is_ours(metric):
+            found = metrics.evaluate([metric], self.problem.target, scores, rows.target, rows.weight)[metric]
+        else:
+            last = history[best if best is not None else -1] if history else {}
+            name = metrics.resolve(metric, list(last))
+            if name is None:
+                raise ParameterError.unknown(f"{WHERE}: metric", [metric], [*metrics.names(), *last])
+            found = last[name]
+        if not math.isfinite(found):
+            raise DataError(
+                f"{WHERE}: {metric} of fold {fold + 1} is {found}.",
+                "Expected a number; a ranking needs both classes among the held-out rows.",
+                "use fewer folds, or a stratified split.",
+            )
+        return float(found)
+
+
+def is_ours(metric: str) -> bool:
+    """Whether we compute this metric, the same way for every framework."""
+    try:
+        metrics.get(metric.removeprefix("test-"))
+    except ParameterError:
+        return False
+    return not metric.startswith("train-")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Cells that stand in a column of the table."""
+
+    name: str
+
+    def __call__(self, names: Sequence[str]) -> pl.Expr:
+        return pl.col(self.name)

@@ -1,0 +1,99 @@
+"""A trial on Ray Tune: one fold an iteration, in an actor that stays warm from trial to trial."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+import ray
+from ray import tune
+
+from rayline.core.errors import RaylineError
+from rayline.tune import record, space
+from rayline.tune.evaluate import Evaluator, Problem
+from rayline.tune.record import FoldScore
+from rayline.tune.search import SCORE
+
+BOX = "rayline"
+"""The key of a result under which a trial hands over what is not for Ray; the driver empties it."""
+
+WORST = 1e300
+"""What a failed trial reports, as a loss: schedulers compare it, and NaN would stop them."""
+
+
+class FoldTrial(tune.Trainable):
+    """Evaluates a configuration fold after fold; Ray Tune sees the running mean and may stop the trial after any.
+
+    What raises in a fold ends the trial and is handed over as its error: the actor and what it keeps stay alive, and
+    only the death of the process counts as a failure for Ray.
+    """
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        problem: Problem | None = None,
+        table: Sequence[ray.ObjectRef[Any]] = (),
+        known: Mapping[str, Any] | None = None,
+        mode: str = "min",
+        most_bytes: int = 1 << 28,
+    ) -> None:
+        assert problem is not None
+        frame = pl.from_arrow(ray.get(table[0]))
+        assert isinstance(frame, pl.DataFrame)
+        self._evaluate = Evaluator(problem, frame, most_bytes=most_bytes)
+        self._problem, self._known, self._mode = problem, known or {}, mode
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        self._own = space.to_plain(new_config)
+        self._scores: list[FoldScore] = []
+        return True
+
+    def step(self) -> dict[str, Any]:
+        fold, n_folds = len(self._scores), len(self._problem.folds)
+        box: dict[str, Any] = {}
+        try:
+            score = self._reused(fold)
+            if score is None:
+                score, scores, history = self._evaluate(self._own, fold)
+                box |= {"scores": scores, "history": history}
+            self._scores.append(score)
+            mean = record.mean([s.score for s in self._scores])
+            box["fold"] = score.to_json()
+        except Exception as error:
+            mean = math.copysign(WORST, -1.0 if self._mode == "max" else 1.0)
+            box["error"] = told(error)
+        done = "error" in box or len(self._scores) == n_folds
+        return {SCORE: mean, "folds": len(self._scores), "done": done, BOX: [box], "process": os.getpid()}
+
+    def _reused(self, fold: int) -> FoldScore | None:
+        """The score of this fold, when an earlier run had it."""
+        if not self._known:
+            return None
+        found = self._known.get(self._problem.key(self._own, fold))
+        return None if found is None else replace(FoldScore.from_json(found), fold=fold, reused=True)
+
+    # A scheduler may pause a trial and go on with it in another actor.
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"scores": [score.to_json() for score in self._scores]}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self._scores = [FoldScore.from_json(score) for score in checkpoint["scores"]]
+
+
+def told(error: BaseException) -> str:
+    """An error as text: ours as they are, others with their type and the place."""
+    if isinstance(error, RaylineError):
+        cause = error.__cause__
+        return f"{type(error).__name__}: {error}" + (f"\n  From: {type(cause).__name__}: {cause}" if cause is not None else "")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
+    return f"{type(error).__name__}: {error}{place}"
