@@ -124,12 +124,16 @@ class XGBoost(Framework):
     def load(self, directory: Path) -> Any:
         file = directory / "model.ubj"
         if not file.is_file():
-            raise ArtifactError("The saved XGBoost model is incomplete.", "Expected a file model.ubj.", "save it again.")
+            raise ArtifactError(
+                "The saved XGBoost model is incomplete.", "Expected a file model.ubj.", "save it again."
+            )
         model = xgboost.Booster()
         try:
             model.load_model(file)
         except xgboost.core.XGBoostError as error:
-            raise ArtifactError(f"The saved XGBoost model cannot be read: {_reason(error)}", "", "save it again.") from error
+            raise ArtifactError(
+                f"The saved XGBoost model cannot be read: {_reason(error)}", "", "save it again."
+            ) from error
         return model
 
     def owns(self, model: Any) -> bool:
@@ -263,8 +267,14 @@ def _try(params: Any) -> None:
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
         raise ParameterError.value("xgboost trainer", "params", "a dict of XGBoost's parameters", params)
     if str(params.get("objective", "")).partition(":")[0] in ("rank", "survival"):
-        raise ParameterError.value("xgboost trainer", "objective", "one of a classification or regression", params["objective"])
-    asked = {k: v for k, v in params.items() if k not in ("device", "monotone_constraints", "interaction_constraints", "verbosity")}
+        raise ParameterError.value(
+            "xgboost trainer", "objective", "one of a classification or regression", params["objective"]
+        )
+    asked = {
+        k: v
+        for k, v in params.items()
+        if k not in ("device", "monotone_constraints", "interaction_constraints", "verbosity")
+    }
     if str(params.get("objective", "")).startswith("multi:"):
         asked.setdefault("num_class", 2)
     data = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
@@ -276,9 +286,16 @@ def _try(params: Any) -> None:
             booster.eval(data)
         except (xgboost.core.XGBoostError, TypeError, ValueError) as error:
             raise ParameterError(
-                f"xgboost trainer: XGBoost refuses the parameters: {_reason(error)}", f"Got {dict(params)!r}.", "see its documentation."
+                f"xgboost trainer: XGBoost refuses the parameters: {_reason(error)}",
+                f"Got {dict(params)!r}.",
+                "see its documentation.",
             ) from error
-    unused = {name for w in told for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message)) for name in re.findall(r'"(.*?)"', found)}
+    unused = {
+        name
+        for w in told
+        for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message))
+        for name in re.findall(r'"(.*?)"', found)
+    }
     unknown = unused - _known()
     if unknown:
         raise ParameterError.unknown("xgboost trainer", unknown, _known())
@@ -288,7 +305,17 @@ def _try(params: Any) -> None:
 def _known() -> frozenset[str]:
     """Names that XGBoost knows for some booster or objective, from its scikit-learn wrapper and its own configuration."""
     names = {*inspect.signature(xgboost.XGBModel.__init__).parameters} - {"self", "kwargs"}
-    names |= {"eta", "alpha", "lambda", "gamma", "nthread", "seed", "num_class", "tweedie_variance_power", "quantile_alpha"}
+    names |= {
+        "eta",
+        "alpha",
+        "lambda",
+        "gamma",
+        "nthread",
+        "seed",
+        "num_class",
+        "tweedie_variance_power",
+        "quantile_alpha",
+    }
     data = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
     for booster in ("gbtree", "dart", "gblinear"):
         todo = [json.loads(xgboost.Booster({"booster": booster, "nthread": 1}, [data]).save_config())["learner"]]

@@ -15,7 +15,17 @@ from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer, named
 
-__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "Preprocessor", "Progress", "Result", "Run", "Trainer", "fit"]
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "ModelCheckpoint",
+    "Preprocessor",
+    "Progress",
+    "Result",
+    "Run",
+    "Trainer",
+    "fit",
+]
 
 
 def __getattr__(name: str) -> Any:

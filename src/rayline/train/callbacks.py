@@ -131,7 +131,9 @@ class EarlyStopping(Callback):
         mode = self.mode or named_metrics.mode(name)
         if mode is None:
             raise ParameterError(
-                f"EarlyStopping: whether {name!r} should be small or large is not known.", "Expected mode.", "pass mode='min' or 'max'."
+                f"EarlyStopping: whether {name!r} should be small or large is not known.",
+                "Expected mode.",
+                "pass mode='min' or 'max'.",
             )
         gain = metrics[name] if mode == "max" else -metrics[name]
         best = None if self.best is None else self.best if mode == "max" else -self.best

@@ -15,11 +15,10 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.engine import Answers, Scan, TableFunction
 from rayline.core.errors import ParameterError, ResourceError
-from rayline.core.framework import Framework
 from rayline.core.stage import View
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor
-from rayline.inference.model import Model, unpack
+from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.train import inputs as given
 from rayline.train import metrics as named_metrics
@@ -28,7 +27,7 @@ from rayline.train.callbacks import Callback, Run
 from rayline.train.inputs import WHERE, Inputs
 from rayline.train.questions import Learned, Questions
 from rayline.train.result import Result
-from rayline.train.work import Outcome, Prepare, Scored, Work
+from rayline.train.work import Outcome, Prepare, Work
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
@@ -44,9 +43,9 @@ def fit(
     test_dataset: Any = None,
     target_columns: Sequence[str] | str | None = None,
     *,
-    X: Any = None,
+    X: Any = None,  # noqa: N803  # the field's name for it
     y: Any = None,
-    X_test: Any = None,
+    X_test: Any = None,  # noqa: N803
     y_test: Any = None,
     sample_weight: Any = None,
     callbacks: Sequence[Any] = (),
@@ -109,15 +108,21 @@ def fit(
     1.0
     """
     started = time.perf_counter()
+    if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
+        raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
     own, native = _callbacks(trainer, callbacks)
     wanted = tuple(metrics) if metrics is not None else trainer.metrics
     for name in wanted or ():
         named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
     inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
+    fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted else None
+    given.check_test(inputs, fitted_on)
     _check_resources(trainer)
     lacking = trainer.adapter.needs_test(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
     if lacking:
-        raise ParameterError(f"{WHERE}: {lacking} needs a test set.", "Expected test_dataset=….", f"pass one, or leave {lacking} out.")
+        raise ParameterError(
+            f"{WHERE}: {lacking} needs a test set.", "Expected test_dataset=….", f"pass one, or leave {lacking} out."
+        )
     with progress.line("fit", verbose) as line:
         seconds: dict[str, float] = {}
         fitted, learned, transformed = _prepare(trainer, preprocessor, inputs, line, seconds)
@@ -131,7 +136,9 @@ def fit(
             for callback in own:
                 callback.on_start(run)
             begun = time.perf_counter()
-            training = _Training(trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted or (), inputs))
+            training = _Training(
+                trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted or (), inputs)
+            )
             outcome = training.in_process(transformed) if trainer.num_workers is None else training.on_workers()
             seconds["training"] = time.perf_counter() - begun
             run.result = _result(trainer, inputs, fitted, learned, run, outcome, wanted, seconds, started)
@@ -153,14 +160,23 @@ def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callbac
     strange = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
     if strange:
         raise ParameterError.value(
-            WHERE, "callbacks", f"objects of rayline.train.Callback or of {trainer.framework}'s own callback classes", strange[0]
+            WHERE,
+            "callbacks",
+            f"objects of rayline.train.Callback or of {trainer.framework}'s own callback classes",
+            strange[0],
         )
     return own, native
 
 
 def _check_resources(trainer: Trainer) -> None:
-    if trainer.use_gpu and trainer.num_workers is None and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")):
-        raise ResourceError(f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected one.", "leave use_gpu out.")
+    if (
+        trainer.use_gpu
+        and trainer.num_workers is None
+        and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd"))
+    ):
+        raise ResourceError(
+            f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected one.", "leave use_gpu out."
+        )
 
 
 def _prepare(
@@ -212,7 +228,9 @@ class _Chosen:
 def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
     """Columns that no stage works on."""
     worked = {column for _, leaf in preprocessor.leaves for column in (leaf.learned or {}).get("columns", ())}
-    return tuple(name for name in preprocessor.output_schema if name in preprocessor.input_schema and name not in worked)
+    return tuple(
+        name for name in preprocessor.output_schema if name in preprocessor.input_schema and name not in worked
+    )
 
 
 # -- the training ------------------------------------------------------------------------------------------------------
@@ -363,11 +381,17 @@ def _result(
         names = wanted if wanted is not None else named_metrics.defaults(learned.target.task, scored.scores)
         asked = [n for n in names if (table == "train") is n.startswith("train-")]
         found = named_metrics.evaluate(asked, learned.target, scored.scores, scored.truth, scored.weight)
-        values |= {f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in found.items()}
+        values |= {
+            f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in found.items()
+        }
     seconds["metrics"] = time.perf_counter() - begun
     raw = _examples(inputs.train, preprocessor)
     model = Model(trainer.framework, outcome.native, learned.features, learned.target, metrics=values, examples=raw)
-    history = pl.DataFrame(run.history, infer_schema_length=None) if run.history else pl.DataFrame(schema={"iteration": pl.Int64})
+    history = (
+        pl.DataFrame(run.history, infer_schema_length=None)
+        if run.history
+        else pl.DataFrame(schema={"iteration": pl.Int64})
+    )
     seconds["total"] = time.perf_counter() - started
     return Result(values, history, model, InferencePipeline(preprocessor, model), trainer, seconds)
 
@@ -385,7 +409,9 @@ def _tell(line: progress.Line, run: Run, trainer: Trainer, wanted: Sequence[str]
     iterations = f" {_plural(run.result.history.height, 'iteration')}" if run.result.history.height else ""
     line.part(f"{trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")
     names = list(run.result.metrics)
-    first = named_metrics.resolve(wanted[0], names) if wanted else next((n for n in names if n.startswith("test-")), None)
+    first = (
+        named_metrics.resolve(wanted[0], names) if wanted else next((n for n in names if n.startswith("test-")), None)
+    )
     first = first or next(iter(names), None)
     if first is not None:
         line.part(f"{first.replace('-', ' ', 1)} {run.result.metrics[first]:.4g}")

@@ -35,7 +35,7 @@ class Inputs:
 
 
 def normalise(
-    train: Any, test: Any, target_columns: Any, X: Any, y: Any, X_test: Any, y_test: Any, weight: Any
+    train: Any, test: Any, target_columns: Any, x: Any, y: Any, x_test: Any, y_test: Any, weight: Any
 ) -> Inputs:
     """The tables, from datasets with `target_columns` or from `X` and `y`.
 
@@ -48,18 +48,20 @@ def normalise(
     DataError
         When X and y differ in length.
     """
-    if X is not None or y is not None:
-        if train is not None or X is None or y is None:
+    if x is not None or y is not None:
+        if train is not None or x is None or y is None:
             raise ParameterError(
                 f"{WHERE}: X and y go together, in place of train_dataset.",
-                f"Expected both; got {', '.join(n for n, v in (('X', X), ('y', y), ('train_dataset', train)) if v is not None)}.",
+                f"Expected both; got {', '.join(n for n, v in (('X', x), ('y', y), ('train_dataset', train)) if v is not None)}.",
                 "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
             )
-        train, names, weight = _joined(X, y, target_columns, weight)
-        if X_test is not None or y_test is not None:
-            if X_test is None or y_test is None or test is not None:
-                raise ParameterError(f"{WHERE}: X_test and y_test go together, in place of test_dataset.", "Expected both.")
-            test, _, _ = _joined(X_test, y_test, names, None)
+        train, names, weight = _joined(x, y, target_columns, weight)
+        if x_test is not None or y_test is not None:
+            if x_test is None or y_test is None or test is not None:
+                raise ParameterError(
+                    f"{WHERE}: X_test and y_test go together, in place of test_dataset.", "Expected both."
+                )
+            test, _, _ = _joined(x_test, y_test, names, None)
         target_columns = names
     if train is None:
         raise ParameterError(
@@ -69,7 +71,9 @@ def normalise(
         )
     train, test = _held(train), _held(test)
     if weight is not None and not isinstance(weight, str):
-        raise ParameterError.value(WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight))
+        raise ParameterError.value(
+            WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
+        )
     targets = _target_names(target_columns)
     schema = conform.readable(registry.engine_for(train).schema(train))
     wanted = [*targets, *([weight] if weight is not None else [])]
@@ -79,19 +83,20 @@ def normalise(
     if weight is not None and (weight in targets or not schema[weight].is_numeric()):
         raise SchemaError.dtype(WHERE, weight, "a numeric column of weights, which is no target", schema[weight])
     if len(schema) == len(wanted):
-        raise SchemaError(f"{WHERE}: the training data has no features.", f"Expected columns besides {wanted}.", "add some.")
-    made = Inputs(train, test, targets, weight, schema)
-    if test is not None:
-        _check_test(made)
-    return made
+        raise SchemaError(
+            f"{WHERE}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
+        )
+    return Inputs(train, test, targets, weight, schema)
 
 
-def _check_test(inputs: Inputs) -> None:
-    """The test set has the training set's columns; order and further columns do not matter, the weight may lack."""
-    schema = registry.engine_for(inputs.test).schema(inputs.test)
-    wanted = {name: dtype for name, dtype in inputs.schema.items() if name != inputs.weight}
-    frame = pl.LazyFrame(schema=schema)
-    conform.Conform(wanted, f"{WHERE} (test data)")(frame).collect_schema()
+def check_test(inputs: Inputs, features: Mapping[str, pl.DataType] | None) -> None:
+    """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter,
+    the weight may lack; `features` are the columns that a fitted preprocessor needs."""
+    if inputs.test is not None:
+        frame = pl.LazyFrame(schema=registry.engine_for(inputs.test).schema(inputs.test))
+        rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
+        wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
+        conform.Conform(wanted, f"{WHERE} (test data)")(frame).collect_schema()
 
 
 def _target_names(target_columns: Any) -> tuple[str, ...]:
@@ -101,13 +106,15 @@ def _target_names(target_columns: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _joined(X: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], str | None]:
+def _joined(x: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], str | None]:
     """X, y and the weights as one table; y and the weights may also name columns of X."""
-    if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(X, y)):
-        return X, [y] if isinstance(y, str) else list(y), weight
-    if type(X).__module__.partition(".")[0] == "ray":
-        raise ParameterError(f"{WHERE}: with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}.")
-    table = _table(X)
+    if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(x, y)):
+        return x, [y] if isinstance(y, str) else list(y), weight
+    if type(x).__module__.partition(".")[0] == "ray":
+        raise ParameterError(
+            f"{WHERE}: with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
+        )
+    table = _table(x)
     targets = _labels(y, names)
     columns = [*targets.get_columns()]
     if weight is not None and not isinstance(weight, str):
@@ -122,23 +129,25 @@ def _joined(X: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], st
             )
         if column.name in table.columns:
             raise SchemaError(
-                f"{WHERE}: X already has a column {column.name!r}.", f"Got {shorten(table.columns)}.", "rename one of them."
+                f"{WHERE}: X already has a column {column.name!r}.",
+                f"Got {shorten(table.columns)}.",
+                "rename one of them.",
             )
     return table.with_columns(columns), targets.columns, weight
 
 
-def _has(X: Any, names: Sequence[str]) -> bool:
-    columns = getattr(X, "columns", None)
-    found = X if isinstance(X, Mapping) else columns() if callable(columns) else columns
+def _has(x: Any, names: Sequence[str]) -> bool:
+    columns = getattr(x, "columns", None)
+    found = x if isinstance(x, Mapping) else columns() if callable(columns) else columns
     return found is not None and all(name in found for name in names)
 
 
-def _table(X: Any) -> pl.DataFrame:
-    if isinstance(X, np.ndarray):
-        if X.ndim != 2:
-            raise SchemaError(f"{WHERE}: X has {X.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
-        X = {f"x{i}": X[:, i] for i in range(X.shape[1])}
-    return _collect(X)
+def _table(x: Any) -> pl.DataFrame:
+    if isinstance(x, np.ndarray):
+        if x.ndim != 2:
+            raise SchemaError(f"{WHERE}: X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
+        x = {f"x{i}": x[:, i] for i in range(x.shape[1])}
+    return _collect(x)
 
 
 def _labels(y: Any, names: Any) -> pl.DataFrame:

@@ -86,7 +86,9 @@ def check(wanted: Iterable[str], target: Target, where: str) -> None:
         if (metric.needs == "values") is target.task.is_classification:
             fitting = [m.name for m in _METRICS.values() if (m.needs == "values") is not target.task.is_classification]
             raise ParameterError(
-                f"{where}: the metric {name!r} is not for a {target.task} target.", f"Expected one of {fitting}.", "choose another."
+                f"{where}: the metric {name!r} is not for a {target.task} target.",
+                f"Expected one of {fitting}.",
+                "choose another.",
             )
 
 
@@ -264,7 +266,11 @@ def resolve(name: str, available: Sequence[str]) -> str | None:
     prefixes = [p for p in ("test-", "train-") if name.startswith(p)] or ["test-", "train-", ""]
     plain = _plain(name)
     for prefix in prefixes:
-        same = [c for c in available if c.startswith(prefix) and _ALIASES.get(_plain(c), _plain(c)) == _ALIASES.get(plain, plain)]
+        same = [
+            c
+            for c in available
+            if c.startswith(prefix) and _ALIASES.get(_plain(c), _plain(c)) == _ALIASES.get(plain, plain)
+        ]
         exact = [c for c in same if c == prefix + plain]
         if same:
             return (exact or same)[0]

@@ -157,7 +157,9 @@ class Questions:
             return None
         if not target.classes or len(target.columns) > 1 or counts[0] is None:
             raise ParameterError(
-                f"{WHERE}: class_weight is for one classification target.", f"Got a {target.task} of {list(target.columns)}.", "leave it out."
+                f"{WHERE}: class_weight is for one classification target.",
+                f"Got a {target.task} of {list(target.columns)}.",
+                "leave it out.",
             )
         labels, n = counts[0].table["value"].to_list(), counts[0].table["n"].to_list()
         if self.class_weight == "balanced":

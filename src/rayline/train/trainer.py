@@ -9,8 +9,9 @@ from typing import Any, Self
 from rayline.core import registry
 from rayline.core.errors import NotFittedError, ParameterError
 from rayline.core.framework import Framework
-from rayline.train.fit import fit
+from rayline.data.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
+from rayline.train.fit import fit
 from rayline.train.result import Result
 
 
@@ -82,7 +83,9 @@ class Trainer:
     ) -> None:
         self.framework = framework if isinstance(framework, str) else framework.name
         if arguments and args is not None:
-            raise ParameterError(f"{self._name}: positional arguments and args=[…] exclude each other.", "", "use one of them.")
+            raise ParameterError(
+                f"{self._name}: positional arguments and args=[…] exclude each other.", "", "use one of them."
+            )
         self.args = tuple(args) if args is not None else arguments
         twice = sorted({*framework_kwargs} & {*(kwargs or {})})
         if twice:
@@ -101,7 +104,9 @@ class Trainer:
         for name in self.metrics or ():
             named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
         if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
-            raise ParameterError.value(self._name, "class_weight", "'balanced', or a dict from label to weight", class_weight)
+            raise ParameterError.value(
+                self._name, "class_weight", "'balanced', or a dict from label to weight", class_weight
+            )
         self.check()
 
     @property
@@ -121,9 +126,16 @@ class Trainer:
                 "leave num_workers out.",
             )
 
-    def fit(self, preprocessor: Any = None, train_dataset: Any = None, test_dataset: Any = None, **options: Any) -> Result:
+    def fit(
+        self,
+        preprocessor: Preprocessor | None = None,
+        train_dataset: Any = None,
+        test_dataset: Any = None,
+        target_columns: Sequence[str] | str | None = None,
+        **options: Any,
+    ) -> Result:
         """Train. This is `train.fit(trainer, …)`: see there."""
-        return fit(self, preprocessor, train_dataset, test_dataset, **options)
+        return fit(self, preprocessor, train_dataset, test_dataset, target_columns, **options)
 
     def remember(self, result: Result) -> None:
         """Keep the result of a fit, for `fitted_model`."""
@@ -138,7 +150,9 @@ class Trainer:
     def result(self) -> Result:
         """The result of the last fit. Raises NotFittedError before."""
         if self._result is None:
-            raise NotFittedError(f"{self._name}: not fitted yet.", "Expected a fit before.", "call train.fit(trainer, …) first.")
+            raise NotFittedError(
+                f"{self._name}: not fitted yet.", "Expected a fit before.", "call train.fit(trainer, …) first."
+            )
         return self._result
 
     def replace(self, config: Mapping[str, Any]) -> Self:
@@ -180,7 +194,7 @@ class Trainer:
 def named(name: str, framework: str) -> type[Trainer]:
     """The class `train.<name>`: a Trainer that knows its framework."""
 
-    def __init__(self: Trainer, *arguments: Any, **options: Any) -> None:
+    def make(self: Trainer, *arguments: Any, **options: Any) -> None:
         Trainer.__init__(self, framework, *arguments, **options)
 
     about = f"""A Trainer of the framework {framework!r}.
@@ -189,7 +203,12 @@ def named(name: str, framework: str) -> type[Trainer]:
     `rayline.train.Trainer`.
     """
     doc = type(registry.framework(framework)).__doc__
-    body = {"__init__": __init__, "__module__": "rayline.train", "__qualname__": name, "__doc__": f"{about}\n{doc or ''}"}
+    body = {
+        "__init__": make,
+        "__module__": "rayline.train",
+        "__qualname__": name,
+        "__doc__": f"{about}\n{doc or ''}",
+    }
     return type(name, (Trainer,), body)
 
 
