@@ -32,7 +32,7 @@ class Key(Protocol):
 
 @dataclass(frozen=True)
 class TimeKey:
-    """The order of the values of a date, time or number column, the same in every unit and type."""
+    """The order of the values of a date, time or number column, the same in every unit and type; to the microsecond."""
 
     column: str
 
@@ -46,6 +46,7 @@ class TimeKey:
 
 def _ordered(values: pl.Series) -> pl.Series:
     top = np.uint64(1 << 63)
+    values = values.alias("values")
     missing = values.is_null()
     if values.dtype == pl.Date:
         values = values.cast(pl.Datetime("us"))
@@ -58,7 +59,7 @@ def _ordered(values: pl.Series) -> pl.Series:
         missing = values.is_null()
         bits = (values.fill_null(0.0).to_numpy() + 0.0).view(np.uint64)
         keys = np.where(bits >= top, ~bits, bits | top)
-    series = pl.Series(values.name, keys)
+    series = pl.Series(keys)
     return series.set(missing, None) if missing.any() else series
 
 

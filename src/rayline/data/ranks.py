@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -80,6 +81,11 @@ class Tally:
         end = int(np.searchsorted(self.keys, np.uint64(high))) if high < ALL else len(self.keys)
         return Tally(self.keys[start:end], self.counts[start:end])
 
+    @cached_property
+    def ends(self) -> Counts:
+        """The number of rows up to each key, that key included."""
+        return np.cumsum(self.counts)
+
     @property
     def n_rows(self) -> int:
         return int(self.counts.sum())
@@ -105,16 +111,15 @@ class Window:
 
     def around(self, first: float, last: float) -> Window:
         """The part that has the ranks from first to last."""
-        ends = self.below + np.cumsum(self.tally.counts)
-        start = int(np.searchsorted(ends, first, side="right"))
-        end = int(np.searchsorted(ends, last, side="left")) + 1
+        start = int(np.searchsorted(self.tally.ends, first - self.below, side="right"))
+        end = int(np.searchsorted(self.tally.ends, last - self.below, side="left")) + 1
         low = int(self.tally.keys[start]) if 0 < start < len(self.tally) else self.low
         high = int(self.tally.keys[end]) if end < len(self.tally) else self.high
         return self.narrowed(low, high)
 
     def nearest(self, rank: int) -> Cut | None:
         """The cut nearest to a rank; None when that rank is not in this window."""
-        ends = self.below + np.concatenate([[0], np.cumsum(self.tally.counts)])
+        ends = self.below + np.concatenate([[0], self.tally.ends])
         if not ends[0] <= rank <= ends[-1] or self.low == self.high:
             return None
         i = int(np.argmin(np.abs(ends - rank)))
@@ -175,8 +180,7 @@ class Ladder:
 
     def bucket(self, rank: int) -> tuple[int, int]:
         """The range of keys around a rank."""
-        ends = np.cumsum(self.coarse.counts)
-        i = min(int(np.searchsorted(ends, rank, side="left")), len(ends) - 1)
+        i = min(int(np.searchsorted(self.coarse.ends, rank, side="left")), len(self.coarse) - 1)
         return int(self.coarse.keys[i]) << self.level, (int(self.coarse.keys[i]) + 1) << self.level
 
 

@@ -115,7 +115,8 @@ def value_words(values: pl.Series) -> Words:
     SchemaError
         When the column holds Python objects.
     """
-    dtype = values.dtype
+    name, dtype = values.name, values.dtype
+    values = values.alias("values")  # methods of a Series called "*" or "^x$" would look for other columns
     if dtype == pl.Null:
         return np.full(len(values), _MISSING, dtype=np.uint64)
     if dtype in (pl.Int64, pl.UInt64, pl.Int128) and _is_large(values):
@@ -135,9 +136,9 @@ def value_words(values: pl.Series) -> Words:
     if isinstance(dtype, pl.Struct):
         return _structs(values)
     raise SchemaError(
-        f"Column {values.name!r} holds {dtype}, whose rows cannot be told apart.",
+        f"Column {name!r} holds {dtype}, whose rows cannot be told apart.",
         "Expected numbers, text, dates, lists or structs of these.",
-        f"convert {values.name!r}, or drop it.",
+        f"convert {name!r}, or drop it.",
     )
 
 
