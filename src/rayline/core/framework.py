@@ -101,7 +101,8 @@ class Features:
             When a column is neither a number nor a vector of numbers.
         """
         if self._table is None and self.is_numeric:
-            values = np.array([self._values(row) for row in self._rows], dtype=dtype)  # None becomes NaN
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it
+                values = np.array([self._values(row) for row in self._rows], dtype=dtype)  # None becomes NaN
             return values.reshape(len(self._rows), len(self.schema))
         self._refuse_words()
         if any(d == SPARSE for d in self.schema.values()):
@@ -254,6 +255,9 @@ class Framework(ABC):
 
     needs_data: ClassVar[bool] = True
     """False for frameworks that make their own data (reinforcement learning)."""
+
+    iterations: ClassVar[str] = ""
+    """The argument of `train` that says how many iterations it makes; empty when there is none."""
 
     # -- the four that everyone writes -----------------------------------------------------------------------------
 

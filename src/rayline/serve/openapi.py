@@ -1,0 +1,134 @@
+"""The OpenAPI document of a served pipeline, made from its schema and its example rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from rayline.inference.pipeline import InferencePipeline
+from rayline.serve.options import Options
+from rayline.serve.protocol import finite, plain
+
+
+def document(options: Options, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
+    """The whole document."""
+    schema, target = pipeline.input_schema, pipeline.target
+    columns = {name: column(dtype) for name, dtype in schema.items()}
+    row: dict[str, Any] = {"type": "object", "properties": columns, "required": list(schema)}
+    examples = example_rows(pipeline)
+    if examples:
+        row["examples"] = examples
+    value = {c: _label(d, target.classes[i] if target.classes else ()) for i, (c, d) in enumerate(zip(target.columns, target.dtypes, strict=True))}
+    one = next(iter(value.values())) if len(value) == 1 else {"type": "object", "properties": value}
+    answer: dict[str, Any] = {"predictions": {"type": "array", "items": one}}
+    proba = []
+    if has_probabilities:
+        answer["probabilities"] = {"type": "array", "items": {"type": "object"}, "description": "One number a class; only when asked for."}
+        proba = [{"name": "proba", "in": "query", "schema": {"type": "boolean"}, "description": "Whether to add probabilities."}]
+    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1}
+    by_column = {"type": "object", "properties": {name: {"type": "array", "items": c} for name, c in columns.items()}}
+    predict = _post(
+        "Predict rows",
+        {"oneOf": [rows, {"type": "object", "properties": {"rows": rows}}, {"type": "object", "properties": {"columns": by_column}}]},
+        {"type": "object", "properties": answer, "required": ["predictions"]},
+        examples,
+    )
+    predict["parameters"] = proba
+    predict["requestBody"]["content"]["application/vnd.apache.arrow.stream"] = {"schema": {"type": "string", "format": "binary"}}
+    instances = {"type": "object", "properties": {"instances": rows}, "required": ["instances"]}
+    named = f"/v2/models/{options.name}"
+    paths = {
+        "/predict": {"post": predict},
+        f"/v1/models/{options.name}:predict": {"post": _post("Predict rows (KServe V1)", instances, {"type": "object", "properties": answer}, {"instances": examples} if examples else None)},
+        named: {"get": _get("Names and types of the tensors (Open Inference Protocol V2)")},
+        f"{named}/infer": {"post": _post("Predict tensors (Open Inference Protocol V2)", {"type": "object"}, {"type": "object"}, None)},
+        "/health": {"get": _get("Whether the server is ready")},
+        "/v2/health/live": {"get": _get("Whether the server is alive")},
+        "/v2/health/ready": {"get": _get("Whether the server is ready")},
+        "/metrics": {"get": _get("Counters for Prometheus")},
+    }
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": options.name, "version": "1", "description": f"{str(target.task).capitalize()} of {', '.join(target.columns)}."},
+        "paths": paths,
+        "components": {"schemas": {"Row": row, "Error": _ERROR}},
+    }
+    if options.token is not None:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"token": []}]
+    return document
+
+
+def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
+    """A few rows of the training data as JSON has them."""
+    return [{name: finite(plain(value)) for name, value in row.items()} for row in pipeline.examples.to_dicts()]
+
+
+def column(dtype: pl.DataType) -> dict[str, Any]:
+    """The JSON schema of a column's values; null is a missing value."""
+    kind: dict[str, Any]
+    if dtype.is_integer():
+        kind = {"type": ["integer", "null"]}
+    elif dtype.is_numeric() or isinstance(dtype, pl.Duration):
+        kind = {"type": ["number", "null"]}
+    elif dtype == pl.Boolean:
+        kind = {"type": ["boolean", "null"]}
+    elif dtype in (pl.Date, pl.Time) or isinstance(dtype, pl.Datetime):
+        form = "date" if dtype == pl.Date else "time" if dtype == pl.Time else "date-time"
+        kind = {"type": ["string", "null"], "format": form}
+    elif isinstance(dtype, (pl.List, pl.Array)):
+        kind = {"type": ["array", "null"]}
+    elif isinstance(dtype, pl.Struct):
+        kind = {"type": ["object", "null"]}
+    else:
+        kind = {"type": ["string", "null"]}
+    return kind
+
+
+def _label(dtype: pl.DataType, classes: Any) -> dict[str, Any]:
+    return {"enum": [plain(c) for c in classes]} if classes else {"type": column(dtype)["type"][0]}
+
+
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {"type": "string"},
+        "problems": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"row": {"type": "integer"}, "column": {"type": "string"}, "problem": {"type": "string"}},
+            },
+        },
+    },
+    "required": ["error"],
+}
+
+_REFUSALS = {
+    400: "The body is malformed.",
+    413: "The body is too large.",
+    422: "Rows are not as the schema says; every problem is listed.",
+    503: "Too many requests are waiting; see Retry-After.",
+    504: "It took too long.",
+}
+
+
+def _post(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any], example: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": body}
+    if example:
+        content["example"] = example
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": {
+            "200": {"description": "Predictions, one a row.", "content": {"application/json": {"schema": answer}}},
+            **{str(code): {"description": words, "content": error} for code, words in _REFUSALS.items()},
+        },
+    }
+
+
+def _get(summary: str) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": {"description": summary}}}

@@ -1,0 +1,224 @@
+"""The Open Inference Protocol (KServe V2, REST): tensors in JSON or behind it as bytes, one tensor for each column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from rayline.core.target import Target
+from rayline.serve.protocol import Refusal, dumps, loads, plain
+
+_NUMPY = {
+    "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
+    "INT8": "|i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+
+HEADER = b"inference-header-content-length"
+
+
+def datatype(dtype: pl.DataType) -> str:
+    """The tensor type of a column; BYTES for text and for everything that is written as text."""
+    if dtype == pl.Boolean:
+        return "BOOL"
+    if dtype.is_float():
+        return "FP32" if dtype == pl.Float32 else "FP64"
+    name = str(dtype).upper()
+    return name if dtype.is_integer() and name in _NUMPY else "BYTES"
+
+
+class Asked(NamedTuple):
+    """A decoded request: values by column, and what is to be answered how."""
+
+    columns: dict[str, list[Any]]
+    n_rows: int
+    id: str | None
+    outputs: dict[str, bool] | None  # name → as bytes; None: all
+    binary: bool
+
+
+def metadata(name: str, platform: str, schema: Mapping[str, pl.DataType], target: Target, probabilities: bool) -> dict[str, Any]:
+    """The answer to `GET /v2/models/{name}`."""
+    inputs = [{"name": column, "datatype": datatype(dtype), "shape": [-1]} for column, dtype in schema.items()]
+    outputs: list[dict[str, Any]] = []
+    for output, dtype in target.predictions(_none(target)).schema.items():
+        outputs.append({"name": output, "datatype": datatype(dtype), "shape": [-1]})
+    if probabilities:
+        for output, classes in _probability_outputs(target).items():
+            outputs.append({"name": output, "datatype": "FP64", "shape": [-1, classes]})
+    return {"name": name, "versions": ["1"], "platform": platform, "inputs": inputs, "outputs": outputs}
+
+
+def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataType]) -> Asked:
+    """A request's tensors as columns. Raises Refusal (400) when they are not as the protocol says."""
+    if header_bytes is not None and not 0 < header_bytes <= len(body):
+        raise Refusal(400, "Inference-Header-Content-Length is not a length within the body.")
+    head, blob = (body, b"") if header_bytes is None else (body[:header_bytes], body[header_bytes:])
+    request = loads(head)
+    inputs = request.get("inputs") if isinstance(request, dict) else None
+    if not isinstance(inputs, list) or not inputs or not all(isinstance(i, dict) for i in inputs):
+        raise Refusal(400, 'Expected "inputs": a list of tensors.')
+    tensors: dict[str, tuple[list[int], list[Any]]] = {}
+    at = 0
+    for tensor in inputs:
+        name, shape, kind, data, at = _tensor(tensor, blob, at)
+        if name in tensors:
+            raise Refusal(400, f"The tensor {name!r} occurs twice.")
+        tensors[name] = (shape, _values(kind, data, shape, name))
+    if at != len(blob):
+        raise Refusal(400, f"{len(blob) - at} bytes follow the last tensor.")
+    columns, n_rows = _columns(tensors, list(schema))
+    parameters, asked = request.get("parameters"), request.get("outputs")
+    binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
+    outputs = None
+    if asked is not None:
+        if not isinstance(asked, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in asked):
+            raise Refusal(400, 'Expected "outputs": a list of objects with a name.')
+        outputs = {}
+        for output in asked:
+            own = output.get("parameters")
+            outputs[output["name"]] = binary if not isinstance(own, dict) else own.get("binary_data", binary) is True
+    identity = request.get("id")
+    return Asked(columns, n_rows, identity if isinstance(identity, str) else None, outputs, binary)
+
+
+def wants_probabilities(asked: Asked, target: Target) -> bool:
+    """Whether a request asks for probabilities, by name or by asking for everything."""
+    return asked.outputs is None or any(name in _probability_outputs(target) for name in asked.outputs)
+
+
+def encode(
+    name: str, asked: Asked, target: Target, predictions: pl.DataFrame, probabilities: pl.DataFrame | None
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the length of its JSON when bytes follow. Raises Refusal (400) on unknown outputs."""
+    made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
+    for column in predictions:
+        made[column.name] = (datatype(column.dtype), [len(column)], [plain(v) for v in column.to_list()])
+    if probabilities is not None:
+        first = 0
+        for output, classes in _probability_outputs(target).items():
+            part = probabilities[:, first : first + classes]
+            made[output] = ("FP64", [part.height, classes], part.to_numpy().ravel().tolist())
+            first += classes
+    wanted = dict.fromkeys(made, asked.binary) if asked.outputs is None else asked.outputs
+    unknown = [output for output in wanted if output not in made]
+    if unknown:
+        raise Refusal(400, f"No output {unknown[0]!r} here. There are {sorted(made)}.")
+    outputs, blobs = [], []
+    for output, binary in wanted.items():
+        kind, shape, values = made[output]
+        tensor: dict[str, Any] = {"name": output, "datatype": kind, "shape": list(shape)}
+        if binary:
+            blob = _bytes(kind, values)
+            tensor["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+        else:
+            tensor["data"] = values
+        outputs.append(tensor)
+    answer: dict[str, Any] = {"model_name": name, "model_version": "1", "outputs": outputs}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    head = dumps(answer)
+    return head + b"".join(blobs), len(head) if blobs else None
+
+
+# -- tensors -------------------------------------------------------------------------------------------------------
+
+
+def _tensor(tensor: Mapping[str, Any], blob: bytes, at: int) -> tuple[str, list[int], str, Any, int]:
+    name, shape, kind = tensor.get("name"), tensor.get("shape"), tensor.get("datatype")
+    if not isinstance(name, str) or not isinstance(kind, str) or (kind != "BYTES" and kind not in _NUMPY):
+        raise Refusal(400, f"A tensor needs a name and a datatype out of {[*_NUMPY, 'BYTES']}.")
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 2 or not all(type(s) is int and s >= 0 for s in shape):
+        raise Refusal(400, f"The tensor {name!r} needs a shape of one or two lengths, [rows] or [rows, width].")
+    parameters = tensor.get("parameters")
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if size is None:
+        return name, shape, kind, tensor.get("data"), at
+    if type(size) is not int or not 0 <= size <= len(blob) - at:
+        raise Refusal(400, f"binary_data_size of the tensor {name!r} goes beyond the body.")
+    return name, shape, kind, blob[at : at + size], at + size
+
+
+def _values(kind: str, data: Any, shape: Sequence[int], name: str) -> list[Any]:
+    """The elements as JSON values, row by row; NaN is null."""
+    n = math.prod(shape)
+    if isinstance(data, bytes):
+        values = _strings(data, name) if kind == "BYTES" else _numbers(kind, data, name)
+    elif isinstance(data, list):
+        values = _flat(data, 0)
+    else:
+        raise Refusal(400, f"The tensor {name!r} has no data.")
+    if len(values) != n:
+        raise Refusal(400, f"The tensor {name!r} has {len(values)} elements; its shape {list(shape)} needs {n}.")
+    return values
+
+
+def _flat(data: list[Any], depth: int) -> list[Any]:
+    if depth > 2:
+        raise Refusal(400, "The data of a tensor is nested too deeply.")
+    if not any(isinstance(v, list) for v in data):
+        return data
+    return [x for v in data for x in (_flat(v, depth + 1) if isinstance(v, list) else [v])]
+
+
+def _numbers(kind: str, data: bytes, name: str) -> list[Any]:
+    dtype = np.dtype(_NUMPY[kind])
+    if len(data) % dtype.itemsize:
+        raise Refusal(400, f"The bytes of the tensor {name!r} are no whole number of {kind} elements.")
+    array = np.frombuffer(data, dtype=dtype)
+    values: list[Any] = array.astype(np.float64).tolist() if kind == "FP16" else array.tolist()
+    return [None if v != v else v for v in values] if kind.startswith("FP") else values
+
+
+def _strings(data: bytes, name: str) -> list[str]:
+    values, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        if at + length > len(data):
+            raise Refusal(400, f"A string of the tensor {name!r} goes beyond its bytes.")
+        try:
+            values.append(data[at : at + length].decode("utf-8"))
+        except UnicodeDecodeError:
+            raise Refusal(400, f"A string of the tensor {name!r} is not UTF-8.") from None
+        at += length
+    return values
+
+
+def _bytes(kind: str, values: Sequence[Any]) -> bytes:
+    if kind != "BYTES":
+        return np.array(values, dtype=_NUMPY[kind]).tobytes()
+    texts = [(v if isinstance(v, str) else str(v)).encode() for v in values]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+
+
+def _columns(tensors: Mapping[str, tuple[list[int], list[Any]]], names: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
+    if len(tensors) == 1 and len(names) > 1:
+        ((shape, values),) = tensors.values()
+        width = len(names)
+        if len(shape) == 2 and shape[1] == width:  # all columns side by side
+            return {name: values[i::width] for i, name in enumerate(names)}, shape[0]
+    columns = {}
+    for name, (shape, values) in tensors.items():
+        if len(shape) == 2 and shape[1] != 1:
+            raise Refusal(400, f"The tensor {name!r} has the shape {shape}; a column has [rows] or [rows, 1].")
+        columns[name] = values
+    lengths = {shape[0] for shape, _ in tensors.values()}
+    if len(lengths) > 1:
+        raise Refusal(400, f"The tensors have different numbers of rows: {sorted(lengths)}.")
+    return columns, lengths.pop()
+
+
+def _probability_outputs(target: Target) -> dict[str, int]:
+    """Names of the probability tensors and their widths."""
+    if len(target.columns) == 1:
+        return {"probabilities": len(target.classes[0])} if target.classes else {}
+    return {f"probabilities_{c}": len(classes) for c, classes in zip(target.columns, target.classes, strict=False)}
+
+
+def _none(target: Target) -> Any:
+    return np.empty((0, target.n_outputs) if target.n_outputs > 1 else 0)

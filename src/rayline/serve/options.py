@@ -1,0 +1,61 @@
+"""How a server behaves: its limits, its batching, its token. The same for uvicorn and for Ray Serve."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rayline.core.errors import ParameterError
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Limits and behaviour of a server.
+
+    Parameters
+    ----------
+    name
+        The name of the model in URLs: letters, digits, `_`, `-`, `.`.
+    max_batch_size
+        At most so many rows of waiting requests are predicted in one call of the model.
+    batch_wait_timeout_s
+        How long a request may wait for others to share a call with. At 0 requests share a call only when they are
+        waiting anyway, and a single request waits for nothing.
+    max_queued_requests
+        So many requests may wait; more are answered 503 with Retry-After.
+    max_body_bytes
+        A longer body is answered 413.
+    request_timeout_s
+        A request that takes longer is answered 504. Clients cannot change it.
+    token
+        When given, requests other than health checks need `Authorization: Bearer <token>`.
+
+    Raises
+    ------
+    ParameterError
+        When a value is outside of what it may be.
+    """
+
+    name: str = "model"
+    max_batch_size: int = 64
+    batch_wait_timeout_s: float = 0.0
+    max_queued_requests: int = 512
+    max_body_bytes: int = 16 << 20
+    request_timeout_s: float = 30.0
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise ParameterError.value("serve", "name", "up to 100 letters, digits, '_', '-' and '.'", self.name)
+        for name, low in (("max_batch_size", 1), ("max_queued_requests", 1), ("max_body_bytes", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ParameterError.value("serve", name, f"an integer of at least {low}", value)
+        for name, low_s, high_s in (("batch_wait_timeout_s", 0.0, 60.0), ("request_timeout_s", 0.001, 86_400.0)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low_s <= value <= high_s:
+                raise ParameterError.value("serve", name, f"seconds from {low_s:g} to {high_s:g}", value)
+        if self.token is not None and (not isinstance(self.token, str) or not self.token or not self.token.isprintable()):
+            raise ParameterError("serve: token has a wrong value.", "Expected printable characters.", "change token.")

@@ -1,0 +1,356 @@
+"""What requests and answers are made of, without any HTTP: strict JSON, rows checked against the schema, plain values.
+
+A request that is not as it must be raises `Refusal`, with every problem of every row and column.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import polars as pl
+
+from rayline.core.operations import Row
+from rayline.core.target import Target
+
+MOST_PROBLEMS = 100
+"""So many problems are listed; of more only the number is told."""
+
+
+class Refusal(Exception):  # noqa: N818  # said of a request
+    """A request that is answered with an error: the status, one sentence, and what is wrong where."""
+
+    def __init__(
+        self, status: int, message: str, problems: Sequence[Mapping[str, Any]] = (), headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.problems, self.headers = status, message, problems, tuple(headers)
+
+    def body(self) -> dict[str, Any]:
+        """The answer: `error`, and `problems` when there are any."""
+        body: dict[str, Any] = {"error": self.message}
+        if self.problems:
+            body["problems"] = list(self.problems[:MOST_PROBLEMS])
+            if len(self.problems) > MOST_PROBLEMS:
+                body["more_problems"] = len(self.problems) - MOST_PROBLEMS
+        return body
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------------
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON; send null for a missing value")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
+
+
+def loads(body: bytes) -> Any:
+    """The value of a JSON text. Raises Refusal (400) when it is none; NaN and Infinity are none."""
+    try:
+        return _decode(body.decode("utf-8"))
+    except RecursionError:
+        raise Refusal(400, "The body is nested too deeply.") from None
+    except UnicodeDecodeError:
+        raise Refusal(400, "The body is not UTF-8.") from None
+    except ValueError as error:
+        raise Refusal(400, f"The body is not JSON: {str(error)[:200]}.") from None
+
+
+def dumps(value: Any) -> bytes:
+    """JSON; numbers that are not finite become null."""
+    try:
+        return _encode(value).encode()
+    except ValueError:
+        return _encode(finite(value)).encode()
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every NaN and infinity in it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def plain(value: Any) -> Any:
+    """A label or a table value as JSON has it."""
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.total_seconds() if isinstance(value, dt.timedelta) else value
+
+
+# -- values of columns ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """How values of a column come in JSON.
+
+    Attributes
+    ----------
+    dtype
+        The type of the column in a table made of such values.
+    words
+        What it takes, for errors.
+    types
+        The Python types that JSON values may have.
+    read
+        From the JSON value to the table value; None when that is the same. Raises ValueError.
+    """
+
+    dtype: pl.DataType
+    words: str
+    types: frozenset[type]
+    read: Callable[[Any], Any] | None = None
+
+    @classmethod
+    def of(cls, dtype: pl.DataType) -> Column:
+        null = type(None)
+        if dtype.is_float():
+            return cls(dtype, "a number", frozenset({float, int, null}), _number)
+        if dtype.is_integer():
+            low, high = (int(pl.select(bound).item()) for bound in (dtype.min(), dtype.max()))  # type: ignore[attr-defined]
+            return cls(dtype, f"a whole number from {low} to {high}", frozenset({int, float, null}), _whole(low, high))
+        if dtype == pl.Boolean:
+            return cls(dtype, "true or false", frozenset({bool, null}))
+        if dtype in (pl.String, pl.Categorical, pl.Enum):
+            return cls(pl.String(), "text", frozenset({str, null}))
+        if dtype == pl.Date:
+            return cls(dtype, "a date such as 2013-01-31", frozenset({str, null}), _date)
+        if isinstance(dtype, pl.Datetime):
+            zoned = dtype.time_zone is not None
+            words = f"a date and time such as 2013-01-31T12:30:00{'+00:00' if zoned else ''}"
+            return cls(dtype, words, frozenset({str, null}), _zoned if zoned else _unzoned)
+        if dtype == pl.Time:
+            return cls(dtype, "a time such as 12:30:00", frozenset({str, null}), dt.time.fromisoformat)
+        if isinstance(dtype, pl.Duration):
+            return cls(dtype, "a number of seconds", frozenset({float, int, null}), lambda s: dt.timedelta(seconds=_number(s)))
+        if dtype == pl.Binary:
+            return cls(dtype, "base64 text", frozenset({str, null}), _bytes)
+        return cls(dtype, f"a value of type {dtype}", frozenset({list, dict, null}), _nested(dtype))
+
+    def value(self, value: Any) -> Any:
+        """The table value of one JSON value. Raises ValueError when it is none of this column."""
+        if type(value) not in self.types:
+            raise ValueError(f"expected {self.words} or null; got {_shown(value)}")
+        if self.read is None or value is None:
+            return value
+        try:
+            return self.read(value)
+        except (ValueError, OverflowError, TypeError):
+            raise ValueError(f"expected {self.words} or null; got {_shown(value)}") from None
+
+    def series(self, name: str, values: Sequence[Any]) -> pl.Series:
+        """All of a column. Raises ValueError when a value is none of this column, without telling which."""
+        if not set(map(type, values)) <= self.types:
+            raise ValueError
+        if self.dtype.is_float():
+            series = pl.Series(name, values, dtype=self.dtype)
+            if series.is_finite().all():
+                return series
+            raise ValueError
+        if self.read is not None:
+            read = self.read
+            values = [None if v is None else read(v) for v in values]
+        return pl.Series(name, values, dtype=self.dtype)
+
+
+def _number(value: Any) -> float:
+    x = float(value)
+    if x - x != 0.0:  # infinite: 1e400 reads as that
+        raise ValueError
+    return x
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        number = value if type(value) is int else int(value)
+        if number != value or not low <= number <= high:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _date(text: str) -> dt.date:
+    return dt.date.fromisoformat(text)
+
+
+def _unzoned(text: str) -> dt.datetime:
+    value = dt.datetime.fromisoformat(text)
+    if value.tzinfo is not None:
+        raise ValueError
+    return value
+
+
+def _zoned(text: str) -> dt.datetime:
+    value = dt.datetime.fromisoformat(text)
+    if value.tzinfo is None:
+        raise ValueError
+    return value.astimezone(dt.UTC)
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError from error
+
+
+def _nested(dtype: pl.DataType) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        try:
+            pl.Series([value], dtype=dtype, strict=True)
+        except pl.exceptions.PolarsError as error:
+            raise ValueError from error
+        return value
+
+    return read
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# -- rows of a schema ----------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Rows and columns from JSON, checked against a schema."""
+
+    def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+        self.columns = {name: Column.of(dtype) for name, dtype in schema.items()}
+        self._quick = [(name, column.types, column.read) for name, column in self.columns.items()]
+
+    def row(self, row: Any) -> Row:
+        """One row. Raises Refusal (422) with every problem of it."""
+        made: Row = {}
+        try:
+            for name, types, read in self._quick:
+                value = row[name]
+                if type(value) not in types:
+                    raise self._refusal([row])
+                made[name] = value if read is None or value is None else read(value)
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError):
+            raise self._refusal([row]) from None
+        return made
+
+    def rows(self, rows: Any) -> list[Row]:
+        """Some rows. Raises Refusal (422) with every problem of every row and column."""
+        rows = self._list(rows)
+        try:
+            return [self.row(row) for row in rows]
+        except Refusal:
+            raise self._refusal(rows) from None
+
+    def table(self, rows: Any) -> pl.DataFrame:
+        """Many rows as a table. Raises as `rows`."""
+        rows = self._list(rows)
+        try:
+            if not set(map(type, rows)) <= {dict}:
+                raise TypeError
+            series = [column.series(name, [row[name] for row in rows]) for name, column in self.columns.items()]
+        except (KeyError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            raise self._refusal(rows) from None
+        return pl.DataFrame(series, height=len(rows))
+
+    def table_of_columns(self, columns: Any) -> pl.DataFrame:
+        """A table from `{"column": [value, …], …}`. Raises as `rows`."""
+        if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
+            raise Refusal(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
+        missing = [{"column": name, "problem": "missing"} for name in self.columns if name not in columns]
+        if missing:
+            raise Refusal(422, self._message(len(missing)), missing)
+        lengths = {name: len(columns[name]) for name in self.columns}
+        if len(set(lengths.values())) > 1:
+            problems = [{"column": name, "problem": f"{n} values"} for name, n in lengths.items()]
+            raise Refusal(422, "The columns have different lengths.", problems)
+        n = next(iter(lengths.values()), 0)
+        if not n:
+            raise Refusal(422, "Expected at least one row; got none.")
+        try:
+            return pl.DataFrame([column.series(name, columns[name]) for name, column in self.columns.items()], height=n)
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            raise self._refusal(self.transposed(columns, n)) from None
+
+    def transposed(self, columns: Mapping[str, Sequence[Any]], n: int) -> list[Row]:
+        """Columns of n values as rows."""
+        return [{name: columns[name][i] for name in self.columns} for i in range(n)]
+
+    def _list(self, rows: Any) -> list[Any]:
+        if not isinstance(rows, list):
+            raise Refusal(422, f'Expected a list of rows: [{{"column": value, ...}}, ...]; got {_shown(rows)}.')
+        if not rows:
+            raise Refusal(422, "Expected at least one row; got none.")
+        return rows
+
+    def _refusal(self, rows: Sequence[Any]) -> Refusal:
+        problems: list[dict[str, Any]] = []
+        for i, row in enumerate(rows):
+            if not isinstance(row, dict):
+                problems.append({"row": i, "problem": f'expected an object {{"column": value, ...}}; got {_shown(row)}'})
+                continue
+            for name, column in self.columns.items():
+                if name not in row:
+                    problems.append({"row": i, "column": name, "problem": "missing"})
+                    continue
+                try:
+                    column.value(row[name])
+                except ValueError as error:
+                    problems.append({"row": i, "column": name, "problem": str(error)})
+        return Refusal(422, self._message(len(problems)), problems)
+
+    def _message(self, n: int) -> str:
+        return f"The rows are not as the model needs them: {n} problem{'s' if n != 1 else ''}."
+
+
+class Writer:
+    """Predictions as JSON values: one a row for one target, an object a row for several."""
+
+    FEW = 8
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._names = list(zip(target.prediction_names, target.columns, strict=True))
+        self._words: list[list[tuple[str, str]]] = []
+        if target.task.is_classification:
+            names = iter(target.probability_names)
+            self._words = [[(next(names), _word(c)) for c in classes] for classes in target.classes]
+
+    def predictions(self, scores: Any) -> list[Any]:
+        """From the scores of a model."""
+        if len(scores) <= self.FEW:
+            rows = [self.target.row_prediction(scores[i : i + 1]) for i in range(len(scores))]
+        else:
+            rows = self.target.predictions(scores).to_dicts()
+        if len(self._names) == 1:
+            (name, _), *_ = self._names
+            return [plain(row[name]) for row in rows]
+        return [{column: plain(row[name]) for name, column in self._names} for row in rows]
+
+    def probabilities(self, scores: Any) -> list[Any]:
+        """`{"class": probability}` for each row; with several targets an object of these. Raises ParameterError when
+        the model has none."""
+        rows = self.target.probabilities(scores).to_dicts()
+        made = [[{word: row[name] for name, word in words} for words in self._words] for row in rows]
+        if len(self._names) == 1:
+            return [row[0] for row in made]
+        return [dict(zip(self.target.columns, row, strict=True)) for row in made]
+
+
+def _word(value: Any) -> str:
+    value = plain(value)
+    return value if isinstance(value, str) else json.dumps(value)
