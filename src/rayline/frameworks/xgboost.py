@@ -52,6 +52,7 @@ class XGBoost(Framework):
     package = "xgboost-cpu"
     strings = "categories"
     distributed = True
+    iterations = "num_boost_round"
 
     def train(
         self,
@@ -85,7 +86,7 @@ class XGBoost(Framework):
                 early_stopping_rounds=early_stopping_rounds,
                 verbose_eval=verbose_eval and job.rank == 0,
                 xgb_model=xgb_model,
-                callbacks=[*(callbacks or ()), _Listener(job, self)],
+                callbacks=[_Listener(job, self), *(callbacks or ())],  # first: after one that stops none is called
                 custom_metric=custom_metric,
             )
 

@@ -18,7 +18,7 @@ from rayline.core.errors import ParameterError, ResourceError
 from rayline.core.stage import View
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor
-from rayline.inference.model import Model
+from rayline.inference.model import Model, unpack
 from rayline.inference.pipeline import InferencePipeline
 from rayline.train import inputs as given
 from rayline.train import metrics as named_metrics
@@ -27,7 +27,7 @@ from rayline.train.callbacks import Callback, Run
 from rayline.train.inputs import WHERE, Inputs
 from rayline.train.questions import Learned, Questions
 from rayline.train.result import Result
-from rayline.train.work import Outcome, Prepare, Work
+from rayline.train.work import Outcome, Prepare, Scored, Work
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
@@ -308,6 +308,28 @@ class _Training:
             [lambda: train], None if test is None else [lambda: test], self.report, self.keep, n_threads=_threads()
         )
         return self.work.run(worker)
+
+    def on_workers(self) -> Outcome:
+        """Train on Ray workers. Rows stay there; the model comes back as the framework's files, scores as arrays."""
+        adapter = self.trainer.adapter
+        outcomes = registry.engine("ray").train(
+            self.work,
+            num_workers=self.trainer.num_workers,
+            resources_per_worker=self.trainer.resources_per_worker,
+            use_gpu=self.trainer.use_gpu,
+            train=self.inputs.train,
+            test=self.inputs.test,
+            prepare=self.prepare(test=False),
+            prepare_test=self.prepare(test=True),
+            coordinate=adapter.coordinate,
+            on_report=self.report,
+            on_checkpoint=self.kept,
+            max_failures=self.trainer.max_failures,
+            storage_path=self.trainer.storage_path,
+            checkpoint_every=self.checkpoint_every,
+        )
+        scored = {name: Scored.merge([o.scored[name] for o in outcomes]) for name in outcomes[0].scored}
+        return Outcome(unpack(adapter, outcomes[0].files), scored)
 
     # -- what the framework tells ----------------------------------------------------------------------------------
 

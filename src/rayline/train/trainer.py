@@ -172,7 +172,7 @@ class Trainer:
             parts.insert(0, repr(self.framework))
         for name in _OPTIONS:
             value = getattr(self, name)
-            if value not in (None, False) and not (name == "max_failures" and not value):
+            if value is not None and value is not False and (name, value) != ("max_failures", 0):
                 parts.append(f"{name}={value!r}")
         return f"{self._name}({', '.join(parts)})"
 

@@ -26,18 +26,26 @@ WEIGHT = "rayline:weight"
 
 
 class Worker(Protocol):
-    """Where a worker stands and whom it talks to; an engine makes it."""
+    """Where a worker stands and whom it talks to; an engine makes it. See `core.framework.Job` for the words."""
 
-    rank: int
-    world_size: int
-    peers: Sequence[str]
-    rendezvous: Mapping[str, Any]
-    n_threads: int
-    train: Sequence[Callable[[], pl.DataFrame]]
-    test: Sequence[Callable[[], pl.DataFrame]] | None
-    resume: Path | None
-    report: Callable[[int, Mapping[str, float]], bool]
-    checkpoint: Callable[[int, Callable[[Path], None]], None]
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def peers(self) -> Sequence[str]: ...
+    @property
+    def rendezvous(self) -> Mapping[str, Any]: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def train(self) -> Sequence[Callable[[], pl.DataFrame]]: ...
+    @property
+    def test(self) -> Sequence[Callable[[], pl.DataFrame]] | None: ...
+    @property
+    def resume(self) -> Path | None: ...
+    def report(self, iteration: int, metrics: Mapping[str, float], /) -> bool: ...
+    def checkpoint(self, iteration: int, save: Callable[[Path], None], /) -> None: ...
 
 
 @dataclass(frozen=True)

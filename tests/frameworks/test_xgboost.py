@@ -1,0 +1,339 @@
+"""XGBoost, with the library called directly as the oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import xgboost
+
+import rayline as rl
+from rayline import train
+from rayline.core import registry
+from rayline.core.framework import Features, Job, Rows
+from rayline.core.target import Target, Task
+
+ADAPTER = registry.framework("xgboost")
+
+
+def numbers(n: int = 500, seed: int = 0) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    a, b, c = random.normal(size=(3, n))
+    score = a - b * c + random.normal(size=n) * 0.2
+    return pl.DataFrame(
+        {"a": a, "b": b, "c": c, "flag": a > 0, "n": (b * 5).astype(int), "score": score, "half": score / 2 + a}
+    ).with_columns(
+        a=pl.when(pl.col("a") > 1.2).then(None).otherwise("a"),
+        two=pl.when(pl.col("score") > 0).then(pl.lit("up")).otherwise(pl.lit("down")),
+        three=pl.when(pl.col("score") < -0.7)
+        .then(pl.lit("low"))
+        .when(pl.col("score") < 0.7)
+        .then(pl.lit("mid"))
+        .otherwise(pl.lit("top")),
+        code=((pl.col("score") >= -0.7) * 10 + (pl.col("score") >= 0.7) * 10).cast(pl.Int64),
+    )
+
+
+FEATURES = ["a", "b", "c", "flag", "n"]
+
+
+def matrix(table: pl.DataFrame) -> Any:
+    return table.select(pl.col(FEATURES).cast(pl.Float32)).to_numpy()
+
+
+def fit(
+    table: pl.DataFrame, *targets: str, params: dict[str, Any] | None = None, test: Any = None, **options: Any
+) -> Any:
+    fitting = {k: options.pop(k) for k in ("callbacks", "sample_weight", "metrics") if k in options}
+    trainer = train.XGBoostTrainer(params or {}, **{"num_boost_round": 8, **options})
+    kept = [*FEATURES, *targets, *([fitting["sample_weight"]] if "sample_weight" in fitting else [])]
+    return trainer.fit(None, table.select(kept), test, list(targets), **fitting)
+
+
+# -- the same as the library called directly ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "params", "labels"),
+    [
+        ("two", {"objective": "binary:logistic"}, lambda t: (t["two"] == "up").to_numpy()),
+        ("three", {"objective": "multi:softprob", "num_class": 3}, lambda t: t["code"].to_numpy() / 10),
+        ("score", {"objective": "reg:absoluteerror", "max_depth": 3}, lambda t: t["score"].to_numpy()),
+        ("score", {"booster": "dart", "rate_drop": 0.5, "seed": 3}, lambda t: t["score"].to_numpy()),
+        ("score", {"tree_method": "exact", "subsample": 0.5, "seed": 3}, lambda t: t["score"].to_numpy()),
+    ],
+)
+def test_equals_xgboost_train_bit_for_bit(target: str, params: dict[str, Any], labels: Any) -> None:
+    table = numbers()
+    plain = xgboost.train({**params, "nthread": 1}, xgboost.DMatrix(matrix(table), label=labels(table)), 8)
+    result = fit(table, target, params=params)
+    expected = plain.inplace_predict(matrix(table))
+    scores = result.model.scores(table.lazy())
+    assert scores.dtype == expected.dtype
+    assert (scores == expected).all()
+
+
+def test_weights_equal_xgboosts() -> None:
+    table = numbers().with_columns(w=pl.int_range(pl.len()) % 3 + 0.5)
+    data = xgboost.DMatrix(matrix(table), label=table["score"].to_numpy(), weight=table["w"].to_numpy())
+    plain = xgboost.train({"nthread": 1}, data, 8)
+    scores = fit(table, "score", sample_weight="w").model.scores(table.lazy())
+    assert (scores == plain.inplace_predict(matrix(table))).all()
+
+
+def test_several_numbers_and_several_labels() -> None:
+    table = numbers()
+    labels = table.select("score", "half").to_numpy()
+    plain = xgboost.train({"nthread": 1}, xgboost.DMatrix(matrix(table), label=labels), 8)
+    result = fit(table, "score", "half")
+    assert (result.model.scores(table.lazy()) == plain.inplace_predict(matrix(table))).all()
+    assert result.inference_pipeline.predict(table).columns == ["prediction_score", "prediction_half"]
+    table = table.with_columns(positive=pl.col("half") > 0)
+    result = fit(table, "two", "positive", test=table)
+    assert result.model.target.task is Task.BINARY
+    assert result.inference_pipeline.predict(table).schema == {
+        "prediction_two": pl.String,
+        "prediction_positive": pl.Boolean,
+    }
+    assert result.metrics["test-roc_auc"] > 0.9
+
+
+@pytest.mark.parametrize(("target", "dtype"), [("three", pl.String), ("code", pl.Int64), ("flag2", pl.Boolean)])
+def test_labels_keep_their_type(target: str, dtype: Any) -> None:
+    table = numbers().with_columns(flag2=pl.col("score") > 0)
+    objective = {"objective": "multi:softprob"} if target == "code" else {}
+    result = fit(table, target, params=objective, test=table)
+    predicted = result.inference_pipeline.predict(table)["prediction"]
+    assert predicted.dtype == dtype
+    assert (predicted == table[target]).mean() == pytest.approx(result.metrics["test-accuracy"])
+    assert result.metrics["test-accuracy"] > 0.8
+
+
+def test_softmax_answers_with_classes() -> None:
+    table = numbers()
+    result = fit(table, "three", params={"objective": "multi:softmax"}, test=table)
+    same = fit(table, "three")
+    assert result.inference_pipeline.predict(table).equals(same.inference_pipeline.predict(table))
+    assert "test-log_loss" not in result.metrics
+    with pytest.raises(rl.ParameterError, match="no probabilities"):
+        result.inference_pipeline.predict_proba(table)
+
+
+# -- iterations --------------------------------------------------------------------------------------------------------
+
+
+def test_early_stopping_stops_predictions_too(tmp_path: Path) -> None:
+    table, test = numbers(200), numbers(200, seed=1)
+    result = fit(table, "two", params={"eta": 1.0}, test=test, num_boost_round=200, early_stopping_rounds=5)
+    booster = result.fitted_model
+    best = booster.best_iteration
+    assert result.history.height == best + 6 == booster.num_boosted_rounds()
+    assert result.metrics["test-logloss"] == min(result.history["test-logloss"])
+    expected = booster[: best + 1].inplace_predict(matrix(test))
+    assert (result.model.scores(test.lazy()) == expected).all()
+    assert (result.model.scores(test.lazy()) != booster.inplace_predict(matrix(test))).any()
+    result.inference_pipeline.save(tmp_path / "m.rayline")
+    assert (rl.load(tmp_path / "m.rayline").scores(test.lazy()) == expected).all()
+
+
+def test_our_early_stopping_ends_the_training() -> None:
+    table, test = numbers(200), numbers(200, seed=1)
+    stop = train.EarlyStopping("logloss", patience=3)
+    result = fit(table, "two", params={"eta": 1.0}, test=test, num_boost_round=200, callbacks=[stop])
+    assert result.history.height == stop.best_iteration + 4 < 200
+    assert stop.best == min(result.history["test-logloss"])
+
+
+def test_callbacks_of_xgboost_pass_through() -> None:
+    class Count(xgboost.callback.TrainingCallback):
+        seen = 0
+
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            self.seen += 1
+            return epoch == 2
+
+    given = [Count()]
+    result = fit(numbers(), "two", callbacks=given)
+    assert given[0].seen == result.history.height == 3
+    assert len(given) == 1
+
+
+def test_training_goes_on_from_a_model() -> None:
+    table = numbers()
+    first = fit(table, "score", num_boost_round=5)
+    more = fit(table, "score", num_boost_round=3, xgb_model=first.fitted_model)
+    assert more.history["iteration"].to_list() == [5, 6, 7]
+    assert (more.model.scores(table.lazy()) == fit(table, "score").model.scores(table.lazy())).all()
+    assert first.fitted_model.num_boosted_rounds() == 5
+
+
+def test_resume_takes_the_rest_of_the_rounds(tmp_path: Path) -> None:
+    table = numbers()
+    target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
+    rows = Rows.of(table, table.select(FEATURES).schema, target)
+    ADAPTER.save(ADAPTER.train(Job(rows, None, target), {}, 3), tmp_path)
+    resumed = ADAPTER.train(Job(rows, None, target, resume=tmp_path), {}, 8)
+    whole = ADAPTER.train(Job(rows, None, target), {}, 8)
+    assert (resumed.inplace_predict(matrix(table)) == whole.inplace_predict(matrix(table))).all()
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    params = {"subsample": 0.5, "colsample_bytree": 0.5}
+    one, two, other = (
+        bytes(fit(numbers(), "two", params=params, seed=seed).fitted_model.save_raw("ubj")) for seed in (7, 7, 8)
+    )
+    assert one == two != other
+
+
+# -- features ----------------------------------------------------------------------------------------------------------
+
+
+def test_strings_are_native_categories(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    kind = random.choice(["d", "a", "c", "b"], 400)
+    table = pl.DataFrame({"kind": kind, "x": random.normal(size=400), "y": np.isin(kind, ["a", "d"]) + 0.0})
+    result = train.XGBoostTrainer({"max_cat_to_onehot": 1, "max_depth": 1}, num_boost_round=20).fit(
+        None, table, None, "y"
+    )
+    assert result.model.schema["kind"] == pl.Enum(["a", "b", "c", "d"])
+    assert result.fitted_model.feature_types == ["c", "float"]
+    predicted = result.inference_pipeline.predict(table)["prediction"]
+    assert (predicted - table["y"]).abs().max() < 0.01
+    rows = table.drop("y").to_dicts()
+    assert [r["prediction"] for r in result.inference_pipeline.predict(rows[:4])] == predicted[:4].to_list()
+    unknown = result.inference_pipeline.predict([{"kind": "new", "x": 0.0}, {"kind": None, "x": 0.0}])
+    assert unknown[0] == unknown[1]
+    result.inference_pipeline.save(tmp_path / "c.rayline")
+    assert rl.load(tmp_path / "c.rayline").predict(table)["prediction"].equals(predicted)
+
+
+@pytest.mark.parametrize("n", [1, 7, 500, 5000])
+def test_rows_blocks_and_matrices_give_the_same_bits(n: int) -> None:
+    table = numbers(5000)
+    booster = fit(table, "two").fitted_model
+    schema = table.select(FEATURES).schema
+    part = table.select(FEATURES).head(n)
+    expected = booster.predict(xgboost.DMatrix(matrix(part)), validate_features=False)
+    assert (ADAPTER.predict(booster, Features(part, schema=schema)) == expected).all()
+    ones = [ADAPTER.predict(booster, Features(row=row, schema=schema))[0] for row in part.head(20).to_dicts()]
+    assert (np.array(ones) == expected[:20]).all()
+
+
+def test_blocks_are_streamed_into_the_same_model() -> None:
+    table = numbers(3000).with_columns(
+        kind=pl.col("three").cast(pl.Enum(["low", "mid", "top"])), w=pl.col("flag") + 1.0
+    )
+    schema = table.select(*FEATURES, "kind").schema
+    target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
+    blocks = [lambda i=i: table[i * 700 : (i + 1) * 700] for i in range(5)]
+    one = ADAPTER.train(Job(Rows([lambda: table], schema, target, "w"), None, target), {})
+    many = ADAPTER.train(Job(Rows(blocks, schema, target, "w"), None, target), {})
+    features = Features(table.select(list(schema)), schema=schema)
+    assert np.abs(ADAPTER.predict(one, features) - ADAPTER.predict(many, features)).max() < 0.2
+    assert many.feature_types == one.feature_types
+
+
+def test_vectors_and_sparse_vectors() -> None:
+    table = numbers(200)
+    vectors = table.select(pl.concat_arr("b", "c").alias("v"), "a", "score")
+    result = train.XGBoostTrainer({}, num_boost_round=8).fit(None, vectors, None, "score")
+    plain = train.XGBoostTrainer({}, num_boost_round=8).fit(None, table.select("b", "c", "a", "score"), None, "score")
+    assert (result.model.scores(vectors.lazy()) == plain.model.scores(table.lazy())).all()
+
+
+def test_odd_names_are_allowed() -> None:
+    table = numbers().select(pl.col("a").alias("a[1]<2"), "b", "score")
+    result = train.XGBoostTrainer({}, num_boost_round=2).fit(None, table, None, "score")
+    assert ADAPTER.inspect(result.fitted_model).feature_names == ["a[1]<2", "b"]
+    assert (
+        result.preprocessor.chain(result.fitted_model).predict(table).equals(result.inference_pipeline.predict(table))
+    )
+    assert set(result.model.importance()) == {"a[1]<2", "b"}
+
+
+def test_monotone_constraints_by_name() -> None:
+    table = numbers()
+    result = fit(table, "score", params={"monotone_constraints": {"a": 1}})
+    line = pl.DataFrame({"a": np.linspace(-2, 2, 50), "b": 0.0, "c": 0.0, "flag": True, "n": 0})
+    assert (np.diff(result.model.scores(line.lazy())) >= 0).all()
+    with pytest.raises(rl.ParameterError, match="monotone_constraints"):
+        fit(table, "score", params={"monotone_constraints": {"aa": 1}})
+
+
+def test_custom_objective_and_metric() -> None:
+    def squared(predicted: Any, data: Any) -> Any:
+        return predicted - data.get_label(), np.ones_like(predicted)
+
+    def bias(predicted: Any, data: Any) -> Any:
+        return "bias", float(np.mean(predicted - data.get_label()))
+
+    table = numbers()
+    result = fit(table, "score", obj=squared, custom_metric=bias)
+    assert result.history.columns == ["iteration", "train-rmse", "train-bias"]
+    assert abs(result.history["train-bias"][-1]) < 0.2
+
+
+# -- parameters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"max_dept": 3}, "unknown parameter 'max_dept'(.|\n)*did you mean \\['max_depth'\\]"),
+        ({"objective": "binary:logistics"}, "Unknown objective function: `binary:logistics`"),
+        ({"max_depth": -1}, "value -1 for Parameter max_depth"),
+        ({"eval_metric": "nonsense"}, "Unknown metric function nonsense"),
+        ({"objective": "rank:ndcg"}, "objective has a wrong value"),
+        ([("max_depth", 3)], "params has a wrong value"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_the_constructor(params: Any, words: str) -> None:
+    with pytest.raises(rl.ParameterError, match=words):
+        train.XGBoostTrainer(params)
+
+
+def test_names_that_another_booster_uses_are_known() -> None:
+    train.XGBoostTrainer({"booster": "gblinear", "max_depth": 3})
+    train.XGBoostTrainer({"learning_rate": 0.1, "reg_alpha": 1, "random_state": 3, "n_jobs": 1, "device": "cuda"})
+    with pytest.raises(rl.ParameterError, match="unknown parameter 'evals'"):
+        train.XGBoostTrainer({}, evals=[])
+
+
+def test_nothing_of_the_callers_is_changed() -> None:
+    params: dict[str, Any] = {"max_depth": 3, "monotone_constraints": {"a": 1}}
+    kwargs = {"num_boost_round": 2, "callbacks": []}
+    args = [params]
+    trainer = train.XGBoostTrainer(args=args, kwargs=kwargs)
+    trainer.fit(None, numbers().select(*FEATURES, "three"), None, "three", callbacks=[])
+    assert trainer.replace({"eta": 0.1, "num_boost_round": 4}).args[0]["eta"] == 0.1
+    assert args == [{"max_depth": 3, "monotone_constraints": {"a": 1}}]
+    assert kwargs == {"num_boost_round": 2, "callbacks": []}
+
+
+# -- bare models and files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "classes"),
+    [("two", Task.BINARY, 2), ("three", Task.MULTICLASS, 3), ("score", Task.REGRESSION, 2)],
+)
+def test_a_bare_booster_says_what_it_is(target: str, task: Task, classes: int) -> None:
+    booster = fit(numbers(), target).fitted_model
+    about = ADAPTER.inspect(booster)
+    assert (about.task, about.n_classes, about.n_targets) == (task, classes, 1)
+    assert list(about.feature_names) == FEATURES
+    assert ADAPTER.owns(booster)
+    assert not ADAPTER.owns("a booster")
+
+
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(rl.ArtifactError, match="incomplete"):
+        ADAPTER.load(tmp_path)
+    for content in (b"", b"{", b"not a model", json.dumps({"learner": 1}).encode()):
+        (tmp_path / "model.ubj").write_bytes(content)
+        with pytest.raises(rl.ArtifactError):
+            ADAPTER.load(tmp_path)
