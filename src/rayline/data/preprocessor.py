@@ -258,9 +258,9 @@ class Preprocessor:
                 )
 
     def refuse_targets(self, targets: Sequence[str], where: str) -> None:
-        """Raise SchemaError when this fitted preprocessor was fitted with one of these targets as a feature."""
+        """Raise SchemaError when a stage works on one of these targets, or when it was fitted with one as a feature."""
         self._refuse_targets(targets, where)
-        taken = [t for t in targets if t in self.input_schema]
+        taken = [t for t in targets if t in (self._input or ())]
         if taken:
             raise SchemaError(
                 f"{where}: the preprocessor was fitted with {taken[0]!r} as a feature, and now it is a target.",

@@ -34,7 +34,7 @@ from rayline.tune import space
 from rayline.tune.cache import Tables, fingerprint
 from rayline.tune.record import FoldScore
 
-CELL = "\x00cell of split "
+CELL = "rayline:cell "
 """The columns of the tuned table (one for each set of cells, by number) that say in which cell a row is."""
 
 WHERE = "tune.run"
@@ -99,8 +99,7 @@ class Problem:
     def trainer_of(self, config: space.Config) -> Trainer:
         """The trainer with the parameters of a configuration."""
         changes = space.parts(config).trainer
-        made = self.trainer.replace(changes) if changes else self.trainer
-        return made
+        return self.trainer.replace(changes) if changes else self.trainer
 
     def preprocessor_of(self, config: space.Config) -> Preprocessor:
         """The unfitted preprocessor with the parameters of a configuration."""
@@ -111,7 +110,9 @@ class Problem:
         trainer = self.trainer_of(config)
         options = (trainer.seed, trainer.num_workers, trainer.class_weight, self.seed, self.n_threads)
         leaves = [list(leaf) for leaf in self.preprocessor_of(config).leaves]
-        return fingerprint([self.digest, fold, leaves, trainer.framework, trainer.args, trainer.kwargs, options, self.metric])
+        return fingerprint(
+            [self.digest, fold, leaves, trainer.framework, trainer.args, trainer.kwargs, options, self.metric]
+        )
 
 
 class Evaluation(NamedTuple):
@@ -128,9 +129,9 @@ class Alone:
 
     train: Sequence[Callable[[], pl.DataFrame]]
     test: Sequence[Callable[[], pl.DataFrame]] | None
-    n_threads: int
     report: Callable[[int, Mapping[str, float]], bool]
-    checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None  # a fold is not resumed
+    checkpoint: Callable[[int, Callable[[Path], None]], None]
+    n_threads: int
     rank: int = 0
     world_size: int = 1
     peers: Sequence[str] = ()
@@ -177,7 +178,9 @@ class Evaluator:
         begun = time.perf_counter()
         train, test, learned = self._prepared(config, trainer, fold)
         if not test.height:
-            raise DataError(f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds.")
+            raise DataError(
+                f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds."
+            )
         native, history = self._train(trainer, learned, train, test)
         trained = time.perf_counter()
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
@@ -197,7 +200,9 @@ class Evaluator:
 
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
-    def _prepared(self, config: space.Config, trainer: Trainer, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, Learned]:
+    def _prepared(
+        self, config: space.Config, trainer: Trainer, fold: int
+    ) -> tuple[pl.DataFrame, pl.DataFrame, Learned]:
         preprocessor = self.problem.preprocessor_of(config)
         leaves = preprocessor.leaves
         names = [path.partition("/")[0] for path, _ in leaves]
@@ -216,7 +221,12 @@ class Evaluator:
         if digest not in kept:
             task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
             questions = Questions(
-                problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight
+                problem.target.columns,
+                problem.schema,
+                problem.weight,
+                task,
+                trainer.adapter.strings,
+                trainer.class_weight,
             )
             split, place, _ = self._folds[fold]
             fit = self.fitters[split].fit(place, leaves, ask=questions)
@@ -262,11 +272,15 @@ class Evaluator:
             return table(cut)
 
         prepare = Prepare(None, learned.features, problem.target.columns, weight, class_weights)
-        return self._tables.get((fold, training, "prepared", digests[len(leaves)]), lambda: prepare(at(len(leaves))).collect())
+        return self._tables.get(
+            (fold, training, "prepared", digests[len(leaves)]), lambda: prepare(at(len(leaves))).collect()
+        )
 
     # -- training and scoring --------------------------------------------------------------------------------------
 
-    def _train(self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame) -> tuple[Any, History]:
+    def _train(
+        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame
+    ) -> tuple[Any, History]:
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
         # the framework can compute.
@@ -288,7 +302,10 @@ class Evaluator:
             history.append({"iteration": float(iteration), **found})
             return False
 
-        worker = Alone([lambda: train], [lambda: test] if shown else None, problem.n_threads, report)
+        def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
+            """A fold is trained again rather than resumed."""
+
+        worker = Alone([lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads)
         return work.run(worker).native, history
 
     def _score(

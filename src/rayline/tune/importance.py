@@ -36,10 +36,14 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if len(scored) < LEAST:
         raise DataError(
-            "Analysis.importance: too few trials.", f"Expected at least {LEAST} with a score; got {len(scored)}.", "tune longer."
+            "Analysis.importance: too few trials.",
+            f"Expected at least {LEAST} with a score; got {len(scored)}.",
+            "tune longer.",
         )
     configs = [space.flatten(trial.config) for trial in scored]
-    columns = {name: numbers for name in _names(configs) if (numbers := _numbers([c.get(name) for c in configs])) is not None}
+    columns = {
+        name: numbers for name in _names(configs) if (numbers := _numbers([c.get(name) for c in configs])) is not None
+    }
     if not columns:
         return {}
     x, y = np.stack(list(columns.values()), axis=1), np.array([trial.score for trial in scored])

@@ -87,6 +87,7 @@ class Trial:
     folds: list[FoldScore] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
+    histories: dict[int, list[dict[str, float]]] = field(default_factory=dict, repr=False)
 
     @property
     def status(self) -> Status:

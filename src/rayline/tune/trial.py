@@ -91,7 +91,9 @@ def told(error: BaseException) -> str:
     """An error as text: ours as they are, others with their type and the place."""
     if isinstance(error, RaylineError):
         cause = error.__cause__
-        return f"{type(error).__name__}: {error}" + (f"\n  From: {type(cause).__name__}: {cause}" if cause is not None else "")
+        return f"{type(error).__name__}: {error}" + (
+            f"\n  From: {type(cause).__name__}: {cause}" if cause is not None else ""
+        )
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,0 +1,44 @@
+"""Tuning: a search over the parameters of a trainer and of the stages before it, with honest held-out scores.
+
+The search spaces are Ray Tune's: `tune.uniform`, `tune.loguniform`, `tune.randint`, `tune.choice`,
+`tune.grid_search` and the others.
+"""
+
+from __future__ import annotations
+
+from ray.tune import (
+    choice,
+    grid_search,
+    lograndint,
+    loguniform,
+    qlograndint,
+    qloguniform,
+    qrandint,
+    qrandn,
+    quniform,
+    randint,
+    randn,
+    sample_from,
+    uniform,
+)
+
+from rayline.tune.analysis import Analysis
+from rayline.tune.run import run
+
+__all__ = [
+    "Analysis",
+    "choice",
+    "grid_search",
+    "lograndint",
+    "loguniform",
+    "qlograndint",
+    "qloguniform",
+    "qrandint",
+    "qrandn",
+    "quniform",
+    "randint",
+    "randn",
+    "run",
+    "sample_from",
+    "uniform",
+]

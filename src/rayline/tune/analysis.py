@@ -1,0 +1,294 @@
+"""What a tuning run found: the table of trials, the best configuration, and the model and pipeline made with it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError
+from rayline.data.preprocessor import Preprocessor
+from rayline.data.splitters import Holdout
+from rayline.inference.model import Model
+from rayline.inference.pipeline import InferencePipeline
+from rayline.train.fit import fit
+from rayline.train import progress
+from rayline.train.result import Result
+from rayline.train.trainer import Trainer
+from rayline.tune import plots, record
+from rayline.tune.evaluate import is_ours
+from rayline.tune.importance import importance
+from rayline.tune.journal import Array, Journal
+from rayline.tune.prepare import Prepared
+from rayline.tune.record import Status, Trial
+
+SHOWN = 5
+"""Trials in the repr."""
+
+
+class Analysis:
+    """The outcome of `tune.run`.
+
+    The best model is trained when it is first asked for, on the whole training set, and kept.
+
+    Attributes
+    ----------
+    trials
+        All trials in the order of their suggestion (see `rayline.tune.record.Trial`).
+    metric, mode
+        What was optimised, and whether it was to be small ("min") or large ("max").
+    seconds
+        How long the run took.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        prepared: Prepared,
+        journal: Journal,
+        *,
+        seconds: float,
+        verbose: bool | None = None,
+    ) -> None:
+        self.trials, self._prepared, self._journal, self.seconds, self._verbose = (
+            list(trials),
+            prepared,
+            journal,
+            seconds,
+            verbose,
+        )
+        self.metric, self.mode = prepared.problem.metric, prepared.mode
+
+    # -- scores ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def results(self) -> pl.DataFrame:
+        """One row a trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one `fold_<i>`
+        each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
+        return record.table(self.trials)
+
+    @cached_property
+    def best_trial(self) -> Trial:
+        """The trial with the best mean among those that ran all their folds; the earliest of several."""
+        found = record.best(self.trials, self.mode)
+        assert found is not None  # a run without one raises
+        return found
+
+    @property
+    def best_config(self) -> dict[str, Any]:
+        """The parameters of the best trial, as nested as the search space."""
+        return self.best_trial.config
+
+    @property
+    def best_score(self) -> float:
+        """The best mean over the folds. As the best of many it is a little too good: measure the final model anew."""
+        return self.best_trial.score
+
+    @property
+    def best_standard_error(self) -> float:
+        """The standard error of `best_score`; NaN of one fold."""
+        return self.best_trial.standard_error
+
+    @property
+    def fits(self) -> dict[str, int]:
+        """How many trainings there were, and how many were saved: by stopping early, and by taking them from an
+        earlier run."""
+        every = [fold for trial in self.trials for fold in trial.folds]
+        reused = sum(fold.reused for fold in every)
+        stopped = sum(t.n_folds - len(t.folds) for t in self.trials if t.status is Status.STOPPED)
+        return {"trained": len(every) - reused, "stopped": stopped, "reused": reused}
+
+    def importance(self) -> dict[str, float]:
+        """How much of the differences between trials each tuned parameter explains; the shares add up to 1.
+
+        Raises DataError when fewer than 8 trials have a score.
+        """
+        return importance(self.trials)
+
+    def learning_curves(self, trial: int | None = None) -> pl.DataFrame:
+        """What the framework reported of each iteration of each fold of a trial, of the best one when omitted.
+
+        Columns `fold`, `iteration` and the framework's metrics. Held-out rows are in it only where the framework saw
+        them, that is with early stopping or a metric of the framework's own.
+        """
+        chosen = self.best_trial if trial is None else self._trial(trial)
+        rows = [{"fold": fold, **row} for fold, rows in sorted(chosen.histories.items()) for row in rows]
+        schema = {"fold": pl.Int64, "iteration": pl.Int64}
+        return (
+            pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
+            if rows
+            else pl.DataFrame(schema=schema)
+        )
+
+    def plot(self, kind: str = "history", ax: Any = None) -> Any:
+        """A picture on a Matplotlib axis, which is returned.
+
+        Parameters
+        ----------
+        kind
+            "history" (scores in the order of the trials, and the best so far), "slices" (score against each tuned
+            parameter), "parallel" (parallel coordinates) or "importance".
+        ax
+            The axis to draw on; a new one when omitted. "slices" draws on a figure of its own and returns its axes.
+
+        Raises
+        ------
+        MissingExtraError
+            Without Matplotlib.
+        """
+        return plots.plot(kind, self.trials, metric=self.metric, mode=self.mode, ax=ax)
+
+    # -- the best model --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def best_result(self) -> Result:
+        """The result of `train.fit` with the best configuration on the whole training set.
+
+        With early stopping and no test set there is nothing to stop by: it trains for as many iterations as the folds
+        took in the mean, where the framework has such a parameter, and holds out a tenth of the rows where not.
+        """
+        return self.refit(self.best_trial)
+
+    @property
+    def best_model(self) -> Model:
+        """The model of `best_result`."""
+        return self.best_result.model
+
+    @property
+    def best_pipeline(self) -> Preprocessor:
+        """The fitted preprocessor of `best_result`."""
+        return self.best_result.preprocessor
+
+    @property
+    def best_inference_pipeline(self) -> InferencePipeline:
+        """Preprocessor and model of `best_result`: raw rows in, decoded predictions out."""
+        return self.best_result.inference_pipeline
+
+    @property
+    def best_trainer(self) -> Trainer:
+        """The trainer with the best configuration."""
+        return self._prepared.problem.trainer_of(self.best_config)
+
+    def refit(self, trial: Trial | int) -> Result:
+        """Train with the configuration of a trial on the whole training set."""
+        chosen = self._trial(trial) if isinstance(trial, int) else trial
+        problem, inputs = self._prepared.problem, self._prepared.inputs
+        trainer = problem.trainer_of(chosen.config).replace({})
+        trainer.seed = trainer.seed if trainer.seed is not None else problem.seed
+        train, test = inputs.train, inputs.test
+        if test is None and (lacking := trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)):
+            counted = [fold.iterations for fold in chosen.folds if fold.iterations]
+            name = trainer.adapter.iterations
+            if name and counted:
+                trainer = trainer.replace({lacking: None, name: max(1, round(sum(counted) / len(counted)))})
+            else:
+                train, test = next(Holdout(0.1).split(inputs.train))
+        return fit(
+            trainer,
+            problem.preprocessor_of(chosen.config),
+            train,
+            test,
+            list(inputs.targets),
+            sample_weight=inputs.weight,
+            metrics=self._metrics,
+            verbose=self._verbose,
+        )
+
+    @property
+    def _metrics(self) -> Sequence[str] | None:
+        wanted = self._prepared.problem.trainer.metrics
+        return wanted if wanted is not None or not is_ours(self.metric) else (self.metric,)
+
+    # -- predictions of held-out rows ------------------------------------------------------------------------------
+
+    @cached_property
+    def oof(self) -> Any:
+        """The held-out rows with the predictions of the best trial's fold models, as the type of the training data.
+
+        No row was seen by the model that predicts it. Columns: those of the data, the predictions, the probabilities
+        where there are some, and `fold`. The rows come fold after fold, in their order; rows that are held out more
+        than once come as often.
+        """
+        return self.predictions(self.best_trial)
+
+    def predictions(self, trial: Trial | int) -> Any:
+        """As `oof`, of any trial that ran all its folds."""
+        chosen = self._trial(trial) if isinstance(trial, int) else trial
+        target, parts = self._prepared.problem.target, []
+        for fold, scores in enumerate(self.scores(chosen)):
+            rows = self._prepared.table[self._prepared.held_out(fold)]
+            made = target.predictions(scores)
+            if target.task.is_classification and not np.issubdtype(scores.dtype, np.integer):
+                made = pl.concat([made, target.probabilities(scores)], how="horizontal")
+            made = made.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
+            parts.append(pl.concat([rows.drop(set(rows.columns) & set(made.columns)), made], how="horizontal"))
+        return self._like(pl.concat(parts))
+
+    def scores(self, trial: Trial | int) -> list[Array]:
+        """The raw scores (see `Framework.predict`) of the held-out rows of each fold.
+
+        Raises ParameterError for a trial that did not run all its folds.
+        """
+        chosen = self._trial(trial) if isinstance(trial, int) else trial
+        found = [self._journal.scores(fold.key) for fold in chosen.folds]
+        if chosen.status is not Status.FINISHED or any(scores is None for scores in found):
+            raise ParameterError(
+                f"Analysis: trial {chosen.number} has no predictions of all held-out rows.",
+                f"Expected a trial that ran all {chosen.n_folds} folds; this one is {chosen.status}.",
+                "choose a finished trial.",
+            )
+        return [scores for scores in found if scores is not None]
+
+    def _like(self, table: pl.DataFrame) -> Any:
+        data = self._prepared.inputs.train
+        if type(data).__module__.partition(".")[0] == "ray":
+            from ray.data import from_arrow
+
+            return from_arrow(table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        return registry.engine("local").map(data, lambda _: table.lazy())
+
+    def _trial(self, number: int) -> Trial:
+        for trial in self.trials:
+            if trial.number == number:
+                return trial
+        raise ParameterError.value("Analysis", "trial", f"a number from 0 to {len(self.trials) - 1}", number)
+
+    # -- for people ------------------------------------------------------------------------------------------------
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        fits, error = self.fits, self.best_standard_error
+        score = f"{self.best_score:.5g}" + (f" ± {error:.2g}" if error == error else "")
+        parts = [
+            f"{len(self.trials)} trials {progress.seconds(self.seconds)}",
+            f"{self.metric} {score} (trial {self.best_trial.number})",
+        ]
+        failed = sum(trial.status is Status.FAILED for trial in self.trials)
+        saved = [
+            f"{n} fold fits {word}"
+            for word, n in (("stopped early", fits["stopped"]), ("taken over", fits["reused"]))
+            if n
+        ]
+        return " · ".join([*parts, *saved, *([f"{failed} failed"] if failed else [])])
+
+    def _top(self) -> pl.DataFrame:
+        names = [
+            n
+            for n in self.results.columns
+            if n in ("trial", "status", "score", "standard_error") or n.startswith("config/")
+        ]
+        return self.results.select(names).sort("score", descending=self.mode == "max", nulls_last=True).head(SHOWN)
+
+    def __repr__(self) -> str:
+        with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=30):
+            return f"Analysis  {self.summary}\n  best config: {self.best_config}\n{self._top()}"
+
+    def _repr_html_(self) -> str:
+        config = html.escape(repr(self.best_config))
+        return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{self._top()._repr_html_()}"

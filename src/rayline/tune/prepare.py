@@ -1,0 +1,205 @@
+"""What a tuning run is given, checked on the driver and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.engine import Scan
+from rayline.core.errors import ParameterError
+from rayline.core.stage import View
+from rayline.core.target import Target
+from rayline.data import conform, fitting
+from rayline.data.folds import Fold
+from rayline.data.preprocessor import Preprocessor
+from rayline.data.splitters import GroupKFold, KFold, Splitter, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.train import inputs as given
+from rayline.train import metrics
+from rayline.train.inputs import Inputs
+from rayline.train.questions import Questions
+from rayline.train.trainer import Trainer
+from rayline.tune import journal as journals
+from rayline.tune import space
+from rayline.tune.evaluate import CELL, WHERE, Problem, is_ours
+from rayline.tune.journal import Array
+
+DATA = (
+    "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
+    "groups", "stratify", "time", "X", "y", "X_test", "y_test",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tuning run whose input was checked: what all trials share, the rows, and their cells in each set."""
+
+    problem: Problem
+    inputs: Inputs
+    table: pl.DataFrame
+    cells: tuple[Array, ...]
+    space: Mapping[str, Any]
+    mode: str
+    n_train: int
+    by_test_set: bool
+
+    def digest(self) -> str:
+        """Of all that scores depend on beside the configuration."""
+        problem = self.problem
+        adapter = problem.trainer.adapter
+        return journals.digest(
+            self.table, problem.schema, self.cells, problem.splits, problem.target.columns, problem.weight, adapter
+        )
+
+    def arrow(self) -> Any:
+        """The rows and their cells as one Arrow table."""
+        numbers = [pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells)]
+        return self.table.with_columns(numbers).rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+
+    def held_out(self, fold: int) -> Array:
+        """The places of the rows that a fold holds out."""
+        split, _, cells = self.problem.folds[fold]
+        return np.flatnonzero(np.isin(self.cells[split], cells.test))
+
+
+def prepare(
+    trainer: Trainer,
+    data_config: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metric: str | None,
+    mode: str | None,
+    num_samples: int,
+    seed: int | None,
+) -> Prepared:
+    """Check everything and bring the rows into this process. Raises as `run`."""
+    if not isinstance(trainer, Trainer):
+        raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
+    unknown = [key for key in data_config if key not in DATA]
+    if unknown:
+        raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
+    data = {key: data_config.get(key) for key in DATA}
+    pipeline = data["train_pipeline"]
+    if pipeline is not None and not isinstance(pipeline, Preprocessor):
+        raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
+    preprocessor = None if pipeline is None else pipeline.clone()
+    if not config and num_samples > 1:
+        raise ParameterError.value(WHERE, "config", "a search space with at least one parameter", config)
+    space.check(config, preprocessor, trainer.replace)
+    inputs = given.normalise(
+        data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
+        data["y_test"], data["sample_weight"],
+    )  # fmt: skip
+    beside = () if inputs.weight is None else (inputs.weight,)
+    if preprocessor is not None:
+        preprocessor.refuse_targets([*inputs.targets, *beside], WHERE)
+        fitting.Walk(WHERE, preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
+    by_folds = data["cv"] is not None or inputs.test is None
+    table = _collected(inputs.train, inputs.schema)
+    conform.refuse_empty(table.height, f"{WHERE} (training data)")
+    target = _target(trainer, inputs, table)
+    metric, mode = _metric(metric, mode, target)
+    n_train, weighs_test = table.height, inputs.weight is not None
+    splits: tuple[tuple[Fold, ...], ...]
+    if by_folds:
+        found = _splitter(data).prepare(registry.engine("local"), table, target_columns=inputs.targets)
+        splits = tuple(folds.folds for folds in found)
+        cells = tuple(
+            table.lazy().select(folds.cells(table.columns).alias("cell")).collect().to_series().to_numpy()
+            for folds in found
+        )
+    else:
+        test = _collected(
+            inputs.test, {n: d for n, d in inputs.schema.items() if n != inputs.weight or inputs.test_weight}
+        )
+        conform.refuse_empty(test.height, f"{WHERE} (test data)")
+        weighs_test = inputs.test_weight is not None
+        table = pl.concat([table, test], how="diagonal")
+        splits, cells = ((Fold((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
+    problem = Problem(
+        trainer, preprocessor, inputs.schema, target, inputs.weight, weighs_test, splits, metric, seed,
+        tuned=tuple(space.tuned_stages(config)),
+    )  # fmt: skip
+    return Prepared(problem, inputs, table, cells, config, mode, n_train, not by_folds)
+
+
+def whole(name: str, value: Any) -> int:
+    """An argument that must be a positive integer."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ParameterError.value(WHERE, name, "an integer of at least 1", value)
+    return value
+
+
+def _collected(data: Any, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The rows in this process, in the types of the schema, missing values as null."""
+    frame: pl.DataFrame = registry.engine_for(data).collect(data)
+    return conform.Conform(schema, WHERE)(frame.lazy()).select(list(schema)).collect()
+
+
+def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame) -> Target:
+    """The target from all labels, after the checks of labels and weights that a fit makes."""
+    task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
+    questions = Questions(
+        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight
+    )
+    columns = [*inputs.targets, *([inputs.weight] if inputs.weight is not None else [])]
+    schema = pl.Schema({name: inputs.schema[name] for name in columns})
+    asked = questions(View(tuple(columns), schema, tuple(inputs.targets)))
+    answers = registry.engine("local").scan(table, Scan(asked))[0] if asked else {}
+    return questions.learn(schema, answers).target
+
+
+def _metric(metric: str | None, mode: str | None, target: Target) -> tuple[str, str]:
+    """The metric and its direction, both known."""
+    if mode not in (None, "min", "max"):
+        raise ParameterError.value(WHERE, "mode", "'min', 'max' or None", mode)
+    if metric is None:
+        metric = metrics.defaults(target.task)[0]
+    if metric.startswith("train-"):
+        raise ParameterError(
+            f"{WHERE}: {metric!r} is measured on the rows that the model was trained on.",
+            "Expected a metric of the rows that are held out.",
+            f"use metric={metric.removeprefix('train-')!r}.",
+        )
+    if is_ours(metric):
+        metrics.check([metric], target, WHERE)
+    known = metrics.mode(metric)
+    if mode is None and known is None:
+        raise ParameterError.unknown(f"{WHERE}: metric", [metric], metrics.names())
+    if mode is not None and known is not None and mode != known:
+        raise ParameterError(
+            f"{WHERE}: mode={mode!r} would look for the worst {metric}.",
+            f"Expected {known!r}.",
+            "leave mode out, or correct it.",
+        )
+    return metric, str(mode or known)
+
+
+def _splitter(data: Mapping[str, Any]) -> Splitter:
+    """What `cv` and the columns beside it mean."""
+    cv = data["cv"]
+    if cv is None:
+        raise ParameterError(
+            f"{WHERE}: there are no rows to hold out.",
+            "Expected data_config['cv'] (a number of folds or a splitter) or data_config['test_dataset'].",
+            "add cv=5.",
+        )
+    chosen = [key for key in ("groups", "stratify", "time") if data[key] is not None]
+    made = splitter(cv, WHERE)
+    if not chosen:
+        return made
+    if len(chosen) > 1 or not isinstance(made, KFold) or isinstance(cv, Splitter):
+        raise ParameterError(
+            f"{WHERE}: {' and '.join(chosen)} cannot be combined with cv={cv!r}{' and each other' if len(chosen) > 1 else ''}.",
+            "Expected cv to be a number of folds, and one of groups, stratify and time.",
+            "pass a splitter as cv, for example rayline.data.GroupKFold(5, column=…).",
+        )
+    column = data[chosen[0]]
+    if chosen[0] == "groups":
+        return GroupKFold(made.n_splits, column=column)
+    if chosen[0] == "time":
+        return TimeSeriesSplit(made.n_splits, column=column)
+    return StratifiedKFold(made.n_splits, column=None if column is True else column)

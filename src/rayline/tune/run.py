@@ -1,0 +1,318 @@
+"""The tuning run: what the user gives is checked here, on the driver; then Ray Tune runs the trials."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray import tune
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, TrainingError
+from rayline.train import progress
+from rayline.train.trainer import Trainer
+from rayline.tune import capacity as planning
+from rayline.tune import search as searching
+from rayline.tune import space
+from rayline.tune.analysis import Analysis
+from rayline.tune.evaluate import WHERE
+from rayline.tune.journal import Journal
+from rayline.tune.prepare import Prepared, prepare, whole
+from rayline.tune.record import FoldScore, Status, Trial, best
+from rayline.tune.search import SCORE
+from rayline.tune.trial import BOX, FoldTrial, told
+
+DEATHS = 3
+"""How often a trial starts again after its process has died."""
+
+
+def run(
+    trainer: Trainer,
+    data_config: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    mode: str | None = None,
+    num_samples: int = 10,
+    *,
+    seed: int | None = 0,
+    max_concurrent: int | None = None,
+    time_budget_s: float | None = None,
+    search: Any = None,
+    scheduler: Any = None,
+    name: str | None = None,
+    resume: bool = False,
+    verbose: bool | None = None,
+) -> Analysis:
+    """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
+
+    Every trial fits the stages on the training slice of each fold, trains, and scores the rows that are held out; those
+    rows reach no fit. One exception is the user's own: with the framework's early stopping (`early_stopping_rounds=`)
+    a fold is stopped by its held-out rows, and the score is a little too good for it.
+
+    Parameters
+    ----------
+    trainer
+        The framework and its arguments; what is tuned is changed in it.
+    data_config
+        `train_dataset` and `target_columns`, or `X` and `y`, as in `train.fit`; `train_pipeline`, a Preprocessor
+        (fitted or not, it is refitted on every training slice); `cv`, a number of folds or a splitter, or
+        `test_dataset` to hold out; `sample_weight`, a column of weights, honoured in fit and metric. With `cv` a
+        number, `groups`, `stratify` or `time` name the column that the folds go by. With both `cv` and a test
+        set, the folds choose and the test set only measures the final model.
+    config
+        The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
+        to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
+    metric
+        A name of `rayline.train.metrics`, or one that the framework reports. Log loss or RMSE when omitted.
+    mode
+        "min" or "max"; known by itself for every usual metric.
+    num_samples
+        The number of configurations; a grid is run so many times.
+    seed
+        The same seed gives the same configurations and scores, however many trials run at a time; None for another
+        search each time. Schedulers compare trials that run at the same time, so what they stop may differ.
+    max_concurrent
+        Trials at a time; as many as the cluster has CPUs for when omitted.
+    time_budget_s
+        After so many seconds the trials are stopped; those that ran all their folds count.
+    search
+        None for random and grid search, "optuna", or a searcher of `ray.tune.search`.
+    scheduler
+        None to run every fold of every trial; "asha", "hyperband", "median", or a scheduler of `ray.tune.schedulers`
+        to stop bad trials after a fold or two.
+    name
+        Keeps the score of every fold under this name in the user's cache directory (RAYLINE_CACHE).
+    resume
+        Take from there what was computed before, on the same rows, split, stages, parameters and versions.
+    verbose
+        False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
+
+    Returns
+    -------
+    Analysis
+        The best configuration and its score, the refitted best model, and the table of all trials.
+
+    Raises
+    ------
+    ParameterError
+        On an unknown stage, stage parameter, trainer parameter, metric, searcher or scheduler.
+    DataError
+        When the rows cannot be divided as asked, or labels are missing.
+    ResourceError
+        When not even one trial fits into the cluster.
+    TrainingError
+        When all trials fail.
+    """
+    started = time.perf_counter()
+    with progress.line("tune", verbose) as line:
+        prepared = prepare(trainer, data_config, config or {}, metric, mode, whole("num_samples", num_samples), seed)
+        n_folds = len(prepared.problem.folds)
+        scheduling = searching.scheduler(scheduler, n_folds=n_folds)
+        if resume and name is None:
+            raise ParameterError(
+                f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
+            )
+        if time_budget_s is not None and not time_budget_s > 0:
+            raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", time_budget_s)
+        journal = Journal() if name is None else Journal.named(name)
+        problem = replace(prepared.problem, digest=prepared.digest() if name is not None else secrets.token_hex(16))
+        line.now("starting")
+        registry.late("ensure_ray")()
+        capacity = planning.plan(trainer, max_concurrent, ray.cluster_resources())
+        problem = replace(problem, n_threads=capacity.n_threads)
+        prepared = replace(prepared, problem=problem)
+        searcher = searching.searcher(
+            search, prepared.space, seed=seed, max_concurrent=capacity.concurrency, mode=prepared.mode
+        )
+        book = _Book(journal, line, prepared.mode, n_folds, _total(search, prepared.space, num_samples))
+        _run_trials(
+            prepared,
+            capacity,
+            searcher,
+            scheduling,
+            book,
+            num_samples,
+            time_budget_s,
+            journal.known() if resume else {},
+        )
+        trials = book.trials()
+        refuse_failures(trials)
+        analysis = Analysis(trials, prepared, journal, seconds=time.perf_counter() - started, verbose=verbose)
+        line.part(analysis.summary)
+        return analysis
+
+
+# -- the trials -----------------------------------------------------------------------------------------------------------
+
+
+def _run_trials(
+    prepared: Prepared,
+    capacity: planning.Capacity,
+    searcher: Any,
+    scheduler: Any,
+    book: _Book,
+    num_samples: int,
+    time_budget_s: float | None,
+    known: Mapping[str, Any],
+) -> None:
+    table = ray.put(prepared.arrow())
+    trainable = tune.with_parameters(
+        FoldTrial,
+        problem=prepared.problem,
+        table=[table],
+        known=dict(known),
+        mode=prepared.mode,
+        most_bytes=capacity.most_bytes,
+    )
+    with _quiet(), tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, capacity.resources),
+            param_space=dict(prepared.space),
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode=prepared.mode,
+                num_samples=num_samples,
+                search_alg=searcher,
+                scheduler=scheduler,
+                time_budget_s=time_budget_s,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="run",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[book],
+                failure_config=tune.FailureConfig(max_failures=DEATHS),
+            ),
+        )
+        tuner.fit()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Tune writes neither tables nor logs nor result files meanwhile."""
+    ours = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    }
+    before = {key: os.environ.get(key) for key in ours}
+    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
+    levels = [logger.level for logger in loggers]
+    os.environ.update(ours)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@dataclass
+class _Entry:
+    trial: Trial
+    started: float
+    folds: dict[int, FoldScore] = field(default_factory=dict)
+    over: bool = False
+
+
+class _Book(tune.Callback):
+    """Writes down what the trials report, keeps their scores, and shows how far it is."""
+
+    def __init__(self, journal: Journal, line: progress.Line, mode: str, n_folds: int, total: int | None) -> None:
+        self._journal, self._line, self._mode, self._n_folds, self._total = journal, line, mode, n_folds, total
+        self._entries: dict[str, _Entry] = {}
+        self._started = time.monotonic()
+
+    def trials(self) -> list[Trial]:
+        """The trials in the order of their suggestion."""
+        for entry in self._entries.values():
+            entry.trial.folds = [entry.folds[fold] for fold in sorted(entry.folds)]
+        return sorted((entry.trial for entry in self._entries.values()), key=lambda trial: trial.number)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        entry = self._entry(trials, trial)
+        for box in result.get(BOX, []):
+            if "error" in box:
+                entry.trial.error = box["error"]
+            else:
+                score = FoldScore.from_json(box["fold"])
+                entry.folds[score.fold] = score
+                if "scores" in box:
+                    self._journal.write(score, box["scores"])
+                entry.trial.histories[score.fold] = box.get("history", [])
+        result.get(BOX, []).clear()  # Ray keeps the result, and writes it down again and again
+        entry.trial.seconds = time.monotonic() - entry.started
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._entry(trials, trial).over = True
+        self._show()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        entry = self._entry(trials, trial)
+        entry.over = True
+        error = trial.get_error()
+        entry.trial.error = entry.trial.error or (
+            f"the process of the trial died {DEATHS + 1} times: {told(error) if error is not None else 'unknown reason'}"
+        )
+        self._show()
+
+    def _entry(self, trials: Sequence[Any], trial: Any) -> _Entry:
+        if trial.trial_id not in self._entries:
+            number = next(i for i, other in enumerate(trials) if other.trial_id == trial.trial_id)
+            made = Trial(number, space.to_plain(trial.config), self._n_folds)
+            self._entries[trial.trial_id] = _Entry(made, time.monotonic())
+        return self._entries[trial.trial_id]
+
+    def _show(self) -> None:
+        over = sum(entry.over for entry in self._entries.values())
+        found = best(self.trials(), self._mode)
+        parts = [f"{over}{f'/{self._total}' if self._total else ''} trials"]
+        if found is not None:
+            parts.append(f"best {found.score:.5g}")
+        if self._total and over:
+            parts.append(f"{progress.seconds((time.monotonic() - self._started) / over * (self._total - over))} left")
+        self._line.now(", ".join(parts))
+
+
+def _total(search: Any, config: Mapping[str, Any], num_samples: int) -> int | None:
+    return space.n_trials(config, num_samples) if search is None or isinstance(search, str) else None
+
+
+def refuse_failures(trials: Sequence[Trial]) -> None:
+    """Raise when no trial can be the best."""
+    if any(trial.is_eligible for trial in trials):
+        return
+    failed = [trial for trial in trials if trial.status is Status.FAILED]
+    if failed:
+        reasons = list(dict.fromkeys(trial.error for trial in failed))
+        raise TrainingError(
+            f"{WHERE}: {'all' if len(failed) == len(trials) else 'all finished'} {len(failed)} trials failed; the first with "
+            f"{failed[0].config}: {reasons[0]}",
+            f"Expected at least one trial to run all its folds; there were {len(reasons)} different reasons.",
+            "correct the search space or the data; the error above is that of the trial.",
+        )
+    raise TrainingError(
+        f"{WHERE}: no trial ran all its folds.",
+        f"Expected at least one; {len(trials)} were stopped early.",
+        "allow more time.",
+    )
