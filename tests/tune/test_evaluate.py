@@ -1,0 +1,151 @@
+"""The evaluation of folds, without Ray: against training by hand, and that held-out rows reach nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from rayline import Preprocessor, train
+from rayline.core.errors import DataError
+from rayline.data import GroupKFold, KFold, RepeatedKFold
+from rayline.train import metrics
+from rayline.tune.evaluate import CELL, Evaluator
+from rayline.tune.prepare import Prepared, prepare
+
+SPACE: dict[str, Any] = {}
+
+
+def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any) -> Prepared:
+    given = {"train_dataset": data, "train_pipeline": preprocessor, "target_columns": ["late"], "cv": 4} | more
+    metric = given.pop("metric", "log_loss")
+    trainer = given.pop("trainer", train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5))
+    space = given.pop("space", SPACE)
+    return prepare(trainer, given, space, metric, None, 1, 0)
+
+
+def evaluator(made: Prepared) -> Evaluator:
+    frame = pl.from_arrow(made.arrow())
+    assert isinstance(frame, pl.DataFrame)
+    return Evaluator(made.problem, frame)
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy"])
+@pytest.mark.parametrize("weight", [None, "weight"])
+def test_a_fold_is_what_training_by_hand_gives(
+    table: pl.DataFrame, preprocessor: Preprocessor, metric: str, weight: str | None
+) -> None:
+    data = table if weight else table.drop("weight")
+    made = prepared(data, preprocessor, metric=metric, sample_weight=weight)
+    evaluate = evaluator(made)
+    trainer = train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5)
+    for fold, (part, held) in enumerate(KFold(4).split(data)):
+        result = train.fit(trainer, preprocessor.clone(), part, held, ["late"], sample_weight=weight, metrics=[metric])
+        assert evaluate({}, fold).score.score == pytest.approx(result.metrics[f"test-{metric}"], abs=1e-9)
+
+
+def test_parameters_of_stages_and_trainer(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    config = {"max_depth": 2, "num_boost_round": 3, "preprocessor": {"impute": {"strategy": "median"}}}
+    space = {"preprocessor": {"impute": {"strategy": "mean"}}}
+    made = prepared(table, preprocessor, space=space)
+    trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3)
+    part, held = next(KFold(4).split(table))
+    own = preprocessor.replace({"impute": {"strategy": "median"}})
+    result = train.fit(trainer, own, part, held, ["late"], metrics=["log_loss"])
+    assert evaluator(made)(config, 0).score.score == pytest.approx(result.metrics["test-log_loss"], abs=1e-9)
+
+
+def test_a_test_set(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    part, held = table[:200], table[200:].drop("weight")
+    made = prepared(part, preprocessor, cv=None, test_dataset=held, sample_weight="weight")
+    trainer = train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5)
+    result = train.fit(trainer, preprocessor, part, held, ["late"], sample_weight="weight", metrics=["log_loss"])
+    found = evaluator(made)({}, 0)
+    assert found.score.score == pytest.approx(result.metrics["test-log_loss"], abs=1e-9)
+    assert (found.score.n_rows, len(found.scores)) == (100, 100)
+
+
+def test_repeated_splits(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    made = prepared(table, preprocessor, cv=RepeatedKFold(2, n_repeats=2))
+    evaluate = evaluator(made)
+    scores = [evaluate({}, fold).score.score for fold in range(4)]
+    assert len(set(scores)) == 4
+    by_hand = []
+    for part, held in RepeatedKFold(2, n_repeats=2).split(table):
+        trainer = train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5)
+        result = train.fit(trainer, preprocessor.clone(), part, held, ["late"], metrics=["log_loss"])
+        by_hand.append(result.metrics["test-log_loss"])
+    assert scores == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_held_out_rows_do_not_reach_the_model(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    """The prepared training rows of a fold do not change by a bit when its held-out rows become absurd."""
+    cv = GroupKFold(4, column="fold")
+    clean = prepared(table, preprocessor, cv=cv)
+    for fold in range(4):
+        places = set(clean.held_out(fold).tolist())
+        held = pl.int_range(pl.len()).is_in(list(places))
+        absurd = table.with_columns(
+            pl.when(held).then(1e30).otherwise(pl.col("x", "z")).name.keep(),
+            city=pl.when(held).then(pl.lit("only held out")).otherwise("city"),
+        )
+        other = prepared(absurd, preprocessor, cv=cv)
+        assert set(other.held_out(fold).tolist()) == places
+        before, after = (evaluator(p)._prepared({}, p.problem.trainer, fold) for p in (clean, other))
+        assert before[0].equals(after[0])
+        assert before[2] == after[2]
+
+
+def test_what_did_not_change_is_not_computed_again(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    space = {"preprocessor": {"scale": {"with_mean": True}}}
+    from ray import tune
+
+    made = prepared(table, preprocessor, space={"preprocessor": {"scale": {"with_mean": tune.choice([True, False])}}})
+    assert made.problem.tuned == ("scale",)
+    evaluate = evaluator(made)
+    for depth in (2, 3, 4):
+        for fold in range(4):
+            evaluate({"max_depth": depth, **space}, fold)
+    assert evaluate.fitters[0].scans == 1
+    assert evaluate._tables.misses == 4 * 2 * 2  # for each fold and side: behind "impute", and all of it
+    evaluate({"preprocessor": {"scale": {"with_mean": False}}}, 0)
+    assert evaluate.fitters[0].scans == 1
+    assert evaluate._tables.misses == 4 * 2 * 2 + 2  # only what comes after "impute"
+
+
+def test_early_stopping_sees_the_held_out_rows_only_when_it_was_asked_for(table: pl.DataFrame) -> None:
+    plain = evaluator(prepared(table.drop("city"), None))({}, 0)
+    assert {name for row in plain.history for name in row} == {"iteration", "train-logloss"}
+    trainer = train.XGBoostTrainer({"eta": 1.0}, num_boost_round=50, early_stopping_rounds=2)
+    stopped = evaluator(prepared(table.drop("city"), None, trainer=trainer))({}, 0)
+    assert "test-logloss" in stopped.history[0]
+    assert stopped.score.iterations is not None
+    assert stopped.score.iterations < 50
+    by_hand = min(row["test-logloss"] for row in stopped.history)
+    assert stopped.score.score == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:
+    trainer = train.XGBoostTrainer({"eval_metric": "pre@10"}, num_boost_round=4)
+    made = prepare(trainer, {"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3}, {}, "pre@10", None, 1, 0)
+    assert made.mode == "max"
+    found = evaluator(made)({}, 0)
+    assert found.score.score == found.history[-1]["test-pre@10"]
+
+
+def test_an_undefined_score_is_an_error(table: pl.DataFrame) -> None:
+    data = table.with_columns(fold=(pl.col("late") == "yes").cast(pl.Int64)).with_columns(
+        fold=pl.when(pl.int_range(pl.len()) < 20).then(2).otherwise("fold")
+    )
+    made = prepared(data.drop("city"), None, cv=GroupKFold(3, column="fold"), metric="roc_auc")
+    with pytest.raises(DataError):
+        for fold in range(3):
+            evaluator(made)({}, fold)
+
+
+def test_cells_are_no_feature(table: pl.DataFrame) -> None:
+    made = prepared(table.drop("city"), None)
+    train_rows, _, learned = evaluator(made)._prepared({}, made.problem.trainer, 0)
+    assert not [n for n in (*train_rows.columns, *learned.features) if n.startswith(CELL)]
+    assert metrics.get("log_loss").mode == made.mode
