@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,63 @@ def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "model.ubj").write_bytes(content)
         with pytest.raises(rl.ArtifactError):
             ADAPTER.load(tmp_path)
+
+
+# -- several workers ---------------------------------------------------------------------------------------------------
+
+
+def together(
+    shards: list[pl.DataFrame], tests: list[pl.DataFrame] | None = None, *, stop_at: int = 99, **options: Any
+) -> list[Any]:
+    """Train on several ranks, each a thread of this process; the models and what rank 0 reported."""
+    target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
+    schema = shards[0].drop("score").schema
+    history: list[dict[str, float]] = []
+
+    def work(rank: int, rendezvous: Any) -> Any:
+        def report(iteration: int, metrics: Any) -> bool:
+            if rank == 0:
+                history.append(dict(metrics))
+            return rank == 0 and iteration == stop_at
+
+        rows = [Rows.of(s, schema, target) for s in (shards[rank], *(tests[rank : rank + 1] if tests else []))]
+        job = Job(
+            rows[0],
+            rows[1] if tests else None,
+            target,
+            rank=rank,
+            world_size=len(shards),
+            rendezvous=rendezvous,
+            report=report,
+        )
+        return ADAPTER.train(job, {"max_bin": 64}, **options)
+
+    with ADAPTER.coordinate(len(shards), "127.0.0.1") as rendezvous, ThreadPoolExecutor(len(shards)) as pool:
+        models = list(pool.map(work, range(len(shards)), [rendezvous] * len(shards)))
+    return [*models, history]
+
+
+def test_ranks_end_with_one_model() -> None:
+    table = numbers(2000).select(*FEATURES, "score")
+    first, second, history = together([table[:900], table[900:]], [table[:10], table[10:400]])
+    assert first.save_raw("ubj") == second.save_raw("ubj")
+    one, _ = together([table], [table[:400]])
+    scores, alone = first.inplace_predict(matrix(table)), one.inplace_predict(matrix(table))
+    assert np.corrcoef(scores, alone)[0, 1] > 0.95
+    error = np.sqrt(np.mean((first.inplace_predict(matrix(table[:400])) - table[:400]["score"].to_numpy()) ** 2))
+    assert history[-1]["test-rmse"] == pytest.approx(error, rel=1e-5)
+
+
+def test_a_rank_without_rows_takes_part() -> None:
+    table = numbers().select(*FEATURES, "score", kind=pl.col("three").cast(pl.Enum(["low", "mid", "top"])))
+    first, second, _ = together([table.clear(), table], [table, table.clear()])
+    assert first.save_raw("ubj") == second.save_raw("ubj")
+    one, _ = together([table])
+    features = Features(table.drop("score"), schema=table.drop("score").schema)
+    assert np.corrcoef(ADAPTER.predict(first, features), ADAPTER.predict(one, features))[0, 1] > 0.99
+
+
+def test_all_ranks_stop_when_one_is_told_to() -> None:
+    table = numbers(300).select(*FEATURES, "score")
+    first, second, history = together([table[:100], table[100:]], stop_at=2, num_boost_round=50)
+    assert first.num_boosted_rounds() == second.num_boosted_rounds() == len(history) == 3

@@ -176,12 +176,17 @@ class XGBoost(Framework):
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
+        if world_size == 1:
+            yield {}
+            return
         tracker = xgboost.tracker.RabitTracker(world_size, host, sortby="task")
         tracker.start()
         try:
             yield tracker.worker_args()
+            tracker.wait_for(timeout=10)  # for the workers' farewells
         finally:
-            tracker.free()
+            with contextlib.suppress(xgboost.core.XGBoostError):  # it complains of workers that went without one
+                tracker.free()
 
 
 class _Listener(TrainingCallback):
@@ -233,6 +238,10 @@ def _matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> A
 def _arguments(rows: Rows) -> dict[str, Any]:
     features = rows.features
     made = {"label": rows.target, "weight": rows.weight}
+    if not features.n_rows and any(isinstance(d, pl.Enum) for d in features.schema.values()):
+        # XGBoost learns categories from every rank's own rows: one without weight in the place of none.
+        features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
+        made = {"label": np.zeros((1, *rows.target.shape[1:])), "weight": np.zeros(1)}
     if not _is_matrix(features):
         return {"data": _frame(features.table), **made}
     names = None if any(d == SPARSE or isinstance(d, pl.Array) for d in features.schema.values()) else features.names
