@@ -299,5 +299,6 @@ def test_ray_of_pandas_blocks_without_shuffle_and_errors(ray_session: Any) -> No
     assert ids(data.train_test_split(ds, stratify="city")[1]) == ids(data.train_test_split(TABLE, stratify="city")[1])
     with pytest.raises(SchemaError, match="'town'"):
         data.train_test_split(ds, stratify="town")
-    with pytest.raises(DataError, match="no rows"):
-        data.train_test_split(ds.limit(0))
+    for options in ({}, {"group": "plane"}, {"shuffle": False}):
+        with pytest.raises(DataError, match="no rows"):
+            data.train_test_split(ds.limit(0), **options)

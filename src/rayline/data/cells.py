@@ -15,6 +15,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, SchemaError
 from rayline.core.schema import Kind, col, kind_of
+from rayline.data.conform import refuse_empty
 from rayline.data.ranks import ALL
 from rayline.data.rowhash import RowHash, Words
 
@@ -166,6 +167,7 @@ def content_keys(schema: pl.Schema, seed: int, purpose: str, where: str) -> list
     must not hang on what differs between libraries (an integer column with gaps is a float column in pandas).
     """
     usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
+    refuse_empty(len(schema), where)  # an empty Dataset has no columns either
     if not usable:
         raise SchemaError(f"{where}: no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
     numbers = [name for name in usable if kind_of(schema[name]) in (Kind.NUMERIC, Kind.DATETIME)][:FEW]

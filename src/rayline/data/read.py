@@ -35,8 +35,6 @@ def read_parquet(paths: Paths, **options: Any) -> Dataset:
     ------
     DataError
         When a local path does not exist.
-    ParameterError
-        When an option does not exist.
     ResourceError
         When Ray cannot be reached or started.
 
@@ -84,6 +82,8 @@ def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) ->
     ------
     SchemaError
         When it is no such table.
+    ParameterError
+        When an option does not exist.
     ResourceError
         When Ray cannot be reached or started.
 

@@ -21,6 +21,7 @@ from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.schema import Kind, kind_of
 from rayline.data.cells import Cells, Thresholds, TimeKey, content_keys
+from rayline.data.conform import refuse_empty
 from rayline.data.division import Division, Sizes
 from rayline.data.folds import Fold
 from rayline.data.rowhash import BITS, RowHash
@@ -443,6 +444,7 @@ def _time_division(engine: Engine, data: Any, column: str, where: str) -> Divisi
 
 def _schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -> pl.Schema:
     schema = engine.schema(data)
+    refuse_empty(len(schema), where)  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
     if missing:
         raise SchemaError.missing(where, missing, schema)

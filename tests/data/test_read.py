@@ -1,0 +1,92 @@
+"""Readers: thin, quiet, to ray.data; nothing is loaded before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from rayline import data
+from rayline.core import registry
+from rayline.core.errors import ParameterError, SchemaError
+
+TABLE = pl.DataFrame({"x": [1, 2, 3], "city": ["a", None, "b"]})
+
+
+def collected(ds: Any) -> pl.DataFrame:
+    return registry.engine("ray").collect(ds).sort("x")
+
+
+def test_missing_files_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from rayline import DataError, data
+for read in (data.read_parquet, data.read_csv, data.read_json):
+    try:
+        read({str(tmp_path / "nothing.parquet")!r})
+    except DataError as error:
+        assert "does not exist" in str(error)
+import ray
+assert not ray.is_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("from_pandas", TABLE),
+        ("from_polars", pd.DataFrame()),
+        ("from_arrow", {"x": [1]}),
+        ("from_polars", []),
+        ("from_pandas", [TABLE]),
+    ],
+)
+def test_other_types_are_refused(name: str, wrong: Any) -> None:
+    with pytest.raises(SchemaError, match=name):
+        getattr(data, name)(wrong)
+
+
+def test_names() -> None:
+    assert set(data.__all__) <= set(dir(data))
+    with pytest.raises(AttributeError, match="has no attribute 'read_excel'"):
+        data.read_excel  # noqa: B018
+
+
+@pytest.mark.ray
+def test_tables(ray_session: Any) -> None:
+    import ray.data
+
+    tables = {
+        "from_pandas": TABLE.to_pandas(),
+        "from_polars": TABLE,
+        "from_arrow": TABLE.to_arrow(compat_level=pl.CompatLevel.oldest()),
+    }
+    for name, table in tables.items():
+        for source in (
+            table,
+            [table[:1], table[1:]] if not isinstance(table, pa.Table) else [table.slice(0, 1), table.slice(1)],
+        ):
+            ds = getattr(data, name)(source)
+            assert isinstance(ds, ray.data.Dataset)
+            assert collected(ds).equals(TABLE), name
+    assert collected(data.from_polars(TABLE.lazy())).equals(TABLE)
+    assert (
+        data.from_arrow(TABLE.to_arrow(compat_level=pl.CompatLevel.oldest()), override_num_blocks=3).num_blocks() == 3
+    )
+
+
+@pytest.mark.ray
+def test_files(ray_session: Any, tmp_path: Path) -> None:
+    TABLE.write_parquet(tmp_path / "t.parquet")
+    TABLE.write_csv(tmp_path / "t.csv")
+    TABLE.write_ndjson(tmp_path / "t.json")
+    assert collected(data.read_parquet(tmp_path / "t.parquet")).equals(TABLE)
+    assert collected(data.read_csv(str(tmp_path / "t.csv")))["x"].to_list() == [1, 2, 3]
+    assert collected(data.read_json([tmp_path / "t.json"], lines=True)).equals(TABLE)
