@@ -76,6 +76,8 @@ def test_tables(ray_session: Any) -> None:
             ds = getattr(data, name)(source)
             assert isinstance(ds, ray.data.Dataset)
             assert collected(ds).equals(TABLE), name
+    with pytest.raises(ParameterError, match="from_pandas"):
+        data.from_pandas(TABLE.to_pandas(), blocks=3)
     assert collected(data.from_polars(TABLE.lazy())).equals(TABLE)
     assert (
         data.from_arrow(TABLE.to_arrow(compat_level=pl.CompatLevel.oldest()), override_num_blocks=3).num_blocks() == 3
