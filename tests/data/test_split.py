@@ -155,6 +155,13 @@ def test_few_unequal_groups_are_packed() -> None:
     assert trainset.height == 80
 
 
+def test_groups_of_all_sizes_are_held_out() -> None:
+    table = pl.DataFrame({"g": [g for g in range(200) for _ in range(g // 2 + 1)]}).with_row_index("id")
+    _, testset = data.train_test_split(table, 0.2, group="g")
+    assert abs(testset.height - 0.2 * table.height) <= 1
+    assert 80 < testset["g"].unique().mean() < 120
+
+
 def test_time_holds_out_the_latest_and_divides_no_moment() -> None:
     trainset, testset = data.train_test_split(TABLE, time="day")
     assert trainset["day"].max() < testset["day"].min()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -288,3 +289,55 @@ def test_ray_gives_the_same_folds(ray_session: Any) -> None:
         assert cv.prepare(engine, ds) == cv.prepare(registry.engine_for(TABLE), TABLE)
     assert folds(KFold(3), ds) == folds(KFold(3), TABLE)
     assert folds(Bootstrap(1), ds) == folds(Bootstrap(1), TABLE)
+
+
+class Counting:
+    """An engine that counts its scans."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.scans = engine, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def scan(self, *arguments: Any) -> Any:
+        self.scans += 1
+        return self.engine.scan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("cv", "scans"),
+    [
+        (KFold(5), 1),
+        (StratifiedKFold(5, "city"), 1),
+        (GroupKFold(5, "plane"), 1),
+        (GroupKFold(5, "id"), 1),
+        (TimeSeriesSplit(5, "x"), 1),  # the times come in no order
+        (TimeSeriesSplit(5, "id"), 2),  # in order: the first look shows only about where to cut
+        (Holdout(0.2), 1),
+    ],
+    ids=repr,
+)
+def test_a_file_is_scanned_once_and_the_sizes_are_exact(
+    cv: Splitter, scans: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayline.engine import local
+
+    monkeypatch.setattr(local, "BATCH_ROWS", 10_000)
+    monkeypatch.setattr(ranks, "MAX_DISTINCT", 1_000)
+    n = 60_003
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame(
+        {"id": range(n), "x": rng.normal(size=n), "city": rng.choice(["a", "b"], n), "plane": rng.integers(0, 500, n)}
+    )
+    table.write_parquet(tmp_path / "t.parquet", row_group_size=10_000)
+    file = pl.scan_parquet(tmp_path / "t.parquet")
+    engine: Any = Counting(registry.engine_for(file))
+    (prepared,) = cv.prepare(engine, file)
+    assert engine.scans == scans
+    assert sum(prepared.sizes) == n
+    if not isinstance(cv, (Holdout, TimeSeriesSplit)):
+        assert max(prepared.sizes) - min(prepared.sizes) <= (10 if cv == GroupKFold(5, "plane") else 1)
+    assert prepared == cv.prepare(registry.engine_for(table), table)[0]
+    counted = file.select(prepared.cells(table.columns).alias("cell")).collect()["cell"].value_counts().sort("cell")
+    assert counted["count"].to_list() == list(prepared.sizes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -22,7 +21,7 @@ Sizes: TypeAlias = Mapping[int, Sequence[int]]
 Ranges: TypeAlias = Mapping[int, tuple[tuple[int, int], ...]]
 
 NEAR = 0.01
-"""Sizes that are off by less than this share, or by one row, need no packing."""
+"""Where rows are divided, sizes that are off by less than this share, or by one row, need no packing."""
 
 MOST_OFF = 0.1
 """Sizes that are off by more than this share, and by more than one row, are refused where rows were to be divided."""
@@ -81,7 +80,8 @@ class Division:
         cells: Cells = Thresholds(
             key, self._stratum, tuple((s, tuple(c.key for c in cuts[s])) for s in cuts), self.where
         )
-        if not (_is_near(found, sizes, NEAR) or self.is_ordered or any(ladder.level for ladder in ladders.values())):
+        good = found == sizes if self.unit else _is_near(found, sizes, NEAR)
+        if not (good or self.is_ordered or any(ladder.level for ladder in ladders.values())):
             members, found = _packed(ladders, sizes)
             cells = Members(key, members, self.where)
         self._refuse(found, sizes, ladders)
@@ -169,19 +169,25 @@ def _is_near(found: Sizes, sizes: Sizes, share: float) -> bool:
 
 
 def _packed(ladders: Mapping[int, Ladder], sizes: Sizes) -> tuple[tuple[tuple[int, int], ...], Sizes]:
-    """Whole units into cells, the largest first, each where most is wanting."""
-    members, found = [], {}
+    """Whole units into cells, the largest first.
+
+    Each goes where it fits and where the greatest share is still wanting, so that every cell gets large ones and small ones;
+    what fits nowhere goes where most rows are wanting.
+    """
+    members: list[tuple[int, int]] = []
+    found: dict[int, list[int]] = {}
     for stratum, ladder in ladders.items():
-        wanting = [(-size, cell) for cell, size in enumerate(sizes[stratum])]
-        heapq.heapify(wanting)
-        filled = [0] * len(wanting)
-        tally = ladder.coarse
+        size, tally = sizes[stratum], ladder.coarse
+        wanting = list(size)
         for n, key in sorted(zip((-tally.counts).tolist(), tally.keys.tolist(), strict=True)):
-            size, cell = wanting[0]
-            heapq.heapreplace(wanting, (size - n, cell))
-            filled[cell] -= n
+            fitting = [cell for cell, rows in enumerate(wanting) if rows + n >= 0]
+            if fitting:
+                cell = max(fitting, key=lambda cell: wanting[cell] / max(size[cell], 1))
+            else:
+                cell = max(range(len(wanting)), key=wanting.__getitem__)
+            wanting[cell] += n
             members.append((key, cell))
-        found[stratum] = filled
+        found[stratum] = [asked - left for asked, left in zip(size, wanting, strict=True)]
     return tuple(sorted(members)), found
 
 
