@@ -34,6 +34,13 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.OneHotEncoder(min_frequency=0.2, handle_unknown="error"), {}),
     (stages.OrdinalEncoder(), {}),
     (stages.OrdinalEncoder(["small", "flag", "day", "amount"], handle_unknown="error", encoded_missing_value=-2), {}),
+    (stages.Vectorizer(), {}),
+    (stages.Vectorizer(["note", "city"], (1, 3), n_features=1000, use_idf=False, norm="l1"), {"targets": ["y"]}),
+    (stages.HashingVectorizer(ngram_range=(2, 2), binary=True), {}),
+    (stages.CountVectorizer(max_features=7), {}),
+    (stages.TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), {}),
+    (stages.TfidfVectorizer(lowercase=False, token_pattern=r"[^ ]+", norm=None), {}),
+    (stages.Tokenizer(), {}),
     (stages.DropColumns(["city", "amount"]), {}),
     (stages.SelectColumns(["city", "amount"]), {"targets": ["y"]}),
 ]

@@ -22,6 +22,10 @@ _STAGES: dict[str, str | type] = {
     "OneHotEncoder": "rayline.stages.encode:OneHotEncoder",
     "OrdinalEncoder": "rayline.stages.encode:OrdinalEncoder",
     "Vectorizer": "rayline.stages.text:Vectorizer",
+    "HashingVectorizer": "rayline.stages.text:HashingVectorizer",
+    "CountVectorizer": "rayline.stages.text:CountVectorizer",
+    "TfidfVectorizer": "rayline.stages.text:TfidfVectorizer",
+    "Tokenizer": "rayline.stages.text:Tokenizer",
     "DropColumns": "rayline.stages.select:DropColumns",
     "SelectColumns": "rayline.stages.select:SelectColumns",
 }

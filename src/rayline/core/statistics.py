@@ -481,10 +481,12 @@ _FINITE = tuple(int(key) for key in _keys(np.array([-math.inf, math.inf])))
 
 def _level(keys: npt.NDArray[np.int64]) -> int:
     """The smallest level at which these sorted keys need no more than MAX_BUCKETS buckets."""
-    level = 0
-    while np.count_nonzero(np.diff(keys >> level)) >= MAX_BUCKETS:
-        level += 1
-    return level
+    low, high = 0, 64
+    while low < high:
+        middle = (low + high) // 2
+        fits = np.count_nonzero(np.diff(keys >> middle)) < MAX_BUCKETS
+        low, high = (low, middle) if fits else (middle + 1, high)
+    return low
 
 
 def _counted(keys: npt.NDArray[np.int64]) -> pl.DataFrame:

@@ -1,0 +1,149 @@
+"""From texts to grams: tokens, runs of tokens, and a 64-bit key for each that never changes.
+
+A token's key is the first 8 bytes of its BLAKE2b digest; the key of a longer gram is mixed from the keys of its tokens,
+so no string of a gram is ever built, and each distinct token is hashed once for a block. The arithmetic is spelled out
+here, on 64-bit integers: the same key in every process and with every version of a library.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Integers = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+WORDS = r"\w\w+"
+"""Words of two or more letters, digits or underscores, as in scikit-learn."""
+
+_FACTOR = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
+_MASK = (1 << 64) - 1
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def key_of(text: str) -> int:
+    """The key of a string."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def keys_of(texts: pl.Series) -> Keys:
+    """The key of each string; 0 for a missing one."""
+    distinct, places = _encoded(texts)
+    known = np.array([0 if text is None else key_of(text) for text in distinct], dtype=np.uint64)
+    return known[places] if len(known) else np.zeros(len(places), dtype=np.uint64)
+
+
+def _longer(key: int, token: int) -> int:
+    """The key of a gram with one more token."""
+    mixed = ((key * _FACTOR) & _MASK) ^ token
+    mixed = ((mixed ^ (mixed >> 29)) * _FACTOR) & _MASK
+    return mixed ^ (mixed >> 32)
+
+
+def _all_longer(keys: Keys, tokens: Keys) -> Keys:
+    """`_longer` of each."""
+    factor = np.uint64(_FACTOR)
+    mixed = (keys * factor) ^ tokens
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * factor
+    mixed ^= mixed >> np.uint64(32)
+    return mixed
+
+
+def _encoded(texts: pl.Series) -> tuple[list[str | None], Integers]:
+    """The distinct strings, and the place of each string among them."""
+    arrow = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode(null_encoding="encode")
+    return arrow.dictionary.to_pylist(), arrow.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Grams:
+    """All grams of some texts: the row and the key of each, and how to spell it."""
+
+    rows: Integers
+    keys: Keys
+    starts: Integers  # the place of its first token
+    sizes: Integers  # how many tokens it has
+    tokens: Integers  # the place of each token in `words`
+    words: list[str | None]
+
+    def spell(self, i: int) -> str:
+        """The text of a gram."""
+        start = int(self.starts[i])
+        return " ".join(str(self.words[place]) for place in self.tokens[start : start + int(self.sizes[i])])
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """How a text is taken apart."""
+
+    lowercase: bool = True
+    token_pattern: str = WORDS
+    ngram_range: tuple[int, int] = (1, 1)
+
+    def tokens(self, texts: pl.Series) -> pl.Series:
+        """The tokens of each text, in order; null of a missing text."""
+        texts = texts.cast(pl.String)
+        if self.lowercase:
+            texts = texts.str.to_lowercase()
+        return texts.str.extract_all(self.token_pattern)
+
+    def grams(self, texts: pl.Series) -> Grams:
+        """The grams of all texts, grouped by row for each size."""
+        lists = self.tokens(texts)
+        lengths = lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+        words, tokens = _encoded(lists.explode().drop_nulls())
+        token_keys = np.array([key_of(str(word)) for word in words], dtype=np.uint64)
+        row_of = np.repeat(np.arange(len(lengths)), lengths)
+        keys = token_keys[tokens] if len(words) else np.empty(0, dtype=np.uint64)
+        first, last = self.ngram_range
+        starts, current, single = np.arange(len(tokens)), keys, keys
+        found: list[tuple[Integers, Keys, Integers, int]] = []
+        for size in range(1, last + 1):
+            if size > 1:
+                inside = starts + size - 1 < len(tokens)
+                starts, current = starts[inside], current[inside]
+                inside = row_of[starts] == row_of[starts + size - 1]
+                starts, current = starts[inside], current[inside]
+                current = _all_longer(current, single[starts + size - 1])
+            if size >= first:
+                found.append((row_of[starts], current, starts, size))
+        return Grams(
+            np.concatenate([f[0] for f in found]),
+            np.concatenate([f[1] for f in found]),
+            np.concatenate([f[2] for f in found]),
+            np.concatenate([np.full(len(f[0]), f[3]) for f in found]),
+            tokens,
+            words,
+        )
+
+    def row_tokens(self, text: str) -> list[str]:
+        """The tokens of one text. Python's and Polars' ideas of letters differ, so only ASCII is read by Python."""
+        if text.isascii() and self.token_pattern == WORDS:
+            return _ASCII_WORDS.findall(text.lower() if self.lowercase else text)
+        return list(self.tokens(pl.Series([text])).to_list()[0])
+
+    def row_keys(self, text: str) -> list[int]:
+        """The keys of the grams of one text."""
+        single = [key_of(token) for token in self.row_tokens(text)]
+        first, last = self.ngram_range
+        found = list(single) if first == 1 else []
+        current = single
+        for size in range(2, last + 1):
+            current = [_longer(key, single[i + size - 1]) for i, key in enumerate(current[: max(len(single) - size + 1, 0)])]
+            if size >= first:
+                found += current
+        return found
+
+    def spelled_key(self, gram: str) -> int:
+        """The key of a gram that `Grams.spell` wrote."""
+        keys = [key_of(token) for token in gram.split(" ")]
+        return functools.reduce(_longer, keys[1:], keys[0])
+
+
+_ASCII_WORDS = re.compile(WORDS, re.ASCII)

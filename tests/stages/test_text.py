@@ -1,0 +1,115 @@
+"""Text stages against scikit-learn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction import text as sk
+
+from rayline.core.errors import DataError, ParameterError
+from rayline.core.schema import SPARSE
+from rayline.core.text import Analyzer, key_of
+from rayline.data.preprocessor import Preprocessor
+from rayline.stages import CountVectorizer, HashingVectorizer, TfidfVectorizer, Tokenizer, Vectorizer
+
+WORDS = ["snow", "Snow", "gate", "b12", "late,", "a", "no", "x_y", "ça", "delay!"]
+documents = st.lists(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join), min_size=1, max_size=12).filter(
+    lambda texts: any(len(text) > 1 for text in texts)
+)
+
+
+def vectors(stage: Any, texts: list[str | None], new: list[str | None] | None = None) -> csr_matrix:
+    fitted = Preprocessor([("text", stage)]).fit(pl.DataFrame({"t": texts}, schema={"t": pl.String}))
+    column = fitted.transform(pl.DataFrame({"t": texts if new is None else new}, schema={"t": pl.String}))["t"]
+    assert column.dtype == SPARSE
+    rows = column.to_list()
+    indptr = np.cumsum([0, *(len(row["indices"]) for row in rows)])
+    indices, values = ([x for row in rows for x in row[key]] for key in ("indices", "values"))
+    assert len({row["size"] for row in rows}) == 1
+    return csr_matrix((np.array(values, float), np.array(indices, int), indptr), shape=(len(rows), rows[0]["size"]))
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"ngram_range": (1, 2)}, {"ngram_range": (2, 3)}, {"min_df": 2}, {"max_df": 0.5}, {"max_features": 3}, {"binary": True}, {"lowercase": False}]
+)
+@given(texts=documents, new=documents)
+def test_count_vectorizer(how: dict[str, Any], texts: list[str], new: list[str]) -> None:
+    theirs = sk.CountVectorizer(**how)
+    try:
+        theirs.fit(texts)
+    except ValueError:
+        with pytest.raises(DataError, match="no grams"):
+            vectors(CountVectorizer(["t"], **how), texts)
+        return
+    if "max_features" in how and len(theirs.vocabulary_) == 3:
+        return  # they break ties by place, we by the alphabet: see below
+    np.testing.assert_array_equal(vectors(CountVectorizer(["t"], **how), texts, new).toarray(), theirs.transform(new).toarray())
+
+
+def test_max_features_takes_the_most_frequent() -> None:
+    texts = ["snow snow gate", "gate late", "snow no"]
+    theirs = sk.CountVectorizer(max_features=2)
+    np.testing.assert_array_equal(vectors(CountVectorizer(["t"], max_features=2), texts).toarray(), theirs.fit_transform(texts).toarray())
+
+
+@pytest.mark.parametrize("how", [{}, {"norm": "l1"}, {"norm": None}, {"sublinear_tf": True}, {"use_idf": False}, {"ngram_range": (1, 2)}])
+@given(texts=documents, new=documents)
+def test_tfidf_vectorizer(how: dict[str, Any], texts: list[str], new: list[str]) -> None:
+    expected = sk.TfidfVectorizer(**how).fit(texts).transform(new)
+    np.testing.assert_allclose(vectors(TfidfVectorizer(["t"], **how), texts, new).toarray(), expected.toarray(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", [{}, {"sublinear_tf": True, "norm": "l1"}, {"ngram_range": (1, 3)}])
+@given(texts=documents)
+def test_hashed_tfidf_has_the_same_geometry(how: dict[str, Any], texts: list[str]) -> None:
+    theirs = sk.TfidfVectorizer(**how).fit_transform(texts)
+    ours = vectors(Vectorizer(["t"], n_features=1 << 26, **how), texts)  # so many buckets that none is shared
+    np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), rtol=1e-9, atol=1e-12)
+
+
+@given(texts=documents)
+def test_hashed_counts_have_the_same_geometry(texts: list[str]) -> None:
+    theirs = sk.HashingVectorizer(alternate_sign=False, n_features=1 << 26).transform(texts)
+    ours = vectors(HashingVectorizer(["t"], n_features=1 << 26), texts)
+    np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), rtol=1e-9, atol=1e-12)
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    assert key_of("snow") == 0x2A1FC81074CDA2D6
+    code = "from rayline.core.text import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
+    seen = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert seen == {f"{Analyzer(ngram_range=(1, 3)).row_keys('late because of snow')}\n"}
+
+
+def test_free_text_is_told_from_categories() -> None:
+    table = pl.DataFrame({"city": ["Oslo", "Rome"], "note": ["late because of much snow", "on time as it nearly always is"], "x": [1, 2]})
+    fitted = Preprocessor([("text", Vectorizer())]).fit(table)
+    assert {name for name, dtype in fitted.output_schema.items() if dtype == SPARSE} == {"note"}
+
+
+def test_missing_and_empty_texts_are_zeros() -> None:
+    assert vectors(Vectorizer(["t"]), ["snow gate", None, "", "!"]).getnnz(axis=1).tolist() == [2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("text", ["naïve Straße", "हिन्दी भाषा", "ΣΑΣ ΣΟΣ", "İstanbul", "a\u0301bc", "日本 語学", "x\x00yy"])
+def test_single_rows_read_unicode_alike(text: str) -> None:
+    fitted = Preprocessor([("text", Tokenizer(["t"]))]).fit(pl.DataFrame({"t": [text]}))
+    run = fitted.row_function()
+    assert run is not None
+    row = {"t": text}
+    run(row)
+    assert row == fitted.transform(pl.DataFrame({"t": [text]})).row(0, named=True)
+
+
+def test_wrong_parameters() -> None:
+    for how in ({"ngram_range": (2, 1)}, {"token_pattern": "("}, {"n_features": 0}, {"norm": "l3"}):
+        with pytest.raises(ParameterError):
+            Vectorizer(**how)
