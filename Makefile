@@ -48,7 +48,7 @@ lint: $(VENV)/.dev  ## style and types
 	$(BIN)/mypy
 
 bench: $(VENV)/.test  ## measurements, side by side with what they are compared with
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m bench
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
