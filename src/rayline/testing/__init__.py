@@ -1,5 +1,6 @@
 """The executable contracts: run them on stages and framework adapters of your own."""
 
+from rayline.testing.frameworks import check_framework, training_table
 from rayline.testing.stages import check_stage, example_table
 
-__all__ = ["check_stage", "example_table"]
+__all__ = ["check_framework", "check_stage", "example_table", "training_table"]

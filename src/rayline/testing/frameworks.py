@@ -1,0 +1,330 @@
+"""The contract of a framework, executable: `check_framework` runs the whole path with it, on small tables."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, RaylineError
+from rayline.core.framework import Framework
+from rayline.core.target import Task
+from rayline.data.preprocessor import Preprocessor
+from rayline.inference.artifact import load
+from rayline.inference.model import Model
+from rayline.train.callbacks import Callback, Run
+from rayline.train.result import Result
+from rayline.train.trainer import Trainer
+
+STRING, FLAG, CODE, NUMBER = "late", "is_late", "gate", "delay"
+"""Targets of `training_table`: two classes as strings, as truth values, three as integers, and a number."""
+
+
+def check_framework(
+    name: str,
+    *args: Any,
+    tasks: Sequence[str] = ("binary", "multiclass", "regression"),
+    by_task: Mapping[str, Mapping[str, Any]] | None = None,
+    learns: bool = True,
+    exact: bool = True,
+    seeded: bool = True,
+    weights: bool = True,
+    **kwargs: Any,
+) -> None:
+    """Run the contract of a framework; raise AssertionError with the law that it breaks.
+
+    The laws: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
+    between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
+    when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
+    predictions; weights count; a callback hears of every iteration that the history has, and can stop it; wrong
+    parameters are refused before training; nothing that was passed in is changed.
+
+    Parameters
+    ----------
+    name, args, kwargs
+        The framework and its arguments, as for `train.Trainer`; so few iterations that a fit takes well under a second.
+    tasks
+        What it can do.
+    by_task
+        Further keyword arguments for single tasks, as {"multiclass": {"objective": "softmax"}}.
+    learns
+        Whether it finds a simple pattern: its error must be half that of guessing.
+    exact
+        Whether one row has the very bits that it has in a table; otherwise within 1e-5.
+    seeded
+        Whether the same seed gives the same model.
+    weights
+        Whether it uses sample weights.
+
+    Examples
+    --------
+    >>> from rayline.testing import check_framework
+    >>> check_framework("xgboost", {"nthread": 1}, num_boost_round=20)
+    """
+    for task in tasks:
+        more = (by_task or {}).get(task, {})
+        case = _Case(name, args, {**kwargs, **more}, task, learns, exact, seeded, weights)
+        for law in LAWS:
+            try:
+                law(case)
+            except AssertionError as error:
+                raise AssertionError(f"{name!r} breaks {law.__name__!r} ({task}): {error}") from error
+            except Exception as error:
+                raise AssertionError(
+                    f"{name!r} fails in {law.__name__!r} ({task}) with {type(error).__name__}: {error}"
+                ) from error
+
+
+def training_table(n: int = 400, seed: int = 0) -> pl.DataFrame:
+    """Features of every usual kind, some missing, with targets of every task that they explain well."""
+    random = np.random.default_rng(seed)
+    wind, hour, city = random.normal(size=n), random.integers(0, 24, n), random.choice(["Oslo", "Rome", "Lima"], n)
+    night = hour > 18
+    score = 2 * wind + 1.5 * (city == "Rome") + night + random.normal(size=n) * 0.1
+    table = pl.DataFrame({"wind": wind, "hour": hour, "night": night, "city": city, "noise": random.normal(size=n)})
+    return table.with_columns(
+        pl.when(pl.col("noise") > 1.2).then(None).otherwise("noise").alias("noise"),
+        pl.Series(STRING, np.where(score > 0.5, "yes", "no")),
+        pl.Series(FLAG, score > 0.5),
+        pl.Series(CODE, np.digitize(score, [-0.5, 2.0]) * 10),
+        pl.Series(NUMBER, score * 10),
+    )
+
+
+# -- one framework, one task -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Case:
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    task: str
+    learns: bool
+    exact: bool
+    seeded: bool
+    weights: bool
+    fits: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        return {"binary": STRING, "multiclass": CODE, "regression": NUMBER}[self.task]
+
+    @property
+    def table(self) -> pl.DataFrame:
+        table = training_table().select("wind", "hour", "night", "city", "noise", self.target)
+        # Strings, so that labels decide: integers would be a regression.
+        return table.with_columns(pl.col(CODE).cast(pl.String)) if self.target == CODE else table
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        return self.table.drop(self.target)
+
+    def trainer(self, **options: Any) -> Trainer:
+        return Trainer(self.name, *copy.deepcopy(self.args), **{"seed": 1, **copy.deepcopy(self.kwargs), **options})
+
+    def fit(self, trainer: Trainer | None = None, **options: Any) -> Result:
+        table = options.pop("table", self.table)
+        given = {"test_dataset": table, "target_columns": [self.target], "verbose": False, **options}
+        return (trainer or self.trainer()).fit(preprocessor(), table, **given)
+
+    @property
+    def result(self) -> Result:
+        """A fit that the laws share."""
+        if "shared" not in self.fits:
+            self.fits["shared"] = self.fit()
+        return self.fits["shared"]
+
+    def same(self, one: Any, other: Any, *, bits: bool, why: str) -> None:
+        one, other = np.asarray(one), np.asarray(other)
+        equal = (one == other).all() if bits else np.allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert one.shape == other.shape and equal, why  # noqa: PT018  # one law
+
+
+def preprocessor() -> Preprocessor:
+    """What comes before the model: no missing values, one scale, no strings."""
+    stage = registry.stage
+    stages = [
+        ("impute", stage("SimpleImputer")()),
+        ("scale", stage("StandardScaler")()),
+        ("onehot", stage("OneHotEncoder")()),
+    ]
+    return Preprocessor(stages)
+
+
+# -- the laws ----------------------------------------------------------------------------------------------------------
+
+
+def is_registered(case: _Case) -> None:
+    adapter = registry.framework(case.name)
+    assert isinstance(adapter, Framework), "its adapter is no Framework"
+    assert adapter.name == case.name, f"its class says name = {adapter.name!r}"
+    assert not adapter.owns(object()), "it owns everything"
+
+
+def refuses_wrong_parameters(case: _Case) -> None:
+    try:
+        case.trainer(no_such_parameter_=1)
+    except ParameterError as error:
+        assert "no_such_parameter_" in str(error), "the error does not name the parameter"
+        return
+    raise AssertionError("an unknown parameter is not refused by the constructor")
+
+
+def trains_and_decodes(case: _Case) -> None:
+    result, table = case.result, case.table
+    assert str(result.model.target.task) == case.task, f"the labels make it a {result.model.target.task}"
+    predicted = result.inference_pipeline.predict(table)["prediction"]
+    assert predicted.dtype == table.schema[case.target], f"predictions are {predicted.dtype}"
+    assert len(predicted) == table.height, "it does not predict every row"
+    scores = result.model.scores(result.preprocessor.transform(case.rows).lazy())
+    if result.model.target.task is Task.REGRESSION or np.issubdtype(scores.dtype, np.integer):
+        return
+    proba = result.inference_pipeline.predict_proba(table).to_numpy()
+    assert ((proba >= 0) & (proba <= 1)).all(), "probabilities are not between 0 and 1"
+    assert np.allclose(proba.sum(axis=1), 1, atol=1e-5), "probabilities do not add up to 1"
+    labels = np.array(result.model.classes)[proba.argmax(axis=1)]
+    certain = np.sort(proba, axis=1)[:, -1] - np.sort(proba, axis=1)[:, -2] > 1e-6
+    assert (labels == predicted.to_numpy())[certain].all(), "predictions are not the likeliest classes"
+
+
+def learns_something(case: _Case) -> None:
+    if not case.learns:
+        return
+    if case.task == "regression":
+        assert case.result.metrics["test-r2"] > 0.75, f"R² is {case.result.metrics['test-r2']:.2f}"
+    else:
+        guess = case.table[case.target].value_counts()["count"].max() / case.table.height  # type: ignore[operator]
+        error = 1 - case.result.metrics["test-accuracy"]
+        assert error < (1 - guess) / 2, f"accuracy is {1 - error:.2f}"
+
+
+def chains(case: _Case) -> None:
+    result = case.result
+    expected = result.inference_pipeline.predict(case.rows)
+    assert result.preprocessor.chain(result.model).predict(case.rows).equals(expected), "chain(model) differs"
+    if result.model.adapter.owns(result.model.native):
+        assert result.preprocessor.chain(result.model.native).predict(case.rows).equals(expected), (
+            "chain(native) differs"
+        )
+
+
+def single_rows_are_the_table(case: _Case) -> None:
+    model, transformed = case.result.model, case.result.preprocessor.transform(case.rows)
+    whole = model.scores(transformed.lazy())
+    for n in (1, 7):
+        case.same(model.scores(transformed.head(n).lazy()), whole[:n], bits=case.exact, why=f"a table of {n} differs")
+    ones = np.concatenate([model.row_scores(row) for row in transformed.head(20).to_dicts()])
+    case.same(ones, whole[:20], bits=case.exact, why="single rows differ from the table")
+
+
+def is_saved_and_loaded(case: _Case) -> None:
+    pipeline = case.result.inference_pipeline
+    expected = pipeline.scores(case.rows.lazy())
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save(Path(folder) / "x.rayline")
+        loaded = load(Path(folder) / "x.rayline")
+    case.same(loaded.scores(case.rows.lazy()), expected, bits=True, why="scores differ after loading")
+    assert loaded.predict(case.rows).equals(pipeline.predict(case.rows)), "predictions differ after loading"
+
+
+def travels(case: _Case) -> None:
+    model: Model = pickle.loads(pickle.dumps(case.result.model))  # noqa: S301  # our own bytes
+    transformed = case.result.preprocessor.transform(case.rows).lazy()
+    case.same(
+        model.scores(transformed), case.result.model.scores(transformed), bits=True, why="scores differ after pickle"
+    )
+    assert repr(pickle.loads(pickle.dumps(case.trainer()))) == repr(case.trainer()), "the trainer differs"  # noqa: S301
+
+
+def repeats_itself(case: _Case) -> None:
+    if not case.seeded:
+        return
+    again = case.fit()
+    rows = case.rows.lazy()
+    one, two = case.result.inference_pipeline.scores(rows), again.inference_pipeline.scores(rows)
+    case.same(one, two, bits=True, why="the same seed gives other predictions")
+    assert again.history.equals(case.result.history), "the same seed gives another history"
+
+
+def weighs(case: _Case) -> None:
+    if not case.weights:
+        return
+    table = case.table.with_columns(w=pl.when(pl.col("city") == "Rome").then(1e-6).otherwise(1.0))
+    ordinary = case.table.filter(pl.col("city") != "Rome")
+    weighted = case.fit(table=table, sample_weight="w").inference_pipeline.scores(ordinary.lazy())
+    plain = case.result.inference_pipeline.scores(ordinary.lazy())
+    assert (np.asarray(weighted) != np.asarray(plain)).any(), "weights change nothing"
+
+
+class _Stop(Callback):
+    heard = 0
+
+    def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool:
+        self.heard += 1
+        return self.heard == 2
+
+
+def is_heard_and_stopped(case: _Case) -> None:
+    height = case.result.history.height
+    stop = _Stop()
+    stopped = case.fit(callbacks=[stop])
+    assert stopped.history.height == min(height, 2) == stop.heard, "a callback does not stop the training"
+    assert stopped.history.equals(case.result.history.head(2)), "the first iterations differ"
+
+
+def changes_nothing_of_the_callers(case: _Case) -> None:
+    args, kwargs, table = copy.deepcopy(case.args), copy.deepcopy(case.kwargs), case.table
+    before = (repr(args), repr(kwargs), table.clone())
+    trainer = Trainer(case.name, *args, **kwargs)
+    trainer.fit(preprocessor(), table, None, [case.target], verbose=False)
+    assert (repr(args), repr(kwargs)) == before[:2], "arguments were changed"
+    assert table.equals(before[2]), "the table was changed"
+
+
+def says_what_it_cannot_use(case: _Case) -> None:
+    adapter = registry.framework(case.name)
+    if adapter.strings == "refuse":
+        try:
+            case.trainer().fit(None, case.table, None, [case.target], verbose=False)
+        except RaylineError as error:
+            assert "'city'" in str(error), "the error does not name the column"
+            return
+        raise AssertionError("strings are not refused, although strings = 'refuse'")
+    if adapter.strings == "categories":
+        numbers = Preprocessor([("impute", registry.stage("SimpleImputer")())])
+        result = case.trainer().fit(numbers, case.table, None, [case.target], verbose=False)
+        known = result.inference_pipeline.predict(case.rows.with_columns(city=pl.lit("Oslo")))
+        strange, missing = (
+            result.inference_pipeline.model.scores(
+                result.preprocessor.transform(case.rows).with_columns(city=pl.lit(value, pl.String)).lazy()
+            )
+            for value in ("Atlantis", None)
+        )
+        assert known.height == case.table.height
+        case.same(strange, missing, bits=True, why="a category that was not trained on is not a missing one")
+
+
+LAWS = (
+    is_registered,
+    refuses_wrong_parameters,
+    trains_and_decodes,
+    learns_something,
+    chains,
+    single_rows_are_the_table,
+    is_saved_and_loaded,
+    travels,
+    repeats_itself,
+    weighs,
+    is_heard_and_stopped,
+    changes_nothing_of_the_callers,
+    says_what_it_cannot_use,
+)

@@ -1,0 +1,77 @@
+"""The contract of a framework, over the whole registry, and on adapters that break it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayline import register_framework
+from rayline.core import registry
+from rayline.testing import check_framework
+from tests import toy
+
+CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "xgboost": (({"subsample": 0.9},), {"num_boost_round": 15}),
+    "least-squares": ((), {"tasks": ["regression"], "weights": False, "exact": True}),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_contract(name: str) -> None:
+    args, options = CASES[name]
+    check_framework(name, *args, **options)
+
+
+def test_every_framework_of_ours_has_a_case() -> None:
+    ours = {name for name in registry.frameworks() if registry.runtime_class(name) is None}
+    assert ours <= set(CASES)
+
+
+@register_framework
+class Careless(toy.LeastSquares):
+    """An adapter with one fault at a time."""
+
+    name = "careless"
+
+    def train(self, job: Any, *, fault: str = "") -> Any:
+        model = super().train(job)
+        model["fault"] = fault
+        if fault == "forgets the seed":
+            model["b"] += float(np.random.default_rng().normal())
+        if fault == "learns nothing":
+            model["w"] = [0.0] * len(model["w"])
+        return model
+
+    def predict(self, model: Any, features: Any) -> Any:
+        scores = super().predict(model, features)
+        return scores - scores.mean() if model["fault"] == "looks at other rows" else scores
+
+    def owns(self, model: Any) -> bool:
+        return False
+
+    def load(self, directory: Any) -> Any:
+        model = super().load(directory)
+        model["b"] += 1.0 if model["fault"] == "loads something else" else 0.0
+        return model
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [
+        ("forgets the seed", "repeats_itself"),
+        ("learns nothing", "learns_something"),
+        ("looks at other rows", "single_rows_are_the_table"),
+        ("loads something else", "is_saved_and_loaded"),
+    ],
+)
+def test_faults_are_found(fault: str, law: str) -> None:
+    check_framework("careless", tasks=["regression"], weights=False)
+    with pytest.raises(AssertionError, match=law):
+        check_framework("careless", tasks=["regression"], weights=False, fault=fault)
