@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -168,22 +169,25 @@ def _to_array(series: pl.Series) -> np.ndarray[Any, Any]:
 
 
 def _from_arrow(table: pa.Table) -> pl.DataFrame:
-    # Ray keeps tensor columns in an extension type of its own; Polars reads its storage.
+    # Tensor columns, Arrow's own and Ray's, are extension types: Polars reads what they are stored as.
     for i, field in enumerate(table.schema):
-        if isinstance(field.type, pa.BaseExtensionType) and not isinstance(field.type, pa.FixedShapeTensorType):
-            column = table.column(i)
-            rows = column.combine_chunks()
-            array = getattr(rows, "to_numpy", None)
-            dense = np.stack(list(array(zero_copy_only=False))) if array is not None and len(rows) else None
-            storage = (
-                _array_series(field.name, dense)
-                if dense is not None
-                else pl.Series(field.name, [], dtype=pl.List(pl.Float64))
-            )
-            table = table.set_column(i, field.name, storage.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        if isinstance(field.type, pa.BaseExtensionType):
+            table = table.set_column(i, field.name, _stored(table.column(i)))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of an extension type as plain Arrow: tensors of one shape as vectors, of several shapes as lists."""
+    kind = column.type
+    stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+    shape = getattr(kind, "shape", None)
+    if shape is not None:
+        return stored.cast(pa.list_(kind.value_type, math.prod(shape)))
+    if pa.types.is_struct(stored.type) and {"data", "shape"} == {field.name for field in stored.type}:
+        return pa.chunked_array([chunk.field("data") for chunk in stored.chunks], stored.type.field("data").type)
+    return stored
 
 
 def _from_arrays(data: Mapping[str, Any]) -> pl.DataFrame:

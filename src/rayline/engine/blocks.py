@@ -1,0 +1,138 @@
+"""Blocks of a Ray Dataset as Polars tables and back, and the functions of blocks that run in Ray's tasks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import polars.selectors as cs
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+from ray.data.block import BlockAccessor
+from ray.data.extensions import ArrowTensorArray
+from ray.exceptions import UserCodeException
+
+from rayline.core import registry
+from rayline.core.engine import Scan, TableFunction
+from rayline.core.errors import RaylineError
+from rayline.core.parts import PartFiles
+
+
+def to_frame(block: Any) -> pl.DataFrame:
+    """A block of a dataset as a Polars table, without a copy where the types allow it."""
+    frame: pl.DataFrame = registry.engine("local").collect(BlockAccessor.for_block(block).to_arrow())
+    return frame.with_columns(cs.categorical().cast(pl.String))
+
+
+def to_block(frame: pl.DataFrame) -> pa.Table:
+    """A Polars table as a block: a vector column becomes a tensor, so that NumPy batches of it are matrices."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    for i, (name, dtype) in enumerate(frame.schema.items()):
+        if isinstance(dtype, pl.Array) and _is_dense(frame[name]):
+            table = table.set_column(i, name, ArrowTensorArray.from_numpy(frame[name].to_numpy()))
+    return table
+
+
+def _is_dense(vectors: pl.Series) -> bool:
+    values = vectors.reshape((-1,)) if len(vectors) else vectors
+    return values.dtype.is_numeric() and not values.null_count() and not vectors.null_count()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` of a block in the object store."""
+
+    block: ray.ObjectRef[Any]
+    start: int
+    stop: int
+
+    def __call__(self) -> pl.DataFrame:
+        """The rows as a table, in the process that asks for them."""
+        return to_frame(ray.get(self.block)).slice(self.start, self.stop - self.start)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A function of tables on its way to workers, which unpack it once in a process and not once for each block."""
+
+    packed: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, function: TableFunction) -> Shipped:
+        packed = cloudpickle.dumps(function)
+        return cls(packed, hashlib.blake2b(packed, digest_size=16).digest())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shipped) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __call__(self, frame: pl.DataFrame, batch_size: int | None = None) -> pl.DataFrame:
+        function = _unpacked(self)
+        if batch_size is None or frame.height <= batch_size:
+            return function(frame.lazy()).collect()
+        return pl.concat(function(part.lazy()).collect() for part in frame.iter_slices(batch_size))
+
+
+@functools.lru_cache(maxsize=4)
+def _unpacked(shipped: Shipped) -> TableFunction:
+    function: TableFunction = pickle.loads(shipped.packed)  # noqa: S301  # packed by our own driver
+    return function
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The answers to a scan for one block, as one row."""
+
+    scan: Scan
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        answers = self.scan.of(to_frame(block).lazy())
+        return pa.table({"answers": pa.array([pickle.dumps(answers)], pa.large_binary())})
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One block after a function of tables."""
+
+    function: Shipped
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return to_block(self.function(to_frame(block))) if block.num_columns else block
+
+
+@dataclass(frozen=True)
+class InTask:
+    """A function of blocks whose errors Ray Data takes for what they are: the user's to see, not defects of Ray."""
+
+    function: Callable[[pa.Table], pa.Table]
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        try:
+            return self.function(block)
+        except RaylineError as error:
+            kind = type(type(error).__name__, (type(error), UserCodeException), {"__module__": type(error).__module__})
+            shown = kind(str(error))
+            shown.original = error
+            raise shown from None
+
+
+class InActor(InTask):
+    """The same for an actor: made once in each."""
+
+
+@ray.remote
+def write_part(
+    number: int, pieces: Sequence[Piece], function: Shipped, files: PartFiles, batch_size: int | None
+) -> int:
+    """Write one file of a directory of files: the rows of some pieces after a function."""
+    frame = pl.concat([piece() for piece in pieces], how="vertical_relaxed", rechunk=False)
+    return files.write(number, function(frame, batch_size))
