@@ -128,7 +128,9 @@ def test_early_stopping_sees_the_held_out_rows_only_when_it_was_asked_for(table:
 
 def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:
     trainer = train.XGBoostTrainer({"eval_metric": "pre@10"}, num_boost_round=4)
-    made = prepare(trainer, {"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3}, {}, "pre@10", None, 1, 0)
+    made = prepare(
+        trainer, {"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3}, {}, "pre@10", None, 1, 0
+    )
     assert made.mode == "max"
     found = evaluator(made)({}, 0)
     assert found.score.score == found.history[-1]["test-pre@10"]

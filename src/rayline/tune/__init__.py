@@ -23,11 +23,14 @@ from ray.tune import (
 )
 
 from rayline.tune.analysis import Analysis
+from rayline.tune.compare import Comparison, compare
 from rayline.tune.run import run
 
 __all__ = [
     "Analysis",
+    "Comparison",
     "choice",
+    "compare",
     "grid_search",
     "lograndint",
     "loguniform",

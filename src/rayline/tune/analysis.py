@@ -14,17 +14,19 @@ from rayline.core import registry
 from rayline.core.errors import ParameterError
 from rayline.data.preprocessor import Preprocessor
 from rayline.data.splitters import Holdout
+from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from rayline.train.fit import fit
 from rayline.train import progress
+from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
+from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, record
 from rayline.tune.evaluate import is_ours
 from rayline.tune.importance import importance
 from rayline.tune.journal import Array, Journal
-from rayline.tune.prepare import Prepared
+from rayline.tune.prepare import Prepared, whole
 from rayline.tune.record import Status, Trial
 
 SHOWN = 5
@@ -203,6 +205,49 @@ class Analysis:
     def _metrics(self) -> Sequence[str] | None:
         wanted = self._prepared.problem.trainer.metrics
         return wanted if wanted is not None or not is_ours(self.metric) else (self.metric,)
+
+    def ensemble(self, top: int = 10) -> InferencePipeline:
+        """The best mixture of the best trials, as an inference pipeline that predicts, saves and deploys like any.
+
+        Greedy selection with replacement (Caruana and others, 2004) on the held-out predictions decides which of the
+        best trials take part and with what weight; these are then trained on the whole training set. The model's
+        metric `oof-<metric>` is that of the held-out predictions that the mixture was chosen by, so it is a little
+        too good.
+
+        Parameters
+        ----------
+        top
+            How many of the best trials are candidates.
+
+        Raises
+        ------
+        ParameterError
+            When the metric is one that only the framework computes, or a model gives no probabilities.
+        """
+        ensembles.check(self.metric)
+        sign = -1.0 if self.mode == "max" else 1.0
+        able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[
+            : whole("top", top)
+        ]
+        chosen = ensembles.select(
+            [self.scores(t) for t in able], self._held, self._prepared.problem.target, self.metric, self.mode
+        )
+        members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
+        weights = list(chosen.counts.values())
+        found = {f"oof-{self.metric}": chosen.score}
+        return combine([m.inference_pipeline for m in members], weights, metrics=found)
+
+    @property
+    def _held(self) -> list[ensembles.Held]:
+        """Labels and weights of the held-out rows of each fold."""
+        problem, found = self._prepared.problem, []
+        for fold in range(len(problem.folds)):
+            rows = self._prepared.table[self._prepared.held_out(fold)]
+            weight = (
+                rows[problem.weight].cast(pl.Float64).to_numpy() if problem.weight and problem.weighs_test else None
+            )
+            found.append(ensembles.Held(problem.target.encode(rows), weight))
+        return found
 
     # -- predictions of held-out rows ------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from rayline.core.target import Target
 from rayline.data import fitting
 from rayline.data.folds import Fold, FoldFitter, Slice
 from rayline.data.preprocessor import Preprocessor
+from rayline.inference.model import unpack
 from rayline.train import metrics
 from rayline.train.questions import Learned, Questions
 from rayline.train.trainer import Trainer
@@ -295,6 +296,7 @@ class Evaluator:
             weighs_test=problem.weighs_test,
             seed=trainer.seed if trainer.seed is not None else problem.seed,
             use_gpu=trainer.use_gpu,
+            adapter_class=registry.runtime_class(trainer.framework),
         )
         history: History = []
 
@@ -305,8 +307,26 @@ class Evaluator:
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
             """A fold is trained again rather than resumed."""
 
-        worker = Alone([lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads)
-        return work.run(worker).native, history
+        if trainer.num_workers is None:
+            worker = Alone([lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads)
+            return work.run(worker).native, history
+        outcomes = registry.engine("ray").train(
+            work,
+            num_workers=trainer.num_workers,
+            resources_per_worker=trainer.resources_per_worker,
+            use_gpu=trainer.use_gpu,
+            train=train,
+            test=test if shown else None,
+            prepare=_as_it_is,
+            prepare_test=_as_it_is,
+            coordinate=trainer.adapter.coordinate,
+            on_report=report,
+            on_checkpoint=lambda iteration, directory: None,
+            max_failures=trainer.max_failures,
+            storage_path=trainer.storage_path,
+            checkpoint_every=None,
+        )
+        return unpack(trainer.adapter, outcomes[0].files), history
 
     def _score(
         self, trainer: Trainer, scores: Array, rows: Rows, history: History, best: int | None, fold: int
@@ -336,6 +356,10 @@ def is_ours(metric: str) -> bool:
     except ParameterError:
         return False
     return not metric.startswith("train-")
+
+
+def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,9 @@ def prepare(
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
     preprocessor = None if pipeline is None else pipeline.clone()
+    space.check(config, preprocessor, trainer.replace)
     if not config and num_samples > 1:
         raise ParameterError.value(WHERE, "config", "a search space with at least one parameter", config)
-    space.check(config, preprocessor, trainer.replace)
     inputs = given.normalise(
         data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
         data["y_test"], data["sample_weight"],

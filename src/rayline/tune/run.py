@@ -113,7 +113,15 @@ def run(
     """
     started = time.perf_counter()
     with progress.line("tune", verbose) as line:
-        prepared = prepare(trainer, data_config, config or {}, metric, mode, whole("num_samples", num_samples), seed)
+        prepared = prepare(
+            trainer,
+            data_config,
+            {} if config is None else config,
+            metric,
+            mode,
+            whole("num_samples", num_samples),
+            seed,
+        )
         n_folds = len(prepared.problem.folds)
         scheduling = searching.scheduler(scheduler, n_folds=n_folds)
         if resume and name is None:

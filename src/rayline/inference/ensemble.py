@@ -1,0 +1,145 @@
+"""A weighted mean of inference pipelines that is an inference pipeline itself: it predicts, saves and deploys like one.
+
+The members take the raw rows, each through its own preprocessor. They are saved as artifacts of their own inside the
+model's directory, and checked like any artifact when they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import strictjson
+from rayline.core.errors import ArtifactError, ParameterError, SchemaError
+from rayline.core.framework import Features, Framework, Job
+from rayline.core.target import Target, Task
+from rayline.inference import artifact
+from rayline.inference.model import Model
+from rayline.inference.pipeline import InferencePipeline
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Members:
+    """The native model: inference pipelines with one target, and the weight of each."""
+
+    pipelines: Sequence[InferencePipeline]
+    weights: Sequence[float]
+
+
+class Ensemble(Framework):
+    """A weighted mean of models of any frameworks. It is made of trained members and cannot be trained itself."""
+
+    name = "ensemble"
+    strings = "text"
+
+    def train(self, job: Job) -> Members:
+        raise ParameterError(
+            "An ensemble is not trained.", "Expected trained members.", "use analysis.ensemble(top=…)."
+        )
+
+    def predict(self, model: Members, features: Features) -> Array:
+        total = sum(model.weights)
+        table = features.table.lazy()
+        parts = [
+            weight / total * plain(pipeline.scores(table), pipeline.target)
+            for pipeline, weight in zip(model.pipelines, model.weights, strict=True)
+        ]
+        mean: Array = np.sum(parts, axis=0)
+        return mean
+
+    def save(self, model: Members, directory: Path) -> None:
+        (directory / "weights.json").write_bytes(strictjson.dumps(list(model.weights)))
+        for i, pipeline in enumerate(model.pipelines):
+            artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
+
+    def load(self, directory: Path) -> Members:
+        path = directory / "weights.json"
+        weights = strictjson.loads(path.read_bytes(), "weights.json") if path.is_file() else None
+        files = sorted(directory.glob("member-*.rayline"))
+        if (
+            not files
+            or not isinstance(weights, list)
+            or len(weights) != len(files)
+            or not all(map(_is_weight, weights))
+        ):
+            raise ArtifactError(
+                "The saved ensemble is incomplete.", f"Expected a weight for each of {len(files)} members."
+            )
+        return Members([artifact.load(file) for file in files], weights)
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, Members)
+
+
+def combine(
+    pipelines: Sequence[InferencePipeline], weights: Sequence[float], *, metrics: Mapping[str, float] | None = None
+) -> InferencePipeline:
+    """Inference pipelines over the same raw rows as one, whose scores are the weighted mean of theirs.
+
+    Parameters
+    ----------
+    pipelines
+        The members. They predict the same target; preprocessors and frameworks may differ.
+    weights
+        One positive number each; only their proportions matter.
+    metrics
+        What is known of the whole, by name.
+
+    Raises
+    ------
+    ParameterError
+        When there are no members, a weight is not positive, or the targets differ.
+    SchemaError
+        When two members take one column in different types.
+    """
+    if not pipelines or len(pipelines) != len(weights) or not all(map(_is_weight, weights)):
+        raise ParameterError.value(
+            "combine", "weights", "a positive number for each of at least one member", list(weights)
+        )
+    first = pipelines[0]
+    schema: dict[str, pl.DataType] = {}
+    for pipeline in pipelines:
+        if pipeline.target != first.target:
+            raise ParameterError(
+                "combine: the members predict different targets.", f"Expected {first.target}; got {pipeline.target}."
+            )
+        for name, dtype in pipeline.input_schema.items():
+            if schema.setdefault(name, dtype) != dtype:
+                raise SchemaError.dtype("combine", name, schema[name], dtype)
+    model = Model(
+        "ensemble",
+        Members(list(pipelines), list(weights)),
+        schema,
+        first.target,
+        metrics=metrics,
+        examples=first.model.examples,
+    )
+    return InferencePipeline(None, model)
+
+
+def plain(scores: Array, target: Target) -> Array:
+    """Scores in the one form in which those of all frameworks can be averaged: values, or probabilities of shape (n,)
+    or (n, targets) in a binary task and (n, classes) in a multiclass one.
+
+    Raises ParameterError for models that answer with classes.
+    """
+    if target.task.is_classification and np.issubdtype(scores.dtype, np.integer):
+        raise ParameterError(
+            "A model that answers with classes cannot be averaged.", "Expected probabilities.", "choose another member."
+        )
+    scores = scores.astype(np.float64)
+    if target.task is Task.BINARY and len(target.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2:
+        return scores[:, 1]
+    return scores.reshape(len(scores)) if target.n_outputs == 1 else scores
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

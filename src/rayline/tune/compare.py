@@ -1,0 +1,194 @@
+"""Several trainers on the same folds: a leaderboard, and which of them to take."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from rayline.core.errors import ParameterError, RaylineError, TrainingError
+from rayline.data.preprocessor import Preprocessor
+from rayline.inference.model import Model
+from rayline.inference.pipeline import InferencePipeline
+from rayline.train.trainer import Trainer
+from rayline.tune.analysis import Analysis
+from rayline.tune.evaluate import WHERE
+from rayline.tune.record import mean, standard_error
+from rayline.tune.run import run
+
+Candidate = Trainer | tuple[Trainer, Mapping[str, Any]] | tuple[Trainer, Mapping[str, Any], Preprocessor | None]
+
+
+class Comparison:
+    """The outcome of `tune.compare`.
+
+    Attributes
+    ----------
+    analyses
+        The analysis of each candidate that could be tuned, by name.
+    errors
+        Why the others could not, by name.
+    """
+
+    def __init__(self, analyses: Mapping[str, Analysis], errors: Mapping[str, str]) -> None:
+        self.analyses, self.errors = dict(analyses), dict(errors)
+        first = next(iter(self.analyses.values()))
+        self.metric, self.mode = first.metric, first.mode
+
+    @cached_property
+    def leaderboard(self) -> pl.DataFrame:
+        """One row a candidate, the best first: `candidate`, `score` (the mean over the folds of its best trial),
+        `standard_error`, `behind` and `behind_standard_error` (the mean difference to the best on the same folds),
+        `fit_s` and `predict_s` of one fold, `trials`, `error`."""
+        best = self.analyses[self.best].best_trial.scores
+        rows = []
+        for name, analysis in self.analyses.items():
+            trial = analysis.best_trial
+            behind = [
+                abs(b - s) if name == self.best else (b - s if self.mode == "max" else s - b)
+                for b, s in zip(best, trial.scores, strict=True)
+            ]
+            rows.append(
+                {
+                    "candidate": name,
+                    "score": trial.score,
+                    "standard_error": _number(trial.standard_error),
+                    "behind": mean(behind),
+                    "behind_standard_error": _number(standard_error(behind)),
+                    "fit_s": mean([fold.fit_s for fold in trial.folds]),
+                    "predict_s": mean([fold.predict_s for fold in trial.folds]),
+                    "trials": len(analysis.trials),
+                    "error": None,
+                }
+            )
+        rows += [{"candidate": name, "error": error} for name, error in self.errors.items()]
+        schema = {
+            "candidate": pl.String, "score": pl.Float64, "standard_error": pl.Float64, "behind": pl.Float64,
+            "behind_standard_error": pl.Float64, "fit_s": pl.Float64, "predict_s": pl.Float64, "trials": pl.Int64,
+            "error": pl.String,
+        }  # fmt: skip
+        return pl.DataFrame(rows, schema=schema).sort(
+            "score", descending=self.mode == "max", nulls_last=True, maintain_order=True
+        )
+
+    @cached_property
+    def best(self) -> str:
+        """The name of the candidate with the best mean."""
+        sign = -1.0 if self.mode == "max" else 1.0
+        return min(self.analyses, key=lambda name: sign * self.analyses[name].best_score)
+
+    @cached_property
+    def one_standard_error(self) -> str:
+        """The one-standard-error choice: of the candidates whose mean is within one standard error of the best, the
+        one that is quickest to fit and predict. The best itself when there is one fold only."""
+        top = self.analyses[self.best]
+        margin = 0.0 if math.isnan(top.best_standard_error) else top.best_standard_error
+        near = [name for name, a in self.analyses.items() if abs(a.best_score - top.best_score) <= margin]
+        return min(
+            near, key=lambda name: sum(fold.fit_s + fold.predict_s for fold in self.analyses[name].best_trial.folds)
+        )
+
+    @property
+    def best_analysis(self) -> Analysis:
+        """The analysis of the best candidate."""
+        return self.analyses[self.best]
+
+    @property
+    def best_model(self) -> Model:
+        """The best candidate's model, refitted on the whole training set."""
+        return self.best_analysis.best_model
+
+    @property
+    def best_pipeline(self) -> Preprocessor:
+        """The best candidate's preprocessor, refitted on the whole training set."""
+        return self.best_analysis.best_pipeline
+
+    @property
+    def best_inference_pipeline(self) -> InferencePipeline:
+        """The best candidate's preprocessor and model."""
+        return self.best_analysis.best_inference_pipeline
+
+    def __getitem__(self, name: str) -> Analysis:
+        if name not in self.analyses:
+            raise ParameterError.unknown("Comparison", [name], self.analyses)
+        return self.analyses[name]
+
+    def __repr__(self) -> str:
+        with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=40):
+            return f"Comparison by {self.metric}: best {self.best!r}, one-standard-error choice {self.one_standard_error!r}\n{self.leaderboard}"
+
+    def _repr_html_(self) -> str:
+        text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
+        return f"<p><b>Comparison</b> by {html.escape(self.metric)}: {html.escape(text)}</p>{self.leaderboard._repr_html_()}"
+
+
+def compare(
+    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], *, num_samples: int = 10, **options: Any
+) -> Comparison:
+    """Tune several trainers on the same folds, and rank them.
+
+    Parameters
+    ----------
+    candidates
+        By name: a trainer (scored as it is), or a pair of a trainer and its search space, or those two and a
+        preprocessor of its own in place of `data_config["train_pipeline"]`.
+    data_config
+        As in `tune.run`. The folds hang on the rows alone, so they are the same for every candidate.
+    num_samples
+        Configurations of each candidate with a search space.
+    options
+        All others of `tune.run`: metric, seed, scheduler, ….
+
+    Returns
+    -------
+    Comparison
+        With `leaderboard`, `best`, `one_standard_error`, `best_pipeline` and the `analyses`.
+
+    Raises
+    ------
+    ParameterError
+        On a candidate that is none of the above.
+    TrainingError
+        When no candidate could be tuned.
+    """
+    if not isinstance(candidates, Mapping) or not candidates:
+        raise ParameterError.value(
+            "tune.compare", "candidates", "a dict of names to trainers and their spaces", candidates
+        )
+    taken = {name: _candidate(name, candidate, data_config) for name, candidate in candidates.items()}
+    analyses: dict[str, Analysis] = {}
+    errors: dict[str, str] = {}
+    kept = options.pop("name", None)
+    for name, (trainer, space, pipeline) in taken.items():
+        own = {**data_config, "train_pipeline": pipeline}
+        more: dict[str, Any] = {} if kept is None else {"name": f"{kept} {name}"}
+        try:
+            analyses[name] = run(trainer, own, space, num_samples=num_samples if space else 1, **options, **more)
+        except TrainingError as error:
+            errors[name] = str(error)
+        except RaylineError as error:
+            raise type(error)(f"tune.compare: candidate {name!r}: {error}") from error
+    if not analyses:
+        raise TrainingError(
+            f"{WHERE}: no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors."
+        )
+    return Comparison(analyses, errors)
+
+
+def _candidate(name: str, candidate: Any, data: Mapping[str, Any]) -> tuple[Trainer, Mapping[str, Any], Any]:
+    parts = tuple(candidate) if isinstance(candidate, (tuple, list)) else (candidate, {})
+    if len(parts) == 2:
+        parts = (*parts, data.get("train_pipeline"))
+    if len(parts) != 3 or not isinstance(parts[0], Trainer) or not isinstance(parts[1], Mapping):
+        raise ParameterError.value(
+            "tune.compare", f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate
+        )
+    return parts
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,117 @@
+"""What a tuning run refuses, on the driver and before Ray is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from rayline import Preprocessor, RaylineError, train
+from rayline.data import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
+from rayline.stages import SimpleImputer
+from rayline.tune import choice, grid_search, loguniform, randint, sample_from, uniform
+from rayline.tune.prepare import _splitter, prepare
+
+
+def attempt(table: Any, preprocessor: Any = None, config: Any = None, **data: Any) -> Any:
+    metric, mode = data.pop("metric", None), data.pop("mode", None)
+    trainer = data.pop("trainer", None) or train.XGBoostTrainer({"max_depth": 2}, num_boost_round=2)
+    given = {"train_dataset": table, "train_pipeline": preprocessor, "target_columns": ["late"], "cv": 3} | data
+    return prepare(trainer, given, {"eta": uniform(0.1, 0.3)} if config is None else config, metric, mode, 4, 0)
+
+
+def stages(**own: Any) -> dict[str, Any]:
+    return {"preprocessor": own}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (stages(imputer={"strategy": "mean"}), "unknown parameter 'imputer'.*did you mean \\['impute'\\]"),
+        (stages(impute={"strategie": choice(["mean", "median"])}), "unknown parameter 'strategie'.*'strategy'"),
+        (stages(impute={"strategy": choice(["mean", "medan"])}), "'medan'.*strategy has a wrong value"),
+        (stages(impute={"strategy": grid_search(["mean", "medan"])}), "'medan'.*strategy has a wrong value"),
+        (stages(impute=choice(["mean"])), "a dict of the stage's parameters"),
+        ({"preprocessor": choice([1])}, "config\\['preprocessor'\\] has a wrong value"),
+        ({"max_deph": randint(1, 3)}, "'max_deph'"),
+        ({"num_boost_rounds": randint(1, 3)}, "'num_boost_rounds'"),
+        ({"eta": grid_search([])}, "at least one value"),
+        ({}, "at least one parameter"),
+        ([], "a dict of parameters"),
+    ],
+)
+def test_search_spaces_are_checked(table: pl.DataFrame, preprocessor: Preprocessor, config: Any, message: str) -> None:
+    with pytest.raises(RaylineError, match=f"(?s){message}"):
+        attempt(table, preprocessor, config)
+
+
+def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
+    with pytest.raises(RaylineError, match="there is no preprocessor"):
+        attempt(table.drop("city"), None, stages(impute={"strategy": "mean"}))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"cv": None}, "no rows to hold out"),
+        ({"cv": 1}, "at least 2"),
+        ({"cv": 301}, "(?i)KFold"),
+        ({"cv": "five"}, "a number of folds"),
+        ({"metric": "auk"}, "unknown parameter 'auk'.*auc"),
+        ({"metric": "rmse"}, "not for a binary target"),
+        ({"metric": "train-logloss"}, "rows that the model was trained on"),
+        ({"metric": "auc", "mode": "min"}, "the worst auc"),
+        ({"mode": "minimum"}, "mode has a wrong value"),
+        ({"folds": 3}, "unknown parameter 'folds'"),
+        ({"target_columns": ["latte"]}, "'latte'.*'late'"),
+        ({"target_columns": None}, "target_columns"),
+        ({"sample_weight": "city"}, "'city' has the wrong type"),
+        ({"groups": "city", "time": "z"}, "cannot be combined"),
+        ({"groups": "city", "cv": KFold(3)}, "cannot be combined"),
+        ({"groups": "town"}, "'town'"),
+        ({"train_pipeline": SimpleImputer()}, "a Preprocessor or None"),
+        (
+            {"train_pipeline": Preprocessor([("i", SimpleImputer(columns=["late"], strategy="most_frequent"))])},
+            "target column",
+        ),
+        ({"train_pipeline": Preprocessor([("i", SimpleImputer(columns=["late_"]))])}, "'late_', which is missing"),
+        ({"trainer": "xgboost"}, "a trainer such as"),
+    ],
+)
+def test_data_configurations_are_checked(table: pl.DataFrame, data: dict[str, Any], message: str) -> None:
+    with pytest.raises(RaylineError, match=f"(?s){message}"):
+        attempt(table, **data)
+
+
+def test_empty_and_one_class(table: pl.DataFrame) -> None:
+    with pytest.raises(RaylineError, match="no rows"):
+        attempt(table.clear())
+    with pytest.raises(RaylineError, match="one class only"):
+        attempt(table.filter(late="yes"))
+    with pytest.raises(RaylineError, match="missing values"):
+        attempt(table.with_columns(late=pl.when(pl.col("z") > 0).then("late")))
+
+
+def test_functions_of_other_parameters_are_left_to_the_trials(table: pl.DataFrame) -> None:
+    config = {
+        "max_depth": randint(1, 3),
+        "max_leaves": sample_from(lambda c: 2 ** c["max_depth"]),
+        "eta": loguniform(0.1, 0.2),
+    }
+    assert attempt(table.drop("city"), None, config).space == config
+
+
+def test_what_cv_means() -> None:
+    keys: dict[str, Any] = dict.fromkeys(("cv", "groups", "stratify", "time"))
+    assert _splitter(keys | {"cv": 4}) == KFold(4)
+    assert _splitter(keys | {"cv": 4, "groups": "plane"}) == GroupKFold(4, column="plane")
+    assert _splitter(keys | {"cv": 4, "time": "day"}) == TimeSeriesSplit(4, column="day")
+    assert _splitter(keys | {"cv": 4, "stratify": True}) == StratifiedKFold(4)
+    assert _splitter(keys | {"cv": 4, "stratify": "late"}) == StratifiedKFold(4, column="late")
+
+
+def test_x_and_y(table: pl.DataFrame) -> None:
+    x = table.select("x", "z").to_numpy()
+    made = attempt(None, None, None, X=x, y=table["late"].to_numpy(), target_columns=None)
+    assert (made.table.columns, made.problem.target.columns) == (["x0", "x1", "target"], ("target",))

@@ -1,0 +1,196 @@
+"""Tuning on Ray: the scores are those of a loop by hand, whatever runs at a time, dies or fails on the way."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import rayline as rl
+from rayline import Preprocessor, train, tune
+from rayline.core.errors import ParameterError, ResourceError, TrainingError
+from rayline.data import KFold, StratifiedKFold
+from rayline.tune.record import Status
+from tests.tune import conftest
+
+pytestmark = pytest.mark.ray
+
+SPACE = {
+    "max_depth": tune.randint(1, 5),
+    "eta": tune.loguniform(0.05, 0.5),
+    "preprocessor": {"impute": {"strategy": tune.choice(["mean", "median"])}},
+}
+
+
+@pytest.fixture(autouse=True)
+def on_ray(ray_session: Any) -> None:
+    """Every test here needs it."""
+
+
+def booster() -> train.Trainer:
+    return train.XGBoostTrainer({"objective": "binary:logistic", "subsample": 0.8}, num_boost_round=5)
+
+
+def scores(analysis: tune.Analysis) -> list[Any]:
+    return [(t.config, t.scores, t.status) for t in analysis.trials]
+
+
+def test_scores_are_those_of_a_loop_by_hand(table: pl.DataFrame, preprocessor: Preprocessor, capfd: Any) -> None:
+    table = table.drop("fold")
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
+    data |= {"sample_weight": "weight"}
+    analysis = tune.run(booster(), data, SPACE, metric="roc_auc", num_samples=4, seed=7)
+    assert capfd.readouterr() == ("", "")
+    assert len(analysis.trials) == 4
+    for trial in analysis.trials[:2]:
+        for fold, (part, held) in enumerate(KFold(3).split(table)):
+            own = preprocessor.replace(trial.config["preprocessor"])
+            trainer = booster().replace({k: v for k, v in trial.config.items() if k != "preprocessor"})
+            trainer.seed = 7
+            result = train.fit(trainer, own, part, held, ["late"], sample_weight="weight", metrics=["roc_auc"])
+            assert trial.scores[fold] == pytest.approx(result.metrics["test-roc_auc"], abs=1e-9)
+    assert analysis.best_score == max(t.score for t in analysis.trials)
+    # the best model is refitted on all rows
+    assert analysis.best_pipeline.is_fitted
+    own = preprocessor.replace(analysis.best_config["preprocessor"]).fit(table.drop("weight"), target_columns=["late"])
+    assert analysis.best_pipeline["impute"] == own["impute"]
+    assert set(analysis.best_inference_pipeline.predict(table)["prediction"]) == {"yes", "no"}
+    # and the held-out predictions give the score again
+    oof = analysis.oof
+    assert oof.height == table.height
+    assert oof.columns == [*table.columns, "prediction", "probability_no", "probability_yes", "fold"]
+    from sklearn.metrics import roc_auc_score
+
+    parts = [
+        roc_auc_score(p["late"] == "yes", p["probability_yes"], sample_weight=p["weight"])
+        for p in oof.partition_by("fold", maintain_order=True)
+    ]
+    assert np.mean(parts) == pytest.approx(analysis.best_score, abs=1e-9)
+    assert preprocessor.is_fitted is False
+
+
+def test_the_number_of_trials_at_a_time_does_not_matter(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
+    for search in (None, "optuna"):
+        one = tune.run(booster(), data, SPACE, num_samples=6, seed=3, max_concurrent=1, search=search)
+        two = tune.run(booster(), data, SPACE, num_samples=6, seed=3, max_concurrent=2, search=search)
+        assert scores(one) == scores(two)
+        assert (one.best_config, one.best_score) == (two.best_config, two.best_score)
+    other = tune.run(booster(), data, SPACE, num_samples=6, seed=4, search=search)
+    assert scores(other) != scores(two)
+
+
+def test_a_killed_trial_is_run_again(table: pl.DataFrame, tmp_path: Path) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
+    trainer = train.Trainer("faulty")
+    space = {"ridge": tune.grid_search([0.1, 1.0, 10.0, 100.0])}
+    calm = tune.run(trainer, data, space, num_samples=1)
+    deadly = {**space, "die": str(tmp_path / "died")}
+    killed = tune.run(trainer, data, deadly, num_samples=1)
+    assert (tmp_path / "died").exists()
+    assert [t.status for t in killed.trials] == [Status.FINISHED] * 4
+    assert [t.scores for t in killed.trials] == [t.scores for t in calm.trials]
+    assert killed.best_config["ridge"] == calm.best_config["ridge"]
+
+
+def test_a_trial_that_raises_does_not_sink_the_run(table: pl.DataFrame) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
+    space = {"ridge": tune.grid_search([0.1, 1.0]), "fail": tune.grid_search([False, True])}
+    analysis = tune.run(train.Trainer("faulty"), data, space, num_samples=1)
+    failed = [t for t in analysis.trials if t.status is Status.FAILED]
+    assert len(failed) == 2
+    assert all(t.config["fail"] and "ZeroDivisionError: the loss became infinite" in t.error for t in failed)
+    assert analysis.results.filter(pl.col("error").is_not_null()).height == 2
+    assert analysis.best_config["fail"] is False
+    with pytest.raises(TrainingError, match="all 2 trials failed.*'fail': True.*the loss became infinite"):
+        tune.run(train.Trainer("faulty"), data, {"ridge": tune.grid_search([0.1, 1.0]), "fail": True}, num_samples=1)
+
+
+def test_resume_repeats_nothing(
+    table: pl.DataFrame, preprocessor: Preprocessor, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("RAYLINE_CACHE", str(tmp_path))
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
+    first = tune.run(booster(), data, SPACE, num_samples=2, name="a run")
+    again = tune.run(booster(), data, SPACE, num_samples=4, name="a run", resume=True)
+    assert first.fits == {"trained": 6, "stopped": 0, "reused": 0}
+    assert again.fits == {"trained": 6, "stopped": 0, "reused": 6}
+    assert scores(again)[:2] == scores(first)
+    assert again.oof.equals(tune.run(booster(), data, SPACE, num_samples=4).oof)
+    other = tune.run(booster(), data | {"train_dataset": table[1:]}, SPACE, num_samples=2, name="a run", resume=True)
+    assert other.fits["reused"] == 0
+    assert {p.suffix for p in (tmp_path / "tune" / "a run").iterdir()} == {".json", ".npy"}
+
+
+def test_racing_stops_bad_trials_early(table: pl.DataFrame) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": StratifiedKFold(5), "target_columns": ["late"]}
+    space = {"eta": tune.grid_search([0.5, 0.3, 1e-6, 1e-7, 1e-8, 1e-9])}
+    for scheduler in ("asha", "median", "hyperband"):
+        raced = tune.run(booster(), data, space, num_samples=1, scheduler=scheduler, max_concurrent=1)
+        assert raced.fits["stopped"] > 0
+        assert raced.fits["trained"] + raced.fits["stopped"] == 30
+        assert raced.best_config["eta"] in (0.5, 0.3)
+        assert len(raced.best_trial.scores) == 5
+
+
+def test_a_test_set_and_a_ray_dataset(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    import ray
+
+    part, held = rl.data.train_test_split(table, 0.3)
+    frames = [ray.data.from_arrow(f.to_arrow(compat_level=pl.CompatLevel.oldest())) for f in (part, held)]
+    data = {"train_pipeline": preprocessor, "target_columns": ["late"]}
+    on_ray = tune.run(booster(), data | {"train_dataset": frames[0], "test_dataset": frames[1]}, SPACE, num_samples=2)
+    here = tune.run(booster(), data | {"train_dataset": part, "test_dataset": held}, SPACE, num_samples=2)
+    assert scores(on_ray) == scores(here)
+    assert isinstance(on_ray.oof, ray.data.Dataset)
+    assert on_ray.oof.count() == held.height
+    assert "test-log_loss" in here.best_result.metrics
+    assert here.best_result.metrics["test-log_loss"] == pytest.approx(here.best_score, abs=1e-9)
+
+
+def test_random_labels_score_like_chance(preprocessor: Preprocessor) -> None:
+    random = np.random.default_rng(5)
+    n = 1500
+    table = pl.DataFrame(
+        {
+            "x": random.normal(size=n),
+            "z": random.normal(size=n),
+            "city": random.choice(list("abcdefgh"), n),
+            "late": random.integers(0, 2, n).astype(bool),
+        }
+    )
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 5, "target_columns": ["late"]}
+    analysis = tune.run(booster(), data, SPACE, metric="roc_auc", num_samples=6)
+    assert abs(np.mean([t.score for t in analysis.trials]) - 0.5) < 0.05
+
+
+def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    trainer = train.XGBoostTrainer({"eta": 0.5}, num_boost_round=60, early_stopping_rounds=3)
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
+    analysis = tune.run(trainer, data, {"max_depth": tune.grid_search([2, 3])}, num_samples=1)
+    counted = [fold.iterations for fold in analysis.best_trial.folds]
+    assert analysis.best_model.native.num_boosted_rounds() == round(sum(counted) / 3)
+    assert "test-logloss" in analysis.learning_curves().columns
+
+
+def test_what_cannot_be_is_refused(table: pl.DataFrame) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
+    trainer = train.XGBoostTrainer({}, num_boost_round=2, num_workers=64)
+    with pytest.raises(ResourceError, match="64 × 1 = 64 CPU, and the cluster has 2"):
+        tune.run(trainer, data, {"eta": tune.uniform(0.1, 0.2)})
+    with pytest.raises(ParameterError, match="resume=True goes by the name"):
+        tune.run(booster(), data, {"eta": 0.1}, num_samples=1, resume=True)
+
+
+def test_nothing_is_left_behind(table: pl.DataFrame, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
+    analysis = tune.run(train.Trainer("faulty"), data, {"ridge": tune.uniform(0.1, 1.0)}, num_samples=2)
+    assert conftest.Faulty.name == "faulty"
+    del analysis
+    gc.collect()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("rayline")] == []
