@@ -28,10 +28,19 @@ _STAGES: dict[str, str | type] = {
     "Tokenizer": "rayline.stages.text:Tokenizer",
     "DropColumns": "rayline.stages.select:DropColumns",
     "SelectColumns": "rayline.stages.select:SelectColumns",
+    "MaxAbsScaler": "rayline.stages.scale:MaxAbsScaler",
+    "RobustScaler": "rayline.stages.scale:RobustScaler",
+    "Normalizer": "rayline.stages.scale:Normalizer",
+    "Log": "rayline.stages.shape:Log",
+    "Binarizer": "rayline.stages.shape:Binarizer",
+    "Clipper": "rayline.stages.shape:Clipper",
+    "PowerTransformer": "rayline.stages.shape:PowerTransformer",
+    "QuantileTransformer": "rayline.stages.shape:QuantileTransformer",
 }
 
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
+    "ensemble": "rayline.inference.ensemble:Ensemble",
 }
 
 _ROOTS: dict[str, str] = {}
