@@ -1,0 +1,48 @@
+"""How trials fit into a cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayline import train
+from rayline.core.errors import ParameterError, ResourceError
+from rayline.tune.capacity import plan
+
+
+def trainer(**options: object) -> train.Trainer:
+    return train.XGBoostTrainer({}, **options)
+
+
+def test_in_the_trial_itself() -> None:
+    found = plan(trainer(), None, {"CPU": 4})
+    assert (found.resources, found.concurrency, found.n_threads) == ({"CPU": 1.0}, 4, 1)
+    assert plan(trainer(), 3, {"CPU": 4}).concurrency == 3
+    two = plan(trainer(resources_per_worker={"CPU": 2}), None, {"CPU": 5})
+    assert (two.concurrency, two.n_threads) == (2, 2)
+
+
+def test_workers_are_held_by_the_trial() -> None:
+    found = plan(trainer(num_workers=2, use_gpu=True), None, {"CPU": 8, "GPU": 4})
+    assert found.concurrency == 2
+    assert found.resources.required_resources == {"CPU": 2.0, "GPU": 2.0}
+    assert found.resources.head_bundle_is_empty
+
+
+@pytest.mark.parametrize(
+    ("options", "cluster", "message"),
+    [
+        ({"num_workers": 3}, {"CPU": 2}, "3 × 1 = 3 CPU, and the cluster has 2"),
+        ({"num_workers": 2, "resources_per_worker": {"CPU": 2}}, {"CPU": 3}, "2 × 2 = 4 CPU, and the cluster has 3"),
+        ({"num_workers": 1, "use_gpu": True}, {"CPU": 2}, "1 × 1 = 1 GPU, and the cluster has 0"),
+    ],
+)
+def test_the_impossible_is_refused_with_the_arithmetic(
+    options: dict[str, object], cluster: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ResourceError, match=message):
+        plan(trainer(**options), None, cluster)
+
+
+def test_max_concurrent() -> None:
+    with pytest.raises(ParameterError, match="max_concurrent"):
+        plan(trainer(), 0, {"CPU": 2})

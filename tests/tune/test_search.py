@@ -1,0 +1,77 @@
+"""Searchers and schedulers by name; learning in rounds."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from rayline.core.errors import ParameterError
+from rayline.tune import grid_search, uniform
+from rayline.tune.search import SCORE, Rounds, scheduler, searcher
+
+
+class Counting(Searcher):
+    """Suggests numbers, and writes down what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.heard = 0, list[Any]()
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        self.asked += 1
+        return {"x": self.asked}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.heard.append((trial_id, None if result is None else result[SCORE], error))
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+@pytest.mark.parametrize("order", [*permutations("abc")])
+def test_rounds_hear_in_the_order_of_the_suggestions(order: tuple[str, ...]) -> None:
+    inner = Counting()
+    rounds = Rounds(inner, 3)
+    assert [rounds.suggest(name) for name in "abcd"] == [{"x": 1}, {"x": 2}, {"x": 3}, None]
+    for name in order:
+        assert inner.heard == []
+        rounds.on_trial_complete(name, {SCORE: float("inf") if name == "b" else 1.0})
+    assert inner.heard == [("a", 1.0, False), ("b", None, True), ("c", 1.0, False)]
+    assert rounds.suggest("d") == {"x": 4}
+
+
+def test_searchers() -> None:
+    space = {"x": uniform(0.0, 1.0)}
+    options: dict[str, Any] = {"seed": 0, "max_concurrent": 2, "mode": "min"}
+    assert isinstance(searcher(None, space, **options), BasicVariantGenerator)
+    assert isinstance(searcher("random", space, **options), BasicVariantGenerator)
+    for own in ("optuna", Counting(), ConcurrencyLimiter(Counting(), 7)):
+        assert isinstance(searcher(own, space, **options), ConcurrencyLimiter)
+    for wrong, config, message in (
+        ("optune", space, "did you mean \\['optuna'\\]"),
+        (3, space, "a searcher of ray.tune"),
+        ("optuna", {"x": grid_search([1])}, "cannot search the grid of 'x'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            searcher(wrong, config, **options)
+
+
+def test_schedulers() -> None:
+    assert isinstance(scheduler(None, n_folds=1), FIFOScheduler)
+    assert isinstance(scheduler("asha", n_folds=5), AsyncHyperBandScheduler)
+    own = AsyncHyperBandScheduler(max_t=3)
+    assert scheduler(own, n_folds=5) is own
+    for wrong, n_folds, message in (
+        ("ascha", 5, "did you mean \\['asha'\\]"),
+        ("asha", 1, "more than one fold"),
+        (PopulationBasedTraining(hyperparam_mutations={"x": [1]}), 5, "in the middle of a trial"),
+        (3, 5, "a scheduler of ray.tune"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            scheduler(wrong, n_folds=n_folds)
