@@ -40,6 +40,7 @@ _STAGES: dict[str, str | type] = {
 
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
+    "lightgbm": "rayline.frameworks.lightgbm:LightGBM",
     "ensemble": "rayline.inference.ensemble:Ensemble",
 }
 
@@ -48,6 +49,7 @@ _ROOTS: dict[str, str] = {}
 
 _TRAINERS: dict[str, str] = {
     "XGBoostTrainer": "xgboost",
+    "LightGBMTrainer": "lightgbm",
 }
 """The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""
 

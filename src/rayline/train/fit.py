@@ -14,7 +14,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.engine import Answers, Scan, TableFunction
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.core.stage import View
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor
@@ -328,6 +328,12 @@ class _Training:
             storage_path=self.trainer.storage_path,
             checkpoint_every=self.checkpoint_every,
         )
+        if len({outcome.digest for outcome in outcomes}) > 1:
+            raise TrainingError(
+                f"{WHERE}: the workers of {self.trainer.framework} ended with different models.",
+                "Expected one model of all rows; each rank has learned from its own part alone.",
+                "this is a defect of the framework's adapter: report it.",
+            )
         scored = {name: Scored.merge([o.scored[name] for o in outcomes]) for name in outcomes[0].scored}
         return Outcome(unpack(adapter, outcomes[0].files), scored)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,11 +101,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker brings back; the model as the framework's files when it comes from another process."""
+    """What a worker brings back; from another process the model comes as the framework's files (of rank 0), and every
+    rank tells the digest of its own."""
 
     native: Any
     scored: dict[str, Scored]
     files: dict[str, bytes] | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,9 @@ class Work:
     def __call__(self, worker: Worker) -> Outcome:
         """In a worker's process: what can be sent back."""
         done = self.run(worker)
-        files = pack(self.adapter, done.native) if worker.rank == 0 else None
-        return Outcome(None, done.scored, files)
+        files = pack(self.adapter, done.native)
+        digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        return Outcome(None, done.scored, files if worker.rank == 0 else None, digest)
 
     def run(self, worker: Worker) -> Outcome:
         """Train and score.

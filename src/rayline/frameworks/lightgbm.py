@@ -1,0 +1,293 @@
+"""LightGBM: `train.LightGBMTrainer` takes the arguments of `lightgbm.train`, without the data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
+from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.schema import SPARSE
+from rayline.core.target import Task
+
+try:
+    import lightgbm
+    from lightgbm.basic import _ConfigAliases
+    from lightgbm.callback import EarlyStopException
+except ImportError as error:
+    raise MissingExtraError.of("LightGBMTrainer", "lightgbm", "lightgbm") from error
+
+CLASSES = {
+    "binary": Task.BINARY,
+    "multiclass": Task.MULTICLASS,
+    "multiclassova": Task.MULTICLASS,
+    "cross_entropy": Task.BINARY,
+}
+"""Objectives of classifications; all others are regressions."""
+
+SAFE = str.maketrans('[]{}":, ', "［］｛｝＂：，\u00a0")
+PLAIN = str.maketrans("［］｛｝＂：，\u00a0", '[]{}":, ')
+"""Characters that LightGBM refuses or changes in names of features, and wide forms that mean the same to people."""
+
+OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
+"""Parameters that say where a model was trained and not what it is: left out of files."""
+
+
+class LightGBM(Framework):
+    """Gradient boosted trees. The arguments are those of `lightgbm.train`: `params`, then `num_boost_round`, `feval`,
+    `init_model`; early stopping is `params["early_stopping_round"]`.
+
+    Training and test rows are evaluated as "train" and "test". Without an objective, class labels give `binary` or
+    `multiclass`, numbers `regression`; `num_class` follows from the labels. Predictions stop at the best iteration.
+    String features are LightGBM's own categories. On several workers trees are learned from all rows
+    (`tree_learner="data"`) unless the parameters say otherwise.
+    """
+
+    name = "lightgbm"
+    package = "lightgbm"
+    strings = "categories"
+    distributed = True
+
+    def train(
+        self,
+        job: Job,
+        params: Mapping[str, Any] | None = None,
+        num_boost_round: int = 100,
+        *,
+        feval: Any = None,
+        init_model: Any = None,
+        callbacks: Sequence[Any] | None = None,
+    ) -> Any:
+        if len(job.target.columns) > 1:
+            raise DataError(
+                "lightgbm trainer: several targets.",
+                f"Expected one; got {list(job.target.columns)}.",
+                "train one model for each.",
+            )
+        given = self._params(job, params or {})
+        train = _dataset(job.train)
+        sets = {"train": train, **({} if job.test is None else {"test": _dataset(job.test, train)})}
+        rounds = next((given.pop(name) for name in _aliases("num_iterations") if name in given), num_boost_round)
+        if job.resume is not None:
+            init_model = self.load(job.resume)
+            rounds -= init_model.current_iteration()
+        return lightgbm.train(
+            given,
+            train,
+            rounds,
+            valid_sets=list(sets.values()),
+            valid_names=list(sets),
+            feval=feval,
+            init_model=init_model,
+            callbacks=[_Listener(job, self), *(callbacks or ())],
+        )
+
+    def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
+        params = {"verbosity": -1, **given}
+
+        def default(name: str, value: Any) -> None:
+            if not {*_aliases(name)} & {*given}:
+                params[name] = value
+
+        if job.target.task.is_classification:
+            default("objective", "binary" if job.target.task is Task.BINARY else "multiclass")
+        if job.target.task is Task.MULTICLASS:
+            default("num_class", len(job.target.classes[0]))
+        if job.seed is not None:
+            default("seed", job.seed)
+            default("deterministic", True)
+        if job.use_gpu:
+            default("device_type", "gpu")
+        default("num_threads", job.n_threads)
+        constraints = params.get("monotone_constraints")
+        if isinstance(constraints, Mapping):
+            unknown = [name for name in constraints if name not in job.train.schema]
+            if unknown:
+                raise ParameterError.unknown("lightgbm trainer: monotone_constraints", unknown, job.train.schema)
+            params["monotone_constraints"] = [constraints.get(name, 0) for name in job.train.schema]
+        if job.world_size > 1:
+            default("tree_learner", "data")
+            port = int(job.peers[job.rank].rpartition(":")[2])
+            peers = {"machines": ",".join(job.peers), "num_machines": job.world_size, "local_listen_port": port}
+            params |= {**peers, "pre_partition": True}
+        return params
+
+    def predict(self, model: Any, features: Features) -> Array:
+        data = (
+            features.matrix(np.float64)
+            if features.n_rows < MANY_ROWS or _is_matrix(features.schema)
+            else _codes(features.table)
+        )
+        scores: Array = model.predict(data)
+        return scores
+
+    def save(self, model: Any, directory: Path) -> None:
+        text = model.model_to_string()
+        text = re.sub(rf"^\[(?:{'|'.join(OWN)}): .*\]\n", "", text, flags=re.MULTILINE)
+        (directory / "model.txt").write_text(text, encoding="utf-8")
+
+    def load(self, directory: Path) -> Any:
+        file = directory / "model.txt"
+        if not file.is_file():
+            raise ArtifactError(
+                "The saved LightGBM model is incomplete.", "Expected a file model.txt.", "save it again."
+            )
+        text = file.read_text(encoding="utf-8", errors="replace")
+        _check_text(text)
+        try:
+            return lightgbm.Booster(model_str=text)
+        except lightgbm.basic.LightGBMError as error:
+            raise ArtifactError(f"The saved LightGBM model cannot be read: {error}.", "", "save it again.") from error
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, lightgbm.Booster)
+
+    def inspect(self, model: Any) -> Native:
+        head = dict(
+            line.split("=", 1)
+            for line in model.model_to_string(num_iteration=1).split("\n\n")[0].split("\n")
+            if "=" in line
+        )
+        task = CLASSES.get(head.get("objective", "").split(" ")[0], Task.REGRESSION)
+        return Native(task, max(int(head["num_class"]), 2), 1, [name.translate(PLAIN) for name in model.feature_name()])
+
+    def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
+        objective = next(((params or {})[name] for name in _aliases("objective") if name in (params or {})), None)
+        if objective is None or callable(objective):
+            return None
+        return CLASSES.get(
+            {
+                "softmax": "multiclass",
+                "multiclass_ova": "multiclassova",
+                "ova": "multiclassova",
+                "ovr": "multiclassova",
+                "xentropy": "cross_entropy",
+            }.get(objective, objective),
+            Task.REGRESSION,
+        )
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        super().check(*args, **kwargs)
+        params = args[0] if args else kwargs.get("params") or {}
+        if not isinstance(params, Mapping):
+            raise ParameterError.value("lightgbm trainer", "params", "a dict of LightGBM's parameters", params)
+        known = {
+            alias for main, aliases in _ConfigAliases._get_all_param_aliases().items() for alias in (main, *aliases)
+        }
+        unknown = {*params} - known
+        if unknown:
+            raise ParameterError.unknown("lightgbm trainer", unknown, known)
+        tried = {k: v for k, v in params.items() if not callable(v) and k != "monotone_constraints"}
+        more = (
+            {"num_class": 2}
+            if self.task(params) is Task.MULTICLASS and not {*_aliases("num_class")} & {*params}
+            else {}
+        )
+        data = lightgbm.Dataset(np.zeros((2, 1)), np.array([0.0, 1.0]), params={"verbosity": -1})
+        try:
+            lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)
+        except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
+            raise ParameterError(
+                f"lightgbm trainer: LightGBM refuses the parameters: {error}.",
+                f"Got {dict(params)!r}.",
+                "see its documentation.",
+            ) from error
+
+    def needs_test(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        return next((name for name in _aliases("early_stopping_round") if (params or {}).get(name)), "")
+
+    def owns_callback(self, callback: Any) -> bool:
+        return type(callback).__module__.partition(".")[0] == "lightgbm"
+
+    def best_iteration(self, model: Any) -> int | None:
+        return model.best_iteration - 1 if model.best_iteration > 0 else None
+
+    def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        gains = model.feature_importance("gain")
+        return dict(zip(names, map(float, gains), strict=True)) if len(gains) == len(names) else None
+
+
+class _Listener:
+    """Tells the job of every iteration, and ends the training when it is told to."""
+
+    order = 0  # before LightGBM's own early stopping, which ends the round of calls
+    before_iteration = False
+
+    def __init__(self, job: Job, adapter: LightGBM) -> None:
+        self._job, self._adapter = job, adapter
+
+    def __call__(self, env: Any) -> None:
+        found = env.evaluation_result_list
+        stop = self._job.report(env.iteration, {f"{r[0]}-{r[1]}": r[2] for r in found})
+        self._job.checkpoint(env.iteration, lambda directory: self._adapter.save(env.model, directory))
+        if stop:
+            raise EarlyStopException(env.iteration, found)
+
+
+MANY_ROWS = 4096
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    return tuple(_ConfigAliases.get(name))
+
+
+def _is_matrix(schema: Mapping[str, pl.DataType]) -> bool:
+    return any(d == SPARSE or isinstance(d, pl.Array) for d in schema.values())
+
+
+def _codes(table: pl.DataFrame) -> pl.DataFrame:
+    """Categories as their codes; the codes are those of the Enum, so they mean the same in every table."""
+    return table.select(
+        pl.col(name).to_physical().cast(pl.Int32) if isinstance(dtype, pl.Enum) else pl.col(name)
+        for name, dtype in table.schema.items()
+    )
+
+
+def _dataset(rows: Rows, reference: Any = None) -> Any:
+    features = rows.features
+    names: Any = [name.translate(SAFE) for name in features.schema]
+    categories: Any = [name.translate(SAFE) for name, dtype in features.schema.items() if isinstance(dtype, pl.Enum)]
+    if _is_matrix(features.schema):
+        data, names, categories = features.matrix(np.float64), "auto", []
+    else:
+        data = _codes(features.table)
+    return lightgbm.Dataset(
+        data,
+        rows.target,
+        weight=rows.weight,
+        reference=reference,
+        feature_name=names,
+        categorical_feature=categories,
+        free_raw_data=True,
+    )
+
+
+def _check_text(text: str) -> None:
+    """Raise ArtifactError on a model text that is cut short, or whose trees point outside of themselves: LightGBM's
+    own parser would crash the process on these."""
+
+    def fail(reason: str) -> None:
+        raise ArtifactError(f"The saved LightGBM model is damaged: {reason}.", "", "save it again.")
+
+    sizes = re.search(r"^tree_sizes=([\d ]*)$", text, flags=re.MULTILINE)
+    if not text.startswith("tree\n") or sizes is None or "\nend of trees\n" not in text:
+        fail("it is no whole model text")
+        return
+    body = text[: text.index("\nend of trees\n") + 1].split("\nTree=")
+    if len(body) - 1 != len(sizes[1].split()):
+        fail("trees are missing")
+    for tree in body[1:]:
+        lines = dict(line.split("=", 1) for line in tree.split("\n")[1:] if "=" in line)
+        try:
+            leaves = int(lines["num_leaves"])
+            for name in ("left_child", "right_child") if leaves > 1 else ():
+                children = np.array(lines[name].split(), dtype=np.int64)
+                if len(children) != leaves - 1 or (children < -leaves).any() or (children >= leaves - 1).any():
+                    fail("a tree points outside of itself")
+        except (KeyError, ValueError):
+            fail("a tree cannot be read")
