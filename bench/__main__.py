@@ -14,10 +14,16 @@ PROGRAMS = ["preprocessing", "training", "tuning", "serving"]
 
 
 def main(
-    programs: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(PROGRAMS)}; all when omitted.")] = None,
-    rows: Annotated[int, typer.Option(min=1000, help="Rows of the main table; smaller is a try, not a measurement.")] = 5_000_000,
+    programs: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(PROGRAMS)}; all when omitted.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=1000, help="Rows of the main table; smaller is a try, not a measurement.")
+    ] = 5_000_000,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")] = 3,
-    full: Annotated[bool, typer.Option(help="Repeat what takes minutes, too, and measure memory on 50 million rows.")] = False,
+    full: Annotated[
+        bool, typer.Option(help="Repeat what takes minutes, too, and measure memory on 50 million rows.")
+    ] = False,
     save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,
 ) -> None:
     """Measure Rayline side by side with what it is compared with."""

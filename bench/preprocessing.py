@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rayline import data
-from rayline.stages import OneHotEncoder, OrdinalEncoder, SimpleImputer, StandardScaler, Vectorizer
-from rayline.train import Preprocessor
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.impute import SimpleImputer as SklearnImputer
@@ -24,6 +21,9 @@ from sklearn.preprocessing import StandardScaler as SklearnScaler
 
 from bench.report import Comparison, Options, Section, alternate, seconds
 from bench.synthetic import FLOATS, STRINGS, WITH_MISSING, parquet
+from rayline import data
+from rayline.stages import OneHotEncoder, OrdinalEncoder, SimpleImputer, StandardScaler, Vectorizer
+from rayline.train import Preprocessor
 
 ONE_HOT, ORDINAL = STRINGS[:2], STRINGS[2:]
 
@@ -79,7 +79,9 @@ def in_process(folder: Path, options: Options) -> list[Comparison]:
         Comparison("transform in process", transform[0], "scikit-learn (sparse result)", sklearn_transform, goal=1),
     ]
     if hasattr(Preprocessor, "fit_folds"):
-        folds = alternate(lambda: chain().fit_folds(files, data.KFold(5)), lambda: chain().fit(files), repeats=options.repeats)
+        folds = alternate(
+            lambda: chain().fit_folds(files, data.KFold(5)), lambda: chain().fit(files), repeats=options.repeats
+        )
         lines.append(Comparison("fit for each of 5 folds, in process", folds[0], "one fit", folds[1], goal=2.5))
     return lines
 
@@ -98,7 +100,9 @@ class PolarsByHand:
         m = one.row(0, named=True)
         self.means = {f: m[f"mean_{f}"] for f in FLOATS}
         # Filling with the mean adds nothing to the squared deviations, only to the count.
-        self.scales = {f: (m[f"var_{f}"] * m[f"n_{f}"] / (m["rows"] if f in WITH_MISSING else m[f"n_{f}"])) ** 0.5 for f in FLOATS}
+        self.scales = {
+            f: (m[f"var_{f}"] * m[f"n_{f}"] / (m["rows"] if f in WITH_MISSING else m[f"n_{f}"])) ** 0.5 for f in FLOATS
+        }
         tables = dict(zip(STRINGS, counts, strict=True))
         self.modes = {s: tables[s].sort("len", s, descending=[True, False])[s][0] for s in ONE_HOT}
         self.categories = {s: tables[s][s].drop_nulls().sort().to_list() for s in STRINGS}
@@ -107,7 +111,9 @@ class PolarsByHand:
         def code(s: str) -> pl.Expr:
             return pl.col(s).cast(pl.Enum(self.categories[s]), strict=False).to_physical()
 
-        one_hot = [(pl.col(s) == i).cast(pl.UInt8).alias(f"{s}_{v}") for s in ONE_HOT for i, v in enumerate(self.categories[s])]
+        one_hot = [
+            (pl.col(s) == i).cast(pl.UInt8).alias(f"{s}_{v}") for s in ONE_HOT for i, v in enumerate(self.categories[s])
+        ]
         return (
             table.lazy()
             .with_columns(
@@ -141,7 +147,11 @@ def sklearn_chain() -> ColumnTransformer:
         [
             ("missing", make_pipeline(SklearnImputer(), SklearnScaler()), WITH_MISSING),
             ("scale", SklearnScaler(), FLOATS[4:]),
-            ("onehot", make_pipeline(SklearnImputer(strategy="most_frequent"), SklearnOneHot(handle_unknown="ignore")), ONE_HOT),
+            (
+                "onehot",
+                make_pipeline(SklearnImputer(strategy="most_frequent"), SklearnOneHot(handle_unknown="ignore")),
+                ONE_HOT,
+            ),
             ("ordinal", SklearnOrdinal(handle_unknown="use_encoded_value", unknown_value=-1), ORDINAL),
         ]
     )
@@ -159,7 +169,10 @@ def one_row(folder: Path, options: Options) -> list[Comparison]:
     table = pl.scan_parquet(folder / "*.parquet").head(200_000).collect()
     fitted, by_hand, sklearn = chain().fit(table), PolarsByHand(table.lazy()), sklearn_chain().fit(for_sklearn(table))
     rows = table.head(options.small(500)).to_dicts()
-    frames, singles = [for_sklearn(pl.DataFrame([row], schema=table.schema)) for row in rows], [table[i] for i in range(len(rows))]
+    frames, singles = (
+        [for_sklearn(pl.DataFrame([row], schema=table.schema)) for row in rows],
+        [table[i] for i in range(len(rows))],
+    )
     change = fitted.row_function()
     assert change is not None
 
@@ -186,13 +199,21 @@ def text(options: Options) -> Comparison:
     documents = [" ".join(words[draw]) for draw in draws]
     table = pl.DataFrame({"text": documents})
     times = alternate(
-        lambda: Preprocessor([("text", Vectorizer(["text"], n_features=2**18, ngram_range=(1, 2)))]).fit_transform(table),
+        lambda: Preprocessor([("text", Vectorizer(["text"], n_features=2**18, ngram_range=(1, 2)))]).fit_transform(
+            table
+        ),
         lambda: make_pipeline(
             HashingVectorizer(n_features=2**18, ngram_range=(1, 2), alternate_sign=False, norm=None), TfidfTransformer()
         ).fit_transform(documents),
         repeats=options.repeats,
     )
-    return Comparison(f"hashed tf-idf, {n:,} documents of 20 words, 1- and 2-grams", times[0], "HashingVectorizer + TfidfTransformer", times[1], goal=1)
+    return Comparison(
+        f"hashed tf-idf, {n:,} documents of 20 words, 1- and 2-grams",
+        times[0],
+        "HashingVectorizer + TfidfTransformer",
+        times[1],
+        goal=1,
+    )
 
 
 MEMORY_PROGRAM = """
@@ -209,14 +230,24 @@ print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAG
 
 def memory(options: Options) -> Comparison:
     """Fit ten times as many rows in a fresh process; memory is to stay bounded, and time linear."""
-    small, large = ([fresh_fit(rows) for _ in range(1)][0] for rows in (options.rows, 10 * options.rows))
-    print(f"fit of {options.rows:,} rows: {small[0]:.1f} s, {small[1]:,.0f} MB; of {10 * options.rows:,}: {large[0]:.1f} s, {large[1]:,.0f} MB")
-    return Comparison(f"peak memory of a fit of {10 * options.rows:,} rows", [large[1]], f"{options.rows:,} rows", [small[1]], unit="MB")
+    small, large = (fresh_fit(rows) for rows in (options.rows, 10 * options.rows))
+    print(
+        f"fit of {options.rows:,} rows: {small[0]:.1f} s, {small[1]:,.0f} MB; of {10 * options.rows:,}: {large[0]:.1f} s, {large[1]:,.0f} MB"
+    )
+    return Comparison(
+        f"peak memory of a fit of {10 * options.rows:,} rows",
+        [large[1]],
+        f"{options.rows:,} rows",
+        [small[1]],
+        unit="MB",
+    )
 
 
 def fresh_fit(rows: int) -> tuple[float, float, float]:
     """Seconds and peak MB of a fit in a process of its own, and the MB that its imports took."""
-    done = subprocess.run([sys.executable, "-c", MEMORY_PROGRAM, str(parquet(rows))], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_PROGRAM, str(parquet(rows))], check=True, capture_output=True, text=True
+    )
     took, peak, before = json.loads(done.stdout)
     return took, peak, before
 
