@@ -8,7 +8,9 @@ import io
 import os
 import re
 import secrets
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,10 +42,11 @@ class Journal:
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="rayline-tune-") if directory is None else None
-        self.directory = directory if self._temporary is None else Path(self._temporary.name)
-        assert self.directory is not None
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if directory is None:
+            directory = Path(tempfile.mkdtemp(prefix="rayline-tune-"))
+            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        self._path = directory
+        directory.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def named(cls, name: str) -> Journal:
@@ -83,11 +86,6 @@ class Journal:
             return None
         found: Array = np.load(path, allow_pickle=False)
         return found
-
-    @property
-    def _path(self) -> Path:
-        assert self.directory is not None
-        return self.directory
 
     def _scores(self, key: str) -> Path:
         return self._path / f"{key}.npy"
