@@ -21,11 +21,11 @@ def test_in_the_trial_itself() -> None:
     assert (two.concurrency, two.n_threads) == (2, 2)
 
 
-def test_workers_are_held_by_the_trial() -> None:
+def test_workers_take_their_resources_themselves() -> None:
     found = plan(trainer(num_workers=2, use_gpu=True), None, {"CPU": 8, "GPU": 4})
     assert found.concurrency == 2
-    assert found.resources.required_resources == {"CPU": 2.0, "GPU": 2.0}
-    assert found.resources.head_bundle_is_empty
+    assert found.resources.required_resources == {"memory": 1}
+    assert plan(trainer(num_workers=2), 7, {"CPU": 2}).concurrency == 1
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ def test_searchers() -> None:
     options: dict[str, Any] = {"seed": 0, "max_concurrent": 2, "mode": "min"}
     assert isinstance(searcher(None, space, **options), BasicVariantGenerator)
     assert isinstance(searcher("random", space, **options), BasicVariantGenerator)
+    given = BasicVariantGenerator(max_concurrent=9)
+    assert searcher(given, space, **options).max_concurrent == 2
+    assert given.max_concurrent == 9
     for own in ("optuna", Counting(), ConcurrencyLimiter(Counting(), 7)):
         assert isinstance(searcher(own, space, **options), ConcurrencyLimiter)
     for wrong, config, message in (

@@ -29,7 +29,7 @@ def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, flo
     """How the trials fit into the cluster.
 
     A trial that trains in its own process holds one CPU, or what `resources_per_worker` says. One with
-    `num_workers=N` holds N times that, for its workers; the trial itself only waits for them.
+    `num_workers=N` needs N times that, for its workers; the trial itself only waits for them.
 
     Parameters
     ----------
@@ -65,9 +65,9 @@ def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, flo
                 "use fewer workers or smaller resources_per_worker, or connect to a larger cluster.",
             )
     concurrency = int(min(fitting, max_concurrent or math.inf))
-    # An empty first bundle is the trial itself; its workers are placed in the others, which it already holds, so trials
-    # cannot wait for one another's workers.
-    resources = worker if trainer.num_workers is None else PlacementGroupFactory([{}] + [worker] * n_workers)
+    # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
+    # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
+    resources = worker if trainer.num_workers is None else PlacementGroupFactory([{"memory": 1}])
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -100,7 +101,9 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, max_concurr
             raise ParameterError.unknown("tune.run: search", [search], SEARCHERS)
         search = _optuna(seed)
     if isinstance(search, BasicVariantGenerator):
-        return search
+        limited = copy.copy(search)
+        limited.max_concurrent = min(search.max_concurrent or max_concurrent, max_concurrent)
+        return limited
     grids = [name for name, value in space.flatten(config).items() if space.is_grid(value)]
     if grids:
         raise ParameterError(
