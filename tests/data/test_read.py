@@ -85,10 +85,12 @@ def test_tables(ray_session: Any) -> None:
 
 
 @pytest.mark.ray
-def test_files(ray_session: Any, tmp_path: Path) -> None:
+def test_files(ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     TABLE.write_parquet(tmp_path / "t.parquet")
     TABLE.write_csv(tmp_path / "t.csv")
     TABLE.write_ndjson(tmp_path / "t.json")
     assert collected(data.read_parquet(tmp_path / "t.parquet")).equals(TABLE)
+    monkeypatch.chdir(tmp_path)
+    assert collected(data.read_parquet("t.parquet")).equals(TABLE)
     assert collected(data.read_csv(str(tmp_path / "t.csv")))["x"].to_list() == [1, 2, 3]
     assert collected(data.read_json([tmp_path / "t.json"], lines=True)).equals(TABLE)

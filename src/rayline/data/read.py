@@ -132,11 +132,13 @@ def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:
     several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     texts = [os.fspath(path) for path in several]
     if "filesystem" not in options:
+        # Ray's tasks look for a relative path from where Ray was started.
+        texts = [text if "://" in text else str(Path(text).absolute()) for text in texts]
         for text in texts:
             if "://" not in text and not Path(text).exists():
                 raise DataError(
                     f"{function.__name__}: {text!r} does not exist.",
-                    f"Expected a file or a folder, seen from {Path.cwd()}.",
+                    "Expected a file or a folder on this machine, or a URL.",
                     "check the path; remote files need a URL such as s3://bucket/file.",
                 )
     return _make(function, texts, options)
