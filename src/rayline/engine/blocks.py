@@ -57,6 +57,24 @@ class Piece:
         return to_frame(ray.get(self.block)).slice(self.start, self.stop - self.start)
 
 
+def shared(pieces: Sequence[Piece], n: int) -> list[list[Piece]]:
+    """The rows in n parts, in their order, none with more than one row more than another."""
+    total = sum(piece.stop - piece.start for piece in pieces)
+    ends = [total * (part + 1) // n for part in range(n)]
+    parts: list[list[Piece]] = [[] for _ in range(n)]
+    part, place = 0, 0
+    for piece in pieces:
+        start = piece.start
+        while start < piece.stop:
+            while place == ends[part]:
+                part += 1
+            stop = min(piece.stop, start + ends[part] - place)
+            parts[part].append(Piece(piece.block, start, stop))
+            place += stop - start
+            start = stop
+    return [part or [Piece(pieces[0].block, 0, 0)] for part in parts]
+
+
 @dataclass(frozen=True)
 class Shipped:
     """A function of tables on its way to workers, which unpack it once in a process and not once for each block."""
@@ -127,6 +145,12 @@ class InTask:
 
 class InActor(InTask):
     """The same for an actor: made once in each."""
+
+
+def first_line(text: str, most: int = 300) -> str:
+    """The first line of a text, or as much of it as fits."""
+    line = text.strip().split("\n", 1)[0]
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 @ray.remote

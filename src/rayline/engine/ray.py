@@ -1,33 +1,44 @@
-"""Ray Datasets: scanned, mapped and collected with Polars inside Ray Data's tasks; and Ray itself, started when needed."""
+"""Ray Datasets: scanned, mapped, collected and trained on, with Polars inside Ray's tasks."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import pickle
-import secrets
-import socket
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayTaskError
 
+from rayline.core import registry
 from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
 from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaError, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.statistics import merge_answers
-from rayline.engine.blocks import InActor, InTask, Mapped, Partial, Piece, Shipped, to_frame, write_part
-
-KNOCK_S = 5.0
-"""Seconds in which a Ray at RAY_ADDRESS has to answer."""
+from rayline.engine.blocks import (
+    InActor,
+    InTask,
+    Mapped,
+    Partial,
+    Piece,
+    Shipped,
+    first_line,
+    shared,
+    to_block,
+    to_frame,
+    write_part,
+)
+from rayline.engine.checkpoints import Storage
+from rayline.engine.group import Coordinate, Shares, Training
+from rayline.engine.placement import WHERE, Plan
+from rayline.engine.session import ensure_ray, quietly
 
 SAMPLE_ROWS = 1000
 """Rows that are looked at to find the types of pandas columns that hold Python objects."""
@@ -41,72 +52,7 @@ GPU_ROWS = 4096
 _schemas: weakref.WeakKeyDictionary[Dataset, pl.Schema] = weakref.WeakKeyDictionary()
 
 
-# -- Ray itself ------------------------------------------------------------------------------------------------------------
-
-
-def ensure_ray() -> None:
-    """Connect to the Ray of RAY_ADDRESS, or start a quiet one on this machine, unless this process already has one.
-
-    A Ray that was started here ends with this process. Nothing is printed and nothing is written into the home directory:
-    the token that keeps strangers out lives in the environment of this process and its children.
-
-    Raises
-    ------
-    ResourceError
-        When Ray cannot be reached or started.
-    """
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        _keep_token_private()
-        options["include_dashboard"] = False
-    try:
-        _knock(address)
-        ray.init(address, **options)
-    except Exception as error:
-        raise ResourceError(
-            f"Ray could not be {'started' if address == 'local' else f'reached at RAY_ADDRESS={address}'}: {error}.",
-            "Expected a Ray that answers, or to start one on this machine.",
-            "check RAY_ADDRESS, or call ray.init() yourself to see what stops it.",
-        ) from error
-    for handler in _consoles():
-        handler.setLevel(logging.ERROR)
-    DataContext.get_current().enable_progress_bars = False
-
-
-def _knock(address: str) -> None:
-    """Raise OSError when nobody listens at host:port: Ray itself would wait for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-
-
-def _keep_token_private() -> None:
-    # A Ray that starts locally asks for a token, and writes one into the home directory when it finds none.
-    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Ray Data says nothing on the console meanwhile; its log file has everything."""
-    consoles, silent = _consoles(), logging.Filter("nobody")
-    for handler in consoles:
-        handler.addFilter(silent)
-    try:
-        yield
-    finally:
-        for handler in consoles:
-            handler.removeFilter(silent)
-
-
-def _consoles() -> list[logging.Handler]:
-    return [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
-
-
-# -- the engine ------------------------------------------------------------------------------------------------------------
+__all__ = ["RayEngine", "ensure_ray"]
 
 
 class RayEngine(Engine):
@@ -191,6 +137,114 @@ class RayEngine(Engine):
             return pl.DataFrame(schema={name: schema[name] for name in names})
         return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
 
+    def train(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        num_workers: int,
+        train: Any,
+        test: Any = None,
+        prepare: TableFunction | None = None,
+        prepare_test: TableFunction | None = None,
+        resources_per_worker: Mapping[str, float] | None = None,
+        use_gpu: bool = False,
+        coordinate: Coordinate = lambda world_size, host: contextlib.nullcontext({}),
+        on_report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False,
+        on_checkpoint: Callable[[int, Path], None] | None = None,
+        max_failures: int = 0,
+        storage_path: str | Path | None = None,
+        checkpoint_every: int | None = None,
+    ) -> list[Any]:
+        """Run a function on a group of workers, each with its share of the rows, and return what it gave on each rank.
+
+        The rows are prepared where they are and stay in the object store; the ranks get equal numbers of them, in their
+        order. See `group.Training` for the rest.
+
+        Parameters
+        ----------
+        function
+            Runs on every rank, in a process of its own; it is given a `workers.Worker`.
+        num_workers, resources_per_worker, use_gpu
+            How many ranks, and what each has. By default the ranks share the cluster's CPUs.
+        train, test
+            A ray.data.Dataset or a table in this process; None for a training without data.
+        prepare, prepare_test
+            Functions of tables for the rows of `train` and of `test`.
+        storage_path
+            A directory or a URI for checkpoints, which every node reaches; without it the driver keeps the last one.
+
+        Raises
+        ------
+        ResourceError
+            Before anything starts, when the cluster has no room or nothing can be written to `storage_path`.
+        DataError
+            When there are fewer rows than workers.
+        TrainingError
+            When a rank fails; its cause is the worker's own error. A RaylineError of the function stays what it is.
+        """
+        ensure_ray()
+        plan = Plan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+        training = Training(
+            function=function,
+            plan=plan,
+            coordinate=coordinate,
+            on_report=on_report,
+            on_checkpoint=on_checkpoint,
+            max_failures=max_failures,
+            storage=None if storage_path is None else _storage(storage_path),
+            checkpoint_every=checkpoint_every,
+        )
+
+        def share() -> Shares:
+            rows, kept = _placed(train, prepare, num_workers)
+            others, kept_others = _placed(test, prepare_test, num_workers)
+            if train is not None:
+                _refuse_too_few(rows, num_workers)
+            if test is not None:
+                _refuse_too_few(others, 1, " (test data)")
+            return Shares(
+                [[]] * num_workers if train is None else shared(rows, num_workers),
+                None if test is None else shared(others, num_workers),
+                (kept, kept_others),
+            )
+
+        return training.run(share)
+
+
+def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> tuple[list[Piece], Any]:
+    """The prepared rows in the object store, and what keeps them there."""
+    if data is None:
+        return [], None
+    if isinstance(data, Dataset):
+        with _answering("preparation for training"):
+            blocks = _own(data if prepare is None else RayEngine().map(data, prepare)).materialize()
+            return list(_rows(blocks)), blocks
+    engine = registry.engine_for(data)
+    frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
+    size = max(1, -(-frame.height // num_workers))
+    return [Piece(ray.put(to_block(part)), 0, part.height) for part in frame.iter_slices(size)], None
+
+
+def _refuse_too_few(rows: Sequence[Piece], needed: int, which: str = "") -> None:
+    n_rows = sum(piece.stop - piece.start for piece in rows)
+    if n_rows < needed:
+        raise DataError(
+            f"{WHERE}{which}: there are {n_rows or 'no'} rows{f' for {needed} workers' if n_rows else ''}.",
+            f"Expected at least {needed}.",
+            "check the filter or the path that they come from, or train with fewer workers.",
+        )
+
+
+def _storage(path: str | Path) -> Storage:
+    try:
+        return Storage.begin(path)
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"{WHERE}: storage_path {str(path)!r} cannot be written: {first_line(str(error))}.",
+            "Expected a directory or a URI that Arrow can write to (s3://…, gs://…, hdfs://…).",
+            "check the path and the rights.",
+        ) from error
+
 
 def _refuse_other(data: Any) -> None:
     if not isinstance(data, Dataset):
@@ -260,16 +314,10 @@ def _answering(what: str) -> Iterator[None]:
         if isinstance(cause, RaylineError):
             raise getattr(cause, "original", cause) from None
         raise DataError(
-            f"The dataset could not be read: {type(cause).__name__}: {_first_line(str(cause))}.",
+            f"The dataset could not be read: {type(cause).__name__}: {first_line(str(cause))}.",
             f"Expected its tasks to finish; one failed during a {what}.",
             "the error above says where; ds.take(5) runs the same tasks.",
         ) from error
-
-
-def _first_line(text: str, most: int = 300) -> str:
-    """The first line of a text, or as much of it as fits."""
-    line = text.strip().split("\n", 1)[0]
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 # -- types -----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""Checkpoints of a training on workers: a directory as bytes, and a place that keeps the newest of them."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+KEEP = 2
+"""Checkpoints of a run that stay in storage: the newest, and the one before it."""
+
+
+def pack(save: Callable[[Path], None]) -> bytes:
+    """What `save(directory)` writes, as bytes."""
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        save(Path(folder))
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(folder, arcname=".")
+        return packed.getvalue()
+
+
+def unpack(packed: Any, directory: Path) -> Path:
+    """The inverse: the files in a directory of one's own."""
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r") as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A directory, local or of any file system that Arrow reaches by URI, with the checkpoints of one run.
+
+    Each checkpoint is one file, `checkpoint-<iteration>.tar`, which is there whole or not at all.
+    """
+
+    path: str
+    run: str
+
+    @classmethod
+    def begin(cls, path: str | Path) -> Storage:
+        """A place for a new run under `path`. Raises OSError when nothing can be written there."""
+        storage = cls(str(path), f"run-{secrets.token_hex(4)}")
+        system, root = storage._open()
+        system.create_dir(root, recursive=True)
+        return storage
+
+    def write(self, iteration: int, packed: bytes) -> str:
+        """Keep a checkpoint and return its name; older ones go, but for the last before it."""
+        system, root = self._open()
+        name = f"checkpoint-{iteration:08d}.tar"
+        temporary = f"{root}/.{name}.{secrets.token_hex(4)}.tmp"
+        with system.open_output_stream(temporary) as file:
+            file.write(packed)
+        system.move(temporary, f"{root}/{name}")
+        there = sorted(info.base_name for info in system.get_file_info(fs.FileSelector(root)))
+        for old in [other for other in there if other.startswith("checkpoint-") and other < name][: -(KEEP - 1)]:
+            system.delete_file(f"{root}/{old}")
+        return name
+
+    def read(self, name: str) -> bytes:
+        """A checkpoint that `write` kept."""
+        system, root = self._open()
+        with system.open_input_stream(f"{root}/{name}") as file:
+            content: bytes = file.read()
+        return content
+
+    def _open(self) -> tuple[Any, str]:
+        if "://" in self.path:
+            system, root = fs.FileSystem.from_uri(self.path)
+        else:
+            system, root = fs.LocalFileSystem(), str(Path(self.path).absolute())
+        return system, f"{root.rstrip('/')}/{self.run}"

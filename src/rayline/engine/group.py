@@ -1,0 +1,300 @@
+"""The driver's side of a distributed training: it starts the workers, hears them, keeps the last checkpoint, and begins
+again from it when a worker is lost.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rayline.core.errors import ParameterError, RaylineError, ResourceError, TrainingError
+from rayline.engine.blocks import Piece, first_line
+from rayline.engine.checkpoints import Storage, unpack
+from rayline.engine.placement import WHERE, Plan
+from rayline.engine.workers import Heard, Start, WorkerActor
+
+Coordinate: TypeAlias = Callable[[int, str], AbstractContextManager[Mapping[str, Any]]]
+
+START_S = 120.0
+"""Seconds in which the workers of a group have to be there."""
+
+PLACE_S = 60.0
+"""Seconds in which the CPUs that the user asked for have to be free."""
+
+SHARE_S = 1.0
+"""Seconds in which the CPUs that nobody asked for have to be free; without them the group goes on all the same."""
+
+GRACE_S = 1.0
+"""Seconds in which a lost worker has to show, when another one has failed because of it."""
+
+CHECKPOINT_EVERY = 10
+"""Iterations between checkpoints when failures are to be survived and nobody says how often."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The prepared rows of each rank, as places in the object store."""
+
+    train: Sequence[Sequence[Piece]]
+    test: Sequence[Sequence[Piece]] | None
+    kept: Any = field(default=None, repr=False)  # what keeps the blocks there
+
+
+@dataclass
+class Training:
+    """A training on workers, over all its attempts.
+
+    Attributes
+    ----------
+    function
+        What every rank runs: it is given a `Worker`.
+    plan
+        Where the ranks are.
+    coordinate
+        A context manager of (world size, the driver's host) that gives what the workers need to find one another.
+    on_report, on_checkpoint
+        Who hears the metrics of each iteration, once (True stops the training), and each checkpoint as a directory.
+    max_failures
+        How many lost groups are replaced.
+    storage, checkpoint_every
+        Where checkpoints are kept (by the driver, when nowhere), and how many iterations are between them.
+    """
+
+    function: Callable[[Any], Any]
+    plan: Plan
+    coordinate: Coordinate
+    on_report: Callable[[int, Mapping[str, float]], bool]
+    on_checkpoint: Callable[[int, Path], None] | None
+    max_failures: int
+    storage: Storage | None
+    checkpoint_every: int | None
+
+    _last: Heard | None = field(default=None, init=False)  # the last checkpoint
+    _heard: int = field(default=-1, init=False)  # the last iteration
+
+    def run(self, share: Callable[[], Shares]) -> list[Any]:
+        """What the function returned on each rank. The rows are shared while the workers start.
+
+        Raises
+        ------
+        TrainingError
+            When the function fails on a rank, or a worker is lost, more than `max_failures` times.
+        ResourceError
+            When the workers do not get what the plan gives them.
+        RaylineError
+            What the function itself raised.
+        """
+        packed = _packed(self.function)
+        shares: Shares | None = None
+        for attempt in range(self.max_failures + 1):
+            with _Group(self.plan, packed) as group:
+                try:
+                    shares = shares or share()
+                    group.join()
+                    with self.coordinate(len(self.plan.nodes), ray.util.get_node_ip_address()) as rendezvous:
+                        return self._attempt(group, rendezvous, shares)
+                except LostError as lost:
+                    error = lost.as_error(len(self.plan.nodes), attempt, self.max_failures)
+                    if attempt == self.max_failures or not isinstance(error, TrainingError):
+                        raise error from lost.error
+        raise AssertionError
+
+    def _attempt(self, group: _Group, rendezvous: Mapping[str, Any], shares: Shares) -> list[Any]:
+        resume = None if self._last is None else self._last.checkpoint
+        every = self.checkpoint_every
+        if every is None and (self.max_failures or self.storage):
+            every = CHECKPOINT_EVERY
+        try:
+            return group.run(
+                [
+                    Start(
+                        peers=group.peers,
+                        others=group.actors[1:] if rank == 0 else [],
+                        rendezvous=rendezvous,
+                        train=shares.train[rank],
+                        test=None if shares.test is None else shares.test[rank],
+                        checkpoint_every=every,
+                        storage=self.storage,
+                    )
+                    for rank in range(len(group.actors))
+                ],
+                resume if resume is None or isinstance(resume, str) else ray.put(resume),
+                self._hear,
+            )
+        finally:
+            group.end()  # before the coordinator goes, which may wait for the workers
+
+    def _hear(self, heard: Heard) -> bool:
+        if heard.metrics is not None:
+            if heard.iteration <= self._heard:  # made once more after a failure
+                return False
+            self._heard = heard.iteration
+            return bool(self.on_report(heard.iteration, heard.metrics))
+        self._last = heard
+        if self.on_checkpoint is not None:
+            content = self.storage.read(heard.checkpoint) if self.storage else heard.checkpoint
+            with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+                self.on_checkpoint(heard.iteration, unpack(content, Path(folder)))
+        return False
+
+
+class _Group:
+    """The actors of one attempt. They start when the group is entered, and none is left when it is left."""
+
+    def __init__(self, plan: Plan, packed: bytes) -> None:
+        self.plan, self._packed = plan, packed
+        self.actors: list[Any] = []
+        self.peers: list[str] = []
+        self._reserved: PlacementGroup | None = None
+
+    def __enter__(self) -> _Group:
+        held = dict(self.plan.held)
+        options = {"num_gpus": held.pop("GPU", 0), "memory": held.pop("memory", None), "resources": held or None}
+        try:
+            for rank, node in enumerate(self.plan.nodes):
+                where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                actor = WorkerActor.options(scheduling_strategy=where, **options).remote(  # type: ignore[attr-defined]
+                    rank, len(self.plan.nodes), self.plan.n_threads
+                )
+                self.actors.append(actor)
+            self._joining = [actor.join.remote(self._packed) for actor in self.actors]
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take the actors and the reservation away."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+        if self._reserved is not None:
+            remove_placement_group(self._reserved)
+            self._reserved = None
+
+    def join(self) -> None:
+        """Wait until all workers are there, and reserve their CPUs."""
+        for rank, joining in enumerate(self._joining):
+            try:
+                self.peers.append(ray.get(joining, timeout=START_S))
+            except GetTimeoutError as error:
+                raise ResourceError(
+                    f"{WHERE}: rank {rank} of {len(self.actors)} did not start within {START_S:.0f} s.",
+                    f"Expected a worker with {dict(self.plan.held) or 'no resources'}; free are {_free()}.",
+                    "end what holds these resources, or ask for fewer workers.",
+                ) from error
+            except RayError as error:
+                raise LostError(rank, error) from error
+        if not self.plan.cpus:
+            return
+        bundles = [{"CPU": self.plan.cpus}] * len(self.actors)
+        places = [{"ray.io/node-id": node} for node in self.plan.nodes]
+        self._reserved = placement_group(bundles, strategy="PACK", bundle_label_selector=places)
+        if not self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S) and self.plan.strict:
+            n = len(self.actors)
+            raise ResourceError(
+                f"{WHERE}: the CPUs of {n} workers were not free within {PLACE_S:.0f} s.",
+                f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {_free()}.",
+                "end what holds them, or ask for less (resources_per_worker).",
+            )
+
+    def run(self, starts: Sequence[Start], resume: Any, hear: Callable[[Heard], bool]) -> list[Any]:
+        """What each rank returned. Raises LostError when one did not."""
+        runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
+        results: dict[int, Any] = {}
+        first, told = self.actors[0], False
+        ear: Any = first.listen.remote()
+        while runs or ear is not None:
+            (ready,), _ = ray.wait([*runs, *([] if ear is None else [ear])], num_returns=1)
+            try:
+                value = ray.get(ready)
+            except RayError as error:
+                raise _first_cause(runs, runs.get(ready, 0), error) from error
+            if ready != ear:
+                results[runs.pop(ready)] = value
+                continue
+            for heard in value:
+                if heard is not None and hear(heard) and not told:
+                    first.stop.remote()
+                    told = True
+            ear = None if None in value else first.listen.remote()
+        return [results[rank] for rank in sorted(results)]
+
+
+class LostError(Exception):
+    """A rank did not finish."""
+
+    def __init__(self, rank: int, error: RayError) -> None:
+        super().__init__(rank, error)
+        self.rank, self.error = rank, error
+
+    @property
+    def is_cause(self) -> bool:
+        """Whether this can be no consequence of another loss: the process is gone, or the input was wrong."""
+        if not isinstance(self.error, RayTaskError):
+            return True
+        return isinstance(self.error.cause, RaylineError) and not isinstance(self.error.cause, TrainingError)
+
+    def as_error(self, n: int, attempt: int, max_failures: int) -> RaylineError:
+        """The error that the user sees."""
+        if isinstance(self.error, RayTaskError):
+            cause = self.error.cause
+            if isinstance(cause, RaylineError):
+                return cause
+            return TrainingError(
+                f"{WHERE}: rank {self.rank} of {n} failed: {type(cause).__name__}: {first_line(str(cause))}",
+                "Expected every rank to finish.",
+                "the error of the worker stands above this one.",
+            )
+        return TrainingError(
+            f"{WHERE}: rank {self.rank} of {n} was lost: its process ended before its work did.",
+            f"Expected every rank to finish; {attempt + 1} groups of workers failed, and max_failures is {max_failures}.",
+            "look for a lack of memory or a crash in native code; max_failures=1 goes on from the last checkpoint.",
+        )
+
+
+def _first_cause(runs: Mapping[Any, int], rank: int, error: RayError) -> LostError:
+    """The loss that the others follow from: one rank that dies makes the rest fail in their communication."""
+    found = LostError(rank, error)
+    rest = [run for run in runs if runs[run] != rank]
+    if found.is_cause or not rest:
+        return found
+    done, _ = ray.wait(rest, num_returns=len(rest), timeout=GRACE_S)
+    for run in done:
+        try:
+            ray.get(run)
+        except RayError as other:
+            lost = LostError(runs[run], other)
+            if lost.is_cause:
+                return lost
+    return found
+
+
+def _packed(function: Callable[[Any], Any]) -> bytes:
+    try:
+        packed: bytes = cloudpickle.dumps(function)
+    except Exception as error:
+        raise ParameterError(
+            f"{WHERE}: what is to run on the workers cannot be sent to them: {error}.",
+            "Expected arguments and callbacks that can be pickled.",
+            "take out open files, locks and connections.",
+        ) from error
+    return packed
+
+
+def _free() -> str:
+    free = ray.available_resources()
+    return ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free) or "no CPU"

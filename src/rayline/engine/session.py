@@ -1,0 +1,81 @@
+"""Ray itself: started quietly when a call needs it and none is running, and kept quiet while we work."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+from rayline.core.errors import ResourceError
+
+KNOCK_S = 5.0
+"""Seconds in which a Ray at RAY_ADDRESS has to answer."""
+
+
+def ensure_ray() -> None:
+    """Connect to the Ray of RAY_ADDRESS, or start a quiet one on this machine, unless this process already has one.
+
+    A Ray that was started here ends with this process. Nothing is printed and nothing is written into the home directory:
+    the token that keeps strangers out lives in the environment of this process and its children.
+
+    Raises
+    ------
+    ResourceError
+        When Ray cannot be reached or started.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        _keep_token_private()
+        options["include_dashboard"] = False
+    try:
+        _knock(address)
+        ray.init(address, **options)
+    except Exception as error:
+        raise ResourceError(
+            f"Ray could not be {'started' if address == 'local' else f'reached at RAY_ADDRESS={address}'}: {error}.",
+            "Expected a Ray that answers, or to start one on this machine.",
+            "check RAY_ADDRESS, or call ray.init() yourself to see what stops it.",
+        ) from error
+    for handler in _consoles():
+        handler.setLevel(logging.ERROR)
+    DataContext.get_current().enable_progress_bars = False
+
+
+def _knock(address: str) -> None:
+    """Raise OSError when nobody listens at host:port: Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
+def _keep_token_private() -> None:
+    # A Ray that starts locally asks for a token, and writes one into the home directory when it finds none.
+    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Ray Data says nothing on the console meanwhile; its log file has everything."""
+    consoles, silent = _consoles(), logging.Filter("nobody")
+    for handler in consoles:
+        handler.addFilter(silent)
+    try:
+        yield
+    finally:
+        for handler in consoles:
+            handler.removeFilter(silent)
+
+
+def _consoles() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]

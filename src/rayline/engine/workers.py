@@ -1,0 +1,145 @@
+"""A worker of a distributed training: a Ray actor that runs a function, reports, and can be told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import socket
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import ray
+
+from rayline.engine.blocks import Piece
+from rayline.engine.checkpoints import Storage, pack, unpack
+
+
+@dataclass
+class Worker:
+    """What the function of a training is given on each rank. See `core.framework.Job` for the words."""
+
+    rank: int
+    world_size: int
+    peers: Sequence[str]
+    rendezvous: Mapping[str, Any]
+    n_threads: int
+    train: Sequence[Callable[[], pl.DataFrame]]
+    test: Sequence[Callable[[], pl.DataFrame]] | None
+    report: Callable[[int, Mapping[str, float]], bool]
+    checkpoint: Callable[[int, Callable[[Path], None]], None]
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the driver sends to one worker to begin."""
+
+    peers: Sequence[str]
+    others: Sequence[Any]
+    rendezvous: Mapping[str, Any]
+    train: Sequence[Piece]
+    test: Sequence[Piece] | None
+    checkpoint_every: int | None
+    storage: Storage | None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What rank 0 tells: the metrics of an iteration, or a checkpoint (bytes, or its name in storage)."""
+
+    iteration: int
+    metrics: Mapping[str, float] | None = None
+    checkpoint: Any = None
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={"listen": 1, "tell": 1})
+class WorkerActor:
+    """One worker. `run` works while `listen` waits for what there is to tell and `stop_after` brings the order to stop."""
+
+    def __init__(self, rank: int, world_size: int, n_threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(n_threads)
+        self._rank, self._world_size, self._n_threads = rank, world_size, n_threads
+        self._outbox: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
+        self._last: int | None = None  # no iteration after this one
+        self._stop = False
+
+    def join(self, packed: bytes) -> str:
+        """Load the function (and with it the libraries that it needs), and say where this worker can be reached."""
+        self._function = pickle.loads(packed)  # noqa: S301  # packed by our own driver
+        self._place = socket.socket()
+        self._place.bind(("", 0))  # held until the function runs: no two workers get the same port
+        return f"{ray.util.get_node_ip_address()}:{self._place.getsockname()[1]}"
+
+    def run(self, start: Start, resume: Any) -> Any:
+        """The function on this rank."""
+        self._start = start
+        self._place.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._outbox.put, None)
+            directory = None
+            if resume is not None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rayline-"))
+                content = start.storage.read(resume) if start.storage and isinstance(resume, str) else resume
+                directory = unpack(content, Path(folder))
+            worker = Worker(
+                rank=self._rank,
+                world_size=self._world_size,
+                peers=start.peers,
+                rendezvous=start.rendezvous,
+                n_threads=self._n_threads,
+                train=start.train,
+                test=start.test,
+                report=self._report,
+                checkpoint=self._checkpoint,
+                resume=directory,
+            )
+            return self._function(worker)
+
+    @ray.method(concurrency_group="listen")
+    def listen(self) -> list[Heard | None]:
+        """What there is to tell, as soon as there is something; None at the end."""
+        heard = [self._outbox.get()]
+        with contextlib.suppress(queue.Empty):
+            while heard[-1] is not None:
+                heard.append(self._outbox.get_nowait())
+        return heard
+
+    @ray.method(concurrency_group="tell")
+    def stop(self) -> None:
+        """To rank 0: training is to stop."""
+        self._stop = True
+
+    @ray.method(concurrency_group="tell")
+    def stop_after(self, iteration: int) -> None:
+        """To the other ranks: the iterations after this one are not made."""
+        self._last = iteration
+
+    def _report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
+        if self._last is not None:
+            return iteration > self._last
+        if self._rank:
+            return False
+        self._outbox.put(Heard(iteration, {name: float(value) for name, value in metrics.items()}))
+        if not self._stop:
+            return False
+        # All ranks must leave after the same iteration. None of the others can have finished the next one, which needs
+        # this rank: so they are told to stop after that, and have heard it before this rank goes on.
+        self._last = iteration
+        ray.get([other.stop_after.remote(iteration) for other in self._start.others])
+        return self._world_size == 1
+
+    def _checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
+        every = self._start.checkpoint_every
+        if self._rank or not every or (iteration + 1) % every:
+            return
+        packed = pack(save)
+        storage = self._start.storage
+        kept = np.frombuffer(packed, np.uint8) if storage is None else storage.write(iteration, packed)
+        self._outbox.put(Heard(iteration, checkpoint=kept))

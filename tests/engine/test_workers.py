@@ -1,0 +1,361 @@
+"""Workers get equal shares of the rows, are heard as they go, stop together, survive a kill, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import rayline as rl
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError, ResourceError, SchemaError, TrainingError
+from rayline.engine.checkpoints import Storage, pack, unpack
+
+ray_only = pytest.mark.ray
+
+TABLE = pl.DataFrame({"id": range(101), "kind": ["a", "b", None] * 33 + ["c", "a"]})
+KINDS = pl.Enum(["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def engine(ray_session: Any) -> Any:
+    return registry.engine("ray")
+
+
+def encode(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table.with_columns(pl.col("kind").cast(KINDS), v=pl.concat_arr(pl.col("id") * 1.0, pl.col("id") * 2.0))
+
+
+def gone(pid: int, within_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        if not os.path.exists(f"/proc/{pid}"):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def seen(worker: Any) -> dict[str, Any]:
+    """What a worker can tell of itself."""
+    train = pl.concat([block() for block in worker.train])
+    return {
+        "rank": worker.rank,
+        "world_size": worker.world_size,
+        "peers": list(worker.peers),
+        "rendezvous": dict(worker.rendezvous),
+        "n_threads": worker.n_threads,
+        "omp": os.environ["OMP_NUM_THREADS"],
+        "train": train,
+        "test": None if worker.test is None else pl.concat([block() for block in worker.test]),
+        "resume": worker.resume,
+        "pid": os.getpid(),
+    }
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------------
+
+
+@ray_only
+@pytest.mark.parametrize("kind", ["dataset", "table"])
+def test_each_rank_has_its_share_of_the_prepared_rows(engine: Any, ray_session: Any, kind: str) -> None:
+    parts = [part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in TABLE.iter_slices(17)]
+    train: Any = TABLE if kind == "table" else ray_session.data.from_arrow(parts)
+    seen_by = engine.train(
+        seen, num_workers=2, train=train, test=TABLE.head(1), prepare=encode, prepare_test=encode,
+        coordinate=lambda n, host: contextlib.nullcontext({"n": n, "host": host}),
+    )  # fmt: skip
+    whole = encode(TABLE.lazy()).collect()
+    assert [s["rank"] for s in seen_by] == [0, 1]
+    assert [s["train"].height for s in seen_by] == [50, 51]
+    assert pl.concat([s["train"] for s in seen_by]).equals(whole)
+    assert all(s["train"].schema == whole.schema == s["test"].schema for s in seen_by)
+    assert sum(s["test"].height for s in seen_by) == 1
+    first = seen_by[0]
+    assert all(s["world_size"] == 2 and s["peers"] == first["peers"] and s["resume"] is None for s in seen_by)
+    assert len(set(first["peers"])) == 2
+    assert first["rendezvous"] == {"n": 2, "host": first["peers"][0].split(":")[0]}
+    assert {s["omp"] for s in seen_by} == {str(first["n_threads"])} == {"1"}
+    assert all(gone(s["pid"]) for s in seen_by)
+
+
+@ray_only
+def test_a_training_without_data(engine: Any) -> None:
+    assert engine.train(_n_blocks, num_workers=1, train=None) == [(0, None)]
+
+
+def _n_blocks(worker: Any) -> Any:
+    return len(worker.train), worker.test
+
+
+@ray_only
+def test_too_few_rows(engine: Any, ray_session: Any) -> None:
+    with pytest.raises(DataError, match="1 rows for 2 workers"):
+        engine.train(seen, num_workers=2, train=TABLE.head(1))
+    with pytest.raises(DataError, match="no rows"):
+        engine.train(seen, num_workers=2, train=ray_session.data.from_arrow(TABLE.clear().to_arrow()))
+    with pytest.raises(DataError, match="test data"):
+        engine.train(seen, num_workers=1, train=TABLE, test=TABLE.clear())
+
+
+@ray_only
+def test_wrong_rows_are_the_error_of_the_preparation(engine: Any, ray_session: Any) -> None:
+    data = ray_session.data.from_arrow(TABLE.to_arrow())
+    with pytest.raises(SchemaError, match="'age'"):
+        engine.train(seen, num_workers=2, train=data, prepare=_missing)
+
+
+def _missing(table: pl.LazyFrame) -> pl.LazyFrame:
+    raise SchemaError.missing("stage 'scale'", ["age"], ["Age"])
+
+
+# -- reports ---------------------------------------------------------------------------------------------------------------
+
+
+def steps(worker: Any) -> int:
+    """Iterations of which each needs all ranks, as a framework's are; returns how many were made."""
+    for i in range(1000):
+        barrier(worker, i)
+        if worker.report(i, {"loss": 1.0 / (i + 1)}):
+            return i + 1
+    return 1000
+
+
+def barrier(worker: Any, iteration: int) -> None:
+    """Wait for the others, through files."""
+    folder = Path(worker.rendezvous["folder"])
+    (folder / f"{iteration}-{worker.rank}").touch()
+    while not all((folder / f"{iteration}-{rank}").exists() for rank in range(worker.world_size)):
+        time.sleep(0.001)
+
+
+@ray_only
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_all_ranks_stop_after_the_same_iteration(engine: Any, tmp_path: Path, num_workers: int) -> None:
+    heard: list[int] = []
+
+    def on_report(iteration: int, metrics: Mapping[str, float]) -> bool:
+        heard.append(iteration)
+        assert metrics == {"loss": 1.0 / (iteration + 1)}
+        return iteration >= 5
+
+    made = engine.train(
+        steps, num_workers=num_workers, train=TABLE, on_report=on_report,
+        coordinate=lambda n, host: contextlib.nullcontext({"folder": tmp_path}),
+    )  # fmt: skip
+    assert len(set(made)) == 1
+    assert 6 <= made[0] < 1000
+    assert heard == list(range(made[0]))[: len(heard)]
+    assert heard[-1] == made[0] - (1 if num_workers == 1 else 2)  # the last report of all is the answer "stop"
+
+
+@ray_only
+def test_reports_are_heard_at_once(engine: Any) -> None:
+    delays: list[float] = []
+
+    def on_report(iteration: int, metrics: Mapping[str, float]) -> bool:
+        delays.append(time.time() - metrics["now"])
+        return False
+
+    engine.train(_clock, num_workers=1, train=TABLE, on_report=on_report)
+    assert len(delays) == 20
+    assert sorted(delays)[10] < 0.05
+
+
+def _clock(worker: Any) -> None:
+    for i in range(20):
+        worker.report(i, {"now": time.time()})
+        time.sleep(0.01)
+
+
+# -- failures --------------------------------------------------------------------------------------------------------------
+
+
+def _fails_on_one(worker: Any) -> None:
+    if worker.rank == 1:
+        raise ZeroDivisionError("nothing to divide by")
+    time.sleep(600)
+
+
+def _wrong_labels(worker: Any) -> None:
+    raise DataError("The target has no labels.")
+
+
+def _dies(worker: Any) -> None:
+    if worker.rank == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3)
+    raise TrainingError("a peer is gone")
+
+
+@ray_only
+def test_an_error_on_a_rank_ends_the_training(engine: Any, capfd: Any) -> None:
+    with pytest.raises(TrainingError, match="rank 1 of 2 failed: ZeroDivisionError: nothing to divide by") as caught:
+        engine.train(_fails_on_one, num_workers=2, train=TABLE)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    out, err = capfd.readouterr()
+    assert out + err == ""
+
+
+@ray_only
+def test_an_error_of_ours_stays_what_it_is_and_is_not_tried_again(engine: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="The target has no labels") as caught:
+        engine.train(_wrong_labels, num_workers=2, train=TABLE, max_failures=3)
+    assert type(caught.value) is DataError
+
+
+@ray_only
+def test_a_killed_worker_is_named_and_not_those_that_failed_because_of_it(engine: Any) -> None:
+    with pytest.raises(TrainingError, match="rank 0 of 2 was lost"):
+        engine.train(_dies, num_workers=2, train=TABLE)
+
+
+def survivor(worker: Any) -> tuple[int, int]:
+    """Ten iterations with a checkpoint each third; rank 1 is killed once, in the eighth."""
+    begun = 0 if worker.resume is None else int((worker.resume / "state").read_text()) + 1
+    for i in range(begun, 10):
+        barrier(worker, i)
+        worker.report(i, {"i": i})
+        worker.checkpoint(i, lambda directory, i=i: (directory / "state").write_text(str(i)) and None)
+        if i == 7 and worker.rank == 1 and worker.resume is None:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if i == 7 and worker.resume is None:
+            time.sleep(600)
+    return begun, os.getpid()
+
+
+@ray_only
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_killed_worker_costs_no_more_than_the_way_from_the_last_checkpoint(
+    engine: Any, tmp_path: Path, stored: bool
+) -> None:
+    heard: list[int] = []
+    kept: list[tuple[int, str]] = []
+    (tmp_path / "barrier").mkdir()
+    begun = engine.train(
+        survivor,
+        num_workers=2,
+        train=TABLE,
+        coordinate=lambda n, host: contextlib.nullcontext({"folder": tmp_path / "barrier"}),
+        on_report=lambda iteration, metrics: bool(heard.append(iteration)),
+        on_checkpoint=lambda iteration, directory: kept.append((iteration, (directory / "state").read_text())),
+        max_failures=1,
+        checkpoint_every=3,
+        storage_path=tmp_path / "store" if stored else None,
+    )
+    assert [b for b, _ in begun] == [6, 6]
+    assert heard == list(range(10))  # each iteration once
+    assert kept == [(2, "2"), (5, "5"), (8, "8")]
+    if stored:
+        (run,) = (tmp_path / "store").iterdir()
+        assert sorted(path.name for path in run.iterdir()) == ["checkpoint-00000005.tar", "checkpoint-00000008.tar"]
+
+
+@ray_only
+def test_what_cannot_be_sent(engine: Any) -> None:
+    lock = threading.Lock()
+    with pytest.raises(ParameterError, match="cannot be sent"):
+        engine.train(lambda worker: lock, num_workers=1, train=TABLE)
+
+
+@ray_only
+def test_an_error_of_a_callback_ends_the_workers(engine: Any, tmp_path: Path) -> None:
+    def on_report(iteration: int, metrics: Mapping[str, float]) -> bool:
+        raise KeyboardInterrupt
+
+    ended: list[bool] = []
+
+    @contextlib.contextmanager
+    def coordinate(n: int, host: str) -> Iterator[Mapping[str, Any]]:
+        try:
+            yield {"folder": tmp_path}
+        finally:
+            ended.append(gone(int((tmp_path / "pid").read_text())))
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.train(_says_who_it_is, num_workers=1, train=TABLE, on_report=on_report, coordinate=coordinate)
+    assert ended == [True]  # the workers first, then who coordinates them
+
+
+def _says_who_it_is(worker: Any) -> None:
+    (Path(worker.rendezvous["folder"]) / "pid").write_text(str(os.getpid()))
+    worker.report(0, {})
+    time.sleep(600)
+
+
+# -- resources -------------------------------------------------------------------------------------------------------------
+
+
+@ray_only
+def test_demands_that_the_cluster_cannot_meet(engine: Any) -> None:
+    with pytest.raises(ResourceError, match=r"4 × 1 = 4 CPU; got 1 node with 2 CPU"):
+        engine.train(seen, num_workers=4, train=TABLE, resources_per_worker={"CPU": 1})
+    with pytest.raises(ResourceError, match=r"2 × 1 = 2 GPU; got 1 node with 0 GPU"):
+        engine.train(seen, num_workers=2, train=TABLE, use_gpu=True)
+    with pytest.raises(ParameterError, match="num_workers"):
+        engine.train(seen, num_workers=0, train=TABLE)
+    with pytest.raises(ResourceError, match="storage_path"):
+        engine.train(seen, num_workers=1, train=TABLE, storage_path="/proc/nothing")
+
+
+@ray_only
+def test_more_workers_than_cpus_share_them(engine: Any) -> None:
+    assert [s["n_threads"] for s in engine.train(seen, num_workers=3, train=TABLE)] == [1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_two_workers_from_a_dataset_on_few_cpus(tmp_path: Path, cpus: int) -> None:
+    TABLE.write_parquet(tmp_path / "t.parquet")
+    code = (
+        "import ray, sys; from rayline.core import registry\n"
+        "from tests.engine.test_workers import encode, seen\n"
+        f"ray.init(num_cpus={cpus}, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
+        f"data = ray.data.read_parquet({str(tmp_path)!r})\n"
+        "out = registry.engine('ray').train(seen, num_workers=2, train=data, test=data, prepare=encode, "
+        f"prepare_test=encode, resources_per_worker={None if cpus == 1 else {'CPU': 1}})\n"
+        "assert [o['train'].height for o in out] == [50, 51]\n"
+    )
+    root = Path(rl.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------------
+
+
+def _save(directory: Path) -> None:
+    (directory / "deep").mkdir()
+    (directory / "deep" / "a").write_bytes(b"\x00\x01")
+    (directory / "b").write_text("b")
+
+
+def test_a_directory_goes_through_bytes(tmp_path: Path) -> None:
+    unpack(pack(_save), tmp_path)
+    assert (tmp_path / "deep" / "a").read_bytes() == b"\x00\x01"
+    assert (tmp_path / "b").read_text() == "b"
+
+
+@pytest.mark.parametrize("as_uri", [False, True])
+def test_storage_keeps_the_newest(tmp_path: Path, as_uri: bool) -> None:
+    place = tmp_path / "a" / "store"
+    storage = Storage.begin(place.as_uri() if as_uri else place)
+    names = [storage.write(i, str(i).encode()) for i in (3, 7, 11)]
+    assert storage.read(names[-1]) == b"11"
+    assert sorted(path.name for path in (place / storage.run).iterdir()) == names[1:]
+    assert Storage.begin(place).run != storage.run
