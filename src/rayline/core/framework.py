@@ -342,6 +342,11 @@ class Framework(ABC):
         """Runs on the driver around a distributed training, and gives what `job.rendezvous` will hold."""
         yield {}
 
+    def for_few_rows(self, model: Any) -> Any:
+        """The model as a server asks it, a few rows a call: the same bits, with one thread where the library would start
+        many. Threads that wait for one another make a short call long as soon as the machine has other work."""
+        return model
+
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         """How much each feature matters to the model, when it can tell."""
         return None

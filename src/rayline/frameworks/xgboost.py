@@ -119,6 +119,11 @@ class XGBoost(Framework):
         scores: Array = model.inplace_predict(data, iteration_range=until, validate_features=False)
         return scores.astype(np.int64) if _objective(model) == "multi:softmax" else scores
 
+    def for_few_rows(self, model: Any) -> Any:
+        single = model.copy()
+        single.set_param({"nthread": 1})
+        return single
+
     def save(self, model: Any, directory: Path) -> None:
         model.save_model(directory / "model.ubj")
 

@@ -134,7 +134,7 @@ class Model:
     # Models travel to workers through the framework's own files, so that every framework can be sent.
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features", "_for_few_rows")}
         state["files"] = pack(self.adapter, self.native)
         state["adapter_class"] = registry.runtime_class(self.framework)
         return state
