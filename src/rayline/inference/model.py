@@ -107,7 +107,11 @@ class Model:
             for row in rows:
                 if row[name] not in categories:
                     row[name] = None
-        return self.adapter.predict(self.native, self._features.of_rows(rows))
+        return self.adapter.predict(self._for_few_rows, self._features.of_rows(rows))
+
+    @cached_property
+    def _for_few_rows(self) -> Any:
+        return self.adapter.for_few_rows(self.native)
 
     @cached_property
     def _features(self) -> Features:

