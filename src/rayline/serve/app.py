@@ -126,6 +126,10 @@ class App(FastAPI):
         self._served = _Served(pipeline)
         self._document = openapi.document(self.settings, pipeline, self._served.has_probabilities)
 
+    def close(self) -> None:
+        """Let its threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made from the schema."""
         return self._document
