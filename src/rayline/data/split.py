@@ -97,6 +97,10 @@ def train_test_split(
 
 
 def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
+    if hasattr(ds, "split_at_indices"):
+        ds = type(ds).copy(ds, _deep_copy=True)  # the caller's has its own settings
+        ds.context.execution_options.preserve_order = True
+        ds = ds.materialize()
     n_rows = _n_rows(ds)
     refuse_empty(n_rows, WHERE)
     n_test = rounded(percentage, n_rows)
@@ -107,17 +111,17 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
             f"Expected rows in both sets; got {n_train:,} and {n_test:,}.",
             "choose another percentage, or bring more rows.",
         )
+    if hasattr(ds, "split_at_indices"):
+        train, test = ds.split_at_indices([n_train])
+        return train, test
     if isinstance(ds, pl.LazyFrame):
         return ds.head(n_train), ds.slice(n_train)
-    if hasattr(ds, "split_at_indices"):
-        ordered = type(ds).copy(ds, _deep_copy=True)
-        ordered.context.execution_options.preserve_order = True
-        train, test = ordered.split_at_indices([n_train])
-        return train, test
     return take(ds, np.arange(n_train)), take(ds, np.arange(n_train, n_rows))
 
 
 def _n_rows(ds: Any) -> int:
+    if hasattr(ds, "split_at_indices"):
+        return int(ds.count())
     engine = registry.engine_for(ds)
     columns = list(engine.schema(ds))[:1]
     return engine.collect(ds, columns).height if columns else 0
