@@ -33,7 +33,8 @@ SEPARATE = {"stages", "frameworks", "engine"}
 """Packages whose files do not import one another: they are reached through the registry."""
 
 RAY_ENGINE = {
-    f"rayline.engine.{name}" for name in ("ray", "session", "blocks", "group", "workers", "placement", "checkpoints")
+    f"rayline.engine.{name}"
+    for name in ("ray", "session", "blocks", "pieces", "group", "workers", "placement", "checkpoints")
 }
 """The files of one engine, which import one another."""
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import polars.selectors as cs
 import pyarrow as pa
 import ray
 from ray import cloudpickle
@@ -18,23 +17,22 @@ from ray.data.block import BlockAccessor
 from ray.data.extensions import ArrowTensorArray
 from ray.exceptions import UserCodeException
 
-from rayline.core import registry
 from rayline.core.engine import Scan, TableFunction
 from rayline.core.errors import RaylineError
 from rayline.core.parts import PartFiles
+from rayline.engine.pieces import Piece, from_arrow
 
 
 def to_frame(block: Any) -> pl.DataFrame:
     """A block of a dataset as a Polars table, without a copy where the types allow it."""
-    frame: pl.DataFrame = registry.engine("local").collect(BlockAccessor.for_block(block).to_arrow())
-    return frame.with_columns(cs.categorical().cast(pl.String))
+    return from_arrow(BlockAccessor.for_block(block).to_arrow())
 
 
-def to_block(frame: pl.DataFrame) -> pa.Table:
-    """A Polars table as a block: a vector column becomes a tensor, so that NumPy batches of it are matrices."""
+def to_block(frame: pl.DataFrame, *, tensors: bool = True) -> pa.Table:
+    """A Polars table as a block. With `tensors` a vector column becomes one, so that NumPy batches of it are matrices."""
     table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     for i, (name, dtype) in enumerate(frame.schema.items()):
-        if isinstance(dtype, pl.Array) and _is_dense(frame[name]):
+        if tensors and isinstance(dtype, pl.Array) and _is_dense(frame[name]):
             table = table.set_column(i, name, ArrowTensorArray.from_numpy(frame[name].to_numpy()))
     return table
 
@@ -42,37 +40,6 @@ def to_block(frame: pl.DataFrame) -> pa.Table:
 def _is_dense(vectors: pl.Series) -> bool:
     values = vectors.reshape((-1,)) if len(vectors) else vectors
     return values.dtype.is_numeric() and not values.null_count() and not vectors.null_count()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows `start` to `stop` of a block in the object store."""
-
-    block: ray.ObjectRef[Any]
-    start: int
-    stop: int
-
-    def __call__(self) -> pl.DataFrame:
-        """The rows as a table, in the process that asks for them."""
-        return to_frame(ray.get(self.block)).slice(self.start, self.stop - self.start)
-
-
-def shared(pieces: Sequence[Piece], n: int) -> list[list[Piece]]:
-    """The rows in n parts, in their order, none with more than one row more than another."""
-    total = sum(piece.stop - piece.start for piece in pieces)
-    ends = [total * (part + 1) // n for part in range(n)]
-    parts: list[list[Piece]] = [[] for _ in range(n)]
-    part, place = 0, 0
-    for piece in pieces:
-        start = piece.start
-        while start < piece.stop:
-            while place == ends[part]:
-                part += 1
-            stop = min(piece.stop, start + ends[part] - place)
-            parts[part].append(Piece(piece.block, start, stop))
-            place += stop - start
-            start = stop
-    return [part or [Piece(pieces[0].block, 0, 0)] for part in parts]
 
 
 @dataclass(frozen=True)
@@ -119,12 +86,13 @@ class Partial:
 
 @dataclass(frozen=True)
 class Mapped:
-    """One block after a function of tables."""
+    """One block after a function of tables; `tensors` as in `to_block`."""
 
     function: Shipped
+    tensors: bool = True
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return to_block(self.function(to_frame(block))) if block.num_columns else block
+        return to_block(self.function(to_frame(block)), tensors=self.tensors) if block.num_columns else block
 
 
 @dataclass(frozen=True)
@@ -147,16 +115,11 @@ class InActor(InTask):
     """The same for an actor: made once in each."""
 
 
-def first_line(text: str, most: int = 300) -> str:
-    """The first line of a text, or as much of it as fits."""
-    line = text.strip().split("\n", 1)[0]
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
 @ray.remote
 def write_part(
     number: int, pieces: Sequence[Piece], function: Shipped, files: PartFiles, batch_size: int | None
 ) -> int:
     """Write one file of a directory of files: the rows of some pieces after a function."""
-    frame = pl.concat([piece() for piece in pieces], how="vertical_relaxed", rechunk=False)
+    frames = [to_frame(ray.get(piece.block)).slice(piece.start, piece.stop - piece.start) for piece in pieces]
+    frame = pl.concat(frames, how="vertical_relaxed", rechunk=False)
     return files.write(number, function(frame, batch_size))

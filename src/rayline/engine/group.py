@@ -18,8 +18,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.core.errors import ParameterError, RaylineError, ResourceError, TrainingError
-from rayline.engine.blocks import Piece, first_line
 from rayline.engine.checkpoints import Storage, unpack
+from rayline.engine.pieces import Piece, first_line
 from rayline.engine.placement import WHERE, Plan
 from rayline.engine.workers import Heard, Start, WorkerActor
 

@@ -22,21 +22,10 @@ from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
 from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaError, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.statistics import merge_answers
-from rayline.engine.blocks import (
-    InActor,
-    InTask,
-    Mapped,
-    Partial,
-    Piece,
-    Shipped,
-    first_line,
-    shared,
-    to_block,
-    to_frame,
-    write_part,
-)
+from rayline.engine.blocks import InActor, InTask, Mapped, Partial, Shipped, to_block, to_frame, write_part
 from rayline.engine.checkpoints import Storage
 from rayline.engine.group import Coordinate, Shares, Training
+from rayline.engine.pieces import Piece, first_line, shared
 from rayline.engine.placement import WHERE, Plan
 from rayline.engine.session import ensure_ray, quietly
 
@@ -217,12 +206,17 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> tuple
         return [], None
     if isinstance(data, Dataset):
         with _answering("preparation for training"):
-            blocks = _own(data if prepare is None else RayEngine().map(data, prepare)).materialize()
+            work = Mapped(Shipped.of(prepare or _as_it_is), tensors=False)
+            blocks = _own(data).map_batches(InTask(work), batch_format="pyarrow").materialize()
             return list(_rows(blocks)), blocks
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, -(-frame.height // num_workers))
-    return [Piece(ray.put(to_block(part)), 0, part.height) for part in frame.iter_slices(size)], None
+    return [Piece(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)], None
+
+
+def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table
 
 
 def _refuse_too_few(rows: Sequence[Piece], needed: int, which: str = "") -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 import ray
 
-from rayline.engine.blocks import Piece
 from rayline.engine.checkpoints import Storage, pack, unpack
+from rayline.engine.pieces import Piece
 
 
 @dataclass
