@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import is_classifier
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier, SGDRegressor
+from sklearn.svm import LinearSVC
 
 from rayline import register_framework
 from rayline.core import registry
@@ -30,8 +34,31 @@ def test_contract(name: str) -> None:
     check_framework(name, *args, **options)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        RandomForestClassifier(10),
+        LogisticRegression(),
+        LinearSVC(),
+        SGDClassifier(),
+        RandomForestRegressor(10),
+        Ridge(),
+        SGDRegressor(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+@pytest.mark.parametrize("epochs", [None, 20])
+def test_contract_of_estimators(estimator: Any, epochs: int | None) -> None:
+    if epochs is not None and not hasattr(estimator, "partial_fit"):
+        return
+    tasks = ["binary", "multiclass"] if is_classifier(estimator) else ["regression"]
+    # A product of matrices sums in another order for one row than for many; a forest does not.
+    exact = "Forest" in type(estimator).__name__
+    check_framework("sklearn", estimator, tasks=tasks, exact=exact, **({"epochs": epochs} if epochs else {}))
+
+
 def test_every_framework_of_ours_has_a_case() -> None:
-    assert set(registry.trainers().values()) <= set(CASES)
+    assert set(registry.trainers().values()) <= {*CASES, "sklearn"}
 
 
 @register_framework

@@ -24,12 +24,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from rayline.core.schema import SPARSE
 from rayline.core.target import Target, Task
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -143,8 +144,11 @@ class Rows:
         schema: Mapping[str, pl.DataType],
         target: Target,
         weight: str | None,
+        *,
+        memo: dict[Any, Any] | None = None,
     ) -> None:
         self._blocks, self.schema, self._target, self._weight = list(blocks), pl.Schema(schema), target, weight
+        self._memo = memo
 
     @classmethod
     def of(
@@ -175,6 +179,16 @@ class Rows:
     def weight(self) -> Array | None:
         """Sample weights, shape (n,), float64; None when there are none."""
         return None if self._weight is None else self._table[self._weight].cast(pl.Float64).to_numpy()
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes of these rows (a library's own matrix), made once for each key where someone keeps it: a
+        tuning trial trains on the same rows as the one before. What is remembered must not be changed by training."""
+        if self._memo is None:
+            return make()
+        if key not in self._memo:
+            self._memo[key] = make()
+        made: T = self._memo[key]
+        return made
 
     @property
     def n_blocks(self) -> int:
@@ -256,6 +270,9 @@ class Framework(ABC):
     needs_data: ClassVar[bool] = True
     """False for frameworks that make their own data (reinforcement learning)."""
 
+    models: ClassVar[str] = ""
+    """The framework whose models it trains, where that is another one (Horovod trains PyTorch's)."""
+
     iterations: ClassVar[str] = ""
     """The argument of `train` that says how many iterations it makes; empty when there is none."""
 
@@ -276,7 +293,11 @@ class Framework(ABC):
 
     @abstractmethod
     def load(self, directory: Path) -> Any:
-        """Read what `save` wrote. The files' sizes and hashes have been checked; their content is still a stranger's."""
+        """Read what `save` wrote. The files' sizes and hashes have been checked; their content is still a stranger's.
+
+        Keyword arguments of its own are what no file may say (a class of the user's own): `rayline.load(path, …)`
+        takes them too.
+        """
 
     # -- what has a good default -----------------------------------------------------------------------------------
 
@@ -284,12 +305,18 @@ class Framework(ABC):
         """Whether this is a native model of the framework. Must not import the library to say no."""
         return False
 
+    def load_options(self, model: Any) -> dict[str, Any]:
+        """The keyword arguments that `load` needs for this model: they travel with it between our own processes, but
+        stand in no file."""
+        return {}
+
     def inspect(self, model: Any) -> Native:
         """What a native model says about itself."""
         return Native(Task.REGRESSION)
 
-    def task(self, *args: Any, **kwargs: Any) -> Task | None:
-        """The task that the arguments ask for; None lets the labels decide."""
+    def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
+        """The task that the arguments ask for; None lets the labels decide. "classification" is binary or multiclass,
+        by the number of labels, also when they are numbers."""
         return None
 
     def check(self, *args: Any, **kwargs: Any) -> None:

@@ -41,6 +41,8 @@ _STAGES: dict[str, str | type] = {
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
     "lightgbm": "rayline.frameworks.lightgbm:LightGBM",
+    "sklearn": "rayline.frameworks.sklearn:Sklearn",
+    "torch": "rayline.frameworks.torch:Torch",
     "ensemble": "rayline.inference.ensemble:Ensemble",
 }
 
@@ -50,6 +52,8 @@ _ROOTS: dict[str, str] = {}
 _TRAINERS: dict[str, str] = {
     "XGBoostTrainer": "xgboost",
     "LightGBMTrainer": "lightgbm",
+    "SklearnTrainer": "sklearn",
+    "TorchTrainer": "torch",
 }
 """The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""
 

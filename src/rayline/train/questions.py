@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import polars as pl
 
@@ -62,14 +62,14 @@ class Questions:
     targets: Sequence[str]
     schema: Mapping[str, pl.DataType]
     weight: str | None
-    task: Task | None
+    task: Task | Literal["classification"] | None
     strings: str
     class_weight: str | Mapping[Any, float] | None = None
 
     @property
     def _classifies(self) -> bool:
         if self.task is not None:
-            return self.task.is_classification
+            return self.task == "classification" or Task(self.task).is_classification
         return not all(self.schema[t].is_numeric() for t in self.targets)
 
     def features(self, output: Mapping[str, pl.DataType]) -> pl.Schema:
@@ -107,7 +107,7 @@ class Questions:
         counts = [answers.get(Request(ValueCounts, (t,))) for t in self.targets]
         for name in self.targets:
             self._check_numbers(name, answers.get(Request(Extremes, (name,))), "the target", low=None)
-        target = Target.learn(self.targets, self.schema, counts, self.task)
+        target = Target.learn(self.targets, self.schema, counts, self._task(counts))
         if self.weight is not None:
             self._check_numbers(self.weight, answers[Request(Extremes, (self.weight,))], "the weight", low=0.0)
         features: dict[str, pl.DataType] = {}
@@ -122,6 +122,12 @@ class Questions:
                 )
             features[name] = self._feature(name, dtype, count)
         return Learned(target, pl.Schema(features), self._class_weights(target, counts))
+
+    def _task(self, counts: Sequence[ValueCounts | None]) -> Task | None:
+        if self.task != "classification":
+            return None if self.task is None else Task(self.task)
+        most = max(count.counts.height for count in counts if count is not None)
+        return Task.MULTICLASS if most > 2 else Task.BINARY
 
     def _feature(self, name: str, dtype: pl.DataType, count: ValueCounts | None) -> pl.DataType:
         kind = kind_of(dtype)

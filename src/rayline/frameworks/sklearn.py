@@ -1,0 +1,210 @@
+"""scikit-learn: `train.SklearnTrainer(estimator)` trains a copy of any estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.tree._tree import Tree
+from sklearn.utils.validation import has_fit_parameter
+
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
+from rayline.core.framework import Arguments, Array, Features, Framework, Job, Native, Rows
+from rayline.core.target import Task
+
+TREE = "sklearn.tree._tree.Tree"
+"""Trees are arrays that compiled code follows without looking: skops leaves them to the caller, we look at them first."""
+
+_trusted: set[str] = {TREE}
+
+
+def trust(*types: str) -> None:
+    """Let saved estimators hold objects of these types ("package.module.Class") when they are loaded in this process.
+
+    Those of scikit-learn, NumPy and SciPy are trusted as skops trusts them, and trees are checked. What a file says
+    about itself is no reason to trust it.
+    """
+    _trusted.update(types)
+
+
+class Sklearn(Framework):
+    """Any scikit-learn estimator, and whatever follows its conventions. The argument is the estimator; tuned
+    parameters are its own (`C`, `step__C`).
+
+    Classifiers give probabilities where they have `predict_proba`, otherwise classes. `random_state` comes from the
+    trainer's seed where the estimator leaves it open. With `epochs=n`, an estimator that has `partial_fit` sees the
+    rows block by block, n times, and never all of them at once.
+    """
+
+    name = "sklearn"
+    package = "scikit-learn"
+
+    def train(self, job: Job, estimator: Any, *, epochs: int | None = None) -> Any:
+        model = clone(estimator)
+        if job.seed is not None:
+            open_ = {
+                k: job.seed for k, v in model.get_params().items() if k.split("__")[-1] == "random_state" and v is None
+            }
+            model.set_params(**open_)
+        if epochs is None:
+            return model.fit(
+                job.train.features.matrix(np.float64), job.train.target, **_weights(model, "fit", job.train)
+            )
+        classes = {"classes": np.arange(max(len(job.target.classes[0]), 2))} if is_classifier(model) else {}
+        for epoch in range(epochs):
+            for rows in job.train.batches():
+                if rows.n_rows:
+                    weights = _weights(model, "partial_fit", rows)
+                    model.partial_fit(rows.features.matrix(np.float64), rows.target, **weights, **classes)
+            job.checkpoint(epoch, lambda directory: self.save(model, directory))
+            if job.report(epoch, {} if job.test is None else _score(model, job.test)):
+                break
+        return model
+
+    def predict(self, model: Any, features: Features) -> Array:
+        data = features.matrix(np.float64)
+        if not is_classifier(model):
+            values: Array = np.asarray(model.predict(data))
+            return values
+        if not hasattr(model, "predict_proba"):
+            return np.asarray(model.predict(data)).astype(np.int64)
+        found = model.predict_proba(data)
+        if isinstance(found, list):  # one array for each target
+            return np.stack([p[:, 1] for p in found], axis=1)
+        return np.asarray(found[:, 1] if found.shape[1] == 2 and len(model.classes_) == 2 else found)
+
+    def save(self, model: Any, directory: Path) -> None:
+        _skops().dump(model, directory / "model.skops")
+
+    def load(self, directory: Path) -> Any:
+        file = directory / "model.skops"
+        if not file.is_file():
+            raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
+        io = _skops()
+        try:
+            strange = [name for name in io.get_untrusted_types(file=file) if name not in _trusted]
+            if not strange:
+                model = io.load(file, trusted=sorted(_trusted))
+                _check_trees(model)
+                return model
+        except Exception as error:  # skops raises whatever the broken part of the file leads to
+            raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
+        raise ArtifactError(
+            "The saved estimator holds types that are not trusted.",
+            f"Expected those of scikit-learn, or of the caller's own list; got {strange}.",
+            "if you know them: rayline.frameworks.sklearn.trust(…), before loading.",
+        )
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, BaseEstimator) and hasattr(model, "predict")
+
+    def inspect(self, model: Any) -> Native:
+        names = getattr(model, "feature_names_in_", None)
+        names = None if names is None else [str(name) for name in names]
+        if not is_classifier(model):
+            shape = np.shape(getattr(model, "coef_", ()))
+            return Native(Task.REGRESSION, 2, getattr(model, "n_outputs_", shape[0] if len(shape) == 2 else 1), names)
+        classes = model.classes_
+        if isinstance(classes, list):
+            return Native(Task.BINARY, 2, len(classes), names)
+        return Native(Task.BINARY if len(classes) == 2 else Task.MULTICLASS, len(classes), 1, names)
+
+    def task(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
+        return "classification" if is_classifier(estimator) else Task.REGRESSION
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        super().check(*args, **kwargs)
+        estimator = args[0] if args else kwargs["estimator"]
+        epochs = kwargs.get("epochs")
+        if isinstance(estimator, type) or not all(
+            hasattr(estimator, name) for name in ("fit", "predict", "get_params")
+        ):
+            raise ParameterError.value(
+                "sklearn trainer", "estimator", "an estimator object with fit and predict", estimator
+            )
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 1 or not hasattr(estimator, "partial_fit")):
+            raise ParameterError.value(
+                "sklearn trainer", "epochs", "None, or a number of epochs for an estimator with partial_fit", epochs
+            )
+
+    def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
+        given = dict(kwargs)
+        estimator = clone(args[0] if args else given.pop("estimator"))
+        given |= {k: v for k, v in changes.items() if k == "epochs"}
+        params = {k: v for k, v in changes.items() if k != "epochs"}
+        unknown = [name for name in params if name not in estimator.get_params()]
+        if unknown:
+            raise ParameterError.unknown("sklearn trainer", unknown, [*estimator.get_params(), "epochs"])
+        return (estimator.set_params(**params), *args[1:]), given
+
+    def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        found = getattr(model, "feature_importances_", None)
+        if found is None and hasattr(model, "coef_"):
+            found = np.abs(np.atleast_2d(model.coef_)).mean(axis=0)
+        return (
+            dict(zip(names, map(float, found), strict=True)) if found is not None and len(found) == len(names) else None
+        )
+
+
+def _weights(model: Any, method: str, rows: Rows) -> dict[str, Any]:
+    if rows.weight is None:
+        return {}
+    if not has_fit_parameter(model, "sample_weight") or (
+        method == "partial_fit" and "sample_weight" not in _parameters(model)
+    ):
+        raise DataError(
+            f"sklearn trainer: {type(model).__name__} takes no sample weights.",
+            "Expected none.",
+            "leave sample_weight and class_weight out.",
+        )
+    return {"sample_weight": rows.weight}
+
+
+def _parameters(model: Any) -> Mapping[str, Any]:
+    import inspect
+
+    return inspect.signature(model.partial_fit).parameters
+
+
+def _score(model: Any, rows: Rows) -> dict[str, float]:
+    name = "accuracy" if is_classifier(model) else "r2"
+    return {f"test-{name}": float(model.score(rows.features.matrix(np.float64), rows.target, rows.weight))}
+
+
+def _check_trees(model: Any) -> None:
+    """Raise ValueError when a tree points outside of itself, or at features that the model does not have."""
+    todo, seen = [model], set[int]()
+    while todo:
+        found = todo.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, Tree):
+            inner, n = found.children_left >= 0, found.node_count
+            for children in (found.children_left, found.children_right):
+                # Children come after their parent: no way through the tree is endless.
+                if ((children < 0) != ~inner).any() or (children >= n).any() or (children <= np.arange(n))[inner].any():
+                    raise ValueError("a tree points outside of itself")
+            if (found.feature[inner] < 0).any() or (found.feature[inner] >= found.n_features).any():
+                raise ValueError("a tree asks for a feature that it does not have")
+            if found.n_features != getattr(model, "n_features_in_", found.n_features):
+                raise ValueError("a tree has other features than its model")
+        elif isinstance(found, np.ndarray):
+            todo += found.ravel().tolist() if found.dtype == object else []
+        elif isinstance(found, dict):
+            todo += found.values()
+        elif isinstance(found, (list, tuple)):
+            todo += found
+        elif isinstance(found, BaseEstimator):
+            todo += vars(found).values()
+
+
+def _skops() -> Any:
+    try:
+        import skops.io
+    except ImportError as error:
+        raise MissingExtraError.of("Saving scikit-learn estimators", "skops", "sklearn") from error
+    return skops.io
