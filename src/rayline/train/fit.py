@@ -335,13 +335,15 @@ class _Training:
                 "this is a defect of the framework's adapter: report it.",
             )
         scored = {name: Scored.merge([o.scored[name] for o in outcomes]) for name in outcomes[0].scored}
-        return Outcome(unpack(adapter, outcomes[0].files), scored)
+        return Outcome(unpack(adapter, outcomes[0].files, outcomes[0].load_options), scored)
 
     # -- what the framework tells ----------------------------------------------------------------------------------
 
     def report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
         """After an iteration: history, callbacks, progress. True when training is to stop."""
         values = {name: float(value) for name, value in metrics.items()}
+        while self.run.history and self.run.history[-1]["iteration"] >= iteration:
+            self.run.history.pop()  # training goes on from a checkpoint: these iterations are made again
         self.run.history.append({"iteration": iteration, **values})
         for callback in self.callbacks:
             if callback.on_iteration(self.run, iteration, values):
@@ -414,7 +416,14 @@ def _result(
         }
     seconds["metrics"] = time.perf_counter() - begun
     raw = _examples(inputs.train, preprocessor)
-    model = Model(trainer.framework, outcome.native, learned.features, learned.target, metrics=values, examples=raw)
+    model = Model(
+        trainer.adapter.models or trainer.framework,
+        outcome.native,
+        learned.features,
+        learned.target,
+        metrics=values,
+        examples=raw,
+    )
     history = (
         pl.DataFrame(run.history, infer_schema_length=None)
         if run.history
