@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -79,8 +80,7 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 @given(st.recursive(st.none() | st.floats() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
 def test_what_is_written_is_json(value: object) -> None:
-    assert b"NaN" not in dumps({"v": value}).replace(json.dumps("NaN").encode(), b"") or "NaN" in json.dumps(value)
-    json.loads(dumps(value), parse_constant=lambda c: pytest.fail(c))
+    json.loads(dumps(value), parse_constant=pytest.fail)
 
 
 def test_infinity_in_a_number_is_refused() -> None:
@@ -93,8 +93,6 @@ def test_infinity_in_a_number_is_refused() -> None:
 def test_several_targets_are_an_object_a_row() -> None:
     target = Target(("a", "b"), Task.BINARY, (pl.String(), pl.Date()), (("n", "y"), (dt.date(2013, 1, 1), dt.date(2013, 1, 2))))
     writer = Writer(target)
-    import numpy as np
-
     scores = np.array([[0.9, 0.25]] * 2)
     assert writer.predictions(scores) == [{"a": "y", "b": "2013-01-01"}] * 2
     assert writer.predictions(np.repeat(scores, 10, axis=0)) == [{"a": "y", "b": "2013-01-01"}] * 20

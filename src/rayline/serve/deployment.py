@@ -527,10 +527,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(name: str, error: Exception) -> str:
+    """The last line of what Ray Serve says of the failed replicas: that of the error in them."""
     with contextlib.suppress(Exception):
         application = serve.status().applications[name]
-        messages = [application.message, *(d.message for d in application.deployments.values())]
-        found = next((m for m in messages if m), "")
-        if found:
-            return found.strip().splitlines()[-1]
-    return str(error).strip().splitlines()[-1]
+        for message in (*(d.message for d in application.deployments.values()), application.message):
+            if message.strip():
+                return message.strip().splitlines()[-1].rstrip(".")
+    return str(error).strip().splitlines()[-1].rstrip(".")
