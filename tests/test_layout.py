@@ -38,6 +38,9 @@ RAY_ENGINE = {
 }
 """The files of one engine, which import one another."""
 
+TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "lightning", "horovod")}
+"""The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
+
 RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.data.read"}
 """Modules that may import ray; and everything in rayline.tune."""
 
@@ -46,7 +49,7 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "huggingface", "lightning", "horovod", "rllib"},
+    "torch": {"torch", "torch_loop", "torch_modules", "huggingface", "lightning", "horovod", "rllib"},
     "transformers": {"huggingface"},
     "accelerate": {"huggingface"},
     "lightning": {"lightning"},
@@ -90,7 +93,7 @@ def test_imports_go_down_only(module: str) -> None:
         if not name.startswith("rayline.") or allowed is None or own == "":
             continue
         other = package(name)
-        together = {module, name} <= RAY_ENGINE or (other == own and own not in SEPARATE)
+        together = {module, name} <= RAY_ENGINE or {module, name} <= TORCH or (other == own and own not in SEPARATE)
         assert other in allowed or together or name == module, (
             f"{module} imports {name}; {own} may import {sorted(allowed)} only"
         )

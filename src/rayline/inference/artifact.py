@@ -89,7 +89,7 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
-def load(path: str | Path, *, expected_digest: str | None = None) -> InferencePipeline:
+def load(path: str | Path, *, expected_digest: str | None = None, **options: Any) -> InferencePipeline:
     """Read what `InferencePipeline.save` wrote. Needs no Ray and runs no code from the file.
 
     Parameters
@@ -98,6 +98,9 @@ def load(path: str | Path, *, expected_digest: str | None = None) -> InferencePi
         The file or directory.
     expected_digest
         The `digest` of the artifact, known from a trusted place; refuses any other artifact.
+    options
+        What the framework of the model must be told by you, as no file may say it: `module=Net` for a PyTorch module of
+        a class of your own.
 
     Returns
     -------
@@ -110,10 +113,12 @@ def load(path: str | Path, *, expected_digest: str | None = None) -> InferencePi
         When the file is missing, damaged, tampered with, of a newer format, or not one of ours.
     MissingExtraError
         When the framework of the model is not installed.
+    ParameterError
+        On an option that the framework does not know.
     """
     path = Path(path)
     members = _read_directory(path) if path.is_dir() else _read_archive(path)
-    return from_members(members, str(path), expected_digest)
+    return from_members(members, str(path), expected_digest, options)
 
 
 def digest_of(path: str | Path) -> str:
@@ -157,7 +162,12 @@ def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
     return {"digest": hashlib.sha256(text).hexdigest().encode(), "manifest.json": text, **body}
 
 
-def from_members(members: Mapping[str, bytes], where: str, expected_digest: str | None = None) -> InferencePipeline:
+def from_members(
+    members: Mapping[str, bytes],
+    where: str,
+    expected_digest: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> InferencePipeline:
     """The pipeline from its pieces, after every check."""
     manifest = _manifest(members, where, expected_digest)
     try:
@@ -175,7 +185,7 @@ def from_members(members: Mapping[str, bytes], where: str, expected_digest: str 
         raise ArtifactError(f"{where}: the manifest is malformed: {error}.", "", "save the pipeline again.") from error
     files = {name.removeprefix("model/"): content for name, content in members.items() if name.startswith("model/")}
     try:
-        native = unpack(adapter, files)
+        native = unpack(adapter, files, options)
     except RaylineError:
         raise
     except Exception as error:  # whatever the native reader of a framework raises

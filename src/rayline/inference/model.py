@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -140,15 +141,16 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features", "_for_few_rows")}
         state["files"] = pack(self.adapter, self.native)
+        state["load_options"] = self.adapter.load_options(self.native)
         state["adapter_class"] = registry.runtime_class(self.framework)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        files, adapter = state.pop("files"), state.pop("adapter_class")
+        files, options, adapter = state.pop("files"), state.pop("load_options"), state.pop("adapter_class")
         if adapter is not None:
             registry.register_framework(adapter)
         self.__dict__.update(state)
-        self.native = unpack(self.adapter, files)
+        self.native = unpack(self.adapter, files, options)
 
     @classmethod
     def of_native(
@@ -205,11 +207,19 @@ def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
         return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def unpack(adapter: Framework, files: Mapping[str, bytes]) -> Any:
-    """The model from such files; their names must be known to be harmless."""
+def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str, Any] | None = None) -> Any:
+    """The model from such files, whose names must be known to be harmless, and the framework's own arguments of `load`.
+
+    Raises ParameterError when the framework knows no such argument.
+    """
+    try:
+        inspect.signature(adapter.load).bind(Path(), **(options or {}))
+    except TypeError as error:
+        allowed = list(inspect.signature(adapter.load).parameters)[1:]
+        raise ParameterError.unknown(f"load ({adapter.name})", options or {}, allowed) from error
     with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
         root = Path(folder)
         for name, content in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
-        return adapter.load(root)
+        return adapter.load(root, **(options or {}))

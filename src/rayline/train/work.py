@@ -107,6 +107,7 @@ class Outcome:
     native: Any
     scored: dict[str, Scored]
     files: dict[str, bytes] | None = None
+    load_options: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
 
 
@@ -139,10 +140,12 @@ class Work:
         done = self.run(worker)
         files = pack(self.adapter, done.native)
         digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
-        return Outcome(None, done.scored, files if worker.rank == 0 else None, digest)
+        if worker.rank:
+            return Outcome(None, done.scored, digest=digest)
+        return Outcome(None, done.scored, files, self.adapter.load_options(done.native), digest)
 
-    def run(self, worker: Worker) -> Outcome:
-        """Train and score.
+    def run(self, worker: Worker, memo: dict[Any, Any] | None = None) -> Outcome:
+        """Train and score. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
 
         Raises
         ------
@@ -152,7 +155,7 @@ class Work:
             When the framework fails, from its own error.
         """
         adapter = self.adapter
-        rows = {"train": Rows(worker.train, self.features, self.target, WEIGHT if self.weighs else None)}
+        rows = {"train": Rows(worker.train, self.features, self.target, WEIGHT if self.weighs else None, memo=memo)}
         if worker.test is not None:
             rows["test"] = Rows(worker.test, self.features, self.target, WEIGHT if self.weighs_test else None)
             _ = rows["test"].target  # wrong labels are an error before the training, not after it

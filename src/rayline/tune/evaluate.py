@@ -45,6 +45,7 @@ FITTED = 64
 
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
+Memo = dict[Any, Any] | None
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,12 @@ class Evaluator:
         problem = self.problem
         trainer = problem.trainer_of(config)
         begun = time.perf_counter()
-        train, test, learned = self._prepared(config, trainer, fold)
+        train, test, learned, memo = self._prepared(config, trainer, fold)
         if not test.height:
             raise DataError(
                 f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds."
             )
-        native, history = self._train(trainer, learned, train, test)
+        native, history = self._train(trainer, learned, train, test, memo)
         trained = time.perf_counter()
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
         scores = trainer.adapter.predict(native, rows.features)
@@ -203,7 +204,7 @@ class Evaluator:
 
     def _prepared(
         self, config: space.Config, trainer: Trainer, fold: int
-    ) -> tuple[pl.DataFrame, pl.DataFrame, Learned]:
+    ) -> tuple[pl.DataFrame, pl.DataFrame, Learned, Memo]:
         preprocessor = self.problem.preprocessor_of(config)
         leaves = preprocessor.leaves
         names = [path.partition("/")[0] for path, _ in leaves]
@@ -213,7 +214,7 @@ class Evaluator:
         # Weights of classes differ between training and test rows, and so may a stage's work.
         train = self._transformed(fold, leaves, fitted, digests, learned, training=True)
         test = self._transformed(fold, leaves, fitted, digests, learned, training=False)
-        return train, test, learned
+        return train, test, learned, self._tables.memo(_prepared_key(fold, digests[len(leaves)], training=True))
 
     def _fit(
         self, leaves: Sequence[fitting.Leaf], trainer: Trainer, fold: int, digest: str
@@ -274,13 +275,13 @@ class Evaluator:
 
         prepare = Prepare(None, learned.features, problem.target.columns, weight, class_weights)
         return self._tables.get(
-            (fold, training, "prepared", digests[len(leaves)]), lambda: prepare(at(len(leaves))).collect()
+            _prepared_key(fold, digests[len(leaves)], training=training), lambda: prepare(at(len(leaves))).collect()
         )
 
     # -- training and scoring --------------------------------------------------------------------------------------
 
     def _train(
-        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame
+        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame, memo: Memo
     ) -> tuple[Any, History]:
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
@@ -309,7 +310,7 @@ class Evaluator:
 
         if trainer.num_workers is None:
             worker = Alone([lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads)
-            return work.run(worker).native, history
+            return work.run(worker, memo).native, history
         outcomes = registry.engine("ray").train(
             work,
             num_workers=trainer.num_workers,
@@ -326,7 +327,7 @@ class Evaluator:
             storage_path=trainer.storage_path,
             checkpoint_every=None,
         )
-        return unpack(trainer.adapter, outcomes[0].files), history
+        return unpack(trainer.adapter, outcomes[0].files, outcomes[0].load_options), history
 
     def _score(
         self, trainer: Trainer, scores: Array, rows: Rows, history: History, best: int | None, fold: int
@@ -356,6 +357,10 @@ def is_ours(metric: str) -> bool:
     except ParameterError:
         return False
     return not metric.startswith("train-")
+
+
+def _prepared_key(fold: int, digest: str, *, training: bool) -> tuple[Any, ...]:
+    return fold, training, "prepared", digest
 
 
 def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:

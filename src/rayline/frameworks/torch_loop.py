@@ -1,0 +1,406 @@
+"""The standard training loop of PyTorch modules: epochs of shuffled batches, in one process or on several.
+
+Workers take equally many steps, whatever the number of their rows, and a step is the mean over the rows of all of
+them: the size of a worker's share changes nothing, and nobody waits for a worker that has finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  # as everyone calls it
+
+from rayline.core.errors import DataError, ParameterError
+from rayline.core.framework import Array, Job, Rows
+from rayline.core.target import Target, Task
+from rayline.frameworks import torch_modules as modules
+
+TIMEOUT = dt.timedelta(minutes=10)
+"""How long a worker waits for the others in one step."""
+
+
+# -- between workers ---------------------------------------------------------------------------------------------------
+
+
+class Alone:
+    """How workers talk, when there is one: not at all. The others override what they need to."""
+
+    def wrap(self, module: Any, device: Any) -> Any:
+        """The module as the loop calls it, with the same parameters on every worker."""
+        return module
+
+    def share_gradients(self, module: Any) -> None:
+        """After `backward`: gradients become the mean over workers."""
+
+    def total(self, values: Array, device: Any) -> Array:
+        """The sums over workers."""
+        return values
+
+    def agree(self, module: Any) -> None:
+        """At the end: everything that is no parameter as rank 0 has it."""
+
+
+class Gloo(Alone):
+    """PyTorch's own processes: gloo, or nccl on GPUs."""
+
+    def wrap(self, module: Any, device: Any) -> Any:
+        if not any(p.requires_grad for p in module.parameters()):
+            return module
+        return torch.nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+    def total(self, values: Array, device: Any) -> Array:
+        sums = torch.from_numpy(np.asarray(values, np.float64)).to(device)
+        torch.distributed.all_reduce(sums)
+        return np.asarray(sums.cpu().numpy())
+
+    def agree(self, module: Any) -> None:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, job: Job) -> Iterator[Gloo]:
+        """While a training runs."""
+        torch.distributed.init_process_group(
+            "nccl" if job.use_gpu else "gloo",
+            init_method=f"tcp://{job.peers[0]}",
+            rank=job.rank,
+            world_size=job.world_size,
+            timeout=TIMEOUT,
+        )
+        try:
+            yield cls()
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+# -- what the trainer's arguments mean ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `TorchTrainer` that are about the loop; see there."""
+
+    loss: str | Callable[..., Any] | None = None
+    optimizer: str | Callable[..., Any] = "AdamW"
+    lr: float = 1e-3
+    weight_decay: float | None = None
+    optimizer_kwargs: Mapping[str, Any] | None = None
+    scheduler: str | Callable[..., Any] | None = None
+    scheduler_kwargs: Mapping[str, Any] | None = None
+    batch_size: int = 64
+    max_epochs: int = 10
+    gradient_clip: float | None = None
+    mixed_precision: bool = False
+    patience: int | None = None
+    inputs: str = "matrix"
+
+    def check(self) -> None:
+        """Raise ParameterError on names and values that do not exist."""
+        where = "torch trainer"
+        for name in ("batch_size", "max_epochs", "patience"):
+            value = getattr(self, name)
+            if not (value is None and name == "patience") and (not isinstance(value, int) or value < 1):
+                raise ParameterError.value(where, name, "an integer of at least 1", value)
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ParameterError.value(where, "gradient_clip", "a number above 0, or None", self.gradient_clip)
+        if self.inputs not in modules.INPUTS:
+            raise ParameterError.value(where, "inputs", f"one of {list(modules.INPUTS)}", self.inputs)
+        if self.loss is not None:
+            _named(self.loss, losses(), "loss")
+        parameters = [torch.nn.Parameter(torch.zeros(1))]
+        try:
+            self.scheduled(self.optimized(parameters))
+        except (TypeError, ValueError) as error:
+            raise ParameterError(
+                f"{where}: the optimizer or the scheduler refuses its arguments: {error}.",
+                "Expected those that PyTorch documents.",
+            ) from error
+
+    def optimized(self, parameters: Any) -> Any:
+        """A new optimizer."""
+        decay = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
+        kwargs = {"lr": self.lr, **decay, **(self.optimizer_kwargs or {})}
+        return _named(self.optimizer, optimizers(), "optimizer")(parameters, **kwargs)
+
+    def scheduled(self, optimizer: Any) -> Any:
+        """A new scheduler, stepped once an epoch. The length of a schedule is that of the training."""
+        if self.scheduler is None:
+            return None
+        make = _named(self.scheduler, schedulers(), "scheduler")
+        kwargs = dict(self.scheduler_kwargs or {})
+        for name in ("T_max", "total_iters"):
+            if name in inspect.signature(make).parameters:
+                kwargs.setdefault(name, self.max_epochs)
+        return make(optimizer, **kwargs)
+
+
+def losses() -> dict[str, Any]:
+    """The losses of `torch.nn.functional` of an output and a target, by name with and without "_loss"."""
+    found = {}
+    for name, function in vars(F).items():
+        if (
+            not name.startswith("_")
+            and callable(function)
+            and ("loss" in name or "entropy" in name or name == "kl_div")
+        ):
+            takes = list(inspect.signature(function).parameters)
+            if "reduction" in takes and takes[:2] == ["input", "target"]:
+                found[name] = found[name.removesuffix("_loss")] = function
+    return found
+
+
+def optimizers() -> dict[str, Any]:
+    """The optimizers of `torch.optim`, by the name of their class."""
+    return {
+        n: c
+        for n, c in vars(torch.optim).items()
+        if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and n not in ("Optimizer", "LBFGS")
+    }
+
+
+def schedulers() -> dict[str, Any]:
+    """The schedulers of `torch.optim.lr_scheduler`, by the name of their class."""
+    module = torch.optim.lr_scheduler
+    return {
+        n: c
+        for n, c in vars(module).items()
+        if isinstance(c, type) and issubclass(c, module.LRScheduler) and n not in ("LRScheduler", "_LRScheduler")
+    }
+
+
+def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
+    """What a name, in any case, means; a class or a function means itself."""
+    if not isinstance(given, str):
+        if not callable(given):
+            raise ParameterError.value("torch trainer", name, "a name or a callable", given)
+        return given
+    lower = {key.lower(): value for key, value in table.items()}
+    if given.lower() not in lower:
+        raise ParameterError.unknown(f"torch trainer: {name}", [given], table)
+    return lower[given.lower()]
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+class Table:
+    """Rows as tensors: what goes in, what should come out, and how much each row counts."""
+
+    def __init__(self, rows: Rows, inputs: str) -> None:
+        self.inputs = modules.Inputs(rows.features, inputs)
+        self.target = torch.from_numpy(np.array(rows.target))
+        self.weight = None if rows.weight is None else torch.from_numpy(np.array(rows.weight, np.float32))
+        self.n_rows = self.inputs.n_rows
+
+    def weights(self, rows: Any) -> float:
+        """How much some rows count together."""
+        return float(len(rows)) if self.weight is None else float(self.weight[rows].sum())
+
+
+class Loop:
+    """One training of one module on one worker."""
+
+    def __init__(self, job: Job, module: Any, settings: Settings, among: Alone) -> None:
+        self.job, self.module, self.settings, self.among = job, module, settings, among
+        self.device = device(job)
+        self.train = Table(job.train, settings.inputs)
+        self.test = None if job.test is None else Table(job.test, settings.inputs)
+        self.optimizer = settings.optimized(module.parameters())
+        self.scheduler = settings.scheduled(self.optimizer)
+        self.loss = Loss(settings.loss, job.target)
+        self.seed = int(np.random.SeedSequence(job.seed).generate_state(1)[0])
+        self.epoch, self.best, self.best_epoch = 0, math.inf, -1
+        self.best_state: dict[str, Any] | None = None
+
+    def run(self) -> Any:
+        """Train, and return the module."""
+        if self.job.resume is not None:
+            self._resume(self.job.resume)
+        wrapped = self.among.wrap(self.module, self.device)
+        steps, rows = self._steps()
+        for epoch in range(self.epoch, self.settings.max_epochs):
+            torch.manual_seed(np.random.SeedSequence((self.seed, epoch, self.job.rank)).generate_state(1)[0])
+            self.epoch = epoch
+            metrics = {"train-loss": self._one_epoch(wrapped, steps, rows)}
+            if self.test is not None:
+                metrics["test-loss"] = self._evaluate(self.test)
+            if self._ends(metrics):
+                break
+        if self.best_state is not None:
+            self.module.load_state_dict(self.best_state)
+            modules.chosen(self.module, self.best_epoch)
+        self.among.agree(self.module)
+        return self.module
+
+    def _steps(self) -> tuple[int, Array]:
+        """Steps in an epoch, and the rows of each worker."""
+        rows = np.zeros(self.job.world_size)
+        rows[self.job.rank] = self.train.n_rows
+        rows = self.among.total(rows, self.device)
+        if not rows.all():
+            raise DataError(
+                f"train.fit: worker {int(rows.argmin())} has no rows to train on.",
+                "Expected some on each.",
+                "use fewer workers.",
+            )
+        return min(math.ceil(rows.sum() / self.settings.batch_size), int(rows.min())), rows
+
+    def _one_epoch(self, wrapped: Any, steps: int, rows: Array) -> float:
+        """Every row once. Returns the mean loss over the rows of all workers, each as its step found it."""
+        wrapped.train()
+        batches = torch.randperm(self.train.n_rows).tensor_split(steps)
+        counts = self.among.total(np.array([self.train.weights(batch) for batch in batches]), self.device)
+        lost = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch, count in zip(batches, counts.tolist(), strict=True):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(wrapped, self.train, batch)
+            (loss * (self.job.world_size / max(count, 1e-12))).backward()
+            self.among.share_gradients(self.module)
+            if self.settings.gradient_clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
+            self.optimizer.step()
+            lost += loss.detach()
+        mean = float(self.among.total(np.array([lost.item()]), self.device)[0] / counts.sum())
+        if not math.isfinite(mean):
+            raise modules.unusable(self.job.train.features)
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(mean)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        return mean
+
+    def _loss(self, module: Any, table: Table, rows: Any) -> Any:
+        """The sum over some rows."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.mixed_precision):
+            output = table.inputs.call(module, rows, self.device)
+        weight = None if table.weight is None else table.weight[rows].to(self.device)
+        return self.loss(output.float(), table.target[rows].to(self.device), weight)
+
+    def _evaluate(self, table: Table) -> float:
+        self.module.eval()
+        found = np.zeros(2)
+        with torch.inference_mode():
+            for start in range(0, table.n_rows, modules.BATCH_ROWS):
+                rows = torch.arange(start, min(start + modules.BATCH_ROWS, table.n_rows))
+                found += (self._loss(self.module, table, rows).item(), table.weights(rows))
+        lost, count = self.among.total(found, self.device)
+        return float(lost / count) if count else math.nan
+
+    def _ends(self, metrics: Mapping[str, float]) -> bool:
+        """Tell of the epoch; whether it was the last one."""
+        patience, stop = self.settings.patience, False
+        if patience is not None:
+            if metrics["test-loss"] < self.best:
+                self.best, self.best_epoch = metrics["test-loss"], self.epoch
+                self.best_state = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+            stop = self.epoch - self.best_epoch >= patience
+        stop |= self.job.report(self.epoch, metrics)
+        self.job.checkpoint(self.epoch, self._save)
+        return bool(self.among.total(np.array([float(stop)]), self.device)[0])
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save(self, directory: Path) -> None:
+        """The model's own files, and beside them what only goes on with the training."""
+        modules.save(self.module, directory)
+        state = {
+            "epoch": self.epoch,
+            "seed": self.seed,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+        }
+        torch.save(state, directory / "training.pt")
+
+    def _resume(self, directory: Path) -> None:
+        modules.read_numbers(self.module, directory)
+        state = torch.load(directory / "training.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch, self.seed = state["epoch"] + 1, state["seed"]
+        self.best, self.best_epoch, self.best_state = state["best"], state["best_epoch"], state["best_state"]
+
+
+def per_class(loss: Any) -> bool:
+    """Whether a loss takes one logit for each class, also of two, and class numbers as targets."""
+    if isinstance(loss, str):
+        loss = losses().get(loss.lower())
+    return loss in (F.cross_entropy, F.nll_loss, F.multi_margin_loss) or isinstance(
+        loss, (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss, torch.nn.MultiMarginLoss)
+    )
+
+
+def two_class(loss: Any) -> bool:
+    """Whether a loss is of two classes with one logit."""
+    name = F.binary_cross_entropy_with_logits.__name__
+    return loss in (name, F.binary_cross_entropy_with_logits) or isinstance(loss, torch.nn.BCEWithLogitsLoss)
+
+
+class Loss:
+    """A loss, by name or the user's own, summed over rows with their weights."""
+
+    def __init__(self, given: Any, target: Target) -> None:
+        self._name = given if isinstance(given, str) else ""
+        self._function = None if given is None else _named(given, losses(), "loss")
+        self._target = target
+
+    def __call__(self, output: Any, target: Any, weight: Any) -> Any:
+        output = modules.squeezed(output)
+        classes = output.ndim == 2 and target.ndim == 1  # one logit for each class
+        fits = output.shape == target.shape or (classes and self._target.task is not Task.REGRESSION)
+        if not fits or (classes and output.shape[1] != max(len(c) for c in self._target.classes)):
+            raise ParameterError(
+                f"torch trainer: the module gives outputs of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)}.",
+                f"Expected {self._expected()}.",
+                "let the module's class take out_features, which is filled in, or change its last layer.",
+            )
+        target = target if classes else target.float()
+        if self._function is None:
+            function = (
+                F.cross_entropy
+                if classes
+                else F.binary_cross_entropy_with_logits
+                if self._target.classes
+                else F.mse_loss
+            )
+            found = function(output, target, reduction="none")
+        else:
+            found = self._function(output, target, **({"reduction": "none"} if self._name else {}))
+        if found.ndim == 0:
+            if weight is not None:
+                raise ParameterError(
+                    "torch trainer: the loss gives one number for a batch, and rows have weights.",
+                    "Expected one for each row.",
+                    "make the loss with reduction='none', or leave the weights out.",
+                )
+            return found * len(output)
+        found = found if found.ndim == 1 else found.flatten(1).mean(dim=1)
+        return (found if weight is None else found * weight).sum()
+
+    def _expected(self) -> str:
+        n, task = len(self._target.columns), self._target.task
+        if task is Task.MULTICLASS:
+            return f"one logit for each class: (rows, {len(self._target.classes[0])})"
+        if n > 1:
+            return f"one output for each target: (rows, {n})"
+        return "one output for each row: (rows,) or (rows, 1)" + (
+            ", or two logits: (rows, 2)" if self._target.classes else ""
+        )
+
+
+def device(job: Job) -> Any:
+    """Where a worker computes; Ray shows it its own GPU only."""
+    return torch.device("cuda" if job.use_gpu else "cpu")

@@ -1,0 +1,404 @@
+"""PyTorch modules as data: how a module is built again, what goes into it, what its outputs mean."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from rayline.core import strictjson
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, SchemaError
+from rayline.core.framework import Array, Features
+from rayline.core.target import Task
+
+try:
+    import torch
+    from safetensors.torch import load_model, save_model
+except ImportError as error:
+    raise MissingExtraError.of("TorchTrainer", "torch", "torch") from error
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+BATCH_ROWS = 4096
+"""Rows that are predicted at a time."""
+
+INPUTS = ("matrix", "columns")
+"""How features go into a module: side by side as one tensor, or each column under its name."""
+
+_ATTRIBUTE = "rayline_recipe"
+
+
+# -- modules by name ---------------------------------------------------------------------------------------------------
+
+
+class MLP(torch.nn.Module):
+    """Fully connected layers.
+
+    Parameters
+    ----------
+    in_features, out_features
+        Width of the features and number of outputs; `TorchTrainer` fills them in.
+    hidden
+        Widths of the hidden layers.
+    activation
+        The name of a class of `torch.nn` without parameters: "ReLU", "SiLU", "Tanh", ….
+    dropout
+        The share of hidden values that are left out in training.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "ReLU",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ParameterError.value("MLP", "activation", f"one of {list(ACTIVATIONS)}", activation)
+        layers: list[Any] = []
+        for width in hidden:
+            layers += [torch.nn.Linear(in_features, width), getattr(torch.nn, activation)()]
+            layers += [torch.nn.Dropout(dropout)] if dropout else []
+            in_features = width
+        self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(in_features, out_features))
+
+    def forward(self, x: Any) -> Any:
+        return self.layers(x.flatten(1))
+
+
+ACTIVATIONS = ("ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Mish", "Tanh", "Sigmoid", "Softplus")
+
+_OWN: dict[str, Callable[..., Any]] = {"MLP": MLP, "Linear": torch.nn.Linear}
+_REGISTERED: dict[str, Callable[..., Any]] = {}
+
+
+def register_module(make: M) -> M:
+    """Let saved models of this class, or of this function that makes a module, be loaded by `rayline.load` without
+    further ado. Usable as a decorator; its name is the id in the file.
+
+    Raises
+    ------
+    ParameterError
+        When the name is one of Rayline's own modules.
+    """
+    if make.__name__ in _OWN:
+        raise ParameterError.value(
+            "register_module", "the name", f"none of Rayline's own {sorted(_OWN)}", make.__name__
+        )
+    _REGISTERED[make.__name__] = make
+    return make
+
+
+def resolve(module: Any) -> Any:
+    """The class, function or module that a trainer's `module=` means. Raises ParameterError for anything else."""
+    known = {**_REGISTERED, **_OWN}
+    found = known.get(module) if isinstance(module, str) else module
+    if isinstance(found, torch.nn.Module) or (callable(found) and not isinstance(found, str)):
+        return found
+    raise ParameterError.value(
+        "torch trainer",
+        "module",
+        f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(known)}",
+        module,
+    )
+
+
+def check(module: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise ParameterError when `module=` is nothing that makes a module, or not with these arguments."""
+    make = resolve(module)
+    try:
+        strictjson.dumps(dict(kwargs))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(
+            f"torch trainer: module_kwargs hold something that is no plain value: {error}.",
+            "Expected numbers, strings, lists and dicts, as they are saved with the model.",
+            "pass a function of plain values that makes the module.",
+        ) from error
+    takes = _signature(make)
+    if isinstance(make, torch.nn.Module) and kwargs:
+        raise ParameterError(
+            "torch trainer: module_kwargs are given with a ready module.", "Expected a class or a function."
+        )
+    unknown = [name for name in kwargs if name not in takes]
+    if unknown and not isinstance(make, torch.nn.Module) and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        raise ParameterError.unknown(f"torch trainer: module_kwargs of {make.__name__}", unknown, takes)
+
+
+def _signature(make: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(make).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+# -- how one is built, and what it predicts ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a module does not know of itself: how it was made, what goes in, what comes out.
+
+    `make` is None for a module that was given ready made.
+    """
+
+    make: Callable[..., Any] | None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    task: Task = Task.REGRESSION
+    n_classes: int = 2
+    n_targets: int = 1
+    inputs: str = "matrix"
+    features: Sequence[str] = ()
+    best_iteration: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "module": getattr(self.make, "__name__", ""),
+            "kwargs": dict(self.kwargs),
+            "task": str(self.task),
+            "n_classes": self.n_classes,
+            "n_targets": self.n_targets,
+            "inputs": self.inputs,
+            "features": list(self.features),
+            "best_iteration": self.best_iteration,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, make: Callable[..., Any] | None) -> Recipe:
+        try:
+            best = data["best_iteration"]
+            if data["inputs"] not in INPUTS:
+                raise ValueError("inputs")
+            return cls(
+                make,
+                {str(k): v for k, v in data["kwargs"].items()},
+                Task(data["task"]),
+                int(data["n_classes"]),
+                int(data["n_targets"]),
+                data["inputs"],
+                [str(name) for name in data["features"]],
+                None if best is None else int(best),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(
+                f"module.json of a saved module is malformed: {error}.", "", "save it again."
+            ) from error
+
+
+def recipe(module: Any) -> Recipe:
+    """What is known of a module; of a stranger, that its outputs are numbers."""
+    found = getattr(module, _ATTRIBUTE, None)
+    return found if isinstance(found, Recipe) else Recipe(None)
+
+
+def described(module: Any, about: Recipe) -> Any:
+    """The same module, which remembers its recipe."""
+    setattr(module, _ATTRIBUTE, about)
+    return module
+
+
+def chosen(module: Any, best_iteration: int) -> Any:
+    """The same module, which remembers that it is that of an earlier iteration than the last."""
+    return described(module, replace(recipe(module), best_iteration=best_iteration))
+
+
+def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tuple[Any, dict[str, Any]]:
+    """A new module, and the arguments that made it. `in_features` and `out_features`, where it takes them and they are
+    not given, come from `shapes`. A module that is given is copied."""
+    if isinstance(make, torch.nn.Module):
+        return copy.deepcopy(make), {}
+    takes = _signature(make)
+    full = {**{name: value for name, value in shapes.items() if name in takes}, **kwargs}
+    module = make(**full)
+    if not isinstance(module, torch.nn.Module):
+        raise ParameterError.value("torch trainer", "module", "something that makes a torch.nn.Module", module)
+    return module, full
+
+
+# -- features in, scores out -------------------------------------------------------------------------------------------
+
+
+class Inputs:
+    """Features as a module takes them, batch by batch."""
+
+    def __init__(self, features: Features, how: str) -> None:
+        self.n_rows = features.n_rows
+        self._matrix, self._columns = None, {}
+        vector = next(iter(features.schema.values())) if len(features.schema) == 1 else None
+        if how == "columns":
+            self._columns = {name: torch.from_numpy(_column(features.table[name])) for name in features.names}
+        elif isinstance(vector, pl.Array):
+            self._matrix = torch.from_numpy(_column(features.table.to_series()).astype(np.float32, copy=False))
+        else:
+            matrix = features.matrix(np.float32)
+            # Polars' own memory cannot be written to, which PyTorch warns of; otherwise it is sparse.
+            self._matrix = (
+                torch.from_numpy(np.require(matrix, requirements="W")) if isinstance(matrix, np.ndarray) else matrix
+            )
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        if self._matrix is None:
+            return sum(int(np.prod(column.shape[1:])) for column in self._columns.values())
+        return int(np.prod(self._matrix.shape[1:]))
+
+    def call(self, module: Any, rows: Any, device: Any) -> Any:
+        """The module's outputs for some rows (a slice or a tensor of row numbers)."""
+        if self._matrix is None:
+            return module(**{name: column[rows].to(device) for name, column in self._columns.items()})
+        if isinstance(self._matrix, torch.Tensor):
+            return module(self._matrix[rows].to(device))
+        part = self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows]
+        return module(torch.from_numpy(part.toarray()).to(device))
+
+
+def _column(series: pl.Series) -> Array:
+    """Whole numbers as int64, everything else as float32; a vector keeps its shape, a category is its code."""
+    if series.dtype in (pl.Enum, pl.Categorical):
+        series = series.to_physical()
+    inner: Any = series.dtype
+    while isinstance(inner, pl.Array):
+        inner = inner.inner
+    if not (inner.is_numeric() or inner == pl.Boolean):
+        raise SchemaError(
+            f"Model input: feature {series.name!r} holds {series.dtype}, which is no tensor.",
+            "Expected numbers, truth values or vectors.",
+            "add a stage that encodes it, or take inputs='matrix'.",
+        )
+    whole = inner.is_integer() and not series.null_count()
+    values: Array = series.to_numpy()
+    return np.array(values, dtype=np.int64 if whole else np.float32)
+
+
+def scores(module: Any, features: Features) -> Array:
+    """Values, or probabilities where the recipe says that outputs are logits of classes.
+
+    Raises
+    ------
+    DataError
+        When the module gives a number that is none, as for a missing feature.
+    """
+    about = recipe(module)
+    if module.training:
+        module.eval()
+    inputs = Inputs(features, about.inputs)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, inputs.n_rows, BATCH_ROWS):
+            output = inputs.call(module, slice(start, start + BATCH_ROWS), device)
+            parts.append(_probabilities(output, about).cpu())
+    result: Array = torch.cat(parts).numpy()
+    if not np.isfinite(result).all():
+        raise unusable(features)
+    return result
+
+
+def _probabilities(output: Any, about: Recipe) -> Any:
+    """What `Framework.predict` gives, from the outputs of a module."""
+    output = squeezed(output).double()
+    if about.task is Task.REGRESSION:
+        return output
+    return output.softmax(dim=1) if output.ndim == 2 and about.n_targets == 1 else output.sigmoid()
+
+
+def squeezed(output: Any) -> Any:
+    """Outputs of shape (n, 1) as (n,)."""
+    return output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
+
+
+def unusable(features: Features) -> DataError:
+    """The module has answered with NaN or infinity: because of missing features, if there are any."""
+    table = features.table
+    missing = [
+        name
+        for name, d in table.schema.items()
+        if table[name].null_count() or (d.is_float() and table[name].is_nan().any())
+    ]
+    return DataError(
+        f"The PyTorch module gives numbers that are not finite{f'; the features {missing[:8]!r} have missing values' if missing else ''}.",
+        "Expected a finite number for every row.",
+        "impute before the model (SimpleImputer)."
+        if missing
+        else "scale the features (StandardScaler), or lower lr in training.",
+    )
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def save(module: Any, directory: Path) -> None:
+    """`module.safetensors` and `module.json`: numbers and the id of the module, no code."""
+    save_model(module, str(directory / "module.safetensors"))
+    (directory / "module.json").write_bytes(strictjson.dumps(recipe(module).to_json(), indent=1))
+
+
+def load(directory: Path, module: Any = None) -> Any:
+    """The module of such files, built by `module` (a class, a function, or a module of the same shape) or, without one,
+    by what is registered under the id in the file.
+
+    Raises
+    ------
+    ArtifactError
+        When nothing is registered under the id, or the numbers do not fit into the module.
+    """
+    for name in ("module.json", "module.safetensors"):
+        if not (directory / name).is_file():
+            raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
+    data = strictjson.loads((directory / "module.json").read_bytes(), "module.json")
+    known = {**_REGISTERED, **_OWN}
+    name = str(data.get("module", "")) if isinstance(data, dict) else ""
+    make = known.get(name) if module is None else module
+    if make is None:
+        raise ArtifactError(
+            f"The saved model is a PyTorch module {f'made by {name!r}, which is not registered here' if name else 'that was given ready made'}.",
+            f"Expected one made by {sorted(known)}: no code is loaded from a file.",
+            "register its class first (rayline.frameworks.torch.register_module), or pass it: rayline.load(path, module=Net).",
+        )
+    ready = isinstance(make, torch.nn.Module)
+    about = Recipe.from_json(data, None if ready else make)
+    try:
+        if make in _OWN.values():
+            _compare(directory, make, about)
+        built, _ = build(make, about.kwargs, {})
+        read_numbers(built, directory)
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a class says to arguments that are not its own
+        raise ArtifactError(
+            f"The saved PyTorch module does not fit {getattr(make, '__name__', type(make).__name__)!r}: {_first_line(error)}",
+            "Expected the class that it was trained with.",
+            "pass the right one: rayline.load(path, module=Net).",
+        ) from error
+    return described(built.eval(), about)
+
+
+def read_numbers(module: Any, directory: Path) -> None:
+    """Put the saved numbers into a module of the same shape."""
+    load_model(module, directory / "module.safetensors")
+
+
+def _compare(directory: Path, make: Any, about: Recipe) -> None:
+    """Our own modules are first built without memory: sizes from a file cost nothing before they are known to be true."""
+    if (
+        sum(map(int, np.ravel(about.kwargs.get("hidden", ())))) > 1 << 24
+        or np.size(about.kwargs.get("hidden", ())) > 1 << 10
+    ):
+        raise ArtifactError("module.json names layers of a size that Rayline does not write.", "", "save it again.")
+    with torch.device("meta"):
+        bare = make(**about.kwargs)
+    expected = sum(p.numel() * p.element_size() for p in bare.state_dict().values())
+    if expected > (directory / "module.safetensors").stat().st_size:
+        raise ArtifactError("module.json names layers that are larger than the saved numbers.", "", "save it again.")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
