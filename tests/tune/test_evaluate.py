@@ -148,6 +148,6 @@ def test_an_undefined_score_is_an_error(table: pl.DataFrame) -> None:
 
 def test_cells_are_no_feature(table: pl.DataFrame) -> None:
     made = prepared(table.drop("city"), None)
-    train_rows, _, learned = evaluator(made)._prepared({}, made.problem.trainer, 0)
+    train_rows, _, learned, _ = evaluator(made)._prepared({}, made.problem.trainer, 0)
     assert not [n for n in (*train_rows.columns, *learned.features) if n.startswith(CELL)]
     assert metrics.get("log_loss").mode == made.mode

@@ -71,7 +71,9 @@ class XGBoost(Framework):
         params = self._params(job, params or {})
         distributed = job.world_size > 1
         with _communicator(job) if distributed else contextlib.nullcontext():
-            train = _matrix(job.train, params, stream=job.train.n_blocks > 1)
+            train = job.train.remember(
+                ("DMatrix", params.get("nthread")), lambda: _matrix(job.train, params, stream=job.train.n_blocks > 1)
+            )
             evals = [(train, "train")] if job.test is None else [(train, "train"), (_matrix(job.test, params), "test")]
             if job.resume is not None:
                 xgb_model = self.load(job.resume)

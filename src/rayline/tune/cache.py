@@ -27,6 +27,7 @@ class Tables:
     def __init__(self, most_bytes: int) -> None:
         self._most, self._used = most_bytes, 0
         self._tables: OrderedDict[Hashable, pl.DataFrame] = OrderedDict()
+        self._memos: dict[Hashable, dict[Any, Any]] = {}
         self.hits = self.misses = 0
 
     def get(self, key: Hashable, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
@@ -41,9 +42,14 @@ class Tables:
         self._tables[key] = made
         self._used += _size(made)
         while self._used > self._most and self._tables:
-            _, old = self._tables.popitem(last=False)
+            gone, old = self._tables.popitem(last=False)
             self._used -= _size(old)
+            self._memos.pop(gone, None)
         return made
+
+    def memo(self, key: Hashable) -> dict[Any, Any] | None:
+        """Where what is made of a table is kept, as long as the table is; None when the table is not kept."""
+        return self._memos.setdefault(key, {}) if key in self._tables else None
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._tables

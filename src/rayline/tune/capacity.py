@@ -12,8 +12,9 @@ from ray.tune import PlacementGroupFactory
 from rayline.core.errors import ParameterError, ResourceError
 from rayline.train.trainer import Trainer
 
-SHARE = 4
-"""All trial actors together keep prepared tables in one part of so many of a machine's memory."""
+SHARE = 8
+"""All trial actors together keep prepared tables in one part of so many of a machine's memory; what frameworks make of
+them takes about as much again, twice."""
 
 
 class Capacity(NamedTuple):

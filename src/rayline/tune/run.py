@@ -246,6 +246,7 @@ class _Book(tune.Callback):
     def __init__(self, journal: Journal, line: progress.Line, mode: str, n_folds: int, total: int | None) -> None:
         self._journal, self._line, self._mode, self._n_folds, self._total = journal, line, mode, n_folds, total
         self._entries: dict[str, _Entry] = {}
+        self._order: dict[str, int] = {}
         self._started = time.monotonic()
 
     def trials(self) -> list[Trial]:
@@ -286,8 +287,8 @@ class _Book(tune.Callback):
 
     def _entry(self, trials: Sequence[Any], trial: Any) -> _Entry:
         if trial.trial_id not in self._entries:
-            number = next(i for i, other in enumerate(trials) if other.trial_id == trial.trial_id)
-            made = Trial(number, space.to_plain(trial.config), self._n_folds)
+            self._number(trials)
+            made = Trial(self._order[trial.trial_id], space.to_plain(trial.config), self._n_folds)
             self._entries[trial.trial_id] = _Entry(made, time.monotonic())
         return self._entries[trial.trial_id]
 
