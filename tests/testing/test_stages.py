@@ -43,6 +43,19 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.Tokenizer(), {}),
     (stages.DropColumns(["city", "amount"]), {}),
     (stages.SelectColumns(["city", "amount"]), {"targets": ["y"]}),
+    (stages.MaxAbsScaler(), {}),
+    (stages.RobustScaler(), {}),
+    (stages.RobustScaler(quantile_range=(10, 80), with_centering=False), {"targets": ["y"]}),
+    (stages.Normalizer(), {}),
+    (stages.Normalizer(["amount", "count", "small"], norm="max"), {}),
+    (stages.Log(["price", "count"]), {}),
+    (stages.Binarizer(threshold=5), {"targets": ["y"]}),
+    (stages.Clipper(), {}),
+    (stages.Clipper(low=3, high=8.5), {}),
+    (stages.PowerTransformer(), {"rtol": 1e-9}),
+    (stages.PowerTransformer(["price"], method="box-cox", standardize=False), {"rtol": 1e-9}),
+    (stages.QuantileTransformer(n_quantiles=20), {}),
+    (stages.QuantileTransformer(["amount", "count"], output_distribution="normal"), {}),
 ]
 
 

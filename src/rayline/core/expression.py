@@ -81,6 +81,7 @@ FUNCTIONS: dict[str, Function] = {
     "/": Function(("n", "n"), "n", lambda a, b: a / b, _divide),
     "**": Function(("n", "n"), "n", lambda a, b: a.pow(b), _power),
     "abs": Function(("n",), "n", lambda a: a.abs(), abs),
+    "max": Function(("n", "n"), "n", lambda a, b: pl.when(a >= b).then(a).when(b > a).then(b), lambda a, b: a if a >= b else b),
     "sqrt": Function(("n",), "n", lambda a: a.sqrt(), _total(math.sqrt, lambda x: math.nan)),
     "log": Function(("n",), "n", lambda a: a.log(), _total(math.log, lambda x: -math.inf if x == 0 else math.nan)),
     "log1p": Function(("n",), "n", lambda a: a.log1p(), _total(math.log1p, lambda x: -math.inf if x == -1 else math.nan)),
@@ -103,7 +104,7 @@ FUNCTIONS: dict[str, Function] = {
     "if": Function(("b", "a", "a"), "=", lambda a, b, c: pl.when(a).then(b).otherwise(c), lambda a, b, c: b if a else c, strict=False),
 }
 
-_CLEAN = {"**", "==", "!=", "<", "<=", ">", ">=", "is_null", "fill", "if"}  # where NaN must have become missing before
+_CLEAN = {"**", "max", "==", "!=", "<", "<=", ">", ">=", "is_null", "fill", "if"}  # where NaN must have become missing before
 _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -200,9 +200,35 @@ class RowCount(Statistic):
         return type(self)(self.count + other.count)
 
 
+@dataclass(frozen=True, slots=True)
+class Missing(Statistic):
+    """How many values of a column of any type are missing."""
+
+    count: int = 0
+    n_null: int = 0
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        return [columns[0].count(), columns[0].null_count()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls(*values)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.count + other.count, self.n_null + other.n_null)
+
+
 @dataclass(frozen=True, eq=False)
 class ValueCounts(Statistic):
-    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values."""
+    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values.
+
+    With the option `elements` the values are the elements of a list column.
+    """
 
     n_null: int = 0
     counts: pl.DataFrame = field(default_factory=lambda: _NO_VALUES)  # columns "value" (without null) and "n"
@@ -210,7 +236,10 @@ class ValueCounts(Statistic):
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        return table.select(value=columns[0]).group_by("value").agg(n=pl.len().cast(pl.Int64))
+        values = table.select(value=columns[0])
+        if options.get("elements"):
+            values = values.explode("value")
+        return values.group_by("value").agg(n=pl.len().cast(pl.Int64))
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -348,15 +377,17 @@ class Quantiles(Statistic):
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile with linear interpolation between neighbours, as NumPy's default; None of no values."""
-        count = self.count
-        if not count:
-            return None
+        return self.quantiles([q])[0] if self.count else None
+
+    def quantiles(self, qs: Sequence[float]) -> list[float]:
+        """Several quantiles; needs values."""
         values, n = self.points()
         ends = np.cumsum(n)
-        position = q * (count - 1)
-        places = np.searchsorted(ends, [int(position), math.ceil(position)], side="right")
-        low, high = (float(v) for v in values[places])
-        return low + (high - low) * (position - int(position)) if high != low else low
+        positions = [q * (int(ends[-1]) - 1) for q in qs]
+        lows = values[np.searchsorted(ends, [math.floor(p) for p in positions], side="right")].tolist()
+        highs = values[np.searchsorted(ends, [math.ceil(p) for p in positions], side="right")].tolist()
+        found = zip(lows, highs, positions, strict=True)
+        return [low + (high - low) * (p - math.floor(p)) if high != low else low for low, high, p in found]
 
     def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """The values in ascending order (at a level above 0 the middle of each bucket), and how often each occurs."""

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.operations import Affine, Clip, Operation
+from rayline.core.expression import Assign, Formula
+from rayline.core.operations import Affine, Clip, Drop, Operation
 from rayline.core.schema import Kind
-from rayline.core.stage import Check, ColumnStage, a_bool, param
-from rayline.core.statistics import Extremes, Moments, Statistic
+from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, one_of, param
+from rayline.core.statistics import Extremes, Moments, Quantiles, Request, Statistic
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ class MinMaxScaler(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
+    @property
+    def becomes(self) -> type[Operation] | None:  # type: ignore[override]
+        return None if self.clip else Affine
+
     feature_range: tuple[float, float] = param((0.0, 1.0), Check("two numbers, the smaller first", _is_range))
     clip: bool = param(False, a_bool())
 
@@ -122,3 +127,155 @@ class MinMaxScaler(ColumnStage):
         span = learned["high"] - learned["low"]
         operations: list[Operation] = [Affine(column, learned["low"], (span or 1.0) / (high - low), float(low))]
         return [*operations, Clip(column, float(low), float(high))] if self.clip else operations
+
+
+@dataclass(frozen=True)
+class MaxAbsScaler(ColumnStage):
+    """Divide each column by its largest absolute value, as scikit-learn does; missing stays missing.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or infinite ones.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import MaxAbsScaler
+    >>> Preprocessor([("scale", MaxAbsScaler())]).fit_transform(pl.DataFrame({"x": [-4.0, 2.0]}))["x"].to_list()
+    [-1.0, 0.5]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+    becomes: ClassVar = Affine
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Extremes]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        extremes: Extremes = answers[0]
+        if not extremes.count:
+            raise self.all_null(column)
+        scale = float(max(abs(extremes.low), abs(extremes.high)))
+        self.refuse_infinite(column, scale)
+        return {"scale": scale or 1.0}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Affine(column, 0.0, learned["scale"])]
+
+
+def _is_quantile_range(value: Any) -> bool:
+    return _is_range(value) and 0 <= value[0] and value[1] <= 100
+
+
+@dataclass(frozen=True)
+class RobustScaler(ColumnStage):
+    """Subtract the median and divide by the range between two quantiles, as scikit-learn does; missing stays missing.
+
+    Exact up to 65,536 distinct values of a column; beyond that see `Quantiles`.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    with_centering, with_scaling
+        Whether to subtract, and whether to divide.
+    quantile_range
+        The two quantiles, in percent.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or infinite quantiles.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import RobustScaler
+    >>> Preprocessor([("scale", RobustScaler())]).fit_transform(pl.DataFrame({"x": [1.0, 2.0, 3.0]}))["x"].to_list()
+    [-1.0, 0.0, 1.0]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+    becomes: ClassVar = Affine
+
+    with_centering: bool = param(True, a_bool())
+    with_scaling: bool = param(True, a_bool())
+    quantile_range: tuple[float, float] = param((25.0, 75.0), Check("two percentages, the smaller first", _is_quantile_range))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        quantiles: Quantiles = answers[0]
+        if not quantiles.count:
+            raise self.all_null(column)
+        low, middle, high = quantiles.quantiles([self.quantile_range[0] / 100, 0.5, self.quantile_range[1] / 100])
+        self.refuse_infinite(column, low, middle, high, high - low)
+        constant = high - low < 10 * sys.float_info.epsilon
+        return {"center": middle, "scale": 1.0 if constant else high - low}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        shift = learned["center"] if self.with_centering else 0.0
+        return [Affine(column, shift, learned["scale"] if self.with_scaling else 1.0)]
+
+
+@dataclass(frozen=True)
+class Normalizer(Stage):
+    """Divide each row by its norm over the columns, as scikit-learn does; rows of zeros stay.
+
+    Missing values stay missing and count as 0 in the norm. The results are Float64.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    norm
+        "l2", "l1" or "max".
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Normalizer
+    >>> Preprocessor([("n", Normalizer())]).fit_transform(pl.DataFrame({"x": [3.0], "y": [4.0]})).row(0)
+    (0.6, 0.8)
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+
+    norm: str = param("l2", one_of("l2", "l1", "max"))
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        columns = list(self.state["columns"])
+        if not columns:
+            return []
+        total: Formula = 0.0
+        for column in columns:
+            x: Formula = ["abs", ["fill", ["number", ["col", column]], 0.0]]
+            if self.norm == "max":
+                total = ["max", total, x]
+            else:
+                total = ["+", total, ["*", x, x] if self.norm == "l2" else x]
+        size = "\x00norm"
+        length: Formula = ["sqrt", total] if self.norm == "l2" else total
+        divided = {c: ["/", ["col", c], ["col", size]] for c in columns}
+        return [
+            Assign({size: length}),
+            Assign({size: ["if", ["==", ["col", size], 0.0], 1.0, ["col", size]]}),
+            Assign(divided),
+            Drop([size]),
+        ]

@@ -1,0 +1,192 @@
+"""Statistics of several columns together: covariance, moments by group, counts of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import DataError
+from rayline.core.statistics import MAX_CATEGORIES, Statistic, missing_as_null
+
+_BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance(Statistic):
+    """Means and co-moments of numeric columns, over the rows in which none of them is missing."""
+
+    count: int = 0
+    n_null: int = 0  # rows left out
+    mean: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    comoment: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))  # sums of products of deviations
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        return table.select(missing_as_null(column).alias(str(i)) for i, column in enumerate(columns))
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        table: pl.DataFrame = values[0]
+        return cls.merge_all(cls._of_block(table.slice(start, _BLOCK_ROWS)) for start in range(0, table.height, _BLOCK_ROWS))
+
+    @classmethod
+    def _of_block(cls, table: pl.DataFrame) -> Self:
+        known = table.drop_nulls()
+        if not known.height:
+            return cls(0, table.height)
+        matrix = known.to_numpy()
+        mean = matrix.mean(axis=0)
+        deviations = matrix - mean
+        return cls(known.height, table.height - known.height, mean, deviations.T @ deviations)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        count, n_null = self.count + other.count, self.n_null + other.n_null
+        if not self.count or not other.count:
+            one = self if self.count else other
+            return type(self)(count, n_null, one.mean, one.comoment)
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        between = np.outer(delta, delta) * (self.count * other.count / count)
+        return type(self)(count, n_null, mean, self.comoment + other.comoment + between)
+
+    @property
+    def correlation(self) -> npt.NDArray[np.float64]:
+        """Pearson correlations; 0 where a column is constant."""
+        deviation = np.sqrt(np.diag(self.comoment))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result = self.comoment / np.outer(deviation, deviation)
+        return np.where(np.isfinite(result), result, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMoments(Statistic):
+    """Count, mean and squared deviations of the first column for each combination of the others (missing is a value).
+
+    The first column must be numeric or boolean. Option `n_folds` with a number above 0: the last columns, from the third
+    on, are hashed to that many folds, and each fold is a group of its own.
+    """
+
+    table: pl.DataFrame | None = None  # columns "key", "fold", "n", "n_null", "mean", "m2"
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        x, key, *rest = columns
+        n_folds = options.get("n_folds", 0)
+        fold = fold_of(rest, n_folds) if n_folds else pl.lit(0, dtype=pl.Int64)
+        made = table.select(x=missing_as_null(x), key=key, fold=fold)
+        return made.group_by("key", "fold").agg(
+            n=pl.col("x").count().cast(pl.Int64),
+            n_null=pl.col("x").null_count().cast(pl.Int64),
+            mean=pl.col("x").mean().fill_null(0.0),
+            m2=(pl.col("x").var(ddof=0) * pl.col("x").count()).fill_null(0.0),
+        )
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls._limited(values[0])
+
+    @classmethod
+    def _limited(cls, table: pl.DataFrame) -> Self:
+        if table["key"].n_unique() > MAX_CATEGORIES:
+            raise DataError(
+                "A column has too many groups to count.",
+                f"Expected at most {MAX_CATEGORIES:,}; got more.",
+                "hash the column (HashEncoder) or drop it (DropColumns).",
+            )
+        return cls(table)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        tables = [state.table for state in states if state.table is not None]
+        return cls._limited(_merged(pl.concat(tables, how="vertical_relaxed"), ["key", "fold"])) if tables else cls()
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    def by_key(self, *, without_fold: int | None = None) -> pl.DataFrame:
+        """Columns key, n, n_null, mean, m2 in the order of the keys (missing last), of all folds but one."""
+        table = self.table if self.table is not None else _NO_GROUPS
+        if without_fold is not None:
+            table = table.filter(pl.col("fold") != without_fold)
+        return _merged(table, ["key"]).sort("key", nulls_last=True)
+
+
+_NO_GROUPS = pl.DataFrame(
+    schema={"key": pl.Null, "fold": pl.Int64, "n": pl.Int64, "n_null": pl.Int64, "mean": pl.Float64, "m2": pl.Float64}
+)
+
+
+def _merged(table: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """The groups of a table with several lines for each, in one line."""
+    n, mean = pl.col("n"), pl.col("mean")
+    # In the order of the values, so that the sums do not depend on the order of the parts.
+    total = table.sort("n", "mean", "m2").group_by(keys, maintain_order=True).agg(
+        pl.col("n_null").sum(),
+        pl.col("m2").sum(),
+        n=n.sum(),
+        mean=(mean * n).sum() / pl.max_horizontal(n.sum(), 1),
+        between=(n * (mean - (mean * n).sum() / pl.max_horizontal(n.sum(), 1)) ** 2).sum(),
+    )
+    return total.select(*keys, "n", "n_null", "mean", m2=pl.col("m2") + pl.col("between"))
+
+
+@dataclass(frozen=True, eq=False)
+class PairCounts(Statistic):
+    """How often each pair of values of two columns occurs (missing is a value)."""
+
+    table: pl.DataFrame | None = None  # columns "first", "second", "n"
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        return table.select(first=columns[0], second=columns[1]).group_by("first", "second").agg(n=pl.len().cast(pl.Int64))
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls._limited(values[0])
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        tables = [state.table for state in states if state.table is not None]
+        if not tables:
+            return cls()
+        return cls._limited(pl.concat(tables, how="vertical_relaxed").group_by("first", "second").agg(pl.col("n").sum()))
+
+    @classmethod
+    def _limited(cls, table: pl.DataFrame) -> Self:
+        if table.height > MAX_CATEGORIES:
+            raise DataError(
+                "Two columns have too many different pairs of values to count.",
+                f"Expected at most {MAX_CATEGORIES:,}; got more.",
+                "bin the values first, or use fewer groups.",
+            )
+        return cls(table)
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+
+def row_hash(columns: list[pl.Expr], seed: int) -> pl.Expr:
+    """A hash of the values of each row as UInt64: equal rows, equal hashes, whatever the batch."""
+    return pl.struct([column.alias(str(i)) for i, column in enumerate(columns)]).hash(seed)
+
+
+def fold_of(columns: list[pl.Expr], n_folds: int, seed: int = 0x5EED) -> pl.Expr:
+    """The inner fold of each row, from its content: 0 … n_folds - 1."""
+    return (row_hash(columns, seed) % n_folds).cast(pl.Int64)

@@ -1,0 +1,391 @@
+"""Stages that change the shape of a distribution: logarithms, power transforms, quantile maps, clipping, thresholds."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import DataError, MissingExtraError
+from rayline.core.expression import Assign, Formula
+from rayline.core.operations import Affine, Clip, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import ColumnStage, a_bool, a_number, an_int, one_of, param
+from rayline.core.statistics import Extremes, Quantiles, Statistic
+
+
+@dataclass(frozen=True)
+class _NumberStage(ColumnStage):
+    """A stage for numeric columns, which come out as Float64; missing values stay missing."""
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+
+
+@dataclass(frozen=True)
+class Log(_NumberStage):
+    """Replace x by ln(x + offset); missing stays missing, and a value at or below -offset is refused.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    offset
+        What is added first; 1 by default, so that counts of 0 become 0.
+
+    Raises
+    ------
+    DataError
+        In fit, when a value is too small. A smaller one that comes later becomes missing.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Log
+    >>> Preprocessor([("log", Log(offset=0))]).fit_transform(pl.DataFrame({"x": [1.0, 10.0]}))["x"].round(3).to_list()
+    [0.0, 2.303]
+    """
+
+    offset: float = param(1.0, a_number())
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Extremes]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        _refuse_below(self, column, answers[0].low, -self.offset)
+        return {}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        x = ["+", ["col", column], float(self.offset)]
+        return [Assign({column: ["if", [">", x, 0], ["log", x], None]})]
+
+
+@dataclass(frozen=True)
+class Binarizer(_NumberStage):
+    """Replace numbers by 1.0 where they are above the threshold, and 0.0 where not; missing stays missing.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    threshold
+        The largest value that becomes 0.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Binarizer
+    >>> Preprocessor([("late", Binarizer(threshold=15))]).fit_transform(pl.DataFrame({"x": [3, 20, None]}))["x"].to_list()
+    [0.0, 1.0, None]
+    """
+
+    threshold: float = param(0.0, a_number())
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return {}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        x = ["number", ["col", column]]
+        above: Formula = ["+", [">", x, float(self.threshold)], 0]
+        return [Assign({column: above})]
+
+
+@dataclass(frozen=True)
+class Clipper(_NumberStage):
+    """Keep values within bounds: quantiles of the training rows (winsorising), or given numbers. The result is Float64.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    lower_quantile, upper_quantile
+        The quantiles that become the bounds; None for no such bound.
+    low, high
+        Bounds as numbers; they come before the quantiles.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Clipper
+    >>> Preprocessor([("clip", Clipper(low=0, high=3))]).fit_transform(pl.DataFrame({"x": [-1, 2, 9]}))["x"].to_list()
+    [0.0, 2.0, 3.0]
+    """
+
+    lower_quantile: float | None = param(0.01, a_number(0, 1, none=True))
+    upper_quantile: float | None = param(0.99, a_number(0, 1, none=True))
+    low: float | None = param(None, a_number(none=True))
+    high: float | None = param(None, a_number(none=True))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        given = (self.low is not None or self.lower_quantile is None) and (self.high is not None or self.upper_quantile is None)
+        return [] if given else [Quantiles]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        if answers and not answers[0].count:
+            raise self.all_null(column)
+        low = self.low if self.low is not None or self.lower_quantile is None else answers[0].quantile(self.lower_quantile)
+        high = self.high if self.high is not None or self.upper_quantile is None else answers[0].quantile(self.upper_quantile)
+        bounds = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+        if low is not None and high is not None and not low <= high:
+            raise DataError(f"Clipper: the bounds of column {column!r} cross.", f"Expected low <= high; got {bounds}.", "change them.")
+        return bounds
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Clip(column, learned["low"], learned["high"])]
+
+
+@dataclass(frozen=True)
+class PowerTransformer(_NumberStage):
+    """Make each column more normal by the power transform with the most likely λ, as scikit-learn does.
+
+    λ is fitted on the column's distribution (see `Quantiles`): exactly what the rows give up to 65,536 distinct values,
+    and within the sketch's error beyond. Missing stays missing.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    method
+        "yeo-johnson", or "box-cox" (positive values only).
+    standardize
+        Whether the result gets mean 0 and variance 1.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values, infinite ones, or for "box-cox" any that is not positive.
+
+    References
+    ----------
+    Yeo and Johnson, "A new family of power transformations to improve normality or symmetry", Biometrika 87 (2000).
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import PowerTransformer
+    >>> Preprocessor([("p", PowerTransformer())]).fit_transform(pl.DataFrame({"x": [1.0, 2.0, 9.0]}))["x"].round(2).to_list()
+    [-1.18, -0.07, 1.26]
+    """
+
+    method: str = param("yeo-johnson", one_of("yeo-johnson", "box-cox"))
+    standardize: bool = param(True, a_bool())
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        values, n = answers[0].points()
+        if not len(values):
+            raise self.all_null(column)
+        self.refuse_infinite(column, float(values[0]), float(values[-1]))
+        if self.method == "box-cox":
+            _refuse_below(self, column, float(values[0]), 0.0)
+        power = self._most_likely(values, n) if len(values) > 1 else 1.0
+        with np.errstate(all="ignore"):
+            result = self._powered(values, power)
+        mean = float(np.average(result, weights=n))
+        variance = float(np.average((result - mean) ** 2, weights=n))
+        self.refuse_infinite(column, mean, variance)
+        return {"lambda": power, "mean": mean, "scale": math.sqrt(variance) if variance > 1e-24 * mean * mean else 1.0}
+
+    def _powered(self, x: Any, power: float) -> Any:
+        if self.method == "box-cox":
+            return np.log(x) if power == 0 else np.expm1(power * np.log(x)) / power
+        result = np.empty_like(x)
+        low, high = -np.log1p(-x[x < 0]), np.log1p(x[x >= 0])
+        result[x >= 0] = high if power == 0 else np.expm1(power * high) / power
+        result[x < 0] = low if power == 2 else -np.expm1((2 - power) * -low) / (2 - power)
+        return result
+
+    def _most_likely(self, x: Any, n: Any) -> float:
+        """Brent's parabolic search for the largest likelihood, from the same bracket as scikit-learn's."""
+        total = n.sum()
+        jacobian = (np.log(x) if self.method == "box-cox" else np.sign(x) * np.log1p(np.abs(x))) @ n
+
+        def loss(power: float) -> float:
+            with np.errstate(all="ignore"):
+                y = self._powered(x, power)
+                variance = np.average((y - np.average(y, weights=n)) ** 2, weights=n)
+                value = total / 2 * np.log(variance) - (power - 1) * jacobian
+            return float(value) if np.isfinite(value) else math.inf
+
+        return _minimum(loss, -2.0, 2.0)
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        x, power = ["number", ["col", column]], float(learned["lambda"])
+        if self.method == "box-cox":
+            made: Formula = ["if", [">", x, 0], _box_cox(x, power), None]
+        else:
+            below = ["*", -1.0, _box_cox(["-", 1.0, x], 2.0 - power)]
+            made = ["if", [">=", x, 0], _box_cox(["+", x, 1.0], power), below]
+        operations: list[Operation] = [Assign({column: made})]
+        return [*operations, Affine(column, learned["mean"], learned["scale"])] if self.standardize else operations
+
+
+def _box_cox(x: Formula, power: float) -> Formula:
+    return ["log", x] if power == 0 else ["/", ["-", ["**", x, power], 1.0], power]
+
+
+def _minimum(loss: Any, low: float, high: float) -> float:
+    """The place of the minimum of a function with one valley: widen the bracket, then golden sections to 1e-11."""
+    while loss(low) < loss(low + 1e-3) and low > -64:
+        low *= 2
+    while loss(high) < loss(high - 1e-3) and high < 64:
+        high *= 2
+    golden = (math.sqrt(5) - 1) / 2
+    a, b = high - golden * (high - low), low + golden * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    while high - low > 1e-11:
+        if at_a <= at_b:
+            high, b, at_b = b, a, at_a
+            a = high - golden * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + golden * (high - low)
+            at_b = loss(b)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class Interpolate(Operation):
+    """x becomes the value at x of lines between points; at a point `at`, between two `right` of one to `left` of the next.
+
+    Points are ascending. Outside of them x takes `at` of the first or the last.
+    """
+
+    column: str
+    points: Sequence[float]
+    left: Sequence[float]
+    at: Sequence[float]
+    right: Sequence[float]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _map(self, values: pl.Series) -> pl.Series:
+        points, left, at, right = (np.asarray(v, dtype=np.float64) for v in (self.points, self.left, self.at, self.right))
+        missing = values.is_null()
+        x = np.clip(values.fill_null(points[0]).to_numpy(), points[0], points[-1])
+        place = np.searchsorted(points, x)
+        before = np.maximum(place - 1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            between = right[before] + (x - points[before]) / (points[place] - points[before]) * (left[place] - right[before])
+        result = pl.Series(values.name, np.where(points[place] == x, at[place], between))
+        return result.zip_with(~missing, pl.Series([None], dtype=pl.Float64)) if missing.any() else result
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, points, left, at, right = self.column, list(self.points), list(self.left), list(self.at), list(self.right)
+
+        def interpolate(row: Row) -> None:
+            x = row[column]
+            if x is None:
+                return
+            x = min(max(float(x), points[0]), points[-1])
+            place = bisect_left(points, x)
+            if points[place] == x:
+                row[column] = at[place]
+            else:
+                before = place - 1
+                share = (x - points[before]) / (points[place] - points[before])
+                row[column] = right[before] + share * (left[place] - right[before])
+
+        return interpolate
+
+
+@dataclass(frozen=True)
+class NormalQuantile(Operation):
+    """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn. Has no form for single rows."""
+
+    column: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _map(self, values: pl.Series) -> pl.Series:
+        try:
+            from scipy.special import ndtri
+        except ImportError as error:
+            raise MissingExtraError.of("QuantileTransformer(output_distribution='normal')", "scipy", "sklearn") from error
+        low, high = ndtri(1e-7 - np.spacing(1)), ndtri(1 - (1e-7 - np.spacing(1)))
+        result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
+        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+
+
+@dataclass(frozen=True)
+class QuantileTransformer(_NumberStage):
+    """Map each column onto a uniform or normal distribution by its quantiles, as scikit-learn does without subsampling.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    n_quantiles
+        Landmarks (at most the number of values).
+    output_distribution
+        "uniform" or "normal".
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or infinite ones.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import QuantileTransformer
+    >>> Preprocessor([("q", QuantileTransformer())]).fit_transform(pl.DataFrame({"x": [1.0, 2.0, 100.0]}))["x"].to_list()
+    [0.0, 0.5, 1.0]
+    """
+
+    n_quantiles: int = param(1000, an_int(2))
+    output_distribution: str = param("uniform", one_of("uniform", "normal"))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        quantiles: Quantiles = answers[0]
+        if not quantiles.count:
+            raise self.all_null(column)
+        references = np.linspace(0, 1, max(1, min(self.n_quantiles, quantiles.count)))
+        landmarks = np.maximum.accumulate(np.array(quantiles.quantiles(references.tolist())))
+        self.refuse_infinite(column, float(landmarks[0]), float(landmarks[-1]))
+        points, first = np.unique(landmarks, return_index=True)
+        last = np.append(first[1:], len(landmarks)) - 1
+        left, right = references[first], references[last]
+        at = (left + right) / 2
+        at[0], at[-1] = (0.0, 1.0) if len(points) > 1 else (0.0, 0.0)
+        return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        operations: list[Operation] = [Interpolate(column, learned["points"], learned["left"], learned["at"], learned["right"])]
+        return [*operations, NormalQuantile(column)] if self.output_distribution == "normal" else operations
+
+
+def _refuse_below(stage: ColumnStage, column: str, low: float | None, bound: float) -> None:
+    if low is None:
+        raise stage.all_null(column)
+    if low <= bound:
+        raise DataError(
+            f"{type(stage).__name__}: column {column!r} holds {low}, whose logarithm does not exist.",
+            f"Expected values above {bound:g}.",
+            "shift the column (offset=…), use Yeo-Johnson, or clip it first (Clipper).",
+        )
+
+
