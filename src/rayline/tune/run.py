@@ -203,7 +203,14 @@ def _run_trials(
                 failure_config=tune.FailureConfig(max_failures=DEATHS),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            raise TrainingError(
+                f"{WHERE}: Ray Tune failed: {str(error).strip().splitlines()[-1]}",
+                "Expected it to run the trials.",
+                "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -254,6 +261,17 @@ class _Book(tune.Callback):
         for entry in self._entries.values():
             entry.trial.folds = [entry.folds[fold] for fold in sorted(entry.folds)]
         return sorted((entry.trial for entry in self._entries.values()), key=lambda trial: trial.number)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._number(trials)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._number(trials)
+
+    def _number(self, trials: Sequence[Any]) -> None:
+        """Ray appends new trials to its list, but moves one that it starts again to the end."""
+        for trial in trials:
+            self._order.setdefault(trial.trial_id, len(self._order))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
