@@ -102,6 +102,8 @@ def test_scan_reads_parquet_and_only_what_it_needs(engine: Any, ray_session: Any
     for i, part in enumerate(TABLE.iter_slices(25)):
         part.write_parquet(tmp_path / f"{i}.parquet")
     data = ray_session.data.read_parquet(str(tmp_path))
+    once, again = (engine.scan(data, Scan(REQUESTS))[0] for _ in range(2))
+    assert once == again
     assert close(engine.scan(data, Scan(REQUESTS))[0], LOCAL.scan(TABLE, Scan(REQUESTS))[0])
     assert engine.schema(data) == TABLE.schema
 
@@ -177,6 +179,12 @@ def test_map_keeps_rows_in_order_and_is_lazy(engine: Any, ray_session: Any) -> N
 def test_placement_changes_nothing_but_the_work(engine: Any, ray_session: Any, placement: Placement) -> None:
     mapped = engine.map(dataset(ray_session, TABLE, 2), _prepare, placement)
     assert engine.collect(mapped).equals(_prepare(TABLE.lazy()).collect())
+
+
+@pytest.mark.parametrize("placement", [Placement(num_gpus=1), Placement(num_cpus=3)])
+def test_a_placement_that_no_node_has_room_for(engine: Any, ray_session: Any, placement: Placement) -> None:
+    with pytest.raises(rl.ResourceError, match="transform: one worker does not fit"):
+        engine.map(dataset(ray_session, TABLE), _prepare, placement)
 
 
 def test_collect_names_a_missing_column(engine: Any, ray_session: Any) -> None:

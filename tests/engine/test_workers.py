@@ -305,6 +305,8 @@ def test_demands_that_the_cluster_cannot_meet(engine: Any) -> None:
         engine.train(seen, num_workers=4, train=TABLE, resources_per_worker={"CPU": 1})
     with pytest.raises(ResourceError, match=r"2 × 1 = 2 GPU; got 1 node with 0 GPU"):
         engine.train(seen, num_workers=2, train=TABLE, use_gpu=True)
+    with pytest.raises(ParameterError, match="max_failures"):
+        engine.train(seen, num_workers=1, train=TABLE, max_failures=-1)
     with pytest.raises(ParameterError, match="num_workers"):
         engine.train(seen, num_workers=0, train=TABLE)
     with pytest.raises(ResourceError, match="storage_path"):
@@ -316,24 +318,57 @@ def test_more_workers_than_cpus_share_them(engine: Any) -> None:
     assert [s["n_threads"] for s in engine.train(seen, num_workers=3, train=TABLE)] == [1, 1, 1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("cpus", [1, 2])
-def test_two_workers_from_a_dataset_on_few_cpus(tmp_path: Path, cpus: int) -> None:
-    TABLE.write_parquet(tmp_path / "t.parquet")
-    code = (
-        "import ray, sys; from rayline.core import registry\n"
-        "from tests.engine.test_workers import encode, seen\n"
-        f"ray.init(num_cpus={cpus}, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
-        f"data = ray.data.read_parquet({str(tmp_path)!r})\n"
-        "out = registry.engine('ray').train(seen, num_workers=2, train=data, test=data, prepare=encode, "
-        f"prepare_test=encode, resources_per_worker={None if cpus == 1 else {'CPU': 1}})\n"
-        "assert [o['train'].height for o in out] == [50, 51]\n"
+def script(code: str, folder: Path) -> None:
+    """Run a script that has a Ray of its own."""
+    TABLE.write_parquet(folder / "t.parquet")
+    begin = (
+        "import ray; from rayline.core import registry\n"
+        "from tests.engine.test_workers import TABLE, encode, seen\n"
+        "quiet = dict(include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
+        "engine = registry.engine('ray')\n"
+        f"def read(): return ray.data.read_parquet({str(folder / 't.parquet')!r})\n"
     )
     root = Path(rl.__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", begin + code], cwd=root, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_two_workers_from_a_dataset_on_few_cpus(tmp_path: Path, cpus: int) -> None:
+    script(
+        f"ray.init(num_cpus={cpus}, **quiet); data = read()\n"
+        "out = engine.train(seen, num_workers=2, train=data, test=data, prepare=encode, prepare_test=encode, "
+        f"resources_per_worker={None if cpus == 1 else {'CPU': 1}})\n"
+        "assert [o['train'].height for o in out] == [50, 51]\n",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_each_rank_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    script(
+        "import os; ray.init(num_cpus=2, num_gpus=2, **quiet)\n"  # Ray does not look whether they are there
+        "given = engine.train(lambda w: os.environ['CUDA_VISIBLE_DEVICES'], num_workers=2, train=TABLE, use_gpu=True)\n"
+        "assert sorted(given) == ['0', '1'], given\n",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_two_nodes(tmp_path: Path) -> None:
+    script(
+        "from ray.cluster_utils import Cluster\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False})\n"
+        "cluster.add_node(num_cpus=1); ray.init(cluster.address, log_to_driver=False, logging_level='ERROR')\n"
+        "def where(w): return ray.get_runtime_context().get_node_id(), seen(w)['train'].height\n"
+        "out = engine.train(where, num_workers=2, train=read(), prepare=encode)\n"
+        "assert len({node for node, _ in out}) == 2 and [n for _, n in out] == [50, 51], out\n"
+        "ray.shutdown(); cluster.shutdown()\n",
+        tmp_path,
+    )
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------------

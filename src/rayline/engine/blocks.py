@@ -96,8 +96,11 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class InTask:
-    """A function of blocks whose errors Ray Data takes for what they are: the user's to see, not defects of Ray."""
+class RaylineTask:
+    """A function of blocks, under the name that Ray shows for it.
+
+    Ray Data takes its errors for what they are: the user's to see, and no defects of Ray.
+    """
 
     function: Callable[[pa.Table], pa.Table]
 
@@ -111,7 +114,7 @@ class InTask:
             raise shown from None
 
 
-class InActor(InTask):
+class RaylineActor(RaylineTask):
     """The same for an actor: made once in each."""
 
 

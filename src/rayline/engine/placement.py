@@ -63,7 +63,7 @@ class Plan:
         needs = {**asked, "CPU": whole}
         room = {node: _fits(has, needs) for node, has in there.items()}
         if sum(room.values()) < num_workers:
-            raise _too_much(there, num_workers, asked)
+            raise _too_much(WHERE, f"{num_workers} workers do", there, num_workers, asked)
         if not whole:  # CPUs are divided: as many workers on a node as its part of them
             total = max(_cpus(there), 1.0)
             fair = {n: min(room[n], math.ceil(num_workers * there[n].get("CPU", 0.0) / total)) for n in room}
@@ -74,6 +74,13 @@ class Plan:
         # A callback may itself use Ray: what nobody asked for is not taken to the last CPU.
         cpus = share if strict else max(0.0, min(share, _hundredths((_cpus(there) - 1) / num_workers)))
         return cls(nodes, held, cpus, strict, max(1, int(share)))
+
+
+def refuse_no_room(where: str, needs: Mapping[str, float]) -> None:
+    """Raise ResourceError when no node could ever run what needs this: Ray would wait for one without an end."""
+    there = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    if not any(_fits(has, needs) for has in there.values()):
+        raise _too_much(where, "one worker does", there, 1, needs)
 
 
 def _share(there: Mapping[str, Mapping[str, float]], num_workers: int, asked: Mapping[str, float]) -> float:
@@ -99,13 +106,14 @@ def _fits(has: Mapping[str, float], asked: Mapping[str, float]) -> int:
     return min(rooms, default=1 << 20)
 
 
-def _too_much(there: Mapping[str, Mapping[str, float]], num_workers: int, asked: Mapping[str, float]) -> ResourceError:
-    needs = ", ".join(f"{num_workers} × {amount:g} = {num_workers * amount:g} {name}" for name, amount in asked.items())
+def _too_much(
+    where: str, who: str, there: Mapping[str, Mapping[str, float]], n: int, asked: Mapping[str, float]
+) -> ResourceError:
+    needs = ", ".join(f"{n} × {amount:g} = {n * amount:g} {name}" for name, amount in asked.items())
     has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in there.values())
+    no_gpu = asked.get("GPU") and not any(node.get("GPU") for node in there.values())
     return ResourceError(
-        f"{WHERE}: {num_workers} workers do not fit into this Ray.",
-        f"Expected {needs}; got {len(there)} node{'s' if len(there) > 1 else ''} with {has or 'nothing'}.",
-        "use use_gpu=False: there is no GPU."
-        if asked.get("GPU") and not any(node.get("GPU") for node in there.values())
-        else "ask for fewer workers (num_workers) or for less each (resources_per_worker).",
+        f"{where}: {who} not fit into this Ray.",
+        f"Expected {needs}; got {len(there)} node{'s' if len(there) > 1 else ''} with {has}.",
+        "do without GPUs: this Ray has none." if no_gpu else "ask for fewer workers, or for less for each.",
     )

@@ -19,14 +19,14 @@ from ray.exceptions import RayTaskError
 
 from rayline.core import registry
 from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
-from rayline.core.errors import DataError, RaylineError, ResourceError, SchemaError, shorten
+from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.statistics import merge_answers
-from rayline.engine.blocks import InActor, InTask, Mapped, Partial, Shipped, to_block, to_frame, write_part
+from rayline.engine.blocks import Mapped, Partial, RaylineActor, RaylineTask, Shipped, to_block, to_frame, write_part
 from rayline.engine.checkpoints import Storage
 from rayline.engine.group import Coordinate, Shares, Training
 from rayline.engine.pieces import Piece, first_line, shared
-from rayline.engine.placement import WHERE, Plan
+from rayline.engine.placement import WHERE, Plan, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
 
 SAMPLE_ROWS = 1000
@@ -63,7 +63,9 @@ class RayEngine(Engine):
             columns = scan.columns(schema)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
-            partial = needed.map_batches(InTask(Partial(scan)), batch_format="pyarrow", batch_size=_batch_size(data))
+            partial = needed.map_batches(
+                RaylineTask(Partial(scan)), batch_format="pyarrow", batch_size=_batch_size(data)
+            )
             for table in _blocks(partial):
                 for packed in table.column("answers").to_pylist() if table.num_columns else ():
                     for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
@@ -74,7 +76,7 @@ class RayEngine(Engine):
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         _refuse_other(data)
-        placement = placement or Placement()
+        placement = _possible(placement)
         work = Mapped(Shipped.of(function))
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
         mapped: Dataset = Dataset.copy(data, _deep_copy=True)
@@ -84,16 +86,16 @@ class RayEngine(Engine):
             options["batch_size"] = placement.batch_size or GPU_ROWS
             options["compute"] = ActorPoolStrategy(size=placement.concurrency or 1)
             options["fn_constructor_args"] = (work,)
-            return mapped.map_batches(InActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
+            return mapped.map_batches(RaylineActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
         if placement.concurrency:
             options["compute"] = TaskPoolStrategy(size=placement.concurrency)
-        return mapped.map_batches(InTask(work), num_cpus=placement.num_cpus, **options)
+        return mapped.map_batches(RaylineTask(work), num_cpus=placement.num_cpus, **options)
 
     def write(
         self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
     ) -> int:
         _refuse_other(data)
-        placement = placement or Placement()
+        placement = _possible(placement)
         task = write_part.options(num_cpus=placement.num_cpus or 1, num_gpus=placement.num_gpus or 0)
         shipped = ray.put(Shipped.of(function))
         most = placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1)))
@@ -171,6 +173,8 @@ class RayEngine(Engine):
         TrainingError
             When a rank fails; its cause is the worker's own error. A RaylineError of the function stays what it is.
         """
+        if max_failures < 0:
+            raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
         ensure_ray()
         plan = Plan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
         training = Training(
@@ -207,7 +211,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> tuple
     if isinstance(data, Dataset):
         with _answering("preparation for training"):
             work = Mapped(Shipped.of(prepare or _as_it_is), tensors=False)
-            blocks = _own(data).map_batches(InTask(work), batch_format="pyarrow").materialize()
+            blocks = _own(data).map_batches(RaylineTask(work), batch_format="pyarrow").materialize()
             return list(_rows(blocks)), blocks
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
@@ -247,6 +251,15 @@ def _refuse_other(data: Any) -> None:
             "Expected a ray.data.Dataset, or a table in this process.",
             "pass the Dataset that it comes from, or collect it first.",
         )
+
+
+def _possible(placement: Placement | None) -> Placement:
+    """The placement, when some node has what it asks for. Raises ResourceError otherwise."""
+    placement = placement or Placement()
+    needs = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus or 0.0}
+    if any(needs.values()):
+        refuse_no_room("transform", {name: amount for name, amount in needs.items() if amount})
+    return placement
 
 
 def _own(data: Dataset) -> Dataset:
