@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,6 +224,29 @@ def test_write_cuts_the_rows_into_files_and_skips_those_that_are_done(
     assert engine.write(data, _prepare, files, done, Placement(batch_size=10)) == 60
     assert (tmp_path / "out" / names[0]).stat().st_mtime_ns == before
     assert pl.read_parquet(tmp_path / "out" / names[1]).height == 25
+
+
+def test_a_writer_that_is_killed_costs_no_row(engine: Any, ray_session: Any, tmp_path: Any) -> None:
+    files = PartFiles(str(tmp_path / "out"), 30)
+    files.begin(resume=False, where="test")
+    assert engine.write(dataset(ray_session, TABLE, 3), _Killed(tmp_path / "killed"), files, set(), None) == 60
+    files.finish()
+    names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".parquet")
+    assert names == ["part-000000.parquet", "part-000001.parquet"]
+    assert pl.concat(pl.read_parquet(tmp_path / "out" / name) for name in names).equals(TABLE)
+
+
+@dataclass
+class _Killed:
+    """A function of tables whose process is killed when it is called first."""
+
+    mark: Path
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        if not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return table
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------------
