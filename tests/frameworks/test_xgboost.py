@@ -357,7 +357,9 @@ def together(
                 history.append(dict(metrics))
             return rank == 0 and iteration == stop_at
 
-        rows = [Rows.of(s, schema, target) for s in (shards[rank], *(tests[rank : rank + 1] if tests else []))]
+        blocks = [shards[rank]] if rank == 0 else [shards[rank][::2], shards[rank][1::2]]
+        rows = [Rows([lambda b=b: b for b in blocks], schema, target, None)]  # type: ignore[misc]
+        rows += [Rows.of(s, schema, target) for s in (tests[rank : rank + 1] if tests else [])]
         job = Job(
             rows[0],
             rows[1] if tests else None,

@@ -71,9 +71,10 @@ class XGBoost(Framework):
         params = self._params(job, params or {})
         distributed = job.world_size > 1
         with _communicator(job) if distributed else contextlib.nullcontext():
-            train = job.train.remember(
-                ("DMatrix", params.get("nthread")), lambda: _matrix(job.train, params, stream=job.train.n_blocks > 1)
-            )
+            # Making bins is a conversation of all ranks: none may leave it because its own rows are one block.
+            stream = distributed or job.train.n_blocks > 1
+            kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None)
+            train = job.train.remember(kind, lambda: _matrix(job.train, params, stream=stream))
             evals = [(train, "train")] if job.test is None else [(train, "train"), (_matrix(job.test, params), "test")]
             if job.resume is not None:
                 xgb_model = self.load(job.resume)
