@@ -56,6 +56,21 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.PowerTransformer(["price"], method="box-cox", standardize=False), {"rtol": 1e-9}),
     (stages.QuantileTransformer(n_quantiles=20), {}),
     (stages.QuantileTransformer(["amount", "count"], output_distribution="normal"), {}),
+    (stages.MissingIndicator(), {}),
+    (stages.MissingIndicator(["note", "price"], features="all"), {}),
+    (stages.GroupImputer(["amount", "count", "flag"], by="city"), {}),
+    (stages.GroupImputer(["amount", "count"], by="flag", strategy="median"), {}),
+    (stages.GroupImputer(["city", "count"], by="value", strategy="most_frequent"), {"targets": ["y"]}),
+    (stages.FrequencyEncoder(), {}),
+    (stages.FrequencyEncoder(["city", "count"], normalize=False), {}),
+    (stages.RareCategories(min_frequency=0.2), {}),
+    (stages.Categorizer(), {}),
+    (stages.HashEncoder(["city", "flag", "small"], n_features=8), {}),
+    (stages.FeatureHasher(["city", "flag", "amount", "count"], n_features=32), {}),
+    (stages.MultiHotEncoder(), {}),
+    (stages.KBinsDiscretizer(), {}),
+    (stages.KBinsDiscretizer(["amount", "count"], 3, "onehot", "uniform"), {}),
+    (stages.KBinsDiscretizer(["amount"], edges=[0, 40, 60]), {}),
 ]
 
 

@@ -36,17 +36,27 @@ _STAGES: dict[str, str | type] = {
     "Clipper": "rayline.stages.shape:Clipper",
     "PowerTransformer": "rayline.stages.shape:PowerTransformer",
     "QuantileTransformer": "rayline.stages.shape:QuantileTransformer",
+    "MissingIndicator": "rayline.stages.impute:MissingIndicator",
+    "GroupImputer": "rayline.stages.impute:GroupImputer",
+    "FrequencyEncoder": "rayline.stages.category:FrequencyEncoder",
+    "RareCategories": "rayline.stages.category:RareCategories",
+    "Categorizer": "rayline.stages.category:Categorizer",
+    "HashEncoder": "rayline.stages.category:HashEncoder",
+    "FeatureHasher": "rayline.stages.category:FeatureHasher",
+    "MultiHotEncoder": "rayline.stages.category:MultiHotEncoder",
+    "KBinsDiscretizer": "rayline.stages.discretize:KBinsDiscretizer",
 }
 
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
     "lightgbm": "rayline.frameworks.lightgbm:LightGBM",
     "sklearn": "rayline.frameworks.sklearn:Sklearn",
+    "huggingface": "rayline.frameworks.huggingface:HuggingFace",
     "torch": "rayline.frameworks.torch:Torch",
     "ensemble": "rayline.inference.ensemble:Ensemble",
 }
 
-_ROOTS: dict[str, str] = {}
+_ROOTS: dict[str, str] = {"huggingface": "transformers"}
 """The top-level package of a framework's native models, where it is not the framework's id."""
 
 _TRAINERS: dict[str, str] = {
@@ -54,6 +64,7 @@ _TRAINERS: dict[str, str] = {
     "LightGBMTrainer": "lightgbm",
     "SklearnTrainer": "sklearn",
     "TorchTrainer": "torch",
+    "HuggingFaceTrainer": "huggingface",
 }
 """The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import ParameterError
-from rayline.core.operations import Fill, Operation
-from rayline.core.schema import Kind, kind_of
-from rayline.core.stage import ColumnStage, Stage, anything, one_of, param
-from rayline.core.statistics import Moments, Quantiles, Statistic, ValueCounts
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.joint import GroupMoments, PairCounts
+from rayline.core.operations import Codes, Fill, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col, kind_of
+from rayline.core.stage import Check, ColumnStage, Stage, View, anything, one_of, param
+from rayline.core.statistics import Missing, Moments, Quantiles, Request, Statistic, ValueCounts
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,194 @@ class SimpleImputer(ColumnStage):
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Fill(column, learned["value"], learned["dtype"])]
+
+
+@dataclass(frozen=True)
+class MissingIndicator(ColumnStage):
+    """Add a 0/1 column (UInt8) `column_missing` that says where a column is missing; the column stays.
+
+    Parameters
+    ----------
+    columns
+        Columns of any type; when omitted all.
+    features
+        "missing-only": only for columns that had missing values in fit; "all": for all.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import MissingIndicator
+    >>> Preprocessor([("gaps", MissingIndicator())]).fit_transform(pl.DataFrame({"x": [1.0, None]}))["x_missing"].to_list()
+    [0, 1]
+    """
+
+    kinds: ClassVar = tuple(Kind)
+    keeps: ClassVar = True
+
+    features: str = param("missing-only", one_of("missing-only", "all"))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Missing] if self.features == "missing-only" else []
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return {"marked": not answers or answers[0].n_null > 0}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [IsMissing(column, f"{column}_missing")] if learned["marked"] else []
+
+
+@dataclass(frozen=True)
+class IsMissing(Operation):
+    """`output` says with 0 or 1 (UInt8) whether the column is missing."""
+
+    column: str
+    output: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        x = col(self.column)
+        missing = x.is_null() | x.is_nan().fill_null(False) if schema[self.column].is_float() else x.is_null()
+        return [missing.cast(pl.UInt8).alias(self.output)]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        def mark(row: Row) -> None:
+            x = row[self.column]
+            row[self.output] = int(x is None or x != x)
+
+        return mark
+
+
+@dataclass(frozen=True)
+class GroupImputer(Stage):
+    """Replace missing values by the mean, median or commonest value of the rows with the same group.
+
+    Groups that fit did not see, and groups without any value, get the value of all rows.
+
+    Parameters
+    ----------
+    columns
+        The columns to fill; when omitted all numeric ones.
+    by
+        The column whose values are the groups; missing is a group.
+    strategy
+        "mean" or "median" (numeric; the result is Float64), or "most_frequent" (the smallest of several).
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values, or for "median" and "most_frequent" more than a million pairs of group and
+        value.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import GroupImputer
+    >>> table = pl.DataFrame({"g": ["a", "a", "b", "b"], "x": [1.0, None, 5.0, None]})
+    >>> Preprocessor([("impute", GroupImputer(by="g"))]).fit_transform(table)["x"].to_list()
+    [1.0, 1.0, 5.0, 5.0]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN, Kind.CATEGORY)
+
+    by: str = param("", Check("the name of a column", lambda v: isinstance(v, str)))
+    strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
+
+    def requests(self, view: View) -> list[Request]:
+        return [self._ask(view, column) for column in self._chosen(view)]
+
+    def _chosen(self, view: View) -> list[str]:
+        if self.by not in view.schema or self.by in view.targets:
+            raise SchemaError.missing("GroupImputer", [self.by], [n for n in view.schema if n not in view.targets])
+        chosen = [column for column in view.columns if column != self.by]
+        wrong = [c for c in chosen if self.strategy != "most_frequent" and kind_of(view.schema[c]) is Kind.CATEGORY]
+        if wrong:
+            raise SchemaError.dtype("GroupImputer", wrong[0], f"numbers for strategy={self.strategy!r}", view.schema[wrong[0]])
+        return chosen
+
+    def _ask(self, view: View, column: str) -> Request:
+        return view.ask(GroupMoments, column, self.by) if self.strategy == "mean" else view.ask(PairCounts, self.by, column)
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        learned: dict[str, Any] = {}
+        for column in self._chosen(view):
+            answer, dtype = answers[self._ask(view, column)], view.schema[column]
+            groups, values, overall = self._means(answer) if self.strategy == "mean" else self._commonest(answer, dtype)
+            if overall is None:
+                raise DataError(
+                    f"GroupImputer: column {column!r} has no values, only missing ones.",
+                    "Expected at least one value to learn from.",
+                    f"drop {column!r} (DropColumns).",
+                )
+            if any(isinstance(v, float) and not math.isfinite(v) for v in (*values, overall)):
+                raise DataError(f"GroupImputer: column {column!r} holds infinite values.", "Expected finite numbers.", "clip it first.")
+            as_float = self.strategy != "most_frequent"
+            learned[column] = {"groups": groups, "values": values, "overall": overall, "dtype": pl.Float64() if as_float else None}
+        return {"columns": learned}
+
+    def _means(self, answer: GroupMoments) -> tuple[list[Any], list[Any], Any]:
+        table = answer.by_key().filter(pl.col("n") > 0)
+        total = Moments.merge_all(Moments(n, 0, mean, m2) for n, mean, m2 in table.select("n", "mean", "m2").rows())
+        return table["key"].to_list(), table["mean"].to_list(), total.mean if total.count else None
+
+    def _commonest(self, answer: PairCounts, dtype: pl.DataType) -> tuple[list[Any], list[Any], Any]:
+        table = answer.table.rename({"first": "key", "second": "value"}) if answer.table is not None else None
+        if table is None:
+            return [], [], None
+        known = table.filter(pl.col("value").is_not_null())
+        if known.schema["value"].is_float():
+            known = known.filter(pl.col("value").is_not_nan())
+        if not known.height:
+            return [], [], None
+        known = known.sort("key", "value", nulls_last=True)
+        found = [(key[0], self._middle(part)) for key, part in known.partition_by("key", as_dict=True, maintain_order=True).items()]
+        overall = self._middle(known.group_by("value").agg(pl.col("n").sum()).sort("value"))
+        return [key for key, _ in found], [value for _, value in found], overall
+
+    def _middle(self, table: pl.DataFrame) -> Any:
+        if self.strategy == "most_frequent":
+            return table.filter(pl.col("n") == pl.col("n").max())["value"][0]
+        values, ends = table["value"].cast(pl.Float64).to_list(), table["n"].cum_sum()
+        count = int(ends[-1])
+        low, high = (values[int(ends.search_sorted(p, side="right"))] for p in ((count - 1) // 2, count // 2))
+        return low if low == high else (low + high) / 2
+
+    def lower(self, where: str) -> list[Operation]:
+        return [
+            FillByGroup(column, self.by, own["groups"], own["values"], own["overall"], own["dtype"])
+            for column, own in self.state["columns"].items()
+        ]
+
+
+@dataclass(frozen=True)
+class FillByGroup(Operation):
+    """Missing values become the value of their group, or `overall` where the group is unknown."""
+
+    column: str
+    by: str
+    groups: Sequence[Any]
+    values: Sequence[Any]
+    overall: Any
+    dtype: pl.DataType | None = None
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        dtype = self.dtype or (pl.String() if schema[self.column] in (pl.Categorical, pl.Enum) else schema[self.column])
+        n = len(self.groups)
+        codes = Codes(self.by, self.groups, n, n).expression(schema)
+        values = pl.lit(pl.Series([*self.values, self.overall], dtype=dtype))
+        x = col(self.column).cast(dtype)
+        return [(x.fill_nan(None) if dtype.is_float() else x).fill_null(values.gather(codes)).alias(self.column)]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        n, column, by = len(self.groups), self.column, self.by
+        lookup, values = Codes(by, self.groups, n, n).lookup(), [*self.values, self.overall]
+        as_float = (self.dtype or schema[column]).is_float()
+
+        def fill(row: Row) -> None:
+            x = row[column]
+            if x is None or x != x:
+                x = values[lookup(row[by])]
+            row[column] = float(x) if as_float else x
+
+        return fill

@@ -1,0 +1,128 @@
+"""Stages that cut numbers into bins."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import SchemaError
+from rayline.core.operations import Codes, OneHot, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
+from rayline.core.statistics import Extremes, Quantiles, Request, Statistic
+
+
+def _are_edges(value: Any) -> bool:
+    if value is None:
+        return True
+    lists = value.values() if isinstance(value, dict) else [value]
+    return all(isinstance(v, (list, tuple)) and len(v) > 1 and all(a < b for a, b in zip(v, v[1:], strict=False)) for v in lists)
+
+
+@dataclass(frozen=True)
+class KBinsDiscretizer(ColumnStage):
+    """Replace numbers by the bin that they fall in, as scikit-learn does; missing stays missing.
+
+    A value on an edge belongs to the bin above it. Values outside of the training range take the first or the last bin.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    n_bins
+        Bins for each column.
+    encode
+        "ordinal" (0.0, 1.0, …; Float64) or "onehot" (UInt8 columns `column_bin0` …; missing gives zeros).
+    strategy
+        "quantile" (as many rows in each bin) or "uniform" (of the same width).
+    edges
+        Given edges, for all columns or as a dict for some; then nothing is learned of these.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or infinite ones.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import KBinsDiscretizer
+    >>> Preprocessor([("b", KBinsDiscretizer(n_bins=2))]).fit_transform(pl.DataFrame({"x": [1.0, 2.0, 3.0, 9.0]}))["x"].to_list()
+    [0.0, 0.0, 1.0, 1.0]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+
+    n_bins: int = param(5, an_int(2, 65_536))
+    encode: str = param("ordinal", one_of("ordinal", "onehot"))
+    strategy: str = param("quantile", one_of("quantile", "uniform"))
+    edges: Any = param(None, Check("ascending numbers, a dict of such lists, or None", _are_edges))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles if self.strategy == "quantile" else Extremes]
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        learned = super().learn(view, answers)
+        names = [name for own in learned["columns"].values() for name in own["outputs"]]
+        taken = sorted(({*names} & (set(view.schema) - set(view.columns))) | {n for n in names if names.count(n) > 1})
+        if taken:
+            raise SchemaError(f"KBinsDiscretizer: a column {taken[0]!r} exists already.", "Expected new names column_bin0 ….", "rename it.")
+        return learned
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        given = self.edges.get(column) if isinstance(self.edges, dict) else self.edges
+        edges = [float(e) for e in given] if given is not None else self._learned(column, answers[0])
+        outputs = [f"{column}_bin{i}" for i in range(len(edges) - 1)] if self.encode == "onehot" else []
+        return {"edges": edges, "outputs": outputs}
+
+    def _learned(self, column: str, answer: Any) -> list[float]:
+        if not answer.count:
+            raise self.all_null(column)
+        if self.strategy == "quantile":
+            edges = answer.quantiles([i / self.n_bins for i in range(self.n_bins + 1)])
+        else:
+            self.refuse_infinite(column, float(answer.low), float(answer.high))
+            edges = np.linspace(float(answer.low), float(answer.high), self.n_bins + 1).tolist()
+        self.refuse_infinite(column, *edges)
+        # As scikit-learn: bins of no width are left out, and a constant column has one bin.
+        kept = [edges[0], *(b for a, b in zip(edges, edges[1:], strict=False) if b - a > 1e-8)]
+        return kept if len(kept) > 1 else [edges[0], edges[0]]
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        operations: list[Operation] = [Bin(column, list(learned["edges"])[1:-1])]
+        if self.encode == "onehot":
+            n = len(learned["outputs"])
+            operations.append(OneHot(Codes(column, [float(i) for i in range(n)], -1, -1, where), list(learned["outputs"])))
+        return operations
+
+
+@dataclass(frozen=True)
+class Bin(Operation):
+    """x becomes how many of the inner edges are at or below it, as float64; missing stays missing."""
+
+    column: str
+    inner: Sequence[float]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).cast(pl.Float64).map_batches(self._bins, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _bins(self, values: pl.Series) -> pl.Series:
+        places = np.searchsorted(np.asarray(self.inner, dtype=np.float64), values.fill_null(0.0).to_numpy(), side="right")
+        result = pl.Series(values.name, places.astype(np.float64))
+        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64)) if values.null_count() else result
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, inner = self.column, list(self.inner)
+
+        def place(row: Row) -> None:
+            if row[column] is not None:
+                row[column] = float(bisect_right(inner, float(row[column])))
+
+        return place
