@@ -100,22 +100,27 @@ class Thresholds(Cells):
         return tuple(dict.fromkeys((*self.key.columns, *(self.stratum.columns if self.stratum is not None else ()))))
 
     def expression(self) -> pl.Expr:
-        stratum = pl.lit(0, dtype=pl.UInt64) if self.stratum is None else self.stratum.expression()
-        pair = pl.struct(self.key.expression().alias("key"), stratum.alias("stratum"))
-        return pair.map_batches(self._cells, return_dtype=pl.Int64, is_elementwise=True)
-
-    def _cells(self, pairs: pl.Series) -> pl.Series:
-        keys = pairs.struct.field("key").to_numpy()
-        cells = np.zeros(len(keys), dtype=np.int64)
+        key = self.key.expression()
         if self.stratum is None:
-            for threshold in self.cuts[0][1] if self.cuts else ():
-                if threshold < ALL:
-                    cells += keys >= np.uint64(threshold)
-            return pl.Series(cells)
+            return key.map_batches(self._of_keys, return_dtype=pl.Int64, is_elementwise=True)
+        pair = pl.struct(key.alias("key"), self.stratum.expression().alias("stratum"))
+        return pair.map_batches(self._of_pairs, return_dtype=pl.Int64, is_elementwise=True)
+
+    def _of_keys(self, keys: pl.Series) -> pl.Series:
+        words = keys.to_numpy()
+        cells = np.zeros(len(words), dtype=np.int64)
+        for threshold in self.cuts[0][1]:
+            if threshold < ALL:
+                cells += words >= np.uint64(threshold)
+        return pl.Series(cells)
+
+    def _of_pairs(self, pairs: pl.Series) -> pl.Series:
+        words = pairs.struct.field("key").to_numpy()
+        cells = np.zeros(len(words), dtype=np.int64)
         places = self._places(pairs.struct.field("stratum").to_numpy())
         for column in zip(*(thresholds for _, thresholds in self.cuts), strict=True):
             chosen = np.array([min(threshold, ALL - 1) for threshold in column], dtype=np.uint64)
-            cells += keys >= chosen[places]
+            cells += words >= chosen[places]
         return pl.Series(cells)
 
     def _places(self, strata: Words) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -30,6 +30,9 @@ MAX_DISTINCT = 1 << 14
 MAX_STRATA = 1 << 12
 """Values of a column that rows can be stratified by."""
 
+MOST_BINS = 1 << 20
+"""Buckets that are counted in an array of their own instead of being sorted."""
+
 ALL = 1 << 64
 """A key above all keys."""
 
@@ -103,6 +106,13 @@ class Window:
     below: int
     tally: Tally
 
+    @classmethod
+    def of(cls, keys: Keys, low: int, high: int) -> Window:
+        """Of unsorted keys."""
+        reaches = keys >= np.uint64(low)
+        inside = reaches & (keys < np.uint64(high)) if high < ALL else reaches
+        return cls(low, high, len(keys) - int(np.count_nonzero(reaches)), Tally.of(keys[inside]))
+
     def narrowed(self, low: int, high: int) -> Window:
         low, high = max(low, self.low), min(high, self.high)
         if low >= high:
@@ -138,15 +148,19 @@ class Ladder:
     @classmethod
     def of(cls, keys: Keys, shares: Sequence[float], ranges: Sequence[tuple[int, int]]) -> Ladder:
         """Of the keys of a batch, with windows around the shares, or over the ranges where these are given."""
-        tally = Tally.of(keys)
-        level, coarse = _limited(0, tally)
+        level, coarse = _coarse(keys)
+        found = cls(len(keys), level, coarse)
         if not level:
-            return cls(len(keys), 0, coarse)
-        whole = Window(0, ALL, 0, tally)
-        windows = (
-            [whole.narrowed(*r) for r in ranges] if ranges else [whole.around(*_span(len(keys), s)) for s in shares]
-        )
-        return cls(len(keys), level, coarse, tuple(windows))
+            return found
+        if ranges:
+            return replace(found, windows=tuple(Window.of(keys, low, high) for low, high in ranges))
+        spans = [_span(len(keys), share) for share in shares]
+        return replace(found, windows=tuple(Window.of(keys, *found._reach(*s)).around(*s) for s in spans))
+
+    def _reach(self, first: float, last: float) -> tuple[int, int]:
+        """A range of keys that holds the ranks from first to last."""
+        low = self.bucket(math.floor(first))[0] if first > 0 else 0
+        return low, self.bucket(math.ceil(last))[1] if last < self.n_rows else ALL
 
     @classmethod
     def merged(cls, parts: Sequence[Ladder], shares: Sequence[float], ranges: Sequence[tuple[int, int]]) -> Ladder:
@@ -242,6 +256,19 @@ class Ranks(Statistic):
             parts = [state.ladders[stratum] for state in states if stratum in state.ladders]
             ladders[stratum] = Ladder.merged(parts, self.shares, self.ranges.get(stratum, ()))
         return replace(self, ladders=ladders, n_null=n_null)
+
+
+def _coarse(keys: Keys) -> tuple[int, Tally]:
+    """The level at which these keys have few enough buckets, and their tally at this level."""
+    # What overflows in a part overflows in the whole: some keys show where to begin, and the others need no sorting.
+    level, _ = _limited(0, Tally.of(keys[: 4 * MAX_DISTINCT]))
+    buckets = keys >> np.uint64(level) if level else keys
+    low, high = (int(buckets.min()), int(buckets.max())) if len(buckets) else (0, 0)
+    if high - low >= MOST_BINS:
+        return _limited(level, Tally.of(buckets))
+    counts = np.bincount((buckets - np.uint64(low)).astype(np.int64))
+    filled = np.flatnonzero(counts)
+    return _limited(level, Tally(filled.astype(np.uint64) + np.uint64(low), counts[filled]))
 
 
 def _limited(level: int, tally: Tally) -> tuple[int, Tally]:

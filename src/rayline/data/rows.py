@@ -14,7 +14,7 @@ from rayline.core.engine import Engine
 from rayline.data.cells import Cells
 from rayline.data.folds import Slice
 
-Places = npt.NDArray[np.int64]
+Chosen = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 
 
 def parts(engine: Engine, data: Any, cells: Cells, wanted: Sequence[Sequence[int]]) -> list[Any]:
@@ -26,7 +26,7 @@ def parts(engine: Engine, data: Any, cells: Cells, wanted: Sequence[Sequence[int
         return [engine.map(data, Slice(cells, tuple(chosen))) for chosen in wanted]
     table = engine.collect(data, cells.columns)
     numbers = table.select(cells(table.columns).alias("cell")).to_series().to_numpy()
-    return [take(data, _places(numbers, chosen)) for chosen in wanted]
+    return [take(data, _chosen(numbers, chosen)) for chosen in wanted]
 
 
 def is_lazy(data: Any) -> bool:
@@ -34,27 +34,29 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray"
 
 
-def _places(cells: npt.NDArray[np.int64], chosen: Sequence[int]) -> Places:
-    times = np.zeros(int(max(cells.max(initial=0), *chosen, 0)) + 1, dtype=np.int64)
-    np.add.at(times, np.asarray(chosen, dtype=np.int64), 1)
+def _chosen(cells: npt.NDArray[np.int64], wanted: Sequence[int]) -> Chosen:
+    times = np.zeros(int(max(cells.max(initial=0), *wanted, 0)) + 1, dtype=np.int64)
+    np.add.at(times, np.asarray(wanted, dtype=np.int64), 1)
+    if times.max() <= 1:
+        return times.astype(bool)[cells]
     return np.repeat(np.arange(len(cells)), times[cells])
 
 
-def take(data: Any, places: Places) -> Any:
-    """The rows at these places of a table in this process."""
+def take(data: Any, chosen: Chosen) -> Any:
+    """Rows of a table in this process: by a truth value for each (which is quicker), or by their places."""
+    is_mask = chosen.dtype == bool
     if isinstance(data, pl.DataFrame):
-        return data[places]
+        return data.filter(chosen) if is_mask else data[chosen]
     if isinstance(data, (pa.Table, pa.RecordBatch)):
-        return data.take(pa.array(places))
-    if isinstance(data, Mapping):
-        return {name: _items(values, places) for name, values in data.items()}
-    if isinstance(data, list):
-        return [data[place] for place in places.tolist()]
-    return data.iloc[places]
+        return data.filter(pa.array(chosen)) if is_mask else data.take(pa.array(chosen))
+    if isinstance(data, (Mapping, list)):
+        places = np.flatnonzero(chosen) if is_mask else chosen.astype(np.int64)
+        return _items(data, places) if isinstance(data, list) else {n: _items(v, places) for n, v in data.items()}
+    return data[chosen] if is_mask else data.iloc[chosen]
 
 
-def _items(values: Any, places: Places) -> Any:
+def _items(values: Any, places: npt.NDArray[np.int64]) -> Any:
     if isinstance(values, (list, tuple)):
         return type(values)(values[place] for place in places.tolist())
-    rows: Callable[[Places], Any] = getattr(values, "iloc", values).__getitem__
+    rows: Callable[[npt.NDArray[np.int64]], Any] = getattr(values, "iloc", values).__getitem__
     return rows(places)

@@ -116,7 +116,8 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
         return train, test
     if isinstance(ds, pl.LazyFrame):
         return ds.head(n_train), ds.slice(n_train)
-    return take(ds, np.arange(n_train)), take(ds, np.arange(n_train, n_rows))
+    first = np.arange(n_rows) < n_train
+    return take(ds, first), take(ds, ~first)
 
 
 def _n_rows(ds: Any) -> int:
