@@ -225,10 +225,22 @@ def test_bad_data() -> None:
 
 
 def test_a_preprocessor_that_took_the_target_is_refused() -> None:
-    p = impute_scale_encode().fit(TABLE)
+    with pytest.raises(rl.SchemaError, match="works on 'city'"):
+        impute_scale_encode().fit(TABLE).setting_aside(["city"], "train.fit")
+    dropped = rl.Preprocessor([("keep", SelectColumns(["age"]))]).fit(TABLE)
     with pytest.raises(rl.SchemaError, match="fitted with 'late' as a feature"):
-        p.refuse_targets(["late"], "train.fit")
-    impute_scale_encode().fit(TABLE, target_columns="late").refuse_targets(["late"], "train.fit")
+        dropped.setting_aside(["late"], "train.fit")
+
+
+def test_a_target_that_no_stage_looked_at_is_set_aside() -> None:
+    told = impute_scale_encode().fit(TABLE, target_columns="late")
+    assert told.setting_aside(["late"], "train.fit") is told
+    p = impute_scale_encode().fit(TABLE)
+    assert "late" in p.input_schema
+    copy = p.setting_aside(["late"], "train.fit")
+    assert copy == told
+    assert "late" in p.input_schema
+    assert copy.transform(TABLE.drop("late")).equals(told.transform(TABLE.drop("late")))
 
 
 def test_free_text_is_told_from_categories() -> None:

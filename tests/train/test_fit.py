@@ -199,10 +199,18 @@ def test_a_fitted_preprocessor_that_ate_the_target_is_refused(table: pl.DataFram
     ate = train.Preprocessor([("scale", StandardScaler())]).fit(data)
     with pytest.raises(rl.SchemaError, match="works on 'delay'"):
         train.Trainer("mean").fit(ate, data, target_columns="delay")
-    weight = only(table, "delay", "weight")
-    passed = train.Preprocessor([("scale", StandardScaler(["x"]))]).fit(weight, target_columns=["delay"])
-    with pytest.raises(rl.SchemaError, match="'weight' as a feature"):
-        train.Trainer("mean").fit(passed, weight, target_columns="delay", sample_weight="weight")
+
+
+def test_a_fitted_preprocessor_that_passed_the_target_by_forgets_it(table: pl.DataFrame) -> None:
+    data = only(table, "late", "weight")
+    passed, told = (train.Preprocessor([("scale", StandardScaler(["x"]))]) for _ in range(2))
+    passed.fit(data)
+    told.fit(data.drop("weight"), target_columns=["late"])
+    trainer = train.XGBoostTrainer({}, num_boost_round=3)
+    one = trainer.fit(passed, data, target_columns="late", sample_weight="weight")
+    two = trainer.fit(told, data, target_columns="late", sample_weight="weight")
+    assert passed.input_schema == told.input_schema
+    assert one.inference_pipeline.predict(data.drop("late")).equals(two.inference_pipeline.predict(data.drop("late")))
 
 
 def test_a_refused_fit_leaves_the_preprocessor_alone(table: pl.DataFrame) -> None:

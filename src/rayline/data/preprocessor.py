@@ -258,15 +258,35 @@ class Preprocessor:
                 )
 
     def refuse_targets(self, targets: Sequence[str], where: str) -> None:
-        """Raise SchemaError when a stage works on one of these targets, or when it was fitted with one as a feature."""
+        """Raise SchemaError when a stage works on one of these targets."""
         self._refuse_targets(targets, where)
-        taken = [t for t in targets if t in (self._input or ())]
-        if taken:
+
+    def setting_aside(self, targets: Sequence[str], where: str) -> Self:
+        """This fitted preprocessor for a training with these targets: itself, or a copy that does not know them where it
+        was fitted with them among its columns and no stage looks at them.
+
+        Raises SchemaError when a stage does.
+        """
+        self._refuse_targets(targets, where)
+        known = [t for t in targets if t in self.input_schema]
+        if not known:
+            return self
+        rest = {name: dtype for name, dtype in self.input_schema.items() if name not in known}
+        try:
+            for operations in (self.operations, self._training_operations):
+                apply_all(operations, pl.LazyFrame(schema=rest)).collect_schema()
+        except pl.exceptions.PolarsError as error:
             raise SchemaError(
-                f"{where}: the preprocessor was fitted with {taken[0]!r} as a feature, and now it is a target.",
+                f"{where}: the preprocessor was fitted with {known[0]!r} as a feature, and now it is a target.",
                 f"Expected target_columns={list(targets)} in Preprocessor.fit too.",
                 "refit it with these targets, or hand it over unfitted.",
-            )
+            ) from error
+        copy = type(self)()
+        copy.adopt(self)
+        copy._input = pl.Schema(rest)
+        copy._output = pl.Schema({name: dtype for name, dtype in self.output_schema.items() if name not in known})
+        copy._targets = (*self._targets, *(t for t in known if t not in self._targets))
+        return copy
 
     # -- transform -------------------------------------------------------------------------------------------------
 
@@ -300,11 +320,13 @@ class Preprocessor:
         """As `transform`, for the rows that it was fitted on (see `Stage.lower_training`)."""
         return registry.engine_for(data).map(data, self.table_function(training=True))
 
+    @property
+    def _training_operations(self) -> list[Operation]:
+        return [operation for path, leaf in self.leaves for operation in leaf.lower_training(path)]
+
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
         """The transformation as a function of a LazyFrame; it can be sent to workers."""
-        operations = (
-            [o for path, leaf in self.leaves for o in leaf.lower_training(path)] if training else self.operations
-        )
+        operations = self._training_operations if training else self.operations
         return _Transform(conform.Conform(self.input_schema, "Preprocessor.transform"), operations)
 
     def row_function(self) -> RowFunction | None:
