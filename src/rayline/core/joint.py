@@ -40,9 +40,10 @@ class Covariance(Statistic):
         if not known.height:
             return cls(0, table.height)
         matrix = known.to_numpy()
-        mean = matrix.mean(axis=0)
-        deviations = matrix - mean
-        return cls(known.height, table.height - known.height, mean, deviations.T @ deviations)
+        with np.errstate(all="ignore"):  # infinite values: the stages refuse what comes of them
+            mean = matrix.mean(axis=0)
+            deviations = matrix - mean
+            return cls(known.height, table.height - known.height, mean, deviations.T @ deviations)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -53,16 +54,17 @@ class Covariance(Statistic):
         if not self.count or not other.count:
             one = self if self.count else other
             return type(self)(count, n_null, one.mean, one.comoment)
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        between = np.outer(delta, delta) * (self.count * other.count / count)
-        return type(self)(count, n_null, mean, self.comoment + other.comoment + between)
+        with np.errstate(all="ignore"):
+            delta = other.mean - self.mean
+            mean = self.mean + delta * (other.count / count)
+            between = np.outer(delta, delta) * (self.count * other.count / count)
+            return type(self)(count, n_null, mean, self.comoment + other.comoment + between)
 
     @property
     def correlation(self) -> npt.NDArray[np.float64]:
         """Pearson correlations; 0 where a column is constant."""
-        deviation = np.sqrt(np.diag(self.comoment))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
+            deviation = np.sqrt(np.diag(self.comoment))
             result = self.comoment / np.outer(deviation, deviation)
         return np.where(np.isfinite(result), result, 0.0)
 

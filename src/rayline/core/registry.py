@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rayline.core.errors import ParameterError
@@ -45,6 +46,23 @@ _STAGES: dict[str, str | type] = {
     "FeatureHasher": "rayline.stages.category:FeatureHasher",
     "MultiHotEncoder": "rayline.stages.category:MultiHotEncoder",
     "KBinsDiscretizer": "rayline.stages.discretize:KBinsDiscretizer",
+    "TargetEncoder": "rayline.stages.targets:TargetEncoder",
+    "PolynomialFeatures": "rayline.stages.combine:PolynomialFeatures",
+    "Ratio": "rayline.stages.combine:Ratio",
+    "Expression": "rayline.stages.combine:Expression",
+    "Concatenator": "rayline.stages.combine:Concatenator",
+    "FunctionTransformer": "rayline.stages.combine:FunctionTransformer",
+    "PCA": "rayline.stages.reduce:PCA",
+    "VarianceThreshold": "rayline.stages.reduce:VarianceThreshold",
+    "CorrelationFilter": "rayline.stages.reduce:CorrelationFilter",
+    "SelectKBest": "rayline.stages.reduce:SelectKBest",
+    "DatetimeEncoder": "rayline.stages.dates:DatetimeEncoder",
+    "CheckMissing": "rayline.stages.checks:CheckMissing",
+    "CheckRange": "rayline.stages.checks:CheckRange",
+    "CheckCategories": "rayline.stages.checks:CheckCategories",
+    "DropRows": "rayline.stages.rows:DropRows",
+    "Upsample": "rayline.stages.rows:Upsample",
+    "Downsample": "rayline.stages.rows:Downsample",
 }
 
 _FRAMEWORKS: dict[str, str | type] = {
@@ -145,6 +163,18 @@ def register_stage(cls: C) -> C:
     return cls
 
 
+def register_function(name: str, function: Callable[[Any], Any]) -> None:
+    """Make a function of a Polars expression usable by name in FunctionTransformer."""
+    _FUNCTIONS[name] = function
+
+
+def function(name: str) -> Callable[[Any], Any]:
+    """The registered function of this name. Raises ParameterError when there is none."""
+    if name not in _FUNCTIONS:
+        raise ParameterError.unknown("FunctionTransformer: function", [name], _FUNCTIONS)
+    return _FUNCTIONS[name]
+
+
 def register_framework(cls: C) -> C:
     """Make a Framework subclass usable by its `name`. Usable as a decorator."""
     name = getattr(cls, "name", None)
@@ -158,6 +188,7 @@ def register_framework(cls: C) -> C:
 
 
 _INSTANCES: dict[str, Any] = {}
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
 
 
 def _look_up(table: dict[str, str | type], name: str, noun: str, group: str) -> type:

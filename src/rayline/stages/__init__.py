@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from rayline.core import registry
+from rayline.core.registry import register_function
 
 _SECOND_NAMES = {"OneHotEncoding": "OneHotEncoder"}
+
+
+__all__ = ["register_function"]  # and every stage, see below
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,212 @@
+"""Stages that look at values: wrong ones are refused, or become missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+
+from rayline.core.errors import DataError
+from rayline.core.operations import Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import ColumnStage, a_number, one_of, param
+from rayline.core.statistics import Extremes, Statistic, ValueCounts
+
+
+def _action() -> Any:
+    return param("error", one_of("error", "missing"))
+
+
+@dataclass(frozen=True)
+class Require(Operation):
+    """Values that break a rule are refused, or become missing. Rules: "known", "range" (low, high), "categories"."""
+
+    column: str
+    rule: str
+    allowed: Sequence[Any]
+    action: str
+    stage: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        x = col(self.column)
+        if schema[self.column].is_float():
+            x = x.fill_nan(None)
+        if self.rule == "known":
+            good = x.is_not_null()
+        elif self.rule == "range":
+            low, high = self.allowed
+            good = pl.lit(True)
+            if low is not None:
+                good = good & (x >= low)
+            if high is not None:
+                good = good & (x <= high)
+            good = good | x.is_null()
+        else:
+            good = x.cast(pl.String).is_in(pl.Series(self.allowed, dtype=pl.String).implode()) | x.is_null()
+        if self.action == "missing":
+            return [pl.when(good).then(x).alias(self.column)]
+        checked = pl.struct(good=good, value=x).map_batches(self._refuse, return_dtype=schema[self.column], is_elementwise=True)
+        return [checked.alias(self.column)]
+
+    def _refuse(self, rows: pl.Series) -> pl.Series:
+        bad = rows.struct.field("value").filter(~rows.struct.field("good"))
+        if len(bad):
+            raise self._error(bad.unique(maintain_order=True).head(5).to_list())
+        return rows.struct.field("value")
+
+    def _error(self, values: Sequence[Any]) -> DataError:
+        if self.rule == "range":
+            low, high = self.allowed
+            expected = " and ".join([*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])])
+        else:
+            expected = "a value in every row" if self.rule == "known" else f"one of the {len(self.allowed)} categories seen in fit"
+        return DataError(
+            f"Preprocessor.transform: stage {self.stage!r} refuses values of column {self.column!r}.",
+            f"Expected {expected}; got {list(values)!r}.",
+            'correct the data, or set action="missing" and impute afterwards.',
+        )
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, good, action = self.column, self._test(), self.action
+
+        def require(row: Row) -> None:
+            x = row[column]
+            if not good(x):
+                if action == "error":
+                    raise self._error([x])
+                row[column] = None
+
+        return require
+
+    def _test(self) -> Callable[[Any], bool]:
+        if self.rule == "known":
+            return lambda x: x is not None
+        if self.rule == "range":
+            low, high = self.allowed
+            return lambda x: x is None or ((low is None or x >= low) and (high is None or x <= high))
+        known = {*self.allowed, None}
+        return lambda x: x in known
+
+
+@dataclass(frozen=True)
+class CheckMissing(ColumnStage):
+    """Refuse tables in which a column has missing values.
+
+    Parameters
+    ----------
+    columns
+        Columns of any type; when omitted all.
+
+    Raises
+    ------
+    DataError
+        In transform, on a missing value.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CheckMissing
+    >>> Preprocessor([("known", CheckMissing())]).fit_transform(pl.DataFrame({"x": [1.0]}))["x"].to_list()
+    [1.0]
+    """
+
+    kinds: ClassVar = tuple(Kind)
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return {}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Require(column, "known", [], "error", where)]
+
+
+@dataclass(frozen=True)
+class CheckRange(ColumnStage):
+    """Refuse numbers outside of a range, or make them missing; missing passes.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    low, high
+        The range. Where neither is given, that of the training rows.
+    action
+        "error" or "missing".
+
+    Raises
+    ------
+    DataError
+        In transform, on a value outside with `action="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CheckRange
+    >>> stage = CheckRange(low=0, action="missing")
+    >>> Preprocessor([("range", stage)]).fit_transform(pl.DataFrame({"x": [1.0, -1.0]}))["x"].to_list()
+    [1.0, None]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC,)
+
+    low: float | None = param(None, a_number(none=True))
+    high: float | None = param(None, a_number(none=True))
+    action: str = _action()
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Extremes] if self.low is None and self.high is None else []
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        if not answers:
+            return {"low": self.low, "high": self.high}
+        if not answers[0].count:
+            raise self.all_null(column)
+        return {"low": answers[0].low, "high": answers[0].high}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Require(column, "range", [learned["low"], learned["high"]], self.action, where)]
+
+
+@dataclass(frozen=True)
+class CheckCategories(ColumnStage):
+    """Refuse categories that the training rows did not have, or make them missing; missing passes.
+
+    Parameters
+    ----------
+    columns
+        String and categorical columns; all of them without free text when omitted.
+    action
+        "error" or "missing".
+
+    Raises
+    ------
+    DataError
+        In transform, on a new category with `action="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CheckCategories
+    >>> p = Preprocessor([("known", CheckCategories(action="missing"))]).fit(pl.DataFrame({"c": ["a", "b"]}))
+    >>> p.transform(pl.DataFrame({"c": ["b", "z"]}))["c"].to_list()
+    ['b', None]
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY,)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
+
+    action: str = _action()
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [ValueCounts]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return {"categories": answers[0].table["value"].to_list()}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Require(column, "categories", learned["categories"], self.action, where)]

@@ -1,0 +1,309 @@
+"""Stages that make new columns from several: products, ratios, formulas, vectors, registered functions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.expression import Assign, Formula, check, columns_of, kind
+from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import Check, Stage, View, a_bool, a_string, an_int, param
+from rayline.core.statistics import Request
+
+_NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
+
+
+def _refuse_taken(stage: Stage, names: Sequence[str], view: View) -> None:
+    taken = [name for name in names if name in view.schema] + [name for name in names if names.count(name) > 1]
+    if taken:
+        raise SchemaError(
+            f"{type(stage).__name__}: the column {taken[0]!r} exists already.", "Expected new names.", "rename one of them."
+        )
+
+
+@dataclass(frozen=True)
+class PolynomialFeatures(Stage):
+    """Add all products of up to `degree` columns (Float64), named as by scikit-learn: `a^2`, `a b`. The columns stay.
+
+    A product with a missing factor is missing.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    degree
+        The most factors.
+    interaction_only
+        Whether no column may be a factor twice.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a new name exists already.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import PolynomialFeatures
+    >>> Preprocessor([("p", PolynomialFeatures())]).fit_transform(pl.DataFrame({"a": [2.0], "b": [3.0]})).to_dict(as_series=False)
+    {'a': [2.0], 'b': [3.0], 'a^2': [4.0], 'a b': [6.0], 'b^2': [9.0]}
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = _NUMBERS
+    keeps: ClassVar = True
+
+    degree: int = param(2, an_int(2, 10))
+    interaction_only: bool = param(False, a_bool())
+
+    def _products(self, columns: Sequence[str]) -> dict[str, Formula]:
+        choose = itertools.combinations if self.interaction_only else itertools.combinations_with_replacement
+        made: dict[str, Formula] = {}
+        for size in range(2, self.degree + 1):
+            for factors in choose(columns, size):
+                powers = [(column, len(list(run))) for column, run in itertools.groupby(factors)]
+                name = " ".join(column if n == 1 else f"{column}^{n}" for column, n in powers)
+                product: Formula = ["col", factors[0]]
+                for factor in factors[1:]:
+                    product = ["*", product, ["col", factor]]
+                made[name] = product
+        return made
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        _refuse_taken(self, list(self._products(view.columns)), view)
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        products = self._products(list(self.state["columns"]))
+        return [Assign(products)] if products else []
+
+
+@dataclass(frozen=True)
+class Ratio(Stage):
+    """Add the quotients of two columns (Float64), named `a_per_b`. The columns stay; 0/0 and x/missing are missing.
+
+    Parameters
+    ----------
+    columns
+        The numerators.
+    per
+        The denominator.
+    zero
+        What x/0 becomes: None for missing, or a number.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a column does not exist or is no number, or a new name exists already.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Ratio
+    >>> table = pl.DataFrame({"miles": [10.0, 4.0], "hours": [2.0, 0.0]})
+    >>> Preprocessor([("speed", Ratio(["miles"], per="hours"))]).fit_transform(table)["miles_per_hours"].to_list()
+    [5.0, None]
+    """
+
+    needs_columns: ClassVar = True
+    accepts: ClassVar = _NUMBERS
+    keeps: ClassVar = True
+
+    per: str = param("", a_string())
+    zero: float | None = param(None, Check("a number or None", lambda v: v is None or type(v) in (int, float)))
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        kind(["number", ["col", self.per]], {k: v for k, v in view.schema.items() if k not in view.targets}, "Ratio")
+        _refuse_taken(self, [f"{column}_per_{self.per}" for column in view.columns], view)
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        below: Formula = ["number", ["col", self.per]]
+        zero = None if self.zero is None else float(self.zero)
+        made = {f"{c}_per_{self.per}": ["if", ["==", below, 0.0], zero, ["/", ["col", c], below]] for c in self.state["columns"]}
+        return [Assign(made)] if made else []
+
+
+@dataclass(frozen=True)
+class Expression(Stage):
+    """Add or replace a column by a formula, written as data.
+
+    A formula is a number, a string, a boolean, None, `["col", name]`, or a list of a function and its arguments. The
+    functions: `+ - * / ** abs max sqrt log log1p exp sin cos floor`, `== != < <= > >=`, `and or not`, `is_null`, `fill`
+    (first, or second where missing), `if` (condition, then, otherwise), `number`. There is nothing in it that could
+    carry code. A missing argument makes the result missing, and so does 0/0.
+
+    Parameters
+    ----------
+    output
+        The name of the column that is made.
+    formula
+        The formula.
+
+    Raises
+    ------
+    ParameterError
+        When it is not a formula.
+    SchemaError
+        In fit, when a column does not exist or a function cannot take its type.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Expression
+    >>> speed = Expression(output="speed", formula=["/", ["col", "miles"], ["/", ["col", "minutes"], 60]])
+    >>> Preprocessor([("speed", speed)]).fit_transform(pl.DataFrame({"miles": [30.0], "minutes": [30]}))["speed"].to_list()
+    [60.0]
+    """
+
+    output: str = param("", a_string())
+    formula: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output:
+            raise ParameterError.value("Expression", "output", "the name of a column", self.output)
+        if self.columns is not None:
+            raise ParameterError("Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out.")
+        check(self.formula, "Expression")
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        features = {name: dtype for name, dtype in view.schema.items() if name not in view.targets}
+        kind(self.formula, features, "Expression")
+        if self.output in view.targets:
+            raise SchemaError(f"Expression: {self.output!r} is a target column.", "Expected a feature.", "choose another output.")
+        return {"columns": columns_of(self.formula)}
+
+    def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
+        named = [name for name in dict.fromkeys([*columns_of(self.formula), self.output]) if name in schema]
+        return [name for name in named if name == self.output]
+
+    def lower(self, where: str) -> list[Operation]:
+        _ = self.state
+        return [Assign({self.output: self.formula})]
+
+
+@dataclass(frozen=True)
+class Concatenator(Stage):
+    """Put numeric columns into one vector column (an Array of Float64); the source columns go away.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    output
+        The name of the vector column.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when the name exists already.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Concatenator
+    >>> Preprocessor([("v", Concatenator())]).fit_transform(pl.DataFrame({"a": [1], "b": [2.5]}))["features"].to_list()
+    [[1.0, 2.5]]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = _NUMBERS
+
+    output: str = param("features", a_string())
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        if self.output not in view.columns:
+            _refuse_taken(self, [self.output], view)
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        columns = list(self.state["columns"])
+        return [Pack(columns, self.output)] if columns else []
+
+
+@dataclass(frozen=True)
+class Pack(Operation):
+    """The columns become one vector of float64."""
+
+    columns: Sequence[str]
+    output: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [pl.concat_arr([col(column).cast(pl.Float64).reshape((-1, 1)) for column in self.columns]).alias("\x00packed")]
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00packed": self.output})
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        def pack(row: Row) -> None:
+            values = [row.pop(column) for column in self.columns]
+            row[self.output] = [None if x is None else float(x) for x in values]
+
+        return pack
+
+
+@dataclass(frozen=True)
+class FunctionTransformer(Stage):
+    """Change columns by a function of your own, registered under a name with `rayline.stages.register_function`.
+
+    The function gets a Polars expression of one column and gives one, each value from its own row alone. Only its name
+    is saved: whoever loads the preprocessor must have registered the function. Single rows go through Polars.
+
+    Parameters
+    ----------
+    columns
+        The columns.
+    function
+        The name of the registered function.
+
+    Raises
+    ------
+    ParameterError
+        When no function has this name.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import FunctionTransformer, register_function
+    >>> register_function("halve", lambda column: column / 2)
+    >>> Preprocessor([("half", FunctionTransformer(["x"], "halve"))]).fit_transform(pl.DataFrame({"x": [3.0]}))["x"].to_list()
+    [1.5]
+    """
+
+    needs_columns: ClassVar = True
+
+    function: str = param("", a_string())
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        registry.function(self.function)
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        columns = self.state["columns"]
+        function = registry.function(self.function)  # goes along to workers, which have not registered it
+        return [Call(column, self.function, function) for column in columns]
+
+
+@dataclass(frozen=True)
+class Call(Operation):
+    """A column becomes what a registered function makes of it."""
+
+    column: str
+    name: str
+    function: Callable[[pl.Expr], pl.Expr] = field(repr=False)
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [self.function(col(self.column)).alias(self.column)]

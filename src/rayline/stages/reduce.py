@@ -1,0 +1,263 @@
+"""Stages that leave fewer columns: principal components, and filters by variance, correlation and the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.expression import Assign, Formula
+from rayline.core.joint import Covariance, GroupMoments
+from rayline.core.operations import Affine, Drop, Operation
+from rayline.core.schema import Kind, kind_of
+from rayline.core.stage import ColumnStage, Stage, View, a_bool, a_number, a_string, an_int, one_of, param
+from rayline.core.statistics import Moments, Request, Statistic
+
+_NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
+
+
+@dataclass(frozen=True)
+class PCA(Stage):
+    """Replace columns by their first principal components `pca0`, `pca1`, … (Float64), as scikit-learn does.
+
+    Of each component the entry with the largest size is positive. A row with a missing value has missing components.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted. Scale them first when their units differ.
+    n_components
+        How many components; all when omitted.
+    whiten
+        Whether each component gets variance 1 (with ddof=1).
+
+    Raises
+    ------
+    DataError
+        In fit, when fewer than two rows are complete, or values are infinite.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import PCA
+    >>> table = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [2.0, 4.0, 6.0]})
+    >>> Preprocessor([("pca", PCA(n_components=1))]).fit_transform(table)["pca0"].round(3).to_list()
+    [-2.236, 0.0, 2.236]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = _NUMBERS
+
+    n_components: int | None = param(None, an_int(1, none=True))
+    whiten: bool = param(False, a_bool())
+
+    def requests(self, view: View) -> list[Request]:
+        return [view.ask(Covariance, *view.columns)] if view.columns else []
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        columns = list(view.columns)
+        if not columns:
+            return {"columns": [], "mean": [], "components": []}
+        n = len(columns) if self.n_components is None else self.n_components
+        if n > len(columns):
+            raise ParameterError.value("PCA", "n_components", f"at most the number of columns, {len(columns)}", n)
+        taken = [f"pca{i}" for i in range(n) if f"pca{i}" in view.schema and f"pca{i}" not in columns]
+        if taken:
+            raise SchemaError(f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}.")
+        found: Covariance = answers[view.ask(Covariance, *columns)]
+        if found.count < 2:
+            raise DataError("PCA: fewer than two rows have no missing values.", f"Expected more; got {found.count}.", "impute first.")
+        if not np.isfinite(found.comoment).all():
+            raise DataError("PCA: a column holds infinite values.", "Expected finite numbers.", "clip first (Clipper).")
+        sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
+        order = np.argsort(sizes)[::-1][:n]
+        components = vectors.T[order]
+        largest = np.abs(components).argmax(axis=1)
+        components = components * np.sign(components[np.arange(n), largest])[:, None]
+        variances = np.maximum(sizes[order], 0.0)
+        if self.whiten:
+            components = components / np.sqrt(np.maximum(variances, np.finfo(np.float64).tiny))[:, None]
+        share = variances / max(float(np.trace(found.comoment)) / (found.count - 1), np.finfo(np.float64).tiny)
+        return {"columns": columns, "mean": found.mean.tolist(), "components": components.tolist(), "explained": share.tolist()}
+
+    def lower(self, where: str) -> list[Operation]:
+        columns = list(self.state["columns"])
+        if not columns:
+            return []
+        formulas: dict[str, Formula] = {}
+        for i, weights in enumerate(self.state["components"]):
+            total: Formula = None
+            for column, weight in zip(columns, weights, strict=True):
+                term = ["*", ["col", column], float(weight)]
+                total = term if total is None else ["+", total, term]
+            formulas[f"pca{i}"] = total
+        centred: list[Operation] = [Affine(c, m, 1.0) for c, m in zip(columns, self.state["mean"], strict=True)]
+        return [*centred, Assign(formulas), Drop([c for c in columns if c not in formulas])]
+
+
+@dataclass(frozen=True)
+class VarianceThreshold(ColumnStage):
+    """Remove numeric columns whose variance in the training rows is not above the threshold, as scikit-learn does.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns to look at; all of them when omitted. Others stay.
+    threshold
+        The largest variance (ddof=0) that is removed.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import VarianceThreshold
+    >>> Preprocessor([("v", VarianceThreshold())]).fit_transform(pl.DataFrame({"a": [1, 1], "b": [1, 2]})).columns
+    ['b']
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = _NUMBERS
+
+    threshold: float = param(0.0, a_number(0))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Moments]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        moments: Moments = answers[0]
+        # A variance within the rounding error of the mean is none.
+        error = (1e-15 * moments.mean) * (1e-15 * moments.mean) * moments.count
+        removed = not (math.isnan(moments.variance) or moments.variance > max(self.threshold, error))
+        return {"removed": removed}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Drop([column])] if learned["removed"] else []
+
+
+@dataclass(frozen=True)
+class CorrelationFilter(Stage):
+    """Remove numeric columns that correlate with an earlier one that is kept.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns to look at; all of them when omitted. Others stay.
+    threshold
+        The largest absolute Pearson correlation that is allowed, over rows without missing values in these columns.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CorrelationFilter
+    >>> table = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [2.0, 4.0, 6.5], "c": [1.0, 0.0, 1.0]})
+    >>> Preprocessor([("c", CorrelationFilter())]).fit_transform(table).columns
+    ['a', 'c']
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = _NUMBERS
+
+    threshold: float = param(0.95, a_number(0, 1))
+
+    def requests(self, view: View) -> list[Request]:
+        return [view.ask(Covariance, *view.columns)] if len(view.columns) > 1 else []
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        columns, removed = list(view.columns), []
+        if len(columns) > 1:
+            found: Covariance = answers[view.ask(Covariance, *columns)]
+            if found.count:
+                sizes, kept = np.abs(found.correlation), []
+                for i in range(len(columns)):
+                    (removed if any(sizes[i, j] > self.threshold for j in kept) else kept).append(i)
+        return {"columns": columns, "removed": [columns[i] for i in removed]}
+
+    def lower(self, where: str) -> list[Operation]:
+        return [Drop(list(self.state["removed"]))]
+
+
+@dataclass(frozen=True)
+class SelectKBest(Stage):
+    """Keep the k numeric columns that tell most of the target, by scikit-learn's F statistic.
+
+    Rows in which the column or the target is missing do not count for it.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns to choose from; all of them when omitted. Others stay.
+    k
+        How many stay.
+    score
+        "f_classif", "f_regression", or "auto": by the type of the target (a float target is regressed).
+    target
+        The target column; the first of fit's `target_columns` when omitted.
+
+    Raises
+    ------
+    SchemaError
+        In fit, without a target, or with text as the target of a regression.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import SelectKBest
+    >>> table = pl.DataFrame({"a": [1.0, 2.0, 1.0, 2.0], "b": [1.0, 2.0, 8.0, 9.0], "y": [0, 0, 1, 1]})
+    >>> Preprocessor([("best", SelectKBest(k=1))]).fit(table, target_columns=["y"]).transform(table).columns
+    ['b', 'y']
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = _NUMBERS
+
+    k: int = param(10, an_int(1))
+    score: str = param("auto", one_of("auto", "f_classif", "f_regression"))
+    target: str | None = param(None, a_string(none=True))
+
+    def requests(self, view: View) -> list[Request]:
+        return [self._ask(view, column) for column in view.columns]
+
+    def _ask(self, view: View, column: str) -> Request:
+        target = self.target or next(iter(view.targets), None)
+        if target is None or target not in view.schema:
+            raise SchemaError(
+                "SelectKBest: there is no target.", f"Expected a target column; got {target!r}.", "pass target_columns to fit, or target=…."
+            )
+        dtype = view.schema[target]
+        regression = self.score == "f_regression" or (self.score == "auto" and dtype.is_float())
+        if regression and kind_of(dtype) not in _NUMBERS:
+            raise SchemaError.dtype("SelectKBest", target, "a numeric target for f_regression", dtype)
+        return view.ask(Covariance, column, target) if regression else view.ask(GroupMoments, column, target)
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        scores = {column: self._score(answers[self._ask(view, column)]) for column in view.columns}
+        order = sorted(view.columns, key=lambda column: -scores[column])
+        kept = set(order[: self.k])
+        return {"columns": list(view.columns), "scores": scores, "removed": [c for c in view.columns if c not in kept]}
+
+    def _score(self, answer: Any) -> float:
+        """F, with ±∞ and NaN as a float that can be compared: a column that tells nothing has 0."""
+        if isinstance(answer, Covariance):
+            if answer.count < 3 or not np.isfinite(answer.comoment).all():
+                return 0.0
+            share = float(answer.correlation[0, 1]) ** 2
+            return share / (1 - share) * (answer.count - 2) if share < 1 else math.inf
+        groups = answer.by_key().filter(pl.col("key").is_not_null() & (pl.col("n") > 0)).select("n", "mean", "m2").rows()
+        total = Moments.merge_all(Moments(n, 0, mean, m2) for n, mean, m2 in groups)
+        within = sum(m2 for _, _, m2 in groups)
+        free = total.count - len(groups)
+        if len(groups) < 2 or free < 1 or not math.isfinite(total.m2):
+            return 0.0
+        between = max(total.m2 - within, 0.0)
+        return between / (len(groups) - 1) / (within / free) if within > 0 else (math.inf if between > 0 else 0.0)
+
+    def lower(self, where: str) -> list[Operation]:
+        return [Drop(list(self.state["removed"]))]
