@@ -80,7 +80,8 @@ class Training:
     checkpoint_every: int | None
 
     _last: Heard | None = field(default=None, init=False)  # the last checkpoint
-    _heard: int = field(default=-1, init=False)  # the last iteration
+    _heard: int = field(default=-1, init=False)  # the last iteration that was heard,
+    _again: int = field(default=-1, init=False)  # and the one up to which they are made once more after a failure
 
     def run(self, share: Callable[[], Shares]) -> list[Any]:
         """What the function returned on each rank. The rows are shared while the workers start.
@@ -107,6 +108,7 @@ class Training:
                     error = lost.as_error(len(self.plan.nodes), attempt, self.max_failures)
                     if attempt == self.max_failures or not isinstance(error, TrainingError):
                         raise error from lost.error
+                    self._again = self._heard
         raise AssertionError
 
     def _attempt(self, group: _Group, rendezvous: Mapping[str, Any], shares: Shares) -> list[Any]:
@@ -136,7 +138,7 @@ class Training:
 
     def _hear(self, heard: Heard) -> bool:
         if heard.metrics is not None:
-            if heard.iteration <= self._heard:  # made once more after a failure
+            if heard.iteration <= self._again:
                 return False
             self._heard = heard.iteration
             return bool(self.on_report(heard.iteration, heard.metrics))

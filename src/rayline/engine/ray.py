@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.dataset import MaterializedDataset
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
 from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
@@ -101,7 +101,7 @@ class RayEngine(Engine):
         most = placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1)))
         under_way: deque[ray.ObjectRef[int]] = deque()
         written: int = 0
-        with _answering("write"):
+        with _answering("write"), _cancelled(under_way):
             for number, pieces in enumerate(_cut(_rows(_own(data)), files.rows_per_file)):
                 if number in done:
                     written += files.n_rows(number)
@@ -109,7 +109,8 @@ class RayEngine(Engine):
                 if len(under_way) >= most:
                     written += ray.get(under_way.popleft())
                 under_way.append(task.remote(number, pieces, shipped, files, placement.batch_size))
-            written += sum(ray.get(list(under_way)))
+            while under_way:
+                written += ray.get(under_way.popleft())
         return written
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -286,6 +287,17 @@ def _rows(data: Dataset) -> Iterator[Piece]:
                 yield Piece(entry.ref, 0, rows)
 
 
+@contextlib.contextmanager
+def _cancelled(tasks: deque[ray.ObjectRef[int]]) -> Iterator[None]:
+    """On an error, the tasks that are left are not begun."""
+    try:
+        yield
+    except BaseException:
+        for task in tasks:
+            ray.cancel(task)
+        raise
+
+
 def _cut(pieces: Iterator[Piece], n_rows: int) -> Iterator[list[Piece]]:
     """The same rows, so many at a time."""
     part: list[Piece] = []
@@ -324,6 +336,12 @@ def _answering(what: str) -> Iterator[None]:
             f"The dataset could not be read: {type(cause).__name__}: {first_line(str(cause))}.",
             f"Expected its tasks to finish; one failed during a {what}.",
             "the error above says where; ds.take(5) runs the same tasks.",
+        ) from error
+    except RayError as error:
+        raise ResourceError(
+            f"Ray could not finish a {what}: {type(error).__name__}: {first_line(str(error))}.",
+            "Expected enough memory, disk and nodes that stay.",
+            "the error above says what is missing.",
         ) from error
 
 
