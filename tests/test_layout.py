@@ -82,7 +82,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def package(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -44,7 +44,7 @@ def test_predict_gives_back_the_type_it_was_given(pipeline: rl.InferencePipeline
     values = {
         "lazy": lambda: got.collect()["prediction"].to_list(),
         "rows": lambda: [row["prediction"] for row in got],
-        "arrow": lambda: got.column("prediction").to_pylist(),
+        "arrow": lambda: list(got.column("prediction").to_pylist()),
     }.get(kind, lambda: list(got["prediction"]))()
     assert values == expected
     assert set(expected) == {"no", "yes"}

@@ -182,9 +182,8 @@ class Stage(ABC, metaclass=_StageMeta):
         wants_text, wants_category = Kind.TEXT in self.kinds, Kind.CATEGORY in self.kinds
         chosen = []
         for column, kind in found.items():
-            if kind is Kind.CATEGORY and schema[column] == pl.String and wants_text != wants_category:
-                kind = Kind.TEXT if text(column) else Kind.CATEGORY
-            if kind in self.kinds:
+            in_doubt = kind is Kind.CATEGORY and schema[column] == pl.String and wants_text != wants_category
+            if (Kind.TEXT if in_doubt and text(column) else kind) in self.kinds:
                 chosen.append(column)
         return chosen
 
