@@ -83,7 +83,13 @@ def workers(rows: pl.DataFrame, rounds: int, options: Options) -> Comparison:
     finally:
         if started:
             ray.shutdown()
-    return Comparison("train.fit on 2 Ray workers", mine, "ray.train.xgboost.XGBoostTrainer, RayTrainReportCallback", theirs, goal=0.25)
+    return Comparison(
+        "train.fit on 2 Ray workers",
+        mine,
+        "ray.train.xgboost.XGBoostTrainer, RayTrainReportCallback",
+        theirs,
+        goal=0.25,
+    )
 
 
 def rays_own(dataset: Any, rounds: int, storage: str) -> Any:
@@ -97,9 +103,13 @@ def rays_own(dataset: Any, rounds: int, storage: str) -> Any:
         table = ray.train.get_dataset_shard("train").materialize().to_pandas()
         matrix = xgboost.DMatrix(table.drop(columns="y"), label=table["y"])
         callbacks = [RayTrainReportCallback()]
-        xgboost.train({**PARAMS, "nthread": 1}, matrix, rounds, evals=[(matrix, "train")], verbose_eval=False, callbacks=callbacks)
+        xgboost.train(
+            {**PARAMS, "nthread": 1}, matrix, rounds, evals=[(matrix, "train")], verbose_eval=False, callbacks=callbacks
+        )
 
     # Half a CPU for each worker: when they hold all of them, nothing is left to read the data, and the training hangs.
     scaling = ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5})
-    result = XGBoostTrainer(loop, datasets={"train": dataset}, scaling_config=scaling, run_config=RunConfig(storage_path=storage)).fit()
+    result = XGBoostTrainer(
+        loop, datasets={"train": dataset}, scaling_config=scaling, run_config=RunConfig(storage_path=storage)
+    ).fit()
     return RayTrainReportCallback.get_model(result.checkpoint)

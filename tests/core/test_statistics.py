@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -13,12 +14,24 @@ from hypothesis import strategies as st
 
 from rayline.core import statistics
 from rayline.core.operations import Affine, Fill
-from rayline.core.statistics import Extremes, Moments, Quantiles, Request, RowCount, Statistic, ValueCounts, Words, evaluate
+from rayline.core.statistics import (
+    Extremes,
+    Moments,
+    Quantiles,
+    Request,
+    RowCount,
+    Statistic,
+    ValueCounts,
+    Words,
+    evaluate,
+)
 
 numbers = st.one_of(st.none(), st.just(math.nan), st.floats(-1e6, 1e6), st.integers(-5, 5).map(float))
 texts = st.one_of(st.none(), st.sampled_from(["a", "b", "a b", "one two three four", "é", ""]))
 tables = st.lists(st.tuples(numbers, texts), max_size=40).map(
-    lambda rows: pl.DataFrame({"x": [r[0] for r in rows], "s": [r[1] for r in rows]}, schema={"x": pl.Float64, "s": pl.String})
+    lambda rows: pl.DataFrame(
+        {"x": [r[0] for r in rows], "s": [r[1] for r in rows]}, schema={"x": pl.Float64, "s": pl.String}
+    )
 )
 
 REQUESTS = [
@@ -39,8 +52,10 @@ def ask(table: pl.DataFrame, request: Request) -> Any:
 def same(a: Statistic, b: Statistic, scale: float = 1e6) -> bool:
     """Equal; floats up to rounding relative to the size of the values that they summarise."""
     if isinstance(a, Moments) and isinstance(b, Moments):
-        return (a.count, a.n_null) == (b.count, b.n_null) and math.isclose(a.mean, b.mean, rel_tol=1e-12, abs_tol=1e-12 * scale) and (
-            math.isclose(a.m2, b.m2, rel_tol=1e-9, abs_tol=1e-12 * scale * scale)
+        return (
+            (a.count, a.n_null) == (b.count, b.n_null)
+            and math.isclose(a.mean, b.mean, rel_tol=1e-12, abs_tol=1e-12 * scale)
+            and (math.isclose(a.m2, b.m2, rel_tol=1e-9, abs_tol=1e-12 * scale * scale))
         )
     return a == b
 
@@ -50,7 +65,7 @@ def same(a: Statistic, b: Statistic, scale: float = 1e6) -> bool:
 def test_merge_is_a_commutative_monoid(request_: Request, table: pl.DataFrame, cuts: list[int], order: Any) -> None:
     kind = request_.statistic
     edges = [0, *sorted(min(c, table.height) for c in cuts), table.height]
-    parts = [ask(table.slice(a, b - a), request_) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [ask(table.slice(a, b - a), request_) for a, b in itertools.pairwise(edges)]
     whole = ask(table, request_)
     assert same(whole.merge(kind.empty()), whole)
     assert same(kind.empty().merge(whole), whole)
@@ -72,7 +87,9 @@ def test_filled_is_the_statistic_of_the_filled_column(kind: type[Statistic], tab
 
 @pytest.mark.parametrize("kind", [Moments, Extremes, Quantiles], ids=lambda k: k.__name__)
 @given(table=tables, shift=st.floats(-10, 10), scale=st.floats(0.1, 10), offset=st.floats(-10, 10))
-def test_affine_is_the_statistic_of_the_scaled_column(kind: type[Statistic], table: pl.DataFrame, shift: float, scale: float, offset: float) -> None:
+def test_affine_is_the_statistic_of_the_scaled_column(
+    kind: type[Statistic], table: pl.DataFrame, shift: float, scale: float, offset: float
+) -> None:
     request, affine = Request(kind, ("x",)), Affine("x", shift, scale, offset)
     assert same(affine.push(ask(table, request)), ask(affine.apply(table.lazy()).collect(), request), scale=1e7)
 
@@ -89,7 +106,9 @@ def test_quantiles_beyond_the_buckets_keep_the_stated_error(monkeypatch: pytest.
     state = ask(pl.DataFrame({"x": values}), Request(Quantiles, ("x",)))
     assert 0 < state.level < 52
     for q in (0.01, 0.25, 0.5, 0.75, 0.99):
-        assert state.quantile(q) == pytest.approx(np.quantile(values, q, method="nearest"), rel=2.0 ** (state.level - 52))
+        assert state.quantile(q) == pytest.approx(
+            np.quantile(values, q, method="nearest"), rel=2.0 ** (state.level - 52)
+        )
 
 
 def test_moments_do_not_cancel() -> None:

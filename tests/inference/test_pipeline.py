@@ -42,7 +42,7 @@ def test_predict_gives_back_the_type_it_was_given(pipeline: rl.InferencePipeline
     )
     assert expected_type is None or isinstance(got, expected_type)
     values = {
-        "lazy": lambda: got.collect()["prediction"].to_list(),
+        "lazy": lambda: list(got.collect()["prediction"]),
         "rows": lambda: [row["prediction"] for row in got],
         "arrow": lambda: list(got.column("prediction").to_pylist()),
     }.get(kind, lambda: list(got["prediction"]))()

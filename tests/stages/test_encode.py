@@ -31,11 +31,15 @@ def their_names(encoder: Any) -> list[str]:
 @pytest.mark.parametrize("max_categories", [None, 1, 2, 3])
 @pytest.mark.parametrize("drop", [None, "first", "if_binary"])
 @given(values=letters, new=letters)
-def test_one_hot_is_scikit_learns(min_frequency: Any, max_categories: Any, drop: Any, values: list[str], new: list[str]) -> None:
+def test_one_hot_is_scikit_learns(
+    min_frequency: Any, max_categories: Any, drop: Any, values: list[str], new: list[str]
+) -> None:
     how = {"min_frequency": min_frequency, "max_categories": max_categories, "drop": drop}
     table, more = pl.DataFrame({"c": values}), pl.DataFrame({"c": new})
     for handle_unknown, theirs in (("ignore", "ignore"), ("infrequent", "infrequent_if_exist")):
-        encoder = sk.OneHotEncoder(sparse_output=False, handle_unknown=theirs, **how).fit(table.to_pandas().astype(object).to_numpy())
+        encoder = sk.OneHotEncoder(sparse_output=False, handle_unknown=theirs, **how).fit(
+            table.to_pandas().astype(object).to_numpy()
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("warnings.warn", lambda *a, **k: None)  # they warn of unknown categories with drop
             expected = encoder.transform(more.to_pandas().astype(object).to_numpy())
@@ -50,7 +54,7 @@ def test_one_hot_error_knows_rare_categories(how: dict[str, Any], values: list[s
     fitted = Preprocessor([("hot", OneHotEncoder(handle_unknown="error", **how))]).fit(pl.DataFrame({"c": values}))
     assert fitted.transform(pl.DataFrame({"c": values})).height == len(values)
     for bad in ("never seen", None):
-        with pytest.raises(DataError, match="stage 'hot'.*column 'c'"):
+        with pytest.raises(DataError, match=r"stage 'hot'.*column 'c'"):
             fitted.transform(pl.DataFrame({"c": [*values, bad]}))
 
 
@@ -68,7 +72,11 @@ def test_one_hot_of_numbers_with_missing(values: list[float | None]) -> None:
 @pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["b", "a"]), pl.String])
 def test_native_categories_are_strings(dtype: Any) -> None:
     table = pl.DataFrame({"c": ["b", None, "a"]}).cast(dtype)
-    assert encode(OneHotEncoder(), table).to_dict(as_series=False) == {"c_a": [0, 0, 1], "c_b": [1, 0, 0], "c_null": [0, 1, 0]}
+    assert encode(OneHotEncoder(), table).to_dict(as_series=False) == {
+        "c_a": [0, 0, 1],
+        "c_b": [1, 0, 0],
+        "c_null": [0, 1, 0],
+    }
     assert encode(OrdinalEncoder(), table)["c"].to_list() == [1.0, None, 0.0]
 
 
@@ -87,7 +95,9 @@ def test_minus_zero_and_bool() -> None:
 @given(values=letters, new=letters)
 def test_ordinal_is_scikit_learns(values: list[str], new: list[str]) -> None:
     table, more = pl.DataFrame({"c": values}), pl.DataFrame({"c": new})
-    theirs = sk.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(np.array(values, dtype=object)[:, None])
+    theirs = sk.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(
+        np.array(values, dtype=object)[:, None]
+    )
     expected = theirs.transform(np.array(new, dtype=object)[:, None])
     np.testing.assert_array_equal(encode(OrdinalEncoder(), table, more).to_numpy(), expected)
 

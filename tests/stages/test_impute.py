@@ -15,9 +15,9 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.data.preprocessor import Preprocessor
 from rayline.stages import SimpleImputer, StandardScaler
 
-columns = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30).filter(
-    lambda v: any(x is not None for x in v)
-)
+columns = st.lists(
+    st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30
+).filter(lambda v: any(x is not None for x in v))
 
 
 def fill(stage: Any, table: pl.DataFrame) -> pl.DataFrame:

@@ -15,9 +15,9 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.data.preprocessor import Preprocessor
 from rayline.stages import MinMaxScaler, StandardScaler
 
-columns = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30).filter(
-    lambda v: any(x is not None for x in v)
-)
+columns = st.lists(
+    st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30
+).filter(lambda v: any(x is not None for x in v))
 
 
 def transform(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> np.ndarray[Any, Any]:
@@ -39,7 +39,9 @@ def test_standard_scaler(how: dict[str, Any], values: list[float | None]) -> Non
 @pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt64, pl.Float32, pl.Boolean])
 def test_standard_scaler_takes_every_number(dtype: Any) -> None:
     table = pl.DataFrame({"x": [1, 0, 1, 1]}).cast(dtype)
-    assert_close(transform(StandardScaler(["x"]), table), sk.StandardScaler().fit_transform(table.cast(pl.Float64).to_numpy()))
+    assert_close(
+        transform(StandardScaler(["x"]), table), sk.StandardScaler().fit_transform(table.cast(pl.Float64).to_numpy())
+    )
 
 
 @pytest.mark.parametrize("how", [{}, {"feature_range": (-2, 3)}, {"clip": True}])
@@ -50,7 +52,9 @@ def test_min_max_scaler(how: dict[str, Any], values: list[float | None], new: li
     ours = transform(MinMaxScaler(**how), table, more)
     span = np.nanmax(table.to_numpy()) - np.nanmin(table.to_numpy())
     if span == 0 or span > 1e-3:  # below, their x * scale + min cancels
-        np.testing.assert_allclose(ours, theirs.transform(more.to_numpy()), rtol=1e-9, atol=1e-9 * max(1.0, 1e6 / (span or 1.0)))
+        np.testing.assert_allclose(
+            ours, theirs.transform(more.to_numpy()), rtol=1e-9, atol=1e-9 * max(1.0, 1e6 / (span or 1.0))
+        )
 
 
 def test_infinite_and_missing_columns_are_refused() -> None:

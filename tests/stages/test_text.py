@@ -38,7 +38,17 @@ def vectors(stage: Any, texts: list[str | None], new: list[str | None] | None = 
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"ngram_range": (1, 2)}, {"ngram_range": (2, 3)}, {"min_df": 2}, {"max_df": 0.5}, {"max_features": 3}, {"binary": True}, {"lowercase": False}]
+    "how",
+    [
+        {},
+        {"ngram_range": (1, 2)},
+        {"ngram_range": (2, 3)},
+        {"min_df": 2},
+        {"max_df": 0.5},
+        {"max_features": 3},
+        {"binary": True},
+        {"lowercase": False},
+    ],
 )
 @given(texts=documents, new=documents)
 def test_count_vectorizer(how: dict[str, Any], texts: list[str], new: list[str]) -> None:
@@ -51,20 +61,28 @@ def test_count_vectorizer(how: dict[str, Any], texts: list[str], new: list[str])
         return
     if "max_features" in how and len(theirs.vocabulary_) == 3:
         return  # they break ties by place, we by the alphabet: see below
-    np.testing.assert_array_equal(vectors(CountVectorizer(["t"], **how), texts, new).toarray(), theirs.transform(new).toarray())
+    np.testing.assert_array_equal(
+        vectors(CountVectorizer(["t"], **how), texts, new).toarray(), theirs.transform(new).toarray()
+    )
 
 
 def test_max_features_takes_the_most_frequent() -> None:
     texts = ["snow snow gate", "gate late", "snow no"]
     theirs = sk.CountVectorizer(max_features=2)
-    np.testing.assert_array_equal(vectors(CountVectorizer(["t"], max_features=2), texts).toarray(), theirs.fit_transform(texts).toarray())
+    np.testing.assert_array_equal(
+        vectors(CountVectorizer(["t"], max_features=2), texts).toarray(), theirs.fit_transform(texts).toarray()
+    )
 
 
-@pytest.mark.parametrize("how", [{}, {"norm": "l1"}, {"norm": None}, {"sublinear_tf": True}, {"use_idf": False}, {"ngram_range": (1, 2)}])
+@pytest.mark.parametrize(
+    "how", [{}, {"norm": "l1"}, {"norm": None}, {"sublinear_tf": True}, {"use_idf": False}, {"ngram_range": (1, 2)}]
+)
 @given(texts=documents, new=documents)
 def test_tfidf_vectorizer(how: dict[str, Any], texts: list[str], new: list[str]) -> None:
     expected = sk.TfidfVectorizer(**how).fit(texts).transform(new)
-    np.testing.assert_allclose(vectors(TfidfVectorizer(["t"], **how), texts, new).toarray(), expected.toarray(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        vectors(TfidfVectorizer(["t"], **how), texts, new).toarray(), expected.toarray(), rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("how", [{}, {"sublinear_tf": True, "norm": "l1"}, {"ngram_range": (1, 3)}])
@@ -84,13 +102,20 @@ def test_hashed_counts_have_the_same_geometry(texts: list[str]) -> None:
 
 def test_keys_are_the_same_in_every_process() -> None:
     assert key_of("snow") == 0x2A1FC81074CDA2D6
-    code = "from rayline.core.text import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
-    seen = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    code = (
+        "from rayline.core.text import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
+    )
+    seen = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert seen == {f"{Analyzer(ngram_range=(1, 3)).row_keys('late because of snow')}\n"}
 
 
 def test_free_text_is_told_from_categories() -> None:
-    table = pl.DataFrame({"city": ["Oslo", "Rome"], "note": ["late because of much snow", "on time as it nearly always is"], "x": [1, 2]})
+    table = pl.DataFrame(
+        {"city": ["Oslo", "Rome"], "note": ["late because of much snow", "on time as it nearly always is"], "x": [1, 2]}
+    )
     fitted = Preprocessor([("text", Vectorizer())]).fit(table)
     assert {name for name, dtype in fitted.output_schema.items() if dtype == SPARSE} == {"note"}
 
@@ -99,7 +124,9 @@ def test_missing_and_empty_texts_are_zeros() -> None:
     assert vectors(Vectorizer(["t"]), ["snow gate", None, "", "!"]).getnnz(axis=1).tolist() == [2, 0, 0, 0]
 
 
-@pytest.mark.parametrize("text", ["naïve Straße", "हिन्दी भाषा", "ΣΑΣ ΣΟΣ", "İstanbul", "a\u0301bc", "日本 語学", "x\x00yy"])
+@pytest.mark.parametrize(
+    "text", ["naïve Straße", "हिन्दी भाषा", "ΣΑΣ ΣΟΣ", "İstanbul", "a\u0301bc", "日本 語学", "x\x00yy"]
+)
 def test_single_rows_read_unicode_alike(text: str) -> None:
     fitted = Preprocessor([("text", Tokenizer(["t"]))]).fit(pl.DataFrame({"t": [text]}))
     run = fitted.row_function()

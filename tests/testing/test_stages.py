@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import polars as pl
 import polars.selectors as cs
@@ -11,10 +10,7 @@ import pytest
 
 from rayline import stages
 from rayline.core import registry
-from rayline.core.operations import Affine
-from rayline.core.stage import ColumnStage, Stage
-from rayline.core.schema import Kind
-from rayline.core.statistics import Moments
+from rayline.core.stage import Stage
 from rayline.testing import check_stage
 
 
@@ -83,7 +79,12 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.PolynomialFeatures(["amount", "count", "small"], 3), {}),
     (stages.PolynomialFeatures(interaction_only=True), {"targets": ["y"]}),
     (stages.Ratio(["amount", "count"], per="small"), {}),
-    (stages.Expression(output="new", formula=["if", ["==", ["col", "city"], "Oslo"], ["log", ["col", "price"]], ["col", "count"]]), {}),
+    (
+        stages.Expression(
+            output="new", formula=["if", ["==", ["col", "city"], "Oslo"], ["log", ["col", "price"]], ["col", "count"]]
+        ),
+        {},
+    ),
     (stages.Expression(output="amount", formula=["/", ["col", "amount"], 7]), {"targets": ["y"]}),
     (stages.Concatenator(["amount", "count", "flag"]), {}),
     (stages.FunctionTransformer(["amount"], "halve"), {}),
@@ -93,7 +94,15 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.SelectKBest(k=2), {"targets": ["y"], "rtol": 1e-9}),
     (stages.SelectKBest(k=2, score="f_regression"), {"targets": ["price"], "rtol": 1e-9}),
     (stages.DatetimeEncoder(), {}),
-    (stages.DatetimeEncoder(parts=["quarter", "week", "weekday", "day_of_year", "minute", "is_weekend", "days"], cyclic=True, holidays="US", keep=True), {}),
+    (
+        stages.DatetimeEncoder(
+            parts=["quarter", "week", "weekday", "day_of_year", "minute", "is_weekend", "days"],
+            cyclic=True,
+            holidays="US",
+            keep=True,
+        ),
+        {},
+    ),
     (stages.CheckMissing(["price", "value"]), {}),
     (stages.CheckRange(), {}),
     (stages.CheckRange(["amount", "count"], low=5, action="missing"), {}),
@@ -116,4 +125,6 @@ def test_the_contract(case: tuple[Stage, dict[str, Any]]) -> None:
 
 
 def test_every_stage_has_a_case() -> None:
-    assert {type(stage).__name__ for stage, _ in CASES} >= {n for n in registry.stages() if registry.stage(n).__module__.startswith("rayline.")}
+    assert {type(stage).__name__ for stage, _ in CASES} >= {
+        n for n in registry.stages() if registry.stage(n).__module__.startswith("rayline.")
+    }

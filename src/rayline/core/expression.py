@@ -81,10 +81,14 @@ FUNCTIONS: dict[str, Function] = {
     "/": Function(("n", "n"), "n", lambda a, b: a / b, _divide),
     "**": Function(("n", "n"), "n", lambda a, b: a.pow(b), _power),
     "abs": Function(("n",), "n", lambda a: a.abs(), abs),
-    "max": Function(("n", "n"), "n", lambda a, b: pl.when(a >= b).then(a).when(b > a).then(b), lambda a, b: a if a >= b else b),
+    "max": Function(
+        ("n", "n"), "n", lambda a, b: pl.when(a >= b).then(a).when(b > a).then(b), lambda a, b: a if a >= b else b
+    ),
     "sqrt": Function(("n",), "n", lambda a: a.sqrt(), _total(math.sqrt, lambda x: math.nan)),
     "log": Function(("n",), "n", lambda a: a.log(), _total(math.log, lambda x: -math.inf if x == 0 else math.nan)),
-    "log1p": Function(("n",), "n", lambda a: a.log1p(), _total(math.log1p, lambda x: -math.inf if x == -1 else math.nan)),
+    "log1p": Function(
+        ("n",), "n", lambda a: a.log1p(), _total(math.log1p, lambda x: -math.inf if x == -1 else math.nan)
+    ),
     "exp": Function(("n",), "n", lambda a: a.exp(), _total(math.exp, lambda x: math.inf)),
     "sin": Function(("n",), "n", lambda a: a.sin(), _total(math.sin, lambda x: math.nan)),
     "cos": Function(("n",), "n", lambda a: a.cos(), _total(math.cos, lambda x: math.nan)),
@@ -100,11 +104,29 @@ FUNCTIONS: dict[str, Function] = {
     "not": Function(("b",), "b", lambda a: ~a, lambda a: not a),
     "is_null": Function(("a",), "b", lambda a: a.is_null(), lambda a: a is None, strict=False),
     "number": Function(("n",), "n", lambda a: a + 0.0, lambda a: a + 0.0),
-    "fill": Function(("a", "a"), "=", lambda a, b: pl.coalesce(a, b), lambda a, b: b if a is None else a, strict=False),
-    "if": Function(("b", "a", "a"), "=", lambda a, b, c: pl.when(a).then(b).otherwise(c), lambda a, b, c: b if a else c, strict=False),
+    "fill": Function(("a", "a"), "=", pl.coalesce, lambda a, b: b if a is None else a, strict=False),
+    "if": Function(
+        ("b", "a", "a"),
+        "=",
+        lambda a, b, c: pl.when(a).then(b).otherwise(c),
+        lambda a, b, c: b if a else c,
+        strict=False,
+    ),
 }
 
-_CLEAN = {"**", "max", "==", "!=", "<", "<=", ">", ">=", "is_null", "fill", "if"}  # where NaN must have become missing before
+_CLEAN = {
+    "**",
+    "max",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "is_null",
+    "fill",
+    "if",
+}  # where NaN must have become missing before
 _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 
 
@@ -127,7 +149,9 @@ def check(formula: Formula, where: str, *, depth: int = 0) -> None:
         for argument in arguments:
             check(argument, where, depth=depth + 1)
         return
-    raise ParameterError.value(where, "formula", 'a number, a string, ["col", name] or [function, argument, …]', formula)
+    raise ParameterError.value(
+        where, "formula", 'a number, a string, ["col", name] or [function, argument, …]', formula
+    )
 
 
 def columns_of(formula: Formula) -> list[str]:
@@ -148,7 +172,9 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType], where: str) -> str
         When a column does not exist, or has a type that a function cannot take.
     """
     if not isinstance(formula, (list, tuple)):
-        return "?" if formula is None else "b" if isinstance(formula, bool) else "s" if isinstance(formula, str) else "n"
+        return (
+            "?" if formula is None else "b" if isinstance(formula, bool) else "s" if isinstance(formula, str) else "n"
+        )
     name, *arguments = formula
     if name == "col":
         (column,) = arguments
@@ -164,11 +190,17 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType], where: str) -> str
         if given not in ("?", wanted) and wanted != "a" and not (wanted == "n" and given == "b"):
             words = {"n": "a number", "b": "a boolean", "s": "a string"}
             raise SchemaError(
-                f"{where}: {name!r} cannot take {words[given]}.", f"Expected {words[wanted]}; got {formula!r}.", "change the formula."
+                f"{where}: {name!r} cannot take {words[given]}.",
+                f"Expected {words[wanted]}; got {formula!r}.",
+                "change the formula.",
             )
     same = {k for k in (kinds_given[-2:] if name in _COMPARE | {"fill", "if"} else []) if k != "?"}
     if len(same) > 1:
-        raise SchemaError(f"{where}: the arguments of {name!r} differ in type.", f"Expected one type; got {formula!r}.", "change the formula.")
+        raise SchemaError(
+            f"{where}: the arguments of {name!r} differ in type.",
+            f"Expected one type; got {formula!r}.",
+            "change the formula.",
+        )
     return function.gives if function.gives != "=" else next(iter(same), "?")
 
 
@@ -242,7 +274,8 @@ def to_row(formula: Formula, schema: Mapping[str, pl.DataType]) -> Callable[[Row
         function, arguments = FUNCTIONS["*"], [arguments[0], None]
         return _strict(function, [_number(to_row(arguments[0], schema)), lambda row: factor])
     readers = [
-        _number(to_row(a, schema)) if wanted == "n" else to_row(a, schema) for a, wanted in zip(arguments, function.takes, strict=True)
+        _number(to_row(a, schema)) if wanted == "n" else to_row(a, schema)
+        for a, wanted in zip(arguments, function.takes, strict=True)
     ]
     if function.strict:
         return _strict(function, readers)
@@ -307,7 +340,9 @@ class Assign(Operation):
         found = kind(formula, schema, "Assign")
         if not isinstance(formula, (list, tuple)) and found != "?":
             return expression
-        return expression.fill_nan(None) if found == "n" else expression.cast(pl.Float64) if found == "?" else expression
+        return (
+            expression.fill_nan(None) if found == "n" else expression.cast(pl.Float64) if found == "?" else expression
+        )
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         makers = [(name, to_row(formula, schema)) for name, formula in self.formulas.items()]

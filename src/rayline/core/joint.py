@@ -23,7 +23,9 @@ class Covariance(Statistic):
     count: int = 0
     n_null: int = 0  # rows left out
     mean: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    comoment: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))  # sums of products of deviations
+    comoment: npt.NDArray[np.float64] = field(
+        default_factory=lambda: np.zeros((0, 0))
+    )  # sums of products of deviations
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -32,7 +34,9 @@ class Covariance(Statistic):
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         table: pl.DataFrame = values[0]
-        return cls.merge_all(cls._of_block(table.slice(start, _BLOCK_ROWS)) for start in range(0, table.height, _BLOCK_ROWS))
+        return cls.merge_all(
+            cls._of_block(table.slice(start, _BLOCK_ROWS)) for start in range(0, table.height, _BLOCK_ROWS)
+        )
 
     @classmethod
     def _of_block(cls, table: pl.DataFrame) -> Self:
@@ -135,12 +139,16 @@ def _merged(table: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     """The groups of a table with several lines for each, in one line."""
     n, mean = pl.col("n"), pl.col("mean")
     # In the order of the values, so that the sums do not depend on the order of the parts.
-    total = table.sort("n", "mean", "m2").group_by(keys, maintain_order=True).agg(
-        pl.col("n_null").sum(),
-        pl.col("m2").sum(),
-        n=n.sum(),
-        mean=(mean * n).sum() / pl.max_horizontal(n.sum(), 1),
-        between=(n * (mean - (mean * n).sum() / pl.max_horizontal(n.sum(), 1)) ** 2).sum(),
+    total = (
+        table.sort("n", "mean", "m2")
+        .group_by(keys, maintain_order=True)
+        .agg(
+            pl.col("n_null").sum(),
+            pl.col("m2").sum(),
+            n=n.sum(),
+            mean=(mean * n).sum() / pl.max_horizontal(n.sum(), 1),
+            between=(n * (mean - (mean * n).sum() / pl.max_horizontal(n.sum(), 1)) ** 2).sum(),
+        )
     )
     return total.select(*keys, "n", "n_null", "mean", m2=pl.col("m2") + pl.col("between"))
 
@@ -153,7 +161,9 @@ class PairCounts(Statistic):
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        return table.select(first=columns[0], second=columns[1]).group_by("first", "second").agg(n=pl.len().cast(pl.Int64))
+        return (
+            table.select(first=columns[0], second=columns[1]).group_by("first", "second").agg(n=pl.len().cast(pl.Int64))
+        )
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -168,7 +178,9 @@ class PairCounts(Statistic):
         tables = [state.table for state in states if state.table is not None]
         if not tables:
             return cls()
-        return cls._limited(pl.concat(tables, how="vertical_relaxed").group_by("first", "second").agg(pl.col("n").sum()))
+        return cls._limited(
+            pl.concat(tables, how="vertical_relaxed").group_by("first", "second").agg(pl.col("n").sum())
+        )
 
     @classmethod
     def _limited(cls, table: pl.DataFrame) -> Self:

@@ -162,7 +162,9 @@ class Codes:
 
     def places(self) -> dict[Any, int]:
         """The code of each category."""
-        return dict(zip(self.categories, range(len(self.categories)) if self.codes is None else self.codes, strict=True))
+        return dict(
+            zip(self.categories, range(len(self.categories)) if self.codes is None else self.codes, strict=True)
+        )
 
     def expression(self, schema: Mapping[str, pl.DataType]) -> pl.Expr:
         """The codes as Int32; -1 for codes below zero."""
@@ -178,7 +180,9 @@ class Codes:
             if codes != list(range(len(values))):
                 known = pl.lit(pl.Series(codes, dtype=pl.Int32)).gather(known)
         elif values:
-            known = x.replace_strict(_series(values, dtype), pl.Series(codes, dtype=pl.Int32), default=None, return_dtype=pl.Int32)
+            known = x.replace_strict(
+                _series(values, dtype), pl.Series(codes, dtype=pl.Int32), default=None, return_dtype=pl.Int32
+            )
         else:
             known = pl.when(x.is_null()).then(None).otherwise(None).cast(pl.Int32)
         result = known.fill_null(-1 if self.unknown is None else self.unknown)
@@ -195,10 +199,7 @@ class Codes:
         missing, unknown, error = places.pop(None, self.missing), self.unknown, self.error
 
         def code(value: Any) -> int:
-            if value is None or value != value:
-                found = missing
-            else:
-                found = places.get(value, unknown)
+            found = missing if value is None or value != value else places.get(value, unknown)
             if found is None:
                 raise error([value])
             return found
@@ -239,7 +240,6 @@ def _series(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
         return pl.Series(values)
 
 
-
 @dataclass(frozen=True)
 class OneHot(Operation):
     """One 0/1 column (UInt8) for each output; `outputs[code]` is None where a code has no column of its own.
@@ -260,7 +260,9 @@ class OneHot(Operation):
         return (
             table.with_columns(self.codes.expression(table.collect_schema()).alias(temporary))
             .drop(cs.by_name(column))
-            .with_columns((code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None)
+            .with_columns(
+                (code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None
+            )
             .drop(temporary)
         )
 
@@ -343,22 +345,43 @@ class Drop(Operation):
 
 
 def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFrame:
-    """The table after all the operations, in order."""
+    """The table after all the operations, in order.
+
+    Neighbours that do not read what the others write become one step of the query: it is planned faster and runs at once.
+    """
+    schema = dict(table.collect_schema())
+    fuse = all(
+        name.isprintable() and name[:1] not in "*^" for name in schema if name
+    )  # else Polars cannot say what is read
+    step: dict[str, pl.Expr] = {}
     for operation in operations:
-        table = operation.apply(table)
-    return table
+        if not fuse or type(operation).apply is not Operation.apply:
+            table, step = operation.apply(table.with_columns(**step) if step else table), {}
+            schema = dict(table.collect_schema()) if not fuse else _after(operation, schema)
+            continue
+        expressions = operation.expressions(schema)
+        reads = {name for expression in expressions for name in expression.meta.root_names()}
+        made = {expression.meta.output_name(): expression for expression in expressions}
+        if step.keys() & (reads | made.keys()):
+            table, step = table.with_columns(**step), {}
+        step |= made
+        schema |= pl.LazyFrame(schema={name: schema[name] for name in reads}).select(**made).collect_schema()
+    return table.with_columns(**step) if step else table
+
+
+def _after(operation: Operation, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    return dict(operation.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
 
 
 def row_function(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> RowFunction | None:
     """All the operations as one function of a row; None when one of them has no such form."""
     functions: list[RowFunction] = []
-    frame = pl.LazyFrame(schema=pl.Schema(schema))
     for operation in operations:
-        function = operation.row(frame.collect_schema())
+        function = operation.row(schema)
         if function is None:
             return None
         functions.append(function)
-        frame = operation.apply(frame)
+        schema = _after(operation, schema)
 
     def run(row: Row) -> None:
         for function in functions:

@@ -130,7 +130,9 @@ class Moments(Statistic):
         """The moments after x became (x - shift) / scale + offset."""
         if not self.count:
             return self
-        return type(self)(self.count, self.n_null, (self.mean - shift) * (1.0 / scale) + offset, self.m2 / (scale * scale))
+        return type(self)(
+            self.count, self.n_null, (self.mean - shift) * (1.0 / scale) + offset, self.m2 / (scale * scale)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,9 @@ class ValueCounts(Statistic):
         except (pl.exceptions.SchemaError, pl.exceptions.InvalidOperationError) as error:
             kinds = sorted({str(t.schema["value"]) for t in tables})
             raise DataError(
-                "A column holds values of more than one type.", f"Expected one type; got {kinds}.", "cast the column first."
+                "A column holds values of more than one type.",
+                f"Expected one type; got {kinds}.",
+                "cast the column first.",
             ) from error
         return cls._limited(n_null, table)
 
@@ -411,7 +415,7 @@ class Quantiles(Statistic):
         keys = table["key"].to_numpy()
         if not self.level:
             return _unkeys(keys)
-        low, high = (np.clip(k, *_FINITE) for k in (keys << self.level, ((keys + 1) << self.level) - 1))
+        low, high = (np.clip(k, _LOWEST, _HIGHEST) for k in (keys << self.level, ((keys + 1) << self.level) - 1))
         return _unkeys(low) / 2 + _unkeys(high) / 2
 
     def __eq__(self, other: object) -> bool:
@@ -494,7 +498,7 @@ _NO_VALUES: pl.DataFrame = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64}
 
 # The float64 number line as integers: order-preserving, so buckets are runs of neighbouring floats.
 
-_NO_BUCKETS = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
+_NO_BUCKETS: pl.DataFrame = pl.DataFrame(schema={"key": pl.Int64, "n": pl.Int64})
 _MOST_BINS = 1 << 24  # counted in an array when the keys span no more
 
 
@@ -507,7 +511,7 @@ def _unkeys(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return (keys ^ ((keys >> 63) & 0x7FFF_FFFF_FFFF_FFFF)).view(np.float64)
 
 
-_FINITE = tuple(int(key) for key in _keys(np.array([-math.inf, math.inf])))
+_LOWEST, _HIGHEST = _keys(np.array([-math.inf, math.inf])).tolist()
 
 
 def _level(keys: npt.NDArray[np.int64]) -> int:
@@ -541,4 +545,3 @@ def _coarser(table: pl.DataFrame, levels: int) -> pl.DataFrame:
     if not levels:
         return table.select("key", "n")
     return table.group_by(pl.col("key") // (1 << levels)).agg(pl.col("n").sum())
-

@@ -135,7 +135,9 @@ class Analyzer:
         found = list(single) if first == 1 else []
         current = single
         for size in range(2, last + 1):
-            current = [_longer(key, single[i + size - 1]) for i, key in enumerate(current[: max(len(single) - size + 1, 0)])]
+            current = [
+                _longer(key, single[i + size - 1]) for i, key in enumerate(current[: max(len(single) - size + 1, 0)])
+            ]
             if size >= first:
                 found += current
         return found

@@ -250,14 +250,20 @@ class Inputs:
             return sum(int(np.prod(column.shape[1:])) for column in self._columns.values())
         return int(np.prod(self._matrix.shape[1:]))
 
-    def call(self, module: Any, rows: Any, device: Any) -> Any:
-        """The module's outputs for some rows (a slice or a tensor of row numbers)."""
+    def at(self, rows: Any) -> Any:
+        """Some rows (a slice or a tensor of row numbers): a tensor, or one for each column."""
         if self._matrix is None:
-            return module(**{name: column[rows].to(device) for name, column in self._columns.items()})
+            return {name: column[rows] for name, column in self._columns.items()}
         if isinstance(self._matrix, torch.Tensor):
-            return module(self._matrix[rows].to(device))
-        part = self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows]
-        return module(torch.from_numpy(part.toarray()).to(device))
+            return self._matrix[rows]
+        return torch.from_numpy(self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows].toarray())
+
+    def call(self, module: Any, rows: Any, device: Any) -> Any:
+        """The module's outputs for some rows."""
+        found = self.at(rows)
+        if isinstance(found, dict):
+            return module(**{name: column.to(device) for name, column in found.items()})
+        return module(found.to(device))
 
 
 def _column(series: pl.Series) -> Array:

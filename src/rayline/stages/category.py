@@ -17,7 +17,9 @@ from rayline.core.statistics import Request, Statistic, ValueCounts
 from rayline.core.text import key_of, keys_of
 
 _ENCODABLE = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
-_FREQUENCY = Check("a count, or a share below 1", lambda v: not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0)
+_FREQUENCY = Check(
+    "a count, or a share below 1", lambda v: not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0
+)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class ToEnum(Operation):
         return restrict
 
 
-def _text(column: str, dtype: pl.DataType) -> pl.Expr:
+def _text(column: str) -> pl.Expr:
     """A category, boolean or integer as text, the same as `_row_text` gives."""
     return col(column).cast(pl.String)
 
@@ -248,7 +250,7 @@ class HashOneHot(Operation):
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         bucket = f"{self.column}\x00bucket"
-        text = _text(self.column, table.collect_schema()[self.column])
+        text = _text(self.column)
         hashed = text.map_batches(self._buckets, return_dtype=pl.Int32, is_elementwise=True).alias(bucket)
         names = [f"{self.column}_{i}" for i in range(self.n_features)]
         outputs = [(col(bucket) == i).cast(pl.UInt8).alias(name) for i, name in enumerate(names)]
@@ -304,7 +306,11 @@ class FeatureHasher(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         if self.output in view.schema and self.output not in view.columns:
-            raise SchemaError(f"FeatureHasher: the column {self.output!r} exists already.", "Expected a new name.", "choose another output.")
+            raise SchemaError(
+                f"FeatureHasher: the column {self.output!r} exists already.",
+                "Expected a new name.",
+                "choose another output.",
+            )
         return {"columns": list(view.columns)}
 
     def lower(self, where: str) -> list[Operation]:
@@ -326,9 +332,12 @@ class HashRow(Operation):
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         schema = table.collect_schema()
         fields = [
-            (col(c).cast(pl.Float64) if schema[c].is_numeric() else _text(c, schema[c])).alias(str(i)) for i, c in enumerate(self.columns)
+            (col(c).cast(pl.Float64) if schema[c].is_numeric() else _text(c)).alias(str(i))
+            for i, c in enumerate(self.columns)
         ]
-        made = pl.struct(fields).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True).alias("\x00hashed")
+        made = (
+            pl.struct(fields).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True).alias("\x00hashed")
+        )
         return Drop(list(self.columns)).apply(table.with_columns(made)).rename({"\x00hashed": self.output})
 
     def _vectors(self, rows: pl.Series) -> pl.Series:
@@ -410,15 +419,23 @@ class MultiHotEncoder(ColumnStage):
         for column in view.columns:
             inner = getattr(view.schema[column], "inner", None)
             if not (inner == pl.String or inner == pl.Boolean or (inner is not None and inner.is_integer())):
-                raise SchemaError.dtype("MultiHotEncoder", column, "lists of strings, integers or booleans", view.schema[column])
+                raise SchemaError.dtype(
+                    "MultiHotEncoder", column, "lists of strings, integers or booleans", view.schema[column]
+                )
             table = answers[view.ask(ValueCounts, column, elements=True)].table
             if self.max_categories is not None:
                 table = table.sort("n", descending=True, maintain_order=True).head(self.max_categories).sort("value")
             elements = table["value"].to_list()
             names = [f"{column}_{_row_text(element)}" for element in elements]
-            taken = sorted({*names} & (set(view.schema) - set(view.columns)) or {n for n in names if names.count(n) > 1})
+            taken = sorted(
+                {*names} & (set(view.schema) - set(view.columns)) or {n for n in names if names.count(n) > 1}
+            )
             if taken:
-                raise SchemaError(f"MultiHotEncoder: {taken[0]!r} exists already.", "Expected new names of the form column_element.", "rename it.")
+                raise SchemaError(
+                    f"MultiHotEncoder: {taken[0]!r} exists already.",
+                    "Expected new names of the form column_element.",
+                    "rename it.",
+                )
             learned[column] = {"elements": elements, "outputs": names}
         return {"columns": learned}
 
@@ -453,5 +470,3 @@ class MultiHot(Operation):
             row.update({name: int(element in present) for element, name in made})
 
         return multi_hot
-
-

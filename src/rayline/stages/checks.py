@@ -47,7 +47,9 @@ class Require(Operation):
             good = x.cast(pl.String).is_in(pl.Series(self.allowed, dtype=pl.String).implode()) | x.is_null()
         if self.action == "missing":
             return [pl.when(good).then(x).alias(self.column)]
-        checked = pl.struct(good=good, value=x).map_batches(self._refuse, return_dtype=schema[self.column], is_elementwise=True)
+        checked = pl.struct(good=good, value=x).map_batches(
+            self._refuse, return_dtype=schema[self.column], is_elementwise=True
+        )
         return [checked.alias(self.column)]
 
     def _refuse(self, rows: pl.Series) -> pl.Series:
@@ -59,9 +61,15 @@ class Require(Operation):
     def _error(self, values: Sequence[Any]) -> DataError:
         if self.rule == "range":
             low, high = self.allowed
-            expected = " and ".join([*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])])
+            expected = " and ".join(
+                [*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])]
+            )
         else:
-            expected = "a value in every row" if self.rule == "known" else f"one of the {len(self.allowed)} categories seen in fit"
+            expected = (
+                "a value in every row"
+                if self.rule == "known"
+                else f"one of the {len(self.allowed)} categories seen in fit"
+            )
         return DataError(
             f"Preprocessor.transform: stage {self.stage!r} refuses values of column {self.column!r}.",
             f"Expected {expected}; got {list(values)!r}.",

@@ -24,7 +24,9 @@ def _refuse_taken(stage: Stage, names: Sequence[str], view: View) -> None:
     taken = [name for name in names if name in view.schema] + [name for name in names if names.count(name) > 1]
     if taken:
         raise SchemaError(
-            f"{type(stage).__name__}: the column {taken[0]!r} exists already.", "Expected new names.", "rename one of them."
+            f"{type(stage).__name__}: the column {taken[0]!r} exists already.",
+            "Expected new names.",
+            "rename one of them.",
         )
 
 
@@ -129,7 +131,10 @@ class Ratio(Stage):
     def lower(self, where: str) -> list[Operation]:
         below: Formula = ["number", ["col", self.per]]
         zero = None if self.zero is None else float(self.zero)
-        made = {f"{c}_per_{self.per}": ["if", ["==", below, 0.0], zero, ["/", ["col", c], below]] for c in self.state["columns"]}
+        made = {
+            f"{c}_per_{self.per}": ["if", ["==", below, 0.0], zero, ["/", ["col", c], below]]
+            for c in self.state["columns"]
+        }
         return [Assign(made)] if made else []
 
 
@@ -174,14 +179,18 @@ class Expression(Stage):
         if not self.output:
             raise ParameterError.value("Expression", "output", "the name of a column", self.output)
         if self.columns is not None:
-            raise ParameterError("Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out.")
+            raise ParameterError(
+                "Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
+            )
         check(self.formula, "Expression")
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         features = {name: dtype for name, dtype in view.schema.items() if name not in view.targets}
         kind(self.formula, features, "Expression")
         if self.output in view.targets:
-            raise SchemaError(f"Expression: {self.output!r} is a target column.", "Expected a feature.", "choose another output.")
+            raise SchemaError(
+                f"Expression: {self.output!r} is a target column.", "Expected a feature.", "choose another output."
+            )
         return {"columns": columns_of(self.formula)}
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
@@ -241,7 +250,11 @@ class Pack(Operation):
     output: str
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [pl.concat_arr([col(column).cast(pl.Float64).reshape((-1, 1)) for column in self.columns]).alias("\x00packed")]
+        return [
+            pl.concat_arr([col(column).cast(pl.Float64).reshape((-1, 1)) for column in self.columns]).alias(
+                "\x00packed"
+            )
+        ]
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00packed": self.output})

@@ -30,8 +30,12 @@ PARTS: dict[str, tuple[Callable[[pl.Expr], pl.Expr], Callable[[Any], int], int |
     "hour": (lambda x: x.dt.hour(), lambda d: d.hour, 24),
     "minute": (lambda x: x.dt.minute(), lambda d: d.minute, 60),
     "second": (lambda x: x.dt.second(), lambda d: d.second, 60),
-    "is_weekend": (lambda x: (x.dt.weekday() > 5), lambda d: d.isoweekday() > 5, None),
-    "days": (lambda x: x.cast(pl.Date).cast(pl.Int32), lambda d: (dt.date(d.year, d.month, d.day) - _EPOCH.date()).days, None),
+    "is_weekend": (lambda x: x.dt.weekday() > 5, lambda d: d.isoweekday() > 5, None),
+    "days": (
+        lambda x: x.cast(pl.Date).cast(pl.Int32),
+        lambda d: (dt.date(d.year, d.month, d.day) - _EPOCH.date()).days,
+        None,
+    ),
 }
 """Parts of a date: for tables, for one value, and the period of those that come round again. `days` is since 1970."""
 
@@ -109,12 +113,20 @@ class DatetimeEncoder(ColumnStage):
         gone = set() if self.keep else set(view.columns)
         taken = [name for name in new if (name in view.schema and name not in gone) or new.count(name) > 1]
         if taken:
-            raise SchemaError(f"DatetimeEncoder: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}.")
+            raise SchemaError(
+                f"DatetimeEncoder: the column {taken[0]!r} exists already.",
+                "Expected new names.",
+                f"rename {taken[0]!r}.",
+            )
         return {"columns": learned}
 
     def _names(self, column: str, own: Mapping[str, Any]) -> list[str]:
         cyclic = [f"{column}_{p}_{f}" for p in own["parts"] if self.cyclic and PARTS[p][2] for f in ("sin", "cos")]
-        return [*(f"{column}_{part}" for part in own["parts"]), *cyclic, *([f"{column}_holiday"] if "holidays" in own else [])]
+        return [
+            *(f"{column}_{part}" for part in own["parts"]),
+            *cyclic,
+            *([f"{column}_holiday"] if "holidays" in own else []),
+        ]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         raise NotImplementedError  # see learn
@@ -166,7 +178,9 @@ def _holidays(country: str, years: DateRange) -> list[dt.date]:
     try:
         found = holidays.country_holidays(country, years=range(max(years.low - 10, 1), min(years.high + 11, 9999)))
     except NotImplementedError as error:
-        raise ParameterError.value("DatetimeEncoder", "holidays", "a country code that the package holidays knows", country) from error
+        raise ParameterError.value(
+            "DatetimeEncoder", "holidays", "a country code that the package holidays knows", country
+        ) from error
     return sorted(found)
 
 
@@ -200,5 +214,3 @@ class CalendarParts(Operation):
                 row[f"{column}_holiday"] = None if x is None else int(dt.date(x.year, x.month, x.day) in holidays)
 
         return split
-
-

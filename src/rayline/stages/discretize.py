@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ def _are_edges(value: Any) -> bool:
     if value is None:
         return True
     lists = value.values() if isinstance(value, dict) else [value]
-    return all(isinstance(v, (list, tuple)) and len(v) > 1 and all(a < b for a, b in zip(v, v[1:], strict=False)) for v in lists)
+    return all(
+        isinstance(v, (list, tuple)) and len(v) > 1 and all(a < b for a, b in itertools.pairwise(v)) for v in lists
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,11 @@ class KBinsDiscretizer(ColumnStage):
         names = [name for own in learned["columns"].values() for name in own["outputs"]]
         taken = sorted(({*names} & (set(view.schema) - set(view.columns))) | {n for n in names if names.count(n) > 1})
         if taken:
-            raise SchemaError(f"KBinsDiscretizer: a column {taken[0]!r} exists already.", "Expected new names column_bin0 ….", "rename it.")
+            raise SchemaError(
+                f"KBinsDiscretizer: a column {taken[0]!r} exists already.",
+                "Expected new names column_bin0 ….",
+                "rename it.",
+            )
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -92,14 +99,16 @@ class KBinsDiscretizer(ColumnStage):
             edges = np.linspace(float(answer.low), float(answer.high), self.n_bins + 1).tolist()
         self.refuse_infinite(column, *edges)
         # As scikit-learn: bins of no width are left out, and a constant column has one bin.
-        kept = [edges[0], *(b for a, b in zip(edges, edges[1:], strict=False) if b - a > 1e-8)]
+        kept = [edges[0], *(b for a, b in itertools.pairwise(edges) if b - a > 1e-8)]
         return kept if len(kept) > 1 else [edges[0], edges[0]]
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [Bin(column, list(learned["edges"])[1:-1])]
         if self.encode == "onehot":
             n = len(learned["outputs"])
-            operations.append(OneHot(Codes(column, [float(i) for i in range(n)], -1, -1, where), list(learned["outputs"])))
+            operations.append(
+                OneHot(Codes(column, [float(i) for i in range(n)], -1, -1, where), list(learned["outputs"]))
+            )
         return operations
 
 
@@ -114,9 +123,15 @@ class Bin(Operation):
         return [col(self.column).cast(pl.Float64).map_batches(self._bins, return_dtype=pl.Float64, is_elementwise=True)]
 
     def _bins(self, values: pl.Series) -> pl.Series:
-        places = np.searchsorted(np.asarray(self.inner, dtype=np.float64), values.fill_null(0.0).to_numpy(), side="right")
+        places = np.searchsorted(
+            np.asarray(self.inner, dtype=np.float64), values.fill_null(0.0).to_numpy(), side="right"
+        )
         result = pl.Series(values.name, places.astype(np.float64))
-        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64)) if values.null_count() else result
+        return (
+            result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+            if values.null_count()
+            else result
+        )
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, inner = self.column, list(self.inner)

@@ -59,7 +59,11 @@ class OneHotEncoder(ColumnStage):
 
     handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent"))
     min_frequency: float | None = param(
-        None, Check("a count, a share below 1, or None", lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0))
+        None,
+        Check(
+            "a count, a share below 1, or None",
+            lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0),
+        ),
     )
     max_categories: int | None = param(None, an_int(1, none=True))
     drop: str | None = param(None, one_of(None, "first", "if_binary"))
@@ -155,12 +159,20 @@ class OrdinalEncoder(ColumnStage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
 
     categories: dict[str, list[Any]] | None = param(
-        None, Check("a dict of lists, or None", lambda v: v is None or (isinstance(v, dict) and all(isinstance(c, list) for c in v.values())))
+        None,
+        Check(
+            "a dict of lists, or None",
+            lambda v: v is None or (isinstance(v, dict) and all(isinstance(c, list) for c in v.values())),
+        ),
     )
     handle_unknown: str = param("use_encoded_value", one_of("use_encoded_value", "error"))
-    unknown_value: float | None = param(-1.0, Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))))
+    unknown_value: float | None = param(
+        -1.0,
+        Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))),
+    )
     encoded_missing_value: float | None = param(
-        None, Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)))
+        None,
+        Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))),
     )
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:

@@ -75,7 +75,11 @@ class SimpleImputer(ColumnStage):
         return {Kind.NUMERIC, Kind.CATEGORY, Kind.BOOLEAN}
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        by_strategy: dict[str, list[type[Statistic]]] = {"mean": [Moments], "median": [Quantiles], "most_frequent": [ValueCounts]}
+        by_strategy: dict[str, list[type[Statistic]]] = {
+            "mean": [Moments],
+            "median": [Quantiles],
+            "most_frequent": [ValueCounts],
+        }
         return by_strategy.get(self.strategy, [])
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -203,11 +207,17 @@ class GroupImputer(Stage):
         chosen = [column for column in view.columns if column != self.by]
         wrong = [c for c in chosen if self.strategy != "most_frequent" and kind_of(view.schema[c]) is Kind.CATEGORY]
         if wrong:
-            raise SchemaError.dtype("GroupImputer", wrong[0], f"numbers for strategy={self.strategy!r}", view.schema[wrong[0]])
+            raise SchemaError.dtype(
+                "GroupImputer", wrong[0], f"numbers for strategy={self.strategy!r}", view.schema[wrong[0]]
+            )
         return chosen
 
     def _ask(self, view: View, column: str) -> Request:
-        return view.ask(GroupMoments, column, self.by) if self.strategy == "mean" else view.ask(PairCounts, self.by, column)
+        return (
+            view.ask(GroupMoments, column, self.by)
+            if self.strategy == "mean"
+            else view.ask(PairCounts, self.by, column)
+        )
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
@@ -221,9 +231,18 @@ class GroupImputer(Stage):
                     f"drop {column!r} (DropColumns).",
                 )
             if any(isinstance(v, float) and not math.isfinite(v) for v in (*values, overall)):
-                raise DataError(f"GroupImputer: column {column!r} holds infinite values.", "Expected finite numbers.", "clip it first.")
+                raise DataError(
+                    f"GroupImputer: column {column!r} holds infinite values.",
+                    "Expected finite numbers.",
+                    "clip it first.",
+                )
             as_float = self.strategy != "most_frequent"
-            learned[column] = {"groups": groups, "values": values, "overall": overall, "dtype": pl.Float64() if as_float else None}
+            learned[column] = {
+                "groups": groups,
+                "values": values,
+                "overall": overall,
+                "dtype": pl.Float64() if as_float else None,
+            }
         return {"columns": learned}
 
     def _means(self, answer: GroupMoments) -> tuple[list[Any], list[Any], Any]:
@@ -241,7 +260,10 @@ class GroupImputer(Stage):
         if not known.height:
             return [], [], None
         known = known.sort("key", "value", nulls_last=True)
-        found = [(key[0], self._middle(part)) for key, part in known.partition_by("key", as_dict=True, maintain_order=True).items()]
+        found = [
+            (key[0], self._middle(part))
+            for key, part in known.partition_by("key", as_dict=True, maintain_order=True).items()
+        ]
         overall = self._middle(known.group_by("value").agg(pl.col("n").sum()).sort("value"))
         return [key for key, _ in found], [value for _, value in found], overall
 

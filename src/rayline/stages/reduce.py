@@ -69,10 +69,16 @@ class PCA(Stage):
             raise ParameterError.value("PCA", "n_components", f"at most the number of columns, {len(columns)}", n)
         taken = [f"pca{i}" for i in range(n) if f"pca{i}" in view.schema and f"pca{i}" not in columns]
         if taken:
-            raise SchemaError(f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}.")
+            raise SchemaError(
+                f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}."
+            )
         found: Covariance = answers[view.ask(Covariance, *columns)]
         if found.count < 2:
-            raise DataError("PCA: fewer than two rows have no missing values.", f"Expected more; got {found.count}.", "impute first.")
+            raise DataError(
+                "PCA: fewer than two rows have no missing values.",
+                f"Expected more; got {found.count}.",
+                "impute first.",
+            )
         if not np.isfinite(found.comoment).all():
             raise DataError("PCA: a column holds infinite values.", "Expected finite numbers.", "clip first (Clipper).")
         sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
@@ -84,7 +90,12 @@ class PCA(Stage):
         if self.whiten:
             components = components / np.sqrt(np.maximum(variances, np.finfo(np.float64).tiny))[:, None]
         share = variances / max(float(np.trace(found.comoment)) / (found.count - 1), np.finfo(np.float64).tiny)
-        return {"columns": columns, "mean": found.mean.tolist(), "components": components.tolist(), "explained": share.tolist()}
+        return {
+            "columns": columns,
+            "mean": found.mean.tolist(),
+            "components": components.tolist(),
+            "explained": share.tolist(),
+        }
 
     def lower(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
@@ -170,11 +181,13 @@ class CorrelationFilter(Stage):
         return [view.ask(Covariance, *view.columns)] if len(view.columns) > 1 else []
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        columns, removed = list(view.columns), []
+        columns = list(view.columns)
+        removed: list[int] = []
+        kept: list[int] = []
         if len(columns) > 1:
             found: Covariance = answers[view.ask(Covariance, *columns)]
             if found.count:
-                sizes, kept = np.abs(found.correlation), []
+                sizes = np.abs(found.correlation)
                 for i in range(len(columns)):
                     (removed if any(sizes[i, j] > self.threshold for j in kept) else kept).append(i)
         return {"columns": columns, "removed": [columns[i] for i in removed]}
@@ -229,7 +242,9 @@ class SelectKBest(Stage):
         target = self.target or next(iter(view.targets), None)
         if target is None or target not in view.schema:
             raise SchemaError(
-                "SelectKBest: there is no target.", f"Expected a target column; got {target!r}.", "pass target_columns to fit, or target=…."
+                "SelectKBest: there is no target.",
+                f"Expected a target column; got {target!r}.",
+                "pass target_columns to fit, or target=….",
             )
         dtype = view.schema[target]
         regression = self.score == "f_regression" or (self.score == "auto" and dtype.is_float())
@@ -250,7 +265,9 @@ class SelectKBest(Stage):
                 return 0.0
             share = float(answer.correlation[0, 1]) ** 2
             return share / (1 - share) * (answer.count - 2) if share < 1 else math.inf
-        groups = answer.by_key().filter(pl.col("key").is_not_null() & (pl.col("n") > 0)).select("n", "mean", "m2").rows()
+        groups = (
+            answer.by_key().filter(pl.col("key").is_not_null() & (pl.col("n") > 0)).select("n", "mean", "m2").rows()
+        )
         total = Moments.merge_all(Moments(n, 0, mean, m2) for n, mean, m2 in groups)
         within = sum(m2 for _, _, m2 in groups)
         free = total.count - len(groups)

@@ -49,7 +49,9 @@ class DropRows(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.columns is not None:
-            raise ParameterError("DropRows: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out.")
+            raise ParameterError(
+                "DropRows: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
+            )
         check(self.where, "DropRows")
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
@@ -57,7 +59,11 @@ class DropRows(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         if kind(self.where, view.schema, "DropRows") not in ("b", "?"):
-            raise SchemaError("DropRows: the formula is no condition.", f"Expected true or false; got {self.where!r}.", "compare something.")
+            raise SchemaError(
+                "DropRows: the formula is no condition.",
+                f"Expected true or false; got {self.where!r}.",
+                "compare something.",
+            )
         return {"columns": []}
 
     def lower(self, where: str) -> list[Operation]:
@@ -97,7 +103,9 @@ class _Resample(Stage):
         super().__post_init__()
         if self.columns is not None:
             name = type(self).__name__
-            raise ParameterError(f"{name}: columns is not a parameter of it.", "Expected the class column as by=….", "leave it out.")
+            raise ParameterError(
+                f"{name}: columns is not a parameter of it.", "Expected the class column as by=….", "leave it out."
+            )
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
         return []
@@ -106,7 +114,9 @@ class _Resample(Stage):
         by = self.by or next(iter(view.targets), None)
         if by is None or by not in view.schema:
             raise SchemaError(
-                f"{type(self).__name__}: there is no class column.", f"Expected a column; got {by!r}.", "pass target_columns to fit, or by=…."
+                f"{type(self).__name__}: there is no class column.",
+                f"Expected a column; got {by!r}.",
+                "pass target_columns to fit, or by=….",
             )
         return by
 
@@ -117,7 +127,13 @@ class _Resample(Stage):
         table = answers[view.ask(ValueCounts, self._by(view))].table
         n = table["n"].to_list()
         rates = [self._rate(count, n) for count in n]
-        return {"columns": [], "by": self._by(view), "classes": table["value"].to_list(), "rates": rates, "hashed": list(view.schema)}
+        return {
+            "columns": [],
+            "by": self._by(view),
+            "classes": table["value"].to_list(),
+            "rates": rates,
+            "hashed": list(view.schema),
+        }
 
     def _rate(self, count: int, n: Sequence[int]) -> float:
         raise NotImplementedError

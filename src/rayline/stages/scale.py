@@ -172,7 +172,7 @@ class MaxAbsScaler(ColumnStage):
 
 
 def _is_quantile_range(value: Any) -> bool:
-    return _is_range(value) and 0 <= value[0] and value[1] <= 100
+    return _is_range(value) and value[0] >= 0 and value[1] <= 100
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,9 @@ class RobustScaler(ColumnStage):
 
     with_centering: bool = param(True, a_bool())
     with_scaling: bool = param(True, a_bool())
-    quantile_range: tuple[float, float] = param((25.0, 75.0), Check("two percentages, the smaller first", _is_quantile_range))
+    quantile_range: tuple[float, float] = param(
+        (25.0, 75.0), Check("two percentages, the smaller first", _is_quantile_range)
+    )
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
@@ -266,10 +268,7 @@ class Normalizer(Stage):
         total: Formula = 0.0
         for column in columns:
             x: Formula = ["abs", ["fill", ["number", ["col", column]], 0.0]]
-            if self.norm == "max":
-                total = ["max", total, x]
-            else:
-                total = ["+", total, ["*", x, x] if self.norm == "l2" else x]
+            total = ["max", total, x] if self.norm == "max" else ["+", total, ["*", x, x] if self.norm == "l2" else x]
         size = "\x00norm"
         length: Formula = ["sqrt", total] if self.norm == "l2" else total
         divided = {c: ["/", ["col", c], ["col", size]] for c in columns}

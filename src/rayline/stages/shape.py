@@ -130,17 +130,31 @@ class Clipper(_NumberStage):
     high: float | None = param(None, a_number(none=True))
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        given = (self.low is not None or self.lower_quantile is None) and (self.high is not None or self.upper_quantile is None)
+        given = (self.low is not None or self.lower_quantile is None) and (
+            self.high is not None or self.upper_quantile is None
+        )
         return [] if given else [Quantiles]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if answers and not answers[0].count:
             raise self.all_null(column)
-        low = self.low if self.low is not None or self.lower_quantile is None else answers[0].quantile(self.lower_quantile)
-        high = self.high if self.high is not None or self.upper_quantile is None else answers[0].quantile(self.upper_quantile)
+        low = (
+            self.low
+            if self.low is not None or self.lower_quantile is None
+            else answers[0].quantile(self.lower_quantile)
+        )
+        high = (
+            self.high
+            if self.high is not None or self.upper_quantile is None
+            else answers[0].quantile(self.upper_quantile)
+        )
         bounds = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
         if low is not None and high is not None and not low <= high:
-            raise DataError(f"Clipper: the bounds of column {column!r} cross.", f"Expected low <= high; got {bounds}.", "change them.")
+            raise DataError(
+                f"Clipper: the bounds of column {column!r} cross.",
+                f"Expected low <= high; got {bounds}.",
+                "change them.",
+            )
         return bounds
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
@@ -178,7 +192,7 @@ class PowerTransformer(_NumberStage):
     >>> from rayline.train import Preprocessor
     >>> from rayline.stages import PowerTransformer
     >>> Preprocessor([("p", PowerTransformer())]).fit_transform(pl.DataFrame({"x": [1.0, 2.0, 9.0]}))["x"].round(2).to_list()
-    [-1.18, -0.07, 1.26]
+    [-1.11, -0.2, 1.31]
     """
 
     method: str = param("yeo-johnson", one_of("yeo-johnson", "box-cox"))
@@ -278,18 +292,28 @@ class Interpolate(Operation):
         return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
 
     def _map(self, values: pl.Series) -> pl.Series:
-        points, left, at, right = (np.asarray(v, dtype=np.float64) for v in (self.points, self.left, self.at, self.right))
+        points, left, at, right = (
+            np.asarray(v, dtype=np.float64) for v in (self.points, self.left, self.at, self.right)
+        )
         missing = values.is_null()
         x = np.clip(values.fill_null(points[0]).to_numpy(), points[0], points[-1])
         place = np.searchsorted(points, x)
         before = np.maximum(place - 1, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            between = right[before] + (x - points[before]) / (points[place] - points[before]) * (left[place] - right[before])
+            between = right[before] + (x - points[before]) / (points[place] - points[before]) * (
+                left[place] - right[before]
+            )
         result = pl.Series(values.name, np.where(points[place] == x, at[place], between))
         return result.zip_with(~missing, pl.Series([None], dtype=pl.Float64)) if missing.any() else result
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, points, left, at, right = self.column, list(self.points), list(self.left), list(self.at), list(self.right)
+        column, points, left, at, right = (
+            self.column,
+            list(self.points),
+            list(self.left),
+            list(self.at),
+            list(self.right),
+        )
 
         def interpolate(row: Row) -> None:
             x = row[column]
@@ -320,7 +344,9 @@ class NormalQuantile(Operation):
         try:
             from scipy.special import ndtri
         except ImportError as error:
-            raise MissingExtraError.of("QuantileTransformer(output_distribution='normal')", "scipy", "sklearn") from error
+            raise MissingExtraError.of(
+                "QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"
+            ) from error
         low, high = ndtri(1e-7 - np.spacing(1)), ndtri(1 - (1e-7 - np.spacing(1)))
         result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
@@ -374,7 +400,9 @@ class QuantileTransformer(_NumberStage):
         return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        operations: list[Operation] = [Interpolate(column, learned["points"], learned["left"], learned["at"], learned["right"])]
+        operations: list[Operation] = [
+            Interpolate(column, learned["points"], learned["left"], learned["at"], learned["right"])
+        ]
         return [*operations, NormalQuantile(column)] if self.output_distribution == "normal" else operations
 
 
@@ -387,5 +415,3 @@ def _refuse_below(stage: ColumnStage, column: str, low: float | None, bound: flo
             f"Expected values above {bound:g}.",
             "shift the column (offset=…), use Yeo-Johnson, or clip it first (Clipper).",
         )
-
-

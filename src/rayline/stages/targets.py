@@ -64,7 +64,8 @@ class TargetEncoder(Stage):
 
     target: str | None = param(None, a_string(none=True))
     smooth: float | str = param(
-        "auto", Check('a number of at least 0, or "auto"', lambda v: v == "auto" or (type(v) in (int, float) and v >= 0))
+        "auto",
+        Check('a number of at least 0, or "auto"', lambda v: v == "auto" or (type(v) in (int, float) and v >= 0)),
     )
     cv: int = param(5, an_int(2, 100))
 
@@ -78,7 +79,9 @@ class TargetEncoder(Stage):
         target = self.target or next(iter(view.targets), None)
         if target is None or target not in view.schema:
             raise SchemaError(
-                "TargetEncoder: there is no target.", f"Expected a target column; got {target!r}.", "pass target_columns to fit, or target=…."
+                "TargetEncoder: there is no target.",
+                f"Expected a target column; got {target!r}.",
+                "pass target_columns to fit, or target=….",
             )
         if kind_of(view.schema[target]) not in (Kind.NUMERIC, Kind.BOOLEAN):
             raise SchemaError.dtype("TargetEncoder", target, "a numeric or boolean target", view.schema[target])
@@ -90,7 +93,11 @@ class TargetEncoder(Stage):
             answer: GroupMoments = answers[self._ask(view, column)]
             keys, values, overall = self._codes(answer.by_key())
             if overall is None:
-                raise DataError("TargetEncoder: the target has no values.", "Expected at least one label.", "check the target column.")
+                raise DataError(
+                    "TargetEncoder: the target has no values.",
+                    "Expected at least one label.",
+                    "check the target column.",
+                )
             folds = []
             for fold in range(self.cv):
                 own_keys, own_values, own = self._codes(answer.by_key(without_fold=fold))
@@ -115,7 +122,9 @@ class TargetEncoder(Stage):
                 weight = n / (n + float(self.smooth)) if n + float(self.smooth) else 1.0
             values.append(weight * mean + (1 - weight) * total.mean)
         if not all(math.isfinite(value) for value in (*values, total.mean)):
-            raise DataError("TargetEncoder: the target holds infinite values.", "Expected finite numbers.", "clean the target.")
+            raise DataError(
+                "TargetEncoder: the target holds infinite values.", "Expected finite numbers.", "clean the target."
+            )
         return known["key"].to_list(), values, total.mean
 
     def lower(self, where: str) -> list[Operation]:

@@ -127,7 +127,7 @@ class GramCounts(Statistic):
         return self.merge_all([self, other])
 
 
-_NO_GRAMS = pl.DataFrame(schema={"gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})
+_NO_GRAMS: pl.DataFrame = pl.DataFrame(schema={"gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})
 
 
 # -- the operation -----------------------------------------------------------------------------------------------------
@@ -225,7 +225,9 @@ class Vectorize(Operation):
             values = values * (np.where(seen[place] == features, weights[place], other) if len(seen) else other)
         if self.norm is not None:
             # bincount adds in order, as the row function does.
-            sizes = np.bincount(rows, weights=values * values if self.norm == "l2" else np.abs(values), minlength=n_rows)
+            sizes = np.bincount(
+                rows, weights=values * values if self.norm == "l2" else np.abs(values), minlength=n_rows
+            )
             values = values / (np.sqrt(sizes) if self.norm == "l2" else sizes)[rows]
         return values
 
@@ -242,7 +244,10 @@ class Vectorize(Operation):
                 if feature is not None:
                     counts[feature] = counts.get(feature, 0) + 1
             features = sorted(counts)
-            values = [1.0 if self.binary else 1.0 + math.log(counts[f]) if self.sublinear_tf else float(counts[f]) for f in features]
+            values = [
+                1.0 if self.binary else 1.0 + math.log(counts[f]) if self.sublinear_tf else float(counts[f])
+                for f in features
+            ]
             if other is not None:
                 values = [value * idf.get(f, other) for value, f in zip(values, features, strict=True)]
             if self.norm is not None and values:
@@ -343,7 +348,11 @@ class _TextStage(ColumnStage):
     def options(self) -> dict[str, Any]:
         """The analyzer as options of a request."""
         analyzer = self.analyzer
-        return {"lowercase": analyzer.lowercase, "token_pattern": analyzer.token_pattern, "ngram_range": analyzer.ngram_range}
+        return {
+            "lowercase": analyzer.lowercase,
+            "token_pattern": analyzer.token_pattern,
+            "ngram_range": analyzer.ngram_range,
+        }
 
 
 @dataclass(frozen=True)
@@ -389,16 +398,23 @@ class Vectorizer(_TextStage):
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
     def ask_with(self, view: View, column: str) -> Request | None:
-        return view.ask(DocumentFrequency, column, n_features=self.n_features, **self.options()) if self.use_idf else None
+        return (
+            view.ask(DocumentFrequency, column, n_features=self.n_features, **self.options()) if self.use_idf else None
+        )
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if not self.use_idf:
             return {}
         counts: DocumentFrequency = answers[0]
-        return {"n_rows": counts.n_rows, "rows_with": {"feature": counts.features.tolist(), "n": counts.rows_with.tolist()}}
+        return {
+            "n_rows": counts.n_rows,
+            "rows_with": {"feature": counts.features.tolist(), "n": counts.rows_with.tolist()},
+        }
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [Vectorize(column, self.analyzer, self.n_features, norm=self.norm, sublinear_tf=self.sublinear_tf, **learned)]
+        return [
+            Vectorize(column, self.analyzer, self.n_features, norm=self.norm, sublinear_tf=self.sublinear_tf, **learned)
+        ]
 
 
 @dataclass(frozen=True)
@@ -443,8 +459,8 @@ class HashingVectorizer(_TextStage):
 class _Vocabulary(_TextStage):
     """A stage that learns its grams."""
 
-    min_df: float = param(1, Check("a count, or a share of the texts below 1", lambda v: _is_df(v)))
-    max_df: float = param(1.0, Check("a count, or a share of the texts up to 1.0", lambda v: _is_df(v)))
+    min_df: float = param(1, Check("a count, or a share of the texts below 1", lambda v: _is_df(v)))  # noqa: PLW0108  # defined below
+    max_df: float = param(1.0, Check("a count, or a share of the texts up to 1.0", lambda v: _is_df(v)))  # noqa: PLW0108
     max_features: int | None = param(None, an_int(1, none=True))
     binary: bool = param(False, a_bool())
 
@@ -470,7 +486,11 @@ class _Vocabulary(_TextStage):
                 "change min_df or max_df, or drop the column.",
             )
         n = table["n_rows"].to_list()
-        return {"vocabulary": table["gram"].to_list(), "n_rows": counts.n_rows, "rows_with": {"feature": list(range(len(n))), "n": n}}
+        return {
+            "vocabulary": table["gram"].to_list(),
+            "n_rows": counts.n_rows,
+            "rows_with": {"feature": list(range(len(n))), "n": n},
+        }
 
 
 def _is_df(value: Any) -> bool:
@@ -546,7 +566,7 @@ class TfidfVectorizer(_Vocabulary):
     >>> table = pl.DataFrame({"note": ["no snow no delay", "snow"]})
     >>> vectors = Preprocessor([("text", TfidfVectorizer(["note"]))]).fit_transform(table)["note"]
     >>> [round(v, 3) for v in vectors.struct.field("values")[0]]
-    [0.427, 0.853, 0.3]
+    [0.426, 0.852, 0.303]
     """
 
     use_idf: bool = param(True, a_bool())
@@ -555,8 +575,8 @@ class TfidfVectorizer(_Vocabulary):
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         vocabulary = learned["vocabulary"]
-        idf = {"n_rows": learned["n_rows"], "rows_with": learned["rows_with"]} if self.use_idf else {}
-        how = {"norm": self.norm, "sublinear_tf": self.sublinear_tf, "binary": self.binary}
+        idf: dict[str, Any] = {"n_rows": learned["n_rows"], "rows_with": learned["rows_with"]} if self.use_idf else {}
+        how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf, "binary": self.binary}
         return [Vectorize(column, self.analyzer, len(vocabulary), vocabulary, **idf, **how)]
 
 

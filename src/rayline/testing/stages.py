@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import math
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -25,7 +27,9 @@ from rayline.engine.local import LocalEngine
 NAME = "stage"
 
 
-def check_stage(stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = (), rtol: float = 1e-12) -> None:
+def check_stage(
+    stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = (), rtol: float = 1e-12
+) -> None:
     """Run the whole contract of a stage; raise AssertionError with the law that it breaks.
 
     The laws: any split of the rows and any order of merging gives the same parameters; every odd table (no rows, one
@@ -58,12 +62,14 @@ def check_stage(stage: Stage, *, table: pl.DataFrame | None = None, targets: Seq
         except AssertionError as error:
             raise AssertionError(f"{stage!r} breaks {law.__name__.removeprefix('_')!r}: {error}") from error
         except Exception as error:
-            raise AssertionError(f"{stage!r} fails in {law.__name__.removeprefix('_')!r} with {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"{stage!r} fails in {law.__name__.removeprefix('_')!r} with {type(error).__name__}: {error}"
+            ) from error
 
 
 def example_table(n: int = 60, seed: int = 0) -> pl.DataFrame:
     """A table with columns of every kind, missing values among them, and a target `y`."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311  # no secret
     words = ["late", "early", "gate", "the", "plane", "storm", "Crew", "delay", "runway", "café"]
 
     def maybe(value: Any, share: float = 0.1) -> Any:
@@ -108,7 +114,9 @@ class _Case:
 
         def with_first(names: Sequence[str], value: Any) -> pl.DataFrame:
             first = pl.int_range(pl.len()) == 0
-            return self.table.with_columns(pl.when(first).then(pl.lit(value)).otherwise(pl.col(n)).alias(n) for n in names)
+            return self.table.with_columns(
+                pl.when(first).then(pl.lit(value)).otherwise(pl.col(n)).alias(n) for n in names
+            )
 
         first = self.table.drop_nulls().head(1) if self.table.drop_nulls().height else self.table.head(1)
         return {
@@ -128,7 +136,7 @@ class _Case:
 def _split_does_not_matter(case: _Case) -> None:
     """Fit on any split into batches, merged in any order, learns the same."""
     whole = _learned(case.fit())
-    for seed in range(4):
+    for seed in range(3):
         parts = _fit_in_parts(case, seed)
         problem = _difference(whole, parts, case.rtol)
         assert problem is None, f"split {seed} learned something else: {problem}"
@@ -202,27 +210,35 @@ def _single_rows_have_the_same_bits(case: _Case) -> None:
     run = fitted.row_function()
     if run is None:
         return
-    tables = {"the table": case.table, **case.odd_tables()}
-    for name, odd in tables.items():
-        for i in range(min(odd.height, 40)):
-            one = odd.slice(i, 1)
-            row = one.select(list(fitted.input_schema)).row(0, named=True)
-            try:
-                expected: dict[str, Any] | None = fitted.transform(one).select(list(fitted.output_schema)).row(0, named=True)
-            except RaylineError:
-                expected = None
+    for name, odd in {"the table": case.table, **case.odd_tables()}.items():
+        rows = odd.select(list(fitted.input_schema)).rows(named=True)
+        try:  # rows are independent (see above), so the whole table says what each gives
+            expected: list[dict[str, Any] | None] = [
+                *fitted.transform(odd).select(list(fitted.output_schema)).rows(named=True)
+            ]
+        except RaylineError:
+            rows = rows[:6]
+            expected = [_outcome(fitted, odd.slice(i, 1)) for i in range(len(rows))]
+        for i, (row, wanted) in enumerate(zip(rows, expected, strict=True)):
             try:
                 run(row)
-                got: dict[str, Any] | None = {key: row[key] for key in fitted.output_schema}
             except RaylineError:
-                got = None
-            if expected is None or got is None:
-                assert expected is None and got is None, f"{name}, row {i}: one executor refused it"
+                assert wanted is None, f"{name}, row {i}: the row function refuses it, the table does not"
                 continue
-            assert set(row) == set(fitted.output_schema), f"{name}, row {i}: columns {sorted(set(row) ^ set(fitted.output_schema))}"
-            for key, value in expected.items():
-                same = _same_bits(value, got[key])
-                assert same, f"{name}, row {i}, column {key!r}: table {value!r}, row {got[key]!r}"
+            assert wanted is not None, f"{name}, row {i}: the table refuses it, the row function does not"
+            assert row.keys() == wanted.keys(), f"{name}, row {i}: columns {sorted(row.keys() ^ wanted.keys())}"
+            for key, value in wanted.items():
+                assert _same_bits(value, row[key]), (
+                    f"{name}, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
+                )
+
+
+def _outcome(fitted: Preprocessor, one: pl.DataFrame) -> dict[str, Any] | None:
+    try:
+        result: dict[str, Any] = fitted.transform(one).select(list(fitted.output_schema)).row(0, named=True)
+    except RaylineError:
+        return None
+    return result
 
 
 def _json_gives_it_back(case: _Case) -> None:
@@ -235,13 +251,15 @@ def _json_gives_it_back(case: _Case) -> None:
     assert_frame_equal(again.transform(case.table), fitted.transform(case.table), check_exact=True)
     if not isinstance(case.stage.columns, pl.Expr):
         data = json.loads(json.dumps(case.stage.to_json(), allow_nan=False))
-        assert type(case.stage).from_json(data).to_json() == case.stage.to_json(), "the unfitted stage came back different"
+        assert type(case.stage).from_json(data).to_json() == case.stage.to_json(), (
+            "the unfitted stage came back different"
+        )
 
 
 def _workers_can_have_it(case: _Case) -> None:
     """The transformation can be sent to another process."""
     fitted = case.fit()
-    sent = pickle.loads(pickle.dumps(fitted.table_function()))
+    sent = pickle.loads(pickle.dumps(fitted.table_function()))  # noqa: S301  # just made
     assert_frame_equal(sent(case.table.lazy()).collect(), fitted.transform(case.table), check_exact=True)
 
 
@@ -265,7 +283,7 @@ def _wrong_parameters_are_refused(case: _Case) -> None:
     for field in dataclasses.fields(cls):
         check = field.metadata.get("check")
         if isinstance(check, Check) and not check.test(nonsense := object()):
-            _refuses(ParameterError, lambda f=field, n=nonsense: case.stage.replace(**{f.name: n}), f"{field.name}={nonsense}")
+            _refuses(ParameterError, partial(case.stage.replace, **{field.name: nonsense}), f"{field.name}={nonsense}")
     assert case.stage.replace().parameters().keys() == case.stage.parameters().keys()
 
 
@@ -330,7 +348,7 @@ class _InParts(LocalEngine):
         self.seed = seed
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
-        rng = random.Random(self.seed)
+        rng = random.Random(self.seed)  # noqa: S311  # no secret
         parts = [scan.of(part.lazy())[0] for part in _cut(data, self.seed)]
         rng.shuffle(parts)
         while len(parts) > 1:
@@ -347,10 +365,10 @@ def _fit_in_parts(case: _Case, seed: int) -> Any:
 
 def _cut(table: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
     """The table in parts of random sizes, an empty one among them."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311  # no secret
     cuts = sorted(rng.randrange(table.height + 1) for _ in range(1 + 2 * seed))
     edges = [0, 0, *cuts, table.height]
-    return [table.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 def _learned(fitted: Preprocessor) -> Any:
@@ -368,7 +386,10 @@ def _difference(a: Any, b: Any, rtol: float, path: str = "learned") -> str | Non
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         if len(a) != len(b):
             return f"{path}: {len(a)} and {len(b)} entries"
-        return next((d for i, (x, y) in enumerate(zip(a, b, strict=True)) if (d := _difference(x, y, rtol, f"{path}[{i}]"))), None)
+        return next(
+            (d for i, (x, y) in enumerate(zip(a, b, strict=True)) if (d := _difference(x, y, rtol, f"{path}[{i}]"))),
+            None,
+        )
     if isinstance(a, float) and isinstance(b, float):
         same = a == b or math.isclose(a, b, rel_tol=rtol, abs_tol=rtol * 1e-3) or (a != a and b != b)
     else:
@@ -395,7 +416,13 @@ def _check_schema(fitted: Preprocessor, result: pl.DataFrame, where: str) -> Non
 
 def _named(stage: Stage) -> set[str]:
     columns = stage.columns
-    return {columns} if isinstance(columns, str) else set() if columns is None or isinstance(columns, pl.Expr) else set(columns)
+    return (
+        {columns}
+        if isinstance(columns, str)
+        else set()
+        if columns is None or isinstance(columns, pl.Expr)
+        else set(columns)
+    )
 
 
 def _refuses(error: type[RaylineError], call: Callable[[], Any], what: str) -> None:

@@ -1,0 +1,112 @@
+"""Horovod: `train.HorovodTrainer` is `TorchTrainer` with Horovod between the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from rayline.core.errors import MissingExtraError
+from rayline.core.framework import Array, Job
+from rayline.frameworks.torch import Torch
+from rayline.frameworks.torch_loop import Alone
+
+RECIPE = (
+    "it has no wheels. `make horovod` of Rayline's sources builds it in a few minutes; by hand: "
+    "pip install torch wheel 'setuptools<81' packaging cloudpickle psutil pyyaml cffi cmake; "
+    "an executable file g++17 with the lines '#!/bin/sh' and 'exec g++ \"$@\" -std=gnu++17'; "
+    "CXX=$PWD/g++17 CMAKE_POLICY_VERSION_MINIMUM=3.5 HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 "
+    "HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_CPU_OPERATIONS=GLOO "
+    "pip install --no-build-isolation horovod==0.28.1"
+)
+"""How Horovod is built; the last one, of 2023, needs a little help with today's PyTorch and CMake."""
+
+try:
+    import horovod.torch as hvd
+    import torch
+    from horovod.runner.common.util.hosts import SlotInfo
+    from horovod.runner.http.http_server import RendezvousServer
+except ImportError as error:
+    raise MissingExtraError(
+        "HorovodTrainer needs the package 'horovod', which is not installed.", "", RECIPE
+    ) from error
+
+
+class Horovod(Torch):
+    """`TorchTrainer` with Horovod's ring between the workers: the same arguments, and the same model.
+
+    In a `train_loop` of your own, `horovod.torch` is initialised, and sharing gradients is yours to do
+    (`horovod.torch.DistributedOptimizer`).
+    """
+
+    name = "horovod"
+    package = "horovod"
+    models = "torch"
+
+    def owns(self, model: Any) -> bool:
+        return False  # they are PyTorch's
+
+    def communication(self, job: Job) -> contextlib.AbstractContextManager[Alone]:
+        return Ring.of(job) if job.world_size > 1 else contextlib.nullcontext(Alone())
+
+    @contextlib.contextmanager
+    def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
+        server = RendezvousServer()
+        port = server.start()
+        # Each rank as a host of its own: where workers really are is not known yet, and only hierarchical sums care.
+        server.init([SlotInfo(f"rank-{rank}", rank, 0, rank, world_size, 1, world_size) for rank in range(world_size)])
+        try:
+            yield {"HOROVOD_GLOO_RENDEZVOUS_ADDR": host, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
+        finally:
+            server.stop()
+            server._httpd.server_close()
+
+
+class Ring(Alone):
+    """Horovod's processes."""
+
+    def wrap(self, module: Any, device: Any) -> Any:
+        hvd.broadcast_parameters(module.state_dict(), root_rank=0)
+        return module
+
+    def share_gradients(self, module: Any) -> None:
+        wanted = [p for p in module.parameters() if p.requires_grad]
+        for parameter in wanted:
+            if parameter.grad is None:  # unused here, perhaps not on another rank
+                parameter.grad = torch.zeros_like(parameter)
+        hvd.grouped_allreduce_([p.grad for p in wanted], op=hvd.Average, name="gradients")
+
+    def total(self, values: Array, device: Any) -> Array:
+        sums = hvd.allreduce(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="total")
+        return np.asarray(sums.numpy())
+
+    def agree(self, module: Any) -> None:
+        hvd.broadcast_parameters(module.state_dict(), root_rank=0)
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, job: Job) -> Iterator[Ring]:
+        """While a training runs."""
+        told: dict[str, Any] = {
+            "HOROVOD_RANK": job.rank,
+            "HOROVOD_SIZE": job.world_size,
+            "HOROVOD_LOCAL_RANK": 0,
+            "HOROVOD_LOCAL_SIZE": 1,
+            "HOROVOD_CROSS_RANK": job.rank,
+            "HOROVOD_CROSS_SIZE": job.world_size,
+            "HOROVOD_HOSTNAME": f"rank-{job.rank}",
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+            **job.rendezvous,
+        }
+        os.environ.update({name: str(value) for name, value in told.items()})
+        hvd.init()
+        try:
+            yield cls()
+        finally:
+            hvd.shutdown()
+            for name in told:
+                os.environ.pop(name, None)

@@ -1,0 +1,423 @@
+"""Hugging Face: `train.HuggingFaceTrainer` fine-tunes a transformer on text, through `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from rayline.core import strictjson
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
+from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.target import Target, Task
+
+try:
+    import torch
+    import transformers
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+except ImportError as error:
+    raise MissingExtraError.of("HuggingFaceTrainer", "transformers", "huggingface") from error
+
+BATCH_ROWS = 64
+"""Texts that are predicted at a time."""
+
+TASKS: Mapping[str, Task | Literal["classification"]] = {
+    "text-classification": "classification",
+    "text-regression": Task.REGRESSION,
+}
+
+FILES = re.compile(
+    r"(config|generation_config|text|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|model\.safetensors\.index)"
+    r"\.json|model(-\d+-of-\d+)?\.safetensors|vocab\.txt|merges\.txt|[a-z.]+\.model|chat_template\.jinja"
+)
+"""What a saved model may hold: weights without code, and the files of its tokenizer."""
+
+CODE = ("auto_map", "custom_pipelines", "quantization_config", "attn_implementation", "_attn_implementation")
+"""What no configuration may say: these name code, here or on the internet."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model does not know of itself: its tokenizer, the columns that it reads, and how much of them."""
+
+    tokenizer: Any
+    columns: Sequence[str]
+    max_length: int | None
+
+    def encode(self, table: pl.DataFrame) -> Any:
+        """Token numbers, one list for each row. A missing text is an empty one."""
+        texts = [table[name].fill_null("").to_list() for name in self.columns]
+        return self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+
+
+class HuggingFace(Framework):
+    """Text classification and regression: `HuggingFaceTrainer("path/of/a/model", training_args={"num_train_epochs": 2})`.
+
+    The features are one column of text, or two that are read as a pair. `fitted_model` is the PreTrainedModel; its
+    tokenizer is saved with it. Code from a model's repository is never run. Predictions of one row and of the same row
+    in a table agree within 1e-5, not bit for bit.
+
+    Parameters
+    ----------
+    model
+        A directory, the name of a model on the hub, or a model for sequence classification (which is copied).
+    tokenizer
+        The same for the tokenizer; that of the model's directory when omitted.
+    task
+        "text-classification" or "text-regression"; decided by the labels when omitted.
+    training_args
+        Arguments of `transformers.TrainingArguments`, by name.
+    max_length
+        Tokens of a text that are read; as many as the model can when omitted.
+    callbacks
+        Objects of `transformers.TrainerCallback`.
+    """
+
+    name = "huggingface"
+    package = "transformers"
+    strings = "text"
+    distributed = True
+
+    def train(
+        self,
+        job: Job,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        task: str | None = None,
+        training_args: Mapping[str, Any] | None = None,
+        max_length: int | None = None,
+        callbacks: Sequence[Any] | None = None,
+    ) -> Any:
+        columns = _columns(job.train.schema)
+        with tempfile.TemporaryDirectory(prefix="rayline-") as folder, _process(job):
+            transformers.set_seed(0 if job.seed is None else job.seed)
+            made = _prepared(model, job.target)
+            text = Text(_tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made))
+            trainer = _Trainer(
+                model=made,
+                args=transformers.TrainingArguments(**_arguments(job, folder, training_args or {})),
+                train_dataset=_examples(job.train, text, job.target),
+                eval_dataset=None if job.test is None or not job.test.n_rows else _examples(job.test, text, job.target),
+                data_collator=transformers.DataCollatorWithPadding(text.tokenizer),
+                callbacks=list(callbacks or ()),
+            )
+            trainer.remove_callback(transformers.PrinterCallback)  # it prints what the job is told
+            trainer.add_callback(
+                _Listener(job, trainer, lambda directory: self.save(_with_text(made, text), directory))
+            )
+            trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
+            return _with_text(made, text).cpu().eval()
+
+    def predict(self, model: Any, features: Features) -> Array:
+        text = _text(model)
+        encoded = text.encode(features.table)
+        lengths = [len(tokens) for tokens in encoded["input_ids"]]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)  # texts of a length together: little padding
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(order), BATCH_ROWS):
+                rows = order[start : start + BATCH_ROWS]
+                batch = {name: [values[i] for i in rows] for name, values in encoded.items()}
+                padded = text.tokenizer.pad(batch, return_tensors="pt").to(model.device)
+                parts.append(model(**padded).logits.double().cpu())
+        logits = torch.empty((len(order), model.config.num_labels), dtype=torch.float64)
+        logits[order] = torch.cat(parts)
+        kind = model.config.problem_type
+        if kind == "single_label_classification":
+            logits = logits.softmax(dim=1)
+        elif kind == "multi_label_classification":
+            logits = logits.sigmoid()
+        scores: Array = logits.numpy()
+        return scores[:, 0] if kind != "single_label_classification" and scores.shape[1] == 1 else scores
+
+    def save(self, model: Any, directory: Path) -> None:
+        text = _text(model)
+        with _quiet():
+            model.save_pretrained(directory)
+            text.tokenizer.save_pretrained(directory)
+        about = {"columns": list(text.columns), "max_length": text.max_length}
+        (directory / "text.json").write_bytes(strictjson.dumps(about, indent=1))
+
+    def load(self, directory: Path) -> Any:
+        _refuse_code(directory)
+        about = strictjson.loads((directory / "text.json").read_bytes(), "text.json")
+        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            columns, length = [str(name) for name in about["columns"]], about["max_length"]
+            with _quiet():
+                model = AutoModelForSequenceClassification.from_pretrained(directory, use_safetensors=True, **given)
+                tokenizer = AutoTokenizer.from_pretrained(directory, **given)
+        except Exception as error:  # whatever a configuration that is not its own leads to
+            raise ArtifactError(f"The saved transformer cannot be read: {error}", "", "save it again.") from error
+        return _with_text(model.eval(), Text(tokenizer, columns, length))
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, transformers.PreTrainedModel)
+
+    def inspect(self, model: Any) -> Native:
+        text, n, kind = getattr(model, "rayline_text", None), model.config.num_labels, model.config.problem_type
+        names = None if text is None else list(text.columns)
+        if kind == "single_label_classification":
+            return Native(Task.BINARY if n == 2 else Task.MULTICLASS, n, 1, names)
+        return Native(Task.BINARY if kind == "multi_label_classification" else Task.REGRESSION, 2, n, names)
+
+    def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
+        return TASKS.get(str(kwargs.get("task")))
+
+    def owns_callback(self, callback: Any) -> bool:
+        return isinstance(callback, transformers.TrainerCallback)
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        super().check(*args, **kwargs)
+        where = "huggingface trainer"
+        given = dict(zip(("model", "tokenizer"), args, strict=False)) | kwargs
+        model, tokenizer = given["model"], given.get("tokenizer")
+        if kwargs.get("task") not in (None, *TASKS):
+            raise ParameterError.value(where, "task", f"one of {list(TASKS)}", kwargs["task"])
+        if not isinstance(model, (str, Path, transformers.PreTrainedModel)):
+            raise ParameterError.value(where, "model", "a directory, a name, or a PreTrainedModel", model)
+        if isinstance(model, transformers.PreTrainedModel) and tokenizer is None:
+            raise ParameterError(f"{where}: a model object needs its tokenizer.", "Expected tokenizer=….", "pass it.")
+        known = {f.name for f in dataclasses.fields(transformers.TrainingArguments) if f.init}
+        unknown = [name for name in kwargs.get("training_args") or {} if name not in known]
+        if unknown:
+            raise ParameterError.unknown(f"{where}: training_args", unknown, known)
+
+    def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+        """Tuned values that are no argument of the trainer are training arguments."""
+        own = {"model", "tokenizer", "task", "training_args", "max_length"}
+        told = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in own}}
+        return super().configure(
+            args, {**kwargs, "training_args": told}, {k: v for k, v in changes.items() if k in own}
+        )
+
+
+# -- the training ------------------------------------------------------------------------------------------------------
+
+
+class _Trainer(transformers.Trainer):
+    """transformers' own, where rows may have weights."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+        if "weight" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, **more)
+        weight, labels = inputs.pop("weight"), inputs.pop("labels")
+        outputs, kind = model(**inputs), self.model.config.problem_type
+        losses = torch.nn.functional
+        if kind == "single_label_classification":
+            loss = losses.cross_entropy(outputs.logits, labels, reduction="none")
+        elif kind == "multi_label_classification":
+            loss = losses.binary_cross_entropy_with_logits(outputs.logits, labels, reduction="none").mean(dim=1)
+        else:
+            loss = losses.mse_loss(outputs.logits.reshape(labels.shape), labels, reduction="none")
+            loss = loss.reshape(len(weight), -1).mean(dim=1)
+        loss = (loss * weight).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Listener(transformers.TrainerCallback):
+    """Tells the job of every epoch, after its evaluation where there is one."""
+
+    def __init__(self, job: Job, trainer: Any, save: Callable[[Path], None]) -> None:
+        self._job, self._trainer, self._save = job, trainer, save
+        self._metrics: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in (logs or {}):
+            self._metrics["train-loss"] = float(logs["loss"])
+            if self._trainer.eval_dataset is None:
+                self._epoch(state, control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self._metrics["test-loss"] = float(metrics["eval_loss"])
+        self._epoch(state, control)
+
+    def _epoch(self, state: Any, control: Any) -> None:
+        iteration = round(state.epoch) - 1
+        control.should_training_stop |= self._job.report(iteration, self._metrics)
+        self._job.checkpoint(iteration, self._keep)
+
+    def _keep(self, directory: Path) -> None:
+        """transformers' own checkpoint, which it goes on from, and our files beside it."""
+        self._trainer._save_checkpoint(self._trainer.model, trial=None)
+        kept = Path(self._trainer.args.output_dir, f"checkpoint-{self._trainer.state.global_step}")
+        shutil.copytree(kept, directory, dirs_exist_ok=True)
+        shutil.rmtree(kept)
+        self._save(directory)
+
+
+def _arguments(job: Job, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Quiet, without files of its own, an evaluation after each epoch; what is given comes last."""
+    own = {
+        "output_dir": folder,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "epoch",
+        "eval_strategy": "no" if job.test is None else "epoch",
+        "disable_tqdm": True,
+        "use_cpu": not job.use_gpu,
+        "dataloader_pin_memory": job.use_gpu,
+        "remove_unused_columns": False,
+        "average_tokens_across_devices": False,  # otherwise the loss of several workers is multiplied by their number
+        "seed": 42 if job.seed is None else job.seed,
+    }
+    backend = {"ddp_backend": "nccl" if job.use_gpu else "gloo"} if job.world_size > 1 else {}
+    return {**own, **backend, **given}
+
+
+def _examples(rows: Rows, text: Text, target: Target) -> list[dict[str, Any]]:
+    encoded, labels = text.encode(rows.features.table), rows.target
+    if not target.task.is_classification or labels.ndim == 2:
+        labels = labels.astype(np.float32)
+    examples = [
+        {**{name: values[i] for name, values in encoded.items()}, "labels": labels[i]} for i in range(rows.n_rows)
+    ]
+    if rows.weight is not None:
+        for example, weight in zip(examples, (rows.weight / rows.weight.mean()).tolist(), strict=True):
+            example["weight"] = weight
+    return examples
+
+
+def _columns(schema: pl.Schema) -> list[str]:
+    columns = list(schema)
+    if len(columns) > 2 or not all(d in (pl.String, pl.Categorical, pl.Enum) for d in schema.values()):
+        raise SchemaError(
+            f"huggingface trainer: the features are {dict(schema)!r}.",
+            "Expected one column of text, or two that are read as a pair.",
+            "choose them with SelectColumns in the preprocessor.",
+        )
+    return columns
+
+
+def _prepared(model: Any, target: Target) -> Any:
+    """A new model, with one output for each class or target."""
+    classes, n = target.classes, len(target.columns)
+    if target.task is Task.REGRESSION:
+        about: dict[str, Any] = {"problem_type": "regression", "num_labels": n}
+    elif n > 1:
+        about = {"problem_type": "multi_label_classification", "num_labels": n}
+    else:
+        labels = [str(label) for label in classes[0]]
+        about = {
+            "problem_type": "single_label_classification",
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+    if isinstance(model, transformers.PreTrainedModel):
+        made = copy.deepcopy(model)
+        for name, value in about.items():
+            setattr(made.config, name, value)
+        wanted = len(classes[0]) if classes and n == 1 else n
+        if getattr(made, "num_labels", wanted) != wanted:
+            raise ParameterError.value(
+                "huggingface trainer", "model", f"one of {wanted} outputs (num_labels)", f"{made.num_labels} outputs"
+            )
+        return made
+    with _quiet():
+        return AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False, **about)
+
+
+def _tokenizer(given: Any) -> Any:
+    if not isinstance(given, (str, Path)):
+        return copy.deepcopy(given)
+    with _quiet():
+        return AutoTokenizer.from_pretrained(given, trust_remote_code=False)
+
+
+def _length(given: int | None, model: Any) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None) if given is None else given
+
+
+# -- what is around it -------------------------------------------------------------------------------------------------
+
+
+def _with_text(model: Any, text: Text) -> Any:
+    model.rayline_text = text
+    return model
+
+
+def _text(model: Any) -> Text:
+    text = getattr(model, "rayline_text", None)
+    if not isinstance(text, Text):
+        raise ParameterError(
+            f"This {type(model).__name__} has no tokenizer: it was not trained by HuggingFaceTrainer.",
+            "Expected a fitted model.",
+            "train it, for 0 steps if need be (training_args={'max_steps': 0}).",
+        )
+    return text
+
+
+def _refuse_code(directory: Path) -> None:
+    """A stranger's files: only the kinds that we write, and nothing in them that names code."""
+    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    strange = sorted(name for name in names if not FILES.fullmatch(name))
+    lacking = sorted({"config.json", "text.json", "tokenizer_config.json"} - names)
+    if strange or lacking:
+        raise ArtifactError(
+            f"The saved transformer {f'has strange files {strange[:5]}' if strange else f'lacks {lacking}'}.",
+            "Expected weights, a tokenizer, and their configurations.",
+            "save it again.",
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        todo = [strictjson.loads((directory / name).read_bytes(), name)]
+        while todo:
+            value = todo.pop()
+            if isinstance(value, dict):
+                found = [key for key in CODE if value.get(key) is not None]
+                if found:
+                    raise ArtifactError(
+                        f"{name} of a saved transformer sets {found[0]!r}, which names code.", "", "do not load it."
+                    )
+                todo += value.values()
+            elif isinstance(value, list):
+                todo += value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars and remarks of transformers."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _process(job: Job) -> Iterator[None]:
+    """This process as one of many, as transformers finds it in the environment; afterwards as it was."""
+    host, _, port = (job.peers[0] if job.peers else ":").rpartition(":")
+    told: dict[str, Any] = {"RANK": job.rank, "WORLD_SIZE": job.world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    told |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    before, threads = dict(os.environ), torch.get_num_threads()
+    if job.world_size > 1:
+        os.environ.update({name: str(value) for name, value in told.items()})
+    torch.set_num_threads(job.n_threads)
+    try:
+        with torch.random.fork_rng(), _quiet():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        if torch.distributed.is_initialized() and job.world_size > 1:
+            torch.distributed.destroy_process_group()
+        for name in told:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]

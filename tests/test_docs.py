@@ -1,0 +1,73 @@
+"""Every Python block of the documentation runs, page by page, in the order of the page.
+
+A page is run in a folder with the files that its blocks may name: `flights.parquet`, `late.rayline` and `better.rayline`. A
+page whose blocks need Ray begins with the comment `<!-- test: ray -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayline import train
+from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+RAY = "<!-- test: ray -->"
+
+
+def pages() -> list[Any]:
+    """The pages with Python blocks; those for Ray with its marks."""
+    found = []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if BLOCK.search(text):
+            marks = [pytest.mark.ray, pytest.mark.slow] if RAY in text else []
+            found.append(pytest.param(path, marks=marks, id=str(path.relative_to(ROOT))))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with a table of flights and two pipelines."""
+    random, n = np.random.default_rng(0), 1_000
+    hour, distance = random.integers(5, 23, n), random.normal(1000, 300, n)
+    late = random.random(n) < 1 / (1 + np.exp(-(hour - 18) / 3))
+    table = pl.DataFrame(
+        {"hour": hour, "distance": distance, "carrier": random.choice(["AA", "UA", "B6"], n), "late": late}
+    )
+    table = table.with_columns(pl.when(pl.col("distance") < 1500).then("distance"))
+    table.write_parquet(tmp_path / "flights.parquet")
+    for name, rounds in (("late", 2), ("better", 4)):
+        stages = [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())]
+        trainer = train.XGBoostTrainer({}, num_boost_round=rounds)
+        result = trainer.fit(train.Preprocessor(stages), table, target_columns="late", verbose=False)
+        result.inference_pipeline.save(tmp_path / f"{name}.rayline")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_page_runs(
+    page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("RAYLINE_QUIET", "1")
+    text = page.read_text(encoding="utf-8")
+    if RAY in text:
+        request.getfixturevalue("ray_session")
+    names: dict[str, Any] = {}
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * line + block[1], str(page), "exec"), names)  # errors then name the line of the page
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
