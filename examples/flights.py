@@ -103,7 +103,7 @@ Flights of 2013: {trainset.count():,} to learn from, {len(answers):,} to test on
   first fit    test AUC {result.metric("roc_auc"):.4f}; stages fitted in {pipeline.scans} scan, trained on 2 workers
   tuned        test AUC {auc:.4f}; {len(analysis.trials)} trials of 3 folds, logloss {analysis.best_score:.4f} ± {analysis.best_standard_error:.4f}
                {analysis.best_config}
-  over HTTP    {over_http}, as in process: {over_http == inference_pipeline.predict(rows)}
+  over HTTP    {over_http}, as in process: {over_http == [row["prediction"] for row in inference_pipeline.predict(rows)]}
 {time.perf_counter() - started:.0f} seconds.""")
 
 
