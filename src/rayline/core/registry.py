@@ -68,6 +68,7 @@ _STAGES: dict[str, str | type] = {
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
     "lightgbm": "rayline.frameworks.lightgbm:LightGBM",
+    "catboost": "rayline.frameworks.catboost:CatBoost",
     "sklearn": "rayline.frameworks.sklearn:Sklearn",
     "huggingface": "rayline.frameworks.huggingface:HuggingFace",
     "torch": "rayline.frameworks.torch:Torch",
@@ -82,6 +83,7 @@ _ROOTS: dict[str, str] = {"huggingface": "transformers"}
 _TRAINERS: dict[str, str] = {
     "XGBoostTrainer": "xgboost",
     "LightGBMTrainer": "lightgbm",
+    "CatBoostTrainer": "catboost",
     "SklearnTrainer": "sklearn",
     "TorchTrainer": "torch",
     "HuggingFaceTrainer": "huggingface",

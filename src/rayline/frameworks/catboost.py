@@ -1,0 +1,170 @@
+"""CatBoost: `train.CatBoostTrainer` takes the parameters of `catboost.CatBoost`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.target import Task
+
+try:
+    import catboost
+except ImportError as error:
+    raise MissingExtraError.of("CatBoostTrainer", "catboost", "catboost") from error
+
+CLASSES = {
+    "Logloss": Task.BINARY,
+    "CrossEntropy": Task.BINARY,
+    "MultiLogloss": Task.BINARY,
+    "MultiCrossEntropy": Task.BINARY,
+    "MultiClass": Task.MULTICLASS,
+    "MultiClassOneVsAll": Task.MULTICLASS,
+}
+"""Loss functions of classifications; all others are regressions."""
+
+EXPONENTIAL = ("Poisson", "Tweedie")
+"""Regressions that are learned as logarithms."""
+
+MISSING = "\u2205"
+"""What a missing category is to CatBoost, which takes strings only."""
+
+SETS = {"learn": "train", "validation": "test"}
+
+
+class CatBoost(Framework):
+    """Gradient boosted trees. The one argument is the dict of parameters of `catboost.CatBoost`.
+
+    Without a `loss_function`, class labels give Logloss, MultiClass or MultiLogloss, numbers RMSE or MultiRMSE. String
+    features are CatBoost's own categories. With a test set predictions stop at the best iteration, unless
+    `use_best_model` is False. One worker.
+    """
+
+    name = "catboost"
+    package = "catboost"
+    strings = "categories"
+
+    def train(
+        self, job: Job, params: Mapping[str, Any] | None = None, *, callbacks: Sequence[Any] | None = None
+    ) -> Any:
+        model = catboost.CatBoost(self._params(job, params or {}))
+        test = None if job.test is None or not job.test.n_rows else _pool(job.test)
+        return model.fit(_pool(job.train), eval_set=test, callbacks=[_Listener(job), *(callbacks or ())])
+
+    def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
+        several, task = len(job.target.columns) > 1, job.target.task
+        losses = {
+            Task.BINARY: "MultiLogloss" if several else "Logloss",
+            Task.MULTICLASS: "MultiClass",
+            Task.REGRESSION: "MultiRMSE" if several else "RMSE",
+        }
+        params = {"allow_writing_files": False, "loss_function": losses[task], "thread_count": job.n_threads}
+        if job.seed is not None and not {"random_seed", "random_state"} & {*given}:
+            params["random_seed"] = job.seed
+        if job.use_gpu:
+            params["task_type"] = "GPU"
+        if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
+            params["logging_level"] = "Silent"
+        return {**params, **given}
+
+    def predict(self, model: Any, features: Features) -> Array:
+        loss = _loss(model.get_all_params() if model.is_fitted() else {})
+        kind = "Probability" if loss in CLASSES else "Exponent" if loss in EXPONENTIAL else "RawFormulaVal"
+        scores: Array = np.asarray(model.predict(_table(features), prediction_type=kind))
+        return scores
+
+    def save(self, model: Any, directory: Path) -> None:
+        model.save_model(str(directory / "model.cbm"), format="cbm")
+
+    def load(self, directory: Path) -> Any:
+        file = directory / "model.cbm"
+        if not file.is_file() or file.read_bytes()[:4] != b"CBM1":
+            raise ArtifactError("The saved CatBoost model is no CBM file.", "Expected model.cbm.", "save it again.")
+        try:
+            return catboost.CatBoost().load_model(str(file), format="cbm")
+        except catboost.CatBoostError as error:
+            raise ArtifactError(f"The saved CatBoost model cannot be read: {error}.", "", "save it again.") from error
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, catboost.CatBoost)
+
+    def inspect(self, model: Any) -> Native:
+        task = CLASSES.get(_loss(model.get_all_params()), Task.REGRESSION)
+        n_classes = len(model.classes_) if task is Task.MULTICLASS else 2
+        return Native(task, n_classes, 1, list(model.feature_names_))
+
+    def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
+        loss = _loss(params or {})
+        return CLASSES.get(loss, Task.REGRESSION) if loss else None
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        super().check(*args, **kwargs)
+        params = args[0] if args else kwargs.get("params") or {}
+        if not isinstance(params, Mapping):
+            raise ParameterError.value("catboost trainer", "params", "a dict of CatBoost's parameters", params)
+        makers = (catboost.CatBoostClassifier, catboost.CatBoostRegressor)
+        known = {name for maker in makers for name in inspect.signature(maker.__init__).parameters} - {"self"}
+        unknown = {*params} - known
+        if unknown:
+            raise ParameterError.unknown("catboost trainer", unknown, known)
+
+    def needs_test(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        return next((name for name in ("early_stopping_rounds", "use_best_model") if (params or {}).get(name)), "")
+
+    def best_iteration(self, model: Any) -> int | None:
+        best: int | None = model.get_best_iteration()
+        return best
+
+    def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        return dict(zip(names, map(float, model.get_feature_importance()), strict=True))
+
+
+class _Listener:
+    """Tells the job of each iteration, and stops when it says so."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def after_iteration(self, info: Any) -> bool:
+        values = {
+            f"{SETS.get(where, where)}-{name}": float(history[-1])
+            for where, metrics in info.metrics.items()
+            for name, history in metrics.items()
+        }
+        return not self._job.report(info.iteration - 1, values)
+
+
+def _pool(rows: Rows) -> Any:
+    return catboost.Pool(
+        _table(rows.features, pool=False),
+        label=rows.target,
+        weight=rows.weight,
+        cat_features=_categories(rows.features),
+        feature_names=rows.features.names if rows.features.is_numeric else None,
+    )
+
+
+def _table(features: Features, *, pool: bool = True) -> Any:
+    """Numbers as a matrix; with categories a pandas table, in which they are strings."""
+    if not _categories(features):
+        return features.matrix(np.float32)
+    texts = [pl.col(name).cast(pl.String).fill_null(MISSING) for name in _categories(features)]
+    table = features.table.with_columns(texts).to_pandas()
+    for name in _categories(features):
+        table[name] = table[name].astype(object)
+    return catboost.Pool(table, cat_features=_categories(features)) if pool else table
+
+
+def _categories(features: Features) -> list[str]:
+    return [name for name, dtype in features.schema.items() if isinstance(dtype, pl.Enum)]
+
+
+def _loss(params: Mapping[str, Any]) -> str:
+    loss = params.get("loss_function", params.get("objective"))
+    return loss.partition(":")[0] if isinstance(loss, str) else ""
