@@ -1,0 +1,90 @@
+"""Rayline's estimators in scikit-learn's own world, checked by scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_breast_cancer
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import rayline as rl
+from rayline import train
+from rayline.sklearn import RaylineClassifier, RaylineRegressor
+from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
+
+ONE = {"nthread": 1}
+ESTIMATORS = [
+    RaylineClassifier(train.XGBoostTrainer({**ONE, "max_depth": 3}, num_boost_round=20, seed=0)),
+    RaylineRegressor(
+        train.XGBoostTrainer(ONE, num_boost_round=20, seed=0), train.Preprocessor([("scale", StandardScaler())])
+    ),
+]
+
+
+def declared(estimator: Any) -> dict[str, str]:
+    """The checks of scikit-learn that do not hold, with the reason."""
+    if isinstance(estimator, RaylineRegressor):
+        return {}
+    return {
+        "check_sample_weight_equivalence_on_dense_data": "XGBoost cuts its bins at weighted quantiles: a weight of two "
+        "is not a row twice (its own XGBClassifier fails the check, too)",
+    }
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=declared)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def cancer() -> tuple[Any, Any]:
+    X, y = load_breast_cancer(return_X_y=True)
+    return X[:300], y[:300]
+
+
+def model() -> RaylineClassifier:
+    preprocessor = train.Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    return RaylineClassifier(train.XGBoostTrainer({**ONE, "max_depth": 2}, num_boost_round=10, seed=0), preprocessor)
+
+
+def test_search_changes_trainer_and_stages(cancer: tuple[Any, Any]) -> None:
+    grid = {"trainer__max_depth": [1, 3], "preprocessor__impute__strategy": ["mean", "median"]}
+    search = GridSearchCV(model(), grid, cv=3, scoring="roc_auc").fit(*cancer)
+    assert search.best_score_ > 0.95
+    assert len(search.cv_results_["params"]) == 4
+    assert search.predict(cancer[0]).shape == (300,)
+
+
+def test_cross_validation_calibration_and_importance(cancer: tuple[Any, Any]) -> None:
+    X, y = cancer
+    assert cross_val_score(model(), X, y, cv=3).mean() > 0.9
+    calibrated = CalibratedClassifierCV(model(), cv=3).fit(X, y)
+    assert calibrated.predict_proba(X).shape == (300, 2)
+    importance = permutation_importance(model().fit(X, y), X, y, n_repeats=2, random_state=0)
+    assert importance.importances_mean.max() > 0
+
+
+def test_tables_keep_their_columns() -> None:
+    table = pd.DataFrame({"x": [0.0, 1.0, np.nan, 3.0] * 10, "city": ["Rome", "Oslo", "Rome", None] * 10})
+    y = np.array(["no", "no", "yes", "yes"] * 10)
+    trainer = train.XGBoostTrainer({**ONE, "min_child_weight": 0}, num_boost_round=10)
+    fitted = RaylineClassifier(trainer, train.Preprocessor([("onehot", OneHotEncoder())])).fit(table, y)
+    assert list(fitted.feature_names_in_) == ["x", "city"]
+    assert fitted.predict(table).tolist() == y.tolist()
+    assert trainer.replace({}).framework == "xgboost"
+    with pytest.raises(rl.NotFittedError):
+        _ = trainer.fitted_model  # the caller's trainer is not the one that was fitted
+
+
+def test_wrong_parameters_are_named() -> None:
+    with pytest.raises(rl.ParameterError, match="trainr"):
+        model().set_params(trainr__max_depth=3)
+    with pytest.raises(rl.ParameterError, match="imputer"):
+        model().set_params(preprocessor__imputer__strategy="mean")
