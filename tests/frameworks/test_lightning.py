@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-lightning = pytest.importorskip("lightning", reason="Lightning is not installed (make test-heavy)")
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-heavy)")
+lightning = pytest.importorskip("lightning", reason="Lightning is not installed (make test-all)")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
 
 import rayline as rl
 from rayline import train

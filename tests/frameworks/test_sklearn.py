@@ -20,7 +20,6 @@ from rayline import train
 from rayline.core import registry
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
-from rayline.frameworks.sklearn import _trusted, trust
 
 ADAPTER = registry.framework("sklearn")
 
@@ -115,15 +114,18 @@ def test_blocks_are_streamed() -> None:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_types_are_trusted_by_the_caller_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_types_are_trusted_by_the_caller_alone(tmp_path: Path) -> None:
     path = tmp_path / "h.rayline"
-    monkeypatch.setattr("rayline.frameworks.sklearn._trusted", set(_trusted))
     result = fit(HistGradientBoostingClassifier(max_iter=5), "code")
     result.inference_pipeline.save(path)
     with pytest.raises(rl.ArtifactError, match="not trusted(.|\n)*TreePredictor"):  # noqa: RUF043
         rl.load(path)
-    trust("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor")
-    assert rl.load(path).predict(numbers()).equals(result.inference_pipeline.predict(numbers()))
+    with pytest.raises(rl.ArtifactError, match="not trusted"):
+        rl.load(path, trusted=["sklearn.ensemble._forest.RandomForestClassifier"])
+    with pytest.raises(rl.ParameterError, match="trusted"):
+        rl.load(path, trust=["everything"])
+    trusted = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
+    assert rl.load(path, trusted=trusted).predict(numbers()).equals(result.inference_pipeline.predict(numbers()))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-heavy)")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
 
 import rayline as rl
 from rayline import train

@@ -211,7 +211,7 @@ class Job:
         The rows of this worker (all rows, when there is one). `test` is None without a test set, and may be empty on
         some workers.
     target
-        Names, task and classes of the target. RLlib-like frameworks that need no data get None for all three.
+        Names, task and classes of the target.
     rank, world_size
         Which of how many workers this is; 0 of 1 in process.
     peers
@@ -266,9 +266,6 @@ class Framework(ABC):
 
     distributed: ClassVar[bool] = False
     """Whether `train` works with world_size > 1."""
-
-    needs_data: ClassVar[bool] = True
-    """False for frameworks that make their own data (reinforcement learning)."""
 
     models: ClassVar[str] = ""
     """The framework whose models it trains, where that is another one (Horovod trains PyTorch's)."""

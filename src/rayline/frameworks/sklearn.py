@@ -18,17 +18,6 @@ from rayline.core.target import Task
 TREE = "sklearn.tree._tree.Tree"
 """Trees are arrays that compiled code follows without looking: skops leaves them to the caller, we look at them first."""
 
-_trusted: set[str] = {TREE}
-
-
-def trust(*types: str) -> None:
-    """Let saved estimators hold objects of these types ("package.module.Class") when they are loaded in this process.
-
-    Those of scikit-learn, NumPy and SciPy are trusted as skops trusts them, and trees are checked. What a file says
-    about itself is no reason to trust it.
-    """
-    _trusted.update(types)
-
 
 class Sklearn(Framework):
     """Any scikit-learn estimator, and whatever follows its conventions. The argument is the estimator; tuned
@@ -79,15 +68,17 @@ class Sklearn(Framework):
     def save(self, model: Any, directory: Path) -> None:
         _skops().dump(model, directory / "model.skops")
 
-    def load(self, directory: Path) -> Any:
+    def load(self, directory: Path, *, trusted: Sequence[str] = ()) -> Any:
+        """`trusted` names the types ("package.module.Class") that a file may hold beyond those of scikit-learn, NumPy
+        and SciPy, which skops trusts, and trees, which are checked: `rayline.load(path, trusted=[…])`."""
         file = directory / "model.skops"
         if not file.is_file():
             raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
         io = _skops()
         try:
-            strange = [name for name in io.get_untrusted_types(file=file) if name not in _trusted]
+            strange = [name for name in io.get_untrusted_types(file=file) if name not in {TREE, *trusted}]
             if not strange:
-                model = io.load(file, trusted=sorted(_trusted))
+                model = io.load(file, trusted=[TREE, *trusted])
                 _check_trees(model)
                 return model
         except Exception as error:  # skops raises whatever the broken part of the file leads to
@@ -95,8 +86,12 @@ class Sklearn(Framework):
         raise ArtifactError(
             "The saved estimator holds types that are not trusted.",
             f"Expected those of scikit-learn, or of the caller's own list; got {strange}.",
-            "if you know them: rayline.frameworks.sklearn.trust(…), before loading.",
+            "if you know them, name them: rayline.load(path, trusted=[…]).",
         )
+
+    def load_options(self, model: Any) -> dict[str, Any]:
+        """Between our own processes an estimator may hold whatever it holds."""
+        return {"trusted": _skops().get_untrusted_types(data=_skops().dumps(model))}
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, BaseEstimator) and hasattr(model, "predict")
