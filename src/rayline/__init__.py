@@ -31,6 +31,7 @@ _NAMES = {
     "InferencePipeline": "rayline.inference.pipeline",
     "Model": "rayline.inference.model",
     "load": "rayline.inference.artifact",
+    "model_card": "rayline.inference.card",
 }
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from rayline.core.stage import ColumnStage, Stage
     from rayline.data.preprocessor import Preprocessor
     from rayline.inference.artifact import load
+    from rayline.inference.card import model_card
     from rayline.inference.model import Model
     from rayline.inference.pipeline import InferencePipeline
 

@@ -1,0 +1,102 @@
+"""MLflow: log a pipeline as a model of MLflow's, and load it through `mlflow.pyfunc` without pickle.
+
+What MLflow stores is Rayline's own artifact, one file, and the name of this module to load it; so `mlflow models serve`,
+model registries and Spark UDFs work, and opening the model runs no code of the file's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rayline.core.errors import MissingExtraError
+from rayline.core.schema import Kind, kind_of
+from rayline.inference.artifact import load
+from rayline.inference.pipeline import InferencePipeline, as_pipeline
+
+try:
+    import mlflow
+    from mlflow.types.schema import ColSpec, DataType, Schema
+except ImportError as error:
+    raise MissingExtraError.of("rayline.mlflow", "mlflow-skinny", "mlflow") from error
+
+FILE = "pipeline.rayline"
+
+
+def log_model(model: Any, name: str = "model", **options: Any) -> Any:
+    """Log a pipeline (or a model, or a framework's own object) to the active run.
+
+    Parameters
+    ----------
+    model
+        What to log.
+    name
+        The name of the model in the run.
+    options
+        Passed to `mlflow.pyfunc.log_model`: registered_model_name, metadata, ….
+
+    Returns
+    -------
+    mlflow.models.model.ModelInfo
+        Its `model_uri` loads it again.
+
+    Examples
+    --------
+    ::
+
+        with mlflow.start_run():
+            info = rayline.mlflow.log_model(result.inference_pipeline, "late")
+        mlflow.pyfunc.load_model(info.model_uri).predict(table)
+    """
+    pipeline = as_pipeline(model)
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        pipeline.save(Path(folder) / FILE)
+        if mlflow.active_run() is not None and pipeline.model.metrics:
+            mlflow.log_metrics(pipeline.model.metrics)
+        return mlflow.pyfunc.log_model(
+            name=name,
+            loader_module="rayline.mlflow",
+            data_path=str(Path(folder) / FILE),
+            signature=signature(pipeline),
+            pip_requirements=options.pop("pip_requirements", ["rayline"]),
+            **options,
+        )
+
+
+def load_model(model_uri: str) -> InferencePipeline:
+    """The pipeline behind a URI of MLflow's, as `rayline.load` gives it."""
+    folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+    return load(next(folder.rglob(FILE)))
+
+
+def signature(pipeline: InferencePipeline) -> Any:
+    """Input and output columns as MLflow writes them; every input may be missing."""
+    inputs = Schema([ColSpec(_type(dtype), name, required=False) for name, dtype in pipeline.input_schema.items()])
+    outputs = Schema([ColSpec(_type(dtype), name) for name, dtype in pipeline.output_schema.items()])
+    return mlflow.models.ModelSignature(inputs=inputs, outputs=outputs)
+
+
+def _type(dtype: pl.DataType) -> DataType:
+    if dtype.is_integer():
+        return DataType.long
+    kinds = {Kind.NUMERIC: DataType.double, Kind.BOOLEAN: DataType.boolean, Kind.DATETIME: DataType.datetime}
+    return kinds.get(kind_of(dtype), DataType.string)
+
+
+class _Predictor:
+    """What `mlflow.pyfunc` asks: a pandas table in, a pandas table out."""
+
+    def __init__(self, pipeline: InferencePipeline) -> None:
+        self.pipeline = pipeline
+
+    def predict(self, table: Any, params: dict[str, Any] | None = None) -> Any:
+        return self.pipeline.predict(table)
+
+
+def _load_pyfunc(path: str) -> _Predictor:
+    """MLflow's entry: `path` is the artifact, or the folder that holds it."""
+    place = Path(path)
+    return _Predictor(load(place / FILE if place.is_dir() else place))
