@@ -371,6 +371,16 @@ class Framework(ABC):
         many. Threads that wait for one another make a short call long as soon as the machine has other work."""
         return model
 
+    def to_onnx(self, model: Any, width: int) -> Any:
+        """The model as an ONNX model with one float32 input of shape (rows, width), scores last among its outputs.
+
+        Raises ParameterError when the framework cannot.
+        """
+        raise ParameterError(
+            f"to_onnx: models of {self.name!r} have no form in ONNX here.",
+            "Expected a framework whose adapter says how.",
+        )
+
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         """How much each feature matters to the model, when it can tell."""
         return None

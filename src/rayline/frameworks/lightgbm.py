@@ -207,6 +207,14 @@ class LightGBM(Framework):
     def best_iteration(self, model: Any) -> int | None:
         return model.best_iteration - 1 if model.best_iteration > 0 else None
 
+    def to_onnx(self, model: Any, width: int) -> Any:
+        try:
+            from onnxmltools import convert_lightgbm
+            from onnxmltools.convert.common.data_types import FloatTensorType
+        except ImportError as error:
+            raise MissingExtraError.of("to_onnx of a LightGBM model", "onnxmltools", "onnx") from error
+        return convert_lightgbm(model, initial_types=[("matrix", FloatTensorType([None, width]))], zipmap=False)
+
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         gains = model.feature_importance("gain")
         return dict(zip(names, map(float, gains), strict=True)) if len(gains) == len(names) else None

@@ -89,6 +89,16 @@ class Sklearn(Framework):
             "if you know them, name them: rayline.load(path, trusted=[…]).",
         )
 
+    def to_onnx(self, model: Any, width: int) -> Any:
+        try:
+            from skl2onnx import convert_sklearn
+            from skl2onnx.common.data_types import FloatTensorType
+        except ImportError as error:
+            raise MissingExtraError.of("to_onnx of an estimator", "skl2onnx", "onnx") from error
+        options = {id(model): {"zipmap": False}} if is_classifier(model) else None
+        types = [("matrix", FloatTensorType([None, width]))]
+        return convert_sklearn(model, initial_types=types, options=options, target_opset=17)
+
     def load_options(self, model: Any) -> dict[str, Any]:
         """Between our own processes an estimator may hold whatever it holds."""
         return {"trusted": _skops().get_untrusted_types(data=_skops().dumps(model))}

@@ -175,6 +175,17 @@ class XGBoost(Framework):
         best = model.attr("best_iteration")
         return None if best is None else int(best)
 
+    def to_onnx(self, model: Any, width: int) -> Any:
+        try:
+            from onnxmltools import convert_xgboost
+            from onnxmltools.convert.common.data_types import FloatTensorType
+        except ImportError as error:
+            raise MissingExtraError.of("to_onnx of an XGBoost model", "onnxmltools", "onnx") from error
+        best = self.best_iteration(model)
+        plain = model.copy() if best is None else model[: best + 1]
+        plain.feature_names = plain.feature_types = None  # the converter knows features by number
+        return convert_xgboost(plain, initial_types=[("matrix", FloatTensorType([None, width]))])
+
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         gains = model.get_score(importance_type="gain")
         own = model.feature_names or [f"f{i}" for i in range(len(names))]

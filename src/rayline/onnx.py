@@ -1,0 +1,252 @@
+"""ONNX: a pipeline, preprocessing included, as one graph that runs wherever ONNX does, without Rayline or Python.
+
+The graph walks the same operations as every other executor. Each input column is a tensor of shape (rows, 1): numbers
+as float64 (missing is NaN), strings as strings (missing is ""), truth values as booleans. The one output, `scores`, is
+what the framework gives: probabilities of the classes in the order of `pipeline.classes`, or values.
+
+Operations and frameworks without a form in ONNX are refused by name. Results agree with the pipeline's to float32
+rounding, not to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.operations import Affine, Clip, Codes, Drop, Fill, MapCodes, OneHot, Operation
+from rayline.core.schema import Kind, kind_of
+from rayline.core.target import Task
+from rayline.inference.pipeline import InferencePipeline, as_pipeline
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as error:
+    raise MissingExtraError.of("rayline.onnx", "onnx", "onnx") from error
+
+
+def to_onnx(model: Any, path: str | Path | None = None) -> Any:
+    """The pipeline (or a model, or a framework's own object) as an ONNX model; written too when `path` is given.
+
+    Raises
+    ------
+    ParameterError
+        When a stage or the framework has no form in ONNX, or a column has a type that ONNX does not know.
+    """
+    pipeline = as_pipeline(model)
+    graph = _Graph()
+    columns = {name: graph.column(name, dtype) for name, dtype in pipeline.input_schema.items()}
+    for operation in [] if pipeline.preprocessor is None else pipeline.preprocessor.operations:
+        _convert(graph, columns, operation)
+    features = [graph.number(columns[name], name) for name in pipeline.model.feature_names]
+    matrix = graph.node("Cast", [graph.node("Concat", features, axis=1)], to=TensorProto.FLOAT)
+    made = graph.finish(matrix, pipeline.model.adapter.to_onnx(pipeline.model.native, len(features)), pipeline)
+    if path is not None:
+        onnx.save(made, str(path))
+    return made
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column on its way through the graph: its tensor, whether it holds strings, and what stands for a missing
+    string from here on."""
+
+    tensor: str
+    is_text: bool = False
+    missing: Any = None
+
+
+@dataclass
+class _Graph:
+    inputs: list[Any] = field(default_factory=list)
+    nodes: list[Any] = field(default_factory=list)
+    constants: list[Any] = field(default_factory=list)
+
+    def column(self, name: str, dtype: pl.DataType) -> _Column:
+        kind = kind_of(dtype)
+        kinds = {
+            Kind.CATEGORY: TensorProto.STRING,
+            Kind.BOOLEAN: TensorProto.BOOL,
+            Kind.NUMERIC: TensorProto.DOUBLE,
+        }
+        if kind not in kinds:
+            raise ParameterError(
+                f"to_onnx: column {name!r} holds {dtype}, which has no form in ONNX.",
+                "Expected numbers, strings and truth values.",
+                "turn it into numbers before the pipeline, or drop it (DropColumns).",
+            )
+        self.inputs.append(helper.make_tensor_value_info(name, kinds[kind], [None, 1]))
+        if kind is Kind.BOOLEAN:
+            return _Column(self.node("Cast", [name], to=TensorProto.DOUBLE))
+        return _Column(name, kind is Kind.CATEGORY)
+
+    def node(self, kind: str, inputs: Sequence[str], *, domain: str = "", **attributes: Any) -> str:
+        output = f"rayline_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def constant(self, value: Any, dtype: Any = np.float64) -> str:
+        name = f"rayline_constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
+        return name
+
+    def number(self, column: _Column, name: str) -> str:
+        if column.is_text:
+            raise ParameterError(
+                f"to_onnx: the model takes the strings of {name!r} as its own categories.",
+                "Expected numbers after preprocessing.",
+                "encode the column with a stage (OneHotEncoder, OrdinalEncoder).",
+            )
+        return column.tensor
+
+    def finish(self, matrix: str, model: Any, pipeline: InferencePipeline) -> Any:
+        """One model of this graph and the framework's, whose one input is the matrix and whose last output counts."""
+        part = model.graph
+        renamed = {value.name: f"model_{value.name}" for value in [*part.initializer, *part.output]}
+        renamed |= {name: f"model_{name}" for node in part.node for name in node.output}
+        renamed |= {part.input[0].name: matrix, "": ""}
+        nodes = []
+        for node in part.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            del copy.input[:], copy.output[:]
+            copy.input.extend(renamed[name] for name in node.input)
+            copy.output.extend(renamed[name] for name in node.output)
+            copy.name = f"model_{len(nodes)}"
+            nodes.append(copy)
+        constants = []
+        for tensor in part.initializer:
+            own = onnx.TensorProto()
+            own.CopyFrom(tensor)
+            own.name = renamed[tensor.name]
+            constants.append(own)
+        last = renamed[part.output[-1].name]
+        scores = helper.make_node("Identity", [last], ["scores"])
+        output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, None])
+        graph = helper.make_graph(
+            [*self.nodes, *nodes, scores], "rayline", self.inputs, [output], [*self.constants, *constants]
+        )
+        versions = {entry.domain: entry.version for entry in model.opset_import} | {"ai.onnx.ml": 3}
+        versions[""] = max(versions.get("", 13), 13)
+        made = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(d, v) for d, v in versions.items()], producer_name="rayline"
+        )
+        made.ir_version = 8
+        classes = pipeline.classes if pipeline.target.task in (Task.BINARY, Task.MULTICLASS) else []
+        about = {"target": ",".join(pipeline.target.columns), "classes": repr(classes)}
+        helper.set_model_props(made, about)
+        onnx.checker.check_model(made)
+        return made
+
+
+def _fill(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    column = columns[operation.column]
+    if column.is_text:  # remembered, until an encoder asks what a missing string is
+        columns[operation.column] = _Column(column.tensor, True, operation.value)
+        return
+    missing = graph.node("IsNaN", [column.tensor])
+    value = graph.constant(float(operation.value))
+    columns[operation.column] = _Column(graph.node("Where", [missing, value, column.tensor]))
+
+
+def _affine(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    tensor = graph.node("Sub", [columns[operation.column].tensor, graph.constant(operation.shift)])
+    tensor = graph.node("Mul", [tensor, graph.constant(1.0 / operation.scale)])
+    columns[operation.column] = _Column(graph.node("Add", [tensor, graph.constant(operation.offset)]))
+
+
+def _clip(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    tensor = columns[operation.column].tensor
+    for kind, bound in (("Max", operation.low), ("Min", operation.high)):
+        if bound is not None:
+            tensor = graph.node(kind, [tensor, graph.constant(bound)])
+    columns[operation.column] = _Column(tensor)
+
+
+def _one_hot(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    codes = _codes(graph, columns[operation.codes.column], operation.codes)
+    del columns[operation.codes.column]
+    for code, name in enumerate(operation.outputs):
+        if name is not None:
+            same = graph.node("Equal", [codes, graph.constant(code, np.int64)])
+            columns[name] = _Column(graph.node("Cast", [same], to=TensorProto.DOUBLE))
+
+
+def _map_codes(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    codes = _codes(graph, columns[operation.codes.column], operation.codes)
+    output = operation.output or operation.codes.column
+    if operation.values is None:
+        columns[output] = _Column(graph.node("Cast", [codes], to=TensorProto.DOUBLE))
+        return
+    values = [np.nan if value is None else float(value) for value in operation.values]
+    tensor = graph.node(
+        "LabelEncoder",
+        [codes],
+        domain="ai.onnx.ml",
+        keys_int64s=list(range(len(values))),
+        values_floats=values,
+        default_float=np.nan,
+    )
+    columns[output] = _Column(graph.node("Cast", [tensor], to=TensorProto.DOUBLE))
+
+
+def _codes(graph: _Graph, column: _Column, codes: Codes) -> str:
+    places = codes.places()
+    missing = places.pop(None, codes.missing)
+    if codes.unknown is None or missing is None:
+        raise ParameterError(
+            f"to_onnx: stage {codes.stage!r} refuses values, and a graph cannot.",
+            "Expected handle_unknown='ignore' and a way with missing values.",
+            "change the stage's parameters.",
+        )
+    if column.is_text:
+        filled = missing if column.missing is None else places.get(column.missing, codes.unknown)
+        keys, values = [*places, ""], [*places.values(), filled]
+        if "" in places:
+            keys, values = list(places), list(places.values())
+        return graph.node(
+            "LabelEncoder",
+            [column.tensor],
+            domain="ai.onnx.ml",
+            keys_strings=[str(key) for key in keys],
+            values_int64s=values,
+            default_int64=codes.unknown,
+        )
+    tensor = graph.constant(codes.unknown, np.int64)
+    for value, code in places.items():
+        same = graph.node("Equal", [column.tensor, graph.constant(float(value))])
+        tensor = graph.node("Where", [same, graph.constant(code, np.int64), tensor])
+    absent = graph.node("IsNaN", [column.tensor])
+    return graph.node("Where", [absent, graph.constant(missing, np.int64), tensor])
+
+
+def _drop(_: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    for name in operation.columns:
+        columns.pop(name, None)  # the graph needs no node for what is not read
+
+
+_FORMS: Mapping[type[Operation], Callable[[_Graph, dict[str, _Column], Any], None]] = {
+    Fill: _fill,
+    Affine: _affine,
+    Clip: _clip,
+    OneHot: _one_hot,
+    MapCodes: _map_codes,
+    Drop: _drop,
+}
+
+
+def _convert(graph: _Graph, columns: dict[str, _Column], operation: Operation) -> None:
+    form = _FORMS.get(type(operation))
+    if form is None:
+        raise ParameterError(
+            f"to_onnx: the operation {type(operation).__name__} has no form in ONNX yet.",
+            f"Expected some of {sorted(kind.__name__ for kind in _FORMS)}.",
+            "leave its stage out, or serve the pipeline with rayline.",
+        )
+    form(graph, columns, operation)

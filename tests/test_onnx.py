@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+for needed in ("onnxmltools", "skl2onnx", "onnxruntime"):
+    pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'rayline[onnx]' onnxruntime)")
+
+import onnxruntime
+
+import rayline as rl
+from rayline import train
+from rayline.onnx import to_onnx
+from rayline.stages import MinMaxScaler, Normalizer, OneHotEncoder, OrdinalEncoder, SimpleImputer, StandardScaler
+from tests import toy
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the converters' own
+
+BINARY = toy.table().with_columns(kind=pl.when(pl.col("size") > 2).then(pl.lit("big")))
+MANY = BINARY.with_columns(late=pl.col("late") + pl.when(pl.col("size") == 1).then(pl.lit("?")).otherwise(pl.lit("")))
+NUMBER = BINARY.with_columns(late=pl.col("size") * 1.5 + pl.col("age").fill_null(0))
+
+
+def preprocessor() -> rl.Preprocessor:
+    return rl.Preprocessor(
+        [
+            ("impute", SimpleImputer(strategy="median")),
+            ("mode", SimpleImputer(["kind"], strategy="most_frequent")),
+            ("scale", StandardScaler(["age"])),
+            ("range", MinMaxScaler(["size"], clip=True)),
+            ("codes", OrdinalEncoder(["kind"])),
+            ("onehot", OneHotEncoder(["city"])),
+        ]
+    )
+
+
+def scores(model: Any, table: pl.DataFrame) -> Any:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feed: dict[str, Any] = {}
+    for column in session.get_inputs():
+        values = table[column.name]
+        filled = values.fill_null("") if values.dtype == pl.String else values.cast(pl.Float64).fill_null(float("nan"))
+        feed[column.name] = filled.to_numpy().astype(object if values.dtype == pl.String else float).reshape(-1, 1)
+    return np.asarray(session.run(["scores"], feed)[0])
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        train.XGBoostTrainer({"nthread": 1}, num_boost_round=8),
+        train.LightGBMTrainer({"min_data_in_leaf": 2, "num_threads": 1}, num_boost_round=8),
+    ],
+    ids=["xgboost", "lightgbm"],
+)
+@pytest.mark.parametrize("table", [BINARY, MANY, NUMBER], ids=["binary", "multiclass", "regression"])
+def test_a_graph_gives_the_pipelines_scores(trainer: Any, table: pl.DataFrame, tmp_path: Path) -> None:
+    result = trainer.replace({}).fit(preprocessor(), table, target_columns="late", verbose=False)
+    pipeline = result.inference_pipeline
+    unseen = table.with_columns(city=pl.lit("Atlantis"), age=pl.lit(99.0))
+    for rows in (table, unseen):
+        got = scores(to_onnx(pipeline, tmp_path / "m.onnx"), rows)
+        wanted = pipeline.predict_proba(rows) if pipeline.classes else pipeline.predict(rows)
+        assert np.allclose(got.reshape(wanted.shape), wanted.to_numpy(), atol=1e-5)
+    assert (tmp_path / "m.onnx").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("estimator", "table"), [(LogisticRegression(), BINARY), (Ridge(), NUMBER)])
+def test_estimators(estimator: Any, table: pl.DataFrame) -> None:
+    pipeline = (
+        train.SklearnTrainer(estimator)
+        .fit(preprocessor(), table, target_columns="late", verbose=False)
+        .inference_pipeline
+    )
+    wanted = pipeline.predict_proba(table) if pipeline.classes else pipeline.predict(table)
+    assert np.allclose(scores(to_onnx(pipeline), table).reshape(wanted.shape), wanted.to_numpy(), atol=1e-4)
+
+
+def test_early_stopping_is_kept() -> None:
+    params = {"nthread": 1, "eval_metric": "logloss"}
+    trainer = train.XGBoostTrainer(params, num_boost_round=60, early_stopping_rounds=2)
+    pipeline = trainer.fit(
+        preprocessor(), BINARY, BINARY.reverse().head(9), target_columns="late", verbose=False
+    ).inference_pipeline
+    assert np.allclose(scores(to_onnx(pipeline), BINARY), pipeline.predict_proba(BINARY).to_numpy(), atol=1e-5)
+
+
+def test_what_has_no_form_is_refused_by_name() -> None:
+    with pytest.raises(rl.ParameterError, match="'least-squares' have no form"):
+        to_onnx(toy.pipeline())
+    trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=2)
+    strict = rl.Preprocessor(
+        [("onehot", OneHotEncoder(["city"], handle_unknown="error")), ("kind", OneHotEncoder(["kind"]))]
+    )
+    refused = trainer.fit(strict, BINARY, target_columns="late", verbose=False).inference_pipeline
+    with pytest.raises(rl.ParameterError, match="'onehot' refuses"):
+        to_onnx(refused)
+    odd = rl.Preprocessor([("unit", Normalizer(["age", "size"])), ("onehot", OneHotEncoder())])
+    strange = trainer.fit(odd, BINARY, target_columns="late", verbose=False).inference_pipeline
+    with pytest.raises(rl.ParameterError, match="no form in ONNX"):
+        to_onnx(strange)
