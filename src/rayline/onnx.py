@@ -111,7 +111,7 @@ class _Graph:
         renamed = {value.name: f"model_{value.name}" for value in [*part.initializer, *part.output]}
         renamed |= {name: f"model_{name}" for node in part.node for name in node.output}
         renamed |= {part.input[0].name: matrix, "": ""}
-        nodes = []
+        nodes: list[Any] = []
         for node in part.node:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)

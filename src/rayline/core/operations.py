@@ -41,6 +41,10 @@ class Operation(ABC):
         """The table after this operation. Only operations that remove columns or rows override it."""
         return table.with_columns(self.expressions(table.collect_schema()))
 
+    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+        """The columns and types after this operation. What is costly to plan overrides it."""
+        return dict(self.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
+
     def push(self, statistic: Statistic) -> Statistic:
         """The statistic of the changed column from that of the column before; needs `algebra`."""
         raise NotImplementedError
@@ -266,6 +270,10 @@ class OneHot(Operation):
             .drop(temporary)
         )
 
+    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+        kept = {name: dtype for name, dtype in schema.items() if name != self.codes.column}
+        return kept | {name: pl.UInt8() for name in self.outputs if name is not None}
+
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, lookup, outputs = self.codes.column, self.codes.lookup(), list(self.outputs)
         zeros = {name: 0 for name in outputs if name is not None}
@@ -305,6 +313,9 @@ class MapCodes(Operation):
                 values = pl.Series(self.values, dtype=self.dtype)
                 result = code.replace_strict(range(len(values)), values, default=None, return_dtype=self.dtype)
         return [result.alias(self.output or self.codes.column)]
+
+    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+        return {**schema, self.output or self.codes.column: self.dtype}
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, output, lookup = self.codes.column, self.output or self.codes.column, self.codes.lookup()
@@ -357,7 +368,7 @@ def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFr
     for operation in operations:
         if not fuse or type(operation).apply is not Operation.apply:
             table, step = operation.apply(table.with_columns(**step) if step else table), {}
-            schema = dict(table.collect_schema()) if not fuse else _after(operation, schema)
+            schema = dict(table.collect_schema()) if not fuse else operation.schema_after(schema)
             continue
         expressions = operation.expressions(schema)
         reads = {name for expression in expressions for name in expression.meta.root_names()}
@@ -369,8 +380,12 @@ def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFr
     return table.with_columns(**step) if step else table
 
 
-def _after(operation: Operation, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-    return dict(operation.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
+def schema_after(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The columns and types after all the operations."""
+    after = dict(schema)
+    for operation in operations:
+        after = operation.schema_after(after)
+    return after
 
 
 def row_function(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> RowFunction | None:
@@ -381,7 +396,7 @@ def row_function(operations: Sequence[Operation], schema: Mapping[str, pl.DataTy
         if function is None:
             return None
         functions.append(function)
-        schema = _after(operation, schema)
+        schema = operation.schema_after(schema)
 
     def run(row: Row) -> None:
         for function in functions:

@@ -20,7 +20,7 @@ import polars as pl
 
 from rayline.core.engine import Answers, Scan, Scanner
 from rayline.core.errors import DataError, RaylineError, SchemaError
-from rayline.core.operations import Operation, apply_all
+from rayline.core.operations import Operation, schema_after
 from rayline.core.stage import Stage, View, text_request
 from rayline.core.statistics import Request, RowCount, Statistic
 from rayline.data import conform
@@ -32,11 +32,11 @@ Ask = Callable[[View], Sequence[Request]]
 
 
 class Lineage(NamedTuple):
-    """Where a column of the current table can be looked at: `source` in the table behind `prefix`, followed by
-    `steps` (an operation, or its class while the stage is not fitted yet). No prefix at all means: not yet."""
+    """Where a column of the current table can be looked at: `source` in the table that the first `prefix` stages leave,
+    followed by `steps` (an operation, or its class while the stage is not fitted yet). No prefix means: not yet."""
 
     source: str
-    prefix: str | None = ""
+    prefix: int | None = 0
     steps: tuple[Operation | type[Operation], ...] = ()
 
 
@@ -57,12 +57,13 @@ class Walk:
     final: Answers = field(default_factory=dict)
     complete: bool = False
     output: pl.Schema = field(default_factory=pl.Schema)
+    _operations: list[list[Operation]] = field(default_factory=lambda: [[]])  # those of the first 0, 1, 2, … stages
+    _digests: dict[int, str] = field(default_factory=dict)
 
     def run(self, ask: Ask | None) -> None:
         table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
         lineage = {name: Lineage(name) for name in self.schema}
-        operations: list[Operation] = []
-        prefix: str | None = ""
+        prefix: int | None = 0
         certain = True  # whether the columns of the table are all known
         for path, leaf in self.leaves:
             where = f"Preprocessor.fit: stage {path!r}"
@@ -75,7 +76,7 @@ class Walk:
                     raise
                 return  # it may name a column that an earlier stage has yet to make
             view = View(tuple(columns), table, tuple(self.targets))
-            answers = self._answers(leaf.requests(view), lineage, operations, prefix)
+            answers = self._answers(leaf.requests(view), lineage, prefix)
             if answers is None or not certain or prefix is None:
                 prefix, certain = None, certain and (leaf.becomes is not None or leaf.keeps)
                 for column in columns:
@@ -89,11 +90,12 @@ class Walk:
             done = leaf.fitted(learned)
             self.fitted.append(done)
             new = done.lower(path)
-            after = apply_all(new, pl.LazyFrame(schema=table)).collect_schema()
-            operations = [*operations, *done.lower_training(path)]
+            after = pl.Schema(schema_after(new, table))
+            training = new if type(done).lower_training is Stage.lower_training else done.lower_training(path)
+            self._operations.append([*self._operations[-1], *training])
             changed = {name for name in after if name not in table or name in columns}
             steps = {operation.column: operation for operation in new if leaf.becomes} if leaf.becomes else {}  # type: ignore[attr-defined]
-            prefix = self._prefix(operations)
+            prefix = len(self._operations) - 1
             moved = {name: Lineage(name, prefix) for name in after} if leaf.changes_rows else {}
             for name in after:
                 if name in moved:
@@ -106,11 +108,11 @@ class Walk:
         if len(self.fitted) == len(self.leaves):
             self.output = table
             wanted = ask(self._output_view(table, lineage)) if ask else []
-            answers = self._answers(wanted, lineage, operations, prefix)
+            answers = self._answers(wanted, lineage, prefix)
             if answers is not None and not self.missing:
                 self.final, self.complete = answers, True
         elif ask:
-            self._answers(ask(self._output_view(table, lineage)), lineage, operations, None)
+            self._answers(ask(self._output_view(table, lineage)), lineage, None)
 
     def _output_view(self, table: pl.Schema, lineage: Mapping[str, Lineage]) -> View:
         untouched = tuple(name for name in table if lineage[name] == Lineage(name))
@@ -120,7 +122,7 @@ class Walk:
         # Free text shows only in the data. Suppose categories at first; when the scan says otherwise, walk again.
         if lineage.prefix is None:
             return False
-        request = text_request(lineage.source)._replace(prefix=lineage.prefix)
+        request = text_request(lineage.source)._replace(prefix=self._digest(lineage.prefix))
         answer = self.known.get(request)
         if answer is None:
             self.missing[request] = None
@@ -131,8 +133,7 @@ class Walk:
         self,
         requests: Sequence[Request],
         lineage: Mapping[str, Lineage],
-        operations: Sequence[Operation],
-        prefix: str | None,
+        prefix: int | None,
     ) -> Answers | None:
         """The answers, or None while some are missing (they are noted) or cannot be asked yet."""
         answers: Answers = {}
@@ -140,8 +141,6 @@ class Walk:
             base, steps = self._resolve(request, lineage, prefix)
             if base is None:
                 continue
-            if base.prefix:
-                self.prefixes.setdefault(base.prefix, list(operations))
             if base not in self.known:
                 self.missing[base] = None
             elif all(isinstance(step, Operation) for step in steps):
@@ -152,25 +151,32 @@ class Walk:
         return answers if len(answers) == len(set(requests)) else None
 
     def _resolve(
-        self, request: Request, lineage: Mapping[str, Lineage], prefix: str | None
+        self, request: Request, lineage: Mapping[str, Lineage], prefix: int | None
     ) -> tuple[Request | None, tuple[Operation | type[Operation], ...]]:
         places = [lineage[column] for column in request.columns]
         if len(places) == 1:
             steps = places[0].steps
             kinds = [type(step) if isinstance(step, Operation) else step for step in steps]
             if places[0].prefix is not None and all(kind.pushes(request.statistic) for kind in kinds):
-                return request._replace(columns=(places[0].source,), prefix=places[0].prefix), steps
+                return request._replace(columns=(places[0].source,), prefix=self._digest(places[0].prefix)), steps
         elif (
             all(place.prefix == places[0].prefix and not place.steps for place in places)
             and places[0].prefix is not None
         ):
-            return request._replace(columns=tuple(place.source for place in places), prefix=places[0].prefix), ()
-        return (None, ()) if prefix is None else (request._replace(prefix=prefix), ())
+            return request._replace(
+                columns=tuple(place.source for place in places), prefix=self._digest(places[0].prefix)
+            ), ()
+        return (None, ()) if prefix is None else (request._replace(prefix=self._digest(prefix)), ())
 
-    def _prefix(self, operations: Sequence[Operation]) -> str:
-        digest = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
-        self.prefixes[digest] = list(operations)
-        return digest
+    def _digest(self, prefix: int) -> str:
+        """What a request says of the table behind the first stages: the same for the same operations in any walk."""
+        if not prefix:
+            return ""
+        if prefix not in self._digests:
+            operations = self._operations[prefix]
+            self._digests[prefix] = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
+            self.prefixes[self._digests[prefix]] = operations
+        return self._digests[prefix]
 
 
 @dataclass(frozen=True)
@@ -218,11 +224,9 @@ def fit(
             if scans or answers:
                 _refuse_empty(answers, where)
             raise
+        if walk.complete:
+            return finished(walk, answers, scans)
         missing = list(walk.missing)
-        if walk.complete and not missing:
-            _refuse_empty(answers, where)
-            rows = answers.get(ROWS)
-            return Fit(walk.fitted, walk.final, getattr(rows, "count", -1), scans, walk.output, answers)
         if not missing:
             raise RaylineError(
                 f"{where}: the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
@@ -234,6 +238,12 @@ def fit(
         answers |= scanned[0]
         scans += 1
         _refuse_empty(answers, where)
+
+
+def finished(walk: Walk, answers: Mapping[Request, Statistic], scans: int) -> Fit:
+    """What a complete walk has found. Raises DataError when there were no rows."""
+    _refuse_empty(answers, walk.where)
+    return Fit(walk.fitted, walk.final, getattr(answers.get(ROWS), "count", -1), scans, walk.output, dict(answers))
 
 
 def _refuse_empty(answers: Mapping[Request, Statistic], where: str) -> None:

@@ -115,8 +115,10 @@ class FoldFitter:
             # in the last bit of a sum.
             new = [request for request in self._asked if request not in known]
             known |= merge_answers([{r: cell[r] for r in new} for cell in chosen])
-        # What is still missing is asked of the slice itself; nothing is read when there is nothing missing.
-        rows = self._engine.map(self._data, Slice(self._cells, self.folds[fold].train)) if walk.missing else self._data
+        if walk.complete:
+            return dataclasses.replace(fitting.finished(walk, known, 0), scans=self.scans)
+        # What is still missing is asked of the slice itself.
+        rows = self._engine.map(self._data, Slice(self._cells, self.folds[fold].train))
         fit = fitting.fit(
             self._engine,
             rows,
