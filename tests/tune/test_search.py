@@ -12,7 +12,8 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
 from rayline.tune import grid_search, uniform
-from rayline.tune.search import SCORE, Rounds, scheduler, searcher
+from rayline.tune.race import SCORE, Race
+from rayline.tune.search import Rounds, scheduler, searcher
 
 
 class Counting(Searcher):
@@ -46,6 +47,15 @@ def test_rounds_hear_in_the_order_of_the_suggestions(order: tuple[str, ...]) -> 
     assert rounds.suggest("d") == {"x": 4}
 
 
+def test_a_trial_that_is_stopped_while_it_waits_is_heard_of() -> None:
+    inner = Counting()
+    rounds = Rounds(inner, 1)
+    rounds.suggest("a")
+    rounds.on_trial_result("a", {SCORE: 2.0})
+    rounds.on_trial_complete("a")
+    assert inner.heard == [("a", 2.0, False)]
+
+
 def test_searchers() -> None:
     space = {"x": uniform(0.0, 1.0)}
     options: dict[str, Any] = {"seed": 0, "max_concurrent": 2, "mode": "min"}
@@ -67,7 +77,7 @@ def test_searchers() -> None:
 
 def test_schedulers() -> None:
     assert isinstance(scheduler(None, n_folds=1), FIFOScheduler)
-    assert isinstance(scheduler("asha", n_folds=5), AsyncHyperBandScheduler)
+    assert isinstance(scheduler("asha", n_folds=5), Race)
     own = AsyncHyperBandScheduler(max_t=3)
     assert scheduler(own, n_folds=5) is own
     for wrong, n_folds, message in (

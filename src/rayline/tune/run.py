@@ -27,7 +27,7 @@ from rayline.tune.evaluate import WHERE
 from rayline.tune.journal import Journal
 from rayline.tune.prepare import Prepared, prepare, whole
 from rayline.tune.record import FoldScore, Status, Trial, best
-from rayline.tune.search import SCORE
+from rayline.tune.race import SCORE
 from rayline.tune.trial import BOX, FoldTrial, told
 
 DEATHS = 3
@@ -77,8 +77,9 @@ def run(
     num_samples
         The number of configurations; a grid is run so many times.
     seed
-        The same seed gives the same configurations and scores, however many trials run at a time; None for another
-        search each time. Schedulers compare trials that run at the same time, so what they stop may differ.
+        The same seed gives the same configurations and scores, and stops the same trials, however many run at a time
+        (a scheduler of Ray's own compares those that run at the same time, so what it stops may differ); None for
+        another search each time.
     max_concurrent
         Trials at a time; as many as the cluster has CPUs for when omitted.
     time_budget_s
@@ -86,8 +87,8 @@ def run(
     search
         None for random and grid search, "optuna", or a searcher of `ray.tune.search`.
     scheduler
-        None to run every fold of every trial; "asha", "hyperband", "median", or a scheduler of `ray.tune.schedulers`
-        to stop bad trials after a fold or two.
+        None to run every fold of every trial; "asha", "hyperband" or "median" to stop bad trials after a fold or two
+        (see `rayline.tune.race`); or a scheduler of `ray.tune.schedulers`.
     name
         Keeps the score of every fold under this name in the user's cache directory (RAYLINE_CACHE).
     resume

@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
     FIFOScheduler,
-    HyperBandScheduler,
-    MedianStoppingRule,
     PopulationBasedTraining,
     TrialScheduler,
 )
@@ -19,16 +16,15 @@ from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
-from rayline.tune import space
-
-SCORE = "score"
-"""The name under which a trial reports its running mean to Ray."""
+from rayline.tune import race, space
+from rayline.tune.race import SCORE, Race
 
 ROUND = 4
 """Suggestions that a searcher makes before it hears of their results (see `Rounds`)."""
 
 SEARCHERS = ("random", "optuna")
-SCHEDULERS = ("fifo", "asha", "hyperband", "median")
+RACES = {"asha": race.asha, "hyperband": race.hyperband, "median": race.median}
+SCHEDULERS = ("fifo", *RACES)
 
 
 class Rounds(Searcher):
@@ -49,6 +45,7 @@ class Rounds(Searcher):
         super().__init__(metric=inner.metric, mode=inner.mode)
         self._inner, self._size = inner, size
         self._asked: list[str] = []
+        self._last: dict[str, dict[str, Any]] = {}
         self._heard: dict[str, tuple[dict[str, Any] | None, bool]] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -64,9 +61,13 @@ class Rounds(Searcher):
         return found  # type: ignore[no-any-return]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Intermediate results are not passed on: they come in no order."""
+        """Intermediate results are not passed on, as they come in no order; the last one is that of a trial which is
+        stopped while it waits."""
+        self._last[trial_id] = result
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        last = self._last.pop(trial_id, None)
+        result = last if result is None and not error else result
         self._heard[trial_id] = (result, error or result is None or not math.isfinite(result.get(SCORE, math.nan)))
         if all(asked in self._heard for asked in self._asked) and len(self._asked) >= self._size:
             for asked in self._asked:
@@ -142,7 +143,8 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
     Parameters
     ----------
     name
-        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median", or a scheduler of Ray's own.
+        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median" (see `rayline.tune.race`), or a
+        scheduler of Ray's own.
 
     Raises
     ------
@@ -160,11 +162,7 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
                 "Expected cv of at least 2; a trial on a test set is one training.",
                 "use cv=…, or leave the scheduler out.",
             )
-        if name == "asha":
-            return AsyncHyperBandScheduler(grace_period=1, max_t=n_folds, reduction_factor=2)
-        if name == "hyperband":
-            return HyperBandScheduler(max_t=n_folds, reduction_factor=2)
-        return MedianStoppingRule("training_iteration", grace_period=1, min_samples_required=3, min_time_slice=n_folds)
+        return Race(RACES[name](n_folds))
     if isinstance(name, PopulationBasedTraining):
         raise ParameterError(
             "tune.run: population based training changes the parameters in the middle of a trial.",

@@ -16,7 +16,7 @@ from rayline.core.errors import RaylineError
 from rayline.tune import record, space
 from rayline.tune.evaluate import Evaluator, Problem
 from rayline.tune.record import FoldScore
-from rayline.tune.search import SCORE
+from rayline.tune.race import FOLDS, SCORE
 
 BOX = "rayline"
 """The key of a result under which a trial hands over what is not for Ray; the driver empties it."""
@@ -69,7 +69,7 @@ class FoldTrial(tune.Trainable):
             mean = math.copysign(WORST, -1.0 if self._mode == "max" else 1.0)
             box["error"] = told(error)
         done = "error" in box or len(self._scores) == n_folds
-        return {SCORE: mean, "folds": len(self._scores), "done": done, BOX: [box], "process": os.getpid()}
+        return {SCORE: mean, FOLDS: len(self._scores), "done": done, BOX: [box], "process": os.getpid()}
 
     def _reused(self, fold: int) -> FoldScore | None:
         """The score of this fold, when an earlier run had it."""
