@@ -26,8 +26,8 @@ from rayline.tune.analysis import Analysis
 from rayline.tune.evaluate import WHERE
 from rayline.tune.journal import Journal
 from rayline.tune.prepare import Prepared, prepare, whole
-from rayline.tune.record import FoldScore, Status, Trial, best
 from rayline.tune.race import SCORE
+from rayline.tune.record import FoldScore, Status, Trial, best
 from rayline.tune.trial import BOX, FoldTrial, told
 
 DEATHS = 3

@@ -15,8 +15,8 @@ from ray import tune
 from rayline.core.errors import RaylineError
 from rayline.tune import record, space
 from rayline.tune.evaluate import Evaluator, Problem
-from rayline.tune.record import FoldScore
 from rayline.tune.race import FOLDS, SCORE
+from rayline.tune.record import FoldScore
 
 BOX = "rayline"
 """The key of a result under which a trial hands over what is not for Ray; the driver empties it."""
