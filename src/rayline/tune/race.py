@@ -99,8 +99,8 @@ class Race(TrialScheduler):
         goes_on = self._goes_on(number, folds)
         if goes_on is None:
             self._waiting[number] = folds
-            return TrialScheduler.PAUSE
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+            return str(TrialScheduler.PAUSE)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._end(trial)
