@@ -351,3 +351,6 @@ class Assign(Operation):
             row.update([(name, make(row)) for name, make in makers])
 
         return assign
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {name: tuple(columns_of(formula)) for name, formula in self.formulas.items()}

@@ -41,6 +41,24 @@ class Operation(ABC):
         """The table after this operation. Only operations that remove columns or rows override it."""
         return table.with_columns(self.expressions(table.collect_schema()))
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        """The columns that this makes or changes, each with the columns that its values come from, in order."""
+        made = self.expressions(schema)
+        return {e.meta.output_name(): tuple(dict.fromkeys(e.meta.root_names())) for e in made}
+
+    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
+        """The names of the elements of the vectors that this makes, in their order, where they have names."""
+        return {}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        """The operations that lead back to a table which had this schema; None when there is no way back.
+
+        What does nothing but add columns is undone by dropping them.
+        """
+        made, after = self.sources(schema), self.schema_after(schema)
+        adds = not any(name in schema for name in made) and all(name in after for name in schema)
+        return [Drop(list(made))] if adds else None
+
     def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
         """The columns and types after this operation. What is costly to plan overrides it."""
         return dict(self.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
@@ -87,6 +105,12 @@ class Fill(Operation):
 
         return fill
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was filled stays filled
+
     def push(self, statistic: Statistic) -> Statistic:
         return cast(Statistic, cast(Any, statistic).filled(self.value))
 
@@ -120,6 +144,12 @@ class Affine(Operation):
 
         return affine
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [Affine(self.column, self.offset, 1.0 / self.scale, self.shift)]
+
     def push(self, statistic: Statistic) -> Statistic:
         return cast(Statistic, cast(Any, statistic).affine(self.shift, self.scale, self.offset))
 
@@ -146,6 +176,12 @@ class Clip(Operation):
                 row[column] = high if high is not None and x > high else x
 
         return clip
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was clipped stays clipped
 
 
 @dataclass(frozen=True)
@@ -236,6 +272,10 @@ class _Refuse:
         return codes
 
 
+def _plain(dtype: pl.DataType) -> pl.DataType:
+    return pl.String() if dtype in (pl.Categorical, pl.Enum) else dtype
+
+
 def _series(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
     """Categories as a series that a column of this type can be compared with."""
     try:
@@ -287,6 +327,20 @@ class OneHot(Operation):
 
         return one_hot
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {name: (self.codes.column,) for name in self.outputs if name is not None}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        by_code: dict[int, list[Any]] = {}
+        for category, code in self.codes.places().items():
+            by_code.setdefault(code, []).append(category)
+        # Several categories in one column cannot be told apart; the one without a column is where all others are 0.
+        alone = [categories[0] if len(categories) == 1 else None for _, categories in sorted(by_code.items())]
+        named = {name: value for name, value in zip(self.outputs, alone, strict=True) if name is not None}
+        rest = next((value for name, value in zip(self.outputs, alone, strict=True) if name is None), None)
+        column = self.codes.column
+        return [Choose(column, list(named), list(named.values()), rest, _plain(schema[column]))]
+
 
 @dataclass(frozen=True)
 class MapCodes(Operation):
@@ -332,6 +386,78 @@ class MapCodes(Operation):
 
         return map_codes
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output or self.codes.column: (self.codes.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        column, places = self.codes.column, self.codes.places()
+        given = [code if self.values is None else self.values[code] for code in places.values()]
+        if self.output not in (None, column) or given != list(places.values()):
+            return None  # the numbers are no places: two categories may share one
+        return [Look(column, [float(code) for code in places.values()], list(places), _plain(schema[column]))]
+
+
+@dataclass(frozen=True)
+class Choose(Operation):
+    """The way back from 0/1 columns: the value of the largest one, or `rest` where all are 0; missing where one is."""
+
+    output: str
+    columns: Sequence[str]
+    values: Sequence[Any]
+    rest: Any
+    dtype: pl.DataType
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # two steps, see apply
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        temporary = f"{self.output}\x00chosen"
+        made = pl.lit(len(self.values), dtype=pl.Int32)
+        largest: pl.Expr = pl.lit(0.0)
+        known = pl.lit(True)
+        for i, name in enumerate(self.columns):  # of equal ones the first
+            x = col(name).cast(pl.Float64)
+            made = pl.when(x > largest).then(pl.lit(i, dtype=pl.Int32)).otherwise(made)
+            largest = pl.max_horizontal(largest, x)
+            known = known & x.is_not_null()
+        values = pl.lit(pl.Series([*self.values, self.rest], dtype=self.dtype))
+        code = pl.when(known).then(made)
+        table = table.with_columns(code.alias(temporary)).drop(cs.by_name(*self.columns))
+        return table.with_columns(values.gather(col(temporary)).alias(self.output)).drop(temporary)
+
+    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+        kept = {name: dtype for name, dtype in schema.items() if name not in self.columns}
+        return kept | {self.output: self.dtype}
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: tuple(self.columns)}
+
+
+@dataclass(frozen=True)
+class Look(Operation):
+    """Each number becomes the value that stands beside it, of the type `dtype`; a number that does not is missing."""
+
+    column: str
+    numbers: Sequence[float]
+    values: Sequence[Any]
+    dtype: pl.DataType
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        x = col(self.column).cast(pl.Float64)
+        numbers, values = pl.Series(self.numbers, dtype=pl.Float64), pl.Series(self.values, dtype=self.dtype)
+        return [x.replace_strict(numbers, values, default=None, return_dtype=self.dtype)]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, known = self.column, dict(zip(self.numbers, self.values, strict=True))
+
+        def look(row: Row) -> None:
+            row[column] = known.get(row[column])
+
+        return look
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
 
 @dataclass(frozen=True)
 class Drop(Operation):
@@ -353,6 +479,29 @@ class Drop(Operation):
                 row.pop(column, None)
 
         return drop
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [Blank({name: schema[name] for name in self.columns if name in schema})]
+
+
+@dataclass(frozen=True)
+class Blank(Operation):
+    """Columns of these types without a value: the way back from columns that went away."""
+
+    columns: Mapping[str, pl.DataType]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [pl.lit(None, dtype=dtype).alias(name) for name, dtype in self.columns.items()]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        nothing = dict.fromkeys(self.columns)
+        return lambda row: row.update(nothing)
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.columns, ())
 
 
 def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFrame:

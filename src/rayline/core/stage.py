@@ -124,6 +124,9 @@ class Stage(ABC, metaclass=_StageMeta):
     needs_columns: ClassVar[bool] = False
     """Whether `columns=None` is refused."""
 
+    loses: ClassVar[str] = ""
+    """What the way back (`invert`) cannot bring back, in words; empty when it brings back every value."""
+
     columns: Columns = None
     learned: Mapping[str, Any] | None = field(default=None, init=False, repr=False, kw_only=True)
 
@@ -201,6 +204,21 @@ class Stage(ABC, metaclass=_StageMeta):
     @abstractmethod
     def lower(self, where: str) -> list[Operation]:
         """The operations that the fitted stage becomes; `where` is its name, for errors."""
+
+    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        """The operations that lead back from the fitted stage's outputs to a table that had this schema before it; None
+        when there is no way back.
+
+        They follow from the operations of `lower` where each of these has an inverse.
+        """
+        back: list[Operation] = []
+        for operation in self.lower(where):
+            undo = operation.inverse(schema)
+            if undo is None:
+                return None
+            back = [*undo, *back]
+            schema = operation.schema_after(schema)
+        return back
 
     def lower_training(self, where: str) -> list[Operation]:
         """The operations on the training rows themselves, where they differ (cross-fitted codes, resampling)."""

@@ -64,7 +64,8 @@ class Walk:
         table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
         lineage = {name: Lineage(name) for name in self.schema}
         prefix: int | None = 0
-        certain = True  # whether the columns of the table are all known
+        certain = True  # whether the columns of the table are known
+        growing = False  # whether more will come beside them
         for path, leaf in self.leaves:
             where = f"Preprocessor.fit: stage {path!r}"
             try:
@@ -72,13 +73,14 @@ class Walk:
                     table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c])
                 )
             except SchemaError:
-                if certain:
+                if certain and not growing:
                     raise
                 return  # it may name a column that an earlier stage has yet to make
             view = View(tuple(columns), table, tuple(self.targets))
             answers = self._answers(leaf.requests(view), lineage, prefix)
             if answers is None or not certain or prefix is None:
                 prefix, certain = None, certain and (leaf.becomes is not None or leaf.keeps)
+                growing = growing or leaf.keeps
                 for column in columns:
                     before = lineage[column]
                     if leaf.becomes is not None:

@@ -16,7 +16,7 @@ from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
 from rayline.core.target import Target
-from rayline.data import conform, fitting
+from rayline.data import backward, conform, fitting, lineage
 from rayline.data.folds import FoldFitter
 from rayline.data.splitters import splitter
 
@@ -324,6 +324,37 @@ class Preprocessor:
     def _training_operations(self) -> list[Operation]:
         return [operation for path, leaf in self.leaves for operation in leaf.lower_training(path)]
 
+    def inverse_transform(self, data: Any) -> Any:
+        """A transformed table as it was before, in the type that was given: the inverses of the stages, last one first.
+
+        What a stage has lost does not come back (`Stage.loses`): a filled value stays filled, a bin gives its middle, a
+        removed column comes without values. Numbers come back as Float64. Other columns pass through untouched.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ParameterError
+            When a stage has no inverse; the error names it.
+        SchemaError
+            When a column that `transform` gives is missing or has another type.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.train import Preprocessor
+        >>> from rayline.stages import OneHotEncoder, StandardScaler
+        >>> table = pl.DataFrame({"x": [1.0, 3.0], "c": ["a", "b"]})
+        >>> p = Preprocessor([("scale", StandardScaler()), ("onehot", OneHotEncoder())]).fit(table)
+        >>> p.inverse_transform(p.transform(table)).rows()
+        [(1.0, 'a'), (3.0, 'b')]
+        """
+        where = "Preprocessor.inverse_transform"
+        self._require_fitted(where)
+        check = conform.Conform(self.output_schema, where)
+        back = backward.Backward(check, backward.inverse(self.leaves, self.input_schema, where), list(self.input_schema))
+        return registry.engine_for(data).map(data, back)
+
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
         """The transformation as a function of a LazyFrame; it can be sent to workers."""
         operations = self._training_operations if training else self.operations
@@ -357,6 +388,29 @@ class Preprocessor:
         self._require_fitted("Preprocessor.output_schema")
         assert self._output is not None
         return self._output
+
+    @property
+    def lineage(self) -> dict[str, tuple[str, ...]]:
+        """For each column that `transform` gives the columns that its values come from, in order.
+
+        Read off the stages' operations, not off data. What was learned of other rows (a mean, a target) is no source.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.train import Preprocessor
+        >>> from rayline.stages import OneHotEncoder, Ratio
+        >>> table = pl.DataFrame({"miles": [10.0, 4.0], "hours": [2.0, 1.0], "c": ["a", "b"]})
+        >>> p = Preprocessor([("speed", Ratio(["miles"], per="hours")), ("onehot", OneHotEncoder())]).fit(table)
+        >>> p.lineage["miles_per_hours"], p.lineage["c_a"]
+        (('miles', 'hours'), ('c',))
+        """
+        return lineage.lineage(self.operations, self.input_schema)
+
+    @property
+    def feature_names_out(self) -> list[str]:
+        """The names of all features that `transform` gives: for a vector column those of its elements."""
+        return lineage.names_out(self.operations, self.input_schema)
 
     @property
     def target_columns(self) -> list[str]:

@@ -94,6 +94,8 @@ class RareCategories(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
 
+    loses: ClassVar = "which of the lumped categories it was"
+
     min_frequency: float = param(0.01, _FREQUENCY)
     name: str = param("other", a_string())
 
@@ -130,6 +132,12 @@ class Lump(Operation):
                 row[column] = other
 
         return lump
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was lumped stays lumped
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,28 @@ class ToEnum(Operation):
                 row[column] = None
 
         return restrict
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [ToText(self.column)]
+
+
+@dataclass(frozen=True)
+class ToText(Operation):
+    """Native categories become strings."""
+
+    column: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).cast(pl.String)]
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        return lambda row: None  # in a row they are strings already
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
 
 
 def _text(column: str) -> pl.Expr:
@@ -271,6 +301,9 @@ class HashOneHot(Operation):
                 row[f"{column}_{key_of(text) % n_features}"] = 1
 
         return one_hot
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {f"{self.column}_{i}": (self.column,) for i in range(self.n_features)}
 
 
 @dataclass(frozen=True)
@@ -378,6 +411,12 @@ class HashRow(Operation):
 
         return hash_row
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: tuple(self.columns)}
+
+    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
+        return {self.output: [str(i) for i in range(self.n_features)]}
+
 
 @dataclass(frozen=True)
 class MultiHotEncoder(ColumnStage):
@@ -408,6 +447,8 @@ class MultiHotEncoder(ColumnStage):
 
     kinds: ClassVar = (Kind.LIST,)
     accepts: ClassVar = (Kind.LIST,)
+
+    loses: ClassVar = "order, repetition, missing lists and elements without a column"
 
     max_categories: int | None = param(None, an_int(1, none=True))
 
@@ -451,22 +492,53 @@ class MultiHot(Operation):
     """0/1 columns that say which elements a list has; the list goes away."""
 
     column: str
-    elements: Sequence[Any]
+    elements_seen: Sequence[Any]
     outputs: Sequence[str]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         x = col(self.column)
-        made = zip(self.elements, self.outputs, strict=True)
+        made = zip(self.elements_seen, self.outputs, strict=True)
         return [x.list.contains(element).fill_null(False).cast(pl.UInt8).alias(name) for element, name in made]
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return Drop([self.column]).apply(super().apply(table))
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, made = self.column, list(zip(self.elements, self.outputs, strict=True))
+        column, made = self.column, list(zip(self.elements_seen, self.outputs, strict=True))
 
         def multi_hot(row: Row) -> None:
             present = row.pop(column) or ()
             row.update({name: int(element in present) for element, name in made})
 
         return multi_hot
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.outputs, (self.column,))
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [Gather(self.column, list(self.outputs), list(self.elements_seen), schema[self.column])]
+
+
+@dataclass(frozen=True)
+class Gather(Operation):
+    """0/1 columns become the list of the values that stand beside those that are not 0."""
+
+    output: str
+    columns: Sequence[str]
+    values: Sequence[Any]
+    dtype: pl.DataType
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        inner = getattr(self.dtype, "inner", None)
+        present = [
+            pl.when(col(name) != 0).then(pl.lit(value, dtype=inner))
+            for name, value in zip(self.columns, self.values, strict=True)
+        ]
+        found = pl.concat_list(present).list.drop_nulls() if present else pl.lit([], dtype=self.dtype)
+        return [found.cast(self.dtype).alias("\x00gathered")]
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00gathered": self.output})
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: tuple(self.columns)}

@@ -88,6 +88,12 @@ class Require(Operation):
 
         return require
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was made missing stays missing
+
     def _test(self) -> Callable[[Any], bool]:
         if self.rule == "known":
             return lambda x: x is not None
@@ -160,6 +166,10 @@ class CheckRange(ColumnStage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC,)
+
+    @property
+    def loses(self) -> str:  # type: ignore[override]
+        return "" if self.action == "error" else "what was out of range and became missing"
 
     low: float | None = param(None, a_number(none=True))
     high: float | None = param(None, a_number(none=True))

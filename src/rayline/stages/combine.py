@@ -266,6 +266,33 @@ class Pack(Operation):
 
         return pack
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: tuple(self.columns)}
+
+    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
+        return {self.output: list(self.columns)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [Unpack(self.output, list(self.columns))]
+
+
+@dataclass(frozen=True)
+class Unpack(Operation):
+    """The elements of a vector become columns of their own; the vector goes away."""
+
+    column: str
+    outputs: Sequence[str]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).arr.get(i).alias(f"\x00{name}") for i, name in enumerate(self.outputs)]
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        unpacked = Drop([self.column]).apply(super().apply(table))
+        return unpacked.rename({f"\x00{name}": name for name in self.outputs})
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.outputs, (self.column,))
+
 
 @dataclass(frozen=True)
 class FunctionTransformer(Stage):
@@ -320,3 +347,9 @@ class Call(Operation):
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [self.function(col(self.column)).alias(self.column)]
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return None  # a function says nothing of its inverse

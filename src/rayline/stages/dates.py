@@ -143,6 +143,9 @@ class DatetimeEncoder(ColumnStage):
             operations.append(Assign(waves))
         return operations if self.keep else [*operations, Drop([column])]
 
+    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return super().invert(where, schema) if self.keep else None
+
 
 @dataclass(frozen=True, slots=True)
 class DateRange(Statistic):
@@ -214,3 +217,7 @@ class CalendarParts(Operation):
                 row[f"{column}_holiday"] = None if x is None else int(dt.date(x.year, x.month, x.day) in holidays)
 
         return split
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        parts = [*self.parts, *(["holiday"] if self.holidays is not None else [])]
+        return {f"{self.column}_{part}": (self.column,) for part in parts}

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.operations import Codes, OneHot, Operation, Row, RowFunction
+from rayline.core.operations import Choose, Codes, Look, OneHot, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
 from rayline.core.statistics import Extremes, Quantiles, Request, Statistic
@@ -63,6 +63,8 @@ class KBinsDiscretizer(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
+    loses: ClassVar = "the place within the bin: its middle comes back"
+
     n_bins: int = param(5, an_int(2, 65_536))
     encode: str = param("ordinal", one_of("ordinal", "onehot"))
     strategy: str = param("quantile", one_of("quantile", "uniform"))
@@ -111,6 +113,15 @@ class KBinsDiscretizer(ColumnStage):
             )
         return operations
 
+    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        back: list[Operation] = []
+        for column, own in self.state["columns"].items():
+            bins, edges = list(map(float, range(len(own["edges"]) - 1))), own["edges"]
+            if self.encode == "onehot":
+                back.append(Choose(column, list(own["outputs"]), bins, None, pl.Float64()))
+            back.append(Look(column, bins, [(a + b) * 0.5 for a, b in itertools.pairwise(edges)], pl.Float64()))
+        return back
+
 
 @dataclass(frozen=True)
 class Bin(Operation):
@@ -141,3 +152,6 @@ class Bin(Operation):
                 row[column] = float(bisect_right(inner, float(row[column])))
 
         return place
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}

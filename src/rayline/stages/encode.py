@@ -57,6 +57,12 @@ class OneHotEncoder(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
 
+    @property
+    def loses(self) -> str:  # type: ignore[override]
+        if self.drop is not None and self.missing == "ignore":
+            return "which values were missing: they look like the category without a column"
+        return "" if self.min_frequency is None and self.max_categories is None else "the infrequent categories"
+
     handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent"))
     min_frequency: float | None = param(
         None,

@@ -49,6 +49,8 @@ class SimpleImputer(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN)
     becomes: ClassVar = Fill
 
+    loses: ClassVar = "which values were missing"
+
     strategy: str = param("mean", one_of("mean", "median", "most_frequent", "constant"))
     fill_value: Any = param(None, anything())
 
@@ -160,6 +162,9 @@ class IsMissing(Operation):
 
         return mark
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: (self.column,)}
+
 
 @dataclass(frozen=True)
 class GroupImputer(Stage):
@@ -194,6 +199,8 @@ class GroupImputer(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN, Kind.CATEGORY)
+
+    loses: ClassVar = "which values were missing"
 
     by: str = param("", Check("the name of a column", lambda v: isinstance(v, str)))
     strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
@@ -313,3 +320,9 @@ class FillByGroup(Operation):
             row[column] = float(x) if as_float else x
 
         return fill
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column, self.by)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was filled stays filled

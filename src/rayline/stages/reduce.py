@@ -54,6 +54,11 @@ class PCA(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
+    @property
+    def loses(self) -> str:  # type: ignore[override]
+        n = len(self.state["columns"]) if self.is_fitted else None
+        return "" if self.n_components in (None, n) else "what the components leave out"
+
     n_components: int | None = param(None, an_int(1, none=True))
     whiten: bool = param(False, a_bool())
 
@@ -111,6 +116,18 @@ class PCA(Stage):
         centred: list[Operation] = [Affine(c, m, 1.0) for c, m in zip(columns, self.state["mean"], strict=True)]
         return [*centred, Assign(formulas), Drop([c for c in columns if c not in formulas])]
 
+    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        components = [[float(w) for w in weights] for weights in self.state["components"]]
+        sizes = [sum(w * w for w in weights) for weights in components]  # 1, or 1/variance of a whitened component
+        back: dict[str, Formula] = {}
+        for i, (column, mean) in enumerate(zip(self.state["columns"], self.state["mean"], strict=True)):
+            total: Formula = float(mean)
+            for k, weights in enumerate(components):
+                total = ["+", total, ["*", ["col", f"pca{k}"], weights[i] / sizes[k]]]
+            back[column] = total
+        names = [f"pca{k}" for k in range(len(components))]
+        return [Assign(back), Drop([name for name in names if name not in back])] if back else []
+
 
 @dataclass(frozen=True)
 class VarianceThreshold(ColumnStage):
@@ -134,6 +151,8 @@ class VarianceThreshold(ColumnStage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
+
+    loses: ClassVar = "the columns that it removes: they come back without values"
 
     threshold: float = param(0.0, a_number(0))
 
@@ -174,6 +193,8 @@ class CorrelationFilter(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
+
+    loses: ClassVar = "the columns that it removes: they come back without values"
 
     threshold: float = param(0.95, a_number(0, 1))
 
@@ -230,6 +251,8 @@ class SelectKBest(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
+
+    loses: ClassVar = "the columns that it removes: they come back without values"
 
     k: int = param(10, an_int(1))
     score: str = param("auto", one_of("auto", "f_classif", "f_regression"))

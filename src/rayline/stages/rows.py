@@ -88,6 +88,9 @@ class Without(Operation):
         condition = to_polars(self.condition, table.collect_schema())
         return table.filter(condition.cast(pl.Boolean).fill_null(False).not_())
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {}
+
 
 @dataclass(frozen=True)
 class _Resample(Stage):
@@ -237,3 +240,6 @@ class Repeat(Operation):
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         counted = super().apply(table).filter(pl.col(_COPIES) > 0)
         return counted.with_columns(pl.int_ranges(0, pl.col(_COPIES)).alias(_COPIES)).explode(_COPIES).drop(_COPIES)
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {}

@@ -34,6 +34,8 @@ class DropColumns(Stage):
     ['x']
     """
 
+    loses: ClassVar = "the columns that it removes: they come back without values"
+
     needs_columns: ClassVar[bool] = True
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
@@ -65,6 +67,8 @@ class SelectColumns(Stage):
     >>> Preprocessor([("keep", SelectColumns(["x"]))]).fit_transform(pl.DataFrame({"id": [7], "x": [1.0]})).columns
     ['x']
     """
+
+    loses: ClassVar = "the columns that it removes: they come back without values"
 
     needs_columns: ClassVar[bool] = True
 

@@ -65,6 +65,10 @@ class Log(_NumberStage):
         x = ["+", ["col", column], float(self.offset)]
         return [Assign({column: ["if", [">", x, 0], ["log", x], None]})]
 
+    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in self.state["columns"]}
+        return [Assign(back)] if back else []
+
 
 @dataclass(frozen=True)
 class Binarizer(_NumberStage):
@@ -123,6 +127,8 @@ class Clipper(_NumberStage):
     >>> Preprocessor([("clip", Clipper(low=0, high=3))]).fit_transform(pl.DataFrame({"x": [-1, 2, 9]}))["x"].to_list()
     [0.0, 2.0, 3.0]
     """
+
+    loses: ClassVar = "what was beyond the bounds"
 
     lower_quantile: float | None = param(0.01, a_number(0, 1, none=True))
     upper_quantile: float | None = param(0.99, a_number(0, 1, none=True))
@@ -249,9 +255,27 @@ class PowerTransformer(_NumberStage):
         operations: list[Operation] = [Assign({column: made})]
         return [*operations, Affine(column, learned["mean"], learned["scale"])] if self.standardize else operations
 
+    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        back: list[Operation] = []
+        for column, learned in self.state["columns"].items():
+            if self.standardize:
+                back += Affine(column, learned["mean"], learned["scale"]).inverse(schema) or []
+            x, power = ["col", column], float(learned["lambda"])
+            made: Formula = _from_box_cox(x, power)
+            if self.method == "yeo-johnson":
+                below = ["-", 1.0, _from_box_cox(["*", -1.0, x], 2.0 - power)]
+                made = ["if", [">=", x, 0], ["-", _from_box_cox(x, power), 1.0], below]
+            back.append(Assign({column: made}))
+        return back
+
 
 def _box_cox(x: Formula, power: float) -> Formula:
     return ["log", x] if power == 0 else ["/", ["-", ["**", x, power], 1.0], power]
+
+
+def _from_box_cox(y: Formula, power: float) -> Formula:
+    """The way back; beyond what the transform can give (which predictions may be) the nearest end: 0 or infinity."""
+    return ["exp", y] if power == 0 else ["**", ["max", ["+", ["*", y, power], 1.0], 0.0], 1.0 / power]
 
 
 def _minimum(loss: Any, low: float, high: float) -> float:
@@ -330,6 +354,16 @@ class Interpolate(Operation):
 
         return interpolate
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        knots: dict[float, float] = {}
+        for point, left, right in zip(self.points, self.left, self.right, strict=True):
+            knots |= {left: point, right: point}
+        values = list(knots.values())
+        return [Interpolate(self.column, list(knots), values, values, values)]
+
 
 @dataclass(frozen=True)
 class NormalQuantile(Operation):
@@ -350,6 +384,37 @@ class NormalQuantile(Operation):
         low, high = ndtri(1e-7 - np.spacing(1)), ndtri(1 - (1e-7 - np.spacing(1)))
         result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [NormalShare(self.column)]
+
+
+@dataclass(frozen=True)
+class NormalShare(Operation):
+    """The way back from a normal quantile: the share of the normal distribution below it."""
+
+    column: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _map(self, values: pl.Series) -> pl.Series:
+        try:
+            from scipy.special import ndtr
+        except ImportError as error:
+            raise MissingExtraError.of(
+                "QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"
+            ) from error
+        share = ndtr(values.fill_null(0.0).to_numpy())
+        share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the ends were cut there
+        result = pl.Series(values.name, share)
+        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
 
 
 @dataclass(frozen=True)

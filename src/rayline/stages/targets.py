@@ -161,3 +161,6 @@ class MapByFold(Operation):
             values = pl.lit(pl.Series([value for own in folds for value in own], dtype=pl.Float64))
             made.append(values.gather(fold * (last + 1) + code).alias(column))
         return made
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {column: tuple(dict.fromkeys([column, *self.hashed])) for column in self.codings}

@@ -260,6 +260,15 @@ class Vectorize(Operation):
 
         return vectorize
 
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
+        return {self.column: self.vocabulary or [str(i) for i in range(self.n_features)]}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return None  # the order of the words is lost
+
 
 def _sparse(size: int, offsets: Any, indices: Any, values: Any) -> pl.Series:
     sizes = pa.array(np.full(len(offsets) - 1, size, dtype=np.uint32))
@@ -289,6 +298,12 @@ class SplitWords(Operation):
                 row[column] = analyzer.row_tokens(row[column])
 
         return split
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return None  # what stood between the words is lost
 
 
 # -- the stages --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 
 from rayline.core.engine import Answers, Scan
 from rayline.core.errors import NotFittedError, ParameterError, RaylineError, SchemaError
+from rayline.core.operations import Operation, apply_all, row_function
 from rayline.core.stage import Check, Stage
 from rayline.core.statistics import merge_answers
 from rayline.data import conform, fitting
@@ -36,7 +37,8 @@ def check_stage(
     row, only missing values, a constant, infinite values, NaN, new categories, other column order, other types) gives
     a result or a RaylineError; a row's result depends on that row alone; single rows give the bits of the table; JSON
     gives an equal stage back; nothing that was passed in is changed; wrong parameters and unfitted use are refused;
-    targets stay as they are.
+    targets stay as they are; the way back, where there is one, leads back; a column that is not in the lineage of an output
+    never changes it.
 
     Parameters
     ----------
@@ -325,6 +327,56 @@ def _promises_are_kept(case: _Case) -> None:
         assert_frame_equal(result.select(case.table.columns), case.table, check_exact=True)
 
 
+def _the_way_back_leads_back(case: _Case) -> None:
+    """Where there is a way back, it brings back every value; where the stage says what is lost, all but that: going forth
+    again gives the same."""
+    fitted = case.fit()
+    leaf = fitted[NAME]
+    assert isinstance(leaf, Stage)
+    back = None if leaf.changes_rows else leaf.invert(NAME, fitted.input_schema)
+    if back is None:
+        return
+    result = fitted.transform(case.table)
+    before = fitted.inverse_transform(result)
+    if leaf.loses:
+        again = apply_all(fitted.operations, before.lazy()).collect()
+        assert_frame_equal(again.select(result.columns).cast(dict(result.schema)), result, rel_tol=1e-6, abs_tol=1e-6)
+    else:
+        kept = case.table.select(before.columns).cast(dict(before.schema))
+        assert_frame_equal(before, kept, rel_tol=1e-6, abs_tol=1e-6)
+    _same_in_rows(back, fitted.output_schema, result, before)
+
+
+def _same_in_rows(back: list[Operation], schema: pl.Schema, result: pl.DataFrame, before: pl.DataFrame) -> None:
+    run = row_function(back, schema)
+    if run is None:
+        return
+    names = [name for name in before.columns if name in apply_all(back, pl.LazyFrame(schema=schema)).collect_schema()]
+    for i, (row, wanted) in enumerate(
+        zip(result.select(list(schema)).rows(named=True), before.select(names).rows(named=True), strict=True)
+    ):
+        run(row)
+        for key, value in wanted.items():
+            assert _same_bits(value, row[key]), f"way back, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
+
+
+def _lineage_is_true(case: _Case) -> None:
+    """A column that is not in the lineage of an output never changes that output."""
+    fitted = case.fit()
+    lineage = fitted.lineage
+    assert list(lineage) == list(fitted.output_schema), f"{list(lineage)} for {list(fitted.output_schema)}"
+    strange = {source for sources in lineage.values() for source in sources} - set(fitted.input_schema)
+    assert not strange, f"sources that do not exist: {strange}"
+    expected = fitted.transform(case.table)
+    for name in fitted.input_schema:
+        try:
+            changed = fitted.transform(case.table.with_columns(pl.col(name).reverse()))
+        except RaylineError:
+            continue
+        rest = [output for output, sources in lineage.items() if name not in sources]
+        assert_frame_equal(changed.select(rest), expected.select(rest), check_exact=True)
+
+
 LAWS: list[Callable[[_Case], None]] = [
     _split_does_not_matter,
     _odd_tables_have_an_outcome,
@@ -338,6 +390,8 @@ LAWS: list[Callable[[_Case], None]] = [
     _unfitted_use_is_refused,
     _targets_stay,
     _promises_are_kept,
+    _the_way_back_leads_back,
+    _lineage_is_true,
 ]
 
 
