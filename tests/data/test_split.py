@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -191,21 +192,43 @@ def test_without_shuffle_the_last_rows_are_the_test_set() -> None:
         assert ids(trainset) == list(range(180)), name
 
 
-def test_duplicates_never_straddle() -> None:
-    table = pl.DataFrame({"x": [float(i // 2) for i in range(100)], "y": ["z"] * 100})
-    trainset, testset = data.train_test_split(table, 0.2)
-    assert testset.height == 20
-    assert not set(trainset["x"]) & set(testset["x"])
-
-
-def test_too_many_duplicates_are_an_error_that_says_what_to_do() -> None:
+def test_few_different_rows_are_divided_like_any_others() -> None:
     table = pl.DataFrame({"x": [1, 2, 3] * 40})
-    with pytest.raises(DataError, match="3 different rows") as error:
-        data.train_test_split(table, 0.2)
-    assert "shuffle=False" in str(error.value)
-    assert "tells the rows apart" in str(error.value)
-    assert data.train_test_split(table, 0.2, shuffle=False)[1].height == 24
-    assert data.train_test_split(table.with_row_index(), 0.2)[1].height == 24
+    _, testset = data.train_test_split(table, 0.2)
+    assert testset.height == 24
+    assert all(2 <= n <= 16 for n in testset["x"].value_counts()["count"])  # 8 of each are expected
+    assert testset["x"].n_unique() == 3
+
+
+def test_equal_rows_are_drawn_one_by_one() -> None:
+    """Where features do not tell rows apart, both sides have the same shares of the classes: no row's label follows its side."""
+    table = pl.DataFrame({"x": [i % 50 for i in range(20_000)], "y": np.random.default_rng(0).random(20_000) < 0.5})
+    trainset, testset = data.train_test_split(table, 0.25)
+    shares = [part.group_by("x").agg(pl.col("y").mean()).sort("x")["y"].to_numpy() for part in (trainset, testset)]
+    assert np.abs(shares[0] - shares[1]).max() < 0.25  # 400 rows of each x; a share's standard deviation is 0.06
+    assert abs(np.corrcoef(shares[0], shares[1])[0, 1]) < 0.6
+
+
+REPEATED = pl.DataFrame({"x": RNG.integers(0, 4, N), "city": TABLE["city"], "late": RNG.random(N) < 0.3})
+
+
+@given(st.permutations(range(N)), st.sampled_from([{}, {"stratify": "city"}, {"percentage": 0.5, "seed": 3}]))
+def test_of_equal_rows_as_many_are_held_out_in_any_order(order: list[int], choice: dict[str, Any]) -> None:
+    for mine, expected in zip(
+        data.train_test_split(REPEATED[order], **choice), data.train_test_split(REPEATED, **choice), strict=True
+    ):
+        assert Counter(mine.rows()) == Counter(expected.rows())
+
+
+def test_of_equal_rows_of_a_file_as_many_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rayline.engine import local
+
+    monkeypatch.setattr(local, "BATCH_ROWS", 50)
+    REPEATED.write_parquet(tmp_path / "t.parquet", row_group_size=30)
+    file = pl.scan_parquet(tmp_path / "t.parquet")
+    for engine in ("in-memory", "streaming"):
+        for mine, expected in zip(data.train_test_split(file), data.train_test_split(REPEATED), strict=True):
+            assert Counter(mine.collect(engine=engine).rows()) == Counter(expected.rows())
 
 
 def test_a_test_set_of_the_rest_is_independent_of_the_first() -> None:
@@ -295,6 +318,20 @@ def test_ray_gives_the_same_rows(ray_session: Any) -> None:
             assert isinstance(trainset, ray.data.Dataset)
             expected = data.train_test_split(TABLE, **choice)
             assert (ids(trainset), ids(testset)) == (ids(expected[0]), ids(expected[1])), (blocks, choice)
+
+
+@pytest.mark.ray
+def test_ray_holds_out_as_many_of_equal_rows(ray_session: Any) -> None:
+    import ray.data
+
+    whole = pl.concat([REPEATED, REPEATED[:20], REPEATED[:20]])  # with two equal blocks
+    for table in (REPEATED, whole):
+        expected = data.train_test_split(table)
+        assert expected[1].height == round(table.height * 0.2)
+        for blocks in (1, 7):
+            ds = ray.data.from_arrow(table.to_arrow(), override_num_blocks=blocks)
+            for mine, other in zip(data.train_test_split(ds), expected, strict=True):
+                assert Counter(pl.from_pandas(mine.to_pandas()).rows()) == Counter(other.rows()), blocks
 
 
 @pytest.mark.ray

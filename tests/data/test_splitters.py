@@ -30,6 +30,8 @@ from rayline.data import (
     ranks,
 )
 from rayline.data.splitters import splitter
+from rayline.stages import OneHotEncoder, StandardScaler
+from rayline.train import Preprocessor
 
 N = 203
 RNG = np.random.default_rng(0)
@@ -197,16 +199,27 @@ def test_statistics_by_cells_are_those_of_the_bootstrap_sample() -> None:
     assert merged.variance == pytest.approx(sample.var(ddof=0), rel=1e-12)
 
 
-def test_equal_rows_are_in_one_fold() -> None:
-    table = pl.DataFrame({"x": [float(i // 3) for i in range(300)], "s": ["z"] * 300})
-    for train, test in KFold(5).split(table):
-        assert not set(train["x"]) & set(test["x"])
-        assert test.height == 60
+def test_equal_rows_are_drawn_one_by_one() -> None:
+    table = pl.DataFrame({"x": [float(i % 5) for i in range(600)]})
+    for cv, least in ((KFold(3), 20), (StratifiedKFold(3, "x"), 40), (RepeatedKFold(3, 2), 20), (Bootstrap(2), 20)):
+        for _, test in cv.split(table):
+            assert least <= test["x"].value_counts()["count"].min()
+            assert test["x"].value_counts()["count"].max() <= 70
 
 
-def test_more_folds_than_different_rows() -> None:
-    with pytest.raises(DataError, match="3 different rows"):
-        list(KFold(5).split(pl.DataFrame({"x": [1, 2, 3] * 50})))
+def test_folds_of_equal_rows_are_fitted_on_what_is_split_off(tmp_path: Path) -> None:
+    table = TABLE.select("city", pl.col("plane").cast(pl.Float64))
+    table.write_parquet(tmp_path / "t.parquet")
+    p = Preprocessor([("scale", StandardScaler()), ("onehot", OneHotEncoder())])
+    for cv in (KFold(3), Bootstrap(2)):
+        for rows in (table, pl.scan_parquet(tmp_path / "t.parquet"), table.to_pandas()):
+            parts = [registry.engine_for(train).collect(train) for train, _ in cv.split(table)]
+            for fitted, train in zip(p.fit_folds(rows, cv), parts, strict=True):
+                ours, alone = fitted.transform(table), p.clone().fit(train).transform(table)
+                assert np.allclose(ours["plane"], alone["plane"], rtol=1e-12, atol=1e-12)
+
+
+def test_more_folds_than_groups_or_moments() -> None:
     with pytest.raises(DataError, match="2 groups of 'g'"):
         list(GroupKFold(3, "g").split(pl.DataFrame({"x": range(20), "g": [0, 1] * 10})))
     with pytest.raises(DataError, match="3 moments of 'g'"):
@@ -289,6 +302,18 @@ def test_ray_gives_the_same_folds(ray_session: Any) -> None:
         assert cv.prepare(engine, ds) == cv.prepare(registry.engine_for(TABLE), TABLE)
     assert folds(KFold(3), ds) == folds(KFold(3), TABLE)
     assert folds(Bootstrap(1), ds) == folds(Bootstrap(1), TABLE)
+
+
+@pytest.mark.ray
+def test_ray_fits_the_same_folds_of_equal_rows(ray_session: Any) -> None:
+    import ray.data
+
+    table = TABLE.select("city", pl.col("plane").cast(pl.Float64))
+    p = Preprocessor([("scale", StandardScaler()), ("onehot", OneHotEncoder())])
+    here = p.fit_folds(table, KFold(3))
+    there = p.fit_folds(ray.data.from_arrow(table.to_arrow(), override_num_blocks=5), KFold(3))
+    for mine, other in zip(there, here, strict=True):
+        assert np.allclose(mine.transform(table)["plane"], other.transform(table)["plane"], rtol=1e-12, atol=1e-12)
 
 
 class Counting:

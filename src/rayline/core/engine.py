@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import polars as pl
 
@@ -20,27 +20,51 @@ Answers: TypeAlias = dict[Request, Statistic]
 CELL = "\x00cell"
 
 
+class Attach(Protocol):
+    """A function of a whole table that gives its rows what a scan looks at."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each row hangs on itself alone. If not, it must see the whole table, or at least whole blocks."""
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame: ...
+
+
 @dataclass(frozen=True)
 class Scan:
     """One pass over the data: what is asked, of which tables, and (for folds) of which rows.
 
-    `prefixes` gives the operations behind the prefix of each request that does not look at the raw table; `cells`
-    gives each row a small integer, and the answers then come for each cell by itself.
+    `attach` is applied before the table is cut into batches; `prefixes` gives the operations
+    behind the prefix of each request that does not look at the raw table; `cells` gives each row a small integer, and
+    the answers then come for each cell by itself.
     """
 
     requests: Sequence[Request]
     prefixes: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
     prepare: TableFunction | None = None
     cells: Callable[[Sequence[str]], pl.Expr] | None = None
+    attach: Attach | None = None
 
     def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
         """The raw columns that are needed: all of them when rows are split or stages must be applied first."""
-        return list(schema) if self.cells is not None else self._asked(list(schema))
+        return list(schema) if self.cells is not None else self._asked(list(schema), *self._attach_columns)
 
-    def _asked(self, names: Sequence[str]) -> list[str]:
+    @property
+    def _attach_columns(self) -> tuple[str, ...]:
+        return () if self.attach is None else self.attach.columns
+
+    def attached(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        """A table, or a block of one, as the scan looks at it."""
+        return table if self.attach is None else self.attach(table)
+
+    def _asked(self, names: Sequence[str], *more: str) -> list[str]:
         if any(request.prefix for request in self.requests):
             return list(names)
-        wanted = {column for request in self.requests for column in request.columns}
+        wanted = {*more, *(column for request in self.requests for column in request.columns)}
         return [name for name in names if name in wanted] or list(names[:1])
 
     def of(self, batch: pl.LazyFrame) -> dict[int, Answers]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,10 @@ class Key(Protocol):
     def columns(self) -> tuple[str, ...]:
         """The columns that it reads."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the key of a row hangs on that row alone."""
+
     def expression(self) -> pl.Expr:
         """The keys as UInt64."""
 
@@ -36,6 +40,7 @@ class TimeKey:
     """The order of the values of a date, time or number column, the same in every unit and type; to the microsecond."""
 
     column: str
+    is_local: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,6 +79,9 @@ class Cells(ABC):
     def columns(self) -> tuple[str, ...]:
         """The columns that the cell of a row depends on."""
 
+    is_local: bool
+    """Whether the cell of a row hangs on that row alone; see `Key.is_local`."""
+
     @abstractmethod
     def expression(self) -> pl.Expr:
         """The cells as Int64."""
@@ -94,6 +102,10 @@ class Thresholds(Cells):
     stratum: RowHash | None
     cuts: tuple[tuple[int, tuple[int, ...]], ...]  # (stratum, thresholds in ascending order), sorted
     where: str = "split"
+
+    @property
+    def is_local(self) -> bool:  # type: ignore[override]
+        return self.key.is_local
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -139,6 +151,7 @@ class Members(Cells):
     key: Key
     members: tuple[tuple[int, int], ...]  # (key, cell), sorted
     where: str = "split"
+    is_local: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -165,19 +178,19 @@ def _other_data(where: str, columns: Sequence[str]) -> DataError:
     )
 
 
-def content_keys(schema: pl.Schema, seed: int, purpose: str, where: str) -> list[RowHash]:
-    """Hashes of the rows, the cheap one first: of a few columns that usually tell rows apart, then of all.
+def content_keys(schema: pl.Schema, seed: int, purpose: str, where: str) -> tuple[RowHash, RowHash]:
+    """Two hashes of the rows: of a few columns that usually tell rows apart, which costs little, and of all columns.
 
-    Rows that agree in all columns agree in some, so either keeps equal rows together. Which columns those few are
-    must not hang on what differs between libraries (an integer column with gaps is a float column in pandas).
+    Which columns those few are must not hang on what differs between libraries (an integer column with gaps is a float
+    column in pandas).
     """
     usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
     refuse_empty(len(schema), where)  # an empty Dataset has no columns either
     if not usable:
         raise SchemaError(f"{where}: no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
     numbers = [name for name in usable if kind_of(schema[name]) in (Kind.NUMERIC, Kind.DATETIME)][:FEW]
-    keys = [RowHash(tuple(usable), seed, purpose)]
-    return [RowHash(tuple(numbers), seed, purpose), *keys] if 1 < len(numbers) < len(usable) else keys
+    few = tuple(numbers if len(numbers) > 1 else usable)
+    return RowHash(few, seed, purpose), RowHash(tuple(usable), seed, purpose)
 
 
 FEW = 6

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, TypeAlias
+
+import polars as pl
 
 from rayline.core.engine import Scan, Scanner
 from rayline.core.errors import DataError
 from rayline.core.statistics import Request
 from rayline.data.cells import Cells, Key, Members, Thresholds
 from rayline.data.conform import refuse_empty
-from rayline.data.ranks import MAX_STRATA, Cut, Ladder, Ranks
+from rayline.data.numbering import Numbered
+from rayline.data.ranks import KEY, MAX_STRATA, STRATUM, Cut, Ladder, Ranks
 from rayline.data.rowhash import RowHash
 
 Sizes: TypeAlias = Mapping[int, Sequence[int]]
@@ -20,25 +23,21 @@ Sizes: TypeAlias = Mapping[int, Sequence[int]]
 
 Ranges: TypeAlias = Mapping[int, tuple[tuple[int, int], ...]]
 
-NEAR = 0.01
-"""Where rows are divided, sizes that are off by less than this share, or by one row, need no packing."""
-
-MOST_OFF = 0.1
-"""Sizes that are off by more than this share, and by more than one row, are refused where rows were to be divided."""
-
-
 @dataclass(frozen=True)
 class Division:
     """Rows to be divided by a key, in every stratum by itself.
 
     Attributes
     ----------
-    keys
-        What to go by: the first of these that gives the exact sizes, otherwise the last.
+    key
+        What to go by.
+    rows
+        A hash of all columns, to go by (and by the numbers of equal rows) where several rows have one key; None where
+        rows of one key stay together.
     stratum
         The column whose values are the strata.
     unit
-        What rows with one key are, where they are not just equal rows: these stay together whatever it costs.
+        What rows with one key are, where they stay together.
     is_ordered
         Whether the order of the keys means something, so that they can only be cut and not be packed.
     """
@@ -46,7 +45,8 @@ class Division:
     engine: Scanner
     data: Any
     where: str
-    keys: Sequence[Key]
+    key: Key
+    rows: RowHash | None = None
     stratum: str | None = None
     unit: str = ""
     is_ordered: bool = False
@@ -68,35 +68,46 @@ class Division:
         DataError
             When there are no rows, when a cell stays empty, or when the sizes are far from what was asked.
         """
-        for key in self.keys:
-            ladders = self._scan(key, shares)
-            n_rows = {stratum: ladder.n_rows for stratum, ladder in ladders.items()}
-            sizes = {stratum: list(each) for stratum, each in wanted(n_rows).items()}
-            ends = {stratum: list(accumulate(each[:-1])) for stratum, each in sizes.items()}
-            cuts = self._cuts(key, ladders, ends, shares)
-            found: Sizes = {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}
-            if found == sizes:
-                break
-        cells: Cells = Thresholds(
-            key, self._stratum, tuple((s, tuple(c.key for c in cuts[s])) for s in cuts), self.where
-        )
-        good = found == sizes if self.unit else _is_near(found, sizes, NEAR)
-        if not (good or self.is_ordered or any(ladder.level for ladder in ladders.values())):
+        key = self.key
+        sizes, found, cuts, ladders = self._by(key, wanted, shares)
+        if self.rows is not None and (found != sizes or _repeat(ladders, cuts)):
+            key = Numbered.of(self.engine, self.data, self.rows, self.where)
+            sizes, found, cuts, ladders = self._by(key, wanted, shares)
+        thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
+        cells: Cells = Thresholds(key, self._stratum, thresholds, self.where)
+        if found != sizes and self.unit and not self.is_ordered and not any(ladder.level for ladder in ladders.values()):
             members, found = _packed(ladders, sizes)
             cells = Members(key, members, self.where)
         self._refuse(found, sizes, ladders)
         return cells, _totals(found)
+
+    def told_apart(self) -> RowHash | Numbered:
+        """The key where no two rows have the same one, otherwise the numbered rows."""
+        assert self.rows is not None
+        ladders = self._scan(self.rows, [0.5])
+        if any(ladder.repeats(ladder.n_rows // 2) for ladder in ladders.values()):
+            return Numbered.of(self.engine, self.data, self.rows, self.where)
+        return self.rows
+
+    def _by(
+        self, key: Key, wanted: Callable[[Mapping[int, int]], Sizes], shares: Sequence[float]
+    ) -> tuple[Sizes, Sizes, dict[int, list[Cut]], dict[int, Ladder]]:
+        """The wanted sizes, those that cuts by this key give, the cuts, and the ladders."""
+        ladders = self._scan(key, shares)
+        n_rows = {stratum: ladder.n_rows for stratum, ladder in ladders.items()}
+        sizes = {stratum: list(each) for stratum, each in wanted(n_rows).items()}
+        ends = {stratum: list(accumulate(each[:-1])) for stratum, each in sizes.items()}
+        cuts = self._cuts(key, ladders, ends, shares)
+        return sizes, {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}, cuts, ladders
 
     @property
     def _stratum(self) -> RowHash | None:
         return None if self.stratum is None else RowHash((self.stratum,))
 
     def _scan(self, key: Key, shares: Sequence[float], ranges: Ranges | None = None) -> dict[int, Ladder]:
-        stratum = self._stratum
-        columns = dict.fromkeys((*key.columns, *(stratum.columns if stratum is not None else ())))
-        options = {"key": key, "stratum": stratum, "shares": tuple(shares), "ranges": tuple((ranges or {}).items())}
-        request = Request(Ranks, tuple(columns), tuple(options.items()))
-        ranks = self.engine.scan(self.data, Scan([request]))[0][request]
+        options = {"shares": tuple(shares), "ranges": tuple((ranges or {}).items())}
+        request = Request(Ranks, (KEY, STRATUM), tuple(options.items()))
+        ranks = self.engine.scan(self.data, Scan([request], attach=_Keyed(key, self._stratum)))[0][request]
         assert isinstance(ranks, Ranks)
         if ranks.overflow:
             raise DataError(
@@ -140,19 +151,41 @@ class Division:
                 f"Expected rows in every part; got parts of {_shown(asked)}.",
                 "divide into fewer or other parts, or bring more rows.",
             )
-        most_off = 1.0 if self.unit else MOST_OFF
-        if 0 in totals or not _is_near({0: totals}, {0: asked}, most_off):
+        if self.unit and (0 in totals or any(abs(got - n) > max(1, n) for got, n in zip(totals, asked, strict=True))):
             n_keys = sum(len(ladder.coarse) for ladder in ladders.values())
-            units = self.unit or "different rows"
-            number = f"{n_keys:,} {units}" if not any(ladder.level for ladder in ladders.values()) else units
-            hint = "pass shuffle=False to divide by order, or add a column that tells the rows apart."
-            if self.unit:
-                hint = f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}."
+            number = f"{n_keys:,} {self.unit}" if not any(ladder.level for ladder in ladders.values()) else self.unit
             raise DataError(
                 f"{self.where}: the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
                 f"Expected parts of {_shown(asked)} rows; the nearest are {_shown(totals)}.",
-                hint,
+                f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
             )
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """The key and the stratum of each row."""
+
+    key: Key
+    stratum: RowHash | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.key.columns, *(self.stratum.columns if self.stratum is not None else ()))
+
+    @property
+    def is_local(self) -> bool:
+        return self.key.is_local
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        key = self.key.expression().alias(KEY)
+        if self.stratum is None:
+            return table.select(key).with_columns(pl.lit(0, dtype=pl.UInt64).alias(STRATUM))
+        return table.select(key, self.stratum.expression().alias(STRATUM))
+
+
+def _repeat(ladders: Mapping[int, Ladder], cuts: Mapping[int, Sequence[Cut]]) -> bool:
+    """Whether rows share a key, as far as the ladders can tell."""
+    return any(ladders[s].repeats(cut.below) for s in ladders for cut in cuts[s])
 
 
 def _between(ends: Sequence[int], n_rows: int) -> list[int]:
@@ -161,11 +194,6 @@ def _between(ends: Sequence[int], n_rows: int) -> list[int]:
 
 def _totals(sizes: Sizes) -> tuple[int, ...]:
     return tuple(sum(column) for column in zip(*sizes.values(), strict=True))
-
-
-def _is_near(found: Sizes, sizes: Sizes, share: float) -> bool:
-    pairs = zip(chain(*found.values()), chain(*sizes.values()), strict=True)
-    return all(abs(got - asked) <= max(1.0, share * asked) for got, asked in pairs)
 
 
 def _packed(ladders: Mapping[int, Ladder], sizes: Sizes) -> tuple[tuple[tuple[int, int], ...], Sizes]:

@@ -192,6 +192,17 @@ class Ladder:
             return self._window(0).nearest(rank)
         return next((cut for window in self.windows if (cut := window.nearest(rank)) is not None), None)
 
+    def repeats(self, rank: int) -> bool:
+        """Whether several rows have one key: of all rows, or (where not all are known) of those around a rank."""
+        if not self.level:
+            return bool((self.coarse.counts > 1).any())
+        first, last = _span(self.n_rows, rank / self.n_rows, DEVIATIONS / 2)
+        for window in self.windows:
+            ends = window.below + window.tally.ends
+            if (window.tally.counts[(ends > first) & (ends < last)] > 1).any():
+                return True
+        return False
+
     def bucket(self, rank: int) -> tuple[int, int]:
         """The range of keys around a rank."""
         i = min(int(np.searchsorted(self.coarse.ends, rank, side="left")), len(self.coarse) - 1)
@@ -202,8 +213,8 @@ class Ladder:
 class Ranks(Statistic):
     """The ladder of each stratum.
 
-    Options: `key` and `stratum` (functions of rows to keys, with an `expression`), `shares` (where cuts are wanted), and
-    `ranges` (for a stratum, the ranges of keys in which to look; then the shares do not matter for it).
+    Of two columns, the keys and the strata. Options: `shares` (where cuts are wanted), and `ranges` (for a stratum, the
+    ranges of keys in which to look; then the shares do not matter for it).
     """
 
     ladders: Mapping[int, Ladder]
@@ -214,11 +225,8 @@ class Ranks(Statistic):
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        stratum = options.get("stratum")
-        return table.select(
-            options["key"].expression().alias(KEY),
-            (stratum.expression() if stratum is not None else pl.lit(0, dtype=pl.UInt64)).alias(STRATUM),
-        )
+        key, stratum = columns
+        return table.select(key.alias(KEY), stratum.alias(STRATUM))
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -226,8 +234,8 @@ class Ranks(Statistic):
         empty = cls.empty(**options)
         n_null = table[KEY].null_count()
         table = table.drop_nulls(KEY) if n_null else table
-        if options.get("stratum") is None:
-            parts = {0: table[KEY]} if table.height else {}
+        if table[STRATUM].min() == table[STRATUM].max():
+            parts = {int(table[STRATUM][0]): table[KEY]} if table.height else {}
         else:
             parts = {int(key[0]): part[KEY] for key, part in table.partition_by(STRATUM, as_dict=True).items()}
         if len(parts) > MAX_STRATA:
@@ -286,7 +294,7 @@ def _limited(level: int, tally: Tally) -> tuple[int, Tally]:
     return level + high, tally.coarser(high)
 
 
-def _span(n_rows: int, share: float) -> tuple[float, float]:
+def _span(n_rows: int, share: float, deviations: float = DEVIATIONS) -> tuple[float, float]:
     """The ranks among which the wanted one is expected."""
-    margin = DEVIATIONS * math.sqrt(n_rows * share * (1.0 - share)) + 2.0
+    margin = deviations * math.sqrt(n_rows * share * (1.0 - share)) + 2.0
     return share * n_rows - margin, share * n_rows + margin

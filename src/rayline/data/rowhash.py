@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,7 @@ class RowHash:
     columns: tuple[str, ...]
     seed: int = 0
     purpose: str = ""
+    is_local: ClassVar[bool] = True
 
     def expression(self) -> pl.Expr:
         """The hashes as UInt64, below 2^63."""
@@ -94,6 +95,14 @@ def _sum(rows: pl.Series, keys: Sequence[int]) -> Words:
 
 def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1
+
+
+def salted(words: Words, salt: Words | int) -> Words:
+    """Other hashes made of these and a salt (one for all, or one for each); equal where both are equal."""
+    found = words + np.asarray(salt, dtype=np.uint64) * _GOLDEN
+    _mix(found, _C2)
+    found >>= np.uint64(64 - BITS)
+    return found
 
 
 def _mix(words: Words, factor: np.uint64) -> None:

@@ -34,7 +34,8 @@ def train_test_split(
 
     The side of a row is decided by its values and the seed, not by its place: the same rows give the same two sets in
     pandas, Polars, Arrow and Ray, in any order and any blocks. The size is exact, the rounded share of the rows. Rows
-    that are equal in all columns go to the same side, so no test row was seen in training.
+    that are equal in all columns are drawn one by one, like any others; where they are copies of one observation, name a
+    column that tells the observations apart as `group`.
 
     Parameters
     ----------
@@ -66,8 +67,7 @@ def train_test_split(
     SchemaError
         When a named column is missing or cannot be ordered.
     DataError
-        When a set would be empty, when a time is missing, or when equal rows make the size differ from what was asked by
-        more than a tenth.
+        When a set would be empty, when a time is missing, or when whole groups or moments cannot be divided so.
 
     Examples
     --------

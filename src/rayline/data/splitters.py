@@ -1,8 +1,9 @@
 """Splitters: small values that say how rows are divided into training and held-out parts.
 
 `prepare` looks at the data once, as a rule, to learn where to cut, and gives the folds as cells (see `data.cells`): the cell
-of a row hangs on its own values alone, so the folds are the same whatever the blocks and the order of the rows, in this
-process and on Ray. Rows that are equal in all columns are always in the same fold: a duplicate never straddles.
+of a row hangs on its own values, so the folds are the same whatever the blocks and the order of the rows, in this process
+and on Ray. Rows that are equal in all columns are told apart by their number among each other (see `data.numbering`):
+some of them are held out, the others not, as if each were drawn by itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rayline.data.cells import Cells, Thresholds, TimeKey, content_keys
 from rayline.data.conform import refuse_empty
 from rayline.data.division import Division, Sizes
 from rayline.data.folds import Fold
+from rayline.data.numbering import Numbered, Salted
 from rayline.data.rowhash import BITS, RowHash
 from rayline.data.rows import parts
 
@@ -77,7 +79,7 @@ class Splitter(ABC):
 
 @dataclass(frozen=True)
 class KFold(Splitter):
-    """Each row is held out once; the folds differ by one row at most, unless equal rows forbid it.
+    """Each row is held out once; the folds differ by one row at most.
 
     Parameters
     ----------
@@ -107,7 +109,7 @@ class KFold(Splitter):
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
         where = type(self).__name__
         keys = content_keys(engine.schema(data), self.seed, self.purpose, where)
-        return (_equal_folds(Division(engine, data, where, keys), self.n_splits),)
+        return (_equal_folds(Division(engine, data, where, *keys), self.n_splits),)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class StratifiedKFold(Splitter):
             column = target_columns[0]
         schema = _schema_with(engine, data, [column], "StratifiedKFold")
         keys = content_keys(schema, self.seed, KFold.purpose, "StratifiedKFold")
-        return (_equal_folds(Division(engine, data, "StratifiedKFold", keys, stratum=column), self.n_splits),)
+        return (_equal_folds(Division(engine, data, "StratifiedKFold", *keys, stratum=column), self.n_splits),)
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,8 @@ class GroupKFold(Splitter):
 
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
         _schema_with(engine, data, [self.column], "GroupKFold")
-        keys = [RowHash((self.column,), self.seed, KFold.purpose)]
-        division = Division(engine, data, "GroupKFold", keys, unit=f"groups of {self.column!r}")
+        key = RowHash((self.column,), self.seed, KFold.purpose)
+        division = Division(engine, data, "GroupKFold", key, unit=f"groups of {self.column!r}")
         return (_equal_folds(division, self.n_splits),)
 
 
@@ -269,12 +271,9 @@ class RepeatedKFold(Splitter):
         _check_seed(self)
 
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        schema = engine.schema(data)
-        found = []
-        for i in range(self.n_repeats):
-            keys = content_keys(schema, self.seed, f"{KFold.purpose} {i}", "RepeatedKFold")
-            found.append(_equal_folds(Division(engine, data, "RepeatedKFold", keys), self.n_splits))
-        return tuple(found)
+        key = _told_apart(engine, data, self.seed, KFold.purpose, "RepeatedKFold")
+        divisions = (Division(engine, data, "RepeatedKFold", Salted(key, i)) for i in range(self.n_repeats))
+        return tuple(_equal_folds(division, self.n_splits) for division in divisions)
 
 
 @dataclass(frozen=True)
@@ -283,7 +282,7 @@ class Bootstrap(Splitter):
 
     Each row draws how often it is taken from a Poisson distribution with mean 1, by its own hash: the Poisson bootstrap, which
     needs no common counter (Chamandy, Muralidharan, Najmi and Naidu, "Estimating uncertainty for massive data streams",
-    2012). So the number of training rows varies by about its square root. Equal rows are drawn equally often.
+    2012). So the number of training rows varies by about its square root.
 
     Parameters
     ----------
@@ -311,15 +310,12 @@ class Bootstrap(Splitter):
         _check_seed(self)
 
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        schema = engine.schema(data)
         probabilities = list(accumulate(range(1, self.MOST), lambda p, m: p / m, initial=exp(-1.0)))
         cuts = ((0, tuple(int(share * (1 << BITS)) for share in accumulate(probabilities))),)
         drawn = tuple(cell for cell in range(1, self.MOST + 1) for _ in range(cell))
-        found = []
-        for i in range(self.n_splits):
-            key = content_keys(schema, self.seed, f"bootstrap {i}", "Bootstrap")[-1]
-            found.append(Folds(Thresholds(key, None, cuts, "Bootstrap"), (Fold(drawn, (0,)),)))
-        return tuple(found)
+        key = _told_apart(engine, data, self.seed, "bootstrap", "Bootstrap")
+        keys = (Salted(key, i) for i in range(self.n_splits))
+        return tuple(Folds(Thresholds(key, None, cuts, "Bootstrap"), (Fold(drawn, (0,)),)) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -377,11 +373,10 @@ class Holdout(Splitter):
         named = [name for name in (self.stratify, self.group) if name is not None]
         schema = _schema_with(engine, data, named, self.where)
         if self.group is not None:
-            keys = [RowHash((self.group,), self.seed, "holdout")]
-            return Division(engine, data, self.where, keys, unit=f"groups of {self.group!r}")
-        return Division(
-            engine, data, self.where, content_keys(schema, self.seed, "holdout", self.where), stratum=self.stratify
-        )
+            key = RowHash((self.group,), self.seed, "holdout")
+            return Division(engine, data, self.where, key, unit=f"groups of {self.group!r}")
+        keys = content_keys(schema, self.seed, "holdout", self.where)
+        return Division(engine, data, self.where, *keys, stratum=self.stratify)
 
     def _sizes(self, n_rows: Mapping[int, int]) -> Sizes:
         # Rounding what has been held out so far, stratum after stratum, makes each and their sum right to within one row.
@@ -435,11 +430,15 @@ def _equal_folds(division: Division, n_splits: int) -> Folds:
     return Folds(cells, tuple(Fold(train, (i,)) for i, train in enumerate(others)), counted)
 
 
+def _told_apart(engine: Engine, data: Any, seed: int, purpose: str, where: str) -> RowHash | Numbered:
+    return Division(engine, data, where, *content_keys(engine.schema(data), seed, purpose, where)).told_apart()
+
+
 def _time_division(engine: Engine, data: Any, column: str, where: str) -> Division:
     dtype = _schema_with(engine, data, [column], where)[column]
     if kind_of(dtype) not in (Kind.NUMERIC, Kind.DATETIME) and dtype not in (pl.Time, pl.Duration, pl.Null):
         raise SchemaError.dtype(where, column, "dates, times or numbers", dtype)
-    return Division(engine, data, where, [TimeKey(column)], unit=f"moments of {column!r}", is_ordered=True)
+    return Division(engine, data, where, TimeKey(column), unit=f"moments of {column!r}", is_ordered=True)
 
 
 def _schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -> pl.Schema:

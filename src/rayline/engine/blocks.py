@@ -80,7 +80,7 @@ class Partial:
     scan: Scan
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        answers = self.scan.of(to_frame(block).lazy())
+        answers = self.scan.of(self.scan.attached(to_frame(block).lazy()))
         return pa.table({"answers": pa.array([pickle.dumps(answers)], pa.large_binary())})
 
 

@@ -58,7 +58,7 @@ class LocalEngine(Engine):
 
 
 def _batches(lazy: pl.LazyFrame, scan: Scan) -> Iterator[pl.LazyFrame]:
-    needed = lazy.select(map(col, scan.columns(lazy.collect_schema())))
+    needed = scan.attached(lazy.select(map(col, scan.columns(lazy.collect_schema()))))
     if _is_in_memory(lazy):
         yield needed
         return

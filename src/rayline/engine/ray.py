@@ -63,15 +63,14 @@ class RayEngine(Engine):
             columns = scan.columns(schema)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
-            partial = needed.map_batches(
-                RaylineTask(Partial(scan)), batch_format="pyarrow", batch_size=_batch_size(data)
-            )
+            size = _batch_size(data) if scan.attach is None or scan.attach.is_local else None  # else whole blocks
+            partial = needed.map_batches(RaylineTask(Partial(scan)), batch_format="pyarrow", batch_size=size)
             for table in _blocks(partial):
                 for packed in table.column("answers").to_pylist() if table.num_columns else ():
                     for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
                         parts.setdefault(cell, []).append(answers)
         if not parts:
-            return scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}))
+            return scan.of(scan.attached(pl.LazyFrame(schema={name: schema[name] for name in columns})))
         return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy.typing as npt
 import polars as pl
@@ -372,6 +372,7 @@ class Column:
     """Cells that stand in a column of the table."""
 
     name: str
+    is_local: ClassVar[bool] = True
 
     def __call__(self, names: Sequence[str]) -> pl.Expr:
         return pl.col(self.name)
