@@ -79,8 +79,10 @@ class Cells(ABC):
     def columns(self) -> tuple[str, ...]:
         """The columns that the cell of a row depends on."""
 
-    is_local: bool
-    """Whether the cell of a row hangs on that row alone; see `Key.is_local`."""
+    @property
+    def is_local(self) -> bool:
+        """Whether the cell of a row hangs on that row alone; see `Key.is_local`."""
+        return True
 
     @abstractmethod
     def expression(self) -> pl.Expr:
@@ -104,7 +106,7 @@ class Thresholds(Cells):
     where: str = "split"
 
     @property
-    def is_local(self) -> bool:  # type: ignore[override]
+    def is_local(self) -> bool:
         return self.key.is_local
 
     @property
@@ -151,7 +153,6 @@ class Members(Cells):
     key: Key
     members: tuple[tuple[int, int], ...]  # (key, cell), sorted
     where: str = "split"
-    is_local: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
