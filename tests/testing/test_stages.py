@@ -78,6 +78,11 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.TargetEncoder(["city", "count"], smooth=10.0, cv=3), {"targets": ["price"], "rtol": 1e-9}),
     (stages.PolynomialFeatures(["amount", "count", "small"], 3), {}),
     (stages.PolynomialFeatures(interaction_only=True), {"targets": ["y"]}),
+    (stages.SplineTransformer(), {}),
+    (stages.SplineTransformer(["amount", "count"], 4, 2, "quantile", "linear", False, "zeros"), {"targets": ["y"]}),
+    (stages.SplineTransformer(["amount"], knots=[20, 40, 60, 90], extrapolation="periodic"), {}),
+    (stages.SplineTransformer(["price", "small"], degree=1, extrapolation="continue"), {}),
+    (stages.SplineTransformer(["amount"], degree=0, extrapolation="error"), {}),
     (stages.Ratio(["amount", "count"], per="small"), {}),
     (
         stages.Expression(

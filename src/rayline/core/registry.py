@@ -48,6 +48,7 @@ _STAGES: dict[str, str | type] = {
     "KBinsDiscretizer": "rayline.stages.discretize:KBinsDiscretizer",
     "TargetEncoder": "rayline.stages.targets:TargetEncoder",
     "PolynomialFeatures": "rayline.stages.combine:PolynomialFeatures",
+    "SplineTransformer": "rayline.stages.splines:SplineTransformer",
     "Ratio": "rayline.stages.combine:Ratio",
     "Expression": "rayline.stages.combine:Expression",
     "Concatenator": "rayline.stages.combine:Concatenator",

@@ -93,7 +93,8 @@ class PCA(Stage):
         components = components * np.sign(components[np.arange(n), largest])[:, None]
         variances = np.maximum(sizes[order], 0.0)
         if self.whiten:
-            components = components / np.sqrt(np.maximum(variances, np.finfo(np.float64).tiny))[:, None]
+            # As scikit-learn: a component without variance is not blown up beyond 1 / eps.
+            components = components / np.maximum(np.sqrt(variances), np.finfo(np.float64).eps)[:, None]
         share = variances / max(float(np.trace(found.comoment)) / (found.count - 1), np.finfo(np.float64).tiny)
         return {
             "columns": columns,

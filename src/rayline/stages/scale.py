@@ -265,14 +265,20 @@ class Normalizer(Stage):
         columns = list(self.state["columns"])
         if not columns:
             return []
-        total: Formula = 0.0
-        for column in columns:
-            x: Formula = ["abs", ["fill", ["number", ["col", column]], 0.0]]
-            total = ["max", total, x] if self.norm == "max" else ["+", total, ["*", x, x] if self.norm == "l2" else x]
         size = "\x00norm"
-        length: Formula = ["sqrt", total] if self.norm == "l2" else total
+        l2, largest = self.norm == "l2", self.norm == "max"
+        steps: list[Operation] = [Assign({size: 0.0})]
+        # A few columns a step: a formula over hundreds of columns would nest too deep for the query engine.
+        for start in range(0, len(columns), 1 if largest else 8):
+            total: Formula = ["col", size]
+            for column in columns[start : start + (1 if largest else 8)]:
+                x: Formula = ["abs", ["fill", ["number", ["col", column]], 0.0]]
+                total = ["max", total, x] if largest else ["+", total, ["*", x, x] if l2 else x]
+            steps.append(Assign({size: total}))
+        length: Formula = ["sqrt", ["col", size]] if l2 else ["col", size]
         divided = {c: ["/", ["col", c], ["col", size]] for c in columns}
         return [
+            *steps,
             Assign({size: length}),
             Assign({size: ["if", ["==", ["col", size], 0.0], 1.0, ["col", size]]}),
             Assign(divided),

@@ -1,0 +1,305 @@
+"""B-spline bases: a number becomes a few smooth bumps, so that a linear model can follow a curve."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import Check, ColumnStage, View, a_bool, an_int, one_of, param
+from rayline.core.statistics import Extremes, Quantiles, Request, Statistic
+
+_BLOCK_ROWS = 1 << 15
+
+
+def _are_knots(value: Any) -> bool:
+    if value in ("uniform", "quantile"):
+        return True
+    lists = value.values() if isinstance(value, dict) else [value]
+    return all(
+        isinstance(v, (list, tuple))
+        and len(v) > 1
+        and all(type(x) in (int, float) and math.isfinite(x) for x in v)
+        and all(a < b for a, b in itertools.pairwise(v))
+        for v in lists
+    )
+
+
+@dataclass(frozen=True)
+class SplineTransformer(ColumnStage):
+    """Replace each column by its B-spline basis, `column_sp_0`, `column_sp_1`, … (Float64), as scikit-learn does.
+
+    A column with K knots gives K + degree - 1 columns (K - 1 when periodic) that sum to 1 between the first and the last
+    knot. A constant column gives zeros. Missing stays missing in each of them, or becomes zeros.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    n_knots
+        Knots of each column, for "uniform" and "quantile".
+    degree
+        Of the polynomials; 3 are cubic splines.
+    knots
+        "uniform" (at equal distances from the smallest to the largest training value), "quantile" (at equal shares of the
+        rows; exact up to 65,536 distinct values, beyond that see `Quantiles`), ascending numbers for all columns, or a
+        dict of such lists for some columns (the others are uniform).
+    extrapolation
+        Outside of the knots: "constant" (the values at the end), "linear", "continue" (the polynomials as they are),
+        "periodic" (the range from the first to the last knot comes round again) or "error".
+    include_bias
+        Whether the last basis function is there; without it a linear model has no second intercept.
+    handle_missing
+        "keep": missing stays missing; "zeros".
+
+    Raises
+    ------
+    ParameterError
+        When a periodic spline has no more knots than its degree.
+    DataError
+        In fit, when a column has no values or infinite ones; in transform, outside of the knots with
+        `extrapolation="error"`.
+    SchemaError
+        In fit, when a new name exists already.
+
+    References
+    ----------
+    de Boor, "On calculating with B-splines", Journal of Approximation Theory 6 (1972). Eilers and Marx, "Flexible
+    smoothing with B-splines and penalties", Statistical Science 11 (1996), for the knots beyond the ends.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import SplineTransformer
+    >>> table = pl.DataFrame({"x": [0.0, 0.5, 2.0]})
+    >>> Preprocessor([("s", SplineTransformer(n_knots=3, degree=1))]).fit_transform(table).to_dict(as_series=False)
+    {'x_sp_0': [1.0, 0.5, 0.0], 'x_sp_1': [0.0, 0.5, 0.0], 'x_sp_2': [0.0, 0.0, 1.0]}
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+
+    n_knots: int = param(5, an_int(2, 1000))
+    degree: int = param(3, an_int(0, 20))
+    knots: Any = param("uniform", Check('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots))
+    extrapolation: str = param("constant", one_of("constant", "linear", "continue", "periodic", "error"))
+    include_bias: bool = param(True, a_bool())
+    handle_missing: str = param("keep", one_of("keep", "zeros"))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles if self.knots == "quantile" else Extremes]
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        learned = super().learn(view, answers)
+        new = [name for column, own in learned["columns"].items() for name in self._names(column, own["knots"])]
+        taken = [n for n in new if (n in view.schema and n not in view.columns) or new.count(n) > 1]
+        if taken:
+            raise SchemaError(
+                f"SplineTransformer: the column {taken[0]!r} exists already.",
+                "Expected new names column_sp_0 ….",
+                "rename it.",
+            )
+        return learned
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        given = self.knots.get(column) if isinstance(self.knots, dict) else self.knots
+        base = self._placed(column, answers[0]) if given is None or isinstance(given, str) else np.array(given, float)
+        if self.extrapolation == "periodic" and len(base) <= self.degree:
+            raise ParameterError.value("SplineTransformer", "degree", f"less than the {len(base)} knots", self.degree)
+        return {"knots": self._extended(base).tolist()}
+
+    def _placed(self, column: str, answer: Any) -> npt.NDArray[np.float64]:
+        if not answer.count:
+            raise self.all_null(column)
+        if isinstance(answer, Quantiles):
+            base = np.array(answer.quantiles(np.linspace(0, 1, self.n_knots).tolist()))
+            self.refuse_infinite(column, float(base[0]), float(base[-1]))
+            return base
+        self.refuse_infinite(column, float(answer.low), float(answer.high), float(answer.high) - float(answer.low))
+        return np.linspace(float(answer.low), float(answer.high), self.n_knots)
+
+    def _extended(self, base: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """With `degree` more knots on either side, at the distances that the knots have there."""
+        degree, first, last = self.degree, base[0], base[-1]
+        if self.extrapolation == "periodic":
+            period = last - first
+            return np.concatenate([base[-(degree + 1) : -1] - period, base, base[1 : degree + 1] + period])
+        low, high = base[1] - first, last - base[-2]
+        before = np.linspace(first - degree * low, first - low, num=degree)
+        return np.concatenate([before, base, np.linspace(last + high, last + degree * high, num=degree)])
+
+    def _names(self, column: str, knots: Sequence[float]) -> list[str]:
+        n = len(knots) - self.degree - 1 - (self.degree if self.extrapolation == "periodic" else 0)
+        return [f"{column}_sp_{i}" for i in range(n if self.include_bias else n - 1)]
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        names = self._names(column, learned["knots"])
+        how = (self.degree, self.extrapolation, self.handle_missing == "zeros", where)
+        return [BSpline(column, names, list(learned["knots"]), *how)]
+
+
+def _modulo(x: float, period: float) -> float:
+    return x % period if math.isfinite(x) else math.nan
+
+
+@dataclass(frozen=True)
+class BSpline(Operation):
+    """A number becomes the values of the B-splines over these knots; the source column goes away."""
+
+    column: str
+    outputs: Sequence[str]
+    knots: Sequence[float]
+    degree: int
+    extrapolation: str
+    zeros: bool  # for missing values, instead of missing
+    stage: str = ""
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.knots[self.degree], self.knots[-self.degree - 1]
+
+    @cached_property
+    def _n_splines(self) -> int:
+        return len(self.knots) - self.degree - 1 - (self.degree if self.extrapolation == "periodic" else 0)
+
+    @cached_property
+    def _lines(self) -> tuple[list[float], list[float], list[float], list[float]]:
+        """Values and slopes of all splines at the first and at the last knot."""
+        low, high = self._ends
+        return self._at(low), self._at(high), self._at(low, slope=True), self._at(high, slope=True)
+
+    def _interval(self, x: float) -> int:
+        n = len(self.knots) - self.degree - 1
+        return min(max(bisect_right(self.knots, x) - 1, self.degree), n - 1)
+
+    def _at(self, x: float, *, slope: bool = False) -> list[float]:
+        """All splines at one place, by de Boor's recursion: only degree + 1 of them are not zero."""
+        t, degree, last = self.knots, self.degree, self._interval(x)
+        h = [1.0] + [0.0] * degree
+        for j in range(1, degree + 1):
+            before, h[0] = h[:j], 0.0
+            for i in range(1, j + 1):
+                high, low = t[last + i], t[last + i - j]
+                if high == low:
+                    h[i] = 0.0
+                    continue
+                w = before[i - 1] / (high - low)
+                if slope and j == degree:
+                    h[i - 1], h[i] = h[i - 1] - degree * w, degree * w
+                else:
+                    h[i - 1], h[i] = h[i - 1] + w * (high - x), w * (x - low)
+        result = [0.0] * self._n_splines
+        for i in range(degree + 1 if degree or not slope else 0):
+            result[(last - degree + i) % self._n_splines] += h[i]
+        return result
+
+    # -- one row -------------------------------------------------------------------------------------------------------
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, outputs = self.column, list(self.outputs)
+        missing = dict.fromkeys(outputs, 0.0 if self.zeros else None)
+
+        def spline(row: Row) -> None:
+            x = row.pop(column)
+            if x is None or x != x:
+                row.update(missing)
+            else:
+                values = self._values(float(x))
+                row.update((name, v if v == v else None) for name, v in zip(outputs, values, strict=False))
+
+        return spline
+
+    def _values(self, x: float) -> list[float]:
+        low, high = self._ends
+        if self.extrapolation == "periodic":
+            return self._at(low + _modulo(x - low, high - low) if high > low else low)
+        if self.extrapolation == "continue" or low <= x <= high:
+            return self._at(x)
+        if self.extrapolation == "error":
+            raise self._refusal([x])
+        at_low, at_high, slope_low, slope_high = self._lines
+        at, slope, end = (at_low, slope_low, low) if x < low else (at_high, slope_high, high)
+        return at if self.extrapolation == "constant" else [a + (x - end) * s if s else a for a, s in zip(at, slope, strict=True)]
+
+    def _refusal(self, values: Sequence[float]) -> DataError:
+        low, high = self._ends
+        return DataError(
+            f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} beyond its knots.",
+            f"Expected {low!r} to {high!r}; got {list(values)!r}.",
+            'choose another extrapolation ("constant", "linear"), or clip the column first (Clipper).',
+        )
+
+    # -- tables --------------------------------------------------------------------------------------------------------
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # one column becomes several, see apply
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        dtype = pl.Struct({name: pl.Float64() for name in self.outputs})
+        made = col(self.column).cast(pl.Float64).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
+        temporary = f"{self.column}\x00splines"
+        return Drop([self.column]).apply(table.with_columns(made.alias(temporary))).unnest(temporary)
+
+    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+        kept = {name: dtype for name, dtype in schema.items() if name != self.column}
+        return kept | {name: pl.Float64() for name in self.outputs}
+
+    def _structs(self, values: pl.Series) -> pl.Series:
+        missing = values.is_null() | values.is_nan().fill_null(True)
+        x = values.fill_null(math.nan).to_numpy().astype(np.float64)
+        x = np.where(missing.to_numpy(), self._ends[0], x)
+        starts = range(0, max(len(x), 1), _BLOCK_ROWS)
+        matrix = np.concatenate([self._matrix(x[start : start + _BLOCK_ROWS]) for start in starts])
+        matrix[missing.to_numpy()] = 0.0 if self.zeros else math.nan
+        columns = [pl.Series(name, matrix[:, i]).fill_nan(None) for i, name in enumerate(self.outputs)]
+        return pl.DataFrame(columns).to_struct(values.name) if columns else pl.Series(values.name, [{}] * len(x))
+
+    def _matrix(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        low, high = self._ends
+        with np.errstate(all="ignore"):
+            if self.extrapolation == "periodic":
+                return self._inside(low + np.mod(x - low, high - low) if high > low else np.full_like(x, low))
+            if self.extrapolation == "continue":
+                return self._inside(x)
+            inside = (low <= x) & (x <= high)
+            if self.extrapolation == "error" and not inside.all():
+                raise self._refusal(np.unique(x[~inside])[:5].tolist())
+            matrix = self._inside(np.clip(x, low, high))
+            at_low, at_high, slope_low, slope_high = (np.array(v) for v in self._lines)
+            for outside, at, slope, end in ((x < low, at_low, slope_low, low), (x > high, at_high, slope_high, high)):
+                if outside.any():
+                    beyond = (x[outside] - end)[:, None] * slope
+                    matrix[outside] = at if self.extrapolation == "constant" else np.where(slope != 0, at + beyond, at)
+            return matrix
+
+    def _inside(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """`_at` of many places: the same steps in the same order."""
+        t, degree = np.array(self.knots), self.degree
+        n = len(t) - degree - 1
+        last = np.clip(np.searchsorted(t, x, side="right") - 1, degree, n - 1)
+        h = [np.ones_like(x), *(np.zeros_like(x) for _ in range(degree))]
+        for j in range(1, degree + 1):
+            before, h[0] = h[:j], np.zeros_like(x)
+            for i in range(1, j + 1):
+                high, low = t[last + i], t[last + i - j]
+                same = high == low
+                w = before[i - 1] / np.where(same, 1.0, high - low)
+                h[i - 1] = np.where(same, h[i - 1], h[i - 1] + w * (high - x))
+                h[i] = np.where(same, 0.0, w * (x - low))
+        matrix = np.zeros((len(x), self._n_splines))
+        rows = np.arange(len(x))
+        for i in range(degree + 1):
+            matrix[rows, (last - degree + i) % self._n_splines] += h[i]
+        return matrix
