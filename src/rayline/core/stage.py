@@ -288,6 +288,12 @@ class ColumnStage(Stage):
             f"drop {column!r} (DropColumns), or impute it with a constant first.",
         )
 
+    def refuse_strange(self, parameter: str, given: Any, view: View) -> None:
+        """Raise ParameterError when a parameter that is given by column names one that is not the stage's."""
+        strange = [name for name in given if name not in view.columns] if isinstance(given, Mapping) else []
+        if strange:
+            raise ParameterError.unknown(f"{type(self).__name__}: {parameter}: column", strange, view.columns)
+
     def refuse_infinite(self, column: str, *numbers: float) -> None:
         """Raise DataError when what was learned of a column is not finite."""
         if not all(math.isfinite(number) for number in numbers):

@@ -74,6 +74,7 @@ class KBinsDiscretizer(ColumnStage):
         return [Quantiles if self.strategy == "quantile" else Extremes]
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        self.refuse_strange("edges", self.edges, view)
         learned = super().learn(view, answers)
         names = [name for own in learned["columns"].values() for name in own["outputs"]]
         taken = sorted(({*names} & (set(view.schema) - set(view.columns))) | {n for n in names if names.count(n) > 1})

@@ -184,6 +184,10 @@ class OrdinalEncoder(ColumnStage):
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
+    def learn(self, view: View, answers: Mapping[Any, Any]) -> dict[str, Any]:
+        self.refuse_strange("categories", self.categories, view)
+        return super().learn(view, answers)
+
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         given = (self.categories or {}).get(column)
         categories = list(given) if given is not None else answers[0].table["value"].to_list()

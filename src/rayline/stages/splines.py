@@ -102,6 +102,7 @@ class SplineTransformer(ColumnStage):
         return [Quantiles if self.knots == "quantile" else Extremes]
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        self.refuse_strange("knots", self.knots, view)
         learned = super().learn(view, answers)
         new = [name for column, own in learned["columns"].items() for name in self._names(column, own["knots"])]
         taken = [n for n in new if (n in view.schema and n not in view.columns) or new.count(n) > 1]
@@ -255,6 +256,9 @@ class BSpline(Operation):
     def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
         kept = {name: dtype for name, dtype in schema.items() if name != self.column}
         return kept | {name: pl.Float64() for name in self.outputs}
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {name: (self.column,) for name in self.outputs}
 
     def _structs(self, values: pl.Series) -> pl.Series:
         missing = values.is_null() | values.is_nan().fill_null(True)
