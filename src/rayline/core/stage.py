@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 import polars as pl
 
-from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError
+from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
 from rayline.core.operations import Operation
 from rayline.core.schema import Columns, Kind, choose, kind_of, value_from_json, value_to_json
 from rayline.core.statistics import Request, Statistic, Words
@@ -292,7 +292,8 @@ class ColumnStage(Stage):
         """Raise ParameterError when a parameter that is given by column names one that is not the stage's."""
         strange = [name for name in given if name not in view.columns] if isinstance(given, Mapping) else []
         if strange:
-            raise ParameterError.unknown(f"{type(self).__name__}: {parameter}: column", strange, view.columns)
+            expected = f"only columns of the stage, {shorten(view.columns)}"
+            raise ParameterError.value(type(self).__name__, parameter, expected, strange)
 
     def refuse_infinite(self, column: str, *numbers: float) -> None:
         """Raise DataError when what was learned of a column is not finite."""

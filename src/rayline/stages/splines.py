@@ -258,7 +258,7 @@ class BSpline(Operation):
         return kept | {name: pl.Float64() for name in self.outputs}
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {name: (self.column,) for name in self.outputs}
+        return dict.fromkeys(self.outputs, (self.column,))
 
     def _structs(self, values: pl.Series) -> pl.Series:
         missing = values.is_null() | values.is_nan().fill_null(True)
