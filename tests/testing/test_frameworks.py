@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier, SGDRegressor
 from sklearn.svm import LinearSVC
 
-from rayline import register_framework
+from rayline import register_framework, tune
 from rayline.core import registry
 from rayline.testing import check_framework
 from tests import toy
@@ -56,6 +56,27 @@ def test_contract_of_estimators(estimator: Any, epochs: int | None) -> None:
     # A product of matrices sums in another order for one row than for many; a forest does not.
     exact = "Forest" in type(estimator).__name__
     check_framework("sklearn", estimator, tasks=tasks, exact=exact, **({"epochs": epochs} if epochs else {}))
+
+
+ON_RAY: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+    "xgboost": ("xgboost", *CASES["xgboost"]),
+    "lightgbm": ("lightgbm", *CASES["lightgbm"]),
+    "least-squares": ("least-squares", *CASES["least-squares"]),
+    "an estimator": (
+        "sklearn",
+        (LogisticRegression(),),
+        {"exact": False, "tuned": {"C": tune.grid_search([0.1, 1.0])}},
+    ),
+    "an estimator, streamed": ("sklearn", (SGDClassifier(),), {"exact": False, "epochs": 20, "resumes": False}),
+}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_RAY)
+def test_contract_on_ray(ray_session: Any, name: str) -> None:
+    framework, args, options = ON_RAY[name]
+    check_framework(framework, *args, **{"tasks": ["binary"], **options}, ray=True, serve=True)
 
 
 SUITES_OF_THEIR_OWN = {

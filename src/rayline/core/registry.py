@@ -194,6 +194,12 @@ def register_framework(cls: C) -> C:
     return cls
 
 
+def forget_framework(name: str) -> None:
+    """Take back a `register_framework`."""
+    _FRAMEWORKS.pop(name, None)
+    _INSTANCES.pop(name, None)
+
+
 _INSTANCES: dict[str, Any] = {}
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
 

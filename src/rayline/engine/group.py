@@ -4,6 +4,7 @@ again from it when a worker is lost.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -158,6 +159,7 @@ class _Group:
         self.actors: list[Any] = []
         self.peers: list[str] = []
         self._reserved: PlacementGroup | None = None
+        self._runs: list[Any] = []
 
     def __enter__(self) -> _Group:
         held = dict(self.plan.held)
@@ -182,7 +184,10 @@ class _Group:
         """Take the actors and the reservation away."""
         for actor in self.actors:
             ray.kill(actor)
-        self.actors = []
+        for run in self._runs:  # Ray prints the errors that nobody has taken
+            with contextlib.suppress(RayError):
+                ray.get(run, timeout=GRACE_S)
+        self.actors, self._runs = [], []
         if self._reserved is not None:
             remove_placement_group(self._reserved)
             self._reserved = None
@@ -217,6 +222,7 @@ class _Group:
         """What each rank returned. Raises LostError when one did not."""
         runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
         results: dict[int, Any] = {}
+        self._runs = list(runs)
         first, told = self.actors[0], False
         ear: Any = first.listen.remote()
         while runs or ear is not None:
@@ -227,6 +233,7 @@ class _Group:
                 raise _first_cause(runs, runs.get(ready, 0), error) from error
             if ready != ear:
                 results[runs.pop(ready)] = value
+                self._runs.remove(ready)
                 continue
             for heard in value:
                 if heard is not None and hear(heard) and not told:

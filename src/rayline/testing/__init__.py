@@ -1,6 +1,7 @@
 """The executable contracts: run them on stages and framework adapters of your own."""
 
-from rayline.testing.frameworks import check_framework, training_table
+from rayline.testing.case import training_table
+from rayline.testing.frameworks import check_framework
 from rayline.testing.stages import check_stage, example_table
 
 __all__ = ["check_framework", "check_stage", "example_table", "training_table"]

@@ -1,0 +1,189 @@
+"""The laws of a framework that need Ray: workers, a worker that is killed, tuning, batch inference, serving."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import signal
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline import serve, tune
+from rayline.core import registry
+from rayline.core.errors import ParameterError
+from rayline.core.framework import Framework, Job
+from rayline.data.read import from_polars
+from rayline.inference.artifact import load
+from rayline.testing.case import Case, error_of
+from rayline.train.result import Result
+
+BLOCKS = 3
+"""Blocks of the datasets: more than workers, so that shares cross them."""
+
+KILLED_IN, EVERY = 3, 2
+"""The iteration (counted from 0) in which a worker is killed, and how many there are between checkpoints."""
+
+HEARD_S = 0.5
+"""How long a worker lives on before it is killed, so that the driver has heard of its last checkpoint."""
+
+
+def dataset(table: pl.DataFrame) -> Any:
+    """A table as a ray.data.Dataset of a few blocks."""
+    return from_polars(list(table.iter_slices(math.ceil(table.height / BLOCKS))))
+
+
+def _on_workers(case: Case, **options: Any) -> Result:
+    rows = dataset(case.table)
+    n = 2 if case.adapter.distributed else 1
+    return case.fit(case.trainer(num_workers=n, **options), table=rows, test_dataset=rows)
+
+
+# -- the laws ----------------------------------------------------------------------------------------------------------
+
+
+def trains_on_workers(case: Case) -> None:
+    result = case.shared("on workers", lambda: _on_workers(case))
+    heard, expected = result.history["iteration"].to_list(), case.result.history["iteration"].to_list()
+    assert heard == expected, f"the history has the iterations {heard}; in process there are {len(expected)}"
+    case.has_learned(result.metrics)
+    rows = case.rows
+    with tempfile.TemporaryDirectory() as folder:
+        result.inference_pipeline.save(Path(folder) / "x.rayline")
+        options = result.model.adapter.load_options(result.fitted_model)
+        loaded = load(Path(folder) / "x.rayline", **options)
+    assert loaded.predict(rows).equals(result.inference_pipeline.predict(rows)), "predictions differ after loading"
+
+
+def refuses_workers_that_it_cannot_use(case: Case) -> None:
+    if case.adapter.distributed:
+        return
+    said = error_of(lambda: case.trainer(num_workers=2), ParameterError)
+    assert said, "two workers are not refused by the constructor, although distributed = False"
+    assert "num_workers" in said, "the error does not name num_workers"
+
+
+def survives_a_killed_worker(case: Case) -> None:
+    if case.result.history.height <= KILLED_IN:
+        return
+    with tempfile.TemporaryDirectory() as folder, _mortal(case, Path(folder)) as name:
+        mortal = replace(case, name=name, fits={})
+        result = _on_workers(mortal, max_failures=1, checkpoint_every=EVERY)
+        begun = [int(path.read_text()) for path in sorted(Path(folder).glob("begun-*"))]
+    assert len(begun) == 2, f"there were {len(begun)} groups of workers after one was killed"
+    heard = result.history["iteration"].to_list()
+    assert heard == case.result.history["iteration"].to_list(), f"the history has the iterations {heard}"
+    lost = KILLED_IN + 1 - begun[1]
+    assert not case.resumes or lost <= EVERY, f"{lost} iterations were lost, with a checkpoint after each {EVERY}"
+    case.has_learned(result.metrics)
+
+
+def is_tuned(case: Case) -> None:
+    space = case.tuned
+    if space is None:
+        space = {"preprocessor": {"impute": {"strategy": tune.grid_search(["mean", "median"])}}}
+    rows = dataset(case.table)
+    given = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
+    metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
+    analysis = tune.run(case.trainer(), given, dict(space), metric, num_samples=1, verbose=False)
+    assert np.isfinite(analysis.best_score), f"the best score is {analysis.best_score}"
+    assert not any(trial.error for trial in analysis.trials), "a trial failed"
+    chained = analysis.best_pipeline.chain(analysis.best_model)
+    predicted = chained.predict(case.table)["prediction"]
+    assert predicted.dtype == case.table.schema[case.target], f"the best pipeline predicts {predicted.dtype}"
+
+
+def predicts_datasets(case: Case) -> None:
+    pipeline = case.result.inference_pipeline
+    with_probabilities = case.task != "regression" and _has_probabilities(case)
+    made = pipeline.transform(dataset(case.table), proba=with_probabilities)
+    found = registry.engine_for(made).collect(made)
+    expected = pipeline.transform(case.table, proba=with_probabilities)
+    assert found.columns == expected.columns, f"columns are {found.columns}"
+    assert found.height == expected.height, f"{found.height} rows come out of {expected.height}"
+    for name in expected.columns:
+        if name.startswith(("prediction", "probability_")) and expected[name].dtype.is_float():
+            case.same(found[name], expected[name], bits=case.exact, why=f"{name!r} differs from the table's")
+
+
+def is_served(case: Case) -> None:
+    pipeline = case.result.inference_pipeline
+    asked = case.rows.head(7).to_dicts()
+    deployment = serve.to_deployment(pipeline, name=f"check-{case.task}", ray_actor_options={"num_cpus": 0.5})
+    try:
+        deployment.deploy()
+        request = urllib.request.Request(  # noqa: S310  # our own server
+            f"{deployment.url}/predict", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            answers = json.load(response)["predictions"]
+    finally:
+        deployment.delete()
+    expected = pipeline.predict(case.rows.head(7))["prediction"].to_list()
+    if case.task == "regression":
+        case.same(answers, expected, bits=case.exact, why="the deployment answers otherwise than the table")
+    else:
+        assert answers == expected, "the deployment answers otherwise than the table"
+
+
+def _has_probabilities(case: Case) -> bool:
+    scores = case.result.model.scores(case.result.preprocessor.transform(case.rows.head(3)).lazy())
+    return not np.issubdtype(scores.dtype, np.integer)
+
+
+# -- a framework that dies once ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _mortal(case: Case, folder: Path) -> Iterator[str]:
+    """The framework under another name, whose last rank kills itself once; each group tells where it begins."""
+    kind = type(case.adapter)
+
+    def train(self: Any, job: Job, *args: Any, **kwargs: Any) -> Any:
+        is_last, marker, told = job.rank == job.world_size - 1, folder / "killed", job.report
+        begun = folder / f"begun-{int(marker.exists())}"
+
+        def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+            if is_last and not begun.exists():
+                begun.write_text(str(iteration))
+            if is_last and iteration == KILLED_IN and not marker.exists():
+                marker.touch()
+                time.sleep(HEARD_S)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return told(iteration, metrics)
+
+        return kind.train(self, replace(job, report=report), *args, **kwargs)
+
+    body = {
+        "name": f"{kind.name}-that-dies",
+        "models": kind.models or kind.name,
+        "train": functools.wraps(kind.train)(train),  # so that arguments are checked as before
+        "owns": lambda self, model: False,
+    }
+    mortal: type[Framework] = type(kind.__name__, (kind,), body)
+    registry.register_framework(mortal)
+    try:
+        yield mortal.name
+    finally:
+        registry.forget_framework(mortal.name)
+
+
+LAWS = (
+    trains_on_workers,
+    refuses_workers_that_it_cannot_use,
+    survives_a_killed_worker,
+    is_tuned,
+    predicts_datasets,
+)
+
+SERVE_LAWS = (is_served,)
