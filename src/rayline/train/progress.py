@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+EVERY_S = 0.1
 
 
 class Line:
@@ -21,15 +24,21 @@ class Line:
         self._parts.append(text)
         self._show("")
 
-    def now(self, text: str) -> None:
-        """Show what is going on; at most ten times a second."""
-        if time.monotonic() - self._shown > 0.1:
-            self._show(text)
+    def now(self, text: str, below: Callable[[], Any] | None = None) -> None:
+        """Show what is going on, in a terminal with something of Rich's below it; at most ten times a second."""
+        if self.is_due:
+            self._show(text, below)
 
-    def _show(self, text: str) -> None:
+    @property
+    def is_due(self) -> bool:
+        """Whether something new would be shown now."""
+        return self._status is not None and time.monotonic() - self._shown > EVERY_S
+
+    def _show(self, text: str, below: Callable[[], Any] | None = None) -> None:
         self._shown = time.monotonic()
         if self._status is not None:
-            self._status.update(f"{self._title}  {' · '.join([*self._parts, *([text] if text else [])])}")
+            line = f"{self._title}  {' · '.join([*self._parts, *([text] if text else [])])}"
+            self._status.update(line if below is None else _stacked(line, below()))
 
     def __str__(self) -> str:
         return f"{self._title}  {' · '.join(self._parts)}"
@@ -69,5 +78,16 @@ def seconds(value: float) -> str:
 
     >>> seconds(0.0042), seconds(0.73), seconds(83.4)
     ('4 ms', '0.7 s', '83 s')
+    >>> seconds(4000.0)
+    '67 min'
     """
+    if value >= 600:
+        return f"{value / 60:.0f} min"
     return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+def _stacked(line: str, below: Any) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(line), below)

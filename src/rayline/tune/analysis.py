@@ -328,7 +328,10 @@ class Analysis:
             for n in self.results.columns
             if n in ("trial", "status", "score", "standard_error") or n.startswith("config/")
         ]
-        return self.results.select(names).sort("score", descending=self.mode == "max", nulls_last=True).head(SHOWN)
+        # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
+        partial = pl.col("status") != str(Status.FINISHED)
+        order = [partial, pl.col("score")]
+        return self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
 
     def __repr__(self) -> str:
         with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=30):

@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.tune import space
+from rayline.tune import record, space
 from rayline.tune.importance import importance
 from rayline.tune.record import Trial
 
 KINDS = ("history", "slices", "parallel", "importance")
+
+DOT, BEST, QUIET = "#1f5fa8", "#d9541e", "#b8c4d4"
+"""The colours of trials, of the best one, and of what stays behind."""
+
+WIDE = 10.0
+"""Positive numbers whose largest is so many times the smallest are drawn by their order of magnitude."""
 
 
 def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any = None) -> Any:
@@ -25,33 +31,119 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
         raise MissingExtraError.of("Analysis.plot", "matplotlib", "plot") from error
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if kind == "slices":
-        return _slices(scored, metric, Figure)
-    ax = Figure(figsize=(7, 4)).subplots() if ax is None else ax
+        return _slices(scored, metric, mode, Figure)
+    ax = Figure(figsize=(7, 4), layout="constrained").subplots() if ax is None else ax
     if kind == "history":
         _history(scored, metric, mode, ax)
     elif kind == "parallel":
         _parallel(scored, metric, mode, ax)
     else:
         shares = importance(trials)
-        ax.barh(list(shares)[::-1], list(shares.values())[::-1])
-        ax.set_xlabel("share of the explained differences")
+        ax.barh([_label(name) for name in shares][::-1], list(shares.values())[::-1], color=DOT)
+        ax.set_xlabel(f"share of the explained differences in {metric}")
+        _open(ax)
     return ax
 
 
 def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
-    numbers, scores = [t.number for t in trials], [t.score for t in trials]
-    errors = [0.0 if math.isnan(t.standard_error) else t.standard_error for t in trials]
-    ax.errorbar(numbers, scores, yerr=errors, fmt="o", markersize=4, elinewidth=0.7, label="trial ± standard error")
     full = [t for t in trials if t.is_eligible]
-    ax.step(
-        [t.number for t in full],
-        list(accumulate((t.score for t in full), max if mode == "max" else min)),
-        where="post",
-        label="best so far",
-    )
+    errors = [0.0 if math.isnan(t.standard_error) else t.standard_error for t in full]
+    numbers, scores = [t.number for t in full], [t.score for t in full]
+    line = {"fmt": "o", "markersize": 4, "elinewidth": 0.7, "color": DOT, "ecolor": QUIET}
+    ax.errorbar(numbers, scores, yerr=errors, label="mean of all folds ± standard error", **line)
+    short = [t for t in trials if not t.is_eligible]
+    if short:
+        ax.plot([t.number for t in short], [t.score for t in short], "o", **HOLLOW, label="stopped early: mean of the folds that it ran")
+    if full:
+        found = list(accumulate(scores, max if mode == "max" else min))
+        end = max(t.number for t in trials)
+        ax.step([*numbers, end], [*found, found[-1]], where="post", color=BEST, linewidth=1.5, label="best so far")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("trial")
     ax.set_ylabel(metric)
-    ax.legend()
+    if trials:
+        ax.legend(frameon=False, fontsize="small")
+    _open(ax)
+
+
+HOLLOW = {"markersize": 4, "markerfacecolor": "none", "markeredgecolor": QUIET}
+
+
+def _slices(trials: Sequence[Trial], metric: str, mode: str, figure: Any) -> Any:
+    columns = _varied(trials)
+    axes = figure(figsize=(3.0 * max(len(columns), 1), 3.2), layout="constrained").subplots(
+        1, max(len(columns), 1), sharey=True, squeeze=False
+    )[0]
+    best = record.best(trials, mode)
+    for ax, (name, values) in zip(axes, columns.items(), strict=False):
+        axis = _Axis.of(values)
+        for trial, value in zip(trials, values, strict=True):
+            at = value if axis.categories is None else axis.categories.index(str(value))
+            look = {"color": DOT, "markersize": 4} if trial.is_eligible else HOLLOW
+            ax.plot(at, trial.score, "o", **({"color": BEST, "markersize": 7} if trial is best else look))
+        if axis.categories is not None:
+            ax.set_xticks(range(len(axis.categories)), axis.categories)
+            ax.margins(x=0.3)
+        elif axis.is_log:
+            ax.set_xscale("log")
+        ax.set_xlabel(_label(name))
+        _open(ax)
+    axes[0].set_ylabel(metric)
+    return axes
+
+
+def _parallel(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
+    trials = [t for t in trials if t.is_eligible]  # the score of fewer folds is none to compare with
+    columns = {**_varied(trials), metric: [t.score for t in trials]}
+    axes = {name: _Axis.of(values) for name, values in columns.items()}
+    heights = {name: [axes[name].height(value) for value in values] for name, values in columns.items()}
+    quality = heights[metric] if mode == "max" else [1.0 - h for h in heights[metric]]
+    order = sorted(range(len(trials)), key=lambda i: quality[i])  # the best on top
+    for i in order:
+        best = i == order[-1]
+        look = {"color": BEST, "linewidth": 2.2} if best else {"color": DOT, "alpha": 0.1 + 0.7 * quality[i] ** 3}
+        ax.plot(range(len(columns)), [heights[name][i] for name in columns], **look)
+    for place, axis in enumerate(axes.values()):
+        ax.axvline(place, color=QUIET, linewidth=0.8, zorder=0)
+        for height, text in axis.marks():
+            ax.annotate(text, (place, height), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center")
+    ax.set_xticks(range(len(columns)), [_label(name) for name in columns])
+    ax.set_yticks([])
+    ax.margins(x=0.08)
+    for side in ("top", "left", "right", "bottom"):
+        ax.spines[side].set_visible(False)
+
+
+class _Axis(NamedTuple):
+    """How the values of a parameter are laid out: numbers by size or order of magnitude, others by name."""
+
+    low: float
+    high: float
+    is_log: bool
+    categories: list[str] | None
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> _Axis:
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+            names = sorted({str(v) for v in values})
+            return cls(0.0, len(names) - 1.0, False, names)
+        low, high = min(values, default=0.0), max(values, default=0.0)
+        return cls(low, high, low > 0 and high / low > WIDE, None)
+
+    def height(self, value: Any) -> float:
+        """Where a value stands, between 0 and 1."""
+        if self.categories is not None:
+            value = float(self.categories.index(str(value)))
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return 0.5 if high == low else (value - low) / (high - low)
+
+    def marks(self) -> list[tuple[float, str]]:
+        """What is written beside it: the ends, or all categories."""
+        if self.categories is not None:
+            return [(self.height(name), name) for name in self.categories]
+        return [(self.height(value), f"{value:.4g}") for value in dict.fromkeys((self.low, self.high))]
 
 
 def _varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
@@ -61,42 +153,11 @@ def _varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
     return {name: values for name, values in columns.items() if len(set(values)) > 1}
 
 
-def _slices(trials: Sequence[Trial], metric: str, figure: Any) -> Any:
-    columns = _varied(trials)
-    axes = figure(figsize=(3.2 * max(len(columns), 1), 3.2), layout="constrained").subplots(
-        1, max(len(columns), 1), sharey=True, squeeze=False
-    )[0]
-    for ax, (name, values) in zip(axes, columns.items(), strict=False):
-        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        ax.plot(values if numeric else [str(v) for v in values], [t.score for t in trials], "o", markersize=4)
-        if numeric and min(values) > 0 and max(values) / min(values) > 100:
-            ax.set_xscale("log")
-        ax.set_xlabel(name)
-    axes[0].set_ylabel(metric)
-    return axes
+def _label(name: str) -> str:
+    """A parameter as people read it; what stands in the preprocessor on lines of its own."""
+    return name.removeprefix(f"{space.STAGES}/").replace("/", "\n")
 
 
-def _parallel(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
-    columns = {**_varied(trials), metric: [t.score for t in trials]}
-    heights = {name: _heights(values) for name, values in columns.items()}
-    quality = heights[metric] if mode == "max" else [1.0 - h for h in heights[metric]]
-    order = sorted(range(len(trials)), key=lambda i: quality[i])  # the best on top
-    for i in order:
-        ax.plot(
-            range(len(columns)),
-            [heights[name][i] for name in columns],
-            color=(0.1, 0.3, 0.7, 0.1 + 0.9 * quality[i] ** 3),
-        )
-    ax.set_xticks(range(len(columns)), list(columns), rotation=20, ha="right")
-    ax.set_yticks([])
-
-
-def _heights(values: Sequence[Any]) -> list[float]:
-    """Values between 0 and 1: numbers by size (by order of magnitude when they span many), others by their order."""
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        places = {v: i for i, v in enumerate(sorted(set(values), key=str))}
-        values = [places[v] for v in values]
-    elif values and min(values) > 0 and max(values) / min(values) > 100:
-        values = [math.log(v) for v in values]
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    return [0.5 if high == low else (v - low) / (high - low) for v in values]
+def _open(ax: Any) -> None:
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)

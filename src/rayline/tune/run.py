@@ -20,14 +20,14 @@ from rayline.core.errors import ParameterError, TrainingError
 from rayline.train import progress
 from rayline.train.trainer import Trainer
 from rayline.tune import capacity as planning
+from rayline.tune import live, space
 from rayline.tune import search as searching
-from rayline.tune import space
 from rayline.tune.analysis import Analysis
 from rayline.tune.evaluate import WHERE
 from rayline.tune.journal import Journal
 from rayline.tune.prepare import Prepared, prepare, whole
 from rayline.tune.race import SCORE
-from rayline.tune.record import FoldScore, Status, Trial, best
+from rayline.tune.record import FoldScore, Status, Trial
 from rayline.tune.trial import BOX, FoldTrial, told
 
 DEATHS = 3
@@ -141,7 +141,7 @@ def run(
         searcher = searching.searcher(
             search, prepared.space, seed=seed, max_concurrent=capacity.concurrency, mode=prepared.mode
         )
-        book = _Book(journal, line, prepared.mode, n_folds, _total(search, prepared.space, num_samples))
+        book = _Book(journal, line, prepared, _total(search, prepared.space, num_samples), time_budget_s)
         _run_trials(
             prepared,
             capacity,
@@ -251,11 +251,19 @@ class _Entry:
 class _Book(tune.Callback):
     """Writes down what the trials report, keeps their scores, and shows how far it is."""
 
-    def __init__(self, journal: Journal, line: progress.Line, mode: str, n_folds: int, total: int | None) -> None:
-        self._journal, self._line, self._mode, self._n_folds, self._total = journal, line, mode, n_folds, total
+    def __init__(
+        self, journal: Journal, line: progress.Line, prepared: Prepared, total: int | None, budget_s: float | None
+    ) -> None:
+        self._journal, self._line, self._n_folds = journal, line, len(prepared.problem.folds)
+        self._metric, self._mode, self._total, self._budget_s = prepared.problem.metric, prepared.mode, total, budget_s
         self._entries: dict[str, _Entry] = {}
         self._order: dict[str, int] = {}
         self._started = time.monotonic()
+
+    def __reduce__(self) -> Any:
+        """Ray pickles callbacks to go on after a crash of the driver; for that we have the journal, and a line in a
+        terminal cannot be pickled."""
+        return tune.Callback, ()
 
     def trials(self) -> list[Trial]:
         """The trials in the order of their suggestion."""
@@ -273,6 +281,12 @@ class _Book(tune.Callback):
         """Ray appends new trials to its list, but moves one that it starts again to the end."""
         for trial in trials:
             self._order.setdefault(trial.trial_id, len(self._order))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if not self._entries:
+            self._started = time.monotonic()  # what Ray took to start is no measure of what is to come
+        self._entry(trials, trial)
+        self._show()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -312,14 +326,18 @@ class _Book(tune.Callback):
         return self._entries[trial.trial_id]
 
     def _show(self) -> None:
-        over = sum(entry.over for entry in self._entries.values())
-        found = best(self.trials(), self._mode)
-        parts = [f"{over}{f'/{self._total}' if self._total else ''} trials"]
-        if found is not None:
-            parts.append(f"best {found.score:.5g}")
-        if self._total and over:
-            parts.append(f"{progress.seconds((time.monotonic() - self._started) / over * (self._total - over))} left")
-        self._line.now(", ".join(parts))
+        if not self._line.is_due:
+            return
+        moment = live.Progress(
+            self.trials(),
+            frozenset(entry.trial.number for entry in self._entries.values() if not entry.over),
+            self._total,
+            self._mode,
+            self._metric,
+            time.monotonic() - self._started,
+            self._budget_s,
+        )
+        self._line.now(moment.line, lambda: live.table(moment))
 
 
 def _total(search: Any, config: Mapping[str, Any], num_samples: int) -> int | None:

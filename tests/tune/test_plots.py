@@ -1,0 +1,65 @@
+"""Pictures: what is drawn is what is known of the trials."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayline.core.errors import ParameterError
+from rayline.tune.plots import KINDS, plot
+from rayline.tune.record import FoldScore, Trial
+
+
+def trials() -> list[Trial]:
+    drawn, found = random.Random(0), []
+    for i in range(12):
+        config = {"eta": 10 ** drawn.uniform(-3, 0), "preprocessor": {"impute": {"strategy": drawn.choice("ab")}}}
+        folds = [FoldScore(fold, drawn.random(), 9) for fold in range(1 if i % 4 == 3 else 3)]
+        found.append(Trial(i, config, 3, folds))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_history_shows_the_best_so_far_of_full_trials(mode: str) -> None:
+    ax = plot("history", trials(), metric="log_loss", mode=mode)
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    best = np.asarray(lines["best so far"].get_ydata(), dtype=float)
+    better = min if mode == "min" else max
+    assert best[-1] == better(t.score for t in trials() if t.is_eligible)
+    assert (np.diff(best) * (1 if mode == "max" else -1) >= 0).all()
+    assert len(lines["stopped early: mean of the folds that it ran"].get_ydata()) == 3
+
+
+def test_slices_have_an_axis_for_each_parameter() -> None:
+    eta, strategy = plot("slices", trials(), metric="log_loss", mode="min")
+    assert (eta.get_xscale(), strategy.get_xscale()) == ("log", "linear")
+    assert [label.get_text() for label in strategy.get_xticklabels()] == ["a", "b"]
+    assert strategy.get_xlabel() == "impute\nstrategy"
+    assert len(eta.get_lines()) == 12
+
+
+def test_parallel_draws_full_trials_the_best_on_top() -> None:
+    ax = plot("parallel", trials(), metric="log_loss", mode="min")
+    lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 3]
+    assert len(lines) == 9
+    assert lines[-1].get_ydata()[-1] == 0.0
+    assert {"a", "b"} <= {text.get_text() for text in ax.texts}
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "importance"])
+@pytest.mark.parametrize("some", [[], [Trial(0, {"x": 1}, 2, [FoldScore(0, 1.0, 9)])], trials()[:1]])
+def test_few_trials_are_no_error(kind: str, some: list[Trial], tmp_path: Any) -> None:
+    found = plot(kind, some, metric="log_loss", mode="min")
+    (found[0] if kind == "slices" else found).figure.savefig(tmp_path / "a.png")
+
+
+def test_an_axis_of_ones_own() -> None:
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    assert plot("importance", trials(), metric="log_loss", mode="min", ax=ax) is ax
+    with pytest.raises(ParameterError, match="did you mean"):
+        plot("slice", trials(), metric="log_loss", mode="min")
