@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import polars as pl
-
 from examples import flights
 
 NUMBERS = [*flights.TIMES, "distance", *flights.WEATHER]

@@ -276,17 +276,13 @@ def tiny(options: Options, ray_starts: float) -> list[Comparison]:
     _ = data.folds
     ours, other = alternate(lambda: rayline(data, 20), lambda: reused_actors(data, 20), repeats=options.repeats)
     # What a trial costs once the actors are there: the difference between a long and a short run.
-    alone: list[float] = []
     both: list[float] = []
     raw: list[float] = []
     over: list[float] = []
     for _ in range(options.repeats):
         both.append(_per_trial(lambda n: rayline(data, n)))
         raw.append(_per_trial(lambda n: loop(data, n)))
-        found: dict[int, tune.Analysis] = {}
-        alone.append(_per_trial(lambda n: found.__setitem__(n, rayline(data, n, max_concurrent=1))))
-        folds = [fold.fit_s + fold.predict_s for trial in found[LONG].trials[SHORT:] for fold in trial.folds]
-        over.append(alone[-1] - sum(folds) / (LONG - SHORT))
+        over.append(_overhead(data))
     whole = [seconds(lambda: loop(data, 20)) for _ in range(options.repeats)]
     return [
         Comparison("20 trials, breast cancer", ours, "Ray Tune, class trainable with reuse_actors", other, goal=1.0),
@@ -310,6 +306,13 @@ LONG, SHORT = 100, 20
 def _per_trial(search: Callable[[int], object]) -> float:
     short = seconds(lambda: search(SHORT))
     return (seconds(lambda: search(LONG)) - short) / (LONG - SHORT)
+
+
+def _overhead(problem: Problem) -> float:
+    """Seconds of one more trial that are neither fitting nor predicting, one trial at a time."""
+    short, long = (rayline(problem, n, max_concurrent=1) for n in (SHORT, LONG))
+    folds = [fold.fit_s + fold.predict_s for trial in long.trials[SHORT:] for fold in trial.folds]
+    return (long.seconds - short.seconds - sum(folds)) / (LONG - SHORT)
 
 
 def large(rows: int, trials: int) -> Sequence[Comparison]:
