@@ -20,6 +20,7 @@ from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
 from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
 from rayline.core.schema import SPARSE
 from rayline.core.target import Task
+from rayline.frameworks import xgboost_file
 
 try:
     import xgboost
@@ -119,8 +120,13 @@ class XGBoost(Framework):
         data = features.matrix() if features.n_rows < MANY_ROWS or _is_matrix(features) else features.table
         best = self.best_iteration(model)
         until = (0, 0) if best is None else (0, best + 1)
-        scores: Array = model.inplace_predict(data, iteration_range=until, validate_features=False)
-        return scores.astype(np.int64) if _objective(model) == "multi:softmax" else scores
+        objective, booster = _kind(model)
+        if booster == "gblinear":  # has no other way
+            matrix = xgboost.DMatrix(features.matrix())
+            scores: Array = model.predict(matrix, iteration_range=until, validate_features=False)
+        else:
+            scores = model.inplace_predict(data, iteration_range=until, validate_features=False)
+        return scores.astype(np.int64) if objective == "multi:softmax" else scores
 
     def for_few_rows(self, model: Any) -> Any:
         single = model.copy()
@@ -136,9 +142,11 @@ class XGBoost(Framework):
             raise ArtifactError(
                 "The saved XGBoost model is incomplete.", "Expected a file model.ubj.", "save it again."
             )
+        content = file.read_bytes()
+        xgboost_file.check(content)
         model = xgboost.Booster()
         try:
-            model.load_model(file)
+            model.load_model(bytearray(content))
         except xgboost.core.XGBoostError as error:
             raise ArtifactError(
                 f"The saved XGBoost model cannot be read: {_reason(error)}", "", "save it again."
@@ -187,7 +195,7 @@ class XGBoost(Framework):
         return convert_xgboost(plain, initial_types=[("matrix", FloatTensorType([None, width]))])
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        gains = model.get_score(importance_type="gain")
+        gains = model.get_score(importance_type="weight" if _kind(model)[1] == "gblinear" else "gain")
         own = model.feature_names or [f"f{i}" for i in range(len(names))]
         if len(own) != len(names):
             return None
@@ -276,13 +284,15 @@ def _frame(table: pl.DataFrame) -> pl.DataFrame:
     return table.rename({name: name.translate(SAFE) for name in table.columns})
 
 
-def _objective(model: Any) -> str:
-    if model not in _objectives:
-        _objectives[model] = json.loads(model.save_config())["learner"]["objective"]["name"]
-    return _objectives[model]
+def _kind(model: Any) -> tuple[str, str]:
+    """The objective and the booster of a model."""
+    if model not in _kinds:
+        learner = json.loads(model.save_config())["learner"]
+        _kinds[model] = learner["objective"]["name"], learner["gradient_booster"]["name"]
+    return _kinds[model]
 
 
-_objectives: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_kinds: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager

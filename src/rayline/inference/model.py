@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError
+from rayline.core.errors import DataError, ParameterError, RaylineError, shorten
 from rayline.core.framework import Features, Framework, Native
 from rayline.core.operations import Row
 from rayline.core.target import Target
@@ -100,7 +100,7 @@ class Model:
         frame = self._conform(table).select(list(self.schema)).collect()
         if not frame.height:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
-        return self.adapter.predict(self.native, Features(frame, schema=self.schema))
+        return self._answer(self.native, Features(frame, schema=self.schema))
 
     def row_scores(self, *rows: Row) -> Scores:
         """The same for a few preprocessed rows, without a table."""
@@ -108,7 +108,19 @@ class Model:
             for row in rows:
                 if row[name] not in categories:
                     row[name] = None
-        return self.adapter.predict(self._for_few_rows, self._features.of_rows(rows))
+        return self._answer(self._for_few_rows, self._features.of_rows(rows))
+
+    def _answer(self, native: Any, features: Features) -> Scores:
+        try:
+            return self.adapter.predict(native, features)
+        except RaylineError:
+            raise
+        except Exception as error:  # whatever the library raises about these rows
+            raise DataError(
+                f"Model.predict: {self.framework} cannot predict: {type(error).__name__}: {str(error)[:300]}.",
+                f"Expected rows as in training, with the features {shorten(self.schema)}.",
+                "the error above is the library's own.",
+            ) from error
 
     @cached_property
     def _for_few_rows(self) -> Any:

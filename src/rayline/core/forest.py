@@ -1,0 +1,51 @@
+"""Decision trees of a stranger's model, checked before compiled code follows them without looking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_DEPTH = 4096
+"""How deep a tree may be: libraries walk trees by recursion, and a deeper one overflows their stack."""
+
+Integers = npt.NDArray[np.int64]
+
+
+def problem(left: Any, right: Any, sizes: Any) -> str | None:
+    """What is wrong with the trees of a forest; None when every way through every tree ends.
+
+    Parameters
+    ----------
+    left, right
+        The children of each node, counted from the start of its own tree, of all trees one after the other; negative
+        at a leaf. A tree starts at its node 0.
+    sizes
+        The number of nodes of each tree.
+
+    Returns
+    -------
+    str or None
+        A clause for an error: a child outside of its tree, a node with half its children, a node that is reached
+        twice, or a tree deeper than `MAX_DEPTH`. Nodes that nothing reaches are no harm.
+    """
+    left, right, sizes = (np.asarray(values, np.int64) for values in (left, right, sizes))
+    if len(left) != len(right) or len(left) != sizes.sum() or (sizes < 1).any():
+        return "its trees have other sizes than they say"
+    own_size, start = np.repeat(sizes, sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
+    inner = left >= 0
+    if (inner != (right >= 0)).any():
+        return "a node has one child only"
+    if ((left >= own_size) | (right >= own_size)).any():
+        return "a tree points outside of itself"
+    children = np.concatenate([(left + start)[inner], (right + start)[inner]])
+    reached = np.bincount(children, minlength=len(left))
+    if len(children) and (reached.max() > 1 or reached[(np.cumsum(sizes) - sizes)].any()):
+        return "two ways lead to one node of a tree"
+    level, depth = np.cumsum(sizes) - sizes, 0
+    while len(level := level[inner[level]]):
+        level, depth = np.concatenate([(left + start)[level], (right + start)[level]]), depth + 1
+        if depth > MAX_DEPTH:
+            return f"a tree is deeper than {MAX_DEPTH}"
+    return None
