@@ -14,6 +14,7 @@ from rayline.core.errors import ArtifactError, DataError, MissingExtraError, Par
 from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
 from rayline.core.schema import SPARSE
 from rayline.core.target import Task
+from rayline.frameworks import lightgbm_file
 
 try:
     import lightgbm
@@ -137,8 +138,7 @@ class LightGBM(Framework):
             raise ArtifactError(
                 "The saved LightGBM model is incomplete.", "Expected a file model.txt.", "save it again."
             )
-        text = file.read_text(encoding="utf-8", errors="replace")
-        _check_text(text)
+        text = lightgbm_file.check(file.read_bytes())
         try:
             return lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
@@ -273,29 +273,3 @@ def _dataset(rows: Rows, reference: Any = None) -> Any:
         categorical_feature=categories,
         free_raw_data=True,
     )
-
-
-def _check_text(text: str) -> None:
-    """Raise ArtifactError on a model text that is cut short, or whose trees point outside of themselves: LightGBM's
-    own parser would crash the process on these."""
-
-    def fail(reason: str) -> None:
-        raise ArtifactError(f"The saved LightGBM model is damaged: {reason}.", "", "save it again.")
-
-    sizes = re.search(r"^tree_sizes=([\d ]*)$", text, flags=re.MULTILINE)
-    if not text.startswith("tree\n") or sizes is None or "\nend of trees\n" not in text:
-        fail("it is no whole model text")
-        return
-    body = text[: text.index("\nend of trees\n") + 1].split("\nTree=")
-    if len(body) - 1 != len(sizes[1].split()):
-        fail("trees are missing")
-    for tree in body[1:]:
-        lines = dict(line.split("=", 1) for line in tree.split("\n")[1:] if "=" in line)
-        try:
-            leaves = int(lines["num_leaves"])
-            for name in ("left_child", "right_child") if leaves > 1 else ():
-                children = np.array(lines[name].split(), dtype=np.int64)
-                if len(children) != leaves - 1 or (children < -leaves).any() or (children >= leaves - 1).any():
-                    fail("a tree points outside of itself")
-        except (KeyError, ValueError):
-            fail("a tree cannot be read")

@@ -116,7 +116,7 @@ def _forest(model: Mapping[str, Any], n_features: int, n_groups: int) -> int:
         _nodes(trees, n_features, n_groups)
         n_categories = _categories(model["cats"], n_features) if "cats" in model else None
         for tree in trees:
-            _splits(tree, n_features, n_categories)
+            _splits(tree, n_categories)
     return len(ends) - 1
 
 
@@ -124,7 +124,7 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
     sizes = np.array([_count(tree["tree_param"], "num_nodes") for tree in trees])
     for place, (tree, size) in enumerate(zip(trees, sizes, strict=True)):
         about, width = tree["tree_param"], max(_count(tree["tree_param"], "size_leaf_vector"), 1)
-        lengths = {name: len(_array(tree[name], None)) for name in _NODES}
+        lengths: dict[str, float] = {name: len(_array(tree[name], None)) for name in _NODES}
         lengths["base_weights"] = len(_array(tree["base_weights"], float)) / width
         if tree["id"] != place or _count(about, "num_feature") != n_features or {*lengths.values()} != {size}:
             _fail(f"the parts of tree {place} do not fit together")
@@ -161,12 +161,10 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
         _fail("a node has another parent than its own")
 
 
-def _splits(tree: Mapping[str, Any], n_features: int, n_categories: Any) -> None:
+def _splits(tree: Mapping[str, Any], n_categories: Any) -> None:
     """Check the sets of categories of one tree."""
     kind = _array(tree["split_type"])
-    nodes, starts, sizes, values = (
-        _array(tree[f"categories{name}"]) for name in ("_nodes", "_segments", "_sizes", "")
-    )
+    nodes, starts, sizes, values = (_array(tree[f"categories{name}"]) for name in ("_nodes", "_segments", "_sizes", ""))
     if not kind.any() and not len(nodes):
         return
     if ((kind != 0) & (kind != 1)).any() or not len(nodes) == len(starts) == len(sizes):
