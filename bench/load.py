@@ -1,7 +1,9 @@
-"""A load of HTTP requests from a process of its own: `python -m bench.load PORT CLIENTS SECONDS < request`.
+"""A load of HTTP requests from a process of its own: `python -m bench.load '{"port": 8080, …}' < request`.
 
-Each client keeps one connection and sends the next request when it has the answer. Prints JSON: statuses, requests a
-second, and percentiles of the time that an answer took.
+Each connection has one request under way at a time. Without a rate, each asks again as soon as it is answered; with one,
+requests are due at fixed times whatever the server does, and a request that finds no free connection waits for one: its
+time counts from when it was due. Prints a `Load` as JSON. The requests are written and the answers read without any HTTP
+library, so that one core sends several times what the servers here answer (`bench.serving` measures that, too).
 """
 
 from __future__ import annotations
@@ -11,8 +13,12 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+DRAIN_S = 35.0
+"""How long the last answers are waited for; requests that are still open then count as failed."""
 
 
 def post(path: str, body: Any) -> bytes:
@@ -22,39 +28,164 @@ def post(path: str, body: Any) -> bytes:
     return head.encode() + content
 
 
-def measure(port: int, request: bytes, *, clients: int, seconds: float) -> dict[str, Any]:
+@dataclass
+class Load:
+    """What came back.
+
+    Attributes
+    ----------
+    statuses
+        Answers by HTTP status; 0 for a connection that broke and for an answer that did not come.
+    rate
+        Answers of status 200 a second.
+    p50_s, p99_s
+        Of the times that answers of status 200 took.
+    asked
+        Requests that were sent, a second.
+    unsent
+        Requests that were due and found no free connection before the end.
+    retry_after
+        Answers of status 503 that say when to try again.
+    """
+
+    statuses: dict[str, int]
+    rate: float
+    p50_s: float
+    p99_s: float
+    asked: float
+    unsent: int = 0
+    retry_after: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Requests that were not answered with 200."""
+        return sum(n for status, n in self.statuses.items() if status != "200")
+
+
+def measure(port: int, request: bytes, *, clients: int, seconds: float, rate: float | None = None) -> Load:
     """Ask a server on this machine for some seconds."""
-    command = [sys.executable, "-m", "bench.load", str(port), str(clients), str(seconds)]
-    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    arguments = json.dumps({"port": port, "clients": clients, "seconds": seconds, "rate": rate})
+    done = subprocess.run([sys.executable, "-m", "bench.load", arguments], input=request, stdout=subprocess.PIPE, check=True)
+    return Load(**json.loads(done.stdout))
 
 
-async def _client(port: int, request: bytes, until: float, times: list[float], statuses: Counter[int]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while (start := time.perf_counter()) < until:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line[:15].lower() == b"content-length:")
-        await reader.readexactly(length)
-        times.append(time.perf_counter() - start)
-        statuses[int(head[9:12])] += 1
-    writer.close()
+@dataclass
+class _Run:
+    """The state that all connections share."""
+
+    port: int
+    request: bytes
+    until: float
+    asks_again: bool
+    times: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    free: dict[_Connection, None] = field(default_factory=dict)
+    due: deque[float] = field(default_factory=deque)
+    connecting: list[asyncio.Future[None]] = field(default_factory=list)
+    asked: int = 0
+    open: int = 0
+    retry_after: int = 0
+
+    def on_free(self, connection: _Connection) -> None:
+        """Give a connection its next request, if there is one."""
+        now = time.perf_counter()
+        if self.asks_again and now < self.until:
+            connection.ask(now)
+        elif self.due:
+            connection.ask(self.due.popleft())
+        else:
+            self.free[connection] = None
+
+    async def connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.port)
+        except OSError:
+            self.statuses[0] += 1
 
 
-async def _load(port: int, request: bytes, clients: int, seconds: float) -> dict[str, Any]:
-    times: list[float] = []
-    statuses: Counter[int] = Counter()
-    start = time.perf_counter()
-    await asyncio.gather(*(_client(port, request, start + seconds, times, statuses) for _ in range(clients)))
-    elapsed_s = time.perf_counter() - start
-    times.sort()
+class _Connection(asyncio.Protocol):
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.busy, self.start, self.status, self.buffer, self.length = False, 0.0, 0, b"", -1
+
+    def connection_made(self, transport: Any) -> None:  # uvloop's is of no class of asyncio
+        self.transport = transport
+        self.run.on_free(self)
+
+    def ask(self, start: float) -> None:
+        self.busy, self.start = True, start
+        self.run.asked += 1
+        self.run.open += 1
+        self.transport.write(self.run.request)
+
+    def data_received(self, data: bytes) -> None:
+        data = self.buffer + data
+        if self.length < 0:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self.buffer = data
+                return
+            head = data[: end + 2].lower()
+            at = head.index(b"content-length:") + 15
+            self.length = end + 4 + int(head[at : head.index(b"\r\n", at)])
+            self.status = int(data[9:12])
+            self.run.retry_after += self.status == 503 and b"\r\nretry-after:" in head
+        if len(data) < self.length:
+            self.buffer = data
+            return
+        self.buffer, self.length = b"", -1
+        if self.status == 200:
+            self.run.times.append(time.perf_counter() - self.start)
+        self._end(self.status)
+        if not self.transport.is_closing():
+            self.run.on_free(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.run.free.pop(self, None)
+        if self.busy:
+            self._end(0)
+        if time.perf_counter() < self.run.until:
+            self.run.connecting.append(asyncio.ensure_future(self.run.connect()))
+
+    def _end(self, status: int) -> None:
+        self.busy = False
+        self.run.open -= 1
+        self.run.statuses[status] += 1
+
+
+async def _load(port: int, request: bytes, clients: int, seconds: float, rate: float | None) -> Load:
+    begin = time.perf_counter()
+    run = _Run(port, request, begin + seconds, asks_again=rate is None)
+    await asyncio.gather(*(run.connect() for _ in range(clients)))
+    begin = time.perf_counter()
+    run.until = begin + seconds
+    sent = 0
+    while rate is not None and (now := time.perf_counter()) < run.until:
+        while sent < (now - begin) * rate:
+            due = begin + sent / rate
+            sent += 1
+            if run.free and not run.due:
+                run.free.popitem()[0].ask(due)
+            else:
+                run.due.append(due)
+        await asyncio.sleep(0.0005)
+    if rate is None:
+        await asyncio.sleep(seconds)
+    elapsed_s = time.perf_counter() - begin
+    unsent = len(run.due)
+    run.due.clear()
+    while run.open and time.perf_counter() < run.until + DRAIN_S:
+        await asyncio.sleep(0.01)
+    run.statuses[0] += run.open
+    times = sorted(run.times) or [float("nan")]
     p50_s, p99_s = times[len(times) // 2], times[int(len(times) * 0.99)]
-    return {"rate": len(times) / elapsed_s, "p50_s": p50_s, "p99_s": p99_s, "statuses": dict(statuses)}
+    statuses = {str(status): n for status, n in run.statuses.items() if n}
+    return Load(statuses, len(run.times) / elapsed_s, p50_s, p99_s, run.asked / elapsed_s, unsent, run.retry_after)
 
 
 if __name__ == "__main__":
     import uvloop
 
-    port, clients, seconds = sys.argv[1:]
-    print(json.dumps(uvloop.run(_load(int(port), sys.stdin.buffer.read(), int(clients), float(seconds)))))
+    arguments = json.loads(sys.argv[1])
+    print(json.dumps(asdict(uvloop.run(_load(request=sys.stdin.buffer.read(), **arguments)))))

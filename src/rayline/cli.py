@@ -44,8 +44,8 @@ def serve(
     token_env: Annotated[str | None, typer.Option(help="The environment variable with the bearer token to ask for.")] = None,
 ) -> None:
     """Serve a saved pipeline over HTTP in this process, until interrupted."""
-    from rayline.serve.app import run
     from rayline.serve.options import NAME, Options
+    from rayline.serve.server import run
 
     with _errors():
         token = None

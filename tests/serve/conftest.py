@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +13,12 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+import uvicorn
 
 from rayline import train
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve.app import create_app
+from rayline.serve.app import App, create_app
+from rayline.serve.server import config
 from rayline.stages import MinMaxScaler, OneHotEncoder, SimpleImputer
 
 
@@ -93,3 +98,20 @@ def make_client() -> Iterator[Any]:
 def client(make_client: Any, pipeline: InferencePipeline) -> Client:
     made: Client = make_client(pipeline, name="flights")
     return made
+
+
+@contextlib.contextmanager
+def served(app: App) -> Iterator[int]:
+    """The app on a port of this machine, as `serve.run` runs it."""
+    server = uvicorn.Server(config(app))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1024)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield int(listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+            app.close()

@@ -6,9 +6,7 @@ import contextlib
 import itertools
 import json
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,27 +14,19 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.app import create_app
+
+from .conftest import served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
 def url(pipeline: InferencePipeline) -> Iterator[str]:
-    app = create_app(pipeline, name="flights")
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    app.close()
-    listening.close()
+    with served(create_app(pipeline, name="flights")) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

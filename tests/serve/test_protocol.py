@@ -71,7 +71,7 @@ def test_problems_are_bounded() -> None:
     assert body["more_problems"] == 7900
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[Infinity]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"[1]]"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[Infinity]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"[1]]", b'"\\ud800"'])
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(Refusal) as error:
         loads(body)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 _NAMES = {
     "create_app": "rayline.serve.app",
-    "run": "rayline.serve.app",
+    "run": "rayline.serve.server",
     "Options": "rayline.serve.options",
     "Deployment": "rayline.serve.deployment",
     "to_deployment": "rayline.serve.deployment",
@@ -19,9 +19,10 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from rayline.serve.app import create_app, run
+    from rayline.serve.app import create_app
     from rayline.serve.deployment import Deployment, deploy_config, to_deployment
     from rayline.serve.options import Options
+    from rayline.serve.server import run
 
 __all__ = ["Deployment", "Options", "create_app", "deploy_config", "run", "to_deployment"]
 

@@ -10,17 +10,13 @@ import asyncio
 import hmac
 import logging
 import time
-import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
-import numpy as np
-import polars as pl
 from fastapi import FastAPI
 
 import rayline
@@ -29,14 +25,12 @@ from rayline.core.operations import Row
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import arrow, openapi, openinference, page
-from rayline.serve.batching import Batcher, overloaded
-from rayline.serve.metrics import Counts, Metrics, Skew
+from rayline.serve.batching import Batcher
+from rayline.serve.exchange import Answer, Gone, Memory, Receive, Request, Scope, Send, overloaded, refused, send_answer
+from rayline.serve.metrics import Metrics
 from rayline.serve.options import Options
-from rayline.serve.protocol import Reader, Refusal, Writer, dumps, loads
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from rayline.serve.predictions import Count, Served, rows_asked
+from rayline.serve.protocol import Refusal, dumps, loads
 
 FEW_ROWS = 32
 """So many rows go one by one through the compiled row functions into one call of the model; more are a table."""
@@ -44,61 +38,9 @@ FEW_ROWS = 32
 LONG_BODY = 64 << 10
 """Bodies of more bytes are read and predicted in a thread."""
 
-_JSON = b"application/json"
 _log = logging.getLogger("rayline.serve")
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What goes back to the client."""
-
-    status: int
-    body: bytes
-    content_type: bytes = _JSON
-    headers: Sequence[tuple[bytes, bytes]] = ()
-
-
-class _Request:
-    """One request: the parts of it that a handler may need, and its body."""
-
-    __slots__ = ("body", "headers", "query", "scope", "served")
-
-    def __init__(self, scope: Scope, served: _Served) -> None:
-        self.scope, self.served = scope, served
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.query: bytes = scope.get("query_string", b"")
-        self.body = b""
-
-    @property
-    def content_type(self) -> bytes:
-        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-
-    def flag(self, name: str) -> bool:
-        """Whether a query parameter is set (`?proba`, `?proba=true`, `?proba=1`)."""
-        if not self.query:
-            return False
-        values = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
-        return values is not None and values[-1].lower() in ("", "1", "true", "yes")
-
-
-class _Served:
-    """A pipeline with what serving needs of it."""
-
-    def __init__(self, pipeline: InferencePipeline) -> None:
-        self.pipeline = pipeline
-        self.reader, self.writer = Reader(pipeline.input_schema), Writer(pipeline.target)
-        self.skew = Skew(pipeline)
-        self.has_probabilities = self._has_probabilities()
-
-    def _has_probabilities(self) -> bool:
-        if not self.pipeline.target.task.is_classification:
-            return False
-        rows = self.pipeline.examples.head(1)
-        return not rows.height or not np.issubdtype(self.pipeline.scores(rows.lazy()).dtype, np.integer)
-
-
-Handler = Callable[[_Request], Awaitable[Answer]]
-Count = Callable[[Counts], Any]
+Handler = Callable[[Request, Served], Awaitable[Answer]]
 
 
 class App(FastAPI):
@@ -110,7 +52,8 @@ class App(FastAPI):
         self.metrics = Metrics(options.name)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="rayline-serve")
         self._batcher = Batcher(options, self._threads)
-        self._n_threaded = self._bytes = 0
+        self._memory = Memory(4 * options.max_body_bytes)
+        self._n_threaded = 0
         self._handlers = self._make_handlers()
         self._paths = {path for _, path in self._handlers}
         self._token = None if options.token is None else b"Bearer " + options.token.encode()
@@ -123,7 +66,7 @@ class App(FastAPI):
 
     def swap(self, pipeline: InferencePipeline) -> None:
         """Answer with another pipeline from the next request on; those that have begun end with the old one."""
-        self._served = _Served(pipeline)
+        self._served = Served(pipeline, self.settings.name)
         self._document = openapi.document(self.settings, pipeline, self._served.has_probabilities)
 
     def close(self) -> None:
@@ -144,81 +87,54 @@ class App(FastAPI):
         root: str = scope.get("root_path", "")
         if root and path.startswith(root):
             path = path[len(root) :] or "/"
-        method: str = scope["method"]
+        method: str = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body out
         found = self._handlers.get((method, path))
         if found is None and not path.startswith(("/v1/", "/v2/")) and path not in self._paths:
             if self._token is None or self._is_allowed(dict(scope["headers"])):
                 await super().__call__(scope, receive, send)
             else:
-                await _send(send, _refused(self._unauthorised()))
+                await send_answer(send, refused(_unauthorised()))
             return
         protocol, handler, is_open = found or ("other", None, False)
         start = time.perf_counter()
-        request = _Request(scope, self._served)
+        request = Request(scope)
         try:
             if self._token is not None and not is_open and not self._is_allowed(request.headers):
-                raise self._unauthorised()
+                raise _unauthorised()
             if handler is None:
                 raise self._unknown(path)
-            async with asyncio.timeout(self.settings.request_timeout_s):
-                if method == "POST":
-                    request.body = await self._body(request, receive)
-                answer = await handler(request)
-        except _Gone:
+            if method != "POST":
+                answer = await handler(request, self._served)
+            elif max(self._batcher.n_waiting, self._n_threaded) >= self.settings.max_queued_requests:
+                raise overloaded()  # before any work is done for it
+            else:
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    await request.read(receive, self.settings.max_body_bytes, self._memory)
+                    answer = await handler(request, self._served)
+        except Gone:
             return
         except Refusal as refusal:
-            answer = _refused(refusal)
+            answer = refused(refusal)
         except (SchemaError, DataError) as error:
-            answer = _refused(Refusal(422, str(error)))
+            answer = refused(Refusal(422, str(error)))
         except TimeoutError:
-            answer = _refused(Refusal(504, f"The request took longer than {self.settings.request_timeout_s:g} s."))
+            leave = [] if request.is_read else [(b"connection", b"close")]
+            answer = refused(Refusal(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave))
         except Exception:
             _log.exception("A request to %s failed.", path)
-            answer = _refused(Refusal(500, "The server failed on this request; its log tells why."))
+            answer = refused(Refusal(500, "The server failed on this request; its log tells why."))
         finally:
-            self._bytes -= len(request.body)
-        await _send(send, answer)
+            self._memory.give_back(request.size)
+        await send_answer(send, answer)
         self.metrics.request(protocol, answer.status, time.perf_counter() - start)
 
-    async def _body(self, request: _Request, receive: Receive) -> bytes:
-        most = self.settings.max_body_bytes
-        declared = request.headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > most:
-            raise self._too_large()
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            parts, size = [body], len(body)
-            while message.get("more_body"):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Gone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > most:
-                    raise self._too_large()
-            body = b"".join(parts)
-        if len(body) > most:
-            raise self._too_large()
-        if b"content-encoding" in request.headers:
-            body = _unpacked(body, request.headers[b"content-encoding"], most)
-        if self._bytes + len(body) > 4 * most:
-            raise overloaded()
-        self._bytes += len(body)
-        return body
+    def overloaded(self) -> bytes:
+        """The answer 503 as it goes over the wire, counted: for a server that refuses without asking the app."""
+        self.metrics.request("refused", 503, 0.0)
+        return _OVERLOADED
 
     def _is_allowed(self, headers: Mapping[bytes, bytes]) -> bool:
         return self._token is None or hmac.compare_digest(headers.get(b"authorization", b""), self._token)
-
-    def _unauthorised(self) -> Refusal:
-        return Refusal(401, "This server needs a bearer token.", headers=[(b"www-authenticate", b"Bearer")])
-
-    def _too_large(self) -> Refusal:
-        return Refusal(
-            413, f"The body is longer than {self.settings.max_body_bytes} bytes.", headers=[(b"connection", b"close")]
-        )
 
     def _unknown(self, path: str) -> Refusal:
         methods = sorted(method for method, own in self._handlers if own == path)
@@ -249,75 +165,70 @@ class App(FastAPI):
             handlers["POST", f"{place}/infer"] = ("v2", self._v2_infer, False)
         return handlers
 
-    async def _predict(self, request: _Request) -> Answer:
-        served, proba = request.served, bool(request.query) and request.flag("proba")
+    async def _predict(self, request: Request, served: Served) -> Answer:
+        proba = bool(request.query) and request.flag("proba")
         if request.content_type == arrow.TYPE:
-            return await self._threaded(partial(self._arrow, served, request.body, proba))
+            return await self._threaded(partial(served.arrow, request.body, proba))
         if len(request.body) > LONG_BODY:
-            return await self._threaded(partial(self._json_table, served, request.body, proba))
-        rows, proba = _rows_asked(loads(request.body), proba)
-        if isinstance(rows, list) and len(rows) <= FEW_ROWS and served.pipeline.takes_rows:
-            scores = await self._few(served, served.reader.rows(rows))
-            return Answer(200, _predictions(served, scores, proba))
-        return await self._threaded(partial(self._json_rows, served, rows, proba))
+            return await self._threaded(partial(served.json, request.body, proba))
+        rows, proba = rows_asked(loads(request.body), proba)
+        return await self._rows(served, rows, proba)
 
-    async def _v1_predict(self, request: _Request) -> Answer:
-        served, asked = request.served, loads(request.body)
+    async def _v1_predict(self, request: Request, served: Served) -> Answer:
+        asked = loads(request.body)
         instances = asked.get("instances") if isinstance(asked, dict) else None
         if not isinstance(instances, list):
             raise Refusal(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
         names = list(served.reader.columns)
         rows = [dict(zip(names, i, strict=True)) if isinstance(i, list) and len(i) == len(names) else i for i in instances]
-        if len(rows) <= FEW_ROWS and served.pipeline.takes_rows:
-            return Answer(200, _predictions(served, await self._few(served, served.reader.rows(rows)), False))
-        return await self._threaded(partial(self._json_rows, served, rows, False))
+        return await self._rows(served, rows, False)
 
-    async def _v2_infer(self, request: _Request) -> Answer:
-        served, header = request.served, request.headers.get(openinference.HEADER)
-        if header is not None and not header.isdigit():
-            raise Refusal(400, "Inference-Header-Content-Length is not a length within the body.")
-        n = None if header is None else int(header)
+    async def _v2_infer(self, request: Request, served: Served) -> Answer:
+        header, n = request.headers.get(openinference.HEADER), None
+        if header is not None:
+            if not header.isdigit() or len(header) > 18:
+                raise Refusal(400, "Inference-Header-Content-Length is not a length within the body.")
+            n = int(header)
         if len(request.body) > LONG_BODY:
-            return await self._threaded(partial(self._v2_table, served, request.body, n))
+            return await self._threaded(partial(served.tensors, request.body, n))
         schema = served.pipeline.input_schema
         asked = openinference.decode(request.body, n, schema)
         if asked.n_rows <= FEW_ROWS and served.pipeline.takes_rows and all(name in asked.columns for name in schema):
-            rows = served.reader.transposed(asked.columns, asked.n_rows)
-            return self._v2_answer(served, asked, await self._few(served, served.reader.rows(rows)))
-        return await self._threaded(partial(self._v2_table, served, request.body, n))
+            rows = served.reader.rows(served.reader.transposed(asked.columns, asked.n_rows))
+            return served.tensor_predictions(asked, await self._few(served, rows))
+        return await self._threaded(partial(served.tensors, request.body, n))
 
-    async def _v2_metadata(self, request: _Request) -> Answer:
-        pipeline, named = request.served.pipeline, self.settings.name
+    async def _v2_metadata(self, request: Request, served: Served) -> Answer:
+        pipeline = served.pipeline
         platform = f"rayline_{pipeline.model.framework}"
-        schema, probabilities = pipeline.input_schema, request.served.has_probabilities
-        return Answer(200, dumps(openinference.metadata(named, platform, schema, pipeline.target, probabilities)))
+        about = openinference.metadata(
+            self.settings.name, platform, pipeline.input_schema, pipeline.target, served.has_probabilities
+        )
+        return Answer(200, dumps(about))
 
-    async def _metrics(self, request: _Request) -> Answer:
+    async def _metrics(self, request: Request, served: Served) -> Answer:
         text = self.metrics.text(queued_requests=self._batcher.n_waiting, model_calls=self._batcher.n_calls)
         return Answer(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
 
-    async def _page(self, request: _Request) -> Answer:
+    async def _page(self, request: Request, served: Served) -> Answer:
         html, headers = page.html(
-            self.settings.name,
-            request.served.pipeline,
-            request.served.skew.categories,
-            has_probabilities=request.served.has_probabilities,
+            self.settings.name, served.pipeline, served.skew.categories, has_probabilities=served.has_probabilities
         )
         return Answer(200, html, b"text/html; charset=utf-8", headers)
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    async def _few(self, served: _Served, rows: Sequence[Row]) -> Any:
+    async def _rows(self, served: Served, rows: Any, proba: bool) -> Answer:
+        if isinstance(rows, list) and len(rows) <= FEW_ROWS and served.pipeline.takes_rows:
+            return served.predictions(await self._few(served, served.reader.rows(rows)), proba)
+        return await self._threaded(partial(served.rows, rows, proba))
+
+    async def _few(self, served: Served, rows: Sequence[Row]) -> Any:
         prepare = served.pipeline.prepare
         scores = self._batcher.scores(served.pipeline.model, [prepare(row) for row in rows])
         for row in rows:
             served.skew.row(row, self.metrics.counts)
         return await scores
-
-    def _many(self, served: _Served, table: pl.DataFrame, count: Count) -> Any:
-        scores = served.pipeline.scores(table.lazy())
-        count(served.skew.table(table))
-        return scores
 
     async def _threaded(self, work: Callable[[Count], Answer]) -> Answer:
         """Run what takes long beside the event loop; so many at once as requests may wait."""
@@ -331,41 +242,6 @@ class App(FastAPI):
 
     def _one_less(self) -> None:
         self._n_threaded -= 1
-
-    def _json_table(self, served: _Served, body: bytes, proba: bool, count: Count) -> Answer:
-        return self._json_rows(served, *_rows_asked(loads(body), proba), count)
-
-    def _json_rows(self, served: _Served, rows: Any, proba: bool, count: Count) -> Answer:
-        reader = served.reader
-        table = reader.table_of_columns(rows) if isinstance(rows, dict) else reader.table(rows)
-        return Answer(200, _predictions(served, self._many(served, table, count), proba))
-
-    def _arrow(self, served: _Served, body: bytes, proba: bool, count: Count) -> Answer:
-        table = arrow.decode(body)
-        if not table.height:
-            raise Refusal(422, "Expected at least one row; got none.")
-        missing = [{"column": name, "problem": "missing"} for name in served.reader.columns if name not in table.columns]
-        if missing:
-            raise Refusal(422, f"The table lacks {len(missing)} columns.", missing)
-        scores = self._many(served, table.select(list(served.reader.columns)), count)
-        answer = served.pipeline.target.predictions(scores)
-        if proba:
-            answer = answer.hstack(_probabilities(served, scores))
-        return Answer(200, arrow.encode(answer), arrow.TYPE)
-
-    def _v2_table(self, served: _Served, body: bytes, header: int | None, count: Count) -> Answer:
-        asked = openinference.decode(body, header, served.pipeline.input_schema)
-        return self._v2_answer(served, asked, self._many(served, served.reader.table_of_columns(asked.columns), count))
-
-    def _v2_answer(self, served: _Served, asked: openinference.Asked, scores: Any) -> Answer:
-        target = served.pipeline.target
-        probabilities = None
-        if served.has_probabilities and openinference.wants_probabilities(asked, target):
-            probabilities = target.probabilities(scores)
-        body, length = openinference.encode(self.settings.name, asked, target, target.predictions(scores), probabilities)
-        if length is None:
-            return Answer(200, body)
-        return Answer(200, body, b"application/octet-stream", [(openinference.HEADER, str(length).encode())])
 
 
 def create_app(model: Any, options: Options | None = None, **changes: Any) -> App:
@@ -388,91 +264,28 @@ def create_app(model: Any, options: Options | None = None, **changes: Any) -> Ap
     return App(as_pipeline(model), replace(options or Options(), **changes))
 
 
-def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Options | None = None, **changes: Any) -> None:
-    """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
-
-    Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`).
-    """
-    import uvicorn
-
-    uvicorn.run(
-        create_app(model, options, **changes), host=host, port=port, log_level="warning", access_log=False, server_header=False
-    )
-
-
 # -- small parts ---------------------------------------------------------------------------------------------------
 
 _SERVER = {"name": "rayline", "version": rayline.__version__, "extensions": ["binary_tensor_data"]}
 
 
-class _Gone(Exception):  # noqa: N818  # it is no error
-    """The client is not there any more."""
-
-
 def _constant(body: bytes) -> Handler:
     answer = Answer(200, body)
 
-    async def handle(_: _Request) -> Answer:
+    async def handle(*_: object) -> Answer:
         return answer
 
     return handle
 
 
-def _refused(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, dumps(refusal.body()), _JSON, refusal.headers)
+def _unauthorised() -> Refusal:
+    return Refusal(401, "This server needs a bearer token.", headers=[(b"www-authenticate", b"Bearer")])
 
 
-async def _send(send: Send, answer: Answer) -> None:
+def _on_the_wire(answer: Answer) -> bytes:
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    lines = [b"HTTP/1.1 503 Service Unavailable", *(name + b": " + value for name, value in headers)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + answer.body
 
 
-def _rows_asked(asked: Any, proba: bool) -> tuple[Any, bool]:
-    """The rows (a list) or the columns (a dict) of a body of /predict."""
-    if not isinstance(asked, dict):
-        return asked, proba
-    if not ("rows" in asked) ^ ("columns" in asked):
-        raise Refusal(422, 'Expected a list of rows, or {"rows": [...]}, or {"columns": {...}}.')
-    proba = proba or asked.get("proba") is True
-    if "rows" in asked:
-        return asked["rows"], proba
-    if not isinstance(asked["columns"], dict):
-        raise Refusal(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
-    return asked["columns"], proba
-
-
-def _predictions(served: _Served, scores: Any, proba: bool) -> bytes:
-    answer: dict[str, Any] = {"predictions": served.writer.predictions(scores)}
-    if proba:
-        _refuse_without_probabilities(served)
-        answer["probabilities"] = served.writer.probabilities(scores)
-    return dumps(answer)
-
-
-def _probabilities(served: _Served, scores: Any) -> pl.DataFrame:
-    _refuse_without_probabilities(served)
-    return served.pipeline.target.probabilities(scores)
-
-
-def _refuse_without_probabilities(served: _Served) -> None:
-    if not served.has_probabilities:
-        raise Refusal(422, "This model gives no probabilities. Leave proba out.")
-
-
-def _unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
-    bits = {b"gzip": 31, b"deflate": 15, b"identity": 0}.get(encoding.strip().lower())
-    if bits is None:
-        raise Refusal(415, "Expected a Content-Encoding of gzip, deflate or identity.")
-    if not bits:
-        return body
-    try:
-        unpacker = zlib.decompressobj(bits)
-        data = unpacker.decompress(body, most + 1)
-    except zlib.error:
-        raise Refusal(400, "The body is not compressed as its Content-Encoding says.") from None
-    if len(data) > most:
-        raise Refusal(413, f"The body is longer than {most} bytes.", headers=[(b"connection", b"close")])
-    if not unpacker.eof:
-        raise Refusal(400, "The compressed body was cut off.")
-    return data
+_OVERLOADED = _on_the_wire(refused(overloaded()))

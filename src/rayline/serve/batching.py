@@ -13,18 +13,13 @@ from typing import Any
 
 from rayline.core.operations import Row
 from rayline.inference.model import Model
+from rayline.serve.exchange import overloaded
 from rayline.serve.options import Options
-from rayline.serve.protocol import Refusal
 
 SLOW_S = 0.01
 """Calls of a model that usually take longer than this run in a thread, so that the event loop stays free."""
 
 _log = logging.getLogger("rayline.serve")
-
-
-def overloaded() -> Refusal:
-    """What a request is answered when too many are waiting."""
-    return Refusal(503, "Too many requests are waiting. Try again in a second.", headers=[(b"retry-after", b"1")])
 
 
 @dataclass(slots=True)

@@ -54,12 +54,16 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=
 
 
 def loads(body: bytes) -> Any:
-    """The value of a JSON text. Raises Refusal (400) when it is none; NaN and Infinity are none."""
+    """The value of a JSON text. Raises Refusal (400) when it is none; NaN and Infinity are none, and half of a surrogate
+    pair is no character."""
     try:
-        return _decode(body.decode("utf-8"))
+        value = _decode(body.decode("utf-8"))
+        if b"\\ud" in body or b"\\uD" in body:
+            _encode(value).encode()
+        return value
     except RecursionError:
         raise Refusal(400, "The body is nested too deeply.") from None
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise Refusal(400, "The body is not UTF-8.") from None
     except ValueError as error:
         raise Refusal(400, f"The body is not JSON: {str(error)[:200]}.") from None

@@ -1,0 +1,137 @@
+"""One request and its answer, as an ASGI server hands them over: nothing here knows of models."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from rayline.serve.protocol import Refusal, dumps
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back to the client."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
+class Gone(Exception):  # noqa: N818  # it is no error
+    """The client is not there any more."""
+
+
+class Request:
+    """One request: the parts of it that a handler may need, and its body once it is read."""
+
+    __slots__ = ("body", "headers", "is_read", "query", "scope", "size")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.query: bytes = scope.get("query_string", b"")
+        self.body, self.is_read = b"", False
+        self.size = 0  # bytes of the body that are held in memory
+
+    @property
+    def content_type(self) -> bytes:
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+    def flag(self, name: str) -> bool:
+        """Whether a query parameter is set (`?proba`, `?proba=true`, `?proba=1`)."""
+        if not self.query:
+            return False
+        values = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
+        return values is not None and values[-1].lower() in ("", "1", "true", "yes")
+
+    async def read(self, receive: Receive, most: int, memory: Memory) -> None:
+        """Read the body, unpacked. Raises Refusal when it is longer than `most`, or `memory` is full, and Gone."""
+        declared = self.headers.get(b"content-length", b"")
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
+            raise _too_large(most)
+        parts: list[bytes] = []
+        is_open = True
+        while is_open:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            part = message.get("body", b"")
+            self._take(len(part), memory)
+            if self.size > most:
+                raise _too_large(most)
+            parts.append(part)
+            is_open = message.get("more_body", False)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if b"content-encoding" in self.headers:
+            body = _unpacked(body, self.headers[b"content-encoding"], most)
+            self._take(len(body), memory)
+        self.body, self.is_read = body, True
+
+    def _take(self, n: int, memory: Memory) -> None:
+        memory.take(n)
+        self.size += n
+
+
+class Memory:
+    """How many bytes of bodies are held at the moment, and how many may be."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+
+    def take(self, n: int) -> None:
+        """Hold so many more. Raises Refusal (503) when these are too many."""
+        if self._held + n > self._most:
+            raise overloaded()
+        self._held += n
+
+    def give_back(self, n: int) -> None:
+        self._held -= n
+
+
+def overloaded() -> Refusal:
+    """What a request is answered when too many are waiting."""
+    return Refusal(503, "Too many requests are waiting. Try again in a second.", headers=[(b"retry-after", b"1")])
+
+
+def refused(refusal: Refusal) -> Answer:
+    """The answer that says so."""
+    return Answer(refusal.status, dumps(refusal.body()), JSON, refusal.headers)
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Hand an answer to the server."""
+    headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, f"The body is longer than {most} bytes.", headers=[(b"connection", b"close")])
+
+
+def _unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
+    bits = {b"gzip": 31, b"deflate": 15, b"identity": 0}.get(encoding.strip().lower())
+    if bits is None:
+        raise Refusal(415, "Expected a Content-Encoding of gzip, deflate or identity.")
+    if not bits:
+        return body
+    try:
+        unpacker = zlib.decompressobj(bits)
+        data = unpacker.decompress(body, most + 1)
+    except zlib.error:
+        raise Refusal(400, "The body is not compressed as its Content-Encoding says.") from None
+    if len(data) > most:
+        raise _too_large(most)
+    if not unpacker.eof:
+        raise Refusal(400, "The compressed body was cut off.")
+    return data

@@ -1,0 +1,160 @@
+"""The app in this process: uvicorn, with connections that refuse early what they cannot serve and wait for no one for ever.
+
+A server that is asked for more than it can do must spend little on what it refuses, or it has no time left for what it
+serves. One prediction takes about as long as uvicorn's own work on a request, so the refusal comes before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rayline.serve.app import App, create_app
+from rayline.serve.options import Options
+
+HEAD_S = 10.0
+"""So long a client may take for the head of a request, or for a body that nobody reads. The bodies that are read are
+bounded by the request's own timeout."""
+
+MOST_HEAD_BYTES = 64 << 10
+
+KEEP_ALIVE_S = 75
+"""So long a connection may stay open without a request; longer than common proxies keep theirs."""
+
+
+def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Options | None = None, **changes: Any) -> None:
+    """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
+
+    Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`).
+    """
+    app = create_app(model, options, **changes)
+    # What lives now lives until the end, and a request leaves no cycles: looking for some among them would cost a fifth.
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        uvicorn.Server(config(app, host, port)).run()
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+        app.close()
+
+
+def config(app: App, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Config:
+    """How uvicorn is to run the app."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+    )
+
+
+class Connection(HttpToolsProtocol):
+    """A connection of one client.
+
+    While as many requests run as may wait, predictions are answered 503 from a look at the first bytes, without parsing.
+    A head that is too long or does not come to its end is the last thing that its connection says.
+    """
+
+    def __init__(self, config: uvicorn.Config, *rest: Any, **more: Any) -> None:
+        super().__init__(config, *rest, **more)
+        app = config.app
+        assert isinstance(app, App)
+        self._overloaded, self._most = app.overloaded, app.settings.max_queued_requests
+        self._between = True  # no request is half read
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None  # until the head, or the rest of an unread body, has come
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._due(self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if len(self.tasks) >= self._most and self._between and not self._is_answering() and _is_whole_post(data):
+            self._refuse()
+            return
+        super().data_received(data)
+        if self._head_bytes < 0 or self._between:  # the head is complete
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._close(b"431 Request Header Fields Too Large")
+        elif self._timer is None:
+            self._due(self._too_slow)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._between, self._head_bytes = False, 0
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        self._in_time()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._between = True
+        self._in_time()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._between and not self.transport.is_closing():  # the rest of a body that nobody reads
+            self._due(self.transport.close)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self) -> None:
+        self._in_time()
+        self._unset_keepalive_if_required()
+        self.transport.write(self._overloaded())
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _due(self, otherwise: Callable[[], None]) -> None:
+        self._in_time()
+        self._timer = self.loop.call_later(HEAD_S, otherwise)
+
+    def _in_time(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._close(b"408 Request Timeout")
+
+    def _close(self, status: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+
+def _is_whole_post(data: bytes) -> bool:
+    """Whether these bytes are one whole POST that says how long it is: nothing else is refused unparsed."""
+    if not data.startswith(b"POST "):
+        return False
+    head, _, body = data.partition(b"\r\n\r\n")
+    head = head.lower()
+    if b" http/1.1\r\n" not in head or b"\r\ntransfer-encoding:" in head:
+        return False
+    length = _value(head, b"content-length")
+    return length.isdigit() and len(length) < 18 and int(length) == len(body) and _value(head, b"connection") in (b"", b"keep-alive")
+
+
+def _value(head: bytes, name: bytes) -> bytes:
+    return head.partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
