@@ -176,6 +176,11 @@ class Rows:
         return self._target.encode(self._table)
 
     @cached_property
+    def truth(self) -> Array:
+        """As `target`, on the scale of the labels themselves: what predictions are compared with."""
+        return self._target.truth(self._table) if self._target.stages else self.target
+
+    @cached_property
     def weight(self) -> Array | None:
         """Sample weights, shape (n,), float64; None when there are none."""
         return None if self._weight is None else self._table[self._weight].cast(pl.Float64).to_numpy()

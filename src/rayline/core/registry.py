@@ -22,6 +22,7 @@ _STAGES: dict[str, str | type] = {
     "MinMaxScaler": "rayline.stages.scale:MinMaxScaler",
     "OneHotEncoder": "rayline.stages.encode:OneHotEncoder",
     "OrdinalEncoder": "rayline.stages.encode:OrdinalEncoder",
+    "LabelEncoder": "rayline.stages.encode:LabelEncoder",
     "Vectorizer": "rayline.stages.text:Vectorizer",
     "HashingVectorizer": "rayline.stages.text:HashingVectorizer",
     "CountVectorizer": "rayline.stages.text:CountVectorizer",

@@ -124,6 +124,9 @@ class Stage(ABC, metaclass=_StageMeta):
     needs_columns: ClassVar[bool] = False
     """Whether `columns=None` is refused."""
 
+    labels: ClassVar[bool] = False
+    """Whether it makes classes of a target: the codes are the places of its learned `categories`."""
+
     loses: ClassVar[str] = ""
     """What the way back (`invert`) cannot bring back, in words; empty when it brings back every value."""
 

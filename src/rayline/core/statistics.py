@@ -203,6 +203,36 @@ class RowCount(Statistic):
 
 
 @dataclass(frozen=True, slots=True)
+class AtMost(Statistic):
+    """How many values of a numeric column are at most `bound`."""
+
+    count: int = 0
+    n_null: int = 0
+    bound: float = 0.0
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        x = missing_as_null(columns[0])
+        return [(x <= options["bound"]).sum(), x.null_count()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        count, n_null = values
+        return cls(count, n_null, options["bound"])
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls(bound=options["bound"])
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.count + other.count, self.n_null + other.n_null, self.bound)
+
+    def filled(self, value: float) -> Self:
+        """The count after the missing values became `value`."""
+        return type(self)(self.count + self.n_null * (value <= self.bound), 0, self.bound)
+
+
+@dataclass(frozen=True, slots=True)
 class Missing(Statistic):
     """How many values of a column of any type are missing."""
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, RaylineError
-from rayline.core.schema import Kind, dtype_from_json, dtype_to_json, kind_of, value_from_json, value_to_json
+from rayline.core import registry
+from rayline.core.backward import Leaf, inverse
+from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError
+from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function, schema_after
+from rayline.core.schema import Kind, col, dtype_from_json, dtype_to_json, kind_of, value_from_json, value_to_json
 from rayline.core.statistics import ValueCounts
 
 Array = npt.NDArray[Any]
@@ -32,12 +36,17 @@ class Task(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Target:
-    """The target columns, their task, and for classification the classes of each in ascending order."""
+    """The target columns, their task, and for classification the classes of each, in the order of their codes.
+
+    Of a regression also the fitted stages between the labels and the numbers that a model learns: whoever trains sees
+    what they give, whoever asks for predictions gets what they took.
+    """
 
     columns: tuple[str, ...]
     task: Task
     dtypes: tuple[pl.DataType, ...]
     classes: tuple[tuple[Any, ...], ...] = ()  # one tuple for each column; empty for a regression
+    stages: tuple[Leaf, ...] = ()
 
     @classmethod
     def learn(
@@ -46,17 +55,20 @@ class Target:
         schema: Mapping[str, pl.DataType],
         counts: Sequence[ValueCounts | None],
         task: Task | None,
+        stages: Sequence[Leaf] = (),
     ) -> Self:
         """The target from the value counts of its columns (None where not counted, as in a regression).
 
-        `task` is what the framework's arguments ask for; None lets the labels decide: strings, booleans and categories
-        are classes, numbers are regressed.
+        `task` is what the framework's arguments ask for; None lets the labels decide: strings, booleans, categories and
+        what a stage of `stages` makes classes of are classes, numbers are regressed.
 
         Raises
         ------
         DataError
             On missing labels, on labels of one class only, on text where a number is needed, on more than two classes
-            in a binary task.
+            in a binary task, on stages that make numbers of classes or classes of numbers.
+        ParameterError
+            When a stage has no way back.
         """
         for column, count in zip(columns, counts, strict=True):
             if count is not None and count.n_null:
@@ -66,8 +78,10 @@ class Target:
                     f"drop these rows, for example ds.filter(lambda row: row[{column!r}] is not None).",
                 )
         dtypes = tuple(_plain(schema[column]) for column in columns)
+        given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
         if task is None:
-            task = Task.REGRESSION if all(d.is_numeric() for d in dtypes) else Task.BINARY
+            numbers = all(d.is_numeric() and c not in given for c, d in zip(columns, dtypes, strict=True))
+            task = Task.REGRESSION if numbers else Task.BINARY
             guessed = True
         else:
             guessed = False
@@ -79,12 +93,21 @@ class Target:
                         "Expected numbers.",
                         "choose a classification objective, or convert the target.",
                     )
-            return cls(tuple(columns), task, dtypes)
+            made = cls(tuple(columns), task, dtypes, stages=tuple(stages))
+            made._check_stages()
+            return made
+        for name, stage in stages:
+            if not stage.labels:
+                raise DataError(
+                    f"train.fit: target stage {name!r} ({type(stage).__name__}) makes numbers of classes.",
+                    f"Expected a regression; got a classification of {list(columns)}.",
+                    f"leave {name!r} out, or choose a regression objective.",
+                )
         classes: list[tuple[Any, ...]] = []
         for column, count in zip(columns, counts, strict=True):
             if count is None:
                 raise RaylineError(f"Target.learn: the classes of {column!r} were not counted.")
-            found = tuple(count.table["value"].to_list())
+            found = tuple(given[column] if column in given else count.table["value"].to_list())
             if len(found) < 2:
                 raise DataError(
                     f"train.fit: the target {column!r} has {'one class only' if found else 'no labels'}: {list(found)!r}.",
@@ -117,13 +140,82 @@ class Target:
         classes = tuple(tuple(range(n_classes)) for _ in columns) if task.is_classification else ()
         return cls(columns, task, (dtype,) * n_targets, classes)
 
+    def _check_stages(self) -> None:
+        """Raise when a stage makes classes, other columns or no numbers, or has no way back."""
+        for name, stage in self.stages:
+            if stage.labels:
+                raise DataError(
+                    f"train.fit: target stage {name!r} ({type(stage).__name__}) makes classes of the target.",
+                    "Expected a classification; the trainer's objective is a regression.",
+                    f"leave {name!r} out, or choose a classification objective.",
+                )
+        after = schema_after(self._forth, self._schema)
+        if set(after) != set(self.columns) or not all(dtype.is_numeric() for dtype in after.values()):
+            raise SchemaError(
+                f"train.fit: the target stages make {after} of {list(self.columns)}.",
+                "Expected one number for each target.",
+                "take stages that change a column in place, such as Log or StandardScaler.",
+            )
+        _ = self._back
+
+    @property
+    def _schema(self) -> pl.Schema:
+        return pl.Schema({column: pl.Float64() for column in self.columns})
+
+    @cached_property
+    def _forth(self) -> list[Operation]:
+        return [operation for name, stage in self.stages for operation in stage.lower(name)]
+
+    @cached_property
+    def _back(self) -> list[Operation]:
+        return inverse(self.stages, self._schema, "target stages")
+
+    @cached_property
+    def _row_back(self) -> RowFunction | None:
+        return row_function(self._back, self._schema)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @property
+    def plain(self) -> Self:
+        """The same without stages: for scores that are on the scale of the labels already."""
+        return replace(self, stages=()) if self.stages else self
+
     @property
     def n_outputs(self) -> int:
         """Scores that a model gives for each row: classes in a multiclass task, otherwise targets."""
         return len(self.classes[0]) if self.task is Task.MULTICLASS else len(self.columns)
 
     def encode(self, table: pl.DataFrame) -> Array:
-        """Labels as numbers: class codes (int64) or values (float64); shape (n,), or (n, targets) for several.
+        """Labels as a model learns them: class codes (int64), or values (float64) after the stages; shape (n,), or
+        (n, targets) for several.
+
+        Raises DataError on labels that are missing, were not there in training, or that a stage cannot take.
+        """
+        truth = self.truth(table)
+        if not self.stages:
+            return truth
+        frame = self._frame(truth)
+        made = frame
+        for name, stage in self.stages:
+            made = apply_all(stage.lower(name), made.lazy()).select(map(col, self.columns)).collect().cast(pl.Float64)
+            for column in self.columns:
+                bad = frame[column].filter(~made[column].is_finite().fill_null(False))
+                if len(bad):
+                    raise DataError(
+                        f"The target {column!r} has {len(bad):,} values that target stage {name!r} cannot take.",
+                        f"Expected values such as it was fitted on; got {bad.unique().sort().head(5).to_list()!r}.",
+                        "drop or mend these rows, or choose another target stage.",
+                    )
+        return made.to_series().to_numpy() if made.width == 1 else made.to_numpy()
+
+    def _frame(self, values: Array) -> pl.DataFrame:
+        columns = values.reshape(len(values), len(self.columns)).T
+        return pl.DataFrame([pl.Series(n, c).cast(pl.Float64) for n, c in zip(self.columns, columns, strict=True)])
+
+    def truth(self, table: pl.DataFrame) -> Array:
+        """Labels as numbers: class codes (int64) or the values themselves (float64), on the scale of predictions.
 
         Raises DataError on labels that are missing or were not there in training.
         """
@@ -170,10 +262,23 @@ class Target:
             for c in cs
         ]
 
+    def values(self, scores: Array) -> Array:
+        """A regression's scores on the scale of the labels; as they are where no stage changed these. NaN is missing."""
+        if not self.stages:
+            return scores
+        values: Array = self._restored(scores).to_numpy()
+        return values.reshape(scores.shape)
+
+    def _restored(self, scores: Array) -> pl.DataFrame:
+        frame = self._frame(scores).lazy().with_columns(pl.all().fill_nan(None))
+        return apply_all(self._back, frame).select(map(col, self.columns)).collect()
+
     def predictions(self, scores: Array) -> pl.DataFrame:
         """One column for each target in the labels' own type, from a model's scores (see `Framework.predict`)."""
         if not self.task.is_classification:
-            columns = scores.reshape(len(scores), len(self.columns)).T
+            columns: Sequence[Any] = list(scores.reshape(len(scores), len(self.columns)).T)
+            if self.stages:
+                columns = self._restored(scores).get_columns()
             dtypes = [d if d.is_float() else pl.Float64() for d in self.dtypes]
             series = [pl.Series(n, c).cast(d) for n, c, d in zip(self.prediction_names, columns, dtypes, strict=True)]
             return pl.DataFrame(series)
@@ -211,8 +316,12 @@ class Target:
             codes = (int(c[0]) for c in self.codes(scores))
             return {n: cs[code] for n, cs, code in zip(self.prediction_names, self.classes, codes, strict=True)}
         values = scores.reshape(-1).tolist()
-        if any(d == pl.Float32 for d in self.dtypes):
+        if any(d == pl.Float32 for d in self.dtypes) or (self.stages and self._row_back is None):
             return dict(self.predictions(scores).row(0, named=True))
+        if self._row_back is not None and self.stages:
+            row: Row = {c: v if v == v else None for c, v in zip(self.columns, values, strict=True)}
+            self._row_back(row)
+            values = [row[column] for column in self.columns]
         return dict(zip(self.prediction_names, values, strict=True))
 
     def row_probabilities(self, scores: Array) -> dict[str, float]:
@@ -237,6 +346,7 @@ class Target:
             "task": str(self.task),
             "dtypes": [dtype_to_json(d) for d in self.dtypes],
             "classes": value_to_json([list(c) for c in self.classes]),
+            "stages": [[name, stage.to_json()] for name, stage in self.stages],
         }
 
     @classmethod
@@ -246,6 +356,7 @@ class Target:
             Task(data["task"]),
             tuple(dtype_from_json(d) for d in data["dtypes"]),
             tuple(tuple(c) for c in value_from_json(data["classes"])),
+            tuple((str(name), registry.stage(own["stage"]).from_json(own)) for name, own in data.get("stages", ())),  # type: ignore[attr-defined]
         )
 
 

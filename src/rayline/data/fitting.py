@@ -50,8 +50,11 @@ class Walk:
     targets: Sequence[str]
     known: Mapping[Request, Statistic]
     beside: Sequence[str] = ()
+    target_leaves: Sequence[Leaf] = ()
+    noun: str = "stage"
 
     fitted: list[Stage] = field(default_factory=list)
+    fitted_targets: list[Stage] = field(default_factory=list)
     missing: dict[Request, None] = field(default_factory=dict)
     prefixes: dict[str, list[Operation]] = field(default_factory=dict)
     final: Answers = field(default_factory=dict)
@@ -61,15 +64,37 @@ class Walk:
     _digests: dict[int, str] = field(default_factory=dict)
 
     def run(self, ask: Ask | None) -> None:
+        """Walk as far as the answers lead, and note what is missing; `ask` puts questions about the output table."""
+        self._walk(ask)
+        if self.target_leaves:
+            self._walk_targets()
+
+    def _walk_targets(self) -> None:
+        """The target stages, on the targets alone: the raw ones, of the rows that the other stages leave."""
+        moving = [i for i, (_, leaf) in enumerate(self.leaves) if leaf.changes_rows]
+        if moving and len(self.fitted) <= moving[-1]:
+            return
+        walk = Walk(
+            self.where, self.target_leaves, {t: self.schema[t] for t in self.targets}, (), self.known, noun="target stage"
+        )
+        if moving:
+            walk._operations.append(self._operations[moving[-1] + 1])
+        walk._walk(None)
+        self.missing |= walk.missing
+        self.prefixes |= walk.prefixes
+        self.fitted_targets, self.complete = walk.fitted, self.complete and walk.complete
+
+    def _walk(self, ask: Ask | None) -> None:
         table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
-        lineage = {name: Lineage(name) for name in self.schema}
-        prefix: int | None = 0
+        prefix: int | None = len(self._operations) - 1
+        lineage = {name: Lineage(name, prefix) for name in self.schema}
         certain = True  # whether the columns of the table are known
         growing = False  # whether more will come beside them
         for path, leaf in self.leaves:
-            where = f"Preprocessor.fit: stage {path!r}"
+            where = f"Preprocessor.fit: {self.noun} {path!r}"
+            on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
             try:
-                columns = leaf.select(
+                columns = (leaf.replace(columns=list(table)) if on_targets else leaf).select(
                     table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c])
                 )
             except SchemaError:
@@ -191,6 +216,7 @@ class Fit:
     scans: int
     output: pl.Schema
     known: dict[Request, Statistic]
+    target_leaves: list[Stage] = field(default_factory=list)
 
 
 def fit(
@@ -204,8 +230,9 @@ def fit(
     known: Mapping[Request, Statistic] | None = None,
     where: str = "Preprocessor.fit",
     beside: Sequence[str] = (),
+    target_leaves: Sequence[Leaf] = (),
 ) -> Fit:
-    """Fit the leaves on the data, with as few scans as there are levels.
+    """Fit the leaves on the data, with as few scans as there are levels; the target stages in the same scans.
 
     Columns named in `beside` (sample weights) are no part of the table for the stages; only `ask` may ask about them.
 
@@ -219,7 +246,7 @@ def fit(
     answers: dict[Request, Statistic] = dict(known or {})
     scans = 0
     while True:
-        walk = Walk(where, leaves, schema, targets, answers, beside)
+        walk = Walk(where, leaves, schema, targets, answers, beside, target_leaves)
         try:
             walk.run(ask)
         except RaylineError:
@@ -245,7 +272,8 @@ def fit(
 def finished(walk: Walk, answers: Mapping[Request, Statistic], scans: int) -> Fit:
     """What a complete walk has found. Raises DataError when there were no rows."""
     _refuse_empty(answers, walk.where)
-    return Fit(walk.fitted, walk.final, getattr(answers.get(ROWS), "count", -1), scans, walk.output, dict(answers))
+    n_rows = getattr(answers.get(ROWS), "count", -1)
+    return Fit(walk.fitted, walk.final, n_rows, scans, walk.output, dict(answers), walk.fitted_targets)
 
 
 def _refuse_empty(answers: Mapping[Request, Statistic], where: str) -> None:

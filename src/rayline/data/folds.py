@@ -117,7 +117,14 @@ class FoldFitter:
         self._known: list[Answers] = [{} for _ in self.folds]
         self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
 
-    def fit(self, fold: int, leaves: Sequence[fitting.Leaf], *, ask: fitting.Ask | None = None) -> fitting.Fit:
+    def fit(
+        self,
+        fold: int,
+        leaves: Sequence[fitting.Leaf],
+        *,
+        ask: fitting.Ask | None = None,
+        target_leaves: Sequence[fitting.Leaf] = (),
+    ) -> fitting.Fit:
         """As `fitting.fit` on the training slice of this fold: the same counts, the same learned values.
 
         Raises
@@ -128,7 +135,7 @@ class FoldFitter:
         where = f"{self._where}: fold {fold + 1} of {len(self.folds)}"
         known = self._known[fold]
         while True:
-            walk = fitting.Walk(where, leaves, self._schema, self._targets, known, self._beside)
+            walk = fitting.Walk(where, leaves, self._schema, self._targets, known, self._beside, target_leaves)
             walk.run(ask)
             missing = [request for request in walk.missing if not request.prefix]
             if not missing:
@@ -159,6 +166,7 @@ class FoldFitter:
             ask=ask,
             known=known,
             where=where,
+            target_leaves=target_leaves,
         )
         self.slice_scans += fit.scans
         self._remember(known, fit.known)

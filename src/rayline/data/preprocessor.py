@@ -10,6 +10,7 @@ from typing import Any, Self
 import polars as pl
 
 from rayline.core import registry, strictjson
+from rayline.core.backward import inverse
 from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
@@ -30,6 +31,11 @@ class Preprocessor:
     ----------
     stages
         `(name, stage)` pairs, in the order in which they work; a stage may itself be a Preprocessor.
+    target_stages
+        `(name, stage)` pairs for the targets of a training: what a model learns is what they give, and predictions and
+        metrics are what they took. They change numbers in place and have an inverse (Log, PowerTransformer,
+        StandardScaler, …), or set the classes (LabelEncoder). Without `columns` a stage works on all targets.
+        `transform` leaves targets as they are.
 
     Notes
     -----
@@ -39,17 +45,26 @@ class Preprocessor:
     --------
     >>> import polars as pl
     >>> from rayline.train import Preprocessor
-    >>> from rayline.stages import SimpleImputer, StandardScaler
+    >>> from rayline.stages import Log, SimpleImputer, StandardScaler
     >>> table = pl.DataFrame({"age": [20.0, None, 40.0]})
     >>> p = Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
     >>> p.fit_transform(table)["age"].round(3).to_list()
     [-1.225, 0.0, 1.225]
     >>> p.scans
     1
+
+    A training that learns the logarithm of a price, and predicts prices:
+
+    >>> p = Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log())])
     """
 
-    def __init__(self, stages: Sequence[tuple[str, Stage | Preprocessor]] = ()) -> None:
+    def __init__(
+        self,
+        stages: Sequence[tuple[str, Stage | Preprocessor]] = (),
+        target_stages: Sequence[tuple[str, Stage]] = (),
+    ) -> None:
         self._stages = _checked(stages)
+        self._target_stages = _checked_targets(target_stages, [name for name, _ in self._stages])
         self._input: pl.Schema | None = None
         self._output: pl.Schema | None = None
         self._targets: tuple[str, ...] = ()
@@ -63,11 +78,20 @@ class Preprocessor:
         """The named stages; fitted ones after `fit`."""
         return list(self._stages)
 
+    @property
+    def target_stages(self) -> list[tuple[str, Stage]]:
+        """The named stages of the targets; fitted ones after `fit`."""
+        return list(self._target_stages)
+
     def __getitem__(self, name: str) -> Stage | Preprocessor:
-        for own, stage in self._stages:
+        for own, stage in (*self._stages, *self._target_stages):
             if own == name:
                 return stage
-        raise ParameterError.unknown("Preprocessor", [name], [own for own, _ in self._stages])
+        raise ParameterError.unknown("Preprocessor", [name], self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name, _ in (*self._stages, *self._target_stages)]
 
     def __len__(self) -> int:
         return len(self._stages)
@@ -95,9 +119,9 @@ class Preprocessor:
 
         Raises ParameterError when a stage or a parameter of it does not exist.
         """
-        unknown = [name for name in changes if name not in dict(self._stages)]
+        unknown = [name for name in changes if name not in self._names]
         if unknown:
-            raise ParameterError.unknown("Preprocessor: stage", unknown, [name for name, _ in self._stages])
+            raise ParameterError.unknown("Preprocessor: stage", unknown, self._names)
         return type(self)(
             [
                 (
@@ -107,7 +131,8 @@ class Preprocessor:
                     else stage.replace(**changes.get(name, {})),
                 )
                 for name, stage in self._stages
-            ]
+            ],
+            [(name, stage.replace(**changes.get(name, {}))) for name, stage in self._target_stages],
         )
 
     # -- fit -------------------------------------------------------------------------------------------------------
@@ -150,7 +175,10 @@ class Preprocessor:
         Columns named in `beside` (sample weights) are for those questions only: the stages do not see them.
         """
         engine, schema, targets = self._inputs(data, target_columns, "Preprocessor.fit")
-        fit = fitting.fit(engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside)
+        fit = fitting.fit(
+            engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
+            target_leaves=self._target_stages,
+        )  # fmt: skip
         self.become(fit, schema, targets, beside)
         return fit
 
@@ -197,7 +225,7 @@ class Preprocessor:
             fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets, where=where)
             for place in range(len(prepared.folds)):
                 one = self.clone()
-                one.become(fitter.fit(place, self.leaves), schema, targets)
+                one.become(fitter.fit(place, self.leaves, target_leaves=self._target_stages), schema, targets)
                 made.append(one)
         return made
 
@@ -208,6 +236,12 @@ class Preprocessor:
         absent = [t for t in targets if t not in schema]
         if absent:
             raise SchemaError.missing(where, absent, schema)
+        if self._target_stages and not targets:
+            raise ParameterError(
+                f"{where}: there are target stages ({', '.join(name for name, _ in self._target_stages)}) and no target.",
+                "Expected target_columns=[…].",
+                "name the target columns, or leave target_stages out.",
+            )
         self._refuse_targets(targets, where)
         return engine, schema, targets
 
@@ -216,6 +250,8 @@ class Preprocessor:
     ) -> None:
         """Take over what a fit of these stages learned."""
         self._take(fit.leaves)
+        named = zip(self._target_stages, fit.target_leaves, strict=True)
+        self._target_stages = tuple((name, fitted) for (name, _), fitted in named)
         self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets and name not in beside})
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
@@ -268,6 +304,14 @@ class Preprocessor:
         Raises SchemaError when a stage does.
         """
         self._refuse_targets(targets, where)
+        learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
+        other = sorted(learned - set(targets))
+        if other:
+            raise SchemaError(
+                f"{where}: the target stages were fitted on {other[0]!r}, which is no target now.",
+                f"Expected the targets of Preprocessor.fit, {list(self._targets)}; got {list(targets)}.",
+                "train on these, or hand the preprocessor over unfitted (preprocessor.clone()).",
+            )
         known = [t for t in targets if t in self.input_schema]
         if not known:
             return self
@@ -352,7 +396,8 @@ class Preprocessor:
         where = "Preprocessor.inverse_transform"
         self._require_fitted(where)
         check = conform.Conform(self.output_schema, where)
-        back = backward.Backward(check, backward.inverse(self.leaves, self.input_schema, where), list(self.input_schema))
+        operations = inverse(self.leaves, self.input_schema, where)
+        back = backward.Backward(check, operations, list(self.input_schema))
         return registry.engine_for(data).map(data, back)
 
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
@@ -448,7 +493,8 @@ class Preprocessor:
             if self._input is not None
             else "not fitted"
         )
-        return "\n".join(["Preprocessor([", *lines, f"])  # {state}"])
+        ends = [f"], target_stages={list(self._target_stages)!r})"] if self._target_stages else ["])"]
+        return "\n".join(["Preprocessor([", *lines, f"{ends[0]}  # {state}"])
 
     def _require_fitted(self, where: str) -> None:
         if self._input is None:
@@ -464,6 +510,7 @@ class Preprocessor:
             "format": "rayline.preprocessor",
             "format_version": FORMAT_VERSION,
             "stages": [[name, stage.to_json()] for name, stage in self._stages],
+            "target_stages": [[name, stage.to_json()] for name, stage in self._target_stages],
             "input_schema": None if self._input is None else schema_to_json(self._input),
             "output_schema": None if self._output is None else schema_to_json(self._output),
             "target_columns": list(self._targets),
@@ -486,7 +533,10 @@ class Preprocessor:
                 "load it with a newer Rayline.",
             )
         try:
-            made = cls([(name, _stage_from_json(stage)) for name, stage in data["stages"]])
+            made = cls(
+                [(name, _stage_from_json(stage)) for name, stage in data["stages"]],
+                [(name, _leaf_from_json(stage)) for name, stage in data.get("target_stages", ())],
+            )
             made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
             made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
             made._target = None if data["target"] is None else Target.from_json(data["target"])
@@ -518,6 +568,10 @@ class _Transform:
 def _stage_from_json(data: Any) -> Stage | Preprocessor:
     if "stage" not in data:
         return Preprocessor.from_json(data)
+    return _leaf_from_json(data)
+
+
+def _leaf_from_json(data: Any) -> Stage:
     cls: Any = registry.stage(data["stage"])
     made = cls.from_json(data)
     assert isinstance(made, Stage)
@@ -542,10 +596,27 @@ def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]]) -> tuple[tuple[
                 f"Expected a Stage or a Preprocessor; got {stage!r}.",
                 hint,
             )
+        if isinstance(stage, Preprocessor) and stage.target_stages:
+            raise ParameterError(
+                f"Preprocessor: the inner preprocessor {name!r} has target stages.",
+                "Expected them on the outermost one.",
+                "move target_stages there.",
+            )
         if name in seen or not name or "/" in name:
             raise ParameterError.value("Preprocessor", "stages", "different names, not empty and without '/'", name)
         seen.add(name)
     return tuple((name, stage) for name, stage in stages)
+
+
+def _checked_targets(stages: Sequence[tuple[str, Stage]], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
+    found = []
+    for name, stage in _checked(stages):
+        if isinstance(stage, Preprocessor) or stage.changes_rows or name in taken:
+            raise ParameterError.value(
+                "Preprocessor", "target_stages", "stages that keep rows, under names that `stages` does not have", name
+            )
+        found.append((name, stage))
+    return tuple(found)
 
 
 def _indent(text: str) -> str:

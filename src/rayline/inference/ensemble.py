@@ -107,7 +107,7 @@ def combine(
     first = pipelines[0]
     schema: dict[str, pl.DataType] = {}
     for pipeline in pipelines:
-        if pipeline.target != first.target:
+        if pipeline.target.plain != first.target.plain:
             raise ParameterError(
                 "combine: the members predict different targets.", f"Expected {first.target}; got {pipeline.target}."
             )
@@ -118,7 +118,7 @@ def combine(
         "ensemble",
         Members(list(pipelines), list(weights)),
         schema,
-        first.target,
+        first.target.plain,
         metrics=metrics,
         examples=first.model.examples,
     )
@@ -126,7 +126,7 @@ def combine(
 
 
 def plain(scores: Array, target: Target) -> Array:
-    """Scores in the one form in which those of all frameworks can be averaged: values, or probabilities of shape (n,)
+    """Scores in the one form in which those of all frameworks can be averaged: values on the scale of the labels, or probabilities of shape (n,)
     or (n, targets) in a binary task and (n, classes) in a multiclass one.
 
     Raises ParameterError for models that answer with classes.
@@ -135,7 +135,7 @@ def plain(scores: Array, target: Target) -> Array:
         raise ParameterError(
             "A model that answers with classes cannot be averaged.", "Expected probabilities.", "choose another member."
         )
-    scores = scores.astype(np.float64)
+    scores = target.values(scores).astype(np.float64)
     if target.task is Task.BINARY and len(target.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2:
         return scores[:, 1]
     return scores.reshape(len(scores)) if target.n_outputs == 1 else scores

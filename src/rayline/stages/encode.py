@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import SchemaError
+from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations import Codes, MapCodes, OneHot, Operation
 from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
@@ -130,6 +130,10 @@ class OneHotEncoder(ColumnStage):
         return [OneHot(Codes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
 
 
+def _are_classes(value: Any) -> bool:
+    return value is None or (isinstance(value, (list, tuple)) and len(value) > 1 and len(set(value)) == len(value))
+
+
 @dataclass(frozen=True)
 class OrdinalEncoder(ColumnStage):
     """Replace each category by its place (0.0, 1.0, …; Float64) among the training categories in ascending order.
@@ -201,6 +205,68 @@ class OrdinalEncoder(ColumnStage):
         unknown = None if self.handle_unknown == "error" else n
         values = [*(float(i) for i in range(n)), self.unknown_value, self.encoded_missing_value]
         return [MapCodes(Codes(column, categories, unknown, n + 1, where), values)]
+
+
+@dataclass(frozen=True)
+class LabelEncoder(ColumnStage):
+    """Replace each label by the place of its class, 0, 1, … (Int64).
+
+    As a target stage it says what the classes of a target are and in which order: whether numbers are classes, which
+    class is the second (the positive) one, which classes there are that the data may not show. Predictions are labels
+    again. As a stage of features it keeps missing values missing and refuses labels that are no class.
+
+    Parameters
+    ----------
+    columns
+        The columns; as a target stage all targets when omitted, otherwise all string columns without free text.
+    classes
+        The classes in order; the values of the training rows in ascending order when omitted.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values, or labels that `classes` does not name; in transform, on a label that is no
+        class.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import LabelEncoder
+    >>> p = Preprocessor([("codes", LabelEncoder(classes=["low", "high"]))])
+    >>> p.fit_transform(pl.DataFrame({"c": ["high", "low", None]}))["c"].to_list()
+    [1, 0, None]
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY,)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
+    labels: ClassVar = True
+
+    classes: Any = param(None, Check("a list of different labels, or None", _are_classes))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [ValueCounts]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        table = answers[0].table
+        found = table["value"].to_list()
+        if not found:
+            raise self.all_null(column)
+        if self.classes is None:
+            return {"categories": found}
+        strange = table.filter([value not in self.classes for value in found])
+        if strange.height:
+            raise DataError(
+                f"LabelEncoder: column {column!r} has {strange['n'].sum():,} rows whose label is no class.",
+                f"Expected one of {list(self.classes)[:8]!r}; got {strange['value'].head(5).to_list()!r}.",
+                "add these to classes, or drop the rows.",
+            )
+        return {"categories": list(self.classes)}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        categories = list(learned["categories"])
+        n = len(categories)
+        return [MapCodes(Codes(column, categories, None, n, where), [*range(n), None], pl.Int64())]
 
 
 def _name(column: str, value: Any) -> str:

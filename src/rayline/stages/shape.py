@@ -15,8 +15,8 @@ from rayline.core.errors import DataError, MissingExtraError
 from rayline.core.expression import Assign, Formula
 from rayline.core.operations import Affine, Clip, Drop, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
-from rayline.core.stage import ColumnStage, a_bool, a_number, an_int, one_of, param
-from rayline.core.statistics import Extremes, Quantiles, Statistic
+from rayline.core.stage import ColumnStage, View, a_bool, a_number, an_int, one_of, param
+from rayline.core.statistics import AtMost, Extremes, Quantiles, Request, Statistic
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,20 @@ class Log(_NumberStage):
 
     offset: float = param(1.0, a_number())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Extremes]
+    def requests(self, view: View) -> list[Request]:
+        return [request for column in view.columns for request in self._asked(view, column)]
+
+    def _asked(self, view: View, column: str) -> tuple[Request, Request]:
+        return view.ask(Extremes, column), view.ask(AtMost, column, bound=-float(self.offset))
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        for column in view.columns:
+            extremes, beyond = (answers[request] for request in self._asked(view, column))
+            _refuse_below(self, column, extremes.low, -self.offset, beyond.count)
+        return {"columns": {column: {} for column in view.columns}}
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        _refuse_below(self, column, answers[0].low, -self.offset)
-        return {}
+        raise NotImplementedError  # see learn
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         x = ["+", ["col", column], float(self.offset)]
@@ -219,7 +227,7 @@ class PowerTransformer(_NumberStage):
             raise self.all_null(column)
         self.refuse_infinite(column, float(values[0]), float(values[-1]))
         if self.method == "box-cox":
-            _refuse_below(self, column, float(values[0]), 0.0)
+            _refuse_below(self, column, float(values[0]), 0.0, int(n[values <= 0].sum()))
         power = self._most_likely(values, n) if len(values) > 1 else 1.0
         with np.errstate(all="ignore"):
             result = self._powered(values, power)
@@ -514,12 +522,12 @@ class QuantileTransformer(_NumberStage):
         return [*operations, NormalQuantile(column)] if self.output_distribution == "normal" else operations
 
 
-def _refuse_below(stage: ColumnStage, column: str, low: float | None, bound: float) -> None:
+def _refuse_below(stage: ColumnStage, column: str, low: float | None, bound: float, n_rows: int) -> None:
     if low is None:
         raise stage.all_null(column)
     if low <= bound:
         raise DataError(
-            f"{type(stage).__name__}: column {column!r} holds {low}, whose logarithm does not exist.",
-            f"Expected values above {bound:g}.",
+            f"{type(stage).__name__}: column {column!r} has {n_rows:,} {'row' if n_rows == 1 else 'rows'} whose logarithm does not exist.",
+            f"Expected values above {bound:g}; the smallest is {low:g}.",
             "shift the column (offset=…), use Yeo-Johnson, or clip it first (Clipper).",
         )

@@ -16,6 +16,7 @@ from rayline.core import registry
 from rayline.core.engine import Answers, Scan, TableFunction
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.core.stage import View
+from rayline.core.target import Target
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model, unpack
@@ -137,7 +138,7 @@ def fit(
                 callback.on_start(run)
             begun = time.perf_counter()
             training = _Training(
-                trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted or (), inputs)
+                trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted, inputs, learned.target)
             )
             outcome = training.in_process(transformed) if trainer.num_workers is None else training.on_workers()
             seconds["training"] = time.perf_counter() - begun
@@ -187,7 +188,10 @@ def _prepare(
     begun = time.perf_counter()
     adapter = trainer.adapter
     task = adapter.task(*trainer.args, **trainer.kwargs)
-    questions = Questions(inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight)
+    stages = () if preprocessor is None else preprocessor.target_stages
+    questions = Questions(
+        inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight, stages
+    )
     engine = registry.engine_for(inputs.train)
     beside = () if inputs.weight is None else (inputs.weight,)
     answers: Answers
@@ -208,7 +212,7 @@ def _prepare(
             rows = transformed = engine.collect(rows)
         answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
         conform.refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
-    learned = questions.learn(fitted.output_schema, answers)
+    learned = questions.learn(fitted.output_schema, answers, fitted.target_stages)
     seconds["preprocessor"] = time.perf_counter() - begun
     return fitted, learned, transformed
 
@@ -385,8 +389,10 @@ def _threads() -> int:
 # -- after the training ------------------------------------------------------------------------------------------------
 
 
-def _tables_to_score(names: Sequence[str], inputs: Inputs) -> tuple[str, ...]:
-    train = ("train",) if any(name.startswith("train-") for name in names) else ()
+def _tables_to_score(wanted: Sequence[str] | None, inputs: Inputs, target: Target) -> tuple[str, ...]:
+    # A framework measures what it learns: of a target behind stages nothing that it tells is on the labels' scale.
+    needed = bool(target.stages) if wanted is None else any(name.startswith("train-") for name in wanted)
+    train = ("train",) if needed else ()
     return (*train, *(("test",) if inputs.test is not None else ()))
 
 
@@ -406,8 +412,12 @@ def _result(
     best = trainer.adapter.best_iteration(outcome.native)
     chosen = [row for row in run.history if row["iteration"] == best] or last
     values = {name: value for row in chosen for name, value in row.items() if name != "iteration"}
+    if learned.target.stages:
+        values = {}
     for table, scored in sorted(outcome.scored.items()):
-        names = wanted if wanted is not None else named_metrics.defaults(learned.target.task, scored.scores)
+        names = wanted
+        if names is None:
+            names = [f"{'train-' * (table == 'train')}{n}" for n in named_metrics.defaults(learned.target.task, scored.scores)]
         asked = [n for n in names if (table == "train") is n.startswith("train-")]
         found = named_metrics.evaluate(asked, learned.target, scored.scores, scored.truth, scored.weight)
         values |= {

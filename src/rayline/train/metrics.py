@@ -106,7 +106,7 @@ def evaluate(
     scores
         What the model gave (see `Framework.predict`).
     truth
-        The encoded labels (see `Target.encode`).
+        The labels as numbers (see `Target.truth`).
     weight
         A weight for each row, or None.
 
@@ -133,7 +133,7 @@ def evaluate(
 def _parts(metric: Metric, target: Target, scores: Array) -> list[Array]:
     """What the metric is computed from, for each target."""
     if metric.needs == "values":
-        return list(scores.reshape(len(scores), len(target.columns)).T.astype(np.float64))
+        return list(target.values(scores).reshape(len(scores), len(target.columns)).T.astype(np.float64))
     if metric.needs == "labels":
         return target.codes(scores)
     table = np.clip(target.probabilities(scores).to_numpy(), 0.0, 1.0)

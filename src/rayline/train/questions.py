@@ -15,7 +15,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.schema import Kind, kind_of
-from rayline.core.stage import View
+from rayline.core.stage import Stage, View
 from rayline.core.statistics import Extremes, Request, Statistic, ValueCounts
 from rayline.core.target import Target, Task
 from rayline.train.inputs import WHERE
@@ -65,12 +65,14 @@ class Questions:
     task: Task | Literal["classification"] | None
     strings: str
     class_weight: str | Mapping[Any, float] | None = None
+    target_stages: Sequence[tuple[str, Stage]] = ()
 
     @property
     def _classifies(self) -> bool:
         if self.task is not None:
             return self.task == "classification" or Task(self.task).is_classification
-        return not all(self.schema[t].is_numeric() for t in self.targets)
+        labels = any(stage.labels for _, stage in self.target_stages)
+        return labels or not all(self.schema[t].is_numeric() for t in self.targets)
 
     def features(self, output: Mapping[str, pl.DataType]) -> pl.Schema:
         """The features among the columns that the preprocessor gives."""
@@ -93,8 +95,10 @@ class Questions:
             return ValueCounts
         return Extremes if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
 
-    def learn(self, output: Mapping[str, pl.DataType], answers: Mapping[Request, Any]) -> Learned:
-        """What the answers say.
+    def learn(
+        self, output: Mapping[str, pl.DataType], answers: Mapping[Request, Any], stages: Sequence[tuple[str, Stage]] = ()
+    ) -> Learned:
+        """What the answers say; `stages` are the fitted target stages.
 
         Raises
         ------
@@ -107,7 +111,7 @@ class Questions:
         counts = [answers.get(Request(ValueCounts, (t,))) for t in self.targets]
         for name in self.targets:
             self._check_numbers(name, answers.get(Request(Extremes, (name,))), "the target", low=None)
-        target = Target.learn(self.targets, self.schema, counts, self._task(counts))
+        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[Request(Extremes, (self.weight,))], "the weight", low=0.0)
         features: dict[str, pl.DataType] = {}

@@ -27,7 +27,9 @@ class Result:
     ----------
     metrics
         The framework's metrics at the iteration that predictions stop at, and the metrics that were asked for, each
-        named after its table: `{"train-logloss": 0.31, "test-logloss": 0.35, "test-roc_auc": 0.84}`.
+        named after its table: `{"train-logloss": 0.31, "test-logloss": 0.35, "test-roc_auc": 0.84}`. With target stages
+        only those that Rayline computes, on the scale of the labels: a framework measures what it learns, and that is
+        what `history` holds.
     history
         One row an iteration: `iteration` (counted from 0) and the framework's metrics.
     model

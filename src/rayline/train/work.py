@@ -192,8 +192,8 @@ class Work:
         features = rows.features
         if not features.n_rows:
             shape = (0, self.target.n_outputs) if self.target.n_outputs > 1 else (0,)
-            return Scored(np.empty(shape), rows.target, rows.weight)
-        return Scored(self._predict(native, features), rows.target, rows.weight)
+            return Scored(np.empty(shape), rows.truth, rows.weight)
+        return Scored(self._predict(native, features), rows.truth, rows.weight)
 
     def _predict(self, native: Any, features: Features) -> Array:
         return self.adapter.predict(native, features)

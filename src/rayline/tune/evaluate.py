@@ -40,6 +40,9 @@ CELL = "rayline:cell "
 
 WHERE = "tune.run"
 
+LABELS = "rayline:labels"
+"""Where a table's memo says how its labels were made."""
+
 FITTED = 64
 """Fitted preprocessors that are kept for each fold."""
 
@@ -59,7 +62,8 @@ class Problem:
     schema
         The columns of the raw rows.
     target
-        Learned from all rows: labels are no secret, and every fold then has the same classes.
+        Learned from all rows: labels are no secret, and every fold then has the same classes. Target stages are fitted
+        for each fold, and scores and metrics are on the scale of the labels.
     weight
         The column of sample weights, and whether the held-out rows have it too.
     splits
@@ -107,18 +111,23 @@ class Problem:
         """The unfitted preprocessor with the parameters of a configuration."""
         return Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.parts(config).stages)
 
+    def stages_of(self, config: space.Config) -> list[list[Any]]:
+        """The stages with the parameters of a configuration, those of the targets among them."""
+        preprocessor = self.preprocessor_of(config)
+        return [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
+
     def key(self, config: space.Config, fold: int) -> str:
         """What the score of a configuration on a fold depends on, as a digest."""
         trainer = self.trainer_of(config)
         options = (trainer.seed, trainer.num_workers, trainer.class_weight, self.seed, self.n_threads)
-        leaves = [list(leaf) for leaf in self.preprocessor_of(config).leaves]
         return fingerprint(
-            [self.digest, fold, leaves, trainer.framework, trainer.args, trainer.kwargs, options, self.metric]
+            [self.digest, fold, self.stages_of(config), trainer.framework, trainer.args, trainer.kwargs, options, self.metric]
         )
 
 
 class Evaluation(NamedTuple):
-    """The score of a fold, the model's raw scores of the held-out rows, and the history of the training."""
+    """The score of a fold, the model's scores of the held-out rows (values on the scale of the labels), and the history of
+    the training."""
 
     score: FoldScore
     scores: Array
@@ -186,7 +195,7 @@ class Evaluator:
         native, history = self._train(trainer, learned, train, test, memo)
         trained = time.perf_counter()
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
-        scores = trainer.adapter.predict(native, rows.features)
+        scores = learned.target.values(trainer.adapter.predict(native, rows.features))
         predicted = time.perf_counter()
         best = trainer.adapter.best_iteration(native)
         score = FoldScore(
@@ -210,14 +219,19 @@ class Evaluator:
         names = [path.partition("/")[0] for path, _ in leaves]
         cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
         digests = {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(leaves))}
-        fitted, learned = self._fit(leaves, trainer, fold, digests[len(leaves)])
+        labels = fingerprint([list(leaf) for leaf in preprocessor.target_stages])
+        fitted, learned = self._fit(preprocessor, trainer, fold, digests[len(leaves)] + labels)
         # Weights of classes differ between training and test rows, and so may a stage's work.
         train = self._transformed(fold, leaves, fitted, digests, learned, training=True)
         test = self._transformed(fold, leaves, fitted, digests, learned, training=False)
-        return train, test, learned, self._tables.memo(_prepared_key(fold, digests[len(leaves)], training=True))
+        memo = self._tables.memo(_prepared_key(fold, digests[len(leaves)], training=True))
+        if memo is not None and memo.setdefault(LABELS, labels) != labels:
+            memo.clear()  # what frameworks make of a table holds the labels, as the target stages gave them
+            memo[LABELS] = labels
+        return train, test, learned, memo
 
     def _fit(
-        self, leaves: Sequence[fitting.Leaf], trainer: Trainer, fold: int, digest: str
+        self, preprocessor: Preprocessor, trainer: Trainer, fold: int, digest: str
     ) -> tuple[list[Stage], Learned]:
         problem, kept = self.problem, self._fits[fold]
         if digest not in kept:
@@ -229,10 +243,14 @@ class Evaluator:
                 task,
                 trainer.adapter.strings,
                 trainer.class_weight,
+                preprocessor.target_stages,
             )
             split, place, _ = self._folds[fold]
-            fit = self.fitters[split].fit(place, leaves, ask=questions)
-            learned = replace(questions.learn(fit.output, fit.final), target=problem.target)
+            named = preprocessor.target_stages
+            fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
+            stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
+            learned = questions.learn(fit.output, fit.final, stages)
+            learned = replace(learned, target=replace(problem.target, stages=learned.target.stages))
             if len(kept) >= FITTED:
                 kept.pop(next(iter(kept)))
             kept[digest] = fit.leaves, learned
@@ -292,7 +310,7 @@ class Evaluator:
             args=trainer.args,
             kwargs=trainer.kwargs,
             features=learned.features,
-            target=problem.target,
+            target=learned.target,
             weighs=WEIGHT in train.columns,
             weighs_test=problem.weighs_test,
             seed=trainer.seed if trainer.seed is not None else problem.seed,

@@ -10,9 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.engine import Scan
 from rayline.core.errors import ParameterError
-from rayline.core.stage import View
 from rayline.core.target import Target
 from rayline.data import conform, fitting
 from rayline.data.folds import Fold
@@ -100,8 +98,15 @@ def prepare(
     by_folds = data["cv"] is not None or inputs.test is None
     table = _collected(inputs.train, inputs.schema)
     conform.refuse_empty(table.height, f"{WHERE} (training data)")
-    target = _target(trainer, inputs, table)
+    target = _target(trainer, inputs, table, preprocessor or Preprocessor())
     metric, mode = _metric(metric, mode, target)
+    if target.stages and not is_ours(metric):
+        raise ParameterError(
+            f"{WHERE}: {metric!r} is measured by the framework, on what the target stages make of the target.",
+            f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
+            "choose one of these.",
+        )
+    target = target.plain
     n_train, weighs_test = table.height, inputs.weight is not None
     splits: tuple[tuple[Fold, ...], ...]
     if by_folds:
@@ -139,17 +144,21 @@ def _collected(data: Any, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     return conform.Conform(schema, WHERE)(frame.lazy()).select(list(schema)).collect()
 
 
-def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame) -> Target:
+def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor: Preprocessor) -> Target:
     """The target from all labels, after the checks of labels and weights that a fit makes."""
     task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
+    named = preprocessor.target_stages
     questions = Questions(
-        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight
+        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named
     )
     columns = [*inputs.targets, *([inputs.weight] if inputs.weight is not None else [])]
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
-    asked = questions(View(tuple(columns), schema, tuple(inputs.targets)))
-    answers = registry.engine("local").scan(table, Scan(asked))[0] if asked else {}
-    return questions.learn(schema, answers).target
+    engine = registry.engine("local")
+    fit = fitting.fit(
+        engine, table, (), schema, targets=inputs.targets, ask=questions, where=WHERE, target_leaves=named
+    )
+    stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
+    return questions.learn(schema, fit.final, stages).target
 
 
 def _metric(metric: str | None, mode: str | None, target: Target) -> tuple[str, str]:
