@@ -37,6 +37,8 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.OneHotEncoder(min_frequency=0.2, handle_unknown="error"), {}),
     (stages.OrdinalEncoder(), {}),
     (stages.OrdinalEncoder(["small", "flag", "day", "amount"], handle_unknown="error", encoded_missing_value=-2), {}),
+    (stages.LabelEncoder(), {}),
+    (stages.LabelEncoder(["value"], classes=["y", "x"]), {"targets": ["y"]}),
     (stages.Vectorizer(), {}),
     (stages.Vectorizer(["note", "city"], (1, 3), n_features=1000, use_idf=False, norm="l1"), {"targets": ["y"]}),
     (stages.HashingVectorizer(ngram_range=(2, 2), binary=True), {}),

@@ -42,7 +42,10 @@ class Operation(ABC):
         return table.with_columns(self.expressions(table.collect_schema()))
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        """The columns that this makes or changes, each with the columns that its values come from, in order."""
+        """The columns that this makes or changes, each with the columns that its values come from, in order.
+
+        Read off the expressions; an operation with an `apply` of its own says it itself.
+        """
         made = self.expressions(schema)
         return {e.meta.output_name(): tuple(dict.fromkeys(e.meta.root_names())) for e in made}
 

@@ -198,7 +198,7 @@ def _prepare(
     transformed: pl.DataFrame | None = None
     if preprocessor is None or not preprocessor.is_fitted:
         line.now("preprocessor")
-        fitted = (preprocessor or Preprocessor()).clone()
+        fitted = (Preprocessor() if preprocessor is None else preprocessor).clone()
         answers = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside).final
         if len(fitted):
             line.part(f"preprocessor {_plural(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")

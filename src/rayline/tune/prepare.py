@@ -98,7 +98,7 @@ def prepare(
     by_folds = data["cv"] is not None or inputs.test is None
     table = _collected(inputs.train, inputs.schema)
     conform.refuse_empty(table.height, f"{WHERE} (training data)")
-    target = _target(trainer, inputs, table, preprocessor or Preprocessor())
+    target = _target(trainer, inputs, table, Preprocessor() if preprocessor is None else preprocessor)
     metric, mode = _metric(metric, mode, target)
     if target.stages and not is_ours(metric):
         raise ParameterError(
