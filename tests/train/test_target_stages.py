@@ -102,7 +102,7 @@ def test_one_answer_everywhere(stages: list[Stage], tmp_path: Path) -> None:
     loaded = train.Preprocessor.from_json(result.preprocessor.to_json())
     assert loaded == result.preprocessor
     assert loaded.chain(result.fitted_model).predict(ONE)["prediction"].to_list() == expected
-    assert 0.8 < np.corrcoef(np.log(expected), np.log(ONE["price"]))[0, 1]
+    assert np.corrcoef(np.log(expected), np.log(ONE["price"]))[0, 1] > 0.8
 
 
 def test_served_as_in_process() -> None:
@@ -193,10 +193,10 @@ def test_wrong_target_stages_are_refused() -> None:
         train.Preprocessor([("log", Log())], target_stages=[("log", Log())])
     with pytest.raises(ParameterError, match="outermost"):
         train.Preprocessor([("inner", preprocessor(Log()))])
+    classes = ONE.with_columns(price=pl.col("x") > 0)
     with pytest.raises(DataError, match=r"'target0' \(Log\) makes numbers of classes"):
-        classes = ONE.head(20).with_columns(price=pl.when(pl.col("x") > 0).then(pl.lit("a")).otherwise(pl.lit("b")))
         train.XGBoostTrainer({"objective": "binary:logistic"}).fit(
-            preprocessor(Log()), classes.with_columns(price=pl.col("price") == "a"), target_columns="price", verbose=False
+            preprocessor(Log()), classes, target_columns="price", verbose=False
         )
     fitted = preprocessor(Log()).fit(ONE, target_columns=["price"])
     with pytest.raises(SchemaError, match="fitted on 'price', which is no target now"):
@@ -297,6 +297,7 @@ def test_held_out_labels_leave_no_trace() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_on_ray(ray_session: Any) -> None:
     def dataset(data: pl.DataFrame) -> Any:
         return ray_session.data.from_arrow(
@@ -316,11 +317,12 @@ def test_on_ray(ray_session: Any) -> None:
     predicted = workers.inference_pipeline.transform(dataset(ONE)).to_pandas().sort_values("x")["prediction"]
     assert predicted.to_list() == workers.inference_pipeline.predict(ONE.sort("x"))["prediction"].to_list()
     bad = ONE.with_columns(price=pl.col("price") - 1000)
-    with pytest.raises(DataError, match="column 'price' has 2"):
+    with pytest.raises(DataError, match=r"column 'price' has [0-9]+ rows whose logarithm"):
         fit(dataset(bad), num_workers=1)
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_tune_run(ray_session: Any) -> None:
     analysis = tune.run(
         ridge(),
