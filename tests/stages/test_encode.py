@@ -36,7 +36,7 @@ def test_one_hot_is_scikit_learns(
 ) -> None:
     how = {"min_frequency": min_frequency, "max_categories": max_categories, "drop": drop}
     table, more = pl.DataFrame({"c": values}), pl.DataFrame({"c": new})
-    for handle_unknown, theirs in (("ignore", "ignore"), ("infrequent", "infrequent_if_exist")):
+    for handle_unknown, theirs in (("ignore", "ignore"), ("infrequent_if_exist", "infrequent_if_exist")):
         encoder = sk.OneHotEncoder(sparse_output=False, handle_unknown=theirs, **how).fit(
             table.to_pandas().astype(object).to_numpy()
         )

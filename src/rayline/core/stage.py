@@ -88,6 +88,13 @@ class _StageMeta(ABCMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         names = list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
         unknown = [name for name in kwargs if name not in names]
+        elsewhere = [name for name in unknown if name in cls.elsewhere]  # type: ignore[attr-defined]
+        if elsewhere:
+            raise ParameterError(
+                f"{cls.__name__}: {elsewhere[0]!r} is not a parameter of it.",
+                f"Expected some of {shorten(names, 20)}.",
+                f"{cls.elsewhere[elsewhere[0]]}.",  # type: ignore[attr-defined]
+            )
         if unknown:
             raise ParameterError.unknown(cls.__name__, unknown, names)
         if len(args) > len(names):
@@ -120,6 +127,18 @@ class Stage(ABC, metaclass=_StageMeta):
 
     changes_rows: ClassVar[bool] = False
     """Whether training rows are dropped, added or repeated; such a stage does nothing in prediction."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "copy": "leave it out: what is passed in is never changed",
+        "n_jobs": "leave it out: all cores work",
+        "dtype": "leave it out: numbers are Float64, 0/1 columns UInt8",
+        "sparse_output": "leave it out: 0/1 columns are UInt8, texts become sparse vectors",
+        "order": "leave it out: tables are stored by column",
+        "random_state": "leave it out: nothing is drawn at random",
+        "subsample": "leave it out: all rows count",
+        "feature_name_combiner": "leave it out: new columns are named column_category",
+    }
+    """Parameters that others have under this stage's name, and what to do without them; for the error."""
 
     needs_columns: ClassVar[bool] = False
     """Whether `columns=None` is refused."""

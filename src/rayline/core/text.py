@@ -85,13 +85,18 @@ class Analyzer:
     lowercase: bool = True
     token_pattern: str = WORDS
     ngram_range: tuple[int, int] = (1, 1)
+    stop_words: tuple[str, ...] = ()
 
     def tokens(self, texts: pl.Series) -> pl.Series:
         """The tokens of each text, in order; null of a missing text."""
         texts = texts.cast(pl.String)
         if self.lowercase:
             texts = texts.str.to_lowercase()
-        return texts.str.extract_all(self.token_pattern)
+        found = texts.str.extract_all(self.token_pattern)
+        if self.stop_words:
+            stopped = pl.Series(self.stop_words, dtype=pl.String).implode()
+            found = found.list.eval(pl.element().filter(~pl.element().is_in(stopped)))
+        return found
 
     def grams(self, texts: pl.Series) -> Grams:
         """The grams of all texts, grouped by row for each size."""
@@ -122,10 +127,15 @@ class Analyzer:
             words,
         )
 
+    @functools.cached_property
+    def _stopped(self) -> frozenset[str]:
+        return frozenset(self.stop_words)
+
     def row_tokens(self, text: str) -> list[str]:
         """The tokens of one text. Python's and Polars' ideas of letters differ, so only ASCII is read by Python."""
         if text.isascii() and self.token_pattern == WORDS:
-            return _ASCII_WORDS.findall(text.lower() if self.lowercase else text)
+            found = _ASCII_WORDS.findall(text.lower() if self.lowercase else text)
+            return [token for token in found if token not in self._stopped] if self.stop_words else found
         return list(self.tokens(pl.Series([text])).to_list()[0])
 
     def row_keys(self, text: str) -> list[int]:

@@ -62,6 +62,7 @@ class PolynomialFeatures(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
     keeps: ClassVar = True
+    elsewhere: ClassVar = {**Stage.elsewhere, "include_bias": "leave it out: models have an intercept of their own"}
 
     degree: int = param(2, an_int(2, 10))
     interaction_only: bool = param(False, a_bool())

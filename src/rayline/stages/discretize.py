@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import polars as pl
 from rayline.core.errors import SchemaError
 from rayline.core.operations import Choose, Codes, Look, OneHot, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
-from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
+from rayline.core.stage import Check, ColumnStage, Stage, View, one_of, param
 from rayline.core.statistics import Extremes, Quantiles, Request, Statistic
 
 
@@ -25,6 +26,11 @@ def _are_edges(value: Any) -> bool:
     return all(
         isinstance(v, (list, tuple)) and len(v) > 1 and all(a < b for a, b in itertools.pairwise(v)) for v in lists
     )
+
+
+def _are_bins(value: Any) -> bool:
+    given = list(value.values()) if isinstance(value, dict) else [value]
+    return all(type(n) is int and 2 <= n <= 65_536 for n in given)
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,16 @@ class KBinsDiscretizer(ColumnStage):
     columns
         Numeric columns; all of them when omitted.
     n_bins
-        Bins for each column.
+        Bins for each column, or a dict for some (the others get 5).
     encode
         "ordinal" (0.0, 1.0, …; Float64) or "onehot" (UInt8 columns `column_bin0` …; missing gives zeros).
     strategy
-        "quantile" (as many rows in each bin) or "uniform" (of the same width).
+        "quantile" (as many rows in each bin), "uniform" (of the same width) or "kmeans" (each value in the bin of the
+        nearest of as many centres). The first and the last are exact up to 65,536 distinct values; beyond that see
+        `Quantiles`.
+    quantile_method
+        What a quantile between two values is: "averaged_inverted_cdf" (their mean where it falls between them, or else
+        one of them) or "linear"; NumPy's names.
     edges
         Given edges, for all columns or as a dict for some; then nothing is learned of these.
 
@@ -65,16 +76,20 @@ class KBinsDiscretizer(ColumnStage):
 
     loses: ClassVar = "the place within the bin: its middle comes back"
 
-    n_bins: int = param(5, an_int(2, 65_536))
+    elsewhere: ClassVar = {**Stage.elsewhere, "sample_weight": "weights belong to training"}
+
+    n_bins: int | dict[str, int] = param(5, Check("an integer from 2 to 65536, or a dict of such", _are_bins))
     encode: str = param("ordinal", one_of("ordinal", "onehot"))
-    strategy: str = param("quantile", one_of("quantile", "uniform"))
+    strategy: str = param("quantile", one_of("quantile", "uniform", "kmeans"))
     edges: Any = param(None, Check("ascending numbers, a dict of such lists, or None", _are_edges))
+    quantile_method: str = param("averaged_inverted_cdf", one_of("averaged_inverted_cdf", "linear"))
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Quantiles if self.strategy == "quantile" else Extremes]
+        return [Extremes if self.strategy == "uniform" else Quantiles]
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         self.refuse_strange("edges", self.edges, view)
+        self.refuse_strange("n_bins", self.n_bins, view)
         learned = super().learn(view, answers)
         names = [name for own in learned["columns"].values() for name in own["outputs"]]
         taken = sorted(({*names} & (set(view.schema) - set(view.columns))) | {n for n in names if names.count(n) > 1})
@@ -95,11 +110,19 @@ class KBinsDiscretizer(ColumnStage):
     def _learned(self, column: str, answer: Any) -> list[float]:
         if not answer.count:
             raise self.all_null(column)
-        if self.strategy == "quantile":
-            edges = answer.quantiles([i / self.n_bins for i in range(self.n_bins + 1)])
-        else:
+        n = self.n_bins.get(column, 5) if isinstance(self.n_bins, dict) else self.n_bins
+        if self.strategy == "uniform":
             self.refuse_infinite(column, float(answer.low), float(answer.high))
-            edges = np.linspace(float(answer.low), float(answer.high), self.n_bins + 1).tolist()
+            edges = np.linspace(float(answer.low), float(answer.high), n + 1).tolist()
+        elif self.strategy == "kmeans":
+            values, weights = answer.points()
+            self.refuse_infinite(column, float(values[0]), float(values[-1]), float(values[-1] - values[0]))
+            with np.errstate(over="ignore"):  # values near the largest float64 are cut after one step
+                edges = [float(values[0]), *_between_means(values, weights, n), float(values[-1])]
+        else:
+            places = np.linspace(0, 1, n + 1).tolist()
+            values, weights = answer.points()
+            edges = answer.quantiles(places) if self.quantile_method == "linear" else _steps(values, weights, places)
         self.refuse_infinite(column, *edges)
         # As scikit-learn: bins of no width are left out, and a constant column has one bin.
         kept = [edges[0], *(b for a, b in itertools.pairwise(edges) if b - a > 1e-8)]
@@ -122,6 +145,42 @@ class KBinsDiscretizer(ColumnStage):
                 back.append(Choose(column, list(own["outputs"]), bins, None, pl.Float64()))
             back.append(Look(column, bins, [(a + b) * 0.5 for a, b in itertools.pairwise(edges)], pl.Float64()))
         return back
+
+
+def _steps(values: Any, weights: Any, places: Sequence[float]) -> list[float]:
+    """Quantiles without interpolation: a value, or the mean of two where the place is between them."""
+    ends = np.cumsum(weights)
+    last = len(values) - 1
+    found = []
+    for place in places:
+        at = place * float(ends[-1])
+        whole = round(at)
+        low = min(int(np.searchsorted(ends, whole if at == whole else math.ceil(at))), last)
+        high = min(int(np.searchsorted(ends, at, side="right")), last) if at == whole else low
+        found.append(float(values[low]) if low == high else float(values[low] + values[high]) / 2)
+    return found
+
+
+def _between_means(values: Any, weights: Any, n: int) -> list[float]:
+    """Edges between the centres of Lloyd's algorithm, which begins with centres at equal distances as scikit-learn does.
+
+    In one dimension a cluster is a run of the sorted values, so a step is a search of n edges in running sums.
+    """
+    sums, counts = np.append(0.0, np.cumsum(values * weights)), np.append(0, np.cumsum(weights))
+    edges = np.linspace(values[0], values[-1], n + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    mean = sums[-1] / counts[-1]
+    tolerance = 1e-4 * float(((values - mean) ** 2 * weights).sum() / counts[-1])
+    before: Any = None
+    for _ in range(300):
+        cuts = np.concatenate([[0], np.searchsorted(values, (centres[1:] + centres[:-1]) / 2, side="right"), [len(values)]])
+        size = counts[cuts[1:]] - counts[cuts[:-1]]
+        moved = np.where(size > 0, (sums[cuts[1:]] - sums[cuts[:-1]]) / np.maximum(size, 1), centres)
+        shift, centres = float(((moved - centres) ** 2).sum()), moved
+        if shift <= tolerance or (before is not None and np.array_equal(before, cuts)):
+            break
+        before = cuts
+    return [float(edge) for edge in (centres[1:] + centres[:-1]) / 2]
 
 
 @dataclass(frozen=True)

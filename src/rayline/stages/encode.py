@@ -8,11 +8,21 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
 from rayline.core.operations import Codes, MapCodes, OneHot, Operation
 from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
 from rayline.core.statistics import Statistic, ValueCounts
+
+_LEAST = Check(
+    "a count, a share below 1, or None",
+    lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0),
+)
+_CATEGORIES = Check(
+    "a dict of lists of different values, or None",
+    lambda v: v is None
+    or (isinstance(v, dict) and all(isinstance(c, list) and len(c) == len(dict.fromkeys(c)) > 0 for c in v.values())),
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class OneHotEncoder(ColumnStage):
     columns
         The columns; all string and categorical ones without free text when omitted.
     handle_unknown
-        What a category that fit did not see becomes: "ignore" (zeros), "error", or "infrequent" (the infrequent
+        What a category that fit did not see becomes: "ignore" (zeros), "error", or "infrequent_if_exist" (the infrequent
         column when there is one, otherwise zeros).
     min_frequency
         Categories that occur less often (a count, or a share of the rows when below 1) share the column
@@ -35,9 +45,12 @@ class OneHotEncoder(ColumnStage):
     max_categories
         At most so many columns for each source column, the infrequent one included; the rarest categories share it.
     drop
-        "first" leaves out the first column, "if_binary" the first of two.
+        "first" leaves out the first column, "if_binary" the first of two, a dict the category that it names for a column.
     missing
         "category", or "ignore": zeros.
+    categories
+        The categories of each column, in their order, `{"size": ["S", "M", "L"]}`; learned where not given. Others that
+        the training rows hold are unknown ones.
 
     Raises
     ------
@@ -61,24 +74,25 @@ class OneHotEncoder(ColumnStage):
     def loses(self) -> str:  # type: ignore[override]
         if self.drop is not None and self.missing == "ignore":
             return "which values were missing: they look like the category without a column"
+        if self.categories is not None:
+            return "categories without a column"
         return "" if self.min_frequency is None and self.max_categories is None else "the infrequent categories"
 
-    handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent"))
-    min_frequency: float | None = param(
-        None,
-        Check(
-            "a count, a share below 1, or None",
-            lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0),
-        ),
-    )
+    handle_unknown: str = param("ignore", one_of("ignore", "error", "infrequent_if_exist"))
+    min_frequency: float | None = param(None, _LEAST)
     max_categories: int | None = param(None, an_int(1, none=True))
-    drop: str | None = param(None, one_of(None, "first", "if_binary"))
+    drop: str | dict[str, Any] | None = param(
+        None, Check("'first', 'if_binary', a category for each column, or None", lambda v: v in (None, "first", "if_binary") or isinstance(v, dict))
+    )
     missing: str = param("category", one_of("category", "ignore"))
+    categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
     def learn(self, view: View, answers: Mapping[Any, Any]) -> dict[str, Any]:
+        self.refuse_strange("categories", self.categories, view)
+        self.refuse_strange("drop", self.drop, view)
         learned = super().learn(view, answers)
         made: set[str] = set()
         for column, own in learned["columns"].items():
@@ -95,36 +109,30 @@ class OneHotEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: ValueCounts = answers[0]
-        table = counts.table
-        values, n = table["value"].to_list(), table["n"].to_list()
-        n_rows = sum(n) + counts.n_null
-        if counts.n_null and self.missing == "category":
+        values, n = _counted(counts, (self.categories or {}).get(column))
+        n_rows = counts.count + counts.n_null
+        if counts.n_null and self.missing == "category" and None not in values:
             values, n = [*values, None], [*n, counts.n_null]
         if not values:
             raise self.all_null(column)
-        rare = self._rare(n, n_rows)
+        rare = _rare(n, n_rows, self.min_frequency, self.max_categories)
         frequent = [value for value, is_rare in zip(values, rare, strict=True) if not is_rare]
         outputs: list[str | None] = [_name(column, value) for value in frequent]
         if any(rare):
             outputs.append(f"{column}_infrequent")
         if self.drop == "first" or (self.drop == "if_binary" and len(outputs) == 2):
             outputs[0] = None
+        elif isinstance(self.drop, dict) and column in self.drop:
+            if self.drop[column] not in frequent:
+                expected = f"a category of {column!r} with a column of its own, {shorten(frequent)}"
+                raise ParameterError.value("OneHotEncoder", "drop", expected, self.drop[column])
+            outputs[frequent.index(self.drop[column])] = None
         return {"categories": frequent, "rare": [v for v, r in zip(values, rare, strict=True) if r], "outputs": outputs}
-
-    def _rare(self, n: list[int], n_rows: int) -> list[bool]:
-        """Which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
-        least = self.min_frequency or 0
-        rare = [count < (least * n_rows if isinstance(least, float) and least < 1 else least) for count in n]
-        if self.max_categories is not None and self.max_categories <= len(n) - sum(rare):
-            order = sorted(range(len(n)), key=lambda i: n[i])
-            kept = set(order[len(n) - self.max_categories + 1 :])
-            rare = [is_rare or i not in kept for i, is_rare in enumerate(rare)]
-        return rare
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         frequent, rare, outputs = learned["categories"], learned["rare"], learned["outputs"]
         last = len(frequent)
-        unknown = {"ignore": -1, "error": None, "infrequent": last if rare else -1}[self.handle_unknown]
+        unknown = {"ignore": -1, "error": None, "infrequent_if_exist": last if rare else -1}[self.handle_unknown]
         missing = -1 if self.missing == "ignore" else unknown  # one that fit did not see is like any other new category
         codes = [*range(last), *[last] * len(rare)]
         return [OneHot(Codes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
@@ -150,6 +158,8 @@ class OrdinalEncoder(ColumnStage):
         The number for unknown categories; None makes them missing.
     encoded_missing_value
         The number for missing values; None keeps them missing.
+    min_frequency, max_categories
+        As in OneHotEncoder: rare categories share the last place.
 
     Raises
     ------
@@ -168,13 +178,7 @@ class OrdinalEncoder(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
 
-    categories: dict[str, list[Any]] | None = param(
-        None,
-        Check(
-            "a dict of lists, or None",
-            lambda v: v is None or (isinstance(v, dict) and all(isinstance(c, list) for c in v.values())),
-        ),
-    )
+    categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
     handle_unknown: str = param("use_encoded_value", one_of("use_encoded_value", "error"))
     unknown_value: float | None = param(
         -1.0,
@@ -185,6 +189,9 @@ class OrdinalEncoder(ColumnStage):
         Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))),
     )
 
+    min_frequency: float | None = param(None, _LEAST)
+    max_categories: int | None = param(None, an_int(1, none=True))
+
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
@@ -193,18 +200,22 @@ class OrdinalEncoder(ColumnStage):
         return super().learn(view, answers)
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        given = (self.categories or {}).get(column)
-        categories = list(given) if given is not None else answers[0].table["value"].to_list()
-        if not categories:
+        counts: ValueCounts = answers[0]
+        values, n = _counted(counts, (self.categories or {}).get(column))
+        if not values:
             raise self.all_null(column)
-        return {"categories": categories}
+        rare = _rare(n, counts.count + counts.n_null, self.min_frequency, self.max_categories)
+        learned = {"categories": [v for v, is_rare in zip(values, rare, strict=True) if not is_rare]}
+        return learned | ({"rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare]} if any(rare) else {})
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        categories = list(learned["categories"])
+        categories, rare = list(learned["categories"]), list(learned.get("rare", ()))
         n = len(categories)
-        unknown = None if self.handle_unknown == "error" else n
-        values = [*(float(i) for i in range(n)), self.unknown_value, self.encoded_missing_value]
-        return [MapCodes(Codes(column, categories, unknown, n + 1, where), values)]
+        last = n + bool(rare)
+        unknown = None if self.handle_unknown == "error" else last
+        values = [*(float(i) for i in range(last)), self.unknown_value, self.encoded_missing_value]
+        codes = [*range(n), *[n] * len(rare)] if rare else None
+        return [MapCodes(Codes(column, [*categories, *rare], unknown, last + 1, where, codes), values)]
 
 
 @dataclass(frozen=True)
@@ -267,6 +278,26 @@ class LabelEncoder(ColumnStage):
         categories = list(learned["categories"])
         n = len(categories)
         return [MapCodes(Codes(column, categories, None, n, where), [*range(n), None], pl.Int64())]
+
+
+def _counted(counts: ValueCounts, given: list[Any] | None) -> tuple[list[Any], list[int]]:
+    """The categories and how often each occurs; those that were given may not occur at all."""
+    values, n = counts.table["value"].to_list(), counts.table["n"].to_list()
+    if given is None:
+        return values, n
+    known = {**dict(zip(values, n, strict=True)), None: counts.n_null}
+    return list(given), [known.get(value, 0) for value in given]
+
+
+def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories: int | None) -> list[bool]:
+    """Which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
+    least = min_frequency or 0
+    rare = [count < (least * n_rows if isinstance(least, float) and least < 1 else least) for count in n]
+    if max_categories is not None and max_categories <= len(n) - sum(rare):
+        order = sorted(range(len(n)), key=lambda i: n[i])
+        kept = set(order[len(n) - max_categories + 1 :])
+        rare = [is_rare or i not in kept for i, is_rare in enumerate(rare)]
+    return rare
 
 
 def _name(column: str, value: Any) -> str:

@@ -48,6 +48,12 @@ class SimpleImputer(ColumnStage):
 
     kinds: ClassVar = (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN)
     becomes: ClassVar = Fill
+    elsewhere: ClassVar = {
+        **Stage.elsewhere,
+        "add_indicator": "put a MissingIndicator before it",
+        "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
+        "keep_empty_features": "drop columns without values (DropColumns), or fill them with strategy='constant'",
+    }
 
     loses: ClassVar = "which values were missing"
 

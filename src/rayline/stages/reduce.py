@@ -15,7 +15,7 @@ from rayline.core.expression import Assign, Formula
 from rayline.core.joint import Covariance, GroupMoments
 from rayline.core.operations import Affine, Drop, Operation
 from rayline.core.schema import Kind, kind_of
-from rayline.core.stage import ColumnStage, Stage, View, a_bool, a_number, a_string, an_int, one_of, param
+from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, a_number, a_string, an_int, one_of, param
 from rayline.core.statistics import Moments, Request, Statistic
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
@@ -26,13 +26,15 @@ class PCA(Stage):
     """Replace columns by their first principal components `pca0`, `pca1`, … (Float64), as scikit-learn does.
 
     Of each component the entry with the largest size is positive. A row with a missing value has missing components.
+    Components come from the covariance, which is merged exactly: they agree with scikit-learn's within 1e-9 while their
+    variance is above 1e-12 of the largest; below that, rounding decides in both.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted. Scale them first when their units differ.
     n_components
-        How many components; all when omitted.
+        How many components, or a share of the variance below 1.0: as many as it takes. All when omitted.
     whiten
         Whether each component gets variance 1 (with ddof=1).
 
@@ -59,7 +61,17 @@ class PCA(Stage):
         n = len(self.state["columns"]) if self.is_fitted else None
         return "" if self.n_components in (None, n) else "what the components leave out"
 
-    n_components: int | None = param(None, an_int(1, none=True))
+    n_components: int | float | None = param(
+        None,
+        Check(
+            "an integer of at least 1, a share between 0 and 1, or None",
+            lambda v: v is None or (type(v) is int and v >= 1) or (type(v) is float and 0 < v < 1),
+        ),
+    )
+    elsewhere: ClassVar = {
+        **Stage.elsewhere,
+        **dict.fromkeys(("svd_solver", "tol", "iterated_power", "n_oversamples"), "leave it out: the covariance is taken apart exactly"),
+    }
     whiten: bool = param(False, a_bool())
 
     def requests(self, view: View) -> list[Request]:
@@ -69,14 +81,9 @@ class PCA(Stage):
         columns = list(view.columns)
         if not columns:
             return {"columns": [], "mean": [], "components": []}
-        n = len(columns) if self.n_components is None else self.n_components
+        n = self.n_components if isinstance(self.n_components, int) else len(columns)
         if n > len(columns):
             raise ParameterError.value("PCA", "n_components", f"at most the number of columns, {len(columns)}", n)
-        taken = [f"pca{i}" for i in range(n) if f"pca{i}" in view.schema and f"pca{i}" not in columns]
-        if taken:
-            raise SchemaError(
-                f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}."
-            )
         found: Covariance = answers[view.ask(Covariance, *columns)]
         if found.count < 2:
             raise DataError(
@@ -88,6 +95,15 @@ class PCA(Stage):
             raise DataError("PCA: a column holds infinite values.", "Expected finite numbers.", "clip first (Clipper).")
         sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
         order = np.argsort(sizes)[::-1][:n]
+        if isinstance(self.n_components, float):
+            shares = np.cumsum(np.maximum(sizes[order], 0.0)) / max(float(np.maximum(sizes, 0.0).sum()), np.finfo(np.float64).tiny)
+            n = min(int(np.searchsorted(shares, self.n_components, side="right")) + 1, len(columns))
+            order = order[:n]
+        taken = [f"pca{i}" for i in range(n) if f"pca{i}" in view.schema and f"pca{i}" not in columns]
+        if taken:
+            raise SchemaError(
+                f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}."
+            )
         components = vectors.T[order]
         largest = np.abs(components).argmax(axis=1)
         components = components * np.sign(components[np.arange(n), largest])[:, None]

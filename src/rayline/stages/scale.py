@@ -6,10 +6,12 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, ClassVar
 
 import polars as pl
 
+from rayline.core.errors import ParameterError
 from rayline.core.expression import Assign, Formula
 from rayline.core.operations import Affine, Clip, Drop, Operation
 from rayline.core.schema import Kind
@@ -137,6 +139,8 @@ class MaxAbsScaler(ColumnStage):
     ----------
     columns
         Numeric columns; all of them when omitted.
+    clip
+        Whether new values are kept within -1 and 1.
 
     Raises
     ------
@@ -154,7 +158,12 @@ class MaxAbsScaler(ColumnStage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
-    becomes: ClassVar = Affine
+
+    @property
+    def becomes(self) -> type[Operation] | None:  # type: ignore[override]
+        return None if self.clip else Affine
+
+    clip: bool = param(False, a_bool())
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Extremes]
@@ -168,7 +177,8 @@ class MaxAbsScaler(ColumnStage):
         return {"scale": scale or 1.0}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [Affine(column, 0.0, learned["scale"])]
+        operations: list[Operation] = [Affine(column, 0.0, learned["scale"])]
+        return [*operations, Clip(column, -1.0, 1.0)] if self.clip else operations
 
 
 def _is_quantile_range(value: Any) -> bool:
@@ -189,6 +199,8 @@ class RobustScaler(ColumnStage):
         Whether to subtract, and whether to divide.
     quantile_range
         The two quantiles, in percent.
+    unit_variance
+        Whether the range counts as that of a normal distribution of variance 1, so that normal columns get variance 1.
 
     Raises
     ------
@@ -213,6 +225,13 @@ class RobustScaler(ColumnStage):
     quantile_range: tuple[float, float] = param(
         (25.0, 75.0), Check("two percentages, the smaller first", _is_quantile_range)
     )
+    unit_variance: bool = param(False, a_bool())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.quantile_range
+        if self.unit_variance and not 0 < low < high < 100:
+            raise ParameterError.value("RobustScaler", "quantile_range", "percentages within 0 and 100, as unit_variance needs", (low, high))
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
@@ -223,8 +242,11 @@ class RobustScaler(ColumnStage):
             raise self.all_null(column)
         low, middle, high = quantiles.quantiles([self.quantile_range[0] / 100, 0.5, self.quantile_range[1] / 100])
         self.refuse_infinite(column, low, middle, high, high - low)
-        constant = high - low < 10 * sys.float_info.epsilon
-        return {"center": middle, "scale": 1.0 if constant else high - low}
+        scale = 1.0 if high - low < 10 * sys.float_info.epsilon else high - low
+        if self.unit_variance:
+            normal = NormalDist()
+            scale /= normal.inv_cdf(self.quantile_range[1] / 100) - normal.inv_cdf(self.quantile_range[0] / 100)
+        return {"center": middle, "scale": scale}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         shift = learned["center"] if self.with_centering else 0.0

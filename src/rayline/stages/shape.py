@@ -418,7 +418,7 @@ class Interpolate(Operation):
 
 @dataclass(frozen=True)
 class NormalQuantile(Operation):
-    """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn. Has no form for single rows."""
+    """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn."""
 
     column: str
 
@@ -435,6 +435,17 @@ class NormalQuantile(Operation):
         low, high = ndtri(1e-7 - np.spacing(1)), ndtri(1 - (1e-7 - np.spacing(1)))
         result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        from scipy.special import ndtri  # the same function of one number gives the same bits
+
+        column, low, high = self.column, float(ndtri(1e-7 - np.spacing(1))), float(ndtri(1 - (1e-7 - np.spacing(1))))
+
+        def normal(row: Row) -> None:
+            if row[column] is not None:
+                row[column] = min(max(float(ndtri(row[column])), low), high)
+
+        return normal
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return {self.column: (self.column,)}

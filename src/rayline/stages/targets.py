@@ -61,6 +61,11 @@ class TargetEncoder(Stage):
 
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
+    elsewhere: ClassVar = {
+        **Stage.elsewhere,
+        **dict.fromkeys(("shuffle", "random_state"), "leave it out: a row's inner fold comes from its values"),
+        "categories": "leave it out: they are learned",
+    }
 
     target: str | None = param(None, a_string(none=True))
     smooth: float | str = param(

@@ -20,7 +20,7 @@ import pyarrow as pa
 from rayline.core.errors import DataError
 from rayline.core.operations import Operation, Row, RowFunction
 from rayline.core.schema import SPARSE, Kind, col
-from rayline.core.stage import Check, ColumnStage, View, a_bool, an_int, one_of, param
+from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, an_int, one_of, param
 from rayline.core.statistics import MAX_CATEGORIES, Request, Statistic
 from rayline.core.text import WORDS, Analyzer, Grams
 
@@ -36,7 +36,8 @@ def _blocks(texts: pl.Series) -> list[pl.Series]:
 
 
 def _analyzer(options: Mapping[str, Any]) -> Analyzer:
-    return Analyzer(options["lowercase"], options["token_pattern"], options["ngram_range"])
+    stop_words = options.get("stop_words", ())
+    return Analyzer(options["lowercase"], options["token_pattern"], options["ngram_range"], stop_words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,6 +326,10 @@ def _is_range(value: Any) -> bool:
 
 
 _PATTERN = Check("a regular expression in Rust's syntax", _is_pattern)
+_STOP_WORDS = Check(
+    "a list of words, or None",
+    lambda v: v is None or (isinstance(v, (list, tuple)) and all(isinstance(word, str) for word in v)),
+)
 _RANGE = Check("two integers from 1 to 10, the smaller first", _is_range)
 
 
@@ -338,10 +343,21 @@ class _TextStage(ColumnStage):
     ngram_range: tuple[int, int] = param((1, 1), _RANGE)
     lowercase: bool = param(True, a_bool())
     token_pattern: str = param(WORDS, _PATTERN)
+    stop_words: Sequence[str] | None = param(None, _STOP_WORDS)
+
+    elsewhere: ClassVar = {
+        **Stage.elsewhere,
+        "analyzer": 'words are what token_pattern says; token_pattern="." with ngram_range=(3, 3) makes them characters',
+        "alternate_sign": "leave it out: counts stay positive",
+        "vocabulary": "leave it out: it is learned; max_features, min_df and max_df bound it",
+        "strip_accents": "leave it out, or change the texts before (FunctionTransformer)",
+        "smooth_idf": "leave it out: idf is smoothed",
+    }
 
     @property
     def analyzer(self) -> Analyzer:
-        return Analyzer(self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]))
+        words = tuple(sorted(set(self.stop_words or ())))
+        return Analyzer(self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words)
 
     def ask_with(self, view: View, column: str) -> Request | None:
         """The statistic of one column with the options of this stage."""
@@ -367,6 +383,7 @@ class _TextStage(ColumnStage):
             "lowercase": analyzer.lowercase,
             "token_pattern": analyzer.token_pattern,
             "ngram_range": analyzer.ngram_range,
+            **({"stop_words": analyzer.stop_words} if analyzer.stop_words else {}),
         }
 
 
@@ -386,7 +403,10 @@ class Vectorizer(_TextStage):
     lowercase
         Whether case is ignored.
     token_pattern
-        What a word is, as a regular expression in Rust's syntax; words of two or more letters or digits.
+        What a word is, as a regular expression in Rust's syntax; words of two or more letters or digits. With "." every
+        character is one.
+    stop_words
+        Words that do not count, after `lowercase`; for instance `list(sklearn.feature_extraction.text.ENGLISH_STOP_WORDS)`.
     n_features
         Hash buckets. Different grams may share one: with 2^18 buckets and 10,000 grams about 4 % do.
     use_idf
@@ -442,7 +462,7 @@ class HashingVectorizer(_TextStage):
     ----------
     columns
         String columns; when omitted all that hold free text.
-    ngram_range, lowercase, token_pattern
+    ngram_range, lowercase, token_pattern, stop_words
         As in Vectorizer.
     n_features
         Hash buckets.
@@ -522,7 +542,7 @@ class CountVectorizer(_Vocabulary):
     ----------
     columns
         String columns; when omitted all that hold free text.
-    ngram_range, lowercase, token_pattern
+    ngram_range, lowercase, token_pattern, stop_words
         As in Vectorizer.
     min_df, max_df
         Grams in fewer or more texts are left out: counts when integers, shares of the texts when floats.
@@ -561,7 +581,7 @@ class TfidfVectorizer(_Vocabulary):
     ----------
     columns
         String columns; when omitted all that hold free text.
-    ngram_range, lowercase, token_pattern
+    ngram_range, lowercase, token_pattern, stop_words
         As in Vectorizer.
     min_df, max_df, max_features, binary
         As in CountVectorizer.
