@@ -38,7 +38,7 @@ RAY_ENGINE = {
 }
 """The files of one engine, which import one another."""
 
-TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "lightning", "horovod")}
+TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
 RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "rayline.data.read"}
@@ -49,10 +49,10 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "torch_loop", "torch_modules", "huggingface", "lightning", "horovod", "rllib"},
+    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "huggingface", "horovod", "rllib"},
     "transformers": {"huggingface"},
     "accelerate": {"huggingface"},
-    "lightning": {"lightning"},
+    "lightning": {"torch_lightning"},
     "horovod": {"horovod"},
     "gymnasium": {"rllib"},
 }

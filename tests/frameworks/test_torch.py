@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
 
 import rayline as rl
-from rayline import train
+from rayline import train, tune
 from rayline.core import registry
 from rayline.core.framework import Features, Job, Rows
 from rayline.core.schema import SPARSE
@@ -207,10 +207,36 @@ def test_a_loop_of_ones_own() -> None:
 
         job.report(0, {"train-mse": float(optimizer.step(closure).detach())})
 
-    result = fit(numbers(), module="Linear", train_loop=loop)
+    table = numbers().select("a", "b", "y")
+    result = train.TorchTrainer("Linear", train_loop=loop, seed=1).fit(None, table, None, ["y"])
     assert np.allclose(result.fitted_model.weight.detach().numpy(), [[2, -1]], atol=1e-3)
     assert result.inference_pipeline.predict([{"a": 1.0, "b": 1.0}])[0]["prediction"] == pytest.approx(1.5, abs=1e-2)
     assert result.history.columns == ["iteration", "train-mse"]
+
+
+def descend(model: Any, job: Job, lr: float, max_epochs: int) -> None:
+    """Gradient descent on the shard of this worker; DDP shares the gradients."""
+    x = torch.from_numpy(job.train.features.matrix(np.float64)).float()
+    y = torch.from_numpy(job.train.target).float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for epoch in range(max_epochs):
+        optimizer.zero_grad()
+        loss = ((model(x)[:, 0] - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        if job.report(epoch, {"train-mse": float(loss.detach()), "n_rows": job.train.n_rows}):
+            break
+
+
+def test_a_loop_of_ones_own_has_the_arguments_that_it_names() -> None:
+    table = numbers().select("a", "b", "y")
+    trainer = train.TorchTrainer("Linear", train_loop=descend, lr=0.2, max_epochs=40, seed=1)
+    assert trainer.fit(None, table, None, ["y"]).history["train-mse"][-1] < 1e-3
+    assert trainer.replace({"lr": 0.0}).fit(None, table, None, ["y"]).history["train-mse"].n_unique() == 1
+    with pytest.raises(rl.ParameterError, match="patience would do nothing beside train_loop"):
+        train.TorchTrainer(train_loop=descend, patience=3)
+    with pytest.raises(rl.ParameterError, match="train_loop has a wrong value"):
+        train.TorchTrainer(train_loop="descend")
 
 
 # -- what goes in ------------------------------------------------------------------------------------------------------
@@ -418,3 +444,20 @@ def test_buffers_agree_and_a_callback_stops_all_workers(ray_session: Any) -> Non
     result = trainer.fit(None, keep, keep, ["label"], callbacks=[Stop()])
     assert 2 <= result.history.height < 10
     assert int(result.fitted_model.norm.num_batches_tracked) > 0
+
+
+@pytest.mark.ray
+def test_a_loop_of_ones_own_on_two_workers(ray_session: Any) -> None:
+    table = numbers(100).select("a", "b", "y")
+    options = {"train_loop": descend, "lr": 0.2, "max_epochs": 20, "seed": 1}
+    one = train.TorchTrainer("Linear", **options).fit(None, table, None, ["y"])
+    two = train.TorchTrainer("Linear", **options, num_workers=2).fit(None, table, None, ["y"])
+    assert set(two.history["n_rows"]) == {50}
+    assert torch.allclose(one.fitted_model.weight, two.fitted_model.weight, atol=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_on_ray(ray_session: Any) -> None:
+    options = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
+    check_framework("torch", **options, tuned={"lr": tune.grid_search([0.01, 0.02])}, ray=True, serve=True)

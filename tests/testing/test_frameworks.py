@@ -81,7 +81,6 @@ def test_contract_on_ray(ray_session: Any, name: str) -> None:
 
 SUITES_OF_THEIR_OWN = {
     "huggingface": "it takes one column of text, and the suite's table has numbers and categories",
-    "lightning": "the user's own module is the model, and it is saved as torch",
     "horovod": "torch's loop with another way to talk; it runs where it was built",
 }
 

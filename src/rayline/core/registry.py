@@ -74,7 +74,6 @@ _FRAMEWORKS: dict[str, str | type] = {
     "sklearn": "rayline.frameworks.sklearn:Sklearn",
     "huggingface": "rayline.frameworks.huggingface:HuggingFace",
     "torch": "rayline.frameworks.torch:Torch",
-    "lightning": "rayline.frameworks.lightning:Lightning",
     "horovod": "rayline.frameworks.horovod:Horovod",
     "ensemble": "rayline.inference.ensemble:Ensemble",
 }
@@ -89,7 +88,6 @@ _TRAINERS: dict[str, str] = {
     "SklearnTrainer": "sklearn",
     "TorchTrainer": "torch",
     "HuggingFaceTrainer": "huggingface",
-    "LightningTrainer": "lightning",
     "HorovodTrainer": "horovod",
 }
 """The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rayline.core.errors import MissingExtraError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Array, Job
 from rayline.frameworks.torch import Torch
 from rayline.frameworks.torch_loop import Alone
@@ -48,6 +48,15 @@ class Horovod(Torch):
 
     def owns(self, model: Any) -> bool:
         return False  # they are PyTorch's
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("lightning_module") is not None:
+            raise ParameterError(
+                "horovod trainer: lightning_module is trained by Lightning, which brings its own communication.",
+                "Expected module=….",
+                "train it with TorchTrainer.",
+            )
+        super().check(*args, **kwargs)
 
     def communication(self, job: Job) -> contextlib.AbstractContextManager[Alone]:
         return Ring.of(job) if job.world_size > 1 else contextlib.nullcontext(Alone())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rayline.core.errors import MissingExtraError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Array, Features, Framework, Job, Native
 from rayline.core.target import Task
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, two_class
+from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, seeded, two_class
 from rayline.frameworks.torch_modules import MLP, register_module
 
 try:
@@ -58,7 +61,27 @@ class Torch(Framework):
         "columns" gives each feature to the module under its name, whole numbers as int64 (for embeddings).
     train_loop
         Your own loop in place of the standard one: called with the module, wrapped for the workers, and the Job (rows,
-        rank, report, checkpoint, resume). It may return another module.
+        rank, report, checkpoint, resume); also with those of the arguments above that it names, such as `lr`. It may
+        return another module.
+    lightning_module
+        A class or function that makes a LightningModule, or one, in place of `module`: Lightning's own Trainer trains
+        it. `training_step` gets batches (x, y), or (x, y, weight) with sample weights: x as `forward` gets it, y class
+        numbers (float32 in a binary task) or values. Test rows go to `validation_step`. What is logged becomes the
+        history: "train_loss" as "train-loss", "val_loss" as "test-loss".
+    trainer_args
+        Further arguments of `lightning.Trainer`, by name.
+    callbacks
+        Objects of `lightning.Callback`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 9, "y": [1.0, 3.0, 5.0, 7.0] * 9})
+    >>> trainer = train.TorchTrainer("Linear", optimizer="SGD", lr=0.1, max_epochs=30, seed=1)
+    >>> result = trainer.fit(None, table, table, ["y"], verbose=False)
+    >>> result.metrics["test-r2"] > 0.99
+    True
     """
 
     name = "torch"
@@ -86,7 +109,23 @@ class Torch(Framework):
         patience: int | None = None,
         inputs: str = "matrix",
         train_loop: Callable[..., Any] | None = None,
+        lightning_module: Any = None,
+        trainer_args: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Any] | None = None,
     ) -> Any:
+        if lightning_module is not None:
+            return _lightning().fit(
+                job,
+                lightning_module,
+                module_kwargs or {},
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                inputs=inputs,
+                trainer_args=trainer_args or {},
+                callbacks=callbacks or (),
+            )
+        if callbacks:
+            raise ParameterError.value("train.fit", "callbacks", "rayline.train.Callback's beside module", callbacks[0])
         settings = Settings(
             loss=loss,
             optimizer=optimizer,
@@ -103,12 +142,13 @@ class Torch(Framework):
             inputs=inputs,
         )
         with seeded(job), self.communication(job) as among:
-            made = built(job, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(device(job))
+            made = modules.built(job, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(device(job))
             if train_loop is None:
                 made = Loop(job, made, settings, among).run()
             else:
                 about = modules.recipe(made)
-                answer = train_loop(among.wrap(made, device(job)), job)
+                asked = {name: getattr(settings, name) for name in _named_by(train_loop)}
+                answer = train_loop(among.wrap(made, device(job)), job, **asked)
                 made = modules.described(
                     getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else made, about
                 )
@@ -149,46 +189,56 @@ class Torch(Framework):
     def needs_test(self, *args: Any, **kwargs: Any) -> str:
         return "patience" if kwargs.get("patience") is not None else ""
 
+    def owns_callback(self, callback: Any) -> bool:
+        return "lightning" in sys.modules and bool(_lightning().is_callback(callback))
+
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
-        given = {
-            "module": "MLP",
-            "module_kwargs": None,
-            **dict(zip(("module", "module_kwargs"), args, strict=False)),
-            **kwargs,
-        }
-        modules.check(given["module"], given["module_kwargs"] or {})
-        Settings(
-            **{name: value for name, value in given.items() if name not in ("module", "module_kwargs", "train_loop")}
-        ).check()
+        given = {**dict(zip(("module", "module_kwargs"), args, strict=False)), **kwargs}
+        loop, lightning = given.get("train_loop"), given.get("lightning_module")
+        if lightning is not None:
+            _refuse(
+                given, {*given} - BESIDE_LIGHTNING, "lightning_module", "the LightningModule or trainer_args say it"
+            )
+            _lightning().check(given.get("trainer_args") or {})
+        else:
+            _refuse(given, {"trainer_args", "callbacks"}, "module", "they are for lightning_module=…")
+        if loop is not None:
+            if not callable(loop):
+                raise ParameterError.value("torch trainer", "train_loop", "a function of the module and the Job", loop)
+            _refuse(given, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
+        made = given.get("module", "MLP") if lightning is None else lightning
+        modules.check(made, given.get("module_kwargs") or {})
+        Settings(**{name: value for name, value in given.items() if name in SETTINGS}).check()
 
 
-@contextlib.contextmanager
-def seeded(job: Job) -> Iterator[None]:
-    """The job's seed and threads for a while; afterwards the process is as it was."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(enabled=True):
-        torch.set_num_threads(job.n_threads)
-        if job.seed is not None:
-            torch.manual_seed(job.seed)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings))
+
+LOOP = SETTINGS - {"inputs"}
+"""Arguments that say how to train."""
+
+BESIDE_LIGHTNING = frozenset(
+    {"lightning_module", "module_kwargs", "max_epochs", "batch_size", "inputs", "trainer_args", "callbacks"}
+)
 
 
-def built(job: Job, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
-    """A new module for the job's features and target, of at least so many outputs, which remembers how it was made."""
-    make, features = modules.resolve(module), job.train.features
-    shapes = {"in_features": modules.Inputs(features, inputs).width, "out_features": max(job.target.n_outputs, least)}
-    made, full = modules.build(make, kwargs, shapes)
-    about = modules.Recipe(
-        make=None if isinstance(make, torch.nn.Module) else make,
-        kwargs=full,
-        task=job.target.task,
-        n_classes=max((len(c) for c in job.target.classes), default=2),
-        n_targets=len(job.target.columns),
-        inputs=inputs,
-        features=list(job.train.schema),
-    )
-    return modules.described(made, about)
+def _named_by(loop: Callable[..., Any]) -> list[str]:
+    """The trainer's arguments that a user's own loop asks for."""
+    return [name for name in inspect.signature(loop).parameters if name in LOOP]
+
+
+def _refuse(given: Mapping[str, Any], names: Collection[str], beside: str, hint: str) -> None:
+    """Raise ParameterError for arguments that nobody would listen to."""
+    idle = sorted(name for name in names if given.get(name) is not None)
+    if idle:
+        raise ParameterError(
+            f"torch trainer: {', '.join(idle)} would do nothing beside {beside}.",
+            "Expected only what counts.",
+            hint + ".",
+        )
+
+
+def _lightning() -> Any:
+    from rayline.frameworks import torch_lightning  # optional: it imports Lightning
+
+    return torch_lightning

@@ -404,3 +404,17 @@ class Loss:
 def device(job: Job) -> Any:
     """Where a worker computes; Ray shows it its own GPU only."""
     return torch.device("cuda" if job.use_gpu else "cpu")
+
+
+@contextlib.contextmanager
+def seeded(job: Job) -> Iterator[None]:
+    """The job's seed and threads for a while; afterwards the process is as it was."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(enabled=True):
+        torch.set_num_threads(job.n_threads)
+        if job.seed is not None:
+            torch.manual_seed(job.seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ import polars as pl
 
 from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, SchemaError
-from rayline.core.framework import Array, Features
+from rayline.core.framework import Array, Features, Job
 from rayline.core.target import Task
 
 try:
@@ -220,6 +220,23 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
     if not isinstance(module, torch.nn.Module):
         raise ParameterError.value("torch trainer", "module", "something that makes a torch.nn.Module", module)
     return module, full
+
+
+def built(job: Job, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
+    """A new module for the job's features and target, of at least so many outputs, which remembers how it was made."""
+    make, features = resolve(module), job.train.features
+    shapes = {"in_features": Inputs(features, inputs).width, "out_features": max(job.target.n_outputs, least)}
+    made, full = build(make, kwargs, shapes)
+    about = Recipe(
+        make=None if isinstance(make, torch.nn.Module) else make,
+        kwargs=full,
+        task=job.target.task,
+        n_classes=max((len(c) for c in job.target.classes), default=2),
+        n_targets=len(job.target.columns),
+        inputs=inputs,
+        features=list(job.train.schema),
+    )
+    return described(made, about)
 
 
 # -- features in, scores out -------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Lightning: `train.LightningTrainer` trains your LightningModule with Lightning's own Trainer."""
+"""`TorchTrainer(lightning_module=…)`: the user's LightningModule, trained by Lightning's own Trainer."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 import warnings
@@ -15,8 +16,7 @@ from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Job
 from rayline.core.target import Task
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch import Torch, built, seeded
-from rayline.frameworks.torch_loop import TIMEOUT, Gloo, Table, device
+from rayline.frameworks.torch_loop import TIMEOUT, Gloo, Table, device, seeded
 
 try:
     import lightning
@@ -24,103 +24,79 @@ try:
     from lightning.fabric.plugins.environments import ClusterEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 except ImportError as error:
-    raise MissingExtraError.of("LightningTrainer", "lightning", "lightning") from error
+    raise MissingExtraError.of("TorchTrainer(lightning_module=…)", "lightning", "lightning") from error
 
 OURS = {"max_epochs", "accelerator", "devices", "num_nodes", "strategy", "callbacks", "use_distributed_sampler"}
 """Arguments of `lightning.Trainer` that are ours to say."""
 
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+}
+"""What it does unless it is told otherwise."""
 
-class Lightning(Torch):
-    """Your LightningModule: `LightningTrainer(Net, {"width": 8}, max_epochs=20)`.
 
-    `training_step` gets batches (x, y), or (x, y, weight) with sample weights: x as `TorchTrainer` gives it to
-    `forward`, y class numbers (float32 in a binary task) or values. Test rows go to `validation_step`. What is logged
-    becomes the history, "train_loss" as "train-loss" and "val_loss" as "test-loss". `forward` gives logits, or values.
-
-    Parameters
-    ----------
-    module, module_kwargs
-        As for `TorchTrainer`; a class or function that makes a LightningModule, or one.
-    max_epochs, batch_size, inputs
-        As for `TorchTrainer`.
-    trainer_args
-        Further arguments of `lightning.Trainer`, by name.
-    callbacks
-        Objects of `lightning.Callback`.
-    """
-
-    name = "lightning"
-    package = "lightning"
-    models = "torch"
-
-    def train(  # type: ignore[override]  # the loop is Lightning's, and its arguments are
-        self,
-        job: Job,
-        module: Any,
-        module_kwargs: Mapping[str, Any] | None = None,
-        *,
-        max_epochs: int = 10,
-        batch_size: int = 64,
-        inputs: str = "matrix",
-        trainer_args: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Any] | None = None,
-    ) -> Any:
-        with seeded(job), tempfile.TemporaryDirectory(prefix="rayline-") as folder, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that are not ours
-            logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-            made = built(job, module, module_kwargs or {}, inputs)
-            if not isinstance(made, lightning.LightningModule):
-                raise ParameterError.value(
-                    "lightning trainer", "module", "something that makes a LightningModule", made
-                )
-            trainer = lightning.Trainer(
-                **{
-                    "default_root_dir": folder,
-                    "logger": False,
-                    "enable_checkpointing": False,
-                    "enable_progress_bar": False,
-                    "enable_model_summary": False,
-                    "num_sanity_val_steps": 0,
-                    "log_every_n_steps": 1,
-                    **(trainer_args or {}),
-                },
-                max_epochs=max_epochs,
-                accelerator="gpu" if job.use_gpu else "cpu",
-                devices=1,
-                num_nodes=job.world_size,
-                strategy=_strategy(job) if job.world_size > 1 else "auto",
-                use_distributed_sampler=False,  # each worker has its own rows
-                callbacks=[*(callbacks or ()), _Listener(job)],
+def fit(
+    job: Job,
+    module: Any,
+    module_kwargs: Mapping[str, Any],
+    *,
+    max_epochs: int,
+    batch_size: int,
+    inputs: str,
+    trainer_args: Mapping[str, Any],
+    callbacks: Sequence[Any],
+) -> Any:
+    """The module, trained by Lightning's Trainer on this worker's rows and together with the other workers."""
+    with seeded(job), tempfile.TemporaryDirectory(prefix="rayline-") as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that are not ours
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        made = modules.built(job, module, module_kwargs, inputs)
+        if not isinstance(made, lightning.LightningModule):
+            raise ParameterError.value(
+                "torch trainer", "lightning_module", "something that makes a LightningModule", made
             )
-            resume = None if job.resume is None else str(job.resume / "training.pt")
-            trainer.fit(made, datamodule=_Data(job, batch_size, inputs), ckpt_path=resume, weights_only=True)
-            if job.world_size > 1:
-                Gloo().agree(made)
-                torch.distributed.destroy_process_group()
-            made.trainer = None
-            return made.cpu().eval()
+        trainer = lightning.Trainer(
+            **{**QUIET, "default_root_dir": folder, **trainer_args},
+            max_epochs=max_epochs,
+            accelerator="gpu" if job.use_gpu else "cpu",
+            devices=1,
+            num_nodes=job.world_size,
+            strategy=_strategy(job) if job.world_size > 1 else "auto",
+            use_distributed_sampler=False,  # each worker has its own rows
+            callbacks=[*callbacks, _Listener(job)],
+        )
+        resume = None if job.resume is None else str(job.resume / "training.pt")
+        trainer.fit(made, datamodule=_Data(job, batch_size, inputs), ckpt_path=resume, weights_only=True)
+        if job.world_size > 1:
+            Gloo().agree(made)
+            torch.distributed.destroy_process_group()
+        made.trainer = None
+        return made.cpu().eval()
 
-    def owns(self, model: Any) -> bool:
-        return False  # they are PyTorch's
 
-    def owns_callback(self, callback: Any) -> bool:
-        return isinstance(callback, lightning.Callback)
+def is_callback(callback: Any) -> bool:
+    """Whether this is one of Lightning's callbacks."""
+    return isinstance(callback, lightning.Callback)
 
-    def task(self, *args: Any, **kwargs: Any) -> Any:
-        return None
 
-    def needs_test(self, *args: Any, **kwargs: Any) -> str:
-        return ""
-
-    def check(self, *args: Any, **kwargs: Any) -> None:
-        super(Torch, self).check(*args, **kwargs)
-        given = {"module_kwargs": None, **dict(zip(("module", "module_kwargs"), args, strict=False)), **kwargs}
-        modules.check(given["module"], given["module_kwargs"] or {})
-        ours = sorted(OURS & {*(kwargs.get("trainer_args") or {})})
-        if ours:
-            raise ParameterError(
-                f"lightning trainer: trainer_args set {ours[0]!r}.", "", "it follows from the trainer's own arguments."
-            )
+def check(trainer_args: Mapping[str, Any]) -> None:
+    """Raise ParameterError on arguments of `lightning.Trainer` that are ours to say, or that it does not have."""
+    ours = sorted(OURS & {*trainer_args})
+    if ours:
+        raise ParameterError(
+            f"torch trainer: trainer_args set {ours[0]!r}.",
+            "Expected further arguments of lightning.Trainer.",
+            "it follows from the trainer's own arguments.",
+        )
+    known = {*inspect.signature(lightning.Trainer.__init__).parameters} - {"self"} - OURS
+    unknown = [name for name in trainer_args if name not in known]
+    if unknown:
+        raise ParameterError.unknown("torch trainer: trainer_args", unknown, known)
 
 
 class _Data(lightning.LightningDataModule):

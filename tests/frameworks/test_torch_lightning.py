@@ -1,4 +1,4 @@
-"""Lightning: the user's LightningModule with Lightning's own Trainer."""
+"""`TorchTrainer(lightning_module=…)`: the user's LightningModule with Lightning's own Trainer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ lightning = pytest.importorskip("lightning", reason="Lightning is not installed 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
 
 import rayline as rl
-from rayline import train
+from rayline import train, tune
 from rayline.core import registry
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
+from rayline.testing import check_framework
 
 
 class Net(lightning.LightningModule):
@@ -53,7 +54,7 @@ def table(n: int = 101) -> pl.DataFrame:
 
 
 def fit(**options: Any) -> Any:
-    trainer = train.LightningTrainer(Net, **{"max_epochs": 6, "batch_size": 16, "seed": 1, **options})
+    trainer = train.TorchTrainer(lightning_module=Net, **{"max_epochs": 6, "batch_size": 16, "seed": 1, **options})
     return trainer.fit(None, table(), table(), ["label"])
 
 
@@ -84,7 +85,7 @@ def test_callbacks_of_both_kinds() -> None:
             self.epochs += 1
 
     count = Count()
-    trainer = train.LightningTrainer(Net, max_epochs=50)
+    trainer = train.TorchTrainer(lightning_module=Net, max_epochs=50)
     assert trainer.fit(None, table(), None, ["label"], callbacks=[Stop(), count]).history.height == 2
     assert count.epochs == 2
 
@@ -92,26 +93,44 @@ def test_callbacks_of_both_kinds() -> None:
 def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
     target = Target(("label",), Task.BINARY, (pl.String(),), (("down", "up"),))
     rows = Rows.of(table(), {"a": pl.Float64(), "b": pl.Float64()}, target)
-    adapter, heard = registry.framework("lightning"), []
+    adapter, heard = registry.framework("torch"), []
 
     def keep(iteration: int, save: Any) -> None:
         if iteration == 2:
             save(tmp_path)
 
-    whole = adapter.train(Job(rows, None, target, seed=1, checkpoint=keep), Net, max_epochs=5, batch_size=1000)
+    options: dict[str, Any] = {"max_epochs": 5, "batch_size": 1000}
+    whole = adapter.train(Job(rows, None, target, seed=1, checkpoint=keep), lightning_module=Net, **options)
     again = Job(rows, None, target, seed=1, resume=tmp_path, report=lambda i, metrics: bool(heard.append(i)))
-    resumed = adapter.train(again, Net, max_epochs=5, batch_size=1000)
+    resumed = adapter.train(again, lightning_module=Net, **options)
     assert heard == [3, 4]
     assert torch.allclose(whole.out.weight, resumed.out.weight, atol=1e-6)
 
 
-def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(rl.ParameterError, match="strategy"):
-        train.LightningTrainer(Net, trainer_args={"strategy": "ddp"})
-    with pytest.raises(rl.ParameterError, match="rate"):
-        train.LightningTrainer(Net, {"rate": 1})
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trainer_args": {"strategy": "ddp"}}, "strategy"),
+        ({"trainer_args": {"gradient_clip": 1}}, "gradient_clip_val"),
+        ({"module_kwargs": {"rate": 1}}, "rate"),
+        ({"lr": 0.1, "patience": 3}, "lr, patience would do nothing beside lightning_module"),
+        ({"module": torch.nn.Linear}, "module would do nothing"),
+        ({"train_loop": print}, "train_loop would do nothing"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(rl.ParameterError, match=words):
+        train.TorchTrainer(lightning_module=Net, **options)
+
+
+def test_what_is_lightnings_needs_a_lightning_module() -> None:
     with pytest.raises(rl.ParameterError, match="LightningModule"):
-        train.LightningTrainer(torch.nn.Linear).fit(None, table(), None, ["label"])
+        train.TorchTrainer(lightning_module=torch.nn.Linear).fit(None, table(), None, ["label"])
+    with pytest.raises(rl.ParameterError, match="trainer_args would do nothing beside module"):
+        train.TorchTrainer(trainer_args={"precision": 32})
+    with pytest.raises(rl.ParameterError, match="callbacks"):
+        train.TorchTrainer().fit(None, table(), None, ["label"], callbacks=[lightning.Callback()])
 
 
 @pytest.mark.ray
@@ -120,3 +139,36 @@ def test_two_workers_make_the_same_steps_as_one(ray_session: Any) -> None:
     assert isinstance(two.fitted_model, Net)
     assert np.allclose(one.history["test-loss"], two.history["test-loss"], atol=0.02)  # the mean of two means
     assert torch.allclose(one.fitted_model.out.weight, two.fitted_model.out.weight, atol=0.02)
+
+
+class AnyTask(Net):
+    """For the contract, whose tasks differ in what y is."""
+
+    def _loss(self, batch: Any, name: str) -> Any:
+        x, y, *weight = batch
+        out, losses = self(x), torch.nn.functional
+        if y.dtype == torch.int64:
+            found = losses.cross_entropy(out, y, reduction="none")
+        elif set(y.unique().tolist()) <= {0.0, 1.0}:
+            found = losses.binary_cross_entropy_with_logits(out[:, 0], y, reduction="none")
+        else:
+            found = losses.mse_loss(out[:, 0], y, reduction="none")
+        loss = (found * weight[0]).sum() / weight[0].sum() if weight else found.mean()
+        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(y))
+        return loss
+
+
+OPTIONS: dict[str, Any] = {"lightning_module": AnyTask, "batch_size": 32, "max_epochs": 8, "exact": False}
+
+
+@pytest.mark.slow
+def test_contract() -> None:
+    more = {"regression": {"module_kwargs": {"lr": 0.5}}}
+    check_framework("torch", **OPTIONS, by_task=more)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_on_ray(ray_session: Any) -> None:
+    tuned = {"batch_size": tune.grid_search([16, 32])}
+    check_framework("torch", **OPTIONS, tasks=["multiclass"], tuned=tuned, ray=True, serve=True)
