@@ -16,7 +16,20 @@ import onnxruntime
 import rayline as rl
 from rayline import train
 from rayline.onnx import to_onnx
-from rayline.stages import MinMaxScaler, Normalizer, OneHotEncoder, OrdinalEncoder, SimpleImputer, StandardScaler
+from rayline.stages import (
+    DropColumns,
+    KBinsDiscretizer,
+    Log,
+    MinMaxScaler,
+    Normalizer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    PowerTransformer,
+    Ratio,
+    SimpleImputer,
+    StandardScaler,
+)
 from tests import toy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the converters' own
@@ -80,6 +93,37 @@ def test_estimators(estimator: Any, table: pl.DataFrame) -> None:
     assert np.allclose(scores(to_onnx(pipeline), table).reshape(wanted.shape), wanted.to_numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "stages", [[Log(), StandardScaler()], [PowerTransformer()], [PowerTransformer(method="box-cox")]], ids=repr
+)
+def test_target_stages_are_undone_in_the_graph(stages: Any) -> None:
+    table = NUMBER.with_columns(late=pl.col("late") + 0.5)
+    steps = rl.Preprocessor(preprocessor().stages, target_stages=[(f"t{i}", stage) for i, stage in enumerate(stages)])
+    trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=8)
+    pipeline = trainer.fit(steps, table, target_columns="late", verbose=False).inference_pipeline
+    found = scores(to_onnx(pipeline), table)
+    np.testing.assert_allclose(found[:, 0], pipeline.predict(table)["prediction"], rtol=1e-5)
+
+
+def test_formulas_are_nodes() -> None:
+    steps = rl.Preprocessor(
+        [
+            ("age", SimpleImputer(["age"])),
+            ("log", Log(["size"])),
+            ("power", PowerTransformer(["age"])),
+            ("unit", Normalizer(["age", "size"])),
+            ("products", PolynomialFeatures(["age", "size"])),
+            ("ratio", Ratio(["age"], per="size", zero=0.0)),
+            ("onehot", OneHotEncoder(["city"])),
+            ("drop", DropColumns(["kind"])),
+        ]
+    )
+    trainer = train.SklearnTrainer(Ridge())
+    pipeline = trainer.fit(steps, NUMBER, target_columns="late", verbose=False).inference_pipeline
+    wanted = pipeline.predict(NUMBER)["prediction"].to_numpy()
+    np.testing.assert_allclose(scores(to_onnx(pipeline), NUMBER)[:, 0], wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_early_stopping_is_kept() -> None:
     params = {"nthread": 1, "eval_metric": "logloss"}
     trainer = train.XGBoostTrainer(params, num_boost_round=60, early_stopping_rounds=2)
@@ -99,7 +143,7 @@ def test_what_has_no_form_is_refused_by_name() -> None:
     refused = trainer.fit(strict, BINARY, target_columns="late", verbose=False).inference_pipeline
     with pytest.raises(rl.ParameterError, match="'onehot' refuses"):
         to_onnx(refused)
-    odd = rl.Preprocessor([("unit", Normalizer(["age", "size"])), ("onehot", OneHotEncoder())])
+    odd = rl.Preprocessor([("bins", KBinsDiscretizer(["size"])), ("onehot", OneHotEncoder())])
     strange = trainer.fit(odd, BINARY, target_columns="late", verbose=False).inference_pipeline
     with pytest.raises(rl.ParameterError, match="no form in ONNX"):
         to_onnx(strange)

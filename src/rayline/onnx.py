@@ -1,8 +1,8 @@
 """ONNX: a pipeline, preprocessing included, as one graph that runs wherever ONNX does, without Rayline or Python.
 
 The graph walks the same operations as every other executor. Each input column is a tensor of shape (rows, 1): numbers
-as float64 (missing is NaN), strings as strings (missing is ""), truth values as booleans. The one output, `scores`, is
-what the framework gives: probabilities of the classes in the order of `pipeline.classes`, or values.
+as float64 (missing is NaN), strings as strings (missing is ""), truth values as booleans. The one output, `scores`, holds
+probabilities of the classes in the order of `pipeline.classes`, or values on the scale of the labels.
 
 Operations and frameworks without a form in ONNX are refused by name. Results agree with the pipeline's to float32
 rounding, not to the bit.
@@ -19,9 +19,10 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.expression import Assign
 from rayline.core.operations import Affine, Clip, Codes, Drop, Fill, MapCodes, OneHot, Operation
 from rayline.core.schema import Kind, kind_of
-from rayline.core.target import Task
+from rayline.core.target import Target, Task
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 
 try:
@@ -105,9 +106,25 @@ class _Graph:
             )
         return column.tensor
 
+    def restored(self, scores: str, target: Target) -> str:
+        """A regression's scores on the scale of the labels."""
+        if not target.stages:
+            return scores
+        n = len(target.columns)
+        flat = self.node("Reshape", [scores, self.constant([-1, n], np.int64)])
+        double = self.node("Cast", [flat], to=TensorProto.DOUBLE)
+        columns = {
+            name: _Column(self.node("Gather", [double, self.constant([i], np.int64)], axis=1))
+            for i, name in enumerate(target.columns)
+        }
+        for operation in target.back:
+            _convert(self, columns, operation)
+        whole = self.node("Concat", [columns[name].tensor for name in target.columns], axis=1)
+        return self.node("Cast", [whole], to=TensorProto.FLOAT)
+
     def finish(self, matrix: str, model: Any, pipeline: InferencePipeline) -> Any:
         """One model of this graph and the framework's, whose one input is the matrix and whose last output counts."""
-        part = model.graph
+        part, before = model.graph, len(self.nodes)
         renamed = {value.name: f"model_{value.name}" for value in [*part.initializer, *part.output]}
         renamed |= {name: f"model_{name}" for node in part.node for name in node.output}
         renamed |= {part.input[0].name: matrix, "": ""}
@@ -126,11 +143,11 @@ class _Graph:
             own.CopyFrom(tensor)
             own.name = renamed[tensor.name]
             constants.append(own)
-        last = renamed[part.output[-1].name]
+        last = self.restored(renamed[part.output[-1].name], pipeline.target)
         scores = helper.make_node("Identity", [last], ["scores"])
         output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, None])
         graph = helper.make_graph(
-            [*self.nodes, *nodes, scores], "rayline", self.inputs, [output], [*self.constants, *constants]
+            [*self.nodes[:before], *nodes, *self.nodes[before:], scores], "rayline", self.inputs, [output], [*self.constants, *constants]
         )
         versions = {entry.domain: entry.version for entry in model.opset_import} | {"ai.onnx.ml": 3}
         versions[""] = max(versions.get("", 13), 13)
@@ -143,6 +160,45 @@ class _Graph:
         helper.set_model_props(made, about)
         onnx.checker.check_model(made)
         return made
+
+
+def _formula(graph: _Graph, columns: Mapping[str, _Column], formula: Any) -> str:
+    """A formula as nodes; missing is NaN, which every number but a comparison hands on."""
+    if isinstance(formula, str):
+        raise ParameterError(
+            f"to_onnx: a formula works with the text {formula!r}.", "Expected numbers.", "encode the column with a stage."
+        )
+    if not isinstance(formula, (list, tuple)):
+        return graph.constant(np.nan if formula is None else float(formula))
+    name, *arguments = formula
+    if name == "col":
+        return graph.number(columns[arguments[0]], arguments[0])
+    made = [_formula(graph, columns, argument) for argument in arguments]
+    if name == "number":
+        return made[0]
+    if name == "fill":
+        return graph.node("Where", [graph.node("IsNaN", made[:1]), made[1], made[0]])
+    if name == "log1p":
+        return graph.node("Log", [graph.node("Add", [made[0], graph.constant(1.0)])])
+    kind = _NODES.get(name)
+    if kind is None:
+        raise ParameterError(
+            f"to_onnx: the function {name!r} of a formula has no form in ONNX.", f"Expected some of {sorted(_NODES)}."
+        )
+    return graph.node(kind, made)
+
+
+_NODES: Mapping[str, str] = {
+    "+": "Add", "-": "Sub", "*": "Mul", "/": "Div", "**": "Pow", "max": "Max", "abs": "Abs", "sqrt": "Sqrt", "exp": "Exp",
+    "log": "Log", "sin": "Sin", "cos": "Cos", "floor": "Floor", ">": "Greater", ">=": "GreaterOrEqual", "<": "Less",
+    "<=": "LessOrEqual", "==": "Equal", "if": "Where", "is_null": "IsNaN",
+}  # fmt: skip
+"""The functions of formulas that are one node of ONNX. A condition on a missing number is false in both."""
+
+
+def _assign(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    made = {name: _Column(_formula(graph, columns, formula)) for name, formula in operation.formulas.items()}
+    columns.update(made)
 
 
 def _fill(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
@@ -238,6 +294,7 @@ _FORMS: Mapping[type[Operation], Callable[[_Graph, dict[str, _Column], Any], Non
     OneHot: _one_hot,
     MapCodes: _map_codes,
     Drop: _drop,
+    Assign: _assign,
 }
 
 

@@ -156,7 +156,7 @@ class Target:
                 "Expected one number for each target.",
                 "take stages that change a column in place, such as Log or StandardScaler.",
             )
-        _ = self._back
+        _ = self.back
 
     @property
     def _schema(self) -> pl.Schema:
@@ -167,12 +167,13 @@ class Target:
         return [operation for name, stage in self.stages for operation in stage.lower(name)]
 
     @cached_property
-    def _back(self) -> list[Operation]:
+    def back(self) -> list[Operation]:
+        """The operations from a regression's scores to values on the scale of the labels."""
         return inverse(self.stages, self._schema, "target stages")
 
     @cached_property
     def _row_back(self) -> RowFunction | None:
-        return row_function(self._back, self._schema)
+        return row_function(self.back, self._schema)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -271,7 +272,7 @@ class Target:
 
     def _restored(self, scores: Array) -> pl.DataFrame:
         frame = self._frame(scores).lazy().with_columns(pl.all().fill_nan(None))
-        return apply_all(self._back, frame).select(map(col, self.columns)).collect()
+        return apply_all(self.back, frame).select(map(col, self.columns)).collect()
 
     def predictions(self, scores: Array) -> pl.DataFrame:
         """One column for each target in the labels' own type, from a model's scores (see `Framework.predict`)."""

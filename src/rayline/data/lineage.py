@@ -25,23 +25,22 @@ def lineage(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) 
     return found
 
 
-def names_out(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> list[str]:
-    """The names of all features after the operations: of a vector column those of its elements, `column_element`.
-
-    A vector whose length is not known stays one name.
+def names_out(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> dict[str, list[str]]:
+    """For each column after the operations the names of its features: its own, or of a vector those of its elements,
+    `column_element`. A vector whose length is not known stays one name.
     """
     elements: dict[str, Sequence[str]] = {}
     for operation in operations:
         changed, new = operation.sources(schema), operation.elements(schema)
         elements = {name: own for name, own in elements.items() if name not in changed} | new
         schema = operation.schema_after(schema)
-    names: list[str] = []
+    names: dict[str, list[str]] = {}
     for name, dtype in schema.items():
         own = elements.get(name)
         if own is None and isinstance(dtype, pl.Array):
             own = [str(i) for i in range(dtype.size)]
         is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
-        names += [f"{name}_{element}" for element in own] if own is not None and is_vector else [name]
+        names[name] = [f"{name}_{element}" for element in own] if own is not None and is_vector else [name]
     return names
 
 

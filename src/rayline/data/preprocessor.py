@@ -455,6 +455,11 @@ class Preprocessor:
     @property
     def feature_names_out(self) -> list[str]:
         """The names of all features that `transform` gives: for a vector column those of its elements."""
+        return [name for names in self.features_of.values() for name in names]
+
+    @property
+    def features_of(self) -> dict[str, list[str]]:
+        """For each column that `transform` gives the names of its features: one, or those of a vector's elements."""
         return lineage.names_out(self.operations, self.input_schema)
 
     @property

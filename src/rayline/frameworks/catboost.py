@@ -122,7 +122,8 @@ class CatBoost(Framework):
         return best
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        return dict(zip(names, map(float, model.get_feature_importance()), strict=True))
+        found = model.get_feature_importance()
+        return dict(zip(names, map(float, found), strict=True)) if len(found) == len(names) else None
 
 
 class _Listener:

@@ -196,7 +196,7 @@ class XGBoost(Framework):
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         gains = model.get_score(importance_type="weight" if _kind(model)[1] == "gblinear" else "gain")
-        own = model.feature_names or [f"f{i}" for i in range(len(names))]
+        own = model.feature_names or [f"f{i}" for i in range(model.num_features())]
         if len(own) != len(names):
             return None
         return {name: float(gains.get(other, 0.0)) for name, other in zip(names, own, strict=True)}

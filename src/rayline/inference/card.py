@@ -7,7 +7,7 @@ left to its owner, as headed gaps.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,12 +65,14 @@ def _sections(pipeline: InferencePipeline) -> list[_Section]:
         f"{column}: {', '.join(map(str, found))}" for column, found in zip(target.columns, target.classes, strict=False)
     ]
     stages = [] if pipeline.preprocessor is None else pipeline.preprocessor.leaves
+    learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
     examples = pipeline.examples
-    importance = sorted((model.importance() or {}).items(), key=lambda item: -abs(item[1]))
+    columns, features = (_ranked(found) for found in (pipeline.importance(), model.importance()))
     sections = [
         _Section(
             "What it predicts",
-            f"A {target.task} of {', '.join(target.columns)}, by {model.framework}.",
+            f"A {target.task} of {', '.join(target.columns)}, by {model.framework}."
+            + (f" It learns the target behind these stages, and they are undone: {learned}." if learned else ""),
             ["target", "classes"] if classes else [],
             [line.split(": ", 1) for line in classes],
         ),
@@ -84,7 +86,8 @@ def _sections(pipeline: InferencePipeline) -> list[_Section]:
         _Section(
             "How good it is", "", ["metric", "value"], [[n, f"{v:.6g}"] for n, v in sorted(model.metrics.items())]
         ),
-        _Section("What matters to it", "", ["feature", "importance"], bars=importance[:MOST]),
+        _Section("What matters to it", "", ["column", "importance"], bars=columns[:MOST]),
+        _Section("Its features", "", ["feature", "importance"], bars=[] if columns == features else features[:MOST]),
         _Section(
             "Examples",
             "",
@@ -94,6 +97,10 @@ def _sections(pipeline: InferencePipeline) -> list[_Section]:
     ]
     told = [s for s in sections if s.text or s.rows or s.bars]
     return [*told, *(_Section(title, "To be written by its owner.") for title in ("Intended use", "Limits and risks"))]
+
+
+def _ranked(importance: Mapping[str, float] | None) -> list[tuple[str, float]]:
+    return sorted((importance or {}).items(), key=lambda item: -abs(item[1]))
 
 
 def _predictions(pipeline: InferencePipeline) -> list[Any]:

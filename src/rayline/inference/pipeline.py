@@ -15,6 +15,7 @@ from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations import Row
 from rayline.core.target import Target
 from rayline.data.conform import Conform, row_function
+from rayline.data.lineage import by_source
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.batch import Predict, no_scores, write_predictions
 from rayline.inference.model import Model, Scores
@@ -84,6 +85,19 @@ class InferencePipeline:
 
     def __repr__(self) -> str:
         return f"InferencePipeline(\n  {str(self.preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
+
+    def importance(self) -> dict[str, float] | None:
+        """How much each column of the raw rows matters to the model, when its framework can tell.
+
+        The importances of the features (`model.importance()`), each counted for the column that it comes from; what comes
+        of several is shared equally (see `Preprocessor.lineage`).
+        """
+        if self.preprocessor is None:
+            return self.model.importance()
+        of, lineage = self.preprocessor.features_of, self.preprocessor.lineage
+        sources = {feature: lineage[column] for column in self.model.feature_names for feature in of[column]}
+        found = self.model.adapter.importance(self.model.native, list(sources))
+        return None if found is None else by_source(found, sources)
 
     # -- predictions -----------------------------------------------------------------------------------------------
 

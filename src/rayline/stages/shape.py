@@ -313,8 +313,11 @@ class PowerTransformer(_NumberStage):
 
 
 def _from_box_cox(y: Formula, power: float) -> Formula:
-    """The way back; beyond what the transform can give (which predictions may be) the nearest end: 0 or infinity."""
-    return ["exp", y] if power == 0 else ["**", ["max", ["+", ["*", y, power], 1.0], 0.0], 1.0 / power]
+    """(y · power + 1) ** (1 / power), to the last bits also where the power is near 0.
+
+    Beyond what the transform can give (which predictions may be) the nearest end: 0 or infinity.
+    """
+    return ["exp", y] if power == 0 else ["exp", ["/", ["log1p", ["max", ["*", y, power], -1.0]], power]]
 
 
 def _phi(t: Any) -> Any:
