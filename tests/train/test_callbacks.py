@@ -9,6 +9,7 @@ import pytest
 import rayline as rl
 from rayline import train
 from rayline.train.callbacks import EarlyStopping, ModelCheckpoint, Progress, Run
+from tests import toy  # noqa: F401  # registers a framework
 
 
 def run() -> Run:
@@ -33,6 +34,15 @@ def test_early_stopping_waits_for_something_better() -> None:
     assert play(EarlyStopping("auc", patience=2), [0.5, 0.6, 0.7, 0.7, 0.6], "test-auc") == 5
     assert play(EarlyStopping("logloss", patience=2, min_delta=0.1), [0.5, 0.45, 0.41]) == 3
     assert play(EarlyStopping("mystery", patience=1, mode="max"), [0.5, 0.4], "test-mystery") == 2
+
+
+def test_early_stopping_waits_for_a_value() -> None:
+    nan = float("nan")
+    assert (
+        play(EarlyStopping("test-mystery", patience=3, mode="max"), [nan, nan, 1.0, 0.5, 0.5, 0.5, 0.5], "test-mystery")
+        == 6
+    )
+    assert play(EarlyStopping("logloss", patience=2), [nan, nan, nan, nan]) == 3  # a training that has diverged ends
 
 
 def test_early_stopping_says_what_it_does_not_know() -> None:

@@ -13,17 +13,22 @@ from rayline.data.preprocessor import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
 from rayline.train.fit import fit
 from rayline.train.result import Result
+from rayline.train.tracking import MLflow, TensorBoard, Tracker, WandB
 from rayline.train.trainer import Trainer, named
 
 __all__ = [
     "Callback",
     "EarlyStopping",
+    "MLflow",
     "ModelCheckpoint",
     "Preprocessor",
     "Progress",
     "Result",
     "Run",
+    "TensorBoard",
+    "Tracker",
     "Trainer",
+    "WandB",
     "fit",
 ]
 

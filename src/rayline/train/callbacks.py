@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ class Run:
         Who asked for the end; empty when no one did.
     result
         In `on_end`: the result, or None when the training failed.
+    analysis
+        In `on_end` of a tuning run: its Analysis, or None when it failed.
     """
 
     trainer: Trainer
@@ -39,6 +42,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     stopped_by: str = ""
     result: Result | None = None
+    analysis: Any = None
 
     def stop(self, who: str = "stop()") -> None:
         """Let the training end after this iteration."""
@@ -66,6 +70,10 @@ class Callback:
 
     def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
         """After a checkpoint: the framework's files stand in `directory` while this runs."""
+
+    def on_trial(self, run: Run, trial: Any) -> None:
+        """In a tuning run, after a trial (a `rayline.tune.record.Trial`: its number, config, folds, histories, error).
+        The iterations of a trial are not heard one by one: they are made in other processes, several at a time."""
 
     def on_end(self, run: Run) -> None:
         """After the training, also when it failed."""
@@ -137,9 +145,10 @@ class EarlyStopping(Callback):
             )
         gain = metrics[name] if mode == "max" else -metrics[name]
         best = None if self.best is None else self.best if mode == "max" else -self.best
-        if best is None or gain > best + self.min_delta:
+        if not math.isnan(gain) and (best is None or gain > best + self.min_delta):
             self.best, self.best_iteration = metrics[name], iteration
-        assert self.best_iteration is not None
+        elif self.best_iteration is None:
+            self.best_iteration = iteration  # no value yet, as before the first episode ends: patience counts from here
         return iteration - self.best_iteration >= self.patience
 
 

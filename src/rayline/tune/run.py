@@ -18,6 +18,7 @@ from ray import tune
 from rayline.core import registry
 from rayline.core.errors import ParameterError, TrainingError
 from rayline.train import progress
+from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import capacity as planning
 from rayline.tune import live, space
@@ -36,7 +37,7 @@ DEATHS = 3
 
 def run(
     trainer: Trainer,
-    data_config: Mapping[str, Any],
+    data_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     metric: str | None = None,
     mode: str | None = None,
@@ -49,6 +50,7 @@ def run(
     scheduler: Any = None,
     name: str | None = None,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
 ) -> Analysis:
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
@@ -66,7 +68,8 @@ def run(
         (fitted or not, it is refitted on every training slice); `cv`, a number of folds or a splitter, or
         `test_dataset` to hold out; `sample_weight`, a column of weights, honoured in fit and metric. With `cv` a
         number, `groups`, `stratify` or `time` name the column that the folds go by. With both `cv` and a test
-        set, the folds choose and the test set only measures the final model.
+        set, the folds choose and the test set only measures the final model. None for a framework that makes its
+        experience itself (RLlib); `{"cv": n}` then trains each configuration n times, with different seeds.
     config
         The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
@@ -93,6 +96,9 @@ def run(
         Keeps the score of every fold under this name in the user's cache directory (RAYLINE_CACHE).
     resume
         Take from there what was computed before, on the same rows, split, stages, parameters and versions.
+    callbacks
+        `rayline.train.Callback`s, of which `on_start`, `on_trial` and `on_end` are called, here on the driver: trackers
+        (`train.MLflow`, …) write the run, and below it each trial.
     verbose
         False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
 
@@ -116,13 +122,16 @@ def run(
     with progress.line("tune", verbose) as line:
         prepared = prepare(
             trainer,
-            data_config,
+            data_config or {},
             {} if config is None else config,
             metric,
             mode,
             whole("num_samples", num_samples),
             seed,
         )
+        strange = [callback for callback in callbacks if not isinstance(callback, Callback)]
+        if strange:
+            raise ParameterError.value(WHERE, "callbacks", "objects of rayline.train.Callback", strange[0])
         n_folds = len(prepared.problem.folds)
         scheduling = searching.scheduler(scheduler, n_folds=n_folds)
         if resume and name is None:
@@ -141,20 +150,31 @@ def run(
         searcher = searching.searcher(
             search, prepared.space, seed=seed, max_concurrent=capacity.concurrency, mode=prepared.mode
         )
-        book = _Book(journal, line, prepared, _total(search, prepared.space, num_samples), time_budget_s)
-        _run_trials(
-            prepared,
-            capacity,
-            searcher,
-            scheduling,
-            book,
-            num_samples,
-            time_budget_s,
-            journal.known() if resume else {},
-        )
-        trials = book.trials()
-        refuse_failures(trials)
-        analysis = Analysis(trials, prepared, journal, seconds=time.perf_counter() - started, verbose=verbose)
+        watched = Run(trainer, problem.target)
+        book = _Book(
+            journal, line, prepared, _total(search, prepared.space, num_samples), time_budget_s,
+            callbacks, watched,
+        )  # fmt: skip
+        try:
+            for callback in callbacks:
+                callback.on_start(watched)
+            _run_trials(
+                prepared,
+                capacity,
+                searcher,
+                scheduling,
+                book,
+                num_samples,
+                time_budget_s,
+                journal.known() if resume else {},
+            )
+            trials = book.trials()
+            refuse_failures(trials)
+            analysis = Analysis(trials, prepared, journal, seconds=time.perf_counter() - started, verbose=verbose)
+            watched.analysis = analysis
+        finally:
+            for callback in callbacks:
+                callback.on_end(watched)
         line.part(analysis.summary)
         return analysis
 
@@ -252,8 +272,16 @@ class _Book(tune.Callback):
     """Writes down what the trials report, keeps their scores, and shows how far it is."""
 
     def __init__(
-        self, journal: Journal, line: progress.Line, prepared: Prepared, total: int | None, budget_s: float | None
+        self,
+        journal: Journal,
+        line: progress.Line,
+        prepared: Prepared,
+        total: int | None,
+        budget_s: float | None,
+        callbacks: Sequence[Callback],
+        watched: Run,
     ) -> None:
+        self._callbacks, self._watched = callbacks, watched
         self._journal, self._line, self._n_folds = journal, line, len(prepared.problem.folds)
         self._metric, self._mode, self._total, self._budget_s = prepared.problem.metric, prepared.mode, total, budget_s
         self._entries: dict[str, _Entry] = {}
@@ -306,16 +334,22 @@ class _Book(tune.Callback):
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._entry(trials, trial).over = True
-        self._show()
+        self._end(self._entry(trials, trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         entry = self._entry(trials, trial)
-        entry.over = True
         error = trial.get_error()
         entry.trial.error = entry.trial.error or (
             f"the process of the trial died {DEATHS + 1} times: {told(error) if error is not None else 'unknown reason'}"
         )
+        self._end(entry)
+
+    def _end(self, entry: _Entry) -> None:
+        if not entry.over:
+            entry.over = True
+            self.trials()  # puts its folds in their order
+            for callback in self._callbacks:
+                callback.on_trial(self._watched, entry.trial)
         self._show()
 
     def _entry(self, trials: Sequence[Any], trial: Any) -> _Entry:
