@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from sklearn.svm import LinearSVC
 
 from rayline import register_framework, tune
 from rayline.core import registry
+from rayline.core.errors import TrainingError
 from rayline.testing import check_framework
+from rayline.train import metrics
+from rayline.train.questions import Questions
+from rayline.train.work import Work
 from tests import toy
 
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -134,3 +139,61 @@ def test_faults_are_found(fault: str, law: str) -> None:
     check_framework("careless", tasks=["regression"], weights=False)
     with pytest.raises(AssertionError, match=law):
         check_framework("careless", tasks=["regression"], weights=False, fault=fault)
+
+
+@register_framework
+class Forgetful(type(registry.framework("xgboost"))):  # type: ignore[misc]
+    """XGBoost, with a fault in what is common to all frameworks."""
+
+    name = "forgetful"
+
+    def train(self, job: Any, params: Any = None, num_boost_round: int = 15, *, fault: str = "") -> Any:
+        if fault == "forgets weights":
+            job.train._weight = None
+        return super().train(job, params, num_boost_round)
+
+    def owns(self, model: Any) -> bool:
+        return False
+
+
+def test_forgotten_weights_are_found() -> None:
+    with pytest.raises(AssertionError, match="breaks 'weighs'"):
+        check_framework("forgetful", tasks=["binary"], fault="forgets weights")
+
+
+def test_other_weights_of_classes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Questions._class_weights
+
+    def mixed(*args: Any) -> Any:
+        found = right(*args)
+        return found and dict(zip(found, reversed(found.values()), strict=True))
+
+    monkeypatch.setattr(Questions, "_class_weights", mixed)
+    with pytest.raises(AssertionError, match="weighs_classes"):
+        check_framework("xgboost", tasks=["binary"], num_boost_round=15)
+
+
+def test_a_wrong_metric_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = metrics.evaluate
+    monkeypatch.setattr(metrics, "evaluate", lambda *a, **k: {n: v * 0.99 for n, v in right(*a, **k).items()})
+    with pytest.raises(AssertionError, match="measures_by_name"):
+        check_framework("xgboost", tasks=["binary"], num_boost_round=15)
+
+
+def test_an_error_that_loses_its_cause_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return right(self, *args, **kwargs)
+        except TrainingError as error:
+            raise TrainingError(str(error)) from None
+
+    right = Work.run
+    monkeypatch.setattr(Work, "run", run)
+    with pytest.raises(AssertionError, match="tells_what_failed"):
+        check_framework("least-squares", tasks=["regression"], weights=False)
+
+
+def test_a_gpu_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["rayline.train.fit"], "_check_resources", lambda trainer: None)
+    with pytest.raises(AssertionError, match="refuses_a_gpu_that_is_not_there"):
+        check_framework("least-squares", tasks=["regression"], weights=False)

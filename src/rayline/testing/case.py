@@ -94,8 +94,9 @@ class Case:
         return self.table.drop(self.target)
 
     @property
-    def in_rome(self) -> pl.Expr:
-        return pl.col("report").str.contains("Rome") if self.reads_text else pl.col("city") == "Rome"
+    def preprocessed(self) -> pl.DataFrame:
+        made: pl.DataFrame = self.result.preprocessor.transform(self.rows)
+        return made
 
     def preprocessor(self) -> Preprocessor:
         """What comes before the model: no missing values, one scale, no strings; nothing before a reader of text."""
@@ -137,6 +138,24 @@ class Case:
         one, other = np.asarray(one), np.asarray(other)
         equal = (one == other).all() if bits else np.allclose(one, other, rtol=1e-5, atol=1e-6)
         assert one.shape == other.shape and equal, why  # noqa: PT018  # one law
+
+
+class Acting(Case):
+    """A framework that makes its experience itself: the rows are what it observes."""
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        examples = self.result.model.examples
+        assert examples is not None, "it gives no examples of observations"
+        assert examples.height > 1, "it gives too few examples of observations"
+        return examples
+
+    @property
+    def preprocessed(self) -> pl.DataFrame:
+        return self.rows
+
+    def fit(self, trainer: Trainer | None = None, **options: Any) -> Result:
+        return (trainer or self.trainer()).fit(verbose=False, **options)
 
 
 def error_of(call: Callable[[], Any], kind: type[Exception]) -> str:

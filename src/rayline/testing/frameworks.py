@@ -18,7 +18,8 @@ from rayline.core.target import Task
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.artifact import load
 from rayline.inference.model import Model
-from rayline.testing.case import Case, error_of
+from rayline.testing import common
+from rayline.testing.case import Acting, Case, error_of
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 
@@ -43,12 +44,14 @@ def check_framework(
     The laws in this process: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
     between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
     when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
-    predictions; weights count; a callback hears of every iteration that the history has, and can stop it; wrong
-    parameters are refused before training; nothing that was passed in is changed.
+    predictions; rows of almost no weight teach nothing, and weights of classes are weights of their rows; metrics by name
+    are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
+    and can stop it; wrong parameters and a GPU that is not there are refused before training; the framework's own error
+    reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
 
     The laws on Ray, with `ray=True` (half a minute for a task): it trains on two workers, or on one and refuses two with
     reasons; a worker killed in mid-training costs at most one checkpoint interval; `tune.run` with cross validation ends
-    in a pipeline; batch inference gives what the table gives; and with `serve=True` a deployment answers the same.
+    in a pipeline; an error on a worker reaches the user with its rank and its cause; batch inference gives what the table gives; and with `serve=True` a deployment answers the same.
 
     Parameters
     ----------
@@ -80,10 +83,13 @@ def check_framework(
     """
     from rayline.testing import on_ray  # imports Ray, which the others do not need
 
-    laws = (*LAWS, *(on_ray.LAWS if ray else ()), *(on_ray.SERVE_LAWS if serve else ()))
-    for task in tasks:
+    acts = registry.framework(name).acts
+    of_rows = (*LAWS_OF_ROWS, *common.LAWS_OF_ROWS, *(on_ray.LAWS if ray else ()))
+    laws = (*LAWS, *common.LAWS, *(() if acts else of_rows), *(on_ray.SERVE_LAWS if serve else ()))
+    for task in ("actions",) if acts else tasks:
         more = (by_task or {}).get(task, {})
-        case = Case(name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned)
+        make = Acting if acts else Case
+        case = make(name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned)
         for law in laws:
             try:
                 law(case)
@@ -131,6 +137,15 @@ def learns_something(case: Case) -> None:
     case.has_learned(case.result.metrics)
 
 
+def answers_as_it_says(case: Case) -> None:
+    result, rows = case.result, case.rows
+    predicted = result.inference_pipeline.predict(rows)
+    assert predicted.columns == result.model.target.prediction_names, f"predictions are called {predicted.columns}"
+    assert predicted.schema == result.inference_pipeline.output_schema, "the output schema says other types"
+    assert predicted.height == rows.height, "it does not predict every row"
+    assert not any(predicted.null_count().row(0)), "some rows have no prediction"
+
+
 def chains(case: Case) -> None:
     result = case.result
     expected = result.inference_pipeline.predict(case.rows)
@@ -142,7 +157,7 @@ def chains(case: Case) -> None:
 
 
 def single_rows_are_the_table(case: Case) -> None:
-    model, transformed = case.result.model, case.result.preprocessor.transform(case.rows)
+    model, transformed = case.result.model, case.preprocessed
     whole = model.scores(transformed.lazy())
     for n in (1, 7):
         case.same(model.scores(transformed.head(n).lazy()), whole[:n], bits=case.exact, why=f"a table of {n} differs")
@@ -163,7 +178,7 @@ def is_saved_and_loaded(case: Case) -> None:
 
 def travels(case: Case) -> None:
     model: Model = pickle.loads(pickle.dumps(case.result.model))  # noqa: S301  # our own bytes
-    transformed = case.result.preprocessor.transform(case.rows).lazy()
+    transformed = case.preprocessed.lazy()
     case.same(
         model.scores(transformed), case.result.model.scores(transformed), bits=True, why="scores differ after pickle"
     )
@@ -178,16 +193,6 @@ def repeats_itself(case: Case) -> None:
     one, two = case.result.inference_pipeline.scores(rows), again.inference_pipeline.scores(rows)
     case.same(one, two, bits=True, why="the same seed gives other predictions")
     assert again.history.equals(case.result.history), "the same seed gives another history"
-
-
-def weighs(case: Case) -> None:
-    if not case.weights:
-        return
-    table = case.table.with_columns(w=pl.when(case.in_rome).then(1e-6).otherwise(1.0))
-    ordinary = case.table.filter(~case.in_rome)
-    weighted = case.fit(table=table, sample_weight="w").inference_pipeline.scores(ordinary.lazy())
-    plain = case.result.inference_pipeline.scores(ordinary.lazy())
-    assert (np.asarray(weighted) != np.asarray(plain)).any(), "weights change nothing"
 
 
 class _Stop(Callback):
@@ -207,12 +212,16 @@ def is_heard_and_stopped(case: Case) -> None:
 
 
 def changes_nothing_of_the_callers(case: Case) -> None:
-    args, kwargs, table = copy.deepcopy(case.args), copy.deepcopy(case.kwargs), case.table
-    before = (repr(args), repr(kwargs), table.clone())
-    trainer = Trainer(case.name, *args, **kwargs)
-    trainer.fit(case.preprocessor(), table, None, [case.target], verbose=False)
-    assert (repr(args), repr(kwargs)) == before[:2], "arguments were changed"
-    assert table.equals(before[2]), "the table was changed"
+    args, kwargs = copy.deepcopy(case.args), copy.deepcopy(case.kwargs)
+    before = repr(args), repr(kwargs)
+    case.fit(Trainer(case.name, *args, **kwargs))
+    assert (repr(args), repr(kwargs)) == before, "arguments were changed"
+
+
+def leaves_the_table_alone(case: Case) -> None:
+    table, before = case.table, case.table.clone()
+    case.fit(table=table)
+    assert table.equals(before), "the table was changed"
 
 
 def says_what_it_cannot_use(case: Case) -> None:
@@ -238,15 +247,19 @@ def says_what_it_cannot_use(case: Case) -> None:
 LAWS = (
     is_registered,
     refuses_wrong_parameters,
-    trains_and_decodes,
-    learns_something,
-    chains,
+    answers_as_it_says,
     single_rows_are_the_table,
     is_saved_and_loaded,
     travels,
     repeats_itself,
-    weighs,
     is_heard_and_stopped,
     changes_nothing_of_the_callers,
+)
+LAWS_OF_ROWS = (
+    trains_and_decodes,
+    learns_something,
+    chains,
+    leaves_the_table_alone,
     says_what_it_cannot_use,
 )
+"""Those of frameworks that are given data."""

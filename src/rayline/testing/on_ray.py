@@ -25,6 +25,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.framework import Framework, Job
 from rayline.data.read import from_polars
 from rayline.inference.artifact import load
+from rayline.testing import common
 from rayline.testing.case import Case, error_of
 from rayline.train.result import Result
 
@@ -86,6 +87,12 @@ def survives_a_killed_worker(case: Case) -> None:
     lost = KILLED_IN + 1 - begun[1]
     assert not case.resumes or lost <= EVERY, f"{lost} iterations were lost, with a checkpoint after each {EVERY}"
     case.has_learned(result.metrics)
+
+
+def tells_what_failed_on_a_worker(case: Case) -> None:
+    rows = dataset(case.table)
+    n = 2 if case.adapter.distributed else 1
+    common.tells_what_failed(case, num_workers=n, table=rows, test_dataset=None)
 
 
 def is_tuned(case: Case) -> None:
@@ -182,6 +189,7 @@ LAWS = (
     trains_on_workers,
     refuses_workers_that_it_cannot_use,
     survives_a_killed_worker,
+    tells_what_failed_on_a_worker,
     is_tuned,
     predicts_datasets,
 )
