@@ -41,6 +41,9 @@ RAY_ENGINE = {
 TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
+RLLIB = {f"rayline.frameworks.{name}" for name in ("rllib", "rllib_modules")}
+"""The adapter of RLlib, and its policies as data."""
+
 RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "rayline.data.read"}
 """Modules that may import ray; and everything in rayline.tune."""
 
@@ -49,12 +52,12 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "huggingface", "horovod", "rllib"},
+    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "huggingface", "horovod", "rllib_modules"},
     "transformers": {"huggingface"},
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},
     "horovod": {"horovod"},
-    "gymnasium": {"rllib"},
+    "gymnasium": {"rllib", "rllib_modules"},
 }
 """Libraries of frameworks, and the files of rayline.frameworks that may import them."""
 
@@ -94,7 +97,13 @@ def test_imports_go_down_only(module: str) -> None:
             continue
         other = package(name)
         of_one = name == f"{module}_file"  # an adapter and the check of its library's model file
-        together = of_one or {module, name} <= RAY_ENGINE or {module, name} <= TORCH or (other == own and own not in SEPARATE)
+        together = (
+            of_one
+            or {module, name} <= RAY_ENGINE
+            or {module, name} <= TORCH
+            or {module, name} <= RLLIB
+            or (other == own and own not in SEPARATE)
+        )
         assert other in allowed or together or name == module, (
             f"{module} imports {name}; {own} may import {sorted(allowed)} only"
         )

@@ -230,6 +230,9 @@ class Job:
         `checkpoint(iteration, save)` keeps what `save(directory)` writes, when one is due. Rank 0 is heard.
     resume
         The directory of the last checkpoint, when training starts again after a failure.
+    num_workers, resources_per_worker, max_failures
+        For a framework that acts: the workers that it shall start itself (0 for none), what each holds, and how often
+        a lost one is replaced. The others are started and replaced for them.
     """
 
     train: Rows
@@ -245,16 +248,46 @@ class Job:
     report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
     checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None
     resume: Path | None = None
+    num_workers: int = 0
+    resources_per_worker: Mapping[str, float] = field(default_factory=dict)
+    max_failures: int = 0
 
 
 @dataclass(frozen=True)
 class Native:
-    """What a bare model of the framework says about itself, for `preprocessor.chain(booster)`."""
+    """What a bare model of the framework says about itself, for `preprocessor.chain(booster)`.
+
+    `features` gives names and types where the model knows them itself, `target` what it predicts.
+    """
 
     task: Task
     n_classes: int = 2
     n_targets: int = 1
     feature_names: Sequence[str] | None = None
+    features: pl.Schema | None = None
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What the models of a framework that acts read and predict.
+
+    Attributes
+    ----------
+    features
+        Names and types of what is observed.
+    target
+        The action.
+    examples
+        A few rows of features.
+    metric
+        What a training is judged by when nobody says otherwise, as it stands in the history.
+    """
+
+    features: pl.Schema
+    target: Target
+    examples: pl.DataFrame
+    metric: str
 
 
 class Framework(ABC):
@@ -270,7 +303,11 @@ class Framework(ABC):
     """What it does with string features: "refuse", "categories" (Enum columns), or "text" (as they are)."""
 
     distributed: ClassVar[bool] = False
-    """Whether `train` works with world_size > 1."""
+    """Whether it trains on several workers: `train` works with world_size > 1."""
+
+    acts: ClassVar[bool] = False
+    """Whether it makes its experience itself, in an environment. A fit then takes no data, `spaces` says what the models
+    read and predict, and `train` runs in this process on a Job without rows, with workers of its own."""
 
     models: ClassVar[str] = ""
     """The framework whose models it trains, where that is another one (Horovod trains PyTorch's)."""
@@ -331,6 +368,10 @@ class Framework(ABC):
             if unknown:
                 raise ParameterError.unknown(f"{self.name} trainer", unknown, allowed) from error
             raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
+
+    def spaces(self, *args: Any, **kwargs: Any) -> Spaces:
+        """What the models of a framework that acts read and predict, as the trainer's arguments say."""
+        raise NotImplementedError(f"{type(self).__name__}.spaces, which a framework with acts = True needs")
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         """The arguments with tuned values put in: a keyword of `train` where there is one, otherwise a key of the

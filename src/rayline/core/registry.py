@@ -73,12 +73,13 @@ _FRAMEWORKS: dict[str, str | type] = {
     "catboost": "rayline.frameworks.catboost:CatBoost",
     "sklearn": "rayline.frameworks.sklearn:Sklearn",
     "huggingface": "rayline.frameworks.huggingface:HuggingFace",
+    "rllib": "rayline.frameworks.rllib:RLlib",
     "torch": "rayline.frameworks.torch:Torch",
     "horovod": "rayline.frameworks.horovod:Horovod",
     "ensemble": "rayline.inference.ensemble:Ensemble",
 }
 
-_ROOTS: dict[str, str] = {"huggingface": "transformers"}
+_ROOTS: dict[str, str] = {"huggingface": "transformers", "rllib": "ray"}
 """The top-level package of a framework's native models, where it is not the framework's id."""
 
 _TRAINERS: dict[str, str] = {
@@ -89,6 +90,7 @@ _TRAINERS: dict[str, str] = {
     "TorchTrainer": "torch",
     "HuggingFaceTrainer": "huggingface",
     "HorovodTrainer": "horovod",
+    "RLlibTrainer": "rllib",
 }
 """The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""
 

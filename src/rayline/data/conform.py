@@ -64,6 +64,8 @@ class Conform:
             return column.cast(pl.String).cast(dtype, strict=False)  # a category that training did not see is missing
         if got == pl.Null:
             return column.cast(dtype)
+        if isinstance(dtype, pl.Array) and isinstance(got, pl.List):
+            return column.map_batches(_OfLength(name, dtype, self.where), return_dtype=dtype)
         kinds = kind_of(got), kind_of(dtype)
         if dtype.is_integer() and got.is_float():
             return column.map_batches(_Whole(name, dtype, self.where), return_dtype=dtype)
@@ -87,6 +89,21 @@ class _Whole:
         if ((values % 1) != 0).any():
             raise SchemaError.dtype(self.where, self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction")
         return values.cast(self.dtype)
+
+
+@dataclass(frozen=True)
+class _OfLength:
+    """Vectors that came as lists, as they do from JSON and from rows."""
+
+    name: str
+    dtype: pl.DataType
+    where: str
+
+    def __call__(self, values: pl.Series) -> pl.Series:
+        try:
+            return values.cast(self.dtype)
+        except pl.exceptions.PolarsError:
+            raise SchemaError.dtype(self.where, self.name, self.dtype, "lists of other lengths or contents") from None
 
 
 def row_function(schema: Mapping[str, pl.DataType], where: str) -> RowFunction | None:

@@ -203,6 +203,13 @@ class RayEngine(Engine):
 
         return training.run(share)
 
+    def share(self, num_workers: int, resources: Mapping[str, float]) -> float:
+        """The CPUs that each of so many workers gets, when a framework starts them itself: as asked, or its part.
+
+        Raises ResourceError when the cluster, even empty, has no room for them.
+        """
+        return Plan.of(num_workers, resources, use_gpu=False).cpus
+
 
 def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> tuple[list[Piece], Any]:
     """The prepared rows in the object store, and what keeps them there."""

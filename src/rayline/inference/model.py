@@ -192,11 +192,12 @@ class Model:
                 "register its framework (register_framework), with `owns` recognising this type.",
             )
         about: Native = registry.framework(name).inspect(native)
-        names = list(about.feature_names) if about.feature_names else None
+        own = about.features
+        names = list(own or about.feature_names or ()) or None
         if preprocessed is not None:
             schema = dict(preprocessed) if names is None else {n: preprocessed.get(n, pl.Float64()) for n in names}
         elif names is not None:
-            schema = {n: pl.Float64() for n in names}
+            schema = dict(own) if own is not None else {n: pl.Float64() for n in names}
         else:
             raise ParameterError(
                 f"This {type(native).__name__} does not name its features.",
@@ -207,7 +208,7 @@ class Model:
             about.task,
             about.n_classes if about.n_classes > 2 else about.n_targets,
         ):
-            target = Target.unnamed(about.task, about.n_classes, about.n_targets)
+            target = about.target or Target.unnamed(about.task, about.n_classes, about.n_targets)
         return cls(name, native, schema, target)
 
 

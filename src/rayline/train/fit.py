@@ -24,6 +24,7 @@ from rayline.inference.pipeline import InferencePipeline
 from rayline.train import inputs as given
 from rayline.train import metrics as named_metrics
 from rayline.train import progress
+from rayline.train.acting import nothing_given, room
 from rayline.train.callbacks import Callback, Run
 from rayline.train.inputs import WHERE, Inputs
 from rayline.train.questions import Learned, Questions
@@ -63,7 +64,8 @@ def fit(
         Its stages come before the model. An unfitted one is fitted here, on the training rows, and stays fitted; it
         is left as it was when the fit is refused. None for no stages.
     train_dataset, test_dataset
-        Any table, or a ray.data.Dataset. Without a test set nothing is measured but what the framework reports.
+        Any table, or a ray.data.Dataset. Without a test set nothing is measured but what the framework reports. None
+        for a framework that makes its experience itself (RLlib): `train.fit(trainer)` is all there is to say.
     target_columns
         The columns to predict.
     X, y, X_test, y_test
@@ -115,9 +117,15 @@ def fit(
     wanted = tuple(metrics) if metrics is not None else trainer.metrics
     for name in wanted or ():
         named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
-    inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
-    fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted else None
-    given.check_test(inputs, fitted_on)
+    if trainer.adapter.acts:
+        inputs = nothing_given(
+            trainer, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
+            target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, metrics=wanted,
+        )  # fmt: skip
+    else:
+        inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
+        fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted else None
+        given.check_test(inputs, fitted_on)
     _check_resources(trainer)
     lacking = trainer.adapter.needs_test(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
     if lacking:
@@ -126,12 +134,19 @@ def fit(
         )
     with progress.line("fit", verbose) as line:
         seconds: dict[str, float] = {}
-        fitted, learned, transformed = _prepare(trainer, preprocessor, inputs, line, seconds)
-        named_metrics.check(wanted or (), learned.target, WHERE)
-        if preprocessor is not None and preprocessor is not fitted:
-            preprocessor.adopt(fitted)
-            fitted = preprocessor
-        fitted.remember_target(learned.target)
+        fitted: Preprocessor | None = None
+        transformed: pl.DataFrame | None = None
+        if trainer.adapter.acts:
+            spaces = trainer.adapter.spaces(*trainer.args, **trainer.kwargs)
+            learned, examples = Learned(spaces.target, spaces.features), spaces.examples
+        else:
+            fitted, learned, transformed = _prepare(trainer, preprocessor, inputs, line, seconds)
+            named_metrics.check(wanted or (), learned.target, WHERE)
+            if preprocessor is not None and preprocessor is not fitted:
+                preprocessor.adopt(fitted)
+                fitted = preprocessor
+            fitted.remember_target(learned.target)
+            examples = _examples(inputs.train, fitted)
         run = Run(trainer, learned.target)
         try:
             for callback in own:
@@ -140,9 +155,14 @@ def fit(
             training = _Training(
                 trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted, inputs, learned.target)
             )
-            outcome = training.in_process(transformed) if trainer.num_workers is None else training.on_workers()
+            if trainer.adapter.acts:
+                outcome = training.acting()
+            elif trainer.num_workers is None:
+                outcome = training.in_process(transformed)
+            else:
+                outcome = training.on_workers()
             seconds["training"] = time.perf_counter() - begun
-            run.result = _result(trainer, inputs, fitted, learned, run, outcome, wanted, seconds, started)
+            run.result = _result(trainer, fitted, examples, learned, run, outcome, wanted, seconds, started)
         finally:
             for callback in own:
                 callback.on_end(run)
@@ -172,7 +192,7 @@ def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callbac
 def _check_resources(trainer: Trainer) -> None:
     if (
         trainer.use_gpu
-        and trainer.num_workers is None
+        and (trainer.num_workers is None or trainer.adapter.acts)
         and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd"))
     ):
         raise ResourceError(
@@ -261,7 +281,7 @@ class _Training:
 
     trainer: Trainer
     inputs: Inputs
-    preprocessor: Preprocessor
+    preprocessor: Preprocessor | None
     learned: Learned
     native_callbacks: Sequence[Any]
     callbacks: Sequence[Callback]
@@ -286,12 +306,15 @@ class _Training:
             use_gpu=self.trainer.use_gpu,
             score=self.score,
             adapter_class=registry.runtime_class(self.trainer.framework),
+            num_workers=self.trainer.num_workers or 0,
+            resources_per_worker=room(self.trainer) if self.trainer.adapter.acts else {},
+            max_failures=self.trainer.max_failures,
         )
 
     def prepare(self, *, test: bool, transformed: bool = False) -> Prepare:
         """From raw (or transformed) rows to those of the training."""
         return Prepare(
-            None if transformed else self.preprocessor.table_function(training=not test),
+            None if transformed or self.preprocessor is None else self.preprocessor.table_function(training=not test),
             self.learned.features,
             self.inputs.targets,
             self.inputs.test_weight if test else self.inputs.weight,
@@ -311,6 +334,11 @@ class _Training:
             [lambda: train], None if test is None else [lambda: test], self.report, self.keep, n_threads=_threads()
         )
         return self.work.run(worker)
+
+    def acting(self) -> Outcome:
+        """Train what makes its experience itself: here, with workers of its own."""
+        nothing = pl.DataFrame(schema=self.learned.features)
+        return self.work.run(_InProcess([lambda: nothing], None, self.report, self.keep, n_threads=_threads()))
 
     def on_workers(self) -> Outcome:
         """Train on Ray workers. Rows stay there; the model comes back as the framework's files, scores as arrays."""
@@ -398,8 +426,8 @@ def _tables_to_score(wanted: Sequence[str] | None, inputs: Inputs, target: Targe
 
 def _result(
     trainer: Trainer,
-    inputs: Inputs,
-    preprocessor: Preprocessor,
+    preprocessor: Preprocessor | None,
+    examples: pl.DataFrame,
     learned: Learned,
     run: Run,
     outcome: Outcome,
@@ -424,14 +452,13 @@ def _result(
             f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in found.items()
         }
     seconds["metrics"] = time.perf_counter() - begun
-    raw = _examples(inputs.train, preprocessor)
     model = Model(
         trainer.adapter.models or trainer.framework,
         outcome.native,
         learned.features,
         learned.target,
         metrics=values,
-        examples=raw,
+        examples=examples,
     )
     history = (
         pl.DataFrame(run.history, infer_schema_length=None)

@@ -51,9 +51,15 @@ class Result:
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """The fitted preprocessor."""
-        assert self.inference_pipeline.preprocessor is not None
-        return self.inference_pipeline.preprocessor
+        """The fitted preprocessor. Raises ParameterError for a framework that makes its experience itself: it has none."""
+        found = self.inference_pipeline.preprocessor
+        if found is None:
+            raise ParameterError(
+                f"Result.preprocessor: {self.trainer.framework} was trained without one.",
+                "Expected a fit on data.",
+                "use inference_pipeline, which takes observations as they are.",
+            )
+        return found
 
     @property
     def fitted_model(self) -> Any:

@@ -126,6 +126,9 @@ class Work:
     use_gpu: bool
     score: Sequence[str] = ()  # "train", "test": the rows whose scores are wanted
     adapter_class: type | None = field(default=None)
+    num_workers: int = 0  # these three for a framework that acts (see `core.framework.Job`)
+    resources_per_worker: Mapping[str, float] = field(default_factory=dict)
+    max_failures: int = 0
 
     @property
     def adapter(self) -> Framework:
@@ -173,6 +176,9 @@ class Work:
             report=worker.report,
             checkpoint=worker.checkpoint,
             resume=worker.resume,
+            num_workers=self.num_workers,
+            resources_per_worker=self.resources_per_worker,
+            max_failures=self.max_failures,
         )
         try:
             native = adapter.train(job, *self.args, **self.kwargs)

@@ -182,6 +182,8 @@ class Analysis:
         problem, inputs = self._prepared.problem, self._prepared.inputs
         trainer = problem.trainer_of(chosen.config).replace({})
         trainer.seed = trainer.seed if trainer.seed is not None else problem.seed
+        if trainer.adapter.acts:
+            return fit(trainer, verbose=self._verbose)
         train, test = inputs.train, inputs.test
         if test is None and (lacking := trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)):
             counted = [fold.iterations for fold in chosen.folds if fold.iterations]
@@ -280,6 +282,12 @@ class Analysis:
         Raises ParameterError for a trial that did not run all its folds.
         """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
+        if self._prepared.problem.trainer.adapter.acts:
+            raise ParameterError(
+                "Analysis: there are no predictions of held-out rows.",
+                f"Expected a tuning run on data; {self._prepared.problem.trainer.framework} makes its experience itself.",
+                "see results and learning_curves.",
+            )
         found = [self._journal.scores(fold.key) for fold in chosen.folds]
         if chosen.status is not Status.FINISHED or any(scores is None for scores in found):
             raise ParameterError(

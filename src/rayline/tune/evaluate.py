@@ -354,11 +354,7 @@ class Evaluator:
         if is_ours(metric):
             found = metrics.evaluate([metric], self.problem.target, scores, rows.target, rows.weight)[metric]
         else:
-            last = history[best if best is not None else -1] if history else {}
-            name = metrics.resolve(metric, list(last))
-            if name is None:
-                raise ParameterError.unknown(f"{WHERE}: metric", [metric], [*metrics.names(), *last])
-            found = last[name]
+            found = reported(metric, history, best)
         if not math.isfinite(found):
             raise DataError(
                 f"{WHERE}: {metric} of fold {fold + 1} is {found}.",
@@ -366,6 +362,15 @@ class Evaluator:
                 "use fewer folds, or a stratified split.",
             )
         return float(found)
+
+
+def reported(metric: str, history: History, best: int | None = None) -> float:
+    """A metric of the framework's own, of the best iteration or the last. Raises ParameterError when there is none."""
+    last = history[best if best is not None else -1] if history else {}
+    name = metrics.resolve(metric, list(last))
+    if name is None:
+        raise ParameterError.unknown(f"{WHERE}: metric", [metric], [*metrics.names(), *last])
+    return last[name]
 
 
 def is_ours(metric: str) -> bool:

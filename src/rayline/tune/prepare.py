@@ -22,7 +22,7 @@ from rayline.train.inputs import Inputs
 from rayline.train.questions import Questions
 from rayline.train.trainer import Trainer
 from rayline.tune import journal as journals
-from rayline.tune import space
+from rayline.tune import practice, space
 from rayline.tune.evaluate import CELL, WHERE, Problem, is_ours
 from rayline.tune.journal import Array
 
@@ -80,6 +80,11 @@ def prepare(
     if unknown:
         raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
     data = {key: data_config.get(key) for key in DATA}
+    if trainer.adapter.acts:
+        space.check(config, None, trainer.replace)
+        problem, mode = practice.problem(trainer, data, metric, mode, seed)
+        nothing = Inputs(None, None, problem.target.columns, None, problem.schema)
+        return Prepared(problem, nothing, pl.DataFrame(schema=problem.schema), (), config, mode, 0, by_test_set=False)
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)

@@ -15,6 +15,7 @@ from ray import tune
 from rayline.core.errors import RaylineError
 from rayline.tune import record, space
 from rayline.tune.evaluate import Evaluator, Problem
+from rayline.tune.practice import Practice
 from rayline.tune.race import FOLDS, SCORE
 from rayline.tune.record import FoldScore
 
@@ -44,7 +45,8 @@ class FoldTrial(tune.Trainable):
         assert problem is not None
         frame = pl.from_arrow(ray.get(table[0]))
         assert isinstance(frame, pl.DataFrame)
-        self._evaluate = Evaluator(problem, frame, most_bytes=most_bytes)
+        acts = problem.trainer.adapter.acts
+        self._evaluate = Practice(problem) if acts else Evaluator(problem, frame, most_bytes=most_bytes)
         self._problem, self._known, self._mode = problem, known or {}, mode
         self.reset_config(config)
 
