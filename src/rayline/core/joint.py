@@ -102,13 +102,7 @@ class GroupMoments(Statistic):
 
     @classmethod
     def _limited(cls, table: pl.DataFrame) -> Self:
-        if table["key"].n_unique() > MAX_CATEGORIES:
-            raise DataError(
-                "A column has too many groups to count.",
-                f"Expected at most {MAX_CATEGORIES:,}; got more.",
-                "hash the column (HashEncoder) or drop it (DropColumns).",
-            )
-        return cls(table)
+        return cls(_few_groups(table))
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -128,6 +122,76 @@ class GroupMoments(Statistic):
         if without_fold is not None:
             table = table.filter(pl.col("fold") != without_fold)
         return _merged(table, ["key"]).sort("key", nulls_last=True)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupClasses(Statistic):
+    """How often each value of the first column occurs for each combination of the others; rows without one do not count.
+
+    Option `n_folds` as in `GroupMoments`.
+    """
+
+    table: pl.DataFrame | None = None  # columns "key", "fold", "class", "n"
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        label, key, *rest = columns
+        n_folds = options.get("n_folds", 0)
+        fold = fold_of(rest, n_folds) if n_folds else pl.lit(0, dtype=pl.Int64)
+        made = table.select(key=key, fold=fold, **{"class": label})
+        return made.group_by("key", "fold", "class").agg(n=pl.len().cast(pl.Int64))
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        table: pl.DataFrame = values[0]
+        if table.schema["class"] in (pl.Categorical, pl.Enum):
+            table = table.with_columns(pl.col("class").cast(pl.String))
+        return cls(_few_groups(table.filter(missing_as_null_of(table, "class").is_not_null())))
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        tables = [state.table for state in states if state.table is not None]
+        if not tables:
+            return cls()
+        table = pl.concat(tables, how="vertical_relaxed").group_by("key", "fold", "class").agg(pl.col("n").sum())
+        return cls(_few_groups(table))
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @property
+    def classes(self) -> list[Any]:
+        """The values that occur, in ascending order."""
+        return [] if self.table is None else self.table["class"].unique().sort().to_list()
+
+    def moments(self, label: Any) -> GroupMoments:
+        """The moments of 1 for the rows of a class and 0 for the others."""
+        if self.table is None:
+            return GroupMoments()
+        n, own = pl.col("n"), pl.col("n").filter(pl.col("class") == label)
+        table = self.table.group_by("key", "fold").agg(n=n.sum(), own=own.sum())
+        share = pl.col("own") / pl.col("n")
+        moments = {"n_null": pl.lit(0, dtype=pl.Int64), "mean": share, "m2": pl.col("own") * (1 - share)}
+        return GroupMoments(table.select("key", "fold", "n", **moments))
+
+
+def missing_as_null_of(table: pl.DataFrame, name: str) -> pl.Expr:
+    """A column of any type, with NaN as null."""
+    return pl.col(name).fill_nan(None) if table.schema[name].is_float() else pl.col(name)
+
+
+def _few_groups(table: pl.DataFrame) -> pl.DataFrame:
+    if table["key"].n_unique() > MAX_CATEGORIES:
+        raise DataError(
+            "A column has too many groups to count.",
+            f"Expected at most {MAX_CATEGORIES:,}; got more.",
+            "lump rare ones first (RareCategories), hash the column (HashEncoder) or drop it (DropColumns).",
+        )
+    return table
 
 
 _NO_GROUPS = pl.DataFrame(

@@ -9,17 +9,23 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError
-from rayline.core.joint import GroupMoments, fold_of
-from rayline.core.operations import Codes, MapCodes, Operation
+from rayline.core.errors import DataError, SchemaError, shorten
+from rayline.core.joint import GroupClasses, GroupMoments, fold_of
+from rayline.core.operations import Codes, Drop, MapCodes, Operation
 from rayline.core.schema import Kind, col, kind_of
-from rayline.core.stage import Check, Stage, View, a_string, an_int, param
+from rayline.core.stage import Check, Stage, View, a_string, an_int, one_of, param
 from rayline.core.statistics import Moments, Request
+
+MAX_CLASSES = 1_000
+"""Classes of a target, each of which gives a column."""
 
 
 @dataclass(frozen=True)
 class TargetEncoder(Stage):
     """Replace each category by the mean of the target among its training rows, shrunk to the mean of all (Float64).
+
+    Of a target with two classes it is the share of the second class. With more classes each has a column of its own,
+    `column_class`, with its share; the source column goes away.
 
     The training rows themselves get codes from the other inner folds only, so no row's code has seen its own target. The
     inner fold of a row comes from its values without the target: equal rows are in one fold, so a table needs more
@@ -30,7 +36,10 @@ class TargetEncoder(Stage):
     columns
         The columns; all string and categorical ones without free text when omitted.
     target
-        The target column, numeric or boolean; the first of fit's `target_columns` when omitted.
+        The target column; the first of fit's `target_columns` when omitted.
+    target_type
+        "continuous" (numbers: their mean), "binary", "multiclass" (whatever the type: shares of the classes), or "auto":
+        numbers and booleans are averaged, strings are classes.
     smooth
         How many rows the mean of all counts for, or "auto": by the variance within the category and of all, as
         scikit-learn's empirical Bayes estimate.
@@ -40,9 +49,10 @@ class TargetEncoder(Stage):
     Raises
     ------
     SchemaError
-        In fit, without a numeric or boolean target.
+        In fit, without a target, or with one of another type.
     DataError
-        In fit, when the target has no values or a column more than a million categories.
+        In fit, when the target has no values, one class, more than 1,000 or not two where it should, or a column more
+        than a million categories.
 
     References
     ----------
@@ -73,12 +83,15 @@ class TargetEncoder(Stage):
         Check('a number of at least 0, or "auto"', lambda v: v == "auto" or (type(v) in (int, float) and v >= 0)),
     )
     cv: int = param(5, an_int(2, 100))
+    target_type: str = param("auto", one_of("auto", "continuous", "binary", "multiclass"))
 
     def requests(self, view: View) -> list[Request]:
         return [self._ask(view, column) for column in view.columns]
 
     def _ask(self, view: View, column: str) -> Request:
-        return view.ask(GroupMoments, self._target(view), column, *_hashed(view), n_folds=self.cv)
+        target = self._target(view)
+        statistic = GroupMoments if self._is_mean(view, target) else GroupClasses
+        return view.ask(statistic, target, column, *_hashed(view), n_folds=self.cv)
 
     def _target(self, view: View) -> str:
         target = self.target or next(iter(view.targets), None)
@@ -88,29 +101,70 @@ class TargetEncoder(Stage):
                 f"Expected a target column; got {target!r}.",
                 "pass target_columns to fit, or target=….",
             )
-        if kind_of(view.schema[target]) not in (Kind.NUMERIC, Kind.BOOLEAN):
-            raise SchemaError.dtype("TargetEncoder", target, "a numeric or boolean target", view.schema[target])
         return target
+
+    def _is_mean(self, view: View, target: str) -> bool:
+        kind = kind_of(view.schema[target])
+        is_number = kind in (Kind.NUMERIC, Kind.BOOLEAN)
+        if self.target_type == "continuous" and not is_number:
+            raise SchemaError.dtype("TargetEncoder", target, "a numeric or boolean target", view.schema[target])
+        if not is_number and kind is not Kind.CATEGORY:
+            raise SchemaError.dtype("TargetEncoder", target, "a target of numbers or classes", view.schema[target])
+        return self.target_type == "continuous" or (self.target_type == "auto" and is_number)
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
         for column in view.columns:
-            answer: GroupMoments = answers[self._ask(view, column)]
-            keys, values, overall = self._codes(answer.by_key())
-            if overall is None:
-                raise DataError(
-                    "TargetEncoder: the target has no values.",
-                    "Expected at least one label.",
-                    "check the target column.",
-                )
-            folds = []
-            for fold in range(self.cv):
-                own_keys, own_values, own = self._codes(answer.by_key(without_fold=fold))
-                known = dict(zip(own_keys, own_values, strict=True))
-                rest = overall if own is None else own  # all rows are in one fold: nothing is known but their mean
-                folds.append([*(known.get(key, rest) for key in keys), rest])
-            learned[column] = {"categories": keys, "values": [*values, overall], "folds": folds}
+            answer = answers[self._ask(view, column)]
+            if isinstance(answer, GroupMoments):
+                learned[column] = self._learned(answer)
+                continue
+            classes = self._classes(answer, self._target(view))
+            if len(classes) == 2:
+                learned[column] = self._learned(answer.moments(classes[1]))
+                continue
+            names = [f"{column}_{str(label).lower() if isinstance(label, bool) else label}" for label in classes]
+            each = [self._learned(answer.moments(label)) for label in classes]
+            learned[column] = {
+                "categories": each[0]["categories"],
+                "classes": {name: {k: own[k] for k in ("values", "folds")} for name, own in zip(names, each, strict=True)},
+            }
+        new = [name for own in learned.values() for name in own.get("classes", ())]
+        taken = [name for name in new if (name in view.schema and name not in view.columns) or new.count(name) > 1]
+        if taken:
+            raise SchemaError(
+                f"TargetEncoder: the column {taken[0]!r} exists already.",
+                "Expected new names of the form column_class.",
+                "rename it.",
+            )
         return {"columns": learned, "hashed": _hashed(view)}
+
+    def _classes(self, answer: GroupClasses, target: str) -> list[Any]:
+        classes = answer.classes
+        least, most = (2, 2) if self.target_type == "binary" else (2, MAX_CLASSES)
+        if not least <= len(classes) <= most:
+            raise DataError(
+                f"TargetEncoder: the target {target!r} has {len(classes)} classes.",
+                f"Expected {'2' if most == 2 else f'{least} to {most}'}; got {shorten(classes)}.",
+                "check the target, or set target_type.",
+            )
+        return classes
+
+    def _learned(self, answer: GroupMoments) -> dict[str, Any]:
+        keys, values, overall = self._codes(answer.by_key())
+        if overall is None:
+            raise DataError(
+                "TargetEncoder: the target has no values.",
+                "Expected at least one label.",
+                "check the target column.",
+            )
+        folds = []
+        for fold in range(self.cv):
+            own_keys, own_values, own = self._codes(answer.by_key(without_fold=fold))
+            known = dict(zip(own_keys, own_values, strict=True))
+            rest = overall if own is None else own  # all rows are in one fold: nothing is known but their mean
+            folds.append([*(known.get(key, rest) for key in keys), rest])
+        return {"categories": keys, "values": [*values, overall], "folds": folds}
 
     def _codes(self, table: pl.DataFrame) -> tuple[list[Any], list[float], float | None]:
         """The categories, the code of each, and the mean of all."""
@@ -136,13 +190,25 @@ class TargetEncoder(Stage):
         made: list[Operation] = []
         for column, own in self.state["columns"].items():
             last = len(own["categories"])
-            made.append(MapCodes(Codes(column, own["categories"], last, last, where), own["values"]))
-        return made
+            codes = Codes(column, own["categories"], last, last, where)
+            if "classes" in own:
+                made += [MapCodes(codes, each["values"], output=name) for name, each in own["classes"].items()]
+            else:
+                made.append(MapCodes(codes, own["values"]))
+        return [*made, *self._drop()]
 
     def lower_training(self, where: str) -> list[Operation]:
         state = self.state
-        made = {column: (own["categories"], own["folds"]) for column, own in state["columns"].items()}
-        return [MapByFold(made, list(state["hashed"]), self.cv)] if made else []
+        made = {
+            name: (column, own["categories"], each["folds"])
+            for column, own in state["columns"].items()
+            for name, each in own.get("classes", {column: own}).items()
+        }
+        return [MapByFold(made, list(state["hashed"]), self.cv), *self._drop()] if made else []
+
+    def _drop(self) -> list[Operation]:
+        gone = [column for column, own in self.state["columns"].items() if "classes" in own]
+        return [Drop(gone)] if gone else []
 
 
 def _hashed(view: View) -> list[str]:
@@ -151,21 +217,21 @@ def _hashed(view: View) -> list[str]:
 
 @dataclass(frozen=True)
 class MapByFold(Operation):
-    """Each category becomes its code for the row's inner fold; `codings` holds categories and codes for each column."""
+    """Each category becomes its code for the row's inner fold; `codings`: column, categories and codes for each output."""
 
-    codings: Mapping[str, tuple[Sequence[Any], Sequence[Sequence[float]]]]
+    codings: Mapping[str, tuple[str, Sequence[Any], Sequence[Sequence[float]]]]
     hashed: Sequence[str]
     n_folds: int
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         fold = fold_of([col(name) for name in self.hashed], self.n_folds)
         made = []
-        for column, (categories, folds) in self.codings.items():
+        for output, (column, categories, folds) in self.codings.items():
             last = len(categories)
             code = Codes(column, categories, last, last).expression(schema).cast(pl.Int64)
             values = pl.lit(pl.Series([value for own in folds for value in own], dtype=pl.Float64))
-            made.append(values.gather(fold * (last + 1) + code).alias(column))
+            made.append(values.gather(fold * (last + 1) + code).alias(output))
         return made
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {column: tuple(dict.fromkeys([column, *self.hashed])) for column in self.codings}
+        return {output: tuple(dict.fromkeys([column, *self.hashed])) for output, (column, *_) in self.codings.items()}
