@@ -86,6 +86,10 @@ class TrainingError(RaylineError, RuntimeError):
     """Training failed in the framework or on a worker."""
 
 
+class PredictionError(RaylineError, RuntimeError):
+    """A framework's library failed on rows that are as they should be."""
+
+
 class ResourceError(RaylineError, RuntimeError):
     """The machine or the cluster has not what was asked of it."""
 

@@ -13,11 +13,12 @@ Lineage = dict[str, tuple[str, ...]]
 
 
 def lineage(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> Lineage:
-    """For each column after the operations the columns before them that its values depend on, in order."""
+    """For each column after the operations the columns before them that its values depend on, in the table's order."""
     found: Lineage = {name: (name,) for name in schema}
+    places = {name: place for place, name in enumerate(schema)}
     for operation in operations:
         made = {
-            name: tuple(dict.fromkeys(source for read in reads for source in found.get(read, ())))
+            name: tuple(sorted({source for read in reads for source in found.get(read, ())}, key=places.__getitem__))
             for name, reads in operation.sources(schema).items()
         }
         schema = operation.schema_after(schema)

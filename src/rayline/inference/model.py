@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, RaylineError, shorten
+from rayline.core.errors import ParameterError, PredictionError, RaylineError, shorten
 from rayline.core.framework import Features, Framework, Native
 from rayline.core.operations import Row
 from rayline.core.target import Target
@@ -116,7 +116,7 @@ class Model:
         except RaylineError:
             raise
         except Exception as error:  # whatever the library raises about these rows
-            raise DataError(
+            raise PredictionError(
                 f"Model.predict: {self.framework} cannot predict: {type(error).__name__}: {str(error)[:300]}.",
                 f"Expected rows as in training, with the features {shorten(self.schema)}.",
                 "the error above is the library's own.",
