@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import secrets
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ __all__ = ["RLlib", "register_rl_module"]
 
 EXAMPLES = 5
 """Observations that are looked at for documentation and for the golden rows of a saved policy."""
+
+RESTART_S, POLL_S = 120.0, 0.2
+"""Seconds in which a lost worker must be back, and between two looks."""
 
 OWN = {
     "num_env_runners": "the trainer's num_workers",
@@ -102,8 +106,9 @@ class RLlib(Framework):
         registry.late("ensure_ray")()
         with _quiet(), modules.threads(job.n_threads), _telling(settings), _built(settings) as running:
             modules.refuse_memory(running.env_runner.module)
+            found: dict[str, float] = {}
             for iteration in range(iterations):
-                found = _metrics(running.train())
+                found = _iteration(running, found.get("env_steps", 0.0))
                 job.checkpoint(iteration, lambda directory: self.save(modules.policy(running), directory))
                 if job.report(iteration, found) or _enough(stop or {}, found):
                     break
@@ -349,6 +354,16 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
         "num_env_steps_sampled_lifetime", episodes.get("num_env_steps_sampled_lifetime", math.nan)
     )
     return {name: float(value) for name, value in found.items()}
+
+
+def _iteration(running: Any, steps: float) -> dict[str, float]:
+    """The metrics of one iteration; one in which nothing was played, because a lost worker comes back, is made again."""
+    until = time.monotonic() + RESTART_S
+    found = _metrics(running.train())
+    while found["env_steps"] <= steps and time.monotonic() < until:
+        time.sleep(POLL_S)
+        found = _metrics(running.train())
+    return found
 
 
 def _enough(stop: Mapping[str, float], found: Mapping[str, float]) -> bool:
