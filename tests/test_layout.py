@@ -48,7 +48,7 @@ RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "raylin
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {
-    "xgboost": {"xgboost"},
+    "xgboost": {"xgboost", "xgboost_params", "xgboost_matrix"},
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
@@ -96,7 +96,7 @@ def test_imports_go_down_only(module: str) -> None:
         if not name.startswith("rayline.") or allowed is None or own == "":
             continue
         other = package(name)
-        of_one = name == f"{module}_file"  # an adapter and the check of its library's model file
+        of_one = name.startswith(f"{module}_")  # an adapter and what is its library's alone: parameters, a file's check
         together = (
             of_one
             or {module, name} <= RAY_ENGINE

@@ -400,3 +400,62 @@ def test_all_ranks_stop_when_one_is_told_to() -> None:
     table = numbers(300).select(*FEATURES, "score")
     first, second, history = together([table[:100], table[100:]], stop_at=2, num_boost_round=50)
     assert first.num_boosted_rounds() == second.num_boosted_rounds() == len(history) == 3
+
+
+def test_a_gpu_is_the_trainers_wish_unless_the_parameters_say_otherwise() -> None:
+    table = numbers()
+    rows = Rows.of(table, table.select(FEATURES).schema, Target(("score",), Task.REGRESSION, (pl.Float64(),)))
+    job = Job(rows, None, Target(("score",), Task.REGRESSION, (pl.Float64(),)))
+    assert "device" not in ADAPTER._params(job, {})
+    job.use_gpu = True
+    assert ADAPTER._params(job, {})["device"] == "cuda"
+    assert ADAPTER._params(job, {"device": "cuda:1"})["device"] == "cuda:1"
+
+
+@pytest.mark.ray
+def test_what_is_its_own_works_on_workers(ray_session: Any, tmp_path: Path) -> None:
+    """Blocks streamed into bins, categories, constraints, an objective and a metric of one's own, more of a model."""
+    seen = str(tmp_path)
+
+    def squared(predicted: Any, matrix: Any) -> Any:
+        # On a worker: which kind of matrix, with how many of the rows, and what its features are.
+        import xgboost
+
+        collective = xgboost.collective
+        about = [type(matrix).__name__, matrix.num_row(), matrix.feature_types]
+        Path(seen, f"rank-{collective.get_rank()}-of-{collective.get_world_size()}.json").write_text(json.dumps(about))
+        return predicted - matrix.get_label(), np.ones_like(predicted)
+
+    def bias(predicted: Any, matrix: Any) -> Any:
+        return "bias", float(np.mean(predicted - matrix.get_label()))
+
+    table = numbers(900).select(*FEATURES, "score", "three")
+    dataset = rl.data.from_polars(list(table.iter_slices(150)))
+    params = {"monotone_constraints": {"a": 1}, "max_bin": 64}
+    trainer = train.XGBoostTrainer(params, num_boost_round=4, num_workers=2, obj=squared, custom_metric=bias)
+    first = trainer.fit(None, dataset, dataset, "score", verbose=False)
+    found = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert sorted(found) == ["rank-0-of-2.json", "rank-1-of-2.json"]
+    assert {kind for kind, _, _ in found.values()} == {"QuantileDMatrix"}
+    assert [rows for _, rows, _ in found.values()] == [450, 450]
+    assert first.fitted_model.feature_types == ["float", "float", "float", "i", "int", "c"]
+    assert first.history.columns[1:] == ["train-rmse", "train-bias", "test-rmse", "test-bias"]
+    line = pl.DataFrame({"a": np.linspace(-2, 2, 50), "b": 0.0, "c": 0.0, "flag": True, "n": 0, "three": "mid"})
+    assert (np.diff(first.inference_pipeline.predict(line)["prediction"].to_numpy()) >= 0).all()
+
+    more = train.XGBoostTrainer(
+        params, num_boost_round=3, num_workers=2, obj=squared, xgb_model=first.fitted_model
+    ).fit(None, dataset, dataset, "score", verbose=False)
+    assert more.history["iteration"].to_list() == [4, 5, 6]
+    assert more.fitted_model.num_boosted_rounds() == 7
+    assert first.fitted_model.num_boosted_rounds() == 4
+    assert more.metrics["test-rmse"] < first.metrics["test-rmse"]
+    earlier = more.fitted_model[:4].inplace_predict(matrix_of(more, table))
+    assert np.allclose(earlier, first.fitted_model.inplace_predict(matrix_of(first, table)))
+
+
+def matrix_of(result: Any, table: pl.DataFrame) -> Any:
+    """The rows as the model takes them."""
+    schema = result.model.schema
+    enums = [pl.col(name).cast(dtype) for name, dtype in schema.items() if isinstance(dtype, pl.Enum)]
+    return Features(table.select(list(schema)).with_columns(enums), schema=schema).table

@@ -86,6 +86,11 @@ class Features:
         """Whether every column is a number or a truth value, so that a dense matrix holds everything."""
         return all(d.is_numeric() or d == pl.Boolean for d in self.schema.values())
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether some column is a vector in each row: only `matrix` holds them side by side."""
+        return any(d == SPARSE or isinstance(d, pl.Array) for d in self.schema.values())
+
     @cached_property
     def _values(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
         """The values of one row in the order of the columns."""

@@ -12,7 +12,6 @@ import polars as pl
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
-from rayline.core.schema import SPARSE
 from rayline.core.target import Task
 from rayline.frameworks import lightgbm_file
 
@@ -121,7 +120,7 @@ class LightGBM(Framework):
     def predict(self, model: Any, features: Features) -> Array:
         data = (
             features.matrix(np.float64)
-            if features.n_rows < MANY_ROWS or _is_matrix(features.schema)
+            if features.n_rows < MANY_ROWS or features.has_vectors
             else _codes(features.table)
         )
         scores: Array = model.predict(data)
@@ -244,10 +243,6 @@ def _aliases(name: str) -> tuple[str, ...]:
     return tuple(_ConfigAliases.get(name))
 
 
-def _is_matrix(schema: Mapping[str, pl.DataType]) -> bool:
-    return any(d == SPARSE or isinstance(d, pl.Array) for d in schema.values())
-
-
 def _codes(table: pl.DataFrame) -> pl.DataFrame:
     """Categories as their codes; the codes are those of the Enum, so they mean the same in every table."""
     return table.select(
@@ -260,7 +255,7 @@ def _dataset(rows: Rows, reference: Any = None) -> Any:
     features = rows.features
     names: Any = [name.translate(SAFE) for name in features.schema]
     categories: Any = [name.translate(SAFE) for name, dtype in features.schema.items() if isinstance(dtype, pl.Enum)]
-    if _is_matrix(features.schema):
+    if features.has_vectors:
         data, names, categories = features.matrix(np.float64), "auto", []
     else:
         data = _codes(features.table)

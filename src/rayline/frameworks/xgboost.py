@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import json
-import re
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
-from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
-from rayline.core.schema import SPARSE
+from rayline.core.framework import Array, Features, Framework, Job, Native
 from rayline.core.target import Task
 from rayline.frameworks import xgboost_file
 
 try:
     import xgboost
     from xgboost.callback import TrainingCallback
+
+    from rayline.frameworks import xgboost_params
+    from rayline.frameworks.xgboost_matrix import PLAIN, SAFE, matrix
 except ImportError as error:
     raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
 
 TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS}
 """Objectives by what stands before the colon; all others are regressions."""
-
-SAFE = str.maketrans("[]<", "［］＜")
-"""XGBoost refuses these characters in names of features; their wide forms mean the same to people, and back to us."""
-PLAIN = str.maketrans("［］＜", "[]<")
-
 
 MANY_ROWS = 4096
 
@@ -75,8 +67,8 @@ class XGBoost(Framework):
             # Making bins is a conversation of all ranks: none may leave it because its own rows are one block.
             stream = distributed or job.train.n_blocks > 1
             kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None)
-            train = job.train.remember(kind, lambda: _matrix(job.train, params, stream=stream))
-            evals = [(train, "train")] if job.test is None else [(train, "train"), (_matrix(job.test, params), "test")]
+            train = job.train.remember(kind, lambda: matrix(job.train, params, stream=stream))
+            evals = [(train, "train")] if job.test is None else [(train, "train"), (matrix(job.test, params), "test")]
             if job.resume is not None:
                 xgb_model = self.load(job.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()
@@ -117,7 +109,7 @@ class XGBoost(Framework):
 
     def predict(self, model: Any, features: Features) -> Array:
         # The same bits either way; columns are quicker for many rows, a matrix for few.
-        data = features.matrix() if features.n_rows < MANY_ROWS or _is_matrix(features) else features.table
+        data = features.matrix() if features.n_rows < MANY_ROWS or features.has_vectors else features.table
         best = self.best_iteration(model)
         until = (0, 0) if best is None else (0, best + 1)
         objective, booster = _kind(model)
@@ -149,7 +141,7 @@ class XGBoost(Framework):
             model.load_model(bytearray(content))
         except xgboost.core.XGBoostError as error:
             raise ArtifactError(
-                f"The saved XGBoost model cannot be read: {_reason(error)}", "", "save it again."
+                f"The saved XGBoost model cannot be read: {xgboost_params.reason(error)}", "", "save it again."
             ) from error
         return model
 
@@ -171,7 +163,7 @@ class XGBoost(Framework):
         super().check(*args, **kwargs)
         params = args[0] if args else kwargs.get("params")
         if params is not None:
-            _try(params)
+            xgboost_params.check(params)
 
     def needs_test(self, *args: Any, **kwargs: Any) -> str:
         return "early_stopping_rounds" if kwargs.get("early_stopping_rounds") else ""
@@ -236,54 +228,6 @@ class _Listener(TrainingCallback):
         return stop
 
 
-class _Blocks(xgboost.DataIter):
-    """Rows block by block, for a QuantileDMatrix that keeps only their bins."""
-
-    def __init__(self, rows: Rows) -> None:
-        super().__init__(release_data=True)
-        self._rows, self._left = rows, rows.batches()
-
-    def reset(self) -> None:
-        self._left = self._rows.batches()
-
-    def next(self, input_data: Any) -> bool:
-        rows = next(self._left, None)
-        if rows is not None:
-            input_data(**_arguments(rows))
-        return rows is not None
-
-
-def _matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> Any:
-    plain = params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
-    if stream and plain:
-        return xgboost.QuantileDMatrix(
-            _Blocks(rows), nthread=params.get("nthread"), max_bin=params.get("max_bin"), enable_categorical=True
-        )
-    return xgboost.DMatrix(**_arguments(rows), nthread=params.get("nthread"), enable_categorical=True)
-
-
-def _arguments(rows: Rows) -> dict[str, Any]:
-    features = rows.features
-    made = {"label": rows.target, "weight": rows.weight}
-    if not features.n_rows and any(isinstance(d, pl.Enum) for d in features.schema.values()):
-        # XGBoost learns categories from every rank's own rows: one without weight in the place of none.
-        features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
-        made = {"label": np.zeros((1, *rows.target.shape[1:])), "weight": np.zeros(1)}
-    if not _is_matrix(features):
-        return {"data": _frame(features.table), **made}
-    names = None if any(d == SPARSE or isinstance(d, pl.Array) for d in features.schema.values()) else features.names
-    return {"data": features.matrix(), "feature_names": names and [name.translate(SAFE) for name in names], **made}
-
-
-def _is_matrix(features: Features) -> bool:
-    """Whether there are vector columns: only a matrix holds them. Otherwise XGBoost reads the columns as they are."""
-    return any(d == SPARSE or isinstance(d, pl.Array) for d in features.schema.values())
-
-
-def _frame(table: pl.DataFrame) -> pl.DataFrame:
-    return table.rename({name: name.translate(SAFE) for name in table.columns})
-
-
 def _kind(model: Any) -> tuple[str, str]:
     """The objective and the booster of a model."""
     if model not in _kinds:
@@ -299,75 +243,3 @@ _kinds: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDiction
 def _communicator(job: Job) -> Iterator[None]:
     with xgboost.collective.CommunicatorContext(**job.rendezvous, dmlc_task_id=f"{job.rank:06d}"):
         yield
-
-
-def _try(params: Any) -> None:
-    """Let XGBoost itself judge parameters, in one round on two rows."""
-    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
-        raise ParameterError.value("xgboost trainer", "params", "a dict of XGBoost's parameters", params)
-    if str(params.get("objective", "")).partition(":")[0] in ("rank", "survival"):
-        raise ParameterError.value(
-            "xgboost trainer", "objective", "one of a classification or regression", params["objective"]
-        )
-    asked = {
-        k: v
-        for k, v in params.items()
-        if k not in ("device", "monotone_constraints", "interaction_constraints", "verbosity")
-    }
-    if str(params.get("objective", "")).startswith("multi:"):
-        asked.setdefault("num_class", 2)
-    data = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            booster = xgboost.Booster({**asked, "nthread": 1, "validate_parameters": True}, [data])
-            booster.update(data, 0)
-            booster.eval(data)
-        except (xgboost.core.XGBoostError, TypeError, ValueError) as error:
-            raise ParameterError(
-                f"xgboost trainer: XGBoost refuses the parameters: {_reason(error)}",
-                f"Got {dict(params)!r}.",
-                "see its documentation.",
-            ) from error
-    unused = {
-        name
-        for w in told
-        for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message))
-        for name in re.findall(r'"(.*?)"', found)
-    }
-    unknown = unused - _known()
-    if unknown:
-        raise ParameterError.unknown("xgboost trainer", unknown, _known())
-
-
-@functools.cache
-def _known() -> frozenset[str]:
-    """Names that XGBoost knows for some booster or objective, from its scikit-learn wrapper and its own configuration."""
-    names = {*inspect.signature(xgboost.XGBModel.__init__).parameters} - {"self", "kwargs"}
-    names |= {
-        "eta",
-        "alpha",
-        "lambda",
-        "gamma",
-        "nthread",
-        "seed",
-        "num_class",
-        "tweedie_variance_power",
-        "quantile_alpha",
-    }
-    data = xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
-    for booster in ("gbtree", "dart", "gblinear"):
-        todo = [json.loads(xgboost.Booster({"booster": booster, "nthread": 1}, [data]).save_config())["learner"]]
-        while todo:
-            for key, value in todo.pop().items():
-                if isinstance(value, dict):
-                    todo.append(value)
-                elif isinstance(value, str):
-                    names.add(key)
-    return frozenset(names)
-
-
-def _reason(error: Exception) -> str:
-    """What XGBoost says, without its time stamp and its stack."""
-    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", str(error).strip()).split("Stack trace:")[0]
-    return " ".join(text.split())[:300]
