@@ -122,7 +122,7 @@ def test_moments_do_not_cancel() -> None:
 def test_too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "MAX_CATEGORIES", 10)
     state = ask(pl.DataFrame({"x": range(11)}), Request(ValueCounts, ("x",)))
-    assert state.overflow
+    assert state.sketch is not None
     with pytest.raises(Exception, match="too many distinct values"):
         _ = state.table
 

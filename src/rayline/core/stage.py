@@ -22,7 +22,7 @@ import polars as pl
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
 from rayline.core.operations import Operation
 from rayline.core.schema import Columns, Kind, choose, kind_of, value_from_json, value_to_json
-from rayline.core.statistics import Request, Statistic, Words
+from rayline.core.statistics import Request, Statistic, TooManyValuesError, Words
 
 
 class Check:
@@ -293,7 +293,11 @@ class ColumnStage(Stage):
         columns: dict[str, Any] = {}
         for column in view.columns:
             dtype = view.schema[column]
-            columns[column] = self.learn_column(column, dtype, *(answers[view.ask(s, column)] for s in self.asks(dtype)))
+            own = [answers[view.ask(s, column)] for s in self.asks(dtype)]
+            try:
+                columns[column] = self.learn_column(column, dtype, *own)
+            except TooManyValuesError as error:
+                raise TooManyValuesError.of(f"{type(self).__name__}: column {column!r}") from error
         return {"columns": columns}
 
     def lower(self, where: str) -> list[Operation]:

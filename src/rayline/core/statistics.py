@@ -25,13 +25,26 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError
+from rayline.core.frequent import Frequent
 from rayline.core.schema import col
 
 MAX_CATEGORIES = 1_000_000
-"""Distinct values of one column that are counted exactly; more are refused (about 100 MB)."""
+"""Distinct values of one column that are counted exactly (about 100 MB); more become a sketch (13 MB)."""
 
 MAX_BUCKETS = 1 << 16
 """Buckets of a quantile sketch; while a column has no more distinct values than this its quantiles are exact."""
+
+
+class TooManyValuesError(DataError):
+    """A column has more distinct values than are counted, and who asked needs each of them."""
+
+    @classmethod
+    def of(cls, where: str) -> Self:
+        return cls(
+            f"{where} has too many distinct values to count.",
+            f"Expected at most {MAX_CATEGORIES:,}; got more.",
+            "lump the rare ones first (RareCategories), hash the column (HashEncoder) or drop it (DropColumns).",
+        )
 
 
 class Request(NamedTuple):
@@ -257,14 +270,15 @@ class Missing(Statistic):
 
 @dataclass(frozen=True, eq=False)
 class ValueCounts(Statistic):
-    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values.
+    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values; then a sketch.
 
+    The sketch (`Frequent`) knows the frequent values, approximately. Stages that need every value refuse it.
     With the option `elements` the values are the elements of a list column.
     """
 
     n_null: int = 0
     counts: pl.DataFrame = field(default_factory=lambda: _NO_VALUES)  # columns "value" (without null) and "n"
-    overflow: bool = False  # more distinct values than MAX_CATEGORIES: the counts were let go
+    sketch: Frequent | None = None  # more distinct values than MAX_CATEGORIES: what has become of the counts
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -291,8 +305,8 @@ class ValueCounts(Statistic):
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         states = list(states)
         n_null = sum(state.n_null for state in states)
-        if any(state.overflow for state in states):
-            return cls(n_null, _NO_VALUES, overflow=True)
+        if any(state.sketch for state in states):
+            return cls(n_null, _NO_VALUES, functools.reduce(Frequent.merge, [state._sketched() for state in states]))
         tables = [state.counts for state in states if state.counts.height]
         if len(tables) < 2:
             typed = [s.counts for s in states if s.counts.schema["value"] != pl.Null]
@@ -310,7 +324,12 @@ class ValueCounts(Statistic):
 
     @classmethod
     def _limited(cls, n_null: int, table: pl.DataFrame) -> Self:
-        return cls(n_null, table) if table.height <= MAX_CATEGORIES else cls(n_null, _NO_VALUES, overflow=True)
+        if table.height <= MAX_CATEGORIES:
+            return cls(n_null, table)
+        return cls(n_null, _NO_VALUES, Frequent.of(table["value"], table["n"]))
+
+    def _sketched(self) -> Frequent:
+        return self.sketch or Frequent.of(self.counts["value"], self.counts["n"])
 
     def merge(self, other: Self) -> Self:
         return self.merge_all([self, other])
@@ -324,18 +343,14 @@ class ValueCounts(Statistic):
         DataError
             When there were more than `MAX_CATEGORIES` distinct values.
         """
-        if self.overflow:
-            raise DataError(
-                "A column has too many distinct values to count.",
-                f"Expected at most {MAX_CATEGORIES:,}; got more.",
-                "hash the column (HashEncoder) or drop it (DropColumns).",
-            )
+        if self.sketch is not None:
+            raise TooManyValuesError.of("A column")
         return self.counts.sort("value")
 
     @property
     def count(self) -> int:
         """Values that are not missing."""
-        return int(self.table["n"].sum())
+        return self.sketch.total if self.sketch is not None else int(self.table["n"].sum())
 
     def most_frequent(self) -> Any:
         """The commonest value, the smallest of several; None of no values."""
@@ -344,18 +359,18 @@ class ValueCounts(Statistic):
 
     def filled(self, value: Any) -> Self:
         """The counts after the missing values became `value`."""
-        if not self.n_null or self.overflow:
-            return type(self)(0, self.counts, self.overflow)
+        if not self.n_null:
+            return type(self)(0, self.counts, self.sketch)
         dtype = self.counts.schema["value"]
         series = pl.Series([value], dtype=None if dtype == pl.Null else dtype)
         more = pl.DataFrame({"value": series, "n": pl.Series([self.n_null], dtype=pl.Int64)})
-        return self.merge_all([type(self)(0, self.counts), type(self)(0, more)])
+        return self.merge_all([type(self)(0, self.counts, self.sketch), type(self)(0, more)])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ValueCounts):
             return NotImplemented
         mine, theirs = self.counts.sort("value").rows(), other.counts.sort("value").rows()
-        return (self.n_null, self.overflow, mine) == (other.n_null, other.overflow, theirs)
+        return (self.n_null, self.sketch, mine) == (other.n_null, other.sketch, theirs)
 
     __hash__ = None  # type: ignore[assignment]  # a table has no hash
 

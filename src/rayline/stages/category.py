@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import SchemaError
+from rayline.core.errors import DataError, SchemaError
+from rayline.core.frequent import LEAST_SHARE
 from rayline.core.operations import Codes, Drop, MapCodes, Operation, Row, RowFunction
-from rayline.core.schema import SPARSE, Kind, col
+from rayline.core.schema import SPARSE, Kind, col, kind_of
 from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, a_string, an_int, param
-from rayline.core.statistics import Request, Statistic, ValueCounts
+from rayline.core.statistics import MAX_CATEGORIES, Request, Statistic, ValueCounts
 from rayline.core.text import key_of, keys_of
 
 _ENCODABLE = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
@@ -33,10 +34,15 @@ class FrequencyEncoder(ColumnStage):
     normalize
         Whether the share of the rows is given, or else the count. Missing is a category of its own.
 
+    Notes
+    -----
+    Exact up to a million distinct values. Of more, only those with a share of a thousandth or more are found, by a sketch
+    (see `rayline.core.frequent`); their counts are too large by about 1/8192 of the rows at most, and all others become 0.
+
     Raises
     ------
     DataError
-        In fit, when a column has more than a million distinct values.
+        In fit, when a column of floats or dates has more than a million distinct values.
 
     Examples
     --------
@@ -57,11 +63,18 @@ class FrequencyEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: ValueCounts = answers[0]
+        if counts.sketch is not None and (dtype.is_integer() or kind_of(dtype) is Kind.CATEGORY):
+            found = counts.sketch.found()
+            n_rows = counts.count + counts.n_null
+            return {"keys": list(found), "n": list(found.values()), "n_null": counts.n_null, "n_rows": n_rows}
         table = counts.table
         return {"categories": table["value"].to_list(), "n": table["n"].to_list(), "n_null": counts.n_null}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         n = [*learned["n"], learned["n_null"]]
+        if "keys" in learned:
+            total = learned["n_rows"] if self.normalize else 1
+            return [MapKeys(column, learned["keys"], [v / total for v in n])]
         total = (sum(n) if self.normalize else 1) or 1
         last = len(n)
         return [MapCodes(Codes(column, learned["categories"], last, last - 1, where), [*(v / total for v in n), 0.0])]
@@ -81,6 +94,16 @@ class RareCategories(ColumnStage):
         Categories that occur less often are lumped: a count, or a share of the known values when below 1.
     name
         The category that takes their place.
+
+    Notes
+    -----
+    Exact up to a million distinct values. Of more, a sketch finds those with a share of a thousandth or more (see
+    `rayline.core.frequent`), and counts them too large by about 1/8192 of the rows at most.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has more than a million distinct values and `min_frequency` is less than a thousandth of them.
 
     Examples
     --------
@@ -103,11 +126,21 @@ class RareCategories(ColumnStage):
         return [ValueCounts]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        table = answers[0].table
-        least = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * answers[0].count
-        return {"categories": table.filter(pl.col("n") >= least)["value"].to_list()}
+        counts: ValueCounts = answers[0]
+        least = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * counts.count
+        if counts.sketch is None:
+            return {"categories": counts.table.filter(pl.col("n") >= least)["value"].to_list()}
+        if least < LEAST_SHARE * counts.count:
+            raise DataError(
+                f"RareCategories: column {column!r} has more than {MAX_CATEGORIES:,} distinct values.",
+                f"Expected then a min_frequency of at least {LEAST_SHARE * counts.count:,.0f} ({LEAST_SHARE} of the values); got {self.min_frequency}.",
+                "raise min_frequency, or hash the column (HashEncoder).",
+            )
+        return {"keys": sorted(key for key, n in counts.sketch.found().items() if n >= least)}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        if "keys" in learned:
+            return [LumpOthers(column, learned["keys"], self.name)]
         return [Lump(column, learned["categories"], self.name)]
 
 
@@ -138,6 +171,74 @@ class Lump(Operation):
 
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         return []  # what was lumped stays lumped
+
+
+@dataclass(frozen=True)
+class LumpOthers(Operation):
+    """As `Lump`, for categories of which only the keys are known."""
+
+    column: str
+    keys: Sequence[int]
+    other: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [_text(self.column).map_batches(self._lumped, return_dtype=pl.String, is_elementwise=True)]
+
+    def _lumped(self, texts: pl.Series) -> pl.Series:
+        known = np.isin(keys_of(texts), np.array(self.keys, dtype=np.uint64)) | texts.is_null().to_numpy()
+        return texts.zip_with(pl.Series(known), pl.Series([self.other]))
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, known, other = self.column, set(self.keys), self.other
+
+        def lump(row: Row) -> None:
+            x = row[column]
+            if x is not None and key_of(x) not in known:
+                row[column] = other
+
+        return lump
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was lumped stays lumped
+
+
+@dataclass(frozen=True)
+class MapKeys(Operation):
+    """Each value becomes the number that stands beside its key (Float64), another one 0; missing takes the last number."""
+
+    column: str
+    keys: Sequence[int]
+    values: Sequence[float]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        made = _text(self.column).map_batches(self._mapped, return_dtype=pl.Float64, is_elementwise=True)
+        return [made.alias(self.column)]
+
+    def _mapped(self, texts: pl.Series) -> pl.Series:
+        order = np.argsort(np.array(self.keys, dtype=np.uint64))
+        known, values = np.array(self.keys, dtype=np.uint64)[order], np.array(self.values[:-1], dtype=np.float64)[order]
+        keys = keys_of(texts)
+        places = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
+        result = np.where(known[places] == keys, values[places], 0.0) if len(known) else np.zeros(len(texts))
+        return pl.Series(texts.name, np.where(texts.is_null().to_numpy(), self.values[-1], result))
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, known, missing = self.column, dict(zip(self.keys, self.values, strict=False)), self.values[-1]
+
+        def map_key(row: Row) -> None:
+            text = _row_text(row[column])
+            row[column] = missing if text is None else known.get(key_of(text), 0.0)
+
+        return map_key
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.column: (self.column,)}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return None  # two categories may be equally frequent
 
 
 @dataclass(frozen=True)
