@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -261,8 +262,20 @@ class PairCounts(Statistic):
 
 
 def row_hash(columns: list[pl.Expr], seed: int) -> pl.Expr:
-    """A hash of the values of each row as UInt64: equal rows, equal hashes, whatever the batch."""
-    return pl.struct([column.alias(str(i)) for i, column in enumerate(columns)]).hash(seed)
+    """A hash of the values of each row as UInt64: equal rows, equal hashes, whatever the batch.
+
+    Floats count to some 7 digits, and what is nearly 0 counts as 0: a stage before may have learned its mean from parts in
+    another order (a fold's, a block's), and its last bits must not decide where a row belongs.
+    """
+    row = pl.struct([column.alias(str(i)) for i, column in enumerate(columns)])
+    return row.map_batches(functools.partial(_hash, seed=seed), return_dtype=pl.UInt64, is_elementwise=True)
+
+
+def _hash(rows: pl.Series, seed: int) -> pl.Series:
+    fields = rows.struct.unnest()
+    numbers = [name for name, dtype in fields.schema.items() if dtype.is_float()]
+    coarse = (pl.when(pl.col(n).abs() >= 1e-9).then(n).otherwise(pl.col(n) * 0.0 + 0.0).cast(pl.Float32) for n in numbers)
+    return fields.with_columns(coarse).to_struct().hash(seed)
 
 
 def fold_of(columns: list[pl.Expr], n_folds: int, seed: int = 0x5EED) -> pl.Expr:

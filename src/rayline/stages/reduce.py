@@ -105,7 +105,8 @@ class PCA(Stage):
                 f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}."
             )
         components = vectors.T[order]
-        largest = np.abs(components).argmax(axis=1)
+        size = np.abs(components)  # of entries that differ by rounding alone the first is the largest
+        largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-9)).argmax(axis=1)
         components = components * np.sign(components[np.arange(n), largest])[:, None]
         variances = np.maximum(sizes[order], 0.0)
         if self.whiten:
