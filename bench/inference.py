@@ -104,7 +104,7 @@ def on_ray(pipeline: InferencePipeline, n: int, options: Options) -> list[Compar
                 for _ in range(FILES):
                     booster.inplace_predict(matrix, validate_features=False)
 
-            by_hand = hand_written(pipeline, folder)
+            by_hand = hand_written(folder)
             scan()
             mine, bare, theirs = [], [], []
             for i in range(options.repeats):
@@ -121,7 +121,7 @@ def on_ray(pipeline: InferencePipeline, n: int, options: Options) -> list[Compar
     ]
 
 
-def hand_written(pipeline: InferencePipeline, folder: str) -> Any:
+def hand_written(folder: str) -> Any:
     """What a Ray user writes today: scikit-learn for the preprocessing, a callable class for the model."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer as Imputer
@@ -150,7 +150,10 @@ def hand_written(pipeline: InferencePipeline, folder: str) -> Any:
             return batch[["prediction"]]
 
     def work() -> None:
-        predicted = data.read_parquet(folder).map_batches(Predictor, batch_format="pandas", concurrency=2)
+        # Half a CPU for each: actors that hold all CPUs leave none to read the files, and nothing ever ends.
+        predicted = data.read_parquet(folder).map_batches(
+            Predictor, batch_format="pandas", concurrency=2, num_cpus=0.5
+        )
         for _ in predicted.iter_internal_ref_bundles():
             pass
 

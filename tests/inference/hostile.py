@@ -7,6 +7,7 @@ line which one it is at, so that the one that ended the process is known.
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 import resource
 import struct
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,13 @@ def _sklearn(name: str, table: pl.DataFrame = BINARY, **params: Any) -> Any:
     return train.SklearnTrainer(getattr(importlib.import_module(f"sklearn.{module}"), cls)(**params)), table, "numbers"
 
 
+def _sparse_steps() -> Any:
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.preprocessing import OneHotEncoder as OneHot
+
+    return [("codes", OneHot(handle_unknown="ignore")), ("sparse", SGDClassifier(loss="log_loss", random_state=0))]
+
+
 def _torch(table: pl.DataFrame = BINARY) -> Any:
     return train.TorchTrainer("MLP", max_epochs=1), table, "numbers"
 
@@ -82,7 +91,8 @@ KINDS: dict[str, Any] = {
     "sklearn-boosting": lambda: _sklearn("ensemble.GradientBoostingRegressor", NUMBER, n_estimators=3),
     "sklearn-histogram": lambda: _sklearn("ensemble.HistGradientBoostingClassifier", MANY, max_iter=3, min_samples_leaf=2),
     "sklearn-svm": lambda: _sklearn("svm.SVC", MANY, probability=True),
-    "sklearn-neighbors": lambda: _sklearn("neighbors.KNeighborsClassifier", BINARY, algorithm="kd_tree"),
+    "sklearn-neighbors": lambda: _sklearn("neighbors.KNeighborsClassifier", BINARY, algorithm="brute"),
+    "sklearn-text": lambda: _sklearn("pipeline.Pipeline", BINARY, steps=_sparse_steps()),
     "torch": _torch,
     "ensemble": lambda: None,
 }  # fmt: skip
@@ -116,8 +126,21 @@ def reseal(members: dict[str, bytes], **changes: bytes) -> dict[str, bytes]:
 
 
 def changed(content: bytes, seed: int, truncations: int, flips: int, values: int) -> Iterator[tuple[str, bytes]]:
-    """Files made of this one: cut short, with one bit flipped, with one number replaced by one that hurts."""
+    """Files made of this one: cut short, with one bit flipped, with one number replaced by one that hurts. In an archive
+    half of the changes are made to a member, and its checksum made right."""
     rng = random.Random(seed)
+    if content[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            inner = {name: file.read(name) for name in file.namelist()}
+        for i in range((flips + values) // 2):
+            name = rng.choice([*inner])
+            what, made = next(changed(inner[name], rng.randrange(2**32), 0, i % 2, 1))
+            buffer = io.BytesIO()
+            with zipfile.ZipFile(buffer, "w") as file:
+                for other, kept in inner.items():
+                    file.writestr(other, made if other == name else kept)
+            yield f"{name}: {what}", buffer.getvalue()
+        flips, values = flips // 2, values // 2
     for i in range(truncations):
         place = len(content) * i // truncations
         yield f"cut at {place}", content[:place]

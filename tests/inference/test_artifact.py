@@ -14,11 +14,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import rayline as rl
+from rayline import train
 from rayline.core import strictjson
 from rayline.inference import artifact
+from rayline.stages import OneHotEncoder
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +244,7 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_artifact(tmp_path: Path) -> 
     path = tmp_path / "x.rayline"
     toy.pipeline().save(path)
     code = f"from tests import toy\np = toy.pipeline()\nprint('go', flush=True)\nwhile True: p.save({str(path)!r})\n"
-    for wait_ms in (1, 3, 7, 12, 20, 33):
+    for wait_ms in (0, 1, 2, 3, 5, 7, 9, 12, 16, 20, 27, 33):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
         assert process.stdout is not None
         process.stdout.readline()
@@ -249,6 +252,7 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_artifact(tmp_path: Path) -> 
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
+        assert len(list(tmp_path.glob("*.rayline"))) == 1  # half of a file has a name of its own
         assert rl.load(path).predict(toy.table()).equals(toy.pipeline().predict(toy.table()))
 
 
@@ -272,3 +276,55 @@ def test_strict_json() -> None:
     with pytest.raises(rl.ArtifactError, match="deeper"):
         strictjson.loads(b"[" * 101 + b"]" * 101, "x")
     assert strictjson.loads(json.dumps(["[" * 500, '\\"[']).encode(), "x") == ["[" * 500, '\\"[']
+
+
+def test_the_manifest_says_what_it_is(members: dict[str, bytes]) -> None:
+    about = json.loads(members["manifest.json"])
+    assert about["format_version"] == artifact.FORMAT_VERSION
+    assert {"python", "rayline", "polars"} <= {*about["made_by"]}
+    assert [name for name, _ in about["input_schema"]] == ["age", "size", "city"]
+    assert [name for name, _ in about["output_schema"]] == ["prediction"]
+    assert about["target"]["columns"] == ["late"]
+    assert about["members"]["golden.json"]["size_bytes"] == len(members["golden.json"])
+    assert about["members"]["golden.json"]["sha256"] == hashlib.sha256(members["golden.json"]).hexdigest()
+
+
+def test_the_fingerprint_is_that_of_the_rows(tmp_path: Path) -> None:
+    def data(table: pl.DataFrame) -> Any:
+        result = train.fit(train.Trainer("least-squares"), preprocessor, table, target_columns="late", verbose=False)
+        result.inference_pipeline.save(tmp_path / "x.rayline")
+        return rl.load(tmp_path / "x.rayline").model.data
+
+    preprocessor = rl.Preprocessor([("onehot", OneHotEncoder())]).fit(toy.table(), target_columns=["late"])
+    assert data(toy.table())["n_rows"] == 40
+    assert data(toy.table()) == data(toy.table().reverse()) == data(toy.table().select("late", "city", "size", "age"))
+    other = toy.table().with_columns(late=pl.col("late").shift(1).fill_null("no"))
+    assert data(other)["fingerprint"] != data(toy.table())["fingerprint"]
+
+
+def test_a_million_members_cost_nothing(tmp_path: Path) -> None:
+    entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    path, n = tmp_path / "x", 1_000_000
+    for told in (n & 0xFFFF, 0xFFFF, 5):
+        path.write_bytes(entry * n + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, told, told, len(entry) * n, 0, 0))
+        started = time.monotonic()
+        with pytest.raises(rl.ArtifactError):
+            rl.load(path)
+        assert time.monotonic() - started < 2
+
+
+def test_a_directory_is_read_no_deeper_than_it_is_written(tmp_path: Path) -> None:
+    artifact.save(toy.pipeline(), tmp_path / "d", directory=True)
+    deep = tmp_path / "d" / "model"
+    for _ in range(300):
+        deep /= "a"
+        deep.mkdir()
+    with pytest.raises(rl.ArtifactError, match="is not a file that Rayline writes"):
+        rl.load(tmp_path / "d")
+
+
+def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
+    artifact.save(toy.pipeline(), tmp_path / "d", directory=True)
+    os.mkfifo(tmp_path / "d" / "pipe")
+    with pytest.raises(rl.ArtifactError, match="link or a device"):
+        rl.load(tmp_path / "d")

@@ -75,7 +75,10 @@ def test_importance_by_column_and_by_feature() -> None:
 
 @pytest.mark.parametrize(
     "trainer",
-    [train.XGBoostTrainer({"nthread": 1}, num_boost_round=5), train.LightGBMTrainer({"min_data_in_leaf": 1, "num_threads": 1})],
+    [
+        train.XGBoostTrainer({"nthread": 1}, num_boost_round=5),
+        train.LightGBMTrainer({"min_data_in_leaf": 1, "num_threads": 1}),
+    ],
     ids=["xgboost", "lightgbm"],
 )
 def test_importance_of_the_elements_of_vectors(trainer: train.Trainer) -> None:

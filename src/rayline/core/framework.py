@@ -41,6 +41,8 @@ from rayline.core.target import Target, Task
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+TILE_ROWS = 8192
+"""Columns are written side by side so many rows at a time: so much of a matrix stays in the processor's cache."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -80,6 +82,14 @@ class Features:
         if self._table is None:
             return pl.DataFrame({name: [row[name] for row in self._rows] for name in self.schema}, schema=self.schema)
         return self._table
+
+    def pieces(self, n_rows: int) -> Iterator[Features]:
+        """The same rows in order, at most so many at a time: a matrix of all of them may be large."""
+        if self._table is None or self.n_rows <= n_rows:
+            yield self
+            return
+        for part in self._table.iter_slices(n_rows):
+            yield Features(part, schema=self.schema)
 
     @cached_property
     def is_numeric(self) -> bool:
@@ -439,10 +449,24 @@ class Framework(ABC):
 
 def _flush(table: pl.DataFrame, parts: list[Any], plain: list[str], dtype: Any) -> tuple[list[Any], list[str]]:
     if plain:
-        polars_dtype = pl.Float32 if np.dtype(dtype) == np.float32 else pl.Float64
-        block = table.select(_number(name, table.schema[name]).cast(polars_dtype) for name in plain)
-        parts.append(block.to_numpy(order="c").astype(dtype, copy=False))
+        columns = [_plain_numbers(series) for series in table.select(_number(n, table.schema[n]) for n in plain)]
+        matrix = np.empty((table.height, len(columns)), dtype)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it
+            for start in range(0, table.height, TILE_ROWS):
+                tile = matrix[start : start + TILE_ROWS]
+                for place, column in enumerate(columns):
+                    tile[:, place] = column[start : start + TILE_ROWS]
+        parts.append(matrix)
     return parts, []
+
+
+def _plain_numbers(series: pl.Series) -> Array:
+    """A column of numbers as an array that NumPy casts; missing is NaN."""
+    dtype = series.dtype
+    is_known = (dtype.is_integer() and dtype != pl.Int128) or dtype.is_float() or dtype == pl.Boolean
+    if not is_known or series.null_count():
+        series = series.cast(pl.Float32 if series.dtype == pl.Float32 else pl.Float64)
+    return series.to_numpy()
 
 
 def _number(name: str, dtype: pl.DataType) -> pl.Expr:

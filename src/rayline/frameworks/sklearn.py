@@ -8,15 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier
-from sklearn.tree._tree import Tree
 from sklearn.utils.validation import has_fit_parameter
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Arguments, Array, Features, Framework, Job, Native, Rows
 from rayline.core.target import Task
-
-TREE = "sklearn.tree._tree.Tree"
-"""Trees are arrays that compiled code follows without looking: skops leaves them to the caller, we look at them first."""
+from rayline.frameworks import sklearn_file
 
 
 class Sklearn(Framework):
@@ -76,10 +73,12 @@ class Sklearn(Framework):
             raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
         io = _skops()
         try:
-            strange = [name for name in io.get_untrusted_types(file=file) if name not in {TREE, *trusted}]
+            strange = [
+                name for name in io.get_untrusted_types(file=file) if name not in {*sklearn_file.CHECKED, *trusted}
+            ]
             if not strange:
-                model = io.load(file, trusted=[TREE, *trusted])
-                _check_trees(model)
+                model = io.load(file, trusted=[*sklearn_file.CHECKED, *trusted])
+                sklearn_file.check(model)
                 return model
         except Exception as error:  # skops raises whatever the broken part of the file leads to
             raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
@@ -177,34 +176,6 @@ def _parameters(model: Any) -> Mapping[str, Any]:
 def _score(model: Any, rows: Rows) -> dict[str, float]:
     name = "accuracy" if is_classifier(model) else "r2"
     return {f"test-{name}": float(model.score(rows.features.matrix(np.float64), rows.target, rows.weight))}
-
-
-def _check_trees(model: Any) -> None:
-    """Raise ValueError when a tree points outside of itself, or at features that the model does not have."""
-    todo, seen = [model], set[int]()
-    while todo:
-        found = todo.pop()
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, Tree):
-            inner, n = found.children_left >= 0, found.node_count
-            for children in (found.children_left, found.children_right):
-                # Children come after their parent: no way through the tree is endless.
-                if ((children < 0) != ~inner).any() or (children >= n).any() or (children <= np.arange(n))[inner].any():
-                    raise ValueError("a tree points outside of itself")
-            if (found.feature[inner] < 0).any() or (found.feature[inner] >= found.n_features).any():
-                raise ValueError("a tree asks for a feature that it does not have")
-            if found.n_features != getattr(model, "n_features_in_", found.n_features):
-                raise ValueError("a tree has other features than its model")
-        elif isinstance(found, np.ndarray):
-            todo += found.ravel().tolist() if found.dtype == object else []
-        elif isinstance(found, dict):
-            todo += found.values()
-        elif isinstance(found, (list, tuple)):
-            todo += found
-        elif isinstance(found, BaseEstimator):
-            todo += vars(found).values()
 
 
 def _skops() -> Any:

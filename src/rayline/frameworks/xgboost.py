@@ -28,7 +28,7 @@ except ImportError as error:
 TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS}
 """Objectives by what stands before the colon; all others are regressions."""
 
-MANY_ROWS = 4096
+PREDICT_ROWS = 1 << 16
 
 
 class XGBoost(Framework):
@@ -108,16 +108,17 @@ class XGBoost(Framework):
         return params
 
     def predict(self, model: Any, features: Features) -> Array:
-        # The same bits either way; columns are quicker for many rows, a matrix for few.
-        data = features.matrix() if features.n_rows < MANY_ROWS or features.has_vectors else features.table
         best = self.best_iteration(model)
         until = (0, 0) if best is None else (0, best + 1)
         objective, booster = _kind(model)
-        if booster == "gblinear":  # has no other way
-            matrix = xgboost.DMatrix(features.matrix())
-            scores: Array = model.predict(matrix, iteration_range=until, validate_features=False)
-        else:
-            scores = model.inplace_predict(data, iteration_range=until, validate_features=False)
+        parts = []
+        for part in features.pieces(PREDICT_ROWS):  # a matrix is read faster than columns, as long as it is not too large
+            if booster == "gblinear":  # has no other way
+                matrix = xgboost.DMatrix(part.matrix())
+                parts.append(model.predict(matrix, iteration_range=until, validate_features=False))
+            else:
+                parts.append(model.inplace_predict(part.matrix(), iteration_range=until, validate_features=False))
+        scores: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return scores.astype(np.int64) if objective == "multi:softmax" else scores
 
     def for_few_rows(self, model: Any) -> Any:

@@ -1,10 +1,11 @@
 """The artifact: an inference pipeline as data, in one file (or one directory), safe to open.
 
-A file is a ZIP archive whose members are stored, not compressed, so that nothing in it can grow when it is opened:
+One ZIP file or one directory (see `archive`) holds:
 
 =====================  ==========================================================================================
 `digest`               SHA-256 of `manifest.json`, in hex
-`manifest.json`        format version, what made it, schemas, target, metrics, and size and SHA-256 of all members below
+`manifest.json`        format version, what made it, schemas, target, metrics, number and fingerprint of the training
+                       rows, and size and SHA-256 of all members below
 `preprocessor.json`    the fitted preprocessor (missing when there is none)
 `golden.json`          a few raw rows and the predictions that they must give
 `model/…`              the model in its framework's own format
@@ -18,15 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import os
 import platform
-import re
-import secrets
-import shutil
-import struct
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,17 +32,13 @@ from rayline.core.errors import ArtifactError, RaylineError
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target
 from rayline.data.preprocessor import Preprocessor
+from rayline.inference import archive
 from rayline.inference.model import Model, pack, unpack
 from rayline.inference.pipeline import InferencePipeline
 
 FORMAT_VERSION = 1
-MAX_MEMBERS = 10_000
-MAX_DIRECTORY_BYTES = 4 << 20
 TOLERANCE = 1e-5
 """Relative difference that golden scores may have, for other processors and library versions."""
-
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,15}")
-_END = struct.Struct("<4s4H2LH")  # the end-of-central-directory record of a ZIP file
 
 
 def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = False) -> None:
@@ -68,25 +58,7 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
     ArtifactError
         When the pipeline cannot be saved as data (a stage with a function of its own), or the directory exists.
     """
-    path = Path(path)
-    members = to_members(pipeline)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        if directory:
-            if path.exists():
-                raise ArtifactError(
-                    f"{path} exists.", "Expected a new directory.", "choose another name, or save as a file."
-                )
-            for name, content in members.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(temporary / name, content)
-        else:
-            _write(temporary, archive(members))
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+    archive.write(Path(path), to_members(pipeline), directory=directory)
 
 
 def load(path: str | Path, *, expected_digest: str | None = None, **options: Any) -> InferencePipeline:
@@ -116,16 +88,12 @@ def load(path: str | Path, *, expected_digest: str | None = None, **options: Any
     ParameterError
         On an option that the framework does not know.
     """
-    path = Path(path)
-    members = _read_directory(path) if path.is_dir() else _read_archive(path)
-    return from_members(members, str(path), expected_digest, options)
+    return from_members(archive.read(Path(path)), str(path), expected_digest, options)
 
 
 def digest_of(path: str | Path) -> str:
     """The digest of an artifact: it stands for every byte that matters in it."""
-    path = Path(path)
-    members = _read_directory(path) if path.is_dir() else _read_archive(path)
-    return hashlib.sha256(members.get("manifest.json", b"")).hexdigest()
+    return hashlib.sha256(archive.read(Path(path)).get("manifest.json", b"")).hexdigest()
 
 
 def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
@@ -135,7 +103,7 @@ def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
     if pipeline.preprocessor is not None:
         body["preprocessor.json"] = strictjson.dumps(pipeline.preprocessor.to_json(), indent=1)
     body["golden.json"] = strictjson.dumps(_golden(pipeline))
-    bad = [name for name in body if not _NAME.fullmatch(name)]
+    bad = [name for name in body if not archive.is_name(name)]
     if bad:
         raise ArtifactError(
             f"The {model.framework} adapter wrote a file with the name {bad[0]!r}.", "Expected plain names."
@@ -153,6 +121,7 @@ def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
         "output_schema": schema_to_json(pipeline.output_schema),
         "target": model.target.to_json(),
         "metrics": value_to_json(model.metrics),
+        "data": value_to_json(model.data),
         "members": {
             name: {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in sorted(body.items())
@@ -172,7 +141,7 @@ def from_members(
     manifest = _manifest(members, where, expected_digest)
     try:
         target, features = Target.from_json(manifest["target"]), schema_from_json(manifest["features"])
-        framework, metrics = str(manifest["framework"]), value_from_json(manifest["metrics"])
+        framework, metrics, data = str(manifest["framework"]), _plain(manifest["metrics"]), _plain(manifest["data"])
         prepared = members.get("preprocessor.json")
         preprocessor = None
         if prepared is not None:
@@ -192,7 +161,7 @@ def from_members(
         raise ArtifactError(
             f"{where}: {framework} cannot read its model: {error}.", "", "save the pipeline again."
         ) from error
-    model = Model(framework, native, features, target, metrics=metrics)
+    model = Model(framework, native, features, target, metrics=metrics, data=data)
     pipeline = InferencePipeline(preprocessor, model)
     _check_golden(pipeline, golden, where)
     return pipeline
@@ -278,127 +247,16 @@ def _check_golden(pipeline: InferencePipeline, golden: Any, where: str) -> None:
     pipeline.model.examples = table
 
 
+def _plain(value: Any) -> dict[str, Any]:
+    found = value_from_json(value)
+    if not isinstance(found, dict):
+        raise TypeError(f"expected an object; got {found!r:.80}")
+    return found
+
+
 def _versions(*names: str) -> dict[str, str]:
     found = {}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-# -- bytes ---------------------------------------------------------------------------------------------------------
-
-
-def archive(members: Mapping[str, bytes]) -> bytes:
-    """The members as a ZIP file, the same bytes for the same members."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for name, content in members.items():
-            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-    return buffer.getvalue()
-
-
-def _read_archive(path: Path) -> dict[str, bytes]:
-    try:
-        with path.open("rb") as file:
-            size = _check_end(file, path)
-            with zipfile.ZipFile(file) as opened:
-                return dict(_members(opened, size, path))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist.", "Expected a file written by InferencePipeline.save.") from None
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-        struct.error,
-    ) as error:
-        if isinstance(error, RaylineError):
-            raise
-        raise ArtifactError(
-            f"{path} is damaged: {error}.", "Expected a file written by InferencePipeline.save.", "copy it again."
-        ) from error
-
-
-def _check_end(file: Any, path: Path) -> int:
-    """Bound what the archive's directory may cost before anything reads it. Returns the file's size."""
-    size: int = file.seek(0, os.SEEK_END)
-    if size < _END.size:
-        raise ArtifactError(f"{path} is too short for an artifact.", f"Expected a ZIP file; got {size} bytes.")
-    file.seek(size - _END.size)
-    signature, _, _, _, n_members, directory_bytes, offset, comment = _END.unpack(file.read(_END.size))
-    if signature != b"PK\x05\x06" or comment:
-        raise ArtifactError(
-            f"{path} is not a Rayline artifact, or was cut off.",
-            "Expected a ZIP file without a comment.",
-            "copy it again.",
-        )
-    if n_members > MAX_MEMBERS or directory_bytes > MAX_DIRECTORY_BYTES or offset + directory_bytes + _END.size != size:
-        raise ArtifactError(
-            f"{path} has a directory that Rayline does not write.", f"Expected at most {MAX_MEMBERS} members."
-        )
-    return size
-
-
-def _members(opened: zipfile.ZipFile, size: int, path: Path) -> Iterator[tuple[str, bytes]]:
-    infos = opened.infolist()
-    total, seen = 0, set()
-    for info in infos:
-        plain = (
-            info.compress_type == zipfile.ZIP_STORED
-            and info.file_size == info.compress_size
-            and not info.flag_bits & 0x1
-        )
-        total += info.file_size
-        if (
-            not plain
-            or not _NAME.fullmatch(info.orig_filename)
-            or info.orig_filename != info.filename
-            or info.external_attr >> 28 not in (0, 8)
-        ):
-            raise ArtifactError(
-                f"{path}: member {info.orig_filename[:80]!r} is not one that Rayline writes.",
-                "Expected plain stored files.",
-            )
-        if info.filename.lower() in seen or total > size:
-            raise ArtifactError(
-                f"{path}: member {info.filename[:80]!r} occurs twice or overlaps another.", "Expected each member once."
-            )
-        seen.add(info.filename.lower())
-    for info in infos:
-        yield info.filename, opened.read(info)
-
-
-def _read_directory(path: Path) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
-    for place, folders, files in os.walk(path, followlinks=False):
-        for name in [*folders, *files]:
-            entry = Path(place, name)
-            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-                raise ArtifactError(f"{path}: {name[:80]!r} is a link or a device.", "Expected plain files.")
-        for name in files:
-            entry = Path(place, name)
-            relative = entry.relative_to(path).as_posix()
-            if not _NAME.fullmatch(relative) or len(members) >= MAX_MEMBERS:
-                raise ArtifactError(
-                    f"{path}: {relative[:80]!r} is not a file that Rayline writes.", "Expected plain names."
-                )
-            members[relative] = entry.read_bytes()
-    return members
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -42,6 +42,8 @@ class Model:
         What is known of its quality, by name.
     examples
         A few raw rows of the training data, for documentation and for the golden check of a saved pipeline.
+    data
+        The number of training rows and their fingerprint, which is the same for the same rows in any order.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class Model:
         *,
         metrics: Mapping[str, float] | None = None,
         examples: pl.DataFrame | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         self.framework, self.native, self.target = framework, native, target
         self.schema = pl.Schema(schema)
         self.metrics = dict(metrics or {})
-        self.examples = examples
+        self.examples, self.data = examples, dict(data or {})
         self._conform = Conform(self.schema, "Model.predict")
 
     @property
@@ -151,7 +154,9 @@ class Model:
     # Models travel to workers through the framework's own files, so that every framework can be sent.
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features", "_for_few_rows")}
+        state = {
+            k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features", "_for_few_rows")
+        }
         state["files"] = pack(self.adapter, self.native)
         state["load_options"] = self.adapter.load_options(self.native)
         state["adapter_class"] = registry.runtime_class(self.framework)

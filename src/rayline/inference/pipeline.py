@@ -231,9 +231,10 @@ class InferencePipeline:
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write one file that `rayline.load` reads, atomically: the old file or the new one, never half of one."""
-        registry.late("save")(self, path)
+    def save(self, path: str | Path, *, directory: bool = False) -> None:
+        """Write one file (or a new directory) that `rayline.load` reads, atomically: the old file or the new one, never
+        half of one. Raises ArtifactError when a stage holds a function of its own, or the directory exists."""
+        registry.late("save")(self, path, directory=directory)
 
 
 def chain(preprocessor: Preprocessor, model: Any) -> InferencePipeline:

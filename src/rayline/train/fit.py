@@ -366,7 +366,8 @@ class _Training:
                 "this is a defect of the framework's adapter: report it.",
             )
         scored = {name: Scored.merge([o.scored[name] for o in outcomes]) for name in outcomes[0].scored}
-        return Outcome(unpack(adapter, outcomes[0].files, outcomes[0].load_options), scored)
+        native = unpack(adapter, outcomes[0].files, outcomes[0].load_options)
+        return Outcome(native, scored, data=outcomes[0].data.merge(*(o.data for o in outcomes[1:])))
 
     # -- what the framework tells ----------------------------------------------------------------------------------
 
@@ -459,6 +460,7 @@ def _result(
         learned.target,
         metrics=values,
         examples=examples,
+        data=outcome.data.to_json(),
     )
     history = (
         pl.DataFrame(run.history, infer_schema_length=None)

@@ -18,6 +18,7 @@ from rayline.core.errors import RaylineError, TrainingError
 from rayline.core.framework import Features, Framework, Job, Rows
 from rayline.core.target import Target
 from rayline.data.conform import Conform
+from rayline.data.fingerprint import Fingerprint
 from rayline.inference.model import pack
 
 Array = npt.NDArray[Any]
@@ -109,6 +110,7 @@ class Outcome:
     files: dict[str, bytes] | None = None
     load_options: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    data: Fingerprint = field(default_factory=Fingerprint)
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class Work:
         files = pack(self.adapter, done.native)
         digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
         if worker.rank:
-            return Outcome(None, done.scored, digest=digest)
-        return Outcome(None, done.scored, files, self.adapter.load_options(done.native), digest)
+            return Outcome(None, done.scored, digest=digest, data=done.data)
+        return Outcome(None, done.scored, files, self.adapter.load_options(done.native), digest, done.data)
 
     def run(self, worker: Worker, memo: dict[Any, Any] | None = None) -> Outcome:
         """Train and score. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
@@ -182,7 +184,9 @@ class Work:
         )
         try:
             native = adapter.train(job, *self.args, **self.kwargs)
-            return Outcome(native, {name: self._scored(native, rows[name]) for name in self.score if name in rows})
+            scored = {name: self._scored(native, rows[name]) for name in self.score if name in rows}
+            data = rows["train"].remember(Fingerprint, lambda: Fingerprint.of_training(rows["train"]))
+            return Outcome(native, scored, data=data)
         except RaylineError:
             raise
         except Exception as error:
