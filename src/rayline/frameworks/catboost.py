@@ -13,6 +13,7 @@ import polars as pl
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
 from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
 from rayline.core.target import Task
+from rayline.frameworks import catboost_file
 
 try:
     import catboost
@@ -84,8 +85,9 @@ class CatBoost(Framework):
 
     def load(self, directory: Path) -> Any:
         file = directory / "model.cbm"
-        if not file.is_file() or file.read_bytes()[:4] != b"CBM1":
+        if not file.is_file():
             raise ArtifactError("The saved CatBoost model is no CBM file.", "Expected model.cbm.", "save it again.")
+        catboost_file.check(file.read_bytes())
         try:
             return catboost.CatBoost().load_model(str(file), format="cbm")
         except catboost.CatBoostError as error:
