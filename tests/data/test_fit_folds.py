@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayline import Preprocessor
+from rayline.core.operations import apply_all
 from rayline.data import (
     Bootstrap,
     GroupKFold,
@@ -36,6 +39,7 @@ from rayline.stages import (
     StandardScaler,
     TargetEncoder,
 )
+from rayline.testing.stages import example_table
 
 N = 240
 
@@ -182,3 +186,34 @@ def test_one_scan_on_ray(ray_session: Any) -> None:
     there = chain.fit(ds, target_columns=["y"])
     assert there.scans == 1
     assert close(learned(there), learned(chain.clone().fit(TABLE, target_columns=["y"])), 1e-12)
+
+
+@given(data=st.data())
+def test_impute_scale_encode_is_one_scan_on_any_columns(data: st.DataObject) -> None:
+    """Named or by type, the same columns in several stages or not: what a stage asks of a filled and scaled column follows
+    from the raw one."""
+    table = example_table(40)
+    numbers, words = ["amount", "count", "price", "small"], ["city", "value", "flag", "day", "note"]
+    strategy = data.draw(st.sampled_from(["mean", "median", "most_frequent"]))
+    some = st.lists(st.sampled_from(numbers), unique=True, min_size=1)
+    imputed, scaled = data.draw(st.none() | some), data.draw(st.none() | some)
+    hot = data.draw(st.none() | st.lists(st.sampled_from([*numbers, *words]), unique=True, min_size=1))
+    left = [name for name in [*numbers, *words] if name not in (hot or ["city", "value"])]
+    codes = data.draw(st.lists(st.sampled_from(left), unique=True, min_size=1)) if left else []
+    chain = Preprocessor(
+        [
+            ("impute", SimpleImputer(imputed, strategy)),
+            ("scale", StandardScaler(scaled)),
+            ("onehot", OneHotEncoder(hot)),
+            ("ordinal", OrdinalEncoder(codes)),
+        ]
+    )
+    fitted = chain.fit(table, target_columns=["y"])
+    assert fitted.scans == 1
+    # What was derived is what a look at the table gives.
+    before = Preprocessor(fitted.stages[:2]).leaves  # type: ignore[arg-type]
+    seen = table
+    for path, leaf in before:
+        seen = apply_all(leaf.lower(path), seen.lazy()).collect()
+    direct = Preprocessor(chain.clone().stages[2:]).fit(seen, target_columns=["y"])
+    assert close(learned(direct)["stages"], learned(fitted)["stages"][2:], 0.0)

@@ -362,9 +362,21 @@ class ValueCounts(Statistic):
         if not self.n_null:
             return type(self)(0, self.counts, self.sketch)
         dtype = self.counts.schema["value"]
-        series = pl.Series([value], dtype=None if dtype == pl.Null else dtype)
+        becomes_float = isinstance(value, float) and not dtype.is_float()  # the mean of integers or truth values
+        series = pl.Series([value], dtype=None if dtype == pl.Null or becomes_float else dtype)
         more = pl.DataFrame({"value": series, "n": pl.Series([self.n_null], dtype=pl.Int64)})
-        return self.merge_all([type(self)(0, self.counts, self.sketch), type(self)(0, more)])
+        known = self.counts.cast({"value": pl.Float64}) if becomes_float else self.counts
+        return self.merge_all([type(self)(0, known, self.sketch), type(self)(0, more)])
+
+    def affine(self, shift: float, scale: float, offset: float) -> Self:
+        """The counts after x became (x - shift) / scale + offset, to the bit: values that then are equal count together."""
+        if self.sketch is not None:
+            raise TooManyValuesError.of("A scaled column")
+        x = pl.col("value").cast(pl.Float64)
+        x = x - shift if shift else x
+        x = x * (1.0 / scale) if scale != 1.0 else x
+        table = self.counts.select(value=x + offset if offset else x, n="n").group_by("value").agg(pl.col("n").sum())
+        return type(self)(self.n_null, table)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ValueCounts):

@@ -110,7 +110,7 @@ class Walk:
                     before = lineage[column]
                     if leaf.becomes is not None:
                         lineage[column] = before._replace(steps=(*before.steps, leaf.becomes))
-                    elif not leaf.keeps:
+                    elif not leaf.keeps and text_request(before.source) not in self.missing:  # else it may stay
                         table = pl.Schema({name: dtype for name, dtype in table.items() if name != column})
                 continue
             learned = leaf.learn(view, answers)
