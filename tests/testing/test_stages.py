@@ -72,6 +72,8 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.GroupImputer(["amount", "count", "flag"], by="city"), {}),
     (stages.GroupImputer(["amount", "count"], by="flag", strategy="median"), {}),
     (stages.GroupImputer(["city", "count"], by="value", strategy="most_frequent"), {"targets": ["y"]}),
+    (stages.KNNImputer(["amount", "count", "price"], n_neighbors=3), {}),
+    (stages.KNNImputer(weights="distance", max_donors=20), {"targets": ["y"]}),
     (stages.FrequencyEncoder(), {}),
     (stages.FrequencyEncoder(["city", "count"], normalize=False), {}),
     (stages.RareCategories(min_frequency=0.2), {}),
@@ -129,6 +131,8 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.CheckCategories(["city"], action="missing"), {}),
     (stages.DropRows(where=[">", ["col", "amount"], 50]), {"targets": ["y"]}),
     (stages.Upsample(), {"targets": ["y"]}),
+    (stages.SMOTE(["price", "small"]), {"targets": ["y"]}),
+    (stages.SMOTE(by="city", ratio=0.7, n_neighbors=2, max_donors=5, seed=3), {}),
     (stages.Downsample(by="value", ratio=0.8), {"targets": ["y"]}),
 ]
 

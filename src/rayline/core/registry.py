@@ -39,6 +39,8 @@ _STAGES: dict[str, str | type] = {
     "PowerTransformer": "rayline.stages.shape:PowerTransformer",
     "QuantileTransformer": "rayline.stages.shape:QuantileTransformer",
     "MissingIndicator": "rayline.stages.impute:MissingIndicator",
+    "KNNImputer": "rayline.stages.neighbours:KNNImputer",
+    "SMOTE": "rayline.stages.neighbours:SMOTE",
     "GroupImputer": "rayline.stages.impute:GroupImputer",
     "FrequencyEncoder": "rayline.stages.category:FrequencyEncoder",
     "RareCategories": "rayline.stages.category:RareCategories",
