@@ -169,7 +169,7 @@ class FillFromNeighbours(Operation):
             distances = distances_to(matrix[rows], self._donors)
             for j in range(matrix.shape[1]):
                 gaps = np.flatnonzero(np.isnan(matrix[rows, j]))
-                has: npt.NDArray[np.bool_] = np.logical_not(np.isnan(self._donors[j]))
+                has = np.flatnonzero(self._donors[j] == self._donors[j])
                 if len(gaps):
                     result[rows[gaps], j] = self._means(distances[np.ix_(gaps, has)], self._donors[j][has], self.means[j])
         return result
