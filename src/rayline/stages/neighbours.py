@@ -185,7 +185,7 @@ class FillFromNeighbours(Operation):
             with np.errstate(divide="ignore"):
                 weights = 1.0 / near
             same = np.isinf(weights)
-            weights = np.where(same.any(axis=1)[:, None], same.astype(np.float64), weights)
+            weights = np.where(np.any(same, axis=1, keepdims=True), same.astype(np.float64), weights)
         weights = np.where(np.isnan(near), 0.0, weights)
         total = weights.sum(axis=1)
         # `distance` of nothing but infinitely far rows has no weight at all: as with nothing in common.
