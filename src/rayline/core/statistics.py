@@ -359,13 +359,13 @@ class ValueCounts(Statistic):
 
     def filled(self, value: Any) -> Self:
         """The counts after the missing values became `value`."""
-        if not self.n_null:
-            return type(self)(0, self.counts, self.sketch)
         dtype = self.counts.schema["value"]
-        becomes_float = isinstance(value, float) and not dtype.is_float()  # the mean of integers or truth values
-        series = pl.Series([value], dtype=None if dtype == pl.Null or becomes_float else dtype)
+        becomes_float = isinstance(value, float) and not dtype.is_float() and dtype != pl.Null
+        known = self.counts.cast({"value": pl.Float64}) if becomes_float else self.counts  # the mean of integers
+        if not self.n_null:
+            return type(self)(0, known, self.sketch)
+        series = pl.Series([value], dtype=None if dtype == pl.Null else known.schema["value"])
         more = pl.DataFrame({"value": series, "n": pl.Series([self.n_null], dtype=pl.Int64)})
-        known = self.counts.cast({"value": pl.Float64}) if becomes_float else self.counts
         return self.merge_all([type(self)(0, known, self.sketch), type(self)(0, more)])
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
