@@ -127,8 +127,14 @@ class _Connection(asyncio.Protocol):
                 self.buffer = data
                 return
             head = data[: end + 2].lower()
-            at = head.index(b"content-length:") + 15
-            self.length = end + 4 + int(head[at : head.index(b"\r\n", at)])
+            at = head.find(b"content-length:")
+            if at < 0:  # in chunks: it ends with an empty one
+                if not data.endswith(b"\r\n0\r\n\r\n"):
+                    self.buffer = data
+                    return
+                self.length = len(data)
+            else:
+                self.length = end + 4 + int(head[at + 15 : head.index(b"\r\n", at)])
             self.status = int(data[9:12])
             self.run.retry_after += self.status == 503 and b"\r\nretry-after:" in head
         if len(data) < self.length:
@@ -158,6 +164,8 @@ async def _load(port: int, request: bytes, clients: int, seconds: float, rate: f
     begin = time.perf_counter()
     run = _Run(port, request, begin + seconds, asks_again=rate is None)
     await asyncio.gather(*(run.connect() for _ in range(clients)))
+    if rate is not None:
+        await asyncio.sleep(0.5)  # the server has still to take up the connections that the kernel has made
     begin = time.perf_counter()
     run.until = begin + seconds
     sent = 0

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.load import measure, post
+from bench.incumbents import INCUMBENTS
+from bench.load import Load, measure, post
+from bench.overload import add_overload, overload
 from bench.report import Comparison, Options, Section
 from bench.synthetic import FLOATS, table
 from rayline import serve, train
@@ -40,6 +42,23 @@ async def predict(rows: list[list[float]]):
 uvicorn.run(app, port=int(sys.argv[2]), log_level="warning", access_log=False)
 """
 
+TRIVIAL = """
+import asyncio, sys, uvloop
+
+class Answer(asyncio.Protocol):
+    def connection_made(self, transport): self.transport = transport
+    def data_received(self, data): self.transport.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\nok")
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Answer, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+
+uvloop.run(main())
+"""
+"""The quickest server that Python can be, to see what the load generator itself can do."""
+
+OVERLOAD_S = 60.0
+
 
 def run(options: Options) -> Section:
     """All comparisons."""
@@ -47,7 +66,8 @@ def run(options: Options) -> Section:
         "Serving",
         f"Loopback, one row a request, {TREES} trees. The pipeline imputes, scales and encodes 8 numbers and 2 categories (10 and 100 values) into "
         "118 features; the handlers written by hand take the finished features (no preprocessing, no checks). "
-        "Clients ask again as soon as they are answered, from a process of their own on the same cores.",
+        "Clients ask again as soon as they are answered, from a process of their own on the same cores; under overload, requests "
+        "are due at fixed times, on 1,024 connections.",
         ["xgboost-cpu", "ray", "fastapi", "uvicorn", "scikit-learn"],
     )
     seconds = 5.0 if options.full else 3.0
@@ -59,8 +79,11 @@ def run(options: Options) -> Section:
     ours = post("/predict", rows)
     by_hand = post("/predict", features.to_numpy().astype(float).tolist())
     with tempfile.TemporaryDirectory() as folder:
-        _embedded(section, pipeline, Path(folder), ours, by_hand, seconds, options.repeats)
-    _ray(section, pipeline, ours, by_hand, seconds)
+        if options.full:
+            for incumbent in INCUMBENTS:
+                incumbent.prepare(data, CATEGORIES, TREES)
+        incumbents = _embedded(section, pipeline, Path(folder), ours, by_hand, rows, seconds, options)
+    _ray(section, pipeline, ours, by_hand, seconds, incumbents, options)
     _in_process(section, pipeline, data)
     return section
 
@@ -72,18 +95,27 @@ def _fit(data: pl.DataFrame) -> InferencePipeline:
     return result.inference_pipeline
 
 
-def _compare(section: Section, where: str, ours: list[dict[str, Any]], name: str, other: list[dict[str, Any]], clients: int, goal: float) -> None:
-    for result in (*ours, *other):
-        if set(result["statuses"]) != {"200"}:
-            raise RuntimeError(f"{where}: not every request was answered: {result['statuses']}")
+def _compare(section: Section, where: str, ours: list[Load], name: str, other: list[Load], clients: int, goal: float) -> None:
+    _require_answers(where, [*ours, *other])
     label = f"{where}, {clients} client{'s' if clients > 1 else ''}"
-    rates, others = [r["rate"] for r in ours], [r["rate"] for r in other]
-    section.add(Comparison(f"{label}: requests", rates, name, others, goal, "1/s", more_is_better=True))
+    section.add(_rates(label, ours, name, other, goal))
     for p, limit in (("p50_s", None), ("p99_s", 1.0 if clients == 8 else None)):
-        section.add(Comparison(f"{label}: {p[:3]}", [r[p] for r in ours], name, [r[p] for r in other], limit))
+        section.add(Comparison(f"{label}: {p[:3]}", [getattr(r, p) for r in ours], name, [getattr(r, p) for r in other], limit))
 
 
-def _embedded(section: Section, pipeline: InferencePipeline, folder: Path, ours: bytes, by_hand: bytes, seconds: float, repeats: int) -> None:
+def _rates(label: str, ours: list[Load], name: str, other: list[Load], goal: float) -> Comparison:
+    return Comparison(f"{label}: requests", [r.rate for r in ours], name, [r.rate for r in other], goal, "1/s", more_is_better=True)
+
+
+def _require_answers(where: str, loads: list[Load]) -> None:
+    for load in loads:
+        if load.failed:
+            raise RuntimeError(f"{where}: not every request was answered: {load.statuses}")
+
+
+def _embedded(
+    section: Section, pipeline: InferencePipeline, folder: Path, ours: bytes, by_hand: bytes, rows: list[dict[str, Any]], seconds: float, options: Options
+) -> dict[str, list[Load]]:
     pipeline.save(folder / "bench.rayline")
     pipeline.model.native.save_model(folder / "model.ubj")
     (folder / "handler.py").write_text(HANDLER)
@@ -93,37 +125,66 @@ def _embedded(section: Section, pipeline: InferencePipeline, folder: Path, ours:
         _server(lambda port: [*cli, str(port)]) as mine,
         _server(lambda port: [*hand, str(port), ""]) as plain,
         _server(lambda port: [*hand, str(port), "1"]) as tuned,
+        _server(lambda port: [sys.executable, "-c", TRIVIAL, str(port)]) as trivial,
     ):
         for clients in (1, 8):
-            results: dict[int, list[dict[str, Any]]] = {mine: [], plain: [], tuned: []}
-            for _ in range(repeats):
-                for port, request in ((mine, ours), (plain, by_hand), (tuned, by_hand)):
+            results: dict[int, list[Load]] = {mine: [], plain: [], tuned: [], trivial: []}
+            for _ in range(options.repeats):
+                for port, request in ((mine, ours), (plain, by_hand), (tuned, by_hand), (trivial, ours)):
                     results[port].append(measure(port, request, clients=clients, seconds=seconds))
             _compare(section, "one process", results[mine], "FastAPI + XGBoost by hand", results[plain], clients, 0.8)
             _compare(section, "one process", results[mine], "the same, nthread=1", results[tuned], clients, 0.8)
+        section.add(_rates("the load generator alone, 8 clients", results[trivial], "one process", results[mine], 2.0))
+        incumbents: dict[str, list[Load]] = {}
+        for incumbent in INCUMBENTS if options.full else []:
+            port = _free_port()
+            with incumbent.process(port) as process:
+                _wait(port, process)
+                request, mine_now, other = incumbent.request(rows), [], []
+                measure(port, request, clients=8, seconds=2)
+                for _ in range(options.repeats):
+                    mine_now.append(measure(mine, ours, clients=8, seconds=seconds))
+                    other.append(measure(port, request, clients=8, seconds=seconds))
+            _require_answers(incumbent.name, [*mine_now, *other])
+            section.add(_rates("one process, 8 clients", mine_now, f"scikit-learn's Pipeline, {incumbent.name}", other, 15.0))
+            incumbents[incumbent.name] = other
+        if options.full:
+            add_overload(section, "one process", lambda: overload(mine, ours, seconds=OVERLOAD_S))
+    return incumbents
 
 
 @contextlib.contextmanager
 def _server(command: Callable[[int], list[str]]) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = _free_port()
     process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL)
     try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if process.poll() is not None:
-                raise RuntimeError("a server did not start")
-            time.sleep(0.1)
+        _wait(port, process)
         yield port
     finally:
         process.terminate()
         process.wait()
 
 
-def _ray(section: Section, pipeline: InferencePipeline, ours: bytes, by_hand: bytes, seconds: float) -> None:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(900):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            raise RuntimeError("a server did not start")
+        time.sleep(0.1)
+    raise RuntimeError("a server does not listen")
+
+
+def _ray(
+    section: Section, pipeline: InferencePipeline, ours: bytes, by_hand: bytes, seconds: float, incumbents: dict[str, list[Load]], options: Options
+) -> None:
     import ray
     from fastapi import FastAPI
     from ray import serve as ray_serve
@@ -146,7 +207,7 @@ def _ray(section: Section, pipeline: InferencePipeline, ours: bytes, by_hand: by
     started = not ray.is_initialized()
     if started:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    results: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    results: dict[tuple[str, int], list[Load]] = {}
 
     def ask(name: str, port: int, request: bytes) -> None:
         measure(port, request, clients=8, seconds=1)
@@ -162,11 +223,18 @@ def _ray(section: Section, pipeline: InferencePipeline, ours: bytes, by_hand: by
             deployment = serve.to_deployment(pipeline, name="bench").deploy()
             ask("ours", int(deployment.url.rpartition(":")[2]), ours)
             deployment.delete()
+        for clients in (1, 8):
+            _compare(section, "Ray Serve", results["ours", clients], "FastAPI ingress, defaults", results["plain", clients], clients, 2.0)
+        for name, other in incumbents.items():
+            section.add(_rates("Ray Serve, 8 clients", results["ours", 8], f"scikit-learn's Pipeline, {name}", other, 4.0))
+        if options.full:
+            deployment.deploy()
+            port = int(deployment.url.rpartition(":")[2])
+            add_overload(section, "Ray Serve", lambda: overload(port, ours, seconds=OVERLOAD_S))
+            deployment.delete()
     finally:
         if started:
             ray.shutdown()
-    for clients in (1, 8):
-        _compare(section, "Ray Serve", results["ours", clients], "FastAPI ingress, defaults", results["plain", clients], clients, 2.0)
 
 
 def _in_process(section: Section, pipeline: InferencePipeline, data: pl.DataFrame) -> None:
@@ -183,7 +251,8 @@ def _in_process(section: Section, pipeline: InferencePipeline, data: pl.DataFram
     other = Pipeline([("prepare", prepare), ("model", xgboost.XGBClassifier(n_estimators=TREES))]).fit(frame, data["y"].to_numpy())
     row, one = data.drop("y").head(1).to_dicts(), frame.head(1)
     mine, theirs = _median_s(lambda: pipeline.predict(row)), _median_s(lambda: other.predict(one), 200)
-    section.add(Comparison("one row in process (goal 0.3 ms)", [mine], "scikit-learn Pipeline", [theirs]))
+    section.add(Comparison("one row in process: p50", [mine], "scikit-learn Pipeline", [theirs]))
+    section.add(Comparison("one row in process: p50", [mine], "0.3 ms", [0.0003], 1.0))
 
 
 def _median_s(work: Callable[[], object], times: int = 2000) -> float:

@@ -294,7 +294,16 @@ def test_openapi(client: Client) -> None:
     assert row["properties"]["hour"] == {"type": ["integer", "null"]}
     example = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
     assert client.post("/predict", json=example).status_code == 200
-    assert client.get("/docs").status_code == 200
+    for path in document["paths"]:  # every example that the document gives is answered
+        for method, operation in document["paths"][path].items():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            assert client.ask(method.upper(), path, json=content.get("example")).status_code == 200
+    docs = client.get("/docs")
+    assert docs.headers["content-security-policy"].startswith("default-src 'none'")
+    for words in (*document["paths"], *row["required"], "whole number"):
+        assert words in docs.text
+    assert "http://" not in docs.text + client.get("/").text  # nothing from elsewhere
+    assert "https://" not in docs.text + client.get("/").text
 
 
 def test_metrics(client: Client) -> None:

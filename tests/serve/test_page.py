@@ -77,6 +77,7 @@ def wait(ready: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_form_predicts(url: str, browse: Any, pipeline: InferencePipeline) -> None:
     page = browse(f"{url}/")
     wait(lambda: page("document.querySelector('#row button') !== null"))
@@ -98,3 +99,24 @@ def test_the_form_predicts(url: str, browse: Any, pipeline: InferencePipeline) -
     page("document.querySelector('#row button').click()")
     told = wait(lambda: page("document.querySelector('#result div')?.textContent"))
     assert told.startswith("hour: expected a whole number")
+
+    page("document.querySelector('[name=hour]').dataset.kind = 'number'")
+    page("document.getElementById('next').click()")
+    example = pipeline.examples.to_dicts()[1]
+    wait(lambda: page("document.querySelector('#result strong')?.textContent") == pipeline.predict([example])[0]["prediction"])
+    assert page("document.querySelector('[name=carrier]').value") == example["carrier"]
+    command = page("document.getElementById('wire').textContent")
+    answer = subprocess.run(["sh", "-c", command], capture_output=True, check=True).stdout
+    assert json.loads(answer) == {"predictions": [pipeline.predict([example])[0]["prediction"]]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documentation_shows_requests_that_work(url: str, browse: Any) -> None:
+    page = browse(f"{url}/docs")
+    wait(lambda: page("document.querySelector('pre.curl') !== null"))
+    commands = wait(lambda: page("[...document.querySelectorAll('pre.curl')].map(p => p.textContent)"))
+    assert len(commands) >= 6
+    for command in commands:
+        assert "SERVER" not in command
+        subprocess.run(["sh", "-c", f"{command} --fail --silent --show-error"], capture_output=True, check=True)

@@ -24,7 +24,7 @@ from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations import Row
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
-from rayline.serve import arrow, openapi, openinference, page
+from rayline.serve import arrow, documentation, openapi, openinference, page
 from rayline.serve.batching import Batcher
 from rayline.serve.exchange import Answer, Gone, Memory, Receive, Request, Scope, Send, overloaded, refused, send_answer
 from rayline.serve.metrics import Metrics
@@ -47,7 +47,7 @@ class App(FastAPI):
     """The app. `create_app` makes it; `swap` puts another pipeline in while it runs."""
 
     def __init__(self, pipeline: InferencePipeline, options: Options) -> None:
-        super().__init__(title=options.name, version="1", redoc_url=None, separate_input_output_schemas=False)
+        super().__init__(title=options.name, version="1", docs_url=None, redoc_url=None, separate_input_output_schemas=False)
         self.settings = options
         self.metrics = Metrics(options.name)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="rayline-serve")
@@ -158,6 +158,7 @@ class App(FastAPI):
             ("GET", "/health"): ("health", ready, True),
             ("GET", "/metrics"): ("metrics", self._metrics, False),
             ("GET", "/"): ("page", self._page, False),
+            ("GET", "/docs"): ("page", self._docs, False),
         }
         for place in (f"/v2/models/{name}", f"/v2/models/{name}/versions/1"):
             handlers["GET", place] = ("v2", self._v2_metadata, False)
@@ -214,6 +215,10 @@ class App(FastAPI):
         html, headers = page.html(
             self.settings.name, served.pipeline, served.skew.categories, has_probabilities=served.has_probabilities
         )
+        return Answer(200, html, b"text/html; charset=utf-8", headers)
+
+    async def _docs(self, request: Request, served: Served) -> Answer:
+        html, headers = documentation.html(self.settings.name, served.pipeline, self._document)
         return Answer(200, html, b"text/html; charset=utf-8", headers)
 
     # -- predictions -----------------------------------------------------------------------------------------------

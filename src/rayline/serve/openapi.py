@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from rayline.inference.pipeline import InferencePipeline
+from rayline.serve.openinference import datatype
 from rayline.serve.options import Options
 from rayline.serve.protocol import finite, plain
 
@@ -41,9 +42,9 @@ def document(options: Options, pipeline: InferencePipeline, has_probabilities: b
     named = f"/v2/models/{options.name}"
     paths = {
         "/predict": {"post": predict},
-        f"/v1/models/{options.name}:predict": {"post": _post("Predict rows (KServe V1)", instances, {"type": "object", "properties": answer}, {"instances": examples} if examples else None)},
+        f"/v1/models/{options.name}:predict": {"post": _post("Predict rows (KServe V1)", instances, {"type": "object", "properties": answer}, {"instances": examples[:1]} if examples else None)},
         named: {"get": _get("Names and types of the tensors (Open Inference Protocol V2)")},
-        f"{named}/infer": {"post": _post("Predict tensors (Open Inference Protocol V2)", {"type": "object"}, {"type": "object"}, None)},
+        f"{named}/infer": {"post": _post("Predict tensors (Open Inference Protocol V2)", {"type": "object"}, {"type": "object"}, _tensors(pipeline))},
         "/health": {"get": _get("Whether the server is ready")},
         "/v2/health/live": {"get": _get("Whether the server is alive")},
         "/v2/health/ready": {"get": _get("Whether the server is ready")},
@@ -64,6 +65,17 @@ def document(options: Options, pipeline: InferencePipeline, has_probabilities: b
 def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
     """A few rows of the training data as JSON has them."""
     return [{name: finite(plain(value)) for name, value in row.items()} for row in pipeline.examples.to_dicts()]
+
+
+def _tensors(pipeline: InferencePipeline) -> dict[str, Any] | None:
+    rows = example_rows(pipeline)[:1]
+    if not rows:
+        return None
+    inputs = [
+        {"name": name, "datatype": datatype(dtype), "shape": [1], "data": [rows[0][name]]}
+        for name, dtype in pipeline.input_schema.items()
+    ]
+    return {"inputs": inputs}
 
 
 def column(dtype: pl.DataType) -> dict[str, Any]:

@@ -17,26 +17,44 @@ from rayline.serve.openapi import example_rows
 MOST_CHOICES = 200
 """Known categories up to so many become a list to choose from."""
 
+STYLE = """
+:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent);
+  --soft: color-mix(in srgb, currentColor 5%, transparent); --accent: light-dark(#1f5fbf, #7fb0ff); }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 3rem; }
+h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+a { color: var(--accent); }
+header p { margin: .15rem 0 0; } .facts { opacity: .75; }
+button { font: inherit; padding: .45rem 1.1rem; border: 1px solid var(--line); border-radius: .4rem; cursor: pointer; background: var(--soft); color: inherit; }
+button.main { background: var(--accent); border-color: var(--accent); color: light-dark(#fff, #000); font-weight: 600; }
+pre { overflow-x: auto; padding: .75rem; border-radius: .4rem; background: var(--soft); font-size: .85rem; margin: .5rem 0; white-space: pre-wrap; word-break: break-word; }
+table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
+footer { margin-top: 2.5rem; opacity: .8; font-size: .9rem; }
+"""
+"""What the pages have in common."""
+
 _STYLE = """
-:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 25%, transparent); }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
-form { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .75rem 1.25rem; }
-label { display: flex; flex-direction: column; font-weight: 600; }
-label small { font-weight: 400; opacity: .7; }
-input, select, button { font: inherit; padding: .4rem .5rem; border: 1px solid var(--line); border-radius: .3rem; }
-button { grid-column: 1 / -1; justify-self: start; padding: .5rem 1.5rem; cursor: pointer; }
-#result { margin: 1.5rem 0; padding: 1rem; border: 1px solid var(--line); border-radius: .3rem; }
-#result:empty { display: none; }
-#result strong { font-size: 1.3rem; }
-table { border-collapse: collapse; } td { padding: .15rem 1rem .15rem 0; } meter { width: 12rem; }
-footer { margin-top: 2rem; opacity: .7; font-size: .9rem; }
+main { display: grid; grid-template-columns: minmax(0, 1fr) 22rem; gap: 2rem; margin-top: 1.5rem; align-items: start; }
+@media (max-width: 56rem) { main { grid-template-columns: minmax(0, 1fr); } }
+form { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .9rem 1.1rem; }
+label { display: flex; flex-direction: column; gap: .15rem; font-weight: 600; overflow-wrap: anywhere; }
+label small { font-weight: 400; opacity: .65; }
+input, select { font: inherit; font-weight: 400; width: 100%; height: 2.3rem; padding: 0 .55rem; border: 1px solid var(--line); border-radius: .4rem; background: transparent; color: inherit; }
+option { color: initial; } @media (prefers-color-scheme: dark) { option { background: #222; color: #eee; } }
+.wrong { border-color: #c33; outline: 1px solid #c33; }
+.buttons { grid-column: 1 / -1; display: flex; gap: .6rem; flex-wrap: wrap; align-items: center; } .buttons small { opacity: .65; }
+aside { position: sticky; top: 1rem; border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.1rem; }
+aside h2 { margin: 0 0 .5rem; } #result strong { font-size: 1.5rem; overflow-wrap: anywhere; } #result p { margin: .4rem 0 0; opacity: .65; font-size: .9rem; }
+#result table { width: 100%; margin-top: .5rem; } #result caption { text-align: left; font-weight: 600; } #result td { padding-right: .5rem; }
+meter { width: 100%; min-width: 5rem; } details { margin-top: 1rem; } summary { cursor: pointer; opacity: .8; }
 """
 
 _SCRIPT = """
 "use strict";
-const form = document.getElementById("row"), result = document.getElementById("result");
+const form = document.getElementById("row"), result = document.getElementById("result"), wire = document.getElementById("wire");
+const fields = [...form.elements].filter(f => f.name), examples = JSON.parse(document.getElementById("examples").textContent);
 const base = location.pathname.replace(/\\/$/, "");
+let shown = 0;
 for (const link of document.querySelectorAll("a[data-path]")) link.href = base + link.dataset.path;
 
 function read(field) {
@@ -47,6 +65,11 @@ function read(field) {
   if (kind === "json") return JSON.parse(text);
   return field.value;
 }
+function write(field, value) {
+  const kind = field.dataset.kind;
+  field.value = value === null || value === undefined ? "" : kind === "json" ? JSON.stringify(value) : String(value);
+}
+function row() { return Object.fromEntries(fields.map(f => [f.name, read(f)])); }
 function element(name, text) { const made = document.createElement(name); made.textContent = text; return made; }
 function words(value) {
   if (value === null) return "none";
@@ -63,36 +86,59 @@ function bars(title, probabilities) {
   }
   return table;
 }
-form.addEventListener("submit", async event => {
-  event.preventDefault();
-  result.replaceChildren(element("span", "…"));
+function curl() {
   try {
-    const row = Object.fromEntries([...form.elements].filter(f => f.name).map(f => [f.name, read(f)]));
+    const body = JSON.stringify([row()]).replaceAll("'", "'\\\\''");
+    wire.textContent = "curl " + location.origin + base + "/predict \\\\\\n  -H 'content-type: application/json' \\\\\\n  -d '" + body + "'";
+  } catch { wire.textContent = ""; }
+}
+async function predict() {
+  for (const field of fields) field.classList.remove("wrong");
+  try {
+    const body = JSON.stringify([row()]), started = performance.now();
     const answer = await fetch(base + "/predict" + (form.dataset.proba ? "?proba=true" : ""),
-      { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify([row]) });
-    const body = await answer.json();
+      { method: "POST", headers: { "content-type": "application/json" }, body });
+    const said = await answer.json(), ms = performance.now() - started;
     if (!answer.ok) {
-      result.replaceChildren(element("strong", body.error));
-      for (const p of body.problems || []) result.append(element("div", (p.column || "") + ": " + p.problem));
+      result.replaceChildren(element("strong", said.error));
+      for (const p of said.problems || []) {
+        result.append(element("div", (p.column || "") + ": " + p.problem));
+        for (const field of fields) if (field.name === p.column) field.classList.add("wrong");
+      }
       return;
     }
-    result.replaceChildren(element("strong", words(body.predictions[0])));
-    const probabilities = body.probabilities && body.probabilities[0];
-    if (!probabilities) return;
-    if (form.dataset.targets === "1") result.append(bars("", probabilities));
-    else for (const [target, own] of Object.entries(probabilities)) result.append(bars(target, own));
+    result.replaceChildren(element("strong", words(said.predictions[0])));
+    const probabilities = said.probabilities && said.probabilities[0];
+    if (probabilities && form.dataset.targets === "1") result.append(bars("", probabilities));
+    else if (probabilities) for (const [target, own] of Object.entries(probabilities)) result.append(bars(target, own));
+    result.append(element("p", "answered in " + ms.toFixed(1) + " ms"));
   } catch (error) { result.replaceChildren(element("strong", "The request failed: " + error.message)); }
+}
+form.addEventListener("submit", event => { event.preventDefault(); predict(); });
+form.addEventListener("input", curl);
+const next = document.getElementById("next");
+next.hidden = examples.length < 2;
+next.addEventListener("click", () => {
+  shown = (shown + 1) % examples.length;
+  for (const field of fields) write(field, examples[shown][field.name]);
+  curl();
+  predict();
 });
+curl();
 """
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$name</title><style nonce="$nonce">$style</style></head>
-<body><h1>$name</h1><p>$about</p>
-<form id="row" data-proba="$proba" data-targets="$targets">$fields<button>Predict</button></form>
-<div id="result" role="status" aria-live="polite"></div>
+<body><header><h1>$name</h1><p>$about</p><p class="facts">$facts</p></header>
+<main><form id="row" data-proba="$proba" data-targets="$targets">$fields
+<div class="buttons"><button class="main">Predict</button><button type="button" id="next">Another example</button>
+<small>An empty field is a missing value.</small></div></form>
+<aside><h2>$title</h2><div id="result" role="status" aria-live="polite">–</div>
+<details><summary>The same over HTTP</summary><pre id="wire"></pre></details></aside></main>
 <footer><a data-path="/docs" href="docs">API</a> · <a data-path="/openapi.json" href="openapi.json">OpenAPI</a> ·
 <a data-path="/metrics" href="metrics">metrics</a></footer>
+<script type="application/json" id="examples" nonce="$nonce">$examples</script>
 <script nonce="$nonce">$script</script></body></html>
 """)
 
@@ -104,21 +150,51 @@ def html(
     examples, target = example_rows(pipeline), pipeline.target
     example = examples[0] if examples else {}
     fields = [_field(c, d, example.get(c), categories.get(c, ())) for c, d in pipeline.input_schema.items()]
-    metrics = ", ".join(f"{key} {value:.4g}" for key, value in pipeline.model.metrics.items())
-    about = f"{str(target.task).capitalize()} of {', '.join(target.columns)} by {pipeline.model.framework}"
     nonce = secrets.token_urlsafe(16)
     text = _PAGE.substitute(
         name=escape(name),
-        about=escape(about + (f" ({metrics})." if metrics else ".")),
+        about=escape(about(pipeline)),
+        facts=escape(" · ".join(f"{key} {value:.4g}" for key, value in pipeline.model.metrics.items())),
+        title=escape(", ".join(target.columns)),
         fields="".join(fields),
         proba="1" if has_probabilities else "",
         targets=len(target.columns),
         nonce=nonce,
-        style=_STYLE,
+        style=STYLE + _STYLE,
         script=_SCRIPT,
+        examples=json.dumps(examples).replace("<", "\\u003c"),
     )
-    policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return text.encode(), [(b"content-security-policy", policy.encode()), (b"x-content-type-options", b"nosniff")]
+    return text.encode(), security(nonce)
+
+
+def about(pipeline: InferencePipeline) -> str:
+    """What the model does, in a sentence."""
+    target = pipeline.target
+    task = "Regression" if not target.task.is_classification else f"{str(target.task).capitalize()} classification"
+    n = len(pipeline.input_schema)
+    return f"{task} of {', '.join(target.columns)} from {n} column{'s' if n != 1 else ''}, by {pipeline.model.framework}."
+
+
+def security(nonce: str) -> Sequence[tuple[bytes, bytes]]:
+    """Headers that let a page run its own script, ask its own server, and nothing else."""
+    own = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'"
+    policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return [(b"content-security-policy", policy.encode()), (b"x-content-type-options", b"nosniff")]
+
+
+def words(dtype: pl.DataType) -> str:
+    """A type of columns, for people."""
+    if dtype == pl.Boolean:
+        return "true or false"
+    if dtype.is_integer():
+        return "whole number"
+    if dtype.is_numeric():
+        return "number"
+    if isinstance(dtype, pl.Duration):
+        return "seconds"
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "text"
+    return "date" if dtype == pl.Date else "date and time" if isinstance(dtype, pl.Datetime) else str(dtype)
 
 
 def _field(name: str, dtype: pl.DataType, example: Any, categories: Collection[Any]) -> str:
@@ -140,4 +216,4 @@ def _field(name: str, dtype: pl.DataType, example: Any, categories: Collection[A
         control = f"<select {named}>{options}</select>"
     else:
         control = f'<input {named} {attributes} value="{escape(shown)}">'
-    return f"<label>{escape(name)} <small>{escape(str(dtype))}</small>{control}</label>"
+    return f"<label>{escape(name)} <small>{escape(words(dtype))}</small>{control}</label>"
