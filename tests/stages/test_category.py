@@ -95,7 +95,7 @@ def test_group_imputer_needs_its_groups() -> None:
         run(GroupImputer(by="h"), pl.DataFrame({"g": ["a"], "x": [1.0]}))
 
 
-def test_checks() -> None:
+def test_checks(caplog: pytest.LogCaptureFixture) -> None:
     table = pl.DataFrame({"x": [1.0, 5.0], "c": ["a", "b"]})
     for stage, bad in (
         (CheckRange(), {"x": [6.0], "c": ["a"]}),
@@ -104,5 +104,10 @@ def test_checks() -> None:
     ):
         with pytest.raises(DataError, match="stage 'stage'"):
             run(stage, table, pl.DataFrame(bad, schema=table.schema))
+    with caplog.at_level("WARNING", "rayline.checks"):
+        new = pl.DataFrame({"x": [6.0, 7.0, 1.0], "c": ["a", "z", None]}, schema=table.schema)
+        for stage in (CheckRange(action="warn"), CheckCategories(action="warn"), CheckMissing(action="warn")):
+            assert run(stage, table, new).equals(new)
+    assert [record.args[1] for record in caplog.records] == [2, 1, 1]
     gone = run(CheckRange(high=2, action="missing"), table)
     assert gone["x"].to_list() == [1.0, None]

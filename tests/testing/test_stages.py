@@ -125,6 +125,8 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
         {},
     ),
     (stages.CheckMissing(["price", "value"]), {}),
+    (stages.CheckMissing(action="warn"), {}),
+    (stages.CheckRange(["amount", "price"], low=45, action="warn"), {}),
     (stages.CheckRange(), {}),
     (stages.CheckRange(["amount", "count"], low=5, action="missing"), {}),
     (stages.CheckCategories(), {}),

@@ -1,7 +1,12 @@
-"""Stages that look at values: wrong ones are refused, or become missing."""
+"""Stages that look at values: wrong ones are refused, become missing, or are reported.
+
+Rows are never left out: each row that comes in has an answer. To predict the good rows of a batch only, keep the action
+"error" and say `on_error="null"` or "collect" in `InferencePipeline.transform`.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,13 +20,20 @@ from rayline.core.stage import ColumnStage, a_number, one_of, param
 from rayline.core.statistics import Extremes, Statistic, ValueCounts
 
 
+LOG = logging.getLogger("rayline.checks")
+"""Where the action "warn" reports to."""
+
+
 def _action() -> Any:
-    return param("error", one_of("error", "missing"))
+    return param("error", one_of("error", "missing", "warn"))
 
 
 @dataclass(frozen=True)
 class Require(Operation):
-    """Values that break a rule are refused, or become missing. Rules: "known", "range" (low, high), "categories"."""
+    """Values that break a rule are refused, become missing or are reported.
+
+    Rules: "known", "range" (low, high), "categories". Actions: "error", "missing", "warn".
+    """
 
     column: str
     rule: str
@@ -55,24 +67,27 @@ class Require(Operation):
     def _refuse(self, rows: pl.Series) -> pl.Series:
         bad = rows.struct.field("value").filter(~rows.struct.field("good"))
         if len(bad):
-            raise self._error(bad.unique(maintain_order=True).head(5).to_list())
+            self._report(bad.unique(maintain_order=True).head(5).to_list(), len(bad))
         return rows.struct.field("value")
 
-    def _error(self, values: Sequence[Any]) -> DataError:
+    def _report(self, values: Sequence[Any], n: int) -> None:
+        if self.action == "error":
+            raise self._error(values)
+        wanted = self._expected()
+        LOG.warning("stage %r: %d values of column %r, expected %s, got %r", self.stage, n, self.column, wanted, values)
+
+    def _expected(self) -> str:
         if self.rule == "range":
             low, high = self.allowed
-            expected = " and ".join(
+            return " and ".join(
                 [*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])]
             )
-        else:
-            expected = (
-                "a value in every row"
-                if self.rule == "known"
-                else f"one of the {len(self.allowed)} categories seen in fit"
-            )
+        return "a value in every row" if self.rule == "known" else f"one of the {len(self.allowed)} categories seen in fit"
+
+    def _error(self, values: Sequence[Any]) -> DataError:
         return DataError(
             f"Preprocessor.transform: stage {self.stage!r} refuses values of column {self.column!r}.",
-            f"Expected {expected}; got {list(values)!r}.",
+            f"Expected {self._expected()}; got {list(values)!r}.",
             'correct the data, or set action="missing" and impute afterwards.',
         )
 
@@ -82,9 +97,10 @@ class Require(Operation):
         def require(row: Row) -> None:
             x = row[column]
             if not good(x):
-                if action == "error":
-                    raise self._error([x])
-                row[column] = None
+                if action == "missing":
+                    row[column] = None
+                else:
+                    self._report([x], 1)
 
         return require
 
@@ -106,17 +122,19 @@ class Require(Operation):
 
 @dataclass(frozen=True)
 class CheckMissing(ColumnStage):
-    """Refuse tables in which a column has missing values.
+    """Refuse tables in which a column has missing values, or report them.
 
     Parameters
     ----------
     columns
         Columns of any type; when omitted all.
+    action
+        "error", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
 
     Raises
     ------
     DataError
-        In transform, on a missing value.
+        In transform, on a missing value with `action="error"`.
 
     Examples
     --------
@@ -129,11 +147,13 @@ class CheckMissing(ColumnStage):
 
     kinds: ClassVar = tuple(Kind)
 
+    action: str = param("error", one_of("error", "warn"))
+
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return {}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [Require(column, "known", [], "error", where)]
+        return [Require(column, "known", [], self.action, where)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +167,7 @@ class CheckRange(ColumnStage):
     low, high
         The range. Where neither is given, that of the training rows.
     action
-        "error" or "missing".
+        "error", "missing", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
 
     Raises
     ------
@@ -169,7 +189,7 @@ class CheckRange(ColumnStage):
 
     @property
     def loses(self) -> str:  # type: ignore[override]
-        return "" if self.action == "error" else "what was out of range and became missing"
+        return "" if self.action != "missing" else "what was out of range and became missing"
 
     low: float | None = param(None, a_number(none=True))
     high: float | None = param(None, a_number(none=True))
@@ -198,7 +218,7 @@ class CheckCategories(ColumnStage):
     columns
         String and categorical columns; all of them without free text when omitted.
     action
-        "error" or "missing".
+        "error", "missing", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
 
     Raises
     ------
