@@ -6,6 +6,7 @@ page whose blocks need Ray begins with the comment `<!-- test: ray -->`.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import polars as pl
 import pytest
 
 from rayline import train
+from rayline.core import registry
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +67,27 @@ def test_the_page_runs(
     for block in BLOCK.finditer(text):
         line = text.count("\n", 0, block.start(1))
         exec(compile("\n" * line + block[1], str(page), "exec"), names)  # errors then name the line of the page
+
+
+@pytest.mark.parametrize("name", registry.stages())
+def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
+    if not registry.stage(name).__module__.startswith("rayline."):
+        return  # registered by a test
+    folder = ROOT / "docs" / "stages"
+    assert re.search(rf"\b{name}\b", (folder / "index.md").read_text(encoding="utf-8")), f"{name} is not in the list"
+    rows = {
+        page.name: line
+        for page in folder.glob("*.md")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| {name} |")
+    }
+    assert len(rows) == 1, f"{name} has a line on {sorted(rows)}"
+    (page, line), *_ = rows.items()
+    text = (folder / page).read_text(encoding="utf-8")
+    assert "\n```python\n" in text
+    for field in dataclasses.fields(registry.stage(name)):
+        if field.init and field.name != "columns":
+            assert f"`{field.name}`" in (text if page == "text.md" else line), f"{name}: {field.name} is not on {page}"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))

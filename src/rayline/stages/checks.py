@@ -19,7 +19,6 @@ from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, a_number, one_of, param
 from rayline.core.statistics import Extremes, Statistic, ValueCounts
 
-
 LOG = logging.getLogger("rayline.checks")
 """Where the action "warn" reports to."""
 
