@@ -19,6 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def strict() -> rl.InferencePipeline:
+    return refusing()
+
+
+def refusing() -> rl.InferencePipeline:
     """A pipeline that refuses cities it does not know."""
     base = toy.pipeline()
     preprocessor = rl.Preprocessor([("impute", SimpleImputer()), ("onehot", OneHotEncoder(handle_unknown="error"))])

@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core import registry, strictjson
 from rayline.core.backward import inverse
 from rayline.core.engine import Engine
-from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, SchemaError
+from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
@@ -20,6 +20,7 @@ from rayline.core.target import Target
 from rayline.data import backward, conform, fitting, lineage
 from rayline.data.folds import FoldFitter
 from rayline.data.splitters import splitter
+from rayline.data.trial import try_out
 
 FORMAT_VERSION = 1
 
@@ -545,9 +546,14 @@ class Preprocessor:
             made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
             made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
             made._target = None if data["target"] is None else Target.from_json(data["target"])
-            made._targets, made._scans = tuple(data["target_columns"]), int(data["scans"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"The saved preprocessor is malformed: {error}.", "", "save it again.") from error
+            made._targets, made._scans = tuple(map(str, data["target_columns"])), int(data["scans"])
+            if made._input is not None and made._output is not None:
+                try_out(made)
+        except (Exception, pl.exceptions.PanicException) as error:  # what a stranger's values lead to in a stage
+            if isinstance(error, RaylineError):
+                raise
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+            raise ArtifactError(f"The saved preprocessor is malformed: {reason}.", "", "save it again.") from error
         return made
 
     def save(self, path: str | Path) -> None:
