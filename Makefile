@@ -43,13 +43,25 @@ test-slow: $(VENV)/.test  ## tests that take longer
 test-all: $(VENV)/.all $(VENV)/.test  ## every test, with every framework installed (several GB)
 	$(PYTEST) -q
 
-# Horovod of 2023 against the PyTorch and CMake of today: a compiler that says C++17 last, and what its build asks for.
-horovod: $(VENV)/.all $(VENV)/.test  ## build Horovod with gloo into the environment (minutes)
-	$(BIN)/python -m pip install wheel 'setuptools<81' packaging cloudpickle psutil pyyaml cffi cmake
-	printf '#!/bin/sh\nexec g++ "$$@" -std=gnu++17\n' > $(VENV)/g++17 && chmod +x $(VENV)/g++17
-	PATH="$(CURDIR)/$(BIN):$$PATH" CXX="$(CURDIR)/$(VENV)/g++17" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS=-j2 \
+# Horovod of 2023 against the PyTorch and CMake of today: a compiler that says C++17 last, and what its build asks for. It is
+# built beside the environment, whose setuptools stays as new as it is, and put in as a wheel.
+HOROVOD := $(VENV)/horovod
+$(VENV)/.horovod: $(VENV)/.all $(VENV)/.test
+	mkdir -p $(HOROVOD)
+	$(BIN)/python -m venv --without-pip $(HOROVOD)/env
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(echo $(HOROVOD)/env/lib/python3*/site-packages)/beside.pth"
+	$(BIN)/python -m pip --quiet --python $(HOROVOD)/env/bin/python install --ignore-installed \
+	  pip wheel 'setuptools<81' packaging cloudpickle psutil pyyaml cffi cmake
+	printf '#!/bin/sh\nexec g++ "$$@" -std=gnu++17\n' > $(HOROVOD)/g++17 && chmod +x $(HOROVOD)/g++17
+	@echo "building Horovod, once (minutes) ..."
+	PATH="$(CURDIR)/$(HOROVOD)/env/bin:$$PATH" CXX="$(CURDIR)/$(HOROVOD)/g++17" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS=-j2 \
 	  HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
-	  HOROVOD_CPU_OPERATIONS=GLOO $(BIN)/python -m pip install --no-build-isolation horovod==0.28.1
+	  HOROVOD_CPU_OPERATIONS=GLOO $(HOROVOD)/env/bin/python -m pip --quiet wheel --no-build-isolation --no-deps \
+	  --wheel-dir $(HOROVOD) horovod==0.28.1
+	$(BIN)/python -m pip --quiet install --no-deps $(HOROVOD)/horovod-*.whl
+	touch $@
+
+horovod: $(VENV)/.horovod  ## build Horovod with gloo into the environment (minutes), and test it on two workers
 	$(PYTEST) -q tests/frameworks/test_horovod.py
 
 lint: $(VENV)/.dev  ## style and types

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import polars as pl
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 import rayline as rl
 from rayline.core import registry
@@ -386,11 +388,31 @@ def test_a_directory_goes_through_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_text() == "b"
 
 
-@pytest.mark.parametrize("as_uri", [False, True])
-def test_storage_keeps_the_newest(tmp_path: Path, as_uri: bool) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://", "local://", "simplecache::local://"])
+def test_storage_keeps_the_newest(tmp_path: Path, scheme: str) -> None:
     place = tmp_path / "a" / "store"
-    storage = Storage.begin(place.as_uri() if as_uri else place)
+    storage = Storage.begin(f"{scheme}{place}")
     names = [storage.write(i, str(i).encode()) for i in (3, 7, 11)]
     assert storage.read(names[-1]) == b"11"
     assert sorted(path.name for path in (place / storage.run).iterdir()) == names[1:]
     assert Storage.begin(place).run != storage.run
+
+
+class Bucket(MemoryFileSystem):
+    """A file system of the user's own, known to fsspec alone."""
+
+    protocol = "bucket"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("bucket://", "memory://"))
+
+
+def test_storage_on_a_file_system_of_ones_own() -> None:
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    storage = Storage.begin("bucket://runs/late")
+    names = [storage.write(i, bytes([i])) for i in (3, 7, 11)]
+    assert storage.read(names[-1]) == bytes([11])
+    assert sorted(Bucket.store) == [f"/runs/late/{storage.run}/{name}" for name in names[1:]]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ pytest.importorskip("catboost", reason="CatBoost is not installed (pip install '
 import catboost
 
 import rayline as rl
-from rayline import train
+from rayline import train, tune
 from rayline.testing import check_framework
 
 
@@ -25,6 +26,13 @@ def table(n: int = 300) -> pl.DataFrame:
 
 def test_contract() -> None:
     check_framework("catboost", {"iterations": 30, "learning_rate": 0.3, "depth": 4})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_on_ray(ray_session: Any) -> None:
+    options = {"tasks": ["binary"], "resumes": False, "tuned": {"depth": tune.grid_search([2, 4])}}
+    check_framework("catboost", {"iterations": 30, "learning_rate": 0.3}, **options, ray=True, serve=True)
 
 
 def test_categories_are_its_own(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import rayline as rl
 from rayline import train
+from rayline.testing import check_framework
 
 try:
     import horovod.torch as hvd
@@ -61,3 +62,17 @@ def test_two_workers_make_the_same_steps_as_one(ray_session: Any, tmp_path: Path
     loaded = rl.load(tmp_path / "net.rayline")
     assert loaded.model.framework == "torch"  # whoever loads it needs no Horovod
     assert loaded.predict(table()).equals(two.inference_pipeline.predict(table()))
+
+
+@built
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_on_ray(ray_session: Any) -> None:
+    options = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
+    check_framework("horovod", **options, ray=True, serve=True)
+
+
+@built
+def test_what_it_cannot_is_refused() -> None:
+    with pytest.raises(rl.ParameterError, match="TorchTrainer"):
+        train.HorovodTrainer(lightning_module=object)

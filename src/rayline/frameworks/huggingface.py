@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
 from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
-from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.framework import Array, Features, Framework, Job, Native
 from rayline.core.target import Target, Task
+from rayline.frameworks import huggingface_trainer as training
+from rayline.frameworks.huggingface_trainer import quiet
 
 try:
     import torch
@@ -77,7 +74,7 @@ class HuggingFace(Framework):
     task
         "text-classification" or "text-regression"; decided by the labels when omitted.
     training_args
-        Arguments of `transformers.TrainingArguments`, by name.
+        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are those of one worker.
     max_length
         Tokens of a text that are read; as many as the model can when omitted.
     callbacks
@@ -101,24 +98,20 @@ class HuggingFace(Framework):
         callbacks: Sequence[Any] | None = None,
     ) -> Any:
         columns = _columns(job.train.schema)
-        with tempfile.TemporaryDirectory(prefix="rayline-") as folder, _process(job):
+        with training.process(job):
             transformers.set_seed(0 if job.seed is None else job.seed)
             made = _prepared(model, job.target)
             text = Text(_tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made))
-            trainer = _Trainer(
-                model=made,
-                args=transformers.TrainingArguments(**_arguments(job, folder, training_args or {})),
-                train_dataset=_examples(job.train, text, job.target),
-                eval_dataset=None if job.test is None or not job.test.n_rows else _examples(job.test, text, job.target),
-                data_collator=transformers.DataCollatorWithPadding(text.tokenizer),
-                callbacks=list(callbacks or ()),
+            training.fit(
+                job,
+                _with_text(made, text),
+                text.encode,
+                text.tokenizer,
+                training_args=training_args or {},
+                callbacks=callbacks or (),
+                save=lambda directory: self.save(made, directory),
             )
-            trainer.remove_callback(transformers.PrinterCallback)  # it prints what the job is told
-            trainer.add_callback(
-                _Listener(job, trainer, lambda directory: self.save(_with_text(made, text), directory))
-            )
-            trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
-            return _with_text(made, text).cpu().eval()
+            return made.cpu().eval()
 
     def predict(self, model: Any, features: Features) -> Array:
         text = _text(model)
@@ -144,7 +137,7 @@ class HuggingFace(Framework):
 
     def save(self, model: Any, directory: Path) -> None:
         text = _text(model)
-        with _quiet():
+        with quiet():
             model.save_pretrained(directory)
             text.tokenizer.save_pretrained(directory)
         about = {"columns": list(text.columns), "max_length": text.max_length}
@@ -156,7 +149,7 @@ class HuggingFace(Framework):
         given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             columns, length = [str(name) for name in about["columns"]], about["max_length"]
-            with _quiet():
+            with quiet():
                 model = AutoModelForSequenceClassification.from_pretrained(directory, use_safetensors=True, **given)
                 tokenizer = AutoTokenizer.from_pretrained(directory, **given)
         except Exception as error:  # whatever a configuration that is not its own leads to
@@ -204,90 +197,7 @@ class HuggingFace(Framework):
         )
 
 
-# -- the training ------------------------------------------------------------------------------------------------------
-
-
-class _Trainer(transformers.Trainer):
-    """transformers' own, where rows may have weights."""
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
-        if "weight" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, **more)
-        weight, labels = inputs.pop("weight"), inputs.pop("labels")
-        outputs, kind = model(**inputs), self.model.config.problem_type
-        losses = torch.nn.functional
-        if kind == "single_label_classification":
-            loss = losses.cross_entropy(outputs.logits, labels, reduction="none")
-        elif kind == "multi_label_classification":
-            loss = losses.binary_cross_entropy_with_logits(outputs.logits, labels, reduction="none").mean(dim=1)
-        else:
-            loss = losses.mse_loss(outputs.logits.reshape(labels.shape), labels, reduction="none")
-            loss = loss.reshape(len(weight), -1).mean(dim=1)
-        loss = (loss * weight).mean()
-        return (loss, outputs) if return_outputs else loss
-
-
-class _Listener(transformers.TrainerCallback):
-    """Tells the job of every epoch, after its evaluation where there is one."""
-
-    def __init__(self, job: Job, trainer: Any, save: Callable[[Path], None]) -> None:
-        self._job, self._trainer, self._save = job, trainer, save
-        self._metrics: dict[str, float] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if "loss" in (logs or {}):
-            self._metrics["train-loss"] = float(logs["loss"])
-            if self._trainer.eval_dataset is None:
-                self._epoch(state, control)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        self._metrics["test-loss"] = float(metrics["eval_loss"])
-        self._epoch(state, control)
-
-    def _epoch(self, state: Any, control: Any) -> None:
-        iteration = round(state.epoch) - 1
-        control.should_training_stop |= self._job.report(iteration, self._metrics)
-        self._job.checkpoint(iteration, self._keep)
-
-    def _keep(self, directory: Path) -> None:
-        """transformers' own checkpoint, which it goes on from, and our files beside it."""
-        self._trainer._save_checkpoint(self._trainer.model, trial=None)
-        kept = Path(self._trainer.args.output_dir, f"checkpoint-{self._trainer.state.global_step}")
-        shutil.copytree(kept, directory, dirs_exist_ok=True)
-        shutil.rmtree(kept)
-        self._save(directory)
-
-
-def _arguments(job: Job, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Quiet, without files of its own, an evaluation after each epoch; what is given comes last."""
-    own = {
-        "output_dir": folder,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "epoch",
-        "eval_strategy": "no" if job.test is None else "epoch",
-        "disable_tqdm": True,
-        "use_cpu": not job.use_gpu,
-        "dataloader_pin_memory": job.use_gpu,
-        "remove_unused_columns": False,
-        "average_tokens_across_devices": False,  # otherwise the loss of several workers is multiplied by their number
-        "seed": 42 if job.seed is None else job.seed,
-    }
-    backend = {"ddp_backend": "nccl" if job.use_gpu else "gloo"} if job.world_size > 1 else {}
-    return {**own, **backend, **given}
-
-
-def _examples(rows: Rows, text: Text, target: Target) -> list[dict[str, Any]]:
-    encoded, labels = text.encode(rows.features.table), rows.target
-    if not target.task.is_classification or labels.ndim == 2:
-        labels = labels.astype(np.float32)
-    examples = [
-        {**{name: values[i] for name, values in encoded.items()}, "labels": labels[i]} for i in range(rows.n_rows)
-    ]
-    if rows.weight is not None:
-        for example, weight in zip(examples, (rows.weight / rows.weight.mean()).tolist(), strict=True):
-            example["weight"] = weight
-    return examples
+# -- what is trained ---------------------------------------------------------------------------------------------------
 
 
 def _columns(schema: pl.Schema) -> list[str]:
@@ -325,14 +235,14 @@ def _prepared(model: Any, target: Target) -> Any:
                 "huggingface trainer", "model", f"one of {wanted} outputs (num_labels)", f"{made.num_labels} outputs"
             )
         return made
-    with _quiet():
+    with quiet():
         return AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False, **about)
 
 
 def _tokenizer(given: Any) -> Any:
     if not isinstance(given, (str, Path)):
         return copy.deepcopy(given)
-    with _quiet():
+    with quiet():
         return AutoTokenizer.from_pretrained(given, trust_remote_code=False)
 
 
@@ -383,41 +293,3 @@ def _refuse_code(directory: Path) -> None:
                 todo += value.values()
             elif isinstance(value, list):
                 todo += value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without progress bars and remarks of transformers."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _process(job: Job) -> Iterator[None]:
-    """This process as one of many, as transformers finds it in the environment; afterwards as it was."""
-    host, _, port = (job.peers[0] if job.peers else ":").rpartition(":")
-    told: dict[str, Any] = {"RANK": job.rank, "WORLD_SIZE": job.world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    told |= {"MASTER_ADDR": host, "MASTER_PORT": port}
-    before, threads = dict(os.environ), torch.get_num_threads()
-    if job.world_size > 1:
-        os.environ.update({name: str(value) for name, value in told.items()})
-    torch.set_num_threads(job.n_threads)
-    try:
-        with torch.random.fork_rng(), _quiet():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        if torch.distributed.is_initialized() and job.world_size > 1:
-            torch.distributed.destroy_process_group()
-        for name in told:
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]

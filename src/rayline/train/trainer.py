@@ -40,7 +40,7 @@ class Trainer:
     checkpoint_every
         Iterations between two checkpoints.
     storage_path
-        Where checkpoints of workers are kept: a directory that all of them see, or a URL that pyarrow can open.
+        Where checkpoints of workers are kept: a directory that all of them see, or a URL that pyarrow or fsspec can open.
     metrics
         Names of metrics to compute on the test set ("roc_auc"), or on the training set ("train-roc_auc"), beside
         those of the framework. The usual ones of the task when omitted.

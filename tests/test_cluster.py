@@ -1,0 +1,130 @@
+"""More than one machine, simulated: each node is a raylet of its own. In a process of its own, beside the session's Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rayline as rl
+
+PATH = '''
+import sys
+from pathlib import Path
+
+import polars as pl
+import ray
+import xgboost
+from ray.cluster_utils import Cluster
+
+import rayline as rl
+from rayline import data, train, tune
+from rayline.core import registry
+from rayline.testing import training_table
+
+folder = Path(sys.argv[1])
+
+
+class Where(xgboost.callback.TrainingCallback):
+    """Says on which node it trains."""
+
+    def after_iteration(self, model, epoch, evals_log):
+        (folder / f"node-{ray.get_runtime_context().get_node_id()}").touch()
+        return False
+
+
+class Keep(train.Callback):
+    """What the driver is given of each checkpoint."""
+
+    checkpoint_every = 2
+    kept = []
+
+    def on_checkpoint(self, run, iteration, directory):
+        self.kept.append((iteration, sorted(path.name for path in directory.iterdir())))
+
+
+if __name__ == "__main__":
+    training_table(1200).select("wind", "hour", "night", "city", "noise", "late").write_parquet(folder / "t.parquet")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+        rows = data.read_parquet(folder / "t.parquet")
+        trainset, testset = data.train_test_split(rows, percentage=0.25)
+        stages = [(n, registry.stage(s)()) for n, s in {"impute": "SimpleImputer", "onehot": "OneHotEncoder"}.items()]
+        keep = Keep()
+        trainer = train.XGBoostTrainer(
+            {"eta": 0.5}, num_boost_round=8, num_workers=2, seed=1, storage_path=f"{sys.argv[2]}{folder / 'store'}"
+        )
+        result = trainer.fit(
+            train.Preprocessor(stages), trainset, testset, ["late"], callbacks=[Where(), keep], verbose=False
+        )
+        assert result.metrics["test-accuracy"] > 0.85, result.metrics
+        nodes = {node["NodeID"] for node in ray.nodes()}
+        assert {path.name.removeprefix("node-") for path in folder.glob("node-*")} == nodes, "one node did nothing"
+        assert [iteration for iteration, _ in keep.kept] == [1, 3, 5, 7], keep.kept
+        (run,) = (folder / "store").iterdir()
+        assert [path.name for path in sorted(run.iterdir())] == ["checkpoint-00000005.tar", "checkpoint-00000007.tar"]
+
+        predicted = result.inference_pipeline.transform(testset)
+        table = registry.engine_for(predicted).collect(predicted)
+        assert table["prediction"].equals(result.inference_pipeline.predict(table.drop("prediction"))["prediction"])
+
+        analysis = tune.run(
+            train.XGBoostTrainer({"eta": 0.5}, num_boost_round=5, seed=1),
+            {"train_pipeline": train.Preprocessor(stages), "train_dataset": trainset, "cv": 2, "target_columns": ["late"]},
+            {"max_depth": tune.grid_search([2, 4])},
+            num_samples=1,
+            verbose=False,
+        )
+        assert analysis.best_pipeline.chain(analysis.best_model).predict(table).height == table.height
+
+        try:
+            trainer = train.XGBoostTrainer({}, num_workers=2, resources_per_worker={"CPU": 2})
+            trainer.fit(train.Preprocessor(stages), trainset, None, ["late"])
+        except rl.ResourceError as error:
+            assert "2 × 2 = 4 CPU; got 2 nodes with 1 CPU; 1 CPU" in str(error), error
+        else:
+            raise AssertionError("nobody refused")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["file://", "local://"], ids=["Arrow's URL", "fsspec's URL"])
+def test_the_path_on_two_nodes(tmp_path: Path, scheme: str) -> None:
+    script = tmp_path / "path.py"
+    script.write_text(PATH)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), scheme],
+        cwd=Path(rl.__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+NEVER_HANGS = """
+import ray
+from rayline import data, train
+from rayline.testing import training_table
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+rows = data.from_polars(list(training_table(1200).select("wind", "hour", "late").iter_slices(100)))
+for resources in (None, {"CPU": 1}):
+    trainer = train.XGBoostTrainer({}, num_boost_round=3, num_workers=2, resources_per_worker=resources)
+    assert trainer.fit(None, rows, rows, ["late"], verbose=False).history.height == 3
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_on_two_cpus_never_hang(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", NEVER_HANGS], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
