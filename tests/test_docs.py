@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,10 @@ def test_the_page_runs(
     text = page.read_text(encoding="utf-8")
     if RAY in text:
         request.getfixturevalue("ray_session")
-    names: dict[str, Any] = {}
+    main = types.ModuleType("__main__")  # as in a script: its classes can be pickled
+    if RAY not in text:
+        monkeypatch.setitem(sys.modules, "__main__", main)
+    names = vars(main)
     for block in BLOCK.finditer(text):
         line = text.count("\n", 0, block.start(1))
         exec(compile("\n" * line + block[1], str(page), "exec"), names)  # errors then name the line of the page

@@ -38,7 +38,7 @@ RAY_ENGINE = {
 }
 """The files of one engine, which import one another."""
 
-TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "horovod")}
+TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
 RLLIB = {f"rayline.frameworks.{name}" for name in ("rllib", "rllib_modules")}
@@ -52,7 +52,7 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
+    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
     "transformers": {"huggingface", "huggingface_trainer"},
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},

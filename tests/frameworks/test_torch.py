@@ -383,6 +383,47 @@ def test_damaged_numbers_are_refused(tmp_path: Path) -> None:
         ADAPTER.load(tmp_path)
 
 
+class Switch(torch.nn.Module):
+    """Does what depends on the values, which no graph can say."""
+
+    def forward(self, x: Any) -> Any:
+        return x.sum(dim=1) if x.sum() > 0 else x[:, 0]
+
+
+class Counted(torch.nn.Module):
+    """Looks at how many rows there are."""
+
+    def forward(self, x: Any) -> Any:
+        return x.sum(dim=1) * len(x.tolist()) if not torch.compiler.is_compiling() else x.sum(dim=1) * 2
+
+
+@pytest.mark.parametrize("target", ["label", "many", "y"])
+def test_as_onnx_it_needs_no_code(target: str) -> None:
+    for needed in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'rayline[onnx]' onnxruntime)")
+    import onnxruntime
+
+    from rayline.onnx import to_onnx
+
+    table = numbers().with_columns(many=pl.Series(np.digitize(numbers()["a"], [-0.5, 0.5]).astype(str)))
+    kept = table.select("a", "b", target)
+    preprocessor = train.Preprocessor([("scale", StandardScaler())])
+    result = train.TorchTrainer(Normed, seed=1, max_epochs=2).fit(preprocessor, kept, None, [target])
+    session = onnxruntime.InferenceSession(to_onnx(result.inference_pipeline).SerializeToString())
+    feed = {name: table[name].to_numpy().reshape(-1, 1) for name in ("a", "b")}
+    found = session.run(["scores"], feed)[0]
+    if target == "y":
+        expected = result.inference_pipeline.predict(table).to_numpy()
+    else:
+        expected = result.inference_pipeline.predict_proba(table).to_numpy()
+    assert np.allclose(found, expected, atol=1e-5)
+    bare = train.Preprocessor().fit(table.select("a", "b"))
+    with pytest.raises(rl.ParameterError, match="no form in ONNX for Switch"):
+        to_onnx(bare.chain(Switch()))
+    with pytest.raises(rl.ParameterError, match="answers otherwise"):
+        to_onnx(bare.chain(Counted()))
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 

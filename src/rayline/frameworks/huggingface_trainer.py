@@ -83,7 +83,7 @@ class _Trainer(transformers.Trainer):
                 found += (float((losses * weight).sum()), float(weight.sum()))
         metrics = {"eval_loss": _total(found[0]) / _total(found[1])}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def store_flos(self) -> None:

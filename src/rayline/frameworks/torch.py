@@ -189,6 +189,11 @@ class Torch(Framework):
     def needs_test(self, *args: Any, **kwargs: Any) -> str:
         return "patience" if kwargs.get("patience") is not None else ""
 
+    def to_onnx(self, model: Any, width: int) -> Any:
+        from rayline.frameworks import torch_onnx  # optional
+
+        return torch_onnx.to_onnx(model, width)
+
     def owns_callback(self, callback: Any) -> bool:
         return "lightning" in sys.modules and bool(_lightning().is_callback(callback))
 

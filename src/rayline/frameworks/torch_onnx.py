@@ -1,0 +1,96 @@
+"""A PyTorch module as an ONNX graph: a file without code that needs neither PyTorch nor the module's class."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+
+from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.target import Task
+from rayline.frameworks import torch_modules as modules
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtraError.of("to_onnx of a PyTorch module", "torch", "torch") from error
+
+OPSET = 18
+
+
+class Scored(torch.nn.Module):
+    """The module with what `rayline.onnx` promises behind it: probabilities of each class, or values."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module, self._about = module, modules.recipe(module)
+
+    def forward(self, matrix: Any) -> Any:
+        output = modules.squeezed(self.module(matrix))
+        if self._about.task is Task.REGRESSION:
+            return output[:, None] if output.ndim == 1 else output
+        if output.ndim == 2 and self._about.n_targets == 1:
+            return output.softmax(dim=1)
+        second = output.sigmoid()
+        return torch.stack([1 - second, second], dim=1) if output.ndim == 1 else second
+
+
+def to_onnx(module: Any, width: int) -> Any:
+    """The module as an ONNX model of one float32 input of shape (rows, width).
+
+    Raises
+    ------
+    ParameterError
+        When it takes columns by name, or does something that ONNX cannot say.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise MissingExtraError.of("to_onnx of a PyTorch module", "onnxscript", "onnx")
+    if modules.recipe(module).inputs != "matrix":
+        raise ParameterError.value("to_onnx", "inputs of the PyTorch module", "'matrix'", modules.recipe(module).inputs)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # it misses libraries of images
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's, of its own parts
+            made = torch.onnx.export(
+                Scored(module).eval(),
+                (torch.zeros(2, width),),
+                dynamo=True,
+                input_names=["matrix"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ParameterError(
+            f"to_onnx: PyTorch finds no form in ONNX for {type(module).__name__}: {str(error).splitlines()[0]}",
+            "Expected a module of tensors alone, for any number of rows.",
+            "the error above says what stands against it.",
+        ) from error
+    finally:
+        log.setLevel(level)
+    _compare(module, made.model_proto, width)
+    return made.model_proto
+
+
+def _compare(module: Any, made: Any, width: int) -> None:
+    """Raise ParameterError when the graph answers otherwise than the module: a Python number taken from a tensor, such
+    as `len(x)`, stands in it as it was for the rows that it was made with."""
+    from onnx.reference import ReferenceEvaluator
+
+    rows = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
+    with torch.inference_mode():
+        expected = Scored(module).eval()(torch.from_numpy(rows)).numpy()
+    (found,) = ReferenceEvaluator(made).run(None, {"matrix": rows})
+    if np.shape(found) != expected.shape or not np.allclose(found, expected, rtol=1e-3, atol=1e-4):
+        raise ParameterError(
+            f"to_onnx: the graph of {type(module).__name__} answers otherwise than the module.",
+            f"Expected answers of shape {expected.shape} for 5 rows; got {np.shape(found)}, or other numbers.",
+            "let its shapes follow from tensors (flatten(1), not reshape(len(x), -1)).",
+        )
