@@ -41,7 +41,7 @@ RAY_ENGINE = {
 TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
-RLLIB = {f"rayline.frameworks.{name}" for name in ("rllib", "rllib_modules")}
+RLLIB = {f"rayline.frameworks.{name}" for name in ("rllib", "rllib_modules", "rllib_running", "rllib_settings")}
 """The adapter of RLlib, and its policies as data."""
 
 RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "rayline.data.read"}
@@ -57,7 +57,7 @@ ONE_PLACE = {
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},
     "horovod": {"horovod"},
-    "gymnasium": {"rllib", "rllib_modules"},
+    "gymnasium": {"rllib", "rllib_modules", "rllib_settings"},
 }
 """Libraries of frameworks, and the files of rayline.frameworks that may import them."""
 

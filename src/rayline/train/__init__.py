@@ -12,9 +12,12 @@ from rayline.core import registry
 from rayline.data.preprocessor import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
 from rayline.train.fit import fit
+from rayline.train.mlflow import MLflow
 from rayline.train.result import Result
-from rayline.train.tracking import MLflow, TensorBoard, Tracker, WandB
+from rayline.train.tensorboard import TensorBoard
+from rayline.train.tracking import Tracker
 from rayline.train.trainer import Trainer, named
+from rayline.train.wandb import WandB
 
 __all__ = [
     "Callback",

@@ -1,0 +1,151 @@
+"""RLlib's settings and environments: what the trainer's arguments mean, checked before anything starts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.registry import ALGORITHMS
+from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
+
+from rayline.core.errors import ParameterError
+from rayline.frameworks import rllib_modules as modules
+
+OWN = {
+    "num_env_runners": "the trainer's num_workers",
+    "num_cpus_per_env_runner": "the trainer's resources_per_worker",
+    "env": "the argument env",
+    "framework_str": "nothing: policies are PyTorch modules",
+    "framework": "nothing: policies are PyTorch modules",
+}
+"""Settings of RLlib that the trainer makes, and what says them."""
+
+UNSEEN = ("_env_to_module_connector", "_module_to_env_connector")
+"""What would stand between the observations and the policy, in code of the user's own."""
+
+
+def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> Any:
+    """RLlib's own configuration. Raises ParameterError on what it does not know, or could not be saved."""
+    if isinstance(algorithm, AlgorithmConfig):
+        settings = algorithm.copy(copy_frozen=False)
+    elif isinstance(algorithm, str) and algorithm in modules.ALGORITHMS:
+        settings = ALGORITHMS[algorithm]()[1]
+    else:
+        raise ParameterError.value(
+            "rllib trainer", "algorithm", f"one of {list(modules.ALGORITHMS)}, or an AlgorithmConfig", algorithm
+        )
+    given = dict(config or {})
+    for name in OWN.keys() & given.keys():
+        raise ParameterError(
+            f"rllib trainer: config says {name!r}.", f"Expected {OWN[name]}.", f"take {name!r} out of config."
+        )
+    known = {
+        name for name in dir(settings) if not name.startswith("_") and not callable(getattr(type(settings), name, None))
+    }
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ParameterError.unknown(f"rllib trainer: config of {type(settings).__name__}", unknown, known)
+    try:
+        with quiet():
+            if env is not None:
+                settings.environment(_named(env))
+            if "model_config" in given:
+                settings.rl_module(model_config=given.pop("model_config"))
+            if "rl_module_spec" in given:
+                settings.rl_module(rl_module_spec=given.pop("rl_module_spec"))
+            settings.update_from_dict(given)
+            settings.debugging(log_level="ERROR")
+            settings.validate()
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ParameterError(
+            f"rllib trainer: RLlib refuses the settings: {reason}",
+            f"Got {shown(given)}.",
+            "see the documentation of its AlgorithmConfig.",
+        ) from error
+    _refuse_unseen(settings)
+    return settings
+
+
+def shown(given: Mapping[str, Any]) -> str:
+    """Settings for a message."""
+    text = repr(dict(given))
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _refuse_unseen(settings: Any) -> None:
+    """Raise ParameterError on settings that make a policy more than its module."""
+    memory = [name for name in ("use_lstm", "use_attention") if _option(settings.model_config, name)]
+    problems = {
+        "it uses RLlib's old API": not settings.enable_rl_module_and_learner,
+        "it has several agents": settings.is_multi_agent,
+        f"its module has a memory ({', '.join(memory)})": bool(memory),
+        "it has connectors of its own": any(getattr(settings, name, None) is not None for name in UNSEEN),
+        "no environment is given": settings.env is None,
+    }
+    for problem in (text for text, found in problems.items() if found):
+        raise ParameterError(
+            f"rllib trainer: {problem}.",
+            "Expected one agent in an environment, whose policy is a module of the observation alone: it is saved as data.",
+            "leave this out; what the policy must see belongs into the environment's observation.",
+        )
+
+
+def _option(config: Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _named(env: Any) -> Any:
+    """An environment as RLlib takes it: a function goes by a name."""
+    if isinstance(env, (str, type)) or not callable(env):
+        return env
+    name = f"{getattr(env, '__qualname__', type(env).__name__)}-{id(env):x}"
+    register_env(name, env)
+    return name
+
+
+def resources_of(asked: Mapping[str, float]) -> dict[str, Any]:
+    rest = {name: amount for name, amount in asked.items() if name not in ("CPU", "GPU")}
+    found: dict[str, Any] = {"custom_resources_per_env_runner": rest} if rest else {}
+    for name, key in (("CPU", "num_cpus_per_env_runner"), ("GPU", "num_gpus_per_env_runner")):
+        found |= {key: asked[name]} if name in asked else {}
+    return found
+
+
+def world_of(settings: Any) -> Any:
+    """The environment, as RLlib will make it. Raises ParameterError when it cannot be made."""
+    env, options = settings.env, dict(settings.env_config)
+    try:
+        if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
+            return _global_registry.get(ENV_CREATOR, env)(options)
+        if callable(env):
+            return env(options)
+        return gymnasium.make(env, **options)
+    except Exception as error:  # whatever an environment raises
+        raise ParameterError(
+            f"rllib trainer: the environment {env!r} cannot be made: {type(error).__name__}: {str(error)[:200]}",
+            "Expected the name of an environment of Gymnasium, a class, or a function of its configuration.",
+            "install what it needs, and see env_config in config.",
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """RLlib warns of its own settings, and of the name under which it registers every environment again; what is wrong
+    with the user's comes as an error."""
+    loggers = [logging.getLogger(name) for name in ("ray.rllib", "ray.tune", "ray._common", "ray.util")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*Overriding environment rllib-")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
