@@ -6,6 +6,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -360,6 +362,16 @@ def test_settings_become_rllibs_own() -> None:
 
     own = PPOConfig().environment(Sides).training(lr=0.25)
     assert repr(train.RLlibTrainer(own, iterations=2)).startswith("RLlibTrainer(")
+
+
+def test_without_it_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['gymnasium'] = None\nfrom rayline import train\n"
+        "try: train.RLlibTrainer('PPO', 'CartPole-v1')\nexcept ImportError as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("MissingExtraError RLlibTrainer needs the package 'ray[rllib]'")
+    assert "pip install 'rayline[rllib]'" in done.stdout
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
