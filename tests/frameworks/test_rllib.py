@@ -97,7 +97,7 @@ def sides(**options: Any) -> train.Trainer:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_contract(ray_session: Any) -> None:
-    check_framework("rllib", "PPO", Sides, QUICK, iterations=3, exact=False)
+    check_framework("rllib", "PPO", Sides, QUICK, iterations=3, exact=False, serve=True)
 
 
 @pytest.mark.ray
