@@ -41,7 +41,9 @@ RAY_ENGINE = {
 TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
-RLLIB = {f"rayline.frameworks.{name}" for name in ("rllib", "rllib_modules", "rllib_running", "rllib_settings")}
+RLLIB = {
+    f"rayline.frameworks.{name}" for name in ("rllib", "rllib_file", "rllib_modules", "rllib_running", "rllib_settings")
+}
 """The adapter of RLlib, and its policies as data."""
 
 RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "rayline.data.read"}
@@ -52,12 +54,12 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
+    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_file", "rllib_modules"},
     "transformers": {"huggingface", "huggingface_trainer"},
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},
     "horovod": {"horovod"},
-    "gymnasium": {"rllib", "rllib_modules", "rllib_settings"},
+    "gymnasium": {"rllib", "rllib_file", "rllib_modules", "rllib_settings"},
 }
 """Libraries of frameworks, and the files of rayline.frameworks that may import them."""
 

@@ -378,11 +378,12 @@ def test_without_it_the_extra_is_named() -> None:
 
 
 def untrained(cls: Any = None, config: Any = None) -> Any:
+    from rayline.frameworks import rllib_file
     from rayline.frameworks import rllib_modules as modules
 
     world = Sides()
-    found = cls or modules._loaded("DefaultPPOTorchRLModule")
-    return modules._build(found, world.observation_space, world.action_space, config or {"fcnet_hiddens": [4]})
+    found = cls or rllib_file._loaded("DefaultPPOTorchRLModule")
+    return modules.build(found, world.observation_space, world.action_space, config or {"fcnet_hiddens": [4]})
 
 
 def test_a_file_that_is_not_what_it_says(tmp_path: Path) -> None:

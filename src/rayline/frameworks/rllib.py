@@ -10,12 +10,17 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Arguments, Array, Features, Framework, Job, Native, Spaces
-from rayline.frameworks import rllib_modules as modules
-from rayline.frameworks.rllib_modules import register_rl_module
-from rayline.frameworks.rllib_running import built, enough, one_iteration, telling
-from rayline.frameworks.rllib_settings import quiet, resources_of, settings_of, world_of
+
+try:
+    from rayline.frameworks import rllib_file
+    from rayline.frameworks import rllib_modules as modules
+    from rayline.frameworks.rllib_modules import register_rl_module
+    from rayline.frameworks.rllib_running import built, enough, one_iteration, telling
+    from rayline.frameworks.rllib_settings import quiet, resources_of, settings_of, world_of
+except ImportError as error:
+    raise MissingExtraError.of("RLlibTrainer", "ray[rllib]", "rllib") from error
 
 __all__ = ["RLlib", "register_rl_module"]
 
@@ -108,11 +113,11 @@ class RLlib(Framework):
         return modules.actions(model, features)
 
     def save(self, model: Any, directory: Path) -> None:
-        modules.save(model, directory)
+        rllib_file.save(model, directory)
 
     def load(self, directory: Path, *, module: Any = None) -> Any:
         """`module` is the class of a policy of your own: `rayline.load(path, module=Policy)`."""
-        return modules.load(directory, module)
+        return rllib_file.load(directory, module)
 
     def load_options(self, model: Any) -> dict[str, Any]:
         return {"module": type(model)}

@@ -1,0 +1,147 @@
+"""RLlib's policies as files: the class by its id, spaces and settings as JSON, numbers as safetensors; no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from safetensors.torch import load_file, save_file
+
+from rayline.core import strictjson
+from rayline.core.errors import ArtifactError
+from rayline.core.schema import value_from_json, value_to_json
+from rayline.frameworks import rllib_modules as modules
+
+MOST_LAYERS, MOST_UNITS = 1 << 10, 1 << 24
+
+
+def save(module: Any, directory: Path) -> None:
+    """`policy.json` and `policy.safetensors`: the class by its id, spaces and settings, and numbers; no code.
+
+    Raises ArtifactError when the module's settings hold what is no data, or it was built by a catalog of its own.
+    """
+    catalog = getattr(module, "catalog", None)
+    problem = ""
+    try:
+        config = strictjson.dumps(modules.plain(module.model_config))
+    except (TypeError, ValueError) as error:
+        problem = f"its model_config holds {error}"
+    if catalog is not None and not type(catalog).__module__.startswith("ray.rllib.algorithms."):
+        problem = f"it was built by {type(catalog).__name__}, a catalog of its own"
+    if problem:
+        raise ArtifactError(
+            f"The policy {type(module).__name__} cannot be saved as data: {problem}.",
+            "Expected plain values, and a class that builds itself of them.",
+            "write the layers into a subclass of TorchRLModule, and register it (register_rl_module).",
+        )
+    about = {
+        "module": type(module).__name__,
+        "observation_space": _space_to_json(module.observation_space),
+        "action_space": _space_to_json(module.action_space),
+        "model_config": strictjson.loads(config, "model_config"),
+        **modules.actions_of(module),
+    }
+    (directory / "policy.json").write_bytes(strictjson.dumps(about, indent=1))
+    numbers = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    save_file(numbers, str(directory / "policy.safetensors"))
+
+
+def load(directory: Path, cls: Any = None) -> Any:
+    """The policy of such files, of the class `cls` or, without one, of what stands under the id in the file.
+
+    Raises
+    ------
+    ArtifactError
+        When no class is known under the id, or the numbers do not fit into it.
+    """
+    for name in ("policy.json", "policy.safetensors"):
+        if not (directory / name).is_file():
+            raise ArtifactError("The saved policy is incomplete.", f"Expected a file {name}.", "save it again.")
+    about = strictjson.loads((directory / "policy.json").read_bytes(), "policy.json")
+    name = str(about.get("module", "")) if isinstance(about, dict) else ""
+    found = cls or modules.registered.get(name) or _loaded(name)
+    if found is None:
+        raise ArtifactError(
+            f"The saved policy is of the class {name[:80]!r}, which is not known here.",
+            f"Expected one of {sorted({*modules.own(), *modules.registered})}: no code is loaded from a file.",
+            "register its class first (rayline.frameworks.rllib.register_rl_module), or pass it: rayline.load(path, module=Policy).",
+        )
+    try:
+        observed, acted = _space_from_json(about["observation_space"]), _space_from_json(about["action_space"])
+        modules.refuse_spaces(observed, acted)
+        numbers = load_file(str(directory / "policy.safetensors"))
+        if name in modules.own() and cls is None:
+            _compare(found, observed, acted, about["model_config"], numbers)
+        made = modules.build(found, observed, acted, about["model_config"])
+        made.load_state_dict(numbers, strict=True)
+        return modules.described(made, normalizes=bool(about["normalizes"]), clips=bool(about["clips"]))
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a class says to settings that are not its own
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ArtifactError(
+            f"The saved policy does not fit {found.__name__}: {type(error).__name__}: {reason}",
+            "Expected the class that it was trained with.",
+            "pass the right one: rayline.load(path, module=Policy).",
+        ) from error
+
+
+def _loaded(name: str) -> Any:
+    place = modules.own().get(name)
+    if place is None:
+        return None
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _compare(cls: type, observed: Any, acted: Any, config: Any, numbers: Mapping[str, Any]) -> None:
+    """RLlib's own modules are first built without memory: sizes from a file cost nothing before they are known to be true."""
+    known = {f.name for f in dataclasses.fields(DefaultModelConfig)} | set(_EXTRA)
+    unknown = [name for name in config if name not in known]
+    sizes = [int(n) for value in config.values() if isinstance(value, list) for n in _whole_numbers(value)]
+    if unknown or len(sizes) > MOST_LAYERS or sum(map(abs, sizes)) > MOST_UNITS:
+        raise ArtifactError(
+            "policy.json names settings that Rayline does not write.", f"Got {unknown[:8]}.", "save it again."
+        )
+    with torch.device("meta"):
+        bare = modules.build(cls, observed, acted, config)
+    if {k: tuple(v.shape) for k, v in bare.state_dict().items()} != {k: tuple(v.shape) for k, v in numbers.items()}:
+        raise ArtifactError("policy.json names other layers than the saved numbers have.", "", "save it again.")
+
+
+_EXTRA = (
+    "num_atoms", "v_min", "v_max", "dueling", "double_q", "epsilon", "std_init", "twin_q", "clip_log_std",
+)  # fmt: skip
+"""Settings that algorithms add to those of every module."""
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    for inner in value if isinstance(value, list) else [value]:
+        if isinstance(inner, list):
+            yield from _whole_numbers(inner)
+        elif isinstance(inner, int):
+            yield inner
+
+
+def _space_to_json(space: Any) -> dict[str, Any]:
+    if isinstance(space, Discrete):
+        return {"type": "Discrete", "n": int(space.n)}
+    bounds = {name: value_to_json(getattr(space, name).ravel().tolist()) for name in ("low", "high")}
+    return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+
+
+def _space_from_json(data: Any) -> Any:
+    if data["type"] == "Discrete":
+        return Discrete(int(data["n"]))
+    shape, dtype = tuple(int(n) for n in data["shape"]), np.dtype(str(data["dtype"]))
+    if dtype.kind not in "fiu" or data["type"] != "Box":
+        raise ValueError(f"a space of {data['type']} {dtype}")
+    low, high = (np.array(value_from_json(data[name]), dtype=dtype).reshape(shape) for name in ("low", "high"))
+    return Box(low, high, shape, dtype.type)
