@@ -18,7 +18,7 @@ try:
     from rayline.frameworks import rllib_modules as modules
     from rayline.frameworks.rllib_modules import register_rl_module
     from rayline.frameworks.rllib_running import built, enough, one_iteration, telling
-    from rayline.frameworks.rllib_settings import quiet, resources_of, settings_of, world_of
+    from rayline.frameworks.rllib_settings import resources_of, settings_of, world_of
 except ImportError as error:
     raise MissingExtraError.of("RLlibTrainer", "ray[rllib]", "rllib") from error
 
@@ -80,7 +80,7 @@ class RLlib(Framework):
         if job.use_gpu:
             settings.learners(num_gpus_per_learner=settings.num_gpus_per_learner or 1)
         registry.late("ensure_ray")()
-        with quiet(), modules.threads(job.n_threads), telling(settings), built(settings) as running:
+        with modules.quiet(), modules.threads(job.n_threads), telling(settings), built(settings) as running:
             modules.refuse_memory(running.env_runner.module)
             found: dict[str, float] = {}
             for iteration in range(iterations):

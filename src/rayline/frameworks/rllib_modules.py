@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -122,7 +124,8 @@ def refuse_memory(module: Any) -> None:
 
 
 def build(cls: type, observed: Any, acted: Any, config: Mapping[str, Any]) -> Any:
-    made: Any = cls(observation_space=observed, action_space=acted, inference_only=True, model_config=dict(config))
+    with quiet():
+        made: Any = cls(observation_space=observed, action_space=acted, inference_only=True, model_config=dict(config))
     return made.eval()
 
 
@@ -193,3 +196,20 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """RLlib warns of its own settings, and of the name under which it registers every environment again; what is wrong
+    with the user's comes as an error."""
+    loggers = [logging.getLogger(name) for name in ("ray.rllib", "ray.tune", "ray._common", "ray.util")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*Overriding environment rllib-")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

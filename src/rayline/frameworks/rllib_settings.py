@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -51,7 +48,7 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
     if unknown:
         raise ParameterError.unknown(f"rllib trainer: config of {type(settings).__name__}", unknown, known)
     try:
-        with quiet():
+        with modules.quiet():
             if env is not None:
                 settings.environment(_named(env))
             if "model_config" in given:
@@ -132,20 +129,3 @@ def world_of(settings: Any) -> Any:
             "Expected the name of an environment of Gymnasium, a class, or a function of its configuration.",
             "install what it needs, and see env_config in config.",
         ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """RLlib warns of its own settings, and of the name under which it registers every environment again; what is wrong
-    with the user's comes as an error."""
-    loggers = [logging.getLogger(name) for name in ("ray.rllib", "ray.tune", "ray._common", "ray.util")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*Overriding environment rllib-")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
