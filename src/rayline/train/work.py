@@ -185,7 +185,9 @@ class Work:
         try:
             native = adapter.train(job, *self.args, **self.kwargs)
             scored = {name: self._scored(native, rows[name]) for name in self.score if name in rows}
-            data = rows["train"].remember(Fingerprint, lambda: Fingerprint.of_training(rows["train"]))
+            data = Fingerprint()
+            if not adapter.acts:
+                data = rows["train"].remember(Fingerprint, lambda: Fingerprint.of_training(rows["train"]))
             return Outcome(native, scored, data=data)
         except RaylineError:
             raise
