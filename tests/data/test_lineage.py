@@ -35,7 +35,7 @@ def test_through_several_stages() -> None:
     assert p.lineage == {
         "a": ("a", "c"),
         "b": ("b",),
-        "a_per_b": ("b", "a", "c"),
+        "a_per_b": ("a", "b", "c"),
         "twice": ("b",),
         "c_u": ("c",),
         "c_v": ("c",),

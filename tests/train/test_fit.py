@@ -238,7 +238,7 @@ BAD: dict[str, Any] = {
     "one class": (lambda t: t.with_columns(late=pl.lit("no")), rl.DataError, "one class only"),
     "all null": (lambda t: t.with_columns(x=pl.lit(None, pl.Float64)), rl.DataError, "'x' has no values"),
     "all null category": (lambda t: t.with_columns(city=pl.lit(None, pl.String)), rl.DataError, "'city' has no values"),
-    "no target": (lambda t: t.drop("late"), rl.SchemaError, "column 'late', which is missing"),
+    "no target": (lambda t: t.drop("late"), rl.SchemaError, "column 'late' is missing"),
     "no features": (lambda t: t.select("late"), rl.SchemaError, "no features"),
     "dates": (lambda t: t.with_columns(d=pl.lit(0).cast(pl.Date)), rl.SchemaError, "'d' holds Date"),
     "duplicates": (lambda t: pa.table([pa.array([1, 2]), pa.array([1, 2]), pa.array(["a", "b"])], names=["x", "x", "late"]), rl.SchemaError, "'x' more than once"),
@@ -293,7 +293,7 @@ def test_bad_test_sets(table: pl.DataFrame) -> None:
         fit(data.clear())
     with pytest.raises(rl.DataError, match="labels that training did not see"):
         fit(data.with_columns(late=pl.lit("perhaps")))
-    with pytest.raises(rl.DataError, match="labels that training did not see"):
+    with pytest.raises(rl.DataError, match=r"'late' has [0-9]+ missing values"):
         fit(data.with_columns(late=pl.lit(None, pl.String)))
     mixed = data.select(pl.lit(1).alias("more"), *reversed(data.columns))
     assert fit(mixed).metrics == fit(data).metrics
@@ -310,7 +310,7 @@ def test_bad_arguments(table: pl.DataFrame) -> None:
         trainer.fit(X=data, y=[1, 2, 3])
     with pytest.raises(rl.ParameterError, match="target_columns"):
         trainer.fit(stages(), data)
-    with pytest.raises(rl.ParameterError, match=r"unknown parameter 'rocauc'(.|\n)*roc_auc"):
+    with pytest.raises(rl.ParameterError, match=r"unknown metric 'rocauc'(.|\n)*roc_auc"):
         trainer.fit(stages(), data, target_columns="late", metrics=["rocauc"])
     with pytest.raises(rl.ParameterError, match="'rmse' is not for a binary target"):
         trainer.fit(stages(), data, data, target_columns="late", metrics=["rmse"])

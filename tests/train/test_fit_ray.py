@@ -107,7 +107,7 @@ def test_a_worker_fails_with_rank_and_cause(ray_session: Any, table: pl.DataFram
             rl.DataError,
             "missing values",
         ),
-        (lambda t: t.drop("late"), rl.SchemaError, "'late', which is missing"),
+        (lambda t: t.drop("late"), rl.SchemaError, "'late' is missing"),
     ],
 )
 def test_bad_datasets_are_refused_before_workers_start(

@@ -28,7 +28,7 @@ def stages(**own: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (stages(imputer={"strategy": "mean"}), "unknown parameter 'imputer'.*did you mean \\['impute'\\]"),
+        (stages(imputer={"strategy": "mean"}), "unknown stage 'imputer'.*did you mean \\['impute'\\]"),
         (stages(impute={"strategie": choice(["mean", "median"])}), "unknown parameter 'strategie'.*'strategy'"),
         (stages(impute={"strategy": choice(["mean", "medan"])}), "'medan'.*strategy has a wrong value"),
         (stages(impute={"strategy": grid_search(["mean", "medan"])}), "'medan'.*strategy has a wrong value"),
@@ -58,7 +58,7 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
         ({"cv": 1}, "at least 2"),
         ({"cv": 301}, "(?i)KFold"),
         ({"cv": "five"}, "a number of folds"),
-        ({"metric": "auk"}, "unknown parameter 'auk'.*auc"),
+        ({"metric": "auk"}, "unknown metric 'auk'"),
         ({"metric": "rmse"}, "not for a binary target"),
         ({"metric": "train-logloss"}, "rows that the model was trained on"),
         ({"metric": "auc", "mode": "min"}, "the worst auc"),
@@ -75,7 +75,7 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
             {"train_pipeline": Preprocessor([("i", SimpleImputer(columns=["late"], strategy="most_frequent"))])},
             "target column",
         ),
-        ({"train_pipeline": Preprocessor([("i", SimpleImputer(columns=["late_"]))])}, "'late_', which is missing"),
+        ({"train_pipeline": Preprocessor([("i", SimpleImputer(columns=["late_"]))])}, "'late_' is missing"),
         ({"trainer": "xgboost"}, "a trainer such as"),
     ],
 )

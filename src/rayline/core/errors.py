@@ -28,6 +28,12 @@ class RaylineError(Exception):
             lines.append(f"  Hint: {hint}")
         super().__init__("\n".join(lines))
 
+    def within(self, where: str) -> Self:
+        """The same error, which says where it happened."""
+        made = type(self).__new__(type(self))
+        Exception.__init__(made, f"{where}: {self}")
+        return made
+
 
 class SchemaError(RaylineError, ValueError):
     """A table has not the columns or the types that were expected of it."""
@@ -45,6 +51,17 @@ class SchemaError(RaylineError, ValueError):
         )
 
     @classmethod
+    def absent(cls, where: str, names: Sequence[str], present: Iterable[str]) -> Self:
+        """An argument names columns that a table does not have."""
+        present = list(present)
+        near = [m for name in names for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)]
+        return cls(
+            f"{where}: {_columns(names)} {'is' if len(names) == 1 else 'are'} missing.",
+            f"Expected columns of the table, which has {shorten(present)}.",
+            f"did you mean {shorten(near)}?" if near else "check the names, and where the table comes from.",
+        )
+
+    @classmethod
     def dtype(cls, where: str, column: str, expected: Any, got: Any) -> Self:
         """A column holds another type than `where` can use."""
         return cls(
@@ -58,12 +75,12 @@ class ParameterError(RaylineError, ValueError):
     """An argument has a name or a value that is not allowed."""
 
     @classmethod
-    def unknown(cls, where: str, names: Iterable[str], allowed: Iterable[str]) -> Self:
-        """A parameter has a name that does not exist."""
+    def unknown(cls, where: str, names: Iterable[str], allowed: Iterable[str], noun: str = "parameter") -> Self:
+        """A parameter (or another thing that has names) has a name that does not exist."""
         names, allowed = sorted(names), sorted(allowed)
-        near = [m for name in names for m in difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)]
+        near = [m for name in names for m in _near(name, allowed)]
         return cls(
-            f"{where}: unknown {'parameter' if len(names) == 1 else 'parameters'} {', '.join(map(repr, names))}.",
+            f"{where}: unknown {noun}{'' if len(names) == 1 else 's'} {', '.join(map(repr, names))}.",
             f"Expected some of {shorten(allowed, 20)}.",
             f"did you mean {shorten(near)}?" if near else "check the spelling against the documentation.",
         )
@@ -110,6 +127,13 @@ class MissingExtraError(RaylineError, ImportError):
         return cls(
             f"{what} needs the package {package!r}, which is not installed.", "", f"pip install 'rayline[{extra}]'"
         )
+
+
+def _near(name: str, allowed: Sequence[str]) -> list[str]:
+    """What was meant, perhaps: the same words in another order, or nearly the same letters."""
+    words = sorted(name.lower().split("_"))
+    same = [other for other in allowed if sorted(other.lower().split("_")) == words]
+    return same[:1] or difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
 
 
 def shorten(names: Iterable[Any], most: int = 8) -> str:

@@ -179,7 +179,7 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType], where: str) -> str
     if name == "col":
         (column,) = arguments
         if column not in schema:
-            raise SchemaError.missing(where, [column], schema)
+            raise SchemaError.absent(where, [column], schema)
         kinds = {Kind.NUMERIC: "n", Kind.BOOLEAN: "b", Kind.CATEGORY: "s"}
         found = kinds.get(kind_of(schema[column]))
         if found is None:

@@ -81,7 +81,7 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
         raise ParameterError.value(where, "columns", "each column once", twice)
     missing = [name for name in names if name not in schema]
     if missing:
-        raise SchemaError.missing(where, missing, schema)
+        raise SchemaError.absent(where, missing, schema)
     return names
 
 

@@ -229,6 +229,7 @@ class Target:
                     values, range(len(values)), default=None, return_dtype=pl.Int64
                 )
                 if codes.null_count():
+                    _refuse_missing(column, series)
                     bad = series.filter(codes.is_null()).unique().head(5).to_list()
                     raise DataError(
                         f"The target {column!r} holds labels that training did not see.",
@@ -238,12 +239,7 @@ class Target:
                 out.append(codes.to_numpy())
             else:
                 values = series.cast(pl.Float64).fill_nan(None)
-                if values.null_count():
-                    raise DataError(
-                        f"The target {column!r} has {values.null_count()} missing values.",
-                        "Expected a number in every row.",
-                        "drop these rows first.",
-                    )
+                _refuse_missing(column, values)
                 out.append(values.to_numpy())
         return out[0] if len(out) == 1 else np.stack(out, axis=1)
 
@@ -358,6 +354,15 @@ class Target:
             tuple(dtype_from_json(d) for d in data["dtypes"]),
             tuple(tuple(c) for c in value_from_json(data["classes"])),
             tuple((str(name), registry.stage(own["stage"]).from_json(own)) for name, own in data.get("stages", ())),  # type: ignore[attr-defined]
+        )
+
+
+def _refuse_missing(column: str, labels: pl.Series) -> None:
+    if labels.null_count():
+        raise DataError(
+            f"The target {column!r} has {labels.null_count():,} missing values.",
+            "Expected a label in every row.",
+            "drop these rows first.",
         )
 
 

@@ -11,8 +11,9 @@ questions that were never asked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ class Walk:
         certain = True  # whether the columns of the table are known
         growing = False  # whether more will come beside them
         for path, leaf in self.leaves:
-            where = f"Preprocessor.fit: {self.noun} {path!r}"
+            where = f"{self.where}: {self.noun} {path!r}"
             on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
             try:
                 columns = (leaf.replace(columns=list(table)) if on_targets else leaf).select(
@@ -102,7 +103,9 @@ class Walk:
                     raise
                 return  # it may name a column that an earlier stage has yet to make
             view = View(tuple(columns), table, tuple(self.targets))
-            answers = self._answers(leaf.requests(view), lineage, prefix)
+            with _named(where):
+                requests = leaf.requests(view)
+            answers = self._answers(requests, lineage, prefix)
             if answers is None or not certain or prefix is None:
                 prefix, certain = None, certain and (leaf.becomes is not None or leaf.keeps)
                 growing = growing or leaf.keeps
@@ -113,7 +116,8 @@ class Walk:
                     elif not leaf.keeps and text_request(before.source) not in self.missing:  # else it may stay
                         table = pl.Schema({name: dtype for name, dtype in table.items() if name != column})
                 continue
-            learned = leaf.learn(view, answers)
+            with _named(where):
+                learned = leaf.learn(view, answers)
             done = leaf.fitted(learned)
             self.fitted.append(done)
             new = done.lower(path)
@@ -204,6 +208,15 @@ class Walk:
             self._digests[prefix] = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
             self.prefixes[self._digests[prefix]] = operations
         return self._digests[prefix]
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What goes wrong in here says in which stage."""
+    try:
+        yield
+    except RaylineError as error:
+        raise error.within(where) from error.__cause__
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Preprocessor:
         for own, stage in (*self._stages, *self._target_stages):
             if own == name:
                 return stage
-        raise ParameterError.unknown("Preprocessor", [name], self._names)
+        raise ParameterError.unknown("Preprocessor", [name], self._names, "stage")
 
     @property
     def _names(self) -> list[str]:
@@ -122,7 +122,7 @@ class Preprocessor:
         """
         unknown = [name for name in changes if name not in self._names]
         if unknown:
-            raise ParameterError.unknown("Preprocessor: stage", unknown, self._names)
+            raise ParameterError.unknown("Preprocessor", unknown, self._names, "stage")
         return type(self)(
             [
                 (
@@ -170,15 +170,16 @@ class Preprocessor:
         ask: fitting.Ask | None = None,
         known: Mapping[Any, Any] | None = None,
         beside: Sequence[str] = (),
+        where: str = "Preprocessor.fit",
     ) -> fitting.Fit:
         """As `fit`, with questions of the caller's own about the output table answered in the same scan.
 
         Columns named in `beside` (sample weights) are for those questions only: the stages do not see them.
         """
-        engine, schema, targets = self._inputs(data, target_columns, "Preprocessor.fit")
+        engine, schema, targets = self._inputs(data, target_columns, where)
         fit = fitting.fit(
             engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
-            target_leaves=self._target_stages,
+            target_leaves=self._target_stages, where=where,
         )  # fmt: skip
         self.become(fit, schema, targets, beside)
         return fit
@@ -234,9 +235,10 @@ class Preprocessor:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         schema = conform.readable(engine.schema(data))
+        conform.refuse_empty(len(schema), where)  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
-            raise SchemaError.missing(where, absent, schema)
+            raise SchemaError.absent(where, absent, schema)
         if self._target_stages and not targets:
             raise ParameterError(
                 f"{where}: there are target stages ({', '.join(name for name, _ in self._target_stages)}) and no target.",
@@ -291,7 +293,7 @@ class Preprocessor:
                 raise SchemaError(
                     f"{where}: stage {path!r} works on {taken[0]!r}, which is a target column.",
                     f"Expected stages on features only; the targets are {list(targets)}.",
-                    "name the targets when the preprocessor is fitted (target_columns=…), or name the stage's columns.",
+                    "name the stage's columns; what a model shall learn of a target instead goes into target_stages.",
                 )
 
     def refuse_targets(self, targets: Sequence[str], where: str) -> None:
@@ -437,7 +439,7 @@ class Preprocessor:
 
     @property
     def lineage(self) -> dict[str, tuple[str, ...]]:
-        """For each column that `transform` gives the columns that its values come from, in order.
+        """For each column that `transform` gives the columns that its values come from, in the order of the table.
 
         Read off the stages' operations, not off data. What was learned of other rows (a mean, a target) is no source.
 
@@ -562,8 +564,16 @@ class Preprocessor:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote. Raises ArtifactError when the file is not one of ours."""
-        return cls.from_json(strictjson.loads(Path(path).read_bytes(), str(path)))
+        """Read what `save` wrote. Raises ArtifactError when the file does not exist or is not one of ours."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"Preprocessor.load: {path} cannot be read: {error.strerror}.",
+                "Expected a file written by Preprocessor.save.",
+                "check the path.",
+            ) from error
+        return cls.from_json(strictjson.loads(content, str(path)))
 
 
 class _Transform:
@@ -592,6 +602,9 @@ def _leaf_from_json(data: Any) -> Stage:
 def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]]) -> tuple[tuple[str, Stage | Preprocessor], ...]:
     seen: set[str] = set()
     pair: Any
+    given: Any = stages
+    if not isinstance(given, (list, tuple)):
+        raise ParameterError.value("Preprocessor", "stages", "a list of (name, stage) pairs", stages)
     for pair in stages:
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ParameterError.value("Preprocessor", "stages", "(name, stage) pairs", pair)

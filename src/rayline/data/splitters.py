@@ -446,7 +446,7 @@ def _schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) 
     refuse_empty(len(schema), where)  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
     if missing:
-        raise SchemaError.missing(where, missing, schema)
+        raise SchemaError.absent(where, missing, schema)
     return schema
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,10 +131,15 @@ def to_polars(data: Any) -> pl.DataFrame:
     if _is_pandas(data):
         _refuse_duplicates([str(name) for name in data.columns])
         return _from_pandas(data)
+    hint = "convert the data, for example with polars.DataFrame(data)."
+    if isinstance(data, (str, Path)):
+        hint = f"read the file first: rayline.data.read_parquet({str(data)!r}), or polars.scan_parquet."
+    elif isinstance(data, np.ndarray):
+        hint = "name its columns, polars.DataFrame(array, schema=[…]), or hand it to train.fit as X=… with y=…."
     raise SchemaError(
         f"A {type(data).__name__} is not a table.",
         "Expected a ray.data.Dataset, a pandas, Polars or Arrow table, a LazyFrame, a dict of arrays or a list of rows.",
-        "convert the data, for example with polars.DataFrame(data).",
+        hint,
     )
 
 

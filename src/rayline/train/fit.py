@@ -111,10 +111,12 @@ def fit(
     1.0
     """
     started = time.perf_counter()
+    if isinstance(trainer, type) or not hasattr(type(trainer), "adapter"):
+        raise ParameterError.value(WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer)
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
         raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
     own, native = _callbacks(trainer, callbacks)
-    wanted = tuple(metrics) if metrics is not None else trainer.metrics
+    wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics) if metrics is not None else trainer.metrics
     for name in wanted or ():
         named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
     if trainer.adapter.acts:
@@ -219,7 +221,8 @@ def _prepare(
     if preprocessor is None or not preprocessor.is_fitted:
         line.now("preprocessor")
         fitted = (Preprocessor() if preprocessor is None else preprocessor).clone()
-        answers = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside).final
+        found = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside, where=WHERE)
+        answers = found.final
         if len(fitted):
             line.part(f"preprocessor {_plural(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:

@@ -79,7 +79,7 @@ def normalise(
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:
-        raise SchemaError.missing(f"{WHERE} (training data)", absent, schema)
+        raise SchemaError.absent(f"{WHERE} (training data)", absent, schema)
     if weight is not None and (weight in targets or not schema[weight].is_numeric()):
         raise SchemaError.dtype(WHERE, weight, "a numeric column of weights, which is no target", schema[weight])
     if len(schema) == len(wanted):
@@ -100,9 +100,17 @@ def check_test(inputs: Inputs, features: Mapping[str, pl.DataType] | None) -> No
 
 
 def _target_names(target_columns: Any) -> tuple[str, ...]:
-    names = [target_columns] if isinstance(target_columns, str) else list(target_columns or [])
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ParameterError.value(WHERE, "target_columns", "names of columns, each once", target_columns)
+    several = isinstance(target_columns, Sequence) and not isinstance(target_columns, str)
+    names = list(target_columns) if several else [] if target_columns is None else [target_columns]
+    if not names:
+        raise ParameterError(
+            f"{WHERE}: target_columns is missing.", "Expected the names of the columns to predict.", 'pass target_columns=["…"].'
+        )
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        hint = "name each column once, as text" + (": a pandas column 1 is '1' here." if any(type(n) is int for n in names) else ".")
+        raise ParameterError(
+            f"{WHERE}: target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
+        )
     return tuple(names)
 
 

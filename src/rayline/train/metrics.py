@@ -52,7 +52,7 @@ def get(name: str) -> Metric:
     """The metric with this name or alias. Raises ParameterError when there is none."""
     found = _METRICS.get(_ALIASES.get(name, name))
     if found is None:
-        raise ParameterError.unknown("metrics", [name], [*_METRICS, *_ALIASES])
+        raise ParameterError.unknown("metrics", [name], [*_METRICS, *_ALIASES], "metric")
     return found
 
 

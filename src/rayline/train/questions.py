@@ -43,6 +43,13 @@ class Present(Statistic):
         return type(self)(self.count + other.count)
 
 
+_ENCODERS = {
+    Kind.CATEGORY: "OneHotEncoder, OrdinalEncoder, Vectorizer",
+    Kind.DATETIME: "DatetimeEncoder",
+    Kind.LIST: "MultiHotEncoder",
+}
+
+
 @dataclass(frozen=True)
 class Learned:
     """The answers: the target, the features with their types, and the weight of each class (None for all alike)."""
@@ -142,7 +149,7 @@ class Questions:
         raise SchemaError(
             f"{WHERE}: feature {name!r} holds {dtype}, which this framework does not take.",
             f"Expected numbers, truth values{', categories' if self.strings == 'categories' else ''} or vectors after preprocessing.",
-            "add a stage that encodes it (OneHotEncoder, OrdinalEncoder, Vectorizer, …) or drops it (DropColumns).",
+            f"add a stage that encodes it ({_ENCODERS.get(kind, 'Expression')}), or drop it (DropColumns).",
         )
 
     def _check_numbers(self, name: str, found: Extremes | None, noun: str, low: float | None) -> None:

@@ -98,7 +98,7 @@ class Trainer:
         self.max_failures = _whole(self._name, "max_failures", max_failures, 0) or 0
         self.checkpoint_every = _whole(self._name, "checkpoint_every", checkpoint_every, 1)
         self.storage_path = storage_path
-        self.metrics = None if metrics is None else tuple(metrics)
+        self.metrics = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
         self.class_weight = class_weight
         self._result: Result | None = None
         for name in self.metrics or ():

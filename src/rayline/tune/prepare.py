@@ -182,7 +182,7 @@ def _metric(metric: str | None, mode: str | None, target: Target) -> tuple[str, 
         metrics.check([metric], target, WHERE)
     known = metrics.mode(metric)
     if mode is None and known is None:
-        raise ParameterError.unknown(f"{WHERE}: metric", [metric], metrics.names())
+        raise ParameterError.unknown(WHERE, [metric], metrics.names(), "metric")
     if mode is not None and known is not None and mode != known:
         raise ParameterError(
             f"{WHERE}: mode={mode!r} would look for the worst {metric}.",
