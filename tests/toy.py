@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from rayline import Framework, Preprocessor, register_framework
-from rayline.core.framework import Features, Job, Native
+from rayline.core.framework import Features, Job, Native, Spaces
 from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
@@ -49,6 +50,45 @@ class LeastSquares(Framework):
 
     def inspect(self, model: Weights) -> Native:
         return Native(Task.REGRESSION)
+
+
+class Policy(dict[str, Any]):
+    """The native model of Guesser."""
+
+
+@register_framework
+class Guesser(Framework):
+    """Makes its experience itself: numbers, of which it learns to tell whether they are positive."""
+
+    name = "guesser"
+    acts = True
+    iterations = "iterations"
+
+    def train(self, job: Job, *, iterations: int = 3, step: float = 0.5) -> Policy:
+        random, policy = np.random.default_rng(job.seed), Policy(w=0.0)
+        for iteration in range(iterations):
+            x = random.normal(size=20)
+            policy["w"] += step * float(np.abs(x).mean())
+            job.checkpoint(iteration, lambda directory: self.save(policy, directory))
+            if job.report(iteration, {"episode_return_mean": policy["w"], "loss": -policy["w"]}):
+                break
+        return policy
+
+    def spaces(self, **options: Any) -> Spaces:
+        target = Target(("action",), Task.BINARY, (pl.Int64(),), ((0, 1),))
+        return Spaces(pl.Schema({"x": pl.Float64()}), target, pl.DataFrame({"x": [-1.0, 0.5, 2.0]}), "episode_return_mean")
+
+    def predict(self, model: Policy, features: Features) -> Any:
+        return np.array([1 / (1 + math.exp(-model["w"] * x)) for (x,) in features.matrix(np.float64).tolist()])
+
+    def save(self, model: Policy, directory: Path) -> None:
+        (directory / "policy.json").write_text(json.dumps(model))
+
+    def load(self, directory: Path) -> Policy:
+        return Policy(json.loads((directory / "policy.json").read_text()))
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, Policy)
 
 
 def table() -> pl.DataFrame:

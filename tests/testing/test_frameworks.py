@@ -26,6 +26,7 @@ from tests import toy
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "xgboost": (({"subsample": 0.9},), {"num_boost_round": 15}),
     "lightgbm": (({"min_data_in_leaf": 5, "bagging_fraction": 0.9, "bagging_freq": 1},), {"num_boost_round": 30}),
+    "guesser": ((), {}),
     "least-squares": ((), {"tasks": ["regression"], "weights": False, "exact": True}),
 }
 
