@@ -72,7 +72,10 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
     if isinstance(columns, pl.Expr):
         if not cs.is_selector(columns):
             raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
-        return list(cs.expand_selector(pl.Schema(schema), columns))
+        try:
+            return list(cs.expand_selector(pl.Schema(schema), columns))
+        except pl.exceptions.ColumnNotFoundError as error:
+            raise SchemaError.absent(where, [str(error).partition('" not found')[0].lstrip('"')], schema) from error
     names = list(columns or [])
     if not all(isinstance(name, str) for name in names):
         raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
