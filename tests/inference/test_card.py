@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
+import rayline as rl
 from rayline import train
 from rayline.inference.card import model_card
 from rayline.stages import PCA, Concatenator, CountVectorizer, Log, OneHotEncoder, SimpleImputer
@@ -29,7 +37,7 @@ def test_the_card_says_what_the_pipeline_is(tmp_path: Path) -> None:
     text = model_card(result.inference_pipeline, tmp_path / "card.html", name="Late & <late>")
     assert "# Late & <late>" in text
     for words in (
-        "binary of late, by xgboost",
+        "binary classification of late, by xgboost",
         "| late | no, yes |",
         "| age | Float64 |",
         "| test-roc_auc |",
@@ -93,3 +101,64 @@ def test_importance_of_the_elements_of_vectors(trainer: train.Trainer) -> None:
     assert set(columns) == {"note", "age", "size", "city"}
     assert max(columns, key=lambda name: columns[name]) == "note"
     assert result.model.importance() is None  # the model alone does not know how long the vectors are
+
+
+FEW = train.Preprocessor([("onehot", OneHotEncoder())])
+
+
+def fitted(table: pl.DataFrame, target: str) -> Any:
+    trainer = train.XGBoostTrainer({"nthread": 1, "min_child_weight": 0}, num_boost_round=3)
+    return trainer.fit(FEW.clone(), table, table, target_columns=target, verbose=False)
+
+
+def test_a_classifier_is_plotted(tmp_path: Path) -> None:
+    table = toy.table()
+    result = fitted(table, "late")
+    pipeline = result.inference_pipeline
+    text = model_card(pipeline, tmp_path / "card.html", data=table, history=result.history)
+    for words in ("Area under the curve", "Calibration", "Confusion", "Learning: logloss", "3 different", "40 rows"):
+        assert words in text, words
+    page = (tmp_path / "card.html").read_text()
+    assert page.count("<svg") == page.count("</svg>") == page.count("<figure>") == 4
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # nothing comes from elsewhere
+    auc = roc_auc_score(table["late"] == "yes", pipeline.predict_proba(table)["probability_yes"])
+    assert f"yes {auc:.3f}" in text
+    assert all(
+        f">{n}<" in page for n in np.unique(confusion_matrix(table["late"], pipeline.predict(table)["prediction"]))
+    )
+
+
+def test_a_markdown_card_has_its_plots_beside_it(tmp_path: Path) -> None:
+    table = toy.table().with_columns(late=pl.col("size") * 1.5 + pl.col("age").fill_null(0))
+    text = model_card(fitted(table, "late").inference_pipeline, tmp_path / "card.md", data=table)
+    names = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert names == ["card-predicted-late.svg", "card-errors-late.svg"]
+    for name in names:
+        ElementTree.parse(tmp_path / name)
+
+
+def test_many_classes_and_wrong_data(tmp_path: Path) -> None:
+    table = toy.table().with_columns(late=pl.col("late") + pl.col("size").cast(pl.String))
+    pipeline = fitted(table, "late").inference_pipeline
+    text = model_card(pipeline, data=table)
+    assert "Confusion" in text
+    assert "Calibration" not in text
+    with pytest.raises(rl.SchemaError, match="'late'"):
+        model_card(pipeline, data=table.drop("late"))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed")
+@pytest.mark.slow
+def test_a_browser_shows_all_of_it(tmp_path: Path) -> None:
+    result = fitted(toy.table(), "late")
+    model_card(result.inference_pipeline, tmp_path / "card.html", data=toy.table(), history=result.history)
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = tmp_path / "card.png"
+    page = (tmp_path / "card.html").as_uri()
+    subprocess.run(
+        ["chromium", *options, "--window-size=1000,2600", f"--screenshot={shown}", page],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert shown.stat().st_size > 30_000

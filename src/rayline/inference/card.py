@@ -12,16 +12,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import SchemaError
+from rayline.core.target import Task
+from rayline.inference import evidence
+from rayline.inference.plots import Plot
+
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
 
 MOST = 20
 """Features that the importance shows."""
 
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
-th{border-bottom:1px solid #999}.bar{background:#4a7ab5;height:.8rem;display:inline-block;vertical-align:middle}
-i{color:#888}h2{margin-top:2rem}"""
+_TASKS = {
+    Task.BINARY: "binary classification",
+    Task.MULTICLASS: "classification",
+    Task.REGRESSION: "regression",
+}
+
+MOST_ROWS = 100_000
+"""Rows of `data` that are looked at: the first ones."""
+
+_STYLE = """:root{color-scheme:light dark}
+body{font:16px/1.55 system-ui,sans-serif;max-width:58rem;margin:2.5rem auto;padding:0 1.2rem;
+  color:light-dark(#1d2733,#dfe5ec);background:light-dark(#fff,#14181d)}
+h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.4rem 0 .5rem;padding-top:.6rem;
+  border-top:1px solid light-dark(#dfe4ea,#2c343d)}p{margin:.4rem 0}.sub{color:light-dark(#5b6875,#93a0ae);margin-bottom:1.5rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0;font-size:.92rem}
+td,th{padding:.28rem 1.1rem .28rem 0;text-align:left;vertical-align:top;border-bottom:1px solid light-dark(#eef1f4,#222931)}
+th{font-weight:600;color:light-dark(#5b6875,#93a0ae)}td{font-variant-numeric:tabular-nums}
+.bar{background:#2f6db3;height:.75rem;display:inline-block;vertical-align:middle;border-radius:2px;margin-right:.5rem}
+.plots{display:flex;flex-wrap:wrap;gap:1.2rem 2rem}figure{margin:.4rem 0;max-width:26.5rem}
+figure b{display:block;margin-bottom:.3rem}figcaption{font-size:.85rem;color:light-dark(#5b6875,#93a0ae)}
+svg{max-width:100%;height:auto}@media print{body{margin:0}h2{break-after:avoid}figure,tr{break-inside:avoid}}"""
 
 
 @dataclass(frozen=True)
@@ -31,9 +56,17 @@ class _Section:
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     bars: Sequence[tuple[str, float]] = field(default=())
+    plots: Sequence[Plot] = ()
 
 
-def model_card(pipeline: InferencePipeline, path: str | Path | None = None, *, name: str = "") -> str:
+def model_card(
+    pipeline: InferencePipeline,
+    path: str | Path | None = None,
+    *,
+    name: str = "",
+    data: Any = None,
+    history: pl.DataFrame | None = None,
+) -> str:
     """The card of a pipeline as Markdown; written too when `path` is given, as HTML when that ends in `.html`.
 
     Parameters
@@ -41,37 +74,72 @@ def model_card(pipeline: InferencePipeline, path: str | Path | None = None, *, n
     pipeline
         What the card is about.
     path
-        Where to write it.
+        Where to write it. The plots of a Markdown card are written beside it, those of a page are in it.
     name
         The title; "Model of <targets>" when empty.
+    data
+        Rows with labels, best those of a test set: a table or a ray.data.Dataset, of which the first 100,000 are used.
+        They give the summary of each column and the plots: ROC, calibration and confusion of a classifier, predictions
+        and errors of a regression.
+    history
+        The history of the training (`result.history`), for its curves.
 
     Returns
     -------
     str
         The Markdown text.
+
+    Raises
+    ------
+    SchemaError
+        When `data` lacks a column or a label.
     """
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
-    sections = _sections(pipeline)
-    text = _markdown(title, sections)
-    if path is not None:
-        path = Path(path)
-        path.write_text(_html(title, sections) if path.suffix in (".html", ".htm") else text, encoding="utf-8")
+    sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)
+    path = None if path is None else Path(path)
+    text = _markdown(title, sections, "card" if path is None else path.stem)
+    if path is not None and path.suffix in (".html", ".htm"):
+        path.write_text(_html(title, _about(pipeline), sections), encoding="utf-8")
+    elif path is not None:
+        path.write_text(text, encoding="utf-8")
+        for plot in (plot for section in sections for plot in section.plots):
+            (path.parent / _file(path.stem, plot)).write_text(plot.svg, encoding="utf-8")
     return text
 
 
-def _sections(pipeline: InferencePipeline) -> list[_Section]:
+def _rows(pipeline: InferencePipeline, data: Any) -> pl.DataFrame:
+    few = data.limit(MOST_ROWS) if hasattr(data, "limit") else data
+    table = registry.engine_for(few).collect(few).head(MOST_ROWS)
+    missing = [n for n in (*pipeline.input_schema, *pipeline.target.columns) if n not in table.columns]
+    if missing:
+        raise SchemaError.missing("model_card (data)", missing, table.columns)
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+def _about(pipeline: InferencePipeline) -> str:
+    data = pipeline.model.data
+    rows = f" · trained on {data['n_rows']:,} rows" if data.get("n_rows") else ""
+    return f"{_TASKS[pipeline.target.task]} · {pipeline.model.framework} · {len(pipeline.input_schema)} columns{rows}"
+
+
+def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: pl.DataFrame | None) -> list[_Section]:
     model, target = pipeline.model, pipeline.target
     classes = [
         f"{column}: {', '.join(map(str, found))}" for column, found in zip(target.columns, target.classes, strict=False)
     ]
     stages = [] if pipeline.preprocessor is None else pipeline.preprocessor.leaves
     learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
+    data = model.data
+    trained = f"{data['n_rows']:,} rows, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
+    seen = "" if table is None else f"{table.height:,} rows that the maker of this card chose."
+    shown = [] if table is None else evidence.performance(target, pipeline.scores(table.lazy()), table)
     examples = pipeline.examples
     columns, features = (_ranked(found) for found in (pipeline.importance(), model.importance()))
     sections = [
         _Section(
             "What it predicts",
-            f"A {target.task} of {', '.join(target.columns)}, by {model.framework}."
+            f"A {_TASKS[target.task]} of {', '.join(target.columns)}, by {model.framework}."
             + (f" It learns the target behind these stages, and they are undone: {learned}." if learned else ""),
             ["target", "classes"] if classes else [],
             [line.split(": ", 1) for line in classes],
@@ -79,13 +147,18 @@ def _sections(pipeline: InferencePipeline) -> list[_Section]:
         _Section(
             "What it takes",
             f"{len(pipeline.input_schema)} columns; null and NaN are missing values.",
-            ["column", "type"],
-            [[column, str(dtype)] for column, dtype in pipeline.input_schema.items()],
+            ["column", "type"] if table is None else ["column", "type", "missing", "values"],
+            [[column, str(dtype)] for column, dtype in pipeline.input_schema.items()]
+            if table is None
+            else evidence.columns(table, list(pipeline.input_schema)),
         ),
+        _Section("What it was trained on", trained),
         _Section("How rows are prepared", "", ["stage", "what"], [[path, repr(stage)] for path, stage in stages]),
         _Section(
             "How good it is", "", ["metric", "value"], [[n, f"{v:.6g}"] for n, v in sorted(model.metrics.items())]
         ),
+        _Section("How it does on rows with labels", seen, plots=shown),
+        _Section("How it learned", plots=[] if history is None else evidence.learning(history)),
         _Section("What matters to it", "", ["column", "importance"], bars=columns[:MOST]),
         _Section("Its features", "", ["feature", "importance"], bars=[] if columns == features else features[:MOST]),
         _Section(
@@ -95,7 +168,7 @@ def _sections(pipeline: InferencePipeline) -> list[_Section]:
             [[*map(str, row), str(p)] for row, p in zip(examples.rows(), _predictions(pipeline), strict=True)],
         ),
     ]
-    told = [s for s in sections if s.text or s.rows or s.bars]
+    told = [s for s in sections if s.text or s.rows or s.bars or s.plots]
     return [*told, *(_Section(title, "To be written by its owner.") for title in ("Intended use", "Limits and risks"))]
 
 
@@ -108,7 +181,12 @@ def _predictions(pipeline: InferencePipeline) -> list[Any]:
     return [row[0] if len(row) == 1 else row for row in found.rows()]
 
 
-def _markdown(title: str, sections: Sequence[_Section]) -> str:
+def _file(stem: str, plot: Plot) -> str:
+    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in plot.name)
+    return f"{stem}-{plain}.svg"
+
+
+def _markdown(title: str, sections: Sequence[_Section], stem: str) -> str:
     def cell(text: str) -> str:
         return text.replace("|", "\\|").replace("\n", " ")
 
@@ -121,23 +199,35 @@ def _markdown(title: str, sections: Sequence[_Section]) -> str:
         if rows:
             lines += ["", f"| {' | '.join(map(cell, section.head))} |", f"|{'---|' * len(section.head)}"]
             lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
+        for plot in section.plots:
+            lines += ["", f"![{cell(plot.title)}]({_file(stem, plot)})", "", f"{plot.title}. {plot.caption}"]
     return "\n".join(lines) + "\n"
 
 
-def _html(title: str, sections: Sequence[_Section]) -> str:
-    out = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>']
-    out += [f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"]
+def _html(title: str, about: str, sections: Sequence[_Section]) -> str:
+    out = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        f'<style>{_STYLE}</style><h1>{html.escape(title)}</h1><p class="sub">{html.escape(about)}</p>',
+    ]
     for section in sections:
         out.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.text:
             out.append(f"<p>{html.escape(section.text)}</p>")
         most = max((abs(value) for _, value in section.bars), default=0.0) or 1.0
+        total = sum(abs(value) for _, value in section.bars) or 1.0
         rows = [[html.escape(value) for value in row] for row in section.rows]
         for name, value in section.bars:
-            bar = f'<span class="bar" style="width:{20 * abs(value) / most:.2f}rem"></span> {value:.4g}'
+            bar = f'<span class="bar" style="width:{18 * abs(value) / most:.2f}rem"></span>{abs(value) / total:.1%}'
             rows.append([html.escape(name), bar])
         if rows:
             head = "".join(f"<th>{html.escape(name)}</th>" for name in section.head)
             body = "".join(f"<tr>{''.join(f'<td>{value}</td>' for value in row)}</tr>" for row in rows)
-            out.append(f"<table><tr>{head}</tr>{body}</table>")
+            out.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
+        if section.plots:
+            figures = (
+                f"<figure><b>{html.escape(p.title)}</b>{p.svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>"
+                for p in section.plots
+            )
+            out.append(f'<div class="plots">{"".join(figures)}</div>')
     return "".join(out) + "</html>\n"
