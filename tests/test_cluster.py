@@ -105,7 +105,7 @@ def test_the_path_on_two_nodes(tmp_path: Path, scheme: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -126,5 +126,5 @@ ray.shutdown()
 
 @pytest.mark.slow
 def test_two_workers_on_two_cpus_never_hang(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", NEVER_HANGS], capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run([sys.executable, "-c", NEVER_HANGS], capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr

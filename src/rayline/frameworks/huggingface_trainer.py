@@ -50,6 +50,7 @@ def fit(
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             callbacks=list(callbacks),
         )
+        trainer.model_accepts_loss_kwargs = False  # our loss is the mean of a batch, to be divided by accumulated steps
         trainer.remove_callback(transformers.PrinterCallback)  # it prints what the job is told
         trainer.add_callback(_Listener(job, trainer, save))
         trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
