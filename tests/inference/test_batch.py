@@ -74,6 +74,13 @@ def test_predictions_are_written_once(tmp_path: Path) -> None:
         pipeline.write_predictions(table, tmp_path / "out", rows_per_file=7)
     with pytest.raises(rl.DataError, match="rows_per_file"):
         pipeline.write_predictions(table, tmp_path / "out", rows_per_file=8, resume=True)
+    with pytest.raises(rl.DataError, match="made otherwise"):
+        pipeline.write_predictions(table, tmp_path / "out", rows_per_file=7, proba=True, resume=True)
+    assert pipeline.preprocessor is not None
+    other = toy.Weights({**pipeline.model.native, "b": 0.9})
+    model = rl.Model(pipeline.model.framework, other, pipeline.model.schema, pipeline.target, examples=table.head(5))
+    with pytest.raises(rl.DataError, match="made otherwise"):
+        pipeline.preprocessor.chain(model).write_predictions(table, tmp_path / "out", rows_per_file=7, resume=True)
     kept = (tmp_path / "out" / "part-000001.parquet").stat().st_mtime_ns
     (tmp_path / "out" / "part-000003.parquet").unlink()
     (tmp_path / "out" / ".part-000003.abc.tmp").write_text("half of a file")

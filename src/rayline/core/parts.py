@@ -25,11 +25,13 @@ class PartFiles:
 
     path: str
     rows_per_file: int
+    made_by: str = ""
+    """A digest of what makes the rows: files of another maker are not continued."""
 
     def begin(self, *, resume: bool, where: str) -> set[int]:
         """The numbers of the files that are there and stay.
 
-        Raises DataError when there are some and `resume` is False, or when another `rows_per_file` made them.
+        Raises DataError when there are some and `resume` is False, or when they were made otherwise.
         """
         system, root = self._open()
         system.create_dir(root, recursive=True)
@@ -41,18 +43,20 @@ class PartFiles:
                 "Expected an empty directory, or resume=True.",
                 "choose another directory, or continue the run that wrote them with resume=True.",
             )
-        about = {"rows_per_file": self.rows_per_file}
+        about = {"rows_per_file": self.rows_per_file, "made_by": self.made_by}
         if _ABOUT in names and done:
             with system.open_input_stream(f"{root}/{_ABOUT}") as file:
                 found = json.loads(file.read())
             if found != about:
                 raise DataError(
-                    f"{where}: the files in {self.path} were written with {found}.",
+                    f"{where}: the files in {self.path} were made otherwise: {found}.",
                     f"Expected {about}.",
-                    "resume with the same rows_per_file.",
+                    "resume with the same rows_per_file, pipeline and options, or choose another directory.",
                 )
-        with system.open_output_stream(f"{root}/{_ABOUT}") as file:
+            return done
+        with system.open_output_stream(f"{root}/.{_ABOUT}") as file:
             file.write(json.dumps(about).encode())
+        system.move(f"{root}/.{_ABOUT}", f"{root}/{_ABOUT}")
         return done
 
     def write(self, number: int, frame: pl.DataFrame) -> int:

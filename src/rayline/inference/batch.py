@@ -5,6 +5,8 @@ It is the same function in process and on Ray, so a prediction does not depend o
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from rayline.core import registry
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError
 from rayline.core.parts import PartFiles
+from rayline.core.schema import schema_to_json
 
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
@@ -143,13 +146,28 @@ def write_predictions(
     Raises
     ------
     DataError
-        When files are there and `resume` is False, or when they were written with another `rows_per_file`.
+        When files are there and `resume` is False, or when they were written with another `rows_per_file`, pipeline or
+        options.
     """
     if rows_per_file < 1:
         raise ParameterError.value("write_predictions", "rows_per_file", "an integer of at least 1", rows_per_file)
     predict = Predict(pipeline, **how)
-    files = PartFiles(path, rows_per_file)
+    files = PartFiles(path, rows_per_file, _made_by(pipeline, how))
     done = files.begin(resume=resume, where="write_predictions")
     written: int = registry.engine_for(data).write(data, predict, files, done, placement)
     files.finish()
     return written
+
+
+def _made_by(pipeline: InferencePipeline, how: dict[str, Any]) -> str:
+    """A digest of what the pipeline takes and gives: of its scores too, where it has example rows."""
+    rows = pipeline.examples
+    scores = pipeline.scores(rows.lazy()).astype(np.float64) if rows.height else np.empty(0)
+    about = [
+        schema_to_json(pipeline.input_schema),
+        schema_to_json(pipeline.model.schema),
+        pipeline.target.to_json(),
+        [f"{value:.5g}" for value in np.ravel(scores)],  # not to the last bit: other processors may have another one
+        sorted((name, str(value)) for name, value in how.items()),
+    ]
+    return hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:32]
