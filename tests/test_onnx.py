@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,12 @@ def scores(model: Any, table: pl.DataFrame) -> Any:
     [
         train.XGBoostTrainer({"nthread": 1}, num_boost_round=8),
         train.LightGBMTrainer({"min_data_in_leaf": 2, "num_threads": 1}, num_boost_round=8),
+        pytest.param(
+            train.Trainer("catboost", {"iterations": 8, "thread_count": 1}),
+            marks=pytest.mark.skipif(find_spec("catboost") is None, reason="CatBoost is not installed"),
+        ),
     ],
-    ids=["xgboost", "lightgbm"],
+    ids=["xgboost", "lightgbm", "catboost"],
 )
 @pytest.mark.parametrize("table", [BINARY, MANY, NUMBER], ids=["binary", "multiclass", "regression"])
 def test_a_graph_gives_the_pipelines_scores(trainer: Any, table: pl.DataFrame, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,28 @@ class CatBoost(Framework):
     def best_iteration(self, model: Any) -> int | None:
         best: int | None = model.get_best_iteration()
         return best
+
+    def to_onnx(self, model: Any, width: int) -> Any:
+        loss = _loss(model.get_all_params())
+        if loss in EXPONENTIAL or (loss != "MultiClass" and loss.startswith(("Multi", "RMSEWith"))):
+            raise ParameterError(
+                f"to_onnx: CatBoost models of the loss {loss} have no form in ONNX.",
+                "Expected Logloss, CrossEntropy, MultiClass, or a regression of one number.",
+                "serve the pipeline with rayline, or train with another loss.",
+            )
+        try:
+            import onnx
+        except ImportError as error:
+            raise MissingExtraError.of("to_onnx of a CatBoost model", "onnx", "onnx") from error
+        with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+            model.save_model(f"{folder}/model.onnx", format="onnx")
+            made = onnx.load(f"{folder}/model.onnx")
+        trees = made.graph.node[0]
+        del made.graph.node[1:], made.graph.output[:]  # the last one makes a list of dicts of the scores
+        made.graph.output.append(
+            onnx.helper.make_tensor_value_info(trees.output[-1], onnx.TensorProto.FLOAT, [None, None])
+        )
+        return made
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         found = model.get_feature_importance()
