@@ -398,6 +398,16 @@ def test_storage_keeps_the_newest(tmp_path: Path, scheme: str) -> None:
     assert Storage.begin(place).run != storage.run
 
 
+def test_a_storage_that_another_node_does_not_see(tmp_path: Path) -> None:
+    storage = Storage.begin(tmp_path / "mine")
+    name = storage.write(3, b"3")
+    (tmp_path / "mine").rename(tmp_path / "elsewhere")  # as if on another machine
+    with pytest.raises(ResourceError, match=r"not the same place(.|\n)*all nodes share"):
+        storage.read(name)
+    with pytest.raises(ResourceError, match="not the same place"):
+        storage.write(4, b"4")
+
+
 class Bucket(MemoryFileSystem):
     """A file system of the user's own, known to fsspec alone."""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import secrets
+import socket
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec  # Ray Data brings it
 from pyarrow import fs
+
+from rayline.core.errors import ResourceError
 
 ARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 """Schemes of URLs that Arrow opens by itself; all others are fsspec's, built in or registered there."""
@@ -61,7 +65,7 @@ class Storage:
         system, root = self._open()
         name = f"checkpoint-{iteration:08d}.tar"
         temporary = f"{root}/.{name}.{secrets.token_hex(4)}.tmp"
-        with system.open_output_stream(temporary) as file:
+        with self._seen_from_here(), system.open_output_stream(temporary) as file:
             file.write(packed)
         system.move(temporary, f"{root}/{name}")
         there = sorted(info.base_name for info in system.get_file_info(fs.FileSelector(root)))
@@ -72,9 +76,20 @@ class Storage:
     def read(self, name: str) -> bytes:
         """A checkpoint that `write` kept."""
         system, root = self._open()
-        with system.open_input_stream(f"{root}/{name}") as file:
+        with self._seen_from_here(), system.open_input_stream(f"{root}/{name}") as file:
             content: bytes = file.read()
         return content
+
+    @contextlib.contextmanager
+    def _seen_from_here(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ResourceError(
+                f"train.fit: storage_path {self.path!r} is not the same place on {socket.gethostname()} as on the driver.",
+                f"Expected {self.run!r} in it, which the driver made.",
+                "give a directory that all nodes share, or a URL (s3://…, gs://…).",
+            ) from error
 
     def _open(self) -> tuple[Any, str]:
         if "://" not in self.path:
