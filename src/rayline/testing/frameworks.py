@@ -44,7 +44,7 @@ def check_framework(
     The laws in this process: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
     between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
     when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
-    predictions; rows of almost no weight teach nothing, and weights of classes are weights of their rows; metrics by name
+    predictions; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
     and can stop it; wrong parameters and a GPU that is not there are refused before training; the framework's own error
     reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
@@ -244,6 +244,22 @@ def says_what_it_cannot_use(case: Case) -> None:
         case.same(strange, missing, bits=True, why="a category that was not trained on is not a missing one")
 
 
+def learns_behind_target_stages(case: Case) -> None:
+    truth = case.table[case.target]
+    classes = sorted(set(truth.to_list()), reverse=True)
+    stage = registry.stage("StandardScaler")() if case.task == "regression" else registry.stage("LabelEncoder")(classes=classes)
+    preprocessor = Preprocessor(case.preprocessor().stages, target_stages=[("target", stage)])
+    result = case.trainer().fit(preprocessor, case.table, case.table, [case.target], verbose=False)
+    case.has_learned(result.metrics)
+    predicted = result.inference_pipeline.predict(case.rows)["prediction"]
+    assert predicted.dtype == truth.dtype, f"predictions are {predicted.dtype}"
+    if case.task == "regression":
+        rmse = float(np.sqrt(np.mean((predicted.to_numpy() - truth.to_numpy()) ** 2)))
+        assert np.isclose(result.metrics["test-rmse"], rmse, rtol=1e-6), "the metrics are not on the labels' scale"
+    else:
+        assert result.model.classes == classes, f"the classes are {result.model.classes}, not {classes}"
+
+
 LAWS = (
     is_registered,
     refuses_wrong_parameters,
@@ -259,6 +275,7 @@ LAWS_OF_ROWS = (
     trains_and_decodes,
     learns_something,
     chains,
+    learns_behind_target_stages,
     leaves_the_table_alone,
     says_what_it_cannot_use,
 )
