@@ -10,13 +10,15 @@ import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer
 from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import rayline as rl
 from rayline import train
-from rayline.sklearn import RaylineClassifier, RaylineRegressor
-from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
+from rayline.sklearn import RaylineClassifier, RaylineRegressor, RaylineTransformer
+from rayline.stages import CountVectorizer, Log, OneHotEncoder, SimpleImputer, StandardScaler, TargetEncoder
 
 ONE = {"nthread": 1}
 ESTIMATORS = [
@@ -24,12 +26,13 @@ ESTIMATORS = [
     RaylineRegressor(
         train.XGBoostTrainer(ONE, num_boost_round=20, seed=0), train.Preprocessor([("scale", StandardScaler())])
     ),
+    RaylineTransformer(train.Preprocessor([("fill", SimpleImputer()), ("scale", StandardScaler())])),
 ]
 
 
 def declared(estimator: Any) -> dict[str, str]:
     """The checks of scikit-learn that do not hold, with the reason."""
-    if isinstance(estimator, RaylineRegressor):
+    if isinstance(estimator, (RaylineRegressor, RaylineTransformer)):
         return {}
     return {
         "check_sample_weight_equivalence_on_dense_data": "XGBoost cuts its bins at weighted quantiles: a weight of two "
@@ -88,3 +91,51 @@ def test_wrong_parameters_are_named() -> None:
         model().set_params(trainr__max_depth=3)
     with pytest.raises(rl.ParameterError, match="imputer"):
         model().set_params(preprocessor__imputer__strategy="mean")
+
+
+def mixed() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "x": random.normal(50, 3, 60),
+            "city": random.choice(["Oslo", "Rome"], 60),
+            "note": random.choice(["late plane", "no plane", "storm"], 60),
+        }
+    )
+
+
+def test_a_preprocessor_as_a_transformer() -> None:
+    table = mixed()
+    stages = [("scale", StandardScaler(["x"])), ("onehot", OneHotEncoder(["city"]))]
+    made = RaylineTransformer(train.Preprocessor(stages)).fit(table.drop(columns="note"))
+    names = ["x", "city_Oslo", "city_Rome"]
+    assert made.get_feature_names_out().tolist() == names
+    matrix = made.transform(table.drop(columns="note"))
+    assert matrix.shape == (60, 3)
+    back = made.inverse_transform(matrix)
+    np.testing.assert_allclose(back["x"], table["x"])
+    assert back["city"].to_list() == table["city"].to_list()
+    frame = made.set_output(transform="pandas").transform(table.drop(columns="note"))
+    assert list(frame.columns) == names
+    pipe = make_pipeline(RaylineTransformer(train.Preprocessor(stages)), LogisticRegression())
+    assert cross_val_score(pipe, table.drop(columns="note"), table["x"] > 50, cv=3).mean() > 0.9
+
+
+def test_text_stays_sparse_and_training_rows_are_cross_fitted() -> None:
+    table = mixed()
+    words = RaylineTransformer(train.Preprocessor([("words", CountVectorizer(["note"]))]))
+    found = words.fit_transform(table[["note"]])
+    assert found.nnz == sum(len(note.split()) for note in table["note"])
+    assert words.get_feature_names_out().tolist() == ["note_late", "note_no", "note_plane", "note_storm"]
+    encoder = RaylineTransformer(train.Preprocessor([("mean", TargetEncoder(["city"]))]))
+    training = encoder.fit_transform(table[["x", "city"]], table["x"])
+    assert len(np.unique(training[:, 1])) > 2
+    assert len(np.unique(encoder.transform(table[["x", "city"]])[:, 1])) == 2
+
+
+def test_a_regressor_with_target_stages() -> None:
+    x = np.linspace(0, 5, 200)[:, None]
+    y = np.exp(2 * x.ravel())
+    stages = train.Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log(offset=0))])
+    model = RaylineRegressor(train.SklearnTrainer(LinearRegression()), stages).fit(x, y)
+    np.testing.assert_allclose(model.predict(x), y, rtol=1e-9)

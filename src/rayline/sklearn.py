@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -22,10 +22,11 @@ from sklearn.utils.validation import (
 )
 
 from rayline.core.errors import ParameterError
+from rayline.core.framework import Features
+from rayline.data.preprocessor import Preprocessor
 from rayline.train.fit import fit
 
 if TYPE_CHECKING:
-    from rayline.data.preprocessor import Preprocessor
     from rayline.inference.pipeline import InferencePipeline
     from rayline.train.trainer import Trainer
 
@@ -34,7 +35,26 @@ Array = npt.NDArray[Any]
 TARGET, WEIGHT = "rayline target", "rayline weight"
 
 
-class _Estimator(BaseEstimator):
+class _Tables(BaseEstimator):
+    """What all share: tables and arrays come in as Polars tables."""
+
+    def _table(self, X: Any, *, reset: bool) -> pl.DataFrame:  # noqa: N803
+        if isinstance(X, pl.DataFrame) or hasattr(X, "iloc"):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if len(X) == 0:
+                raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
+            table = X if isinstance(X, pl.DataFrame) else pl.from_pandas(X.reset_index(drop=True))
+            return table.rename({name: str(name) for name in table.columns})
+        array = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
+        return pl.DataFrame({f"x{i}": column for i, column in enumerate(np.asarray(array, dtype=np.float64).T)})
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+class _Estimator(_Tables):
     """What classifier and regressor share.
 
     Parameters
@@ -84,21 +104,6 @@ class _Estimator(BaseEstimator):
         result = fit(trainer, preprocessor, table, target_columns=[TARGET], sample_weight=weight, verbose=False)
         self.pipeline_: InferencePipeline = result.inference_pipeline
         self.result_ = result
-
-    def _table(self, X: Any, *, reset: bool) -> pl.DataFrame:  # noqa: N803
-        if isinstance(X, pl.DataFrame) or hasattr(X, "iloc"):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            if len(X) == 0:
-                raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
-            table = X if isinstance(X, pl.DataFrame) else pl.from_pandas(X.reset_index(drop=True))
-            return table.rename({name: str(name) for name in table.columns})
-        array = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
-        return pl.DataFrame({f"x{i}": column for i, column in enumerate(np.asarray(array, dtype=np.float64).T)})
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
 
 
 class RaylineClassifier(ClassifierMixin, _Estimator):
@@ -178,6 +183,78 @@ class RaylineRegressor(RegressorMixin, _Estimator):
         check_is_fitted(self)
         values: Array = self.pipeline_.predict(self._table(X, reset=False))["prediction"].to_numpy()
         return values
+
+
+class RaylineTransformer(TransformerMixin, _Tables):
+    """A preprocessor as a transformer: before any estimator of scikit-learn's, in a Pipeline or a ColumnTransformer.
+
+    Parameters
+    ----------
+    preprocessor
+        Its stages; a clone is fitted. Target stages have no place here.
+
+    Attributes
+    ----------
+    preprocessor_
+        The fitted preprocessor.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.sklearn import RaylineTransformer
+    >>> from rayline.stages import OneHotEncoder
+    >>> from rayline.train import Preprocessor
+    >>> made = RaylineTransformer(Preprocessor([("onehot", OneHotEncoder())])).fit(pl.DataFrame({"c": ["a", "b"]}))
+    >>> made.get_feature_names_out().tolist()
+    ['c_a', 'c_b']
+    """
+
+    def __init__(self, preprocessor: Preprocessor | None = None) -> None:
+        self.preprocessor = preprocessor
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
+        """Fit a clone of the preprocessor; `y` is the target, for stages that look at it."""
+        self._fit(X, y)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803
+        """Fit, then the training rows transformed: cross-fitted where a stage does so."""
+        table = self._fit(X, y)
+        return self._matrix(self.preprocessor_.transform_training(table))
+
+    def transform(self, X: Any) -> Any:  # noqa: N803
+        """The features, shape (n, features), missing as NaN; sparse where a stage makes sparse vectors."""
+        check_is_fitted(self)
+        return self._matrix(self.preprocessor_.transform(self._table(X, reset=False)))
+
+    def inverse_transform(self, X: Any) -> pl.DataFrame:  # noqa: N803
+        """The table before `transform`. Raises ParameterError when a stage has no inverse."""
+        check_is_fitted(self)
+        names = list(self.preprocessor_.output_schema)
+        table = X if isinstance(X, pl.DataFrame) else pl.DataFrame(np.asarray(X, dtype=np.float64), schema=names)
+        schema = {name: dtype for name, dtype in self.preprocessor_.output_schema.items() if dtype.is_numeric()}
+        found: pl.DataFrame = self.preprocessor_.inverse_transform(table.cast(schema))  # type: ignore[arg-type]
+        return found
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """The names of the features: for vector columns those of their elements."""
+        check_is_fitted(self)
+        return np.array(self.preprocessor_.feature_names_out, dtype=object)
+
+    def _fit(self, X: Any, y: Any) -> pl.DataFrame:  # noqa: N803
+        table = self._table(X, reset=True)
+        targets = []
+        if y is not None:
+            check_consistent_length(table, y)
+            targets = [TARGET]
+            table = table.with_columns(pl.Series(TARGET, np.asarray(y).tolist()))
+        stages = [] if self.preprocessor is None else self.preprocessor.clone().stages
+        self.preprocessor_ = Preprocessor(stages).fit(table, target_columns=targets)
+        return table
+
+    def _matrix(self, table: pl.DataFrame) -> Any:
+        schema = self.preprocessor_.output_schema
+        return Features(table.select(list(schema)), schema=schema).matrix(np.float64)
 
 
 def _require_target(estimator: _Estimator, y: Any) -> None:
