@@ -58,6 +58,8 @@ def test_of_combined_columns_and_the_elements_of_vectors() -> None:
     assert p.lineage == {"note": ("note",), "pca0": ("a", "b"), "both": ("a", "b")}
     words = ["again", "crew", "late", "no", "plane", "storm"]
     assert p.feature_names_out == [*(f"note_{w}" for w in words), "pca0", "both_a", "both_a b"]
+    assert p.features_of["both"] == {"both_a": ("a",), "both_a b": ("a", "b")}
+    assert p.features_of["note"]["note_late"] == ("note",)
 
 
 def test_hashed_text_has_numbered_elements() -> None:

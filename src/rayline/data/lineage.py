@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -12,37 +13,44 @@ from rayline.core.schema import SPARSE
 Lineage = dict[str, tuple[str, ...]]
 
 
-def lineage(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> Lineage:
-    """For each column after the operations the columns before them that its values depend on, in the table's order."""
+@dataclass(frozen=True)
+class Origins:
+    """The sources of each column of a table, and of each element of its vectors, by name, where the elements have names."""
+
+    columns: Lineage
+    elements: dict[str, Lineage]
+
+    def features(self, schema: Mapping[str, pl.DataType]) -> dict[str, Lineage]:
+        """For each column of this schema its features and their sources: itself, or of a vector its elements, under the
+        names `column_element`. A vector whose length is not known stays one feature."""
+        found: dict[str, Lineage] = {}
+        for name, dtype in schema.items():
+            own = self.elements.get(name)
+            if own is None and isinstance(dtype, pl.Array):
+                own = dict.fromkeys(map(str, range(dtype.size)), self.columns[name])
+            is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
+            found[name] = {f"{name}_{e}": s for e, s in own.items()} if own is not None and is_vector else {name: self.columns[name]}
+        return found
+
+
+def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> Origins:
+    """Where the columns after the operations come from; sources stand in the table's order."""
     found: Lineage = {name: (name,) for name in schema}
+    elements: dict[str, Lineage] = {}
     places = {name: place for place, name in enumerate(schema)}
     for operation in operations:
+        reads, named = operation.sources(schema), operation.elements(schema)
         made = {
-            name: tuple(sorted({source for read in reads for source in found.get(read, ())}, key=places.__getitem__))
-            for name, reads in operation.sources(schema).items()
+            name: tuple(sorted({source for read in own for source in found.get(read, ())}, key=places.__getitem__))
+            for name, own in reads.items()
         }
+        elements = {name: own for name, own in elements.items() if name not in made}
+        for name, own in named.items():  # an element that is called as a column is that column
+            apart = list(own) == list(reads[name])
+            elements[name] = {e: found[e] for e in own} if apart else dict.fromkeys(own, made[name])
         schema = operation.schema_after(schema)
         found = {name: made.get(name, found.get(name, ())) for name in schema}
-    return found
-
-
-def names_out(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> dict[str, list[str]]:
-    """For each column after the operations the names of its features: its own, or of a vector those of its elements,
-    `column_element`. A vector whose length is not known stays one name.
-    """
-    elements: dict[str, Sequence[str]] = {}
-    for operation in operations:
-        changed, new = operation.sources(schema), operation.elements(schema)
-        elements = {name: own for name, own in elements.items() if name not in changed} | new
-        schema = operation.schema_after(schema)
-    names: dict[str, list[str]] = {}
-    for name, dtype in schema.items():
-        own = elements.get(name)
-        if own is None and isinstance(dtype, pl.Array):
-            own = [str(i) for i in range(dtype.size)]
-        is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
-        names[name] = [f"{name}_{element}" for element in own] if own is not None and is_vector else [name]
-    return names
+    return Origins(found, elements)
 
 
 def by_source(values: Mapping[str, float], lineage: Mapping[str, Sequence[str]]) -> dict[str, float]:

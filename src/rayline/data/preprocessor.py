@@ -17,8 +17,9 @@ from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
 from rayline.core.target import Target
-from rayline.data import backward, conform, fitting, lineage
+from rayline.data import backward, conform, fitting
 from rayline.data.folds import FoldFitter
+from rayline.data.lineage import Origins, origins
 from rayline.data.splitters import splitter
 from rayline.data.trial import try_out
 
@@ -453,17 +454,22 @@ class Preprocessor:
         >>> p.lineage["miles_per_hours"], p.lineage["c_a"]
         (('miles', 'hours'), ('c',))
         """
-        return lineage.lineage(self.operations, self.input_schema)
+        return self._origins.columns
 
     @property
     def feature_names_out(self) -> list[str]:
         """The names of all features that `transform` gives: for a vector column those of its elements."""
-        return [name for names in self.features_of.values() for name in names]
+        return [name for features in self.features_of.values() for name in features]
 
     @property
-    def features_of(self) -> dict[str, list[str]]:
-        """For each column that `transform` gives the names of its features: one, or those of a vector's elements."""
-        return lineage.names_out(self.operations, self.input_schema)
+    def features_of(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """For each column that `transform` gives its features by name (one, or the elements of a vector), each with the
+        columns that it comes from."""
+        return self._origins.features(self.output_schema)
+
+    @property
+    def _origins(self) -> Origins:
+        return origins(self.operations, self.input_schema)
 
     @property
     def target_columns(self) -> list[str]:

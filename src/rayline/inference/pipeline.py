@@ -94,8 +94,8 @@ class InferencePipeline:
         """
         if self.preprocessor is None:
             return self.model.importance()
-        of, lineage = self.preprocessor.features_of, self.preprocessor.lineage
-        sources = {feature: lineage[column] for column in self.model.feature_names for feature in of[column]}
+        of = self.preprocessor.features_of
+        sources = {feature: own for column in self.model.feature_names for feature, own in of[column].items()}
         found = self.model.adapter.importance(self.model.native, list(sources))
         return None if found is None else by_source(found, sources)
 
