@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import pyarrow.fs as fs
-import pyarrow.parquet as pq
 
 from rayline.core.errors import DataError
 
@@ -35,7 +33,7 @@ class PartFiles:
         """
         system, root = self._open()
         system.create_dir(root, recursive=True)
-        names = [info.base_name for info in system.get_file_info(fs.FileSelector(root)) if info.is_file]
+        names = [info.base_name for info in system.get_file_info(_files().FileSelector(root)) if info.is_file]
         done = {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
         if done and not resume:
             raise DataError(
@@ -63,28 +61,40 @@ class PartFiles:
         """Write one file and return its rows. The file is there when it is complete, not before."""
         system, root = self._open()
         final, temporary = self._name(root, number), f"{root}/.part-{number:06d}.{secrets.token_hex(6)}.tmp"
-        pq.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), temporary, filesystem=system)
+        _parquet().write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), temporary, filesystem=system)
         system.move(temporary, final)
         return frame.height
 
     def n_rows(self, number: int) -> int:
         """The rows of a file that is there."""
         system, root = self._open()
-        rows: int = pq.read_metadata(self._name(root, number), filesystem=system).num_rows
+        rows: int = _parquet().read_metadata(self._name(root, number), filesystem=system).num_rows
         return rows
 
     def finish(self) -> None:
         """Remove what killed writers left."""
         system, root = self._open()
-        for info in system.get_file_info(fs.FileSelector(root)):
+        for info in system.get_file_info(_files().FileSelector(root)):
             if info.base_name.startswith(".part-") and info.base_name.endswith(".tmp"):
                 system.delete_file(info.path)
 
     def _open(self) -> tuple[Any, str]:
         if "://" in self.path:
-            system, root = fs.FileSystem.from_uri(self.path)
+            system, root = _files().FileSystem.from_uri(self.path)
             return system, root
-        return fs.LocalFileSystem(), self.path
+        return _files().LocalFileSystem(), self.path
 
     def _name(self, root: str, number: int) -> str:
         return f"{root}/part-{number:06d}.parquet"
+
+
+def _files() -> Any:
+    import pyarrow.fs  # only writers need it: whoever loads a pipeline to predict should not wait for it
+
+    return pyarrow.fs
+
+
+def _parquet() -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet
