@@ -16,6 +16,7 @@ import ray
 
 import rayline as rl
 from tests import toy
+from tests.inference import hostile
 from tests.inference.test_batch import refusing
 
 pytestmark = pytest.mark.ray
@@ -52,6 +53,14 @@ def test_predictions_stay_in_the_order_of_the_rows(ray_session: Any) -> None:
         assert rows(pipeline.predict_proba(dataset(ray_session))).equals(pipeline.predict_proba(TABLE))
     finally:
         ray_session.data.DataContext.get_current().execution_options.preserve_order = False
+
+
+@pytest.mark.parametrize("kind", ["xgboost-categories", "xgboost-several"])
+def test_trees_give_the_same_bits_in_every_block(ray_session: Any, kind: str) -> None:
+    pipeline = hostile.pipeline(kind)
+    proba = bool(pipeline.classes)
+    made = pipeline.transform(dataset(ray_session), keep_columns=["id"], proba=proba)
+    assert rows(made).sort("id").equals(pipeline.transform(TABLE, keep_columns=["id"], proba=proba))
 
 
 @pytest.mark.parametrize("on_error", ["null", "collect"])
@@ -95,6 +104,7 @@ import sys
 import polars as pl
 import ray
 from tests import toy
+from tests.inference import hostile
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
 table = pl.concat([toy.table()] * 200).with_row_index("id")
 blocks = [part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in table.iter_slices(1000)]

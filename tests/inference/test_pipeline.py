@@ -89,6 +89,9 @@ def test_no_rows_give_no_predictions(pipeline: rl.InferencePipeline) -> None:
     got = pipeline.predict(toy.table().head(0))
     assert got.schema == pl.Schema({"prediction": pl.String()})
     assert pipeline.predict([]) == []
+    empty = pipeline.transform(toy.table().head(0), proba=True, on_error="collect")
+    assert empty.columns[-4:] == ["prediction", "probability_no", "probability_yes", "prediction_error"]
+    assert empty.height == 0
 
 
 def test_native_models_chain() -> None:

@@ -304,7 +304,7 @@ class Target:
                 scores[:, 1:2] if len(self.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2 else scores
             )
             positive = positive.reshape(len(scores), len(self.columns))
-            scores = np.stack([1.0 - positive, positive], axis=2).reshape(len(scores), -1)
+            scores = np.stack([1.0 - positive, positive], axis=2).reshape(len(scores), 2 * len(self.columns))
         return pl.DataFrame({name: scores[:, i] for i, name in enumerate(self.probability_names)})
 
     def row_prediction(self, scores: Array) -> dict[str, Any]:
