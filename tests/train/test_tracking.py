@@ -116,6 +116,12 @@ def test_mlflow_has_parameters_metrics_and_status(flow: Any, tmp_path: Path) -> 
     assert sorted(r.info.status for r in client.search_runs([experiment])) == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning", "ignore::FutureWarning")
+def test_mlflow_says_where_it_cannot_write(flow: Any, tmp_path: Path) -> None:
+    with pytest.raises(rl.ParameterError, match="cannot be written"):
+        fit(train.MLflow("delays", tracking_uri=f"file:{tmp_path}"))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning", "ignore::FutureWarning")
 def test_mlflow_keeps_the_pipeline(flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

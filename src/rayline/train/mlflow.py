@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rayline.core.errors import ParameterError
 from rayline.train.callbacks import Run
 from rayline.train.tracking import Tracker
 
@@ -39,6 +40,8 @@ class MLflow(Tracker):
     ------
     MissingExtraError
         When MLflow is not installed.
+    ParameterError
+        When a training starts, and MLflow cannot write there.
     """
 
     package, _installs = "mlflow", "mlflow-skinny"
@@ -58,11 +61,20 @@ class MLflow(Tracker):
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:
         if parent is not None:
             return parent.nested(name, params)
+        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        client = MlflowClient(self.tracking_uri)
-        found = client.get_experiment_by_name(self.experiment)
-        experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
+        try:
+            client = MlflowClient(self.tracking_uri)
+            found = client.get_experiment_by_name(self.experiment)
+            experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
+        except MlflowException as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise ParameterError(
+                f"train.MLflow: the runs of {self.tracking_uri!r} cannot be written: {reason}",
+                "Expected a database (sqlite:///runs.db) or the URL of a server; MLflow no longer takes directories.",
+                "change tracking_uri.",
+            ) from error
         return _MLflow(client, experiment, name, self.tags, params)
 
     def finished(self, run: Run) -> None:
