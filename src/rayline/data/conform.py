@@ -107,7 +107,7 @@ class _OfLength:
 
 
 def row_function(schema: Mapping[str, pl.DataType], where: str) -> RowFunction | None:
-    """The same for one row; None when a column has a type that single rows are not made for (lists, vectors)."""
+    """The same for one row; None when a column has a type that single rows are not made for (vectors, times with a zone, …)."""
     readers: list[tuple[str, Callable[[Any], Any], pl.DataType]] = []
     for name, dtype in schema.items():
         reader = _reader(dtype)
@@ -145,7 +145,20 @@ def _reader(dtype: pl.DataType) -> Callable[[Any], Any] | None:
         return _date
     if isinstance(dtype, pl.Datetime) and dtype.time_zone is None and dtype.time_unit == "us":
         return _datetime
+    if isinstance(dtype, pl.List) and dtype.inner in (pl.String, pl.Boolean, pl.Int64, pl.Int32, pl.Date):
+        return _list(_reader(dtype.inner))  # type: ignore[arg-type]
     return None
+
+
+def _list(reader: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    assert reader is not None
+
+    def read(value: Any) -> list[Any]:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        return [None if element is None else reader(element) for element in value]
+
+    return read
 
 
 def _float(value: Any) -> float | None:

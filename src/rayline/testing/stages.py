@@ -9,7 +9,7 @@ import json
 import math
 import pickle
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,19 @@ NAME = "stage"
 
 
 def check_stage(
-    stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = (), rtol: float = 1e-12
+    stage: Stage,
+    *,
+    table: pl.DataFrame | None = None,
+    targets: Sequence[str] = (),
+    rtol: float = 1e-12,
+    refuses: Mapping[str, Collection[str]] | None = None,
 ) -> None:
     """Run the whole contract of a stage; raise AssertionError with the law that it breaks.
 
-    The laws: any split of the rows and any order of merging gives the same parameters; every odd table (no rows, one
-    row, only missing values, a constant, infinite values, NaN, new categories, other column order, other types) gives
-    a result or a RaylineError; a row's result depends on that row alone; single rows give the bits of the table; JSON
+    The laws: any split of the rows and any order of merging gives the same parameters, and merging is associative and
+    commutative with the empty statistic as its identity; every odd table (no rows, one row, only missing values, a
+    constant, infinite values, NaN, new categories, other column order, other types, other types in some blocks) gives the
+    outcome that is declared, a result of the declared types or a RaylineError; a row's result depends on that row alone; single rows give the bits of the table; JSON
     gives an equal stage back; nothing that was passed in is changed; wrong parameters and unfitted use are refused;
     targets stay as they are; the way back, where there is one, leads back; a column that is not in the lineage of an output
     never changes it.
@@ -50,14 +56,18 @@ def check_stage(
         Target columns of `table`.
     rtol
         How far learned floats may differ between splits, relative to their size.
+    refuses
+        The outcomes that are declared: for "fit", "transform" and "drift" the names of the odd tables (see `outcomes`) that
+        are refused; all others give a result. When omitted, each may be either.
 
     Examples
     --------
     >>> from rayline.stages import StandardScaler
     >>> from rayline.testing import check_stage
-    >>> check_stage(StandardScaler())
+    >>> hard = ["no rows", "all missing", "infinite", "minus infinite", "huge"]
+    >>> check_stage(StandardScaler(), refuses={"fit": hard, "drift": ["strings"]})
     """
-    case = _Case(stage, (example_table() if table is None else table), tuple(targets), rtol)
+    case = _Case(stage, (example_table() if table is None else table), tuple(targets), rtol, refuses)
     for law in LAWS:
         try:
             law(case)
@@ -67,6 +77,27 @@ def check_stage(
             raise AssertionError(
                 f"{stage!r} fails in {law.__name__.removeprefix('_')!r} with {type(error).__name__}: {error}"
             ) from error
+
+
+def outcomes(
+    stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """The odd tables that a stage refuses in fit and in transform, and the other types that it refuses in transform."""
+    case = _Case(stage, (example_table() if table is None else table), tuple(targets), 0.0, None)
+    fitted = case.fit()
+
+    def refused(call: Callable[[], Any]) -> bool:
+        try:
+            call()
+        except RaylineError:
+            return True
+        return False
+
+    return {
+        "fit": [name for name, odd in case.odd_tables().items() if refused(partial(case.fit, odd))],
+        "transform": [name for name, odd in case.odd_tables().items() if refused(partial(fitted.transform, odd))],
+        "drift": [name for name, odd in case.drifted(fitted).items() if refused(partial(fitted.transform, odd))],
+    }
 
 
 def example_table(n: int = 60, seed: int = 0) -> pl.DataFrame:
@@ -101,12 +132,21 @@ class _Case:
     table: pl.DataFrame
     targets: tuple[str, ...]
     rtol: float
+    refuses: Mapping[str, Collection[str]] | None
 
     def preprocessor(self) -> Preprocessor:
         return Preprocessor([(NAME, self.stage)])
 
     def fit(self, table: pl.DataFrame | None = None) -> Preprocessor:
         return self.preprocessor().fit(self.table if table is None else table, target_columns=self.targets)
+
+    def drifted(self, fitted: Preprocessor) -> dict[str, pl.DataFrame]:
+        """The table with its input columns in other types."""
+        made = {}
+        for name, change in _DRIFTS.items():
+            casts = {n: new for n, d in fitted.input_schema.items() if (new := change(d)) is not None}
+            made[name] = self.table.cast(casts)  # type: ignore[arg-type]
+        return made
 
     def odd_tables(self) -> dict[str, pl.DataFrame]:
         """Tables with the same columns and types, and hard values."""
@@ -135,6 +175,26 @@ class _Case:
         }
 
 
+_LOSSLESS = ("floats", "categories")
+_DRIFTS: dict[str, Callable[[pl.DataType], pl.DataType | None]] = {
+    "narrower": lambda d: pl.Float32() if d == pl.Float64 else pl.Int32() if d == pl.Int64 else None,
+    "floats": lambda d: pl.Float64() if d.is_integer() else None,
+    "categories": lambda d: pl.Categorical() if d == pl.String else None,
+    "strings": lambda d: pl.String() if d.is_numeric() or d == pl.Date else None,
+    "datetimes": lambda d: pl.Datetime("ms") if d in (pl.Date, pl.Datetime) else None,
+}
+
+
+def _the_declared_is_what_happens(case: _Case) -> None:
+    """Where outcomes are declared, exactly those tables are refused."""
+    if case.refuses is None:
+        return
+    found = outcomes(case.stage, table=case.table, targets=case.targets)
+    for moment, names in found.items():
+        declared = case.refuses.get(moment, ())
+        assert set(names) == set(declared), f"{moment} refuses {names}, and declared is {sorted(declared)}"
+
+
 def _split_does_not_matter(case: _Case) -> None:
     """Fit on any split into batches, merged in any order, learns the same."""
     whole = _learned(case.fit())
@@ -142,6 +202,35 @@ def _split_does_not_matter(case: _Case) -> None:
         parts = _fit_in_parts(case, seed)
         problem = _difference(whole, parts, case.rtol)
         assert problem is None, f"split {seed} learned something else: {problem}"
+
+
+def _merging_is_that_of_a_monoid(case: _Case) -> None:
+    """(a·b)·c = a·(b·c) = c·(b·a) = e·a·b·c·e, with `merge` of two at a time and e the empty statistic."""
+    whole = _learned(case.fit())
+    arrangements: dict[str, _Arrange] = {
+        "(ab)c": lambda a, b, c, e, dot: dot(dot(a, b), c),
+        "a(bc)": lambda a, b, c, e, dot: dot(a, dot(b, c)),
+        "c(ba)": lambda a, b, c, e, dot: dot(c, dot(b, a)),
+        "e((ab)c)": lambda a, b, c, e, dot: dot(e, dot(dot(a, b), c)),
+        "((ae)(bc))e": lambda a, b, c, e, dot: dot(dot(dot(a, e), dot(b, c)), e),
+    }
+    for name, arrange in arrangements.items():
+        problem = _difference(whole, _fit_with(case, _Arranged(arrange)), case.rtol)
+        assert problem is None, f"{name} learned something else: {problem}"
+
+
+def _types_may_differ_between_blocks(case: _Case) -> None:
+    """Blocks of other types are converted to those of the first, or refused; what converts without loss changes nothing."""
+    whole = _learned(case.fit())
+    for name, change in _DRIFTS.items():
+        casts = {n: new for n, d in case.table.schema.items() if (new := change(d)) is not None}
+        try:
+            learned = _fit_with(case, _Arranged(lambda a, b, c, e, dot: dot(dot(a, b), c), drift=casts))
+        except RaylineError:
+            assert name not in _LOSSLESS, f"blocks of other types ({name}) are refused"
+            continue
+        problem = _difference(whole, learned, case.rtol) if name in _LOSSLESS else None
+        assert problem is None, f"blocks of other types ({name}) learned something else: {problem}"
 
 
 def _odd_tables_have_an_outcome(case: _Case) -> None:
@@ -176,22 +265,13 @@ def _drift_has_an_outcome(case: _Case) -> None:
             pass
         else:
             raise AssertionError(f"a table without {name!r} was taken")
-    changes: dict[str, Callable[[pl.DataType], pl.DataType | None]] = {
-        "narrower": lambda d: pl.Float32() if d == pl.Float64 else pl.Int32() if d == pl.Int64 else None,
-        "floats": lambda d: pl.Float64() if d.is_integer() else None,
-        "categories": lambda d: pl.Categorical() if d == pl.String else None,
-        "strings": lambda d: pl.String() if d.is_numeric() or d == pl.Date else None,
-        "datetimes": lambda d: pl.Datetime("ms") if d in (pl.Date, pl.Datetime) else None,
-    }
-    for name, change in changes.items():
-        casts = {n: new for n, d in fitted.input_schema.items() if (new := change(d)) is not None}
-        drifted = case.table.cast(casts)  # type: ignore[arg-type]
+    for name, drifted in case.drifted(fitted).items():
         try:
             result = fitted.transform(drifted)
         except RaylineError:
             continue
         _check_schema(fitted, result, f"transform after drift to {name!r}")
-        if name in ("floats", "categories"):
+        if name in _LOSSLESS:
             assert_frame_equal(result.select(expected.columns), expected)
 
 
@@ -276,6 +356,11 @@ def _nothing_is_changed(case: _Case) -> None:
     learned = json.dumps(fitted.to_json())
     fitted.transform(case.table)
     assert json.dumps(fitted.to_json()) == learned, "transform changed what was learned"
+    leaf = fitted[NAME]
+    assert isinstance(leaf, Stage)
+    for lower in (leaf.lower, leaf.lower_training, partial(leaf.invert, schema=fitted.input_schema)):
+        lower(NAME)
+        assert json.dumps(fitted.to_json()) == learned, "lowering changed what was learned"
 
 
 def _wrong_parameters_are_refused(case: _Case) -> None:
@@ -378,7 +463,10 @@ def _lineage_is_true(case: _Case) -> None:
 
 
 LAWS: list[Callable[[_Case], None]] = [
+    _the_declared_is_what_happens,
     _split_does_not_matter,
+    _merging_is_that_of_a_monoid,
+    _types_may_differ_between_blocks,
     _odd_tables_have_an_outcome,
     _drift_has_an_outcome,
     _rows_are_independent,
@@ -411,9 +499,30 @@ class _InParts(LocalEngine):
         return {0: parts[0]}
 
 
+_Arrange = Callable[[Answers, Answers, Answers, Answers, Callable[[Answers, Answers], Answers]], Answers]
+
+
+class _Arranged(LocalEngine):
+    """Scans a table in three parts and merges them two at a time, as it is told; the second part may have other types."""
+
+    def __init__(self, arrange: _Arrange, drift: Mapping[str, pl.DataType] | None = None) -> None:
+        self.arrange, self.drift = arrange, drift or {}
+
+    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+        third = data.height // 3
+        tables = [data.slice(0, third), data.slice(third, third).cast(dict(self.drift)), data.slice(2 * third)]
+        first, second, third_part = (scan.of(scan.attached(part.lazy()))[0] for part in tables)
+        empty: Answers = {r: r.statistic.empty(**dict(r.options)) for r in first}
+        return {0: self.arrange(first, second, third_part, empty, lambda x, y: {r: x[r].merge(y[r]) for r in x})}
+
+
 def _fit_in_parts(case: _Case, seed: int) -> Any:
+    return _fit_with(case, _InParts(seed))
+
+
+def _fit_with(case: _Case, engine: LocalEngine) -> Any:
     schema = conform.readable(case.table.schema)
-    fit = fitting.fit(_InParts(seed), case.table, [(NAME, case.stage)], schema, targets=case.targets)
+    fit = fitting.fit(engine, case.table, [(NAME, case.stage)], schema, targets=case.targets)
     return fit.leaves[0].learned
 
 
