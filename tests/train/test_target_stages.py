@@ -338,3 +338,25 @@ def test_tune_run(ray_session: Any) -> None:
     assert analysis.best_score == pytest.approx(root_mean_squared_error(truth, held_out), rel=0.35)
     mixed = analysis.ensemble(top=2).predict(ONE)["prediction"]
     assert np.corrcoef(np.log(mixed), np.log(ONE["price"]))[0, 1] > 0.95
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_deployed_on_ray_serve(ray_session: Any) -> None:
+    import httpx
+    from ray import serve as ray_serve
+
+    from rayline import serve
+
+    result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=5).fit(
+        preprocessor(PowerTransformer()), ONE, target_columns="price", verbose=False
+    )
+    deployment = serve.to_deployment(result.inference_pipeline, name="price", ray_actor_options={"num_cpus": 0.5})
+    try:
+        deployment.deploy()
+        for n in (1, 7, 300):
+            rows = ONE.select("x", "z").head(n)
+            answer = httpx.post(f"{deployment.url}/predict", json=rows.to_dicts(), timeout=60).json()
+            assert answer["predictions"] == result.inference_pipeline.predict(rows)["prediction"].to_list()
+    finally:
+        ray_serve.shutdown()

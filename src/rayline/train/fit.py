@@ -61,7 +61,8 @@ def fit(
     trainer
         The framework and its arguments. It then has `fitted_model`.
     preprocessor
-        Its stages come before the model. An unfitted one is fitted here, on the training rows, and stays fitted; it
+        Its stages come before the model, its target stages between the labels and what the model learns. An unfitted
+        one is fitted here, on the training rows, and stays fitted; it
         is left as it was when the fit is refused. None for no stages.
     train_dataset, test_dataset
         Any table, or a ray.data.Dataset. Without a test set nothing is measured but what the framework reports. None
