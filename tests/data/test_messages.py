@@ -117,6 +117,28 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
         lambda: train.fit(train.XGBoostTrainer, new(), train_dataset=TABLE), rl.ParameterError, ["train.fit: trainer"],
     ),
     "stages for a preprocessor": (lambda: fit(STAGES), rl.ParameterError, ["preprocessor", "a Preprocessor or None"]),
+    "targets of two kinds": (
+        lambda: fit(new(), target_columns=["late", "y"]), rl.DataError, ["different kinds", "['y'] are numbers", "one model for each"],
+    ),
+    "a callback that is no list": (
+        lambda: fit(new(), callbacks=train.Progress()), rl.ParameterError, ["callbacks", "a list of callback objects"],
+    ),
+    "one row that is no list": (
+        lambda: fit(new()).inference_pipeline.predict({"age": 30.0, "city": "Oslo", "y": 1.0}),
+        rl.SchemaError,
+        ["single value under 'age'", "put one row into a list"],
+    ),
+    "rows without names": (
+        lambda: fit(new()).inference_pipeline.predict([[30.0, "Oslo", 1.0]]), rl.SchemaError, ["A list is not a table"],
+    ),
+    "target stages as a dict": (
+        lambda: rl.Preprocessor(STAGES, target_stages={"log": Log()}), rl.ParameterError, ["target_stages", "a list of"],  # type: ignore[arg-type]
+    ),
+    "raw rows for features": (
+        lambda: new().fit(TABLE).inverse_transform(TABLE),
+        rl.SchemaError,
+        ["Preprocessor.inverse_transform: columns ['city_Oslo', 'city_Rome'", "'late_no', 'late_yes'] are missing"],
+    ),
     "percent for a share": (
         lambda: data.train_test_split(TABLE, percentage=20), rl.ParameterError, ["between 0 and 1", "for 20 % write 0.2"],
     ),

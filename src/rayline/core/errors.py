@@ -43,7 +43,7 @@ class SchemaError(RaylineError, ValueError):
         """A table lacks columns that `where` (or one of its stages) needs."""
         present = list(present)
         needs = f"stage {stage!r} needs" if stage else "it needs"
-        near = [m for name in missing for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)]
+        near = _nearest(missing, present)
         return cls(
             f"{where}: {needs} {_columns(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.",
             f"Expected every column seen in fit; got {shorten(present)}.",
@@ -54,7 +54,7 @@ class SchemaError(RaylineError, ValueError):
     def absent(cls, where: str, names: Sequence[str], present: Iterable[str]) -> Self:
         """An argument names columns that a table does not have."""
         present = list(present)
-        near = [m for name in names for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)]
+        near = _nearest(names, present)
         return cls(
             f"{where}: {_columns(names)} {'is' if len(names) == 1 else 'are'} missing.",
             f"Expected columns of the table, which has {shorten(present)}.",
@@ -127,6 +127,10 @@ class MissingExtraError(RaylineError, ImportError):
         return cls(
             f"{what} needs the package {package!r}, which is not installed.", "", f"pip install 'rayline[{extra}]'"
         )
+
+
+def _nearest(names: Iterable[str], present: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(m for name in names for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)))
 
 
 def _near(name: str, allowed: Sequence[str]) -> list[str]:

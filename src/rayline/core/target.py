@@ -124,6 +124,13 @@ class Target:
                 f"Expected two classes; got {list(classes[0][:6])!r}.",
                 "choose a multiclass objective, or merge classes.",
             )
+        numeric = [c for c, d in zip(columns, dtypes, strict=True) if d.is_numeric() and c not in given]
+        if guessed and numeric and task is Task.MULTICLASS and len(columns) > 1:
+            raise DataError(
+                f"train.fit: the targets are of different kinds: {numeric} are numbers, the others have classes.",
+                "Expected several numbers, or several targets with two classes.",
+                "train one model for each kind.",
+            )
         if len(columns) > 1 and task is Task.MULTICLASS:
             raise DataError(
                 f"train.fit: {len(columns)} targets with more than two classes each.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from rayline.core.errors import SchemaError
 from rayline.core.operations import Operation, apply_all
 from rayline.core.schema import col
 from rayline.data.conform import Conform
@@ -21,6 +22,10 @@ class Backward:
     first: Sequence[str]
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        present = table.collect_schema()
+        absent = [name for name in self.check.schema if name not in present]
+        if absent:
+            raise SchemaError.absent(self.check.where, absent, present)
         back = apply_all(self.operations, self.check(table))
         names = back.collect_schema().names()
         return back.select(*map(col, self.first), *(col(name) for name in names if name not in self.first))

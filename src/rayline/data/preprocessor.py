@@ -605,15 +605,15 @@ def _leaf_from_json(data: Any) -> Stage:
     return made
 
 
-def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]]) -> tuple[tuple[str, Stage | Preprocessor], ...]:
+def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]], noun: str = "stages") -> tuple[tuple[str, Stage | Preprocessor], ...]:
     seen: set[str] = set()
     pair: Any
     given: Any = stages
     if not isinstance(given, (list, tuple)):
-        raise ParameterError.value("Preprocessor", "stages", "a list of (name, stage) pairs", stages)
+        raise ParameterError.value("Preprocessor", noun, "a list of (name, stage) pairs", stages)
     for pair in stages:
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ParameterError.value("Preprocessor", "stages", "(name, stage) pairs", pair)
+            raise ParameterError.value("Preprocessor", noun, "(name, stage) pairs", pair)
         name, stage = pair
         if not isinstance(stage, (Stage, Preprocessor)):
             hint = (
@@ -633,14 +633,14 @@ def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]]) -> tuple[tuple[
                 "move target_stages there.",
             )
         if name in seen or not name or "/" in name:
-            raise ParameterError.value("Preprocessor", "stages", "different names, not empty and without '/'", name)
+            raise ParameterError.value("Preprocessor", noun, "different names, not empty and without '/'", name)
         seen.add(name)
     return tuple((name, stage) for name, stage in stages)
 
 
 def _checked_targets(stages: Sequence[tuple[str, Stage]], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
     found = []
-    for name, stage in _checked(stages):
+    for name, stage in _checked(stages, "target_stages"):
         if isinstance(stage, Preprocessor) or stage.changes_rows or name in taken:
             raise ParameterError.value(
                 "Preprocessor", "target_stages", "stages that keep rows, under names that `stages` does not have", name

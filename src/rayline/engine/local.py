@@ -198,6 +198,13 @@ def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _from_arrays(data: Mapping[str, Any]) -> pl.DataFrame:
     columns = []
+    single = [name for name, values in data.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")]
+    if single:
+        raise SchemaError(
+            f"A dict with a single value under {single[0]!r} is not a table.",
+            "Expected a dict of arrays, each with one entry for each row.",
+            "put one row into a list: [{…}].",
+        )
     for name, values in data.items():
         if isinstance(values, np.ndarray) and values.ndim > 1:
             columns.append(_array_series(name, values))

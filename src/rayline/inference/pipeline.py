@@ -193,7 +193,7 @@ class InferencePipeline:
         )
 
     def _takes_rows(self, rows: Any) -> bool:
-        return isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and self._row is not None
+        return isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and all(map(_is_row, rows)) and self._row is not None
 
     @cached_property
     def _row(self) -> Callable[[Row], None] | None:
@@ -235,6 +235,10 @@ class InferencePipeline:
         """Write one file (or a new directory) that `rayline.load` reads, atomically: the old file or the new one, never
         half of one. Raises ArtifactError when a stage holds a function of its own, or the directory exists."""
         registry.late("save")(self, path, directory=directory)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def chain(preprocessor: Preprocessor, model: Any) -> InferencePipeline:

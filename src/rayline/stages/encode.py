@@ -139,7 +139,13 @@ class OneHotEncoder(ColumnStage):
 
 
 def _are_classes(value: Any) -> bool:
-    return value is None or (isinstance(value, (list, tuple)) and len(value) > 1 and len(set(value)) == len(value))
+    if not isinstance(value, (list, tuple)):
+        return value is None
+    return len(value) > 1 and not any(label in value[:i] for i, label in enumerate(value)) and not any(map(_is_nested, value))
+
+
+def _is_nested(value: Any) -> bool:
+    return value is None or isinstance(value, (list, tuple, dict, set))
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ class LabelEncoder(ColumnStage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
     labels: ClassVar = True
 
-    classes: Any = param(None, Check("a list of different labels, or None", _are_classes))
+    classes: Any = param(None, Check("a list of at least two different labels, or None", _are_classes))
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]

@@ -179,6 +179,8 @@ def fit(
 
 def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
     """Ours, and the framework's own."""
+    if not isinstance(callbacks, (list, tuple)):
+        raise ParameterError.value(WHERE, "callbacks", "a list of callback objects", callbacks)
     own = [c for c in callbacks if isinstance(c, Callback)]
     native = [c for c in callbacks if not isinstance(c, Callback) and trainer.adapter.owns_callback(c)]
     strange = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
