@@ -36,9 +36,15 @@ def table(n: int = 500, seed: int = 0) -> pl.DataFrame:
     )
 
 
-def cells(names: Sequence[str]) -> pl.Expr:
-    assert "fold" in names
-    return pl.col("fold")
+class ByFold:
+    is_local = True
+
+    def __call__(self, names: Sequence[str]) -> pl.Expr:
+        assert "fold" in names
+        return pl.col("fold")
+
+
+cells = ByFold()
 
 
 FOLDS = [Fold(tuple(c for c in range(5) if c != held), (held,)) for held in range(5)]
@@ -137,7 +143,8 @@ def test_nothing_is_asked_twice() -> None:
 def test_files_in_batches_give_the_same(tmp_path: Any, monkeypatch: Any) -> None:
     data = table()
     data.write_parquet(tmp_path / "t.parquet")
-    monkeypatch.setattr("rayline.engine.local.BATCH_ROWS", 100)
+    monkeypatch.setattr("rayline.core.scan.CHUNK_ROWS", 100)
+    monkeypatch.setattr("rayline.core.scan.TABLE_ROWS", 100)
     lazy, eager = fitter(pl.scan_parquet(tmp_path / "t.parquet")), fitter(data)  # type: ignore[arg-type]
     for k in range(5):
         leaves = Preprocessor(ONE_SCAN).leaves

@@ -221,9 +221,9 @@ def test_of_equal_rows_as_many_are_held_out_in_any_order(order: list[int], choic
 
 
 def test_of_equal_rows_of_a_file_as_many_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rayline.engine import local
+    from rayline.core import scan
 
-    monkeypatch.setattr(local, "BATCH_ROWS", 50)
+    monkeypatch.setattr(scan, "TABLE_ROWS", 50)
     REPEATED.write_parquet(tmp_path / "t.parquet", row_group_size=30)
     file = pl.scan_parquet(tmp_path / "t.parquet")
     for engine in ("in-memory", "streaming"):

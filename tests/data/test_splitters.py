@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 
 from rayline.core import registry
-from rayline.core.engine import Scan
 from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.scan import Scan
 from rayline.core.statistics import Moments, Request, merge_answers
 from rayline.data import (
     Bootstrap,
@@ -346,9 +346,9 @@ class Counting:
 def test_a_file_is_scanned_once_and_the_sizes_are_exact(
     cv: Splitter, scans: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayline.engine import local
+    from rayline.core import scan
 
-    monkeypatch.setattr(local, "BATCH_ROWS", 10_000)
+    monkeypatch.setattr(scan, "TABLE_ROWS", 10_000)
     monkeypatch.setattr(ranks, "MAX_DISTINCT", 1_000)
     n = 60_003
     rng = np.random.default_rng(0)

@@ -19,9 +19,10 @@ import pytest
 
 import rayline as rl
 from rayline.core import registry
-from rayline.core.engine import Placement, Scan
+from rayline.core.engine import Placement
 from rayline.core.errors import DataError, RaylineError, SchemaError
 from rayline.core.parts import PartFiles
+from rayline.core.scan import Scan
 from rayline.core.statistics import Extremes, Moments, Quantiles, Request, RowCount, Statistic, ValueCounts
 from rayline.stages import SimpleImputer
 

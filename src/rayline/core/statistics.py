@@ -16,14 +16,16 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rayline.core.distinct import Gate
 from rayline.core.errors import DataError
 from rayline.core.frequent import Frequent
 from rayline.core.schema import col
@@ -62,6 +64,9 @@ class Statistic(ABC):
 
     __slots__ = ()
 
+    streams: ClassVar[bool] = False
+    """Whether the state is small and the same in any order of the rows, to the bit: then one query looks at all rows."""
+
     @classmethod
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
         """Aggregates of one value each; the engine evaluates those of all statistics in one pass."""
@@ -69,7 +74,11 @@ class Statistic(ABC):
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        """A grouped query, for statistics that are a table themselves; evaluated in the same pass."""
+        """A query, for statistics that are a table themselves; evaluated in the same pass.
+
+        Where `streams` is set the query groups the rows, and with the option `by` it does so for each value of that
+        column by itself.
+        """
         return None
 
     @classmethod
@@ -90,6 +99,14 @@ class Statistic(ABC):
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         """The state of the rows of all; a subclass may do better than one by one."""
         return functools.reduce(lambda a, b: a.merge(b), states, cls.empty(**options))
+
+    @classmethod
+    def merge_folds(cls, states: Mapping[int, Self], folds: Sequence[Sequence[int]], **options: Any) -> list[Self]:
+        """The state of each fold from those of the cells: of the cells that it names, as often as it names them.
+
+        Cells without a state have no rows. A subclass may do better than fold by fold.
+        """
+        return [cls.merge_all([states[cell] for cell in sorted(fold) if cell in states], **options) for fold in folds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +214,8 @@ class Extremes(Statistic):
 class RowCount(Statistic):
     """How many rows there are."""
 
+    streams: ClassVar[bool] = True
+
     count: int = 0
 
     @classmethod
@@ -249,6 +268,8 @@ class AtMost(Statistic):
 class Missing(Statistic):
     """How many values of a column of any type are missing."""
 
+    streams: ClassVar[bool] = True
+
     count: int = 0
     n_null: int = 0
 
@@ -276,16 +297,20 @@ class ValueCounts(Statistic):
     With the option `elements` the values are the elements of a list column.
     """
 
+    streams: ClassVar[bool] = True
+
     n_null: int = 0
     counts: pl.DataFrame = field(default_factory=lambda: _NO_VALUES)  # columns "value" (without null) and "n"
     sketch: Frequent | None = None  # more distinct values than MAX_CATEGORIES: what has become of the counts
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        values = table.select(value=columns[0])
+        by = [options["by"]] if "by" in options else []
+        values = table.select(*by, value=columns[0])
         if options.get("elements"):
             values = values.explode("value")
-        return values.group_by("value").agg(n=pl.len().cast(pl.Int64))
+        values = values.with_columns(Gate(MAX_CATEGORIES).of(pl.col("value")))
+        return values.group_by(*by, "value").agg(n=pl.len().cast(pl.Int64))
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -323,6 +348,22 @@ class ValueCounts(Statistic):
         return cls._limited(n_null, table)
 
     @classmethod
+    def merge_folds(cls, states: Mapping[int, Self], folds: Sequence[Sequence[int]], **options: Any) -> list[Self]:
+        tables = {cell: state.counts for cell, state in states.items() if state.counts.height}
+        if any(state.overflow for state in states.values()) or len({t.schema["value"] for t in tables.values()}) != 1:
+            return super().merge_folds(states, folds, **options)
+        # One table with a column of counts for each cell: it is grouped and sorted once, and not for each fold.
+        columns = [table.rename({"n": str(cell)}) for cell, table in tables.items()]
+        wide = pl.concat(columns, how="diagonal").group_by("value").agg(pl.all().sum()).sort("value")
+        found = []
+        for fold in folds:
+            times = Counter(fold)
+            n = pl.sum_horizontal(pl.lit(0, pl.Int64), *(pl.col(str(cell)) * times[cell] for cell in tables))
+            n_null = sum(state.n_null * times[cell] for cell, state in states.items())
+            found.append(cls._limited(n_null, wide.select("value", n=n).filter(pl.col("n") > 0)))
+        return found
+
+    @classmethod
     def _limited(cls, n_null: int, table: pl.DataFrame) -> Self:
         if table.height <= MAX_CATEGORIES:
             return cls(n_null, table)
@@ -334,7 +375,7 @@ class ValueCounts(Statistic):
     def merge(self, other: Self) -> Self:
         return self.merge_all([self, other])
 
-    @property
+    @functools.cached_property
     def table(self) -> pl.DataFrame:
         """The values and their counts in the order of the values: the same whatever the batches were.
 
@@ -488,6 +529,8 @@ class Quantiles(Statistic):
 class Words(Statistic):
     """How many words the strings of a column have: what tells free text from categories."""
 
+    streams: ClassVar[bool] = True
+
     count: int = 0
     spaces: int = 0
 
@@ -519,36 +562,77 @@ def missing_as_null(column: pl.Expr) -> pl.Expr:
     return column.cast(pl.Float64).fill_nan(None)
 
 
-def evaluate(table: pl.LazyFrame, requests: Iterable[Request]) -> dict[Request, Statistic]:
-    """The statistics of one batch of rows, all of them in one pass of Polars."""
-    requests = list(requests)
-    scalars: list[pl.Expr] = []
-    queries: list[pl.LazyFrame] = []
-    places: list[tuple[Request, slice | int]] = []
-    for request in requests:
-        columns, options = [col(name) for name in request.columns], dict(request.options)
-        query = request.statistic.query(table, *columns, **options)
-        if query is not None:
-            places.append((request, len(queries)))
-            queries.append(query)
-            continue
-        wanted = request.statistic.expressions(*columns, **options)
-        places.append((request, slice(len(scalars), len(scalars) + len(wanted))))
-        scalars += [expression.alias(str(len(scalars) + i)) for i, expression in enumerate(wanted)]
-    *tables, row = pl.collect_all([*queries, table.select(scalars)])
-    values = row.row(0) if scalars else ()
-    answers: dict[Request, Statistic] = {}
-    for request, place in places:
-        given = values[place] if isinstance(place, slice) else (tables[place],)
-        answers[request] = request.statistic.of(*given, **dict(request.options))
-    return answers
+Answers: TypeAlias = dict[Request, Statistic]
 
 
-def merge_answers(parts: Iterable[Mapping[Request, Statistic]]) -> dict[Request, Statistic]:
+class Question:
+    """Requests to one table, as queries that Polars can answer in one pass, together with those of other questions.
+
+    With `by`, a column of small integers, the answers are those for each of its values by itself; then all statistics
+    must be among those that stream.
+    """
+
+    def __init__(self, table: pl.LazyFrame, requests: Iterable[Request], by: str | None = None) -> None:
+        self._by, self._places = by, list[tuple[Request, slice | int]]()
+        self.queries: list[pl.LazyFrame] = []
+        scalars: list[pl.Expr] = []
+        for request in requests:
+            columns, options = [col(name) for name in request.columns], dict(request.options)
+            query = request.statistic.query(table, *columns, **options, **({} if by is None else {"by": by}))
+            if query is not None:
+                self._places.append((request, len(self.queries)))
+                self.queries.append(query)
+                continue
+            wanted = request.statistic.expressions(*columns, **options)
+            self._places.append((request, slice(len(scalars), len(scalars) + len(wanted))))
+            scalars += wanted
+        named = [scalar.alias(str(i)) for i, scalar in enumerate(scalars)]
+        self._has_scalars = bool(named)
+        if by is not None:
+            self.queries.append(table.group_by(by).agg(named))
+        elif named:
+            self.queries.append(table.select(named))
+
+    def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, Answers]:
+        """The answers from the results of the queries: for each value of `by`, or for 0."""
+        if self._by is None:
+            return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
+        scalars = {int(row[0]): row[1:] for row in tables[-1].rows()}
+        parts = [table.partition_by(self._by, as_dict=True, include_key=False) for table in tables[:-1]]
+        return {
+            cell: self._answers([part[(cell,)] for part in parts], values) for cell, values in sorted(scalars.items())
+        }
+
+    def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> Answers:
+        found: Answers = {}
+        for request, place in self._places:
+            given = values[place] if isinstance(place, slice) else (tables[place],)
+            found[request] = request.statistic.of(*given, **dict(request.options))
+        return found
+
+
+def evaluate(table: pl.LazyFrame, requests: Iterable[Request]) -> Answers:
+    """The statistics of a table that fits into memory: numbers are added up in the order of the rows."""
+    question = Question(table, requests)
+    return question.answers(pl.collect_all(question.queries, engine="in-memory"))[0]
+
+
+def merge_answers(parts: Iterable[Mapping[Request, Statistic]]) -> Answers:
     """The answers for all rows from the answers for parts of them."""
     parts = list(parts)
     requests = list(parts[0]) if parts else []
     return {r: r.statistic.merge_all([part[r] for part in parts], **dict(r.options)) for r in requests}
+
+
+def merge_folds(cells: Mapping[int, Mapping[Request, Statistic]], folds: Sequence[Sequence[int]]) -> list[Answers]:
+    """The answers for each fold from those for the cells, which have the same requests."""
+    found: list[Answers] = [{} for _ in folds]
+    for request in next(iter(cells.values()), {}):
+        states = {cell: answers[request] for cell, answers in cells.items()}
+        merged = request.statistic.merge_folds(states, folds, **dict(request.options))
+        for answers, state in zip(found, merged, strict=True):
+            answers[request] = state
+    return found
 
 
 _NO_VALUES: pl.DataFrame = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64})

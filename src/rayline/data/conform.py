@@ -68,7 +68,7 @@ class Conform:
             return column.map_batches(_OfLength(name, dtype, self.where), return_dtype=dtype)
         kinds = kind_of(got), kind_of(dtype)
         if dtype.is_integer() and got.is_float():
-            return column.map_batches(_Whole(name, dtype, self.where), return_dtype=dtype)
+            return column.map_batches(_Whole(name, dtype, self.where), return_dtype=dtype, is_elementwise=True)
         if kinds[0] == kinds[1] and kinds[0] in (Kind.CATEGORY, Kind.NUMERIC, Kind.DATETIME, Kind.LIST, Kind.VECTOR):
             return column.cast(dtype)
         if kinds == (Kind.BOOLEAN, Kind.NUMERIC):

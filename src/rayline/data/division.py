@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from rayline.core.engine import Scan, Scanner
+from rayline.core.engine import Scanner
 from rayline.core.errors import DataError
+from rayline.core.scan import Scan
 from rayline.core.statistics import Request
 from rayline.data.cells import Cells, Key, Members, Thresholds
 from rayline.data.conform import refuse_empty

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import polars as pl
 
-from rayline.core.engine import Answers, Engine, Scan
+from rayline.core.engine import Engine
 from rayline.core.errors import DataError
-from rayline.core.statistics import Request, merge_answers
+from rayline.core.scan import Scan
+from rayline.core.statistics import Answers, Request, RowCount, merge_folds
 from rayline.data import conform, fitting
 
 
@@ -112,7 +113,6 @@ class FoldFitter:
         self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
         self._cells, self.folds, self._where = cells, list(folds), where
         self._targets, self._beside = list(targets), list(beside)
-        self._by_cell: dict[int, Answers] = {}
         self._asked: set[Request] = set()
         self._known: list[Answers] = [{} for _ in self.folds]
         self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
@@ -141,17 +141,13 @@ class FoldFitter:
             if not missing:
                 break
             self._scan([*missing, fitting.ROWS])
-            chosen = [self._by_cell[cell] for cell in sorted(self.folds[fold].train) if cell in self._by_cell]
-            if not chosen:
+            rows = known.get(fitting.ROWS)
+            if not isinstance(rows, RowCount) or not rows.count:
                 raise DataError(
                     f"{where}: no rows to train on.",
                     "Expected rows in every fold.",
                     "use fewer folds, or check the columns that the split goes by.",
                 )
-            # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even
-            # in the last bit of a sum.
-            new = [request for request in self._asked if request not in known]
-            known |= merge_answers([{r: cell[r] for r in new} for cell in chosen])
         if walk.complete:
             return dataclasses.replace(fitting.finished(walk, known, 0), scans=self.scans)
         # What is still missing is asked of the slice itself.
@@ -179,8 +175,11 @@ class FoldFitter:
         needed = {column for request in new for column in request.columns}
         prepare = conform.Conform(self._schema, self._where).only(needed)
         scan = Scan(new, prepare=prepare, cells=_in_column, attach=_Celled(self._cells))
-        for cell, answers in self._engine.scan(self._data, scan).items():
-            self._by_cell.setdefault(cell, {}).update(answers)
+        # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
+        # last bit of a sum.
+        of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])
+        for known, answers in zip(self._known, of_folds, strict=True):
+            known.update(answers)
         self._asked.update(new)
         self.scans += 1
 

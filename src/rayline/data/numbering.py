@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
-from rayline.core.engine import Scan, Scanner
+from rayline.core.engine import Scanner
 from rayline.core.errors import DataError
+from rayline.core.scan import Scan
 from rayline.core.statistics import Request, Statistic
 from rayline.data.rowhash import RowHash, Words, salted
 

@@ -17,9 +17,9 @@ from ray.data.block import BlockAccessor
 from ray.data.extensions import ArrowTensorArray
 from ray.exceptions import UserCodeException
 
-from rayline.core.engine import Scan, TableFunction
 from rayline.core.errors import RaylineError
 from rayline.core.parts import PartFiles
+from rayline.core.scan import Scan, TableFunction
 from rayline.engine.pieces import Piece, from_arrow
 
 
@@ -80,7 +80,8 @@ class Partial:
     scan: Scan
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        answers = self.scan.of(self.scan.attached(to_frame(block).lazy()))
+        frame = to_frame(block)
+        answers = self.scan.of(frame.lazy(), frame.height)
         return pa.table({"answers": pa.array([pickle.dumps(answers)], pa.large_binary())})
 
 

@@ -11,14 +11,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
+from rayline.core.engine import Engine, Placement
 from rayline.core.errors import ParameterError, SchemaError, shorten
 from rayline.core.parts import PartFiles
+from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col
-from rayline.core.statistics import merge_answers
-
-BATCH_ROWS = 1 << 20
-"""Rows of a file or another lazy source that are in memory at a time during a scan."""
+from rayline.core.statistics import Answers
 
 
 class LocalEngine(Engine):
@@ -28,11 +26,11 @@ class LocalEngine(Engine):
         return to_lazy(data).collect_schema()
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
-        parts: dict[int, list[Answers]] = {}
-        for batch in _batches(to_lazy(data), scan):
-            for cell, answers in scan.of(batch).items():
-                parts.setdefault(cell, []).append(answers)
-        return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
+        table = data if isinstance(data, pl.LazyFrame) else to_polars(data)
+        needed = table.lazy().select(map(col, scan.columns(table.collect_schema())))
+        if isinstance(table, pl.DataFrame):
+            return scan.of(needed, table.height)
+        return scan.of(needed, is_reread=table.explain(optimized=False).startswith(_COLUMNAR))
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         size = _batch_size(placement)
@@ -58,17 +56,8 @@ class LocalEngine(Engine):
         return (lazy if columns is None else lazy.select(map(col, columns))).collect()
 
 
-def _batches(lazy: pl.LazyFrame, scan: Scan) -> Iterator[pl.LazyFrame]:
-    needed = scan.attached(lazy.select(map(col, scan.columns(lazy.collect_schema()))))
-    if _is_in_memory(lazy):
-        yield needed
-        return
-    empty = True
-    for batch in needed.collect_batches(chunk_size=BATCH_ROWS):
-        empty = False
-        yield batch.lazy()
-    if empty:
-        yield pl.LazyFrame(schema=needed.collect_schema())
+_COLUMNAR = ("DF [", "Parquet SCAN", "IPC SCAN")
+"""How the plans begin of which Polars can read one column alone."""
 
 
 def _pieces(lazy: pl.LazyFrame, n_rows: int) -> Iterator[pl.DataFrame]:
@@ -94,10 +83,6 @@ def _batch_size(placement: Placement | None) -> int | None:
             "convert the table with rayline.data.from_polars, or leave them out.",
         )
     return placement.batch_size
-
-
-def _is_in_memory(lazy: pl.LazyFrame) -> bool:
-    return lazy.explain(optimized=False).lstrip().startswith("DF [")
 
 
 def to_lazy(data: Any) -> pl.LazyFrame:

@@ -18,10 +18,11 @@ from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
-from rayline.core.engine import Answers, Engine, Placement, Scan, TableFunction
+from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, shorten
 from rayline.core.parts import PartFiles
-from rayline.core.statistics import merge_answers
+from rayline.core.scan import Scan, TableFunction
+from rayline.core.statistics import Answers, merge_answers
 from rayline.engine.blocks import Mapped, Partial, RaylineActor, RaylineTask, Shipped, to_block, to_frame, write_part
 from rayline.engine.checkpoints import Storage
 from rayline.engine.group import Coordinate, Shares, Training
@@ -70,7 +71,7 @@ class RayEngine(Engine):
                     for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
                         parts.setdefault(cell, []).append(answers)
         if not parts:
-            return scan.of(scan.attached(pl.LazyFrame(schema={name: schema[name] for name in columns})))
+            return scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
         return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:

@@ -16,11 +16,11 @@ from typing import Any
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from rayline.core.engine import Answers, Scan
 from rayline.core.errors import NotFittedError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations import Operation, apply_all, row_function
+from rayline.core.scan import Scan
 from rayline.core.stage import Check, Stage
-from rayline.core.statistics import merge_answers
+from rayline.core.statistics import Answers, merge_answers
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor
 from rayline.engine.local import LocalEngine
@@ -491,7 +491,7 @@ class _InParts(LocalEngine):
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         rng = random.Random(self.seed)  # noqa: S311  # no secret
-        parts = [scan.of(part.lazy())[0] for part in _cut(data, self.seed)]
+        parts = [scan.of(part.lazy(), part.height)[0] for part in _cut(data, self.seed)]
         rng.shuffle(parts)
         while len(parts) > 1:
             i = rng.randrange(len(parts) - 1)

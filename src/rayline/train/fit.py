@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.engine import Answers, Scan, TableFunction
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
+from rayline.core.scan import Scan, TableFunction
 from rayline.core.stage import View
+from rayline.core.statistics import Answers
 from rayline.core.target import Target
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor

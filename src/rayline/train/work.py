@@ -13,9 +13,9 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.engine import TableFunction
 from rayline.core.errors import RaylineError, TrainingError
 from rayline.core.framework import Features, Framework, Job, Rows
+from rayline.core.scan import TableFunction
 from rayline.core.target import Target
 from rayline.data.conform import Conform
 from rayline.data.fingerprint import Fingerprint

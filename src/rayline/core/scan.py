@@ -1,0 +1,161 @@
+"""One pass over a table: what is asked of it, and how the answers are found in bounded memory.
+
+Answers that are the same in any order of the rows (counts) come from one streaming query over all rows. Other ones hang on
+the order in which numbers are added up, or look at every value: these are found chunk by chunk, in the order of the
+rows, while the same query runs. So the same rows give the same bits every time, from files as from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import polars as pl
+
+from rayline.core.operations import Operation, apply_all
+from rayline.core.schema import col
+from rayline.core.statistics import Answers, Question, Request, evaluate, merge_answers
+
+TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
+
+CELL = "\x00cell"
+
+CHUNK_ROWS = 1 << 18
+"""Rows of a chunk beside a streaming query."""
+
+TABLE_ROWS = 1 << 20
+"""Rows of a chunk where chunks are all there is: then they have tables to merge, and planning to pay for."""
+
+FEW_CELLS = 16
+"""Cells whose rows are picked out of a chunk one cell after the other."""
+
+MERGED_AT = 16
+"""Chunks whose answers wait to be merged."""
+
+
+class Attach(Protocol):
+    """A function of a whole table that gives its rows what a scan looks at."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each row hangs on itself alone. If not, it must see the whole table, or at least whole blocks."""
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame: ...
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One pass over the data: what is asked, of which tables, and (for folds) of which rows.
+
+    `attach` is applied before the table is cut into chunks; `prefixes` gives the operations
+    behind the prefix of each request that does not look at the raw table; `cells` gives each row a small integer, and
+    the answers then come for each cell by itself.
+    """
+
+    requests: Sequence[Request]
+    prefixes: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
+    prepare: TableFunction | None = None
+    cells: Callable[[Sequence[str]], pl.Expr] | None = None
+    attach: Attach | None = None
+
+    def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
+        """The raw columns that are needed: all of them when rows are split or stages must be applied first."""
+        if self.cells is not None:
+            return list(schema)
+        return self._asked(list(schema), () if self.attach is None else self.attach.columns)
+
+    def _asked(self, names: Sequence[str], more: Iterable[str] = ()) -> list[str]:
+        if any(request.prefix for request in self.requests):
+            return list(names)
+        wanted = {*more, *(column for request in self.requests for column in request.columns)}
+        return [name for name in names if name in wanted] or list(names[:1])
+
+    def of(self, table: pl.LazyFrame, n_rows: int | None = None, *, is_reread: bool = False) -> dict[int, Answers]:
+        """The answers of a table, or of a block of one, for each cell that has rows (0 when there are no cells).
+
+        `n_rows` says that the table is in memory, and has so many rows; `is_reread`, that single columns of it can be
+        read again for each question, as those of a Parquet file can.
+        """
+        table = self._looked_at(table if self.attach is None else self.attach(table))
+        if n_rows is not None and n_rows <= CHUNK_ROWS:
+            return self._of_chunk(table.collect(engine="in-memory"), self.requests)
+        # What looks at the table as a whole is to be computed once: no streaming then.
+        is_local = self.attach is None or self.attach.is_local
+        streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if is_local else []
+        if not streamed:
+            return self._in_chunks(table)
+        share = pl.QueryOptFlags(comm_subplan_elim=self.cells is not None or not (is_reread or n_rows is not None))
+        return self._in_one_query(table, streamed, share)
+
+    def _looked_at(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        """The columns that are asked about, prepared, and the cells."""
+        names = table.collect_schema().names()
+        asked = [col(name) for name in self._asked(names)]
+        if self.cells is not None:
+            asked.append(self.cells(names).alias(CELL))
+        table = table.select(asked)
+        return table if self.prepare is None else self.prepare(table)
+
+    def _in_one_query(
+        self, table: pl.LazyFrame, streamed: Sequence[Request], optimizations: pl.QueryOptFlags
+    ) -> dict[int, Answers]:
+        by = [] if self.cells is None else [CELL]
+        question = Question(table, streamed, *by)
+        rest = [request for request in self.requests if request not in set(streamed)]
+        queries, chunks = question.queries, _Chunks(self, rest)
+        if rest:
+            names = dict.fromkeys(column for request in rest for column in request.columns)
+            needed = table if any(request.prefix for request in rest) else table.select(*map(col, names), *by)
+            queries = [*queries, needed.sink_batches(chunks, chunk_size=CHUNK_ROWS, lazy=True)]
+        tables = pl.collect_all(queries, engine="streaming", optimizations=optimizations)
+        found, others = question.answers(tables[: len(question.queries)]), chunks.answers(table.collect_schema())
+        return {cell: answers | others.get(cell, {}) for cell, answers in found.items()}
+
+    def _in_chunks(self, table: pl.LazyFrame) -> dict[int, Answers]:
+        chunks = _Chunks(self, self.requests)
+        for chunk in table.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True, engine="streaming"):
+            chunks(chunk)
+        return chunks.answers(table.collect_schema())
+
+    def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[Request]) -> dict[int, Answers]:
+        chunk = chunk.rechunk()  # numbers are added up piece by piece, and pieces depend on where they come from
+        if self.cells is None:
+            return {0: self._answers(chunk.lazy(), requests)}
+        cells = chunk[CELL].unique().to_list()
+        if len(cells) <= FEW_CELLS:  # picking the rows of each costs less than dividing all
+            parts = {cell: chunk.lazy().filter(pl.col(CELL) == cell) for cell in cells}
+        else:
+            parts = {key[0]: part.lazy() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
+        return {int(cell): self._answers(part.drop(CELL), requests) for cell, part in parts.items()}
+
+    def _answers(self, chunk: pl.LazyFrame, requests: Sequence[Request]) -> Answers:
+        answers: Answers = {}
+        for prefix in dict.fromkeys(request.prefix for request in requests):
+            table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
+            answers |= evaluate(table, [request for request in requests if request.prefix == prefix])
+        return answers
+
+
+class _Chunks:
+    """Takes the chunks of a table in turn, and holds no more of them than their answers."""
+
+    def __init__(self, scan: Scan, requests: Sequence[Request]) -> None:
+        self._scan, self._requests = scan, requests
+        self._parts: dict[int, list[Answers]] = {}
+
+    def __call__(self, chunk: pl.DataFrame) -> None:
+        for cell, answers in self._scan._of_chunk(chunk, self._requests).items():
+            parts = self._parts.setdefault(cell, [])
+            parts.append(answers)
+            if len(parts) > MERGED_AT:
+                parts[:] = [merge_answers(parts)]
+
+    def answers(self, schema: Mapping[str, pl.DataType]) -> dict[int, Answers]:
+        if not self._parts and self._requests:  # no rows: what has a type, has it then too
+            self(pl.DataFrame(schema=schema))
+        return {cell: merge_answers(parts) for cell, parts in sorted(self._parts.items())}

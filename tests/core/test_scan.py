@@ -1,0 +1,198 @@
+"""One pass over a table of any size: the same answers, to the bit, however the table comes, and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayline.core import scan, statistics
+from rayline.core.distinct import SHARE, Gate
+from rayline.core.errors import DataError
+from rayline.core.joint import GroupMoments, PairCounts
+from rayline.core.operations import Affine
+from rayline.core.scan import Scan
+from rayline.core.statistics import (
+    Extremes,
+    Missing,
+    Moments,
+    Quantiles,
+    Request,
+    RowCount,
+    ValueCounts,
+    Words,
+    evaluate,
+    merge_answers,
+    merge_folds,
+)
+
+N = 2_000
+RNG = np.random.default_rng(0)
+TABLE = pl.DataFrame(
+    {
+        "x": np.where(RNG.random(N) < 0.1, np.nan, RNG.normal(3.0, 2.0, N)),
+        "n": RNG.integers(0, 9, N),
+        "city": RNG.choice(["Oslo", "Rome", "New York City"], N),
+        "tags": [["a", "b", "c"][: i % 4] for i in range(N)],
+        "cell": RNG.integers(0, 4, N),
+    }
+).with_columns(city=pl.when(pl.col("n") == 0).then(None).otherwise("city"))
+EXACT = [
+    Request(RowCount, ()),
+    Request(Missing, ("city",)),
+    Request(Words, ("city",)),
+    Request(ValueCounts, ("city",)),
+    Request(ValueCounts, ("tags",), (("elements", True),)),
+    Request(ValueCounts, ("n",)),
+    Request(Extremes, ("n",)),
+    Request(Quantiles, ("x",)),
+    Request(PairCounts, ("city", "n")),
+]
+REQUESTS = [*EXACT, Request(Moments, ("x",)), Request(GroupMoments, ("x", "city"))]
+BEHIND = Request(Moments, ("x",), (), "scaled")
+PREFIXES = {"scaled": [Affine("x", 3.0, 2.0)]}
+
+
+def by_cell(names: Sequence[str]) -> pl.Expr:
+    return pl.col("cell")
+
+
+def plain(answers: Any) -> str:
+    """What can be compared to the last bit."""
+    shown = []
+    for request, state in answers.items():
+        fields = {f: getattr(state, f) for f in state.__dataclass_fields__}
+        for name, value in fields.items():
+            if isinstance(value, pl.DataFrame):
+                fields[name] = sorted(map(str, value.select(sorted(value.columns)).rows()))
+        shown.append(f"{request}: {fields}")
+    return "\n".join(sorted(shown))
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "CHUNK_ROWS", 300)
+    monkeypatch.setattr(scan, "TABLE_ROWS", 300)
+
+
+@pytest.mark.parametrize("cells", [None, by_cell])
+@pytest.mark.parametrize("few", [0, 16])
+def test_a_file_a_query_and_a_table_have_the_same_answers(
+    cells: Any, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "FEW_CELLS", few)
+    TABLE.write_parquet(tmp_path / "t.parquet", row_group_size=170)
+    file = pl.scan_parquet(tmp_path / "t.parquet")
+    asked = Scan([*REQUESTS, BEHIND], PREFIXES, cells=cells)
+    found = [
+        asked.of(TABLE.lazy(), TABLE.height),
+        asked.of(TABLE.lazy()),
+        asked.of(file),
+        asked.of(file, is_reread=True),
+        asked.of(TABLE.lazy().filter(pl.lit(True))),  # a value
+    ]
+    for other in found[1:]:
+        assert list(other) == list(found[0])
+        for cell in other:
+            assert plain(other[cell]) == plain(found[0][cell])
+
+
+def test_cells_are_as_their_rows_alone() -> None:
+    found = Scan(REQUESTS, cells=by_cell).of(TABLE.lazy())
+    assert list(found) == [0, 1, 2, 3]
+    for cell, answers in found.items():
+        alone = evaluate(TABLE.lazy().filter(pl.col("cell") == cell), REQUESTS)
+        for request in EXACT:
+            assert plain({request: answers[request]}) == plain({request: alone[request]})
+        mine, other = answers[REQUESTS[-2]], alone[REQUESTS[-2]]
+        assert isinstance(mine, Moments)
+        assert isinstance(other, Moments)
+        assert (mine.count, mine.n_null) == (other.count, other.n_null)
+        assert np.allclose([mine.mean, mine.m2], [other.mean, other.m2], rtol=1e-12)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_size=4))
+def test_folds_are_the_merged_cells(folds: list[list[int]]) -> None:
+    cells = Scan(REQUESTS, cells=by_cell).of(TABLE.lazy(), 0)  # 0: not cut into chunks
+    for fold, answers in zip(folds, merge_folds(cells, folds), strict=True):
+        if fold:
+            assert plain(answers) == plain(merge_answers([cells[cell] for cell in sorted(fold)]))
+        else:
+            assert answers[EXACT[0]] == RowCount(0)
+
+
+def test_no_rows_have_answers_but_no_cells() -> None:
+    assert plain(Scan(REQUESTS).of(TABLE.clear().lazy())[0]) == plain(Scan(REQUESTS).of(TABLE.clear().lazy(), 0)[0])
+    assert Scan(REQUESTS, cells=by_cell).of(TABLE.clear().lazy()) == {}
+
+
+class _Marked:
+    """An attachment that must see the whole table."""
+
+    is_local = False
+    columns: ClassVar[tuple[str, ...]] = ("x",)
+    calls = 0
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.with_columns(pl.col("x").map_batches(self._number, return_dtype=pl.Int64).alias("number"))
+
+    def _number(self, values: pl.Series) -> pl.Series:
+        self.calls += 1
+        return pl.Series(range(len(values)))
+
+
+def test_what_sees_the_whole_table_is_made_once() -> None:
+    marked = _Marked()
+    asked = [Request(ValueCounts, ("number",)), Request(RowCount, ())]
+    answers = Scan(asked, attach=marked).of(TABLE.lazy())[0]
+    counts = answers[asked[0]]
+    assert isinstance(counts, ValueCounts)
+    assert counts.table["value"].to_list() == list(range(N))
+    assert marked.calls == 1
+
+
+def test_errors_in_chunks_are_raised_as_they_are() -> None:
+    def refuse(_: Any) -> pl.Series:
+        raise DataError("refused")
+
+    bad = TABLE.lazy().with_columns(x=pl.col("x").map_batches(refuse, return_dtype=pl.Float64, is_elementwise=True))
+    with pytest.raises(DataError, match="refused"):
+        Scan(REQUESTS).of(bad)
+
+
+# -- the gate --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gate_lets_no_more_through_than_it_must() -> None:
+    values = pl.Series([None, *(f"identifier {i}" for i in range(400_000))])
+    gate = Gate(50_000)
+    parts = [gate(part) for part in (values[i : i + 10_000] for i in range(0, len(values), 10_000))]
+    passed = pl.concat(parts)
+    assert len(passed) == len(values)
+    assert passed.null_count() == 1
+    assert 50_000 < passed.n_unique() < 100_000
+    assert Gate(1)(pl.Series([None, None], dtype=pl.String)).to_list() == [None, None]
+
+
+def test_a_gate_stays_open_for_few_values() -> None:
+    gate = Gate(20 * SHARE)
+    for i in range(20):
+        values = pl.Series(np.random.default_rng(i).integers(0, 20 * SHARE, 50_000))
+        assert gate(values) is values
+
+
+def test_identifiers_overflow_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MAX_CATEGORIES", 20_000)
+    request = Request(ValueCounts, ("id",))
+    table = pl.LazyFrame({"id": [None, *range(300_000)]})
+    found = Scan([request]).of(table)[0][request]
+    assert isinstance(found, ValueCounts)
+    assert (found.overflow, found.n_null) == (True, 1)
+    with pytest.raises(DataError, match="too many distinct"):
+        _ = found.table
