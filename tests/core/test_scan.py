@@ -187,12 +187,13 @@ def test_a_gate_stays_open_for_few_values() -> None:
         assert gate(values) is values
 
 
-def test_identifiers_overflow_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cells", [None, by_cell])
+def test_what_a_gate_holds_back_is_counted_in_chunks(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "MAX_CATEGORIES", 20_000)
-    request = Request(ValueCounts, ("id",))
-    table = pl.LazyFrame({"id": [None, *range(300_000)]})
-    found = Scan([request]).of(table)[0][request]
-    assert isinstance(found, ValueCounts)
-    assert (found.overflow, found.n_null) == (True, 1)
-    with pytest.raises(DataError, match="too many distinct"):
-        _ = found.table
+    monkeypatch.setattr(scan, "TABLE_ROWS", 10_000)
+    requests = [Request(ValueCounts, ("id",)), Request(RowCount, ())]
+    table = pl.DataFrame({"id": [None, *range(100_000)], "cell": [i % 2 for i in range(100_001)]})
+    for cell, found in Scan(requests, cells=cells).of(table.lazy()).items():
+        rows = table if cells is None else table.filter(pl.col("cell") == cell)
+        assert found[requests[0]] == evaluate(rows.lazy(), requests)[requests[0]]
+        assert found[requests[0]].is_beyond

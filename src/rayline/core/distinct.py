@@ -1,7 +1,7 @@
 """A bound on the different values that a streaming query may meet: a gate in front of its grouping.
 
 A query that counts the values of a column holds all different ones. Of a column of identifiers that is the whole column, and
-it would fill the memory before anybody could refuse it.
+it would fill the memory before anybody could do something about it.
 """
 
 from __future__ import annotations

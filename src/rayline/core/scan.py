@@ -88,7 +88,7 @@ class Scan:
         is_local = self.attach is None or self.attach.is_local
         streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if is_local else []
         if not streamed:
-            return self._in_chunks(table)
+            return self._in_chunks(table, self.requests)
         share = pl.QueryOptFlags(comm_subplan_elim=self.cells is not None or not (is_reread or n_rows is not None))
         return self._in_one_query(table, streamed, share)
 
@@ -105,19 +105,26 @@ class Scan:
         self, table: pl.LazyFrame, streamed: Sequence[Request], optimizations: pl.QueryOptFlags
     ) -> dict[int, Answers]:
         by = [] if self.cells is None else [CELL]
-        question = Question(table, streamed, *by)
+        question = Question(table, streamed, by)
         rest = [request for request in self.requests if request not in set(streamed)]
-        queries, chunks = question.queries, _Chunks(self, rest)
+        queries, chunks = [*question.queries], _Chunks(self, rest)
         if rest:
-            names = dict.fromkeys(column for request in rest for column in request.columns)
-            needed = table if any(request.prefix for request in rest) else table.select(*map(col, names), *by)
-            queries = [*queries, needed.sink_batches(chunks, chunk_size=CHUNK_ROWS, lazy=True)]
+            queries.append(self._needed(table, rest).sink_batches(chunks, chunk_size=CHUNK_ROWS, lazy=True))
         tables = pl.collect_all(queries, engine="streaming", optimizations=optimizations)
         found, others = question.answers(tables[: len(question.queries)]), chunks.answers(table.collect_schema())
-        return {cell: answers | others.get(cell, {}) for cell, answers in found.items()}
+        beyond = [request for request in streamed if any(answers[request].is_beyond for answers in found.values())]
+        again = self._in_chunks(self._needed(table, beyond), beyond) if beyond else {}
+        return {cell: answers | others.get(cell, {}) | again.get(cell, {}) for cell, answers in found.items()}
 
-    def _in_chunks(self, table: pl.LazyFrame) -> dict[int, Answers]:
-        chunks = _Chunks(self, self.requests)
+    def _needed(self, table: pl.LazyFrame, requests: Sequence[Request]) -> pl.LazyFrame:
+        """The columns of these requests, and the cells."""
+        if any(request.prefix for request in requests):
+            return table
+        names = dict.fromkeys(column for request in requests for column in request.columns)
+        return table.select(*map(col, names), *([] if self.cells is None else [CELL]))
+
+    def _in_chunks(self, table: pl.LazyFrame, requests: Sequence[Request]) -> dict[int, Answers]:
+        chunks = _Chunks(self, requests)
         for chunk in table.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True, engine="streaming"):
             chunks(chunk)
         return chunks.answers(table.collect_schema())

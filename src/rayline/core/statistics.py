@@ -76,8 +76,8 @@ class Statistic(ABC):
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
         """A query, for statistics that are a table themselves; evaluated in the same pass.
 
-        Where `streams` is set the query groups the rows, and with the option `by` it does so for each value of that
-        column by itself.
+        A statistic that `streams` groups the rows. With the option `by`, a list of columns, all rows come at once: it
+        groups by these columns too, and bounds what it holds (see `is_beyond`).
         """
         return None
 
@@ -99,6 +99,11 @@ class Statistic(ABC):
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         """The state of the rows of all; a subclass may do better than one by one."""
         return functools.reduce(lambda a, b: a.merge(b), states, cls.empty(**options))
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether there was more than a query of all rows may hold, so that the rows must be looked at part by part."""
+        return False
 
     @classmethod
     def merge_folds(cls, states: Mapping[int, Self], folds: Sequence[Sequence[int]], **options: Any) -> list[Self]:
@@ -305,11 +310,12 @@ class ValueCounts(Statistic):
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        by = [options["by"]] if "by" in options else []
+        by = options.get("by", ())
         values = table.select(*by, value=columns[0])
         if options.get("elements"):
             values = values.explode("value")
-        values = values.with_columns(Gate(MAX_CATEGORIES).of(pl.col("value")))
+        if "by" in options:
+            values = values.with_columns(Gate(MAX_CATEGORIES).of(pl.col("value")))
         return values.group_by(*by, "value").agg(n=pl.len().cast(pl.Int64))
 
     @classmethod
@@ -350,7 +356,7 @@ class ValueCounts(Statistic):
     @classmethod
     def merge_folds(cls, states: Mapping[int, Self], folds: Sequence[Sequence[int]], **options: Any) -> list[Self]:
         tables = {cell: state.counts for cell, state in states.items() if state.counts.height}
-        if any(state.overflow for state in states.values()) or len({t.schema["value"] for t in tables.values()}) != 1:
+        if any(state.sketch for state in states.values()) or len({t.schema["value"] for t in tables.values()}) != 1:
             return super().merge_folds(states, folds, **options)
         # One table with a column of counts for each cell: it is grouped and sorted once, and not for each fold.
         columns = [table.rename({"n": str(cell)}) for cell, table in tables.items()]
@@ -368,6 +374,10 @@ class ValueCounts(Statistic):
         if table.height <= MAX_CATEGORIES:
             return cls(n_null, table)
         return cls(n_null, _NO_VALUES, Frequent.of(table["value"], table["n"]))
+
+    @property
+    def is_beyond(self) -> bool:
+        return self.sketch is not None
 
     def _sketched(self) -> Frequent:
         return self.sketch or Frequent.of(self.counts["value"], self.counts["n"])
@@ -568,11 +578,11 @@ Answers: TypeAlias = dict[Request, Statistic]
 class Question:
     """Requests to one table, as queries that Polars can answer in one pass, together with those of other questions.
 
-    With `by`, a column of small integers, the answers are those for each of its values by itself; then all statistics
-    must be among those that stream.
+    With `by` the statistics must be those that stream; one column of small integers in it makes the answers those for
+    each of its values by itself.
     """
 
-    def __init__(self, table: pl.LazyFrame, requests: Iterable[Request], by: str | None = None) -> None:
+    def __init__(self, table: pl.LazyFrame, requests: Iterable[Request], by: Sequence[str] | None = None) -> None:
         self._by, self._places = by, list[tuple[Request, slice | int]]()
         self.queries: list[pl.LazyFrame] = []
         scalars: list[pl.Expr] = []
@@ -588,14 +598,14 @@ class Question:
             scalars += wanted
         named = [scalar.alias(str(i)) for i, scalar in enumerate(scalars)]
         self._has_scalars = bool(named)
-        if by is not None:
+        if by:
             self.queries.append(table.group_by(by).agg(named))
         elif named:
             self.queries.append(table.select(named))
 
     def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, Answers]:
         """The answers from the results of the queries: for each value of `by`, or for 0."""
-        if self._by is None:
+        if not self._by:
             return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
         scalars = {int(row[0]): row[1:] for row in tables[-1].rows()}
         parts = [table.partition_by(self._by, as_dict=True, include_key=False) for table in tables[:-1]]
