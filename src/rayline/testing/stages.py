@@ -511,7 +511,7 @@ class _Arranged(LocalEngine):
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         third = data.height // 3
         tables = [data.slice(0, third), data.slice(third, third).cast(dict(self.drift)), data.slice(2 * third)]
-        first, second, third_part = (scan.of(scan.attached(part.lazy()))[0] for part in tables)
+        first, second, third_part = (scan.of(part.lazy(), part.height)[0] for part in tables)
         empty: Answers = {r: r.statistic.empty(**dict(r.options)) for r in first}
         return {0: self.arrange(first, second, third_part, empty, lambda x, y: {r: x[r].merge(y[r]) for r in x})}
 
