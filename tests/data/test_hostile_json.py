@@ -108,14 +108,14 @@ def _attack(seed: int, n: int) -> int:
     opened(whole)
     for _ in range(n):
         what, made = spoiled(whole, rng)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             opened(made)
         except rl.RaylineError:
             refused += 1
         except BaseException as error:
             raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
-        assert time.monotonic() - started < 10, what
+        assert time.process_time() - started < 10, what
     return refused
 
 

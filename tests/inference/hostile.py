@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import resource
 import struct
@@ -182,7 +183,7 @@ def attack(kind: str, seed: int, truncations: int, flips: int, values: int) -> N
     for name in names:
         for what, content in changed(members[name], seed, *share):
             print(f"{name}: {what}", flush=True)
-            started = time.monotonic()
+            started = time.process_time()
             n += 1
             try:
                 opened = artifact.from_members(reseal(members, **{name: content}), "changed")
@@ -192,7 +193,7 @@ def attack(kind: str, seed: int, truncations: int, flips: int, values: int) -> N
                 opened.model.importance()
             except rl.RaylineError:
                 refused += 1
-            assert time.monotonic() - started < 20, "slow"
+            assert time.process_time() - started < 20, "slow"
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
     assert grown_mib < 1500, f"{grown_mib} MiB"
     print(f"done: {n} opened, {refused} refused, {grown_mib} MiB more", flush=True)
@@ -201,7 +202,8 @@ def attack(kind: str, seed: int, truncations: int, flips: int, values: int) -> N
 def run(kind: str, seed: int, truncations: int, flips: int, values: int) -> str:
     """`attack` in a process of its own. Returns its last line; raises AssertionError when it did not come to its end."""
     command = [sys.executable, "-m", "tests.inference.hostile", kind, *map(str, (seed, truncations, flips, values))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+    alone = {**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}  # many small steps, no large one
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=False, timeout=1800)
     last = done.stdout.strip().rpartition("\n")[2]
     assert done.returncode == 0, f"{kind}: {last}\n{done.returncode} {done.stderr[-1500:]}"
     return last
