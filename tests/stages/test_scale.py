@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import preprocessing as sk
 
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.data.preprocessor import Preprocessor
-from rayline.stages import MinMaxScaler, StandardScaler
+from rayline.stages import MinMaxScaler, Ratio, StandardScaler
 
 columns = st.lists(
     st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30
@@ -69,3 +70,13 @@ def test_wrong_parameters() -> None:
         MinMaxScaler(feature_range=(1, 1))
     with pytest.raises(ParameterError, match="did you mean"):
         StandardScaler(with_means=True)  # type: ignore[call-arg]
+
+
+def test_a_selector_that_chooses_nothing_is_refused() -> None:
+    table = pl.DataFrame({"x": [1.0], "y": [1]})
+    with pytest.raises(SchemaError, match=r"chooses no column(.|\n)*'x \(Float64\)'\]"):
+        Preprocessor([("s", StandardScaler(cs.matches("^price")))]).fit(table, target_columns=["y"])
+    later = Preprocessor([("a", Ratio(["x"], per="y")), ("s", StandardScaler(cs.matches("_per_")))])
+    assert later.fit_transform(table).columns == ["x", "y", "x_per_y"]
+    with pytest.raises(ParameterError, match="the column to divide by"):
+        Ratio(["x"])

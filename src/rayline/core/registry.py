@@ -181,7 +181,11 @@ def register_function(name: str, function: Callable[[Any], Any]) -> None:
 def function(name: str) -> Callable[[Any], Any]:
     """The registered function of this name. Raises ParameterError when there is none."""
     if name not in _FUNCTIONS:
-        raise ParameterError.unknown("FunctionTransformer: function", [name], _FUNCTIONS)
+        raise ParameterError(
+            f"FunctionTransformer: no function has the name {name!r}.",
+            f"Expected one of the registered ones, {sorted(_FUNCTIONS)}.",
+            "register it first: rayline.stages.register_function(name, function).",
+        )
     return _FUNCTIONS[name]
 
 

@@ -198,6 +198,12 @@ class Stage(ABC, metaclass=_StageMeta):
         name = type(self).__name__
         if self.columns is not None:
             chosen = choose(self.columns, {k: v for k, v in schema.items() if k not in exclude} if isinstance(self.columns, pl.Expr) else schema, where=f"{where} ({name})")
+            if not chosen and isinstance(self.columns, pl.Expr):
+                raise SchemaError(
+                    f"{where} ({name}): the selector {self.columns} chooses no column.",
+                    f"Expected at least one; the table has {shorten(f'{k} ({v})' for k, v in schema.items() if k not in exclude)}.",
+                    "change the selector, or leave the stage out.",
+                )
             wrong = [c for c in chosen if self.accepts and kind_of(schema[c]) not in self._accepted()]
             if wrong:
                 kinds = " or ".join(self.accepts)

@@ -121,7 +121,7 @@ class Ratio(Stage):
     accepts: ClassVar = _NUMBERS
     keeps: ClassVar = True
 
-    per: str = param("", a_string())
+    per: str = param("", Check("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v)))
     zero: float | None = param(None, Check("a number or None", lambda v: v is None or type(v) in (int, float)))
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
@@ -326,7 +326,10 @@ class FunctionTransformer(Stage):
 
     needs_columns: ClassVar = True
 
-    function: str = param("", a_string())
+    function: str = param(
+        "",
+        Check("the name that a function has from register_function(name, function)", lambda v: isinstance(v, str) and bool(v)),
+    )
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         registry.function(self.function)

@@ -208,7 +208,7 @@ class GroupImputer(Stage):
 
     loses: ClassVar = "which values were missing"
 
-    by: str = param("", Check("the name of a column", lambda v: isinstance(v, str)))
+    by: str = param("", Check("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v)))
     strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
 
     def requests(self, view: View) -> list[Request]:

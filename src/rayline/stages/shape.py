@@ -519,14 +519,17 @@ class QuantileTransformer(_NumberStage):
         quantiles: Quantiles = answers[0]
         if not quantiles.count:
             raise self.all_null(column)
-        references = np.linspace(0, 1, max(1, min(self.n_quantiles, quantiles.count)))
+        n_rows = quantiles.count + quantiles.n_null  # as scikit-learn, which counts missing values here
+        references = np.linspace(0, 1, max(1, min(self.n_quantiles, n_rows)))
         landmarks = np.maximum.accumulate(np.array(quantiles.quantiles(references.tolist())))
         self.refuse_infinite(column, float(landmarks[0]), float(landmarks[-1]))
         points, first = np.unique(landmarks, return_index=True)
         last = np.append(first[1:], len(landmarks)) - 1
         left, right = references[first], references[last]
         at = (left + right) / 2
-        at[0], at[-1] = (0.0, 1.0) if len(points) > 1 else (0.0, 0.0)
+        if len(points) == 1:  # a constant is 0, and so is what is below it; what is above is 1
+            points, left, at, right = np.array([points[0], np.nextafter(points[0], np.inf)]), *[np.array([0.0, 1.0])] * 3
+        at[0], at[-1] = 0.0, 1.0
         return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
