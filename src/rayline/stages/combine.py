@@ -16,6 +16,7 @@ from rayline.core.operations import Drop, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import Check, Stage, View, a_bool, a_string, an_int, param
 from rayline.core.statistics import Request
+from rayline.core.translate import from_polars
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
 
@@ -141,24 +142,26 @@ class Ratio(Stage):
 
 @dataclass(frozen=True)
 class Expression(Stage):
-    """Add or replace a column by a formula, written as data.
+    """Add or replace a column by a formula, written as data or as a Polars expression.
 
     A formula is a number, a string, a boolean, None, `["col", name]`, or a list of a function and its arguments. The
     functions: `+ - * / ** abs max sqrt log log1p exp sin cos floor`, `== != < <= > >=`, `and or not`, `is_null`, `fill`
     (first, or second where missing), `if` (condition, then, otherwise), `number`. There is nothing in it that could
-    carry code. A missing argument makes the result missing, and so does 0/0.
+    carry code. A missing argument makes the result missing, and so does 0/0. Arithmetic is in Float64.
+
+    A Polars expression of the same functions (`pl.when` too) becomes such a formula when it is given, and is saved as one.
 
     Parameters
     ----------
     output
         The name of the column that is made.
     formula
-        The formula.
+        The formula, or a Polars expression.
 
     Raises
     ------
     ParameterError
-        When it is not a formula.
+        When it is not a formula, or an expression that has no form as one (a Python function, an aggregate, …).
     SchemaError
         In fit, when a column does not exist or a function cannot take its type.
 
@@ -167,6 +170,8 @@ class Expression(Stage):
     >>> import polars as pl
     >>> from rayline.train import Preprocessor
     >>> from rayline.stages import Expression
+    >>> Expression(output="speed", formula=pl.col("miles") / (pl.col("minutes") / 60)).formula
+    ['/', ['col', 'miles'], ['/', ['col', 'minutes'], 60]]
     >>> speed = Expression(output="speed", formula=["/", ["col", "miles"], ["/", ["col", "minutes"], 60]])
     >>> Preprocessor([("speed", speed)]).fit_transform(pl.DataFrame({"miles": [30.0], "minutes": [30]}))["speed"].to_list()
     [60.0]
@@ -183,6 +188,8 @@ class Expression(Stage):
             raise ParameterError(
                 "Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
             )
+        if isinstance(self.formula, pl.Expr):
+            object.__setattr__(self, "formula", from_polars(self.formula, "Expression"))
         check(self.formula, "Expression")
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:

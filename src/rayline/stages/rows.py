@@ -15,6 +15,7 @@ from rayline.core.operations import Codes, Operation
 from rayline.core.schema import col
 from rayline.core.stage import Check, Stage, View, a_string, an_int, param
 from rayline.core.statistics import Request, ValueCounts
+from rayline.core.translate import from_polars
 
 _COPIES = "\x00copies"
 
@@ -26,7 +27,7 @@ class DropRows(Stage):
     Parameters
     ----------
     where
-        A condition as in `Expression`, for example `[">", ["col", "age"], 120]`. Rows for which it is missing stay.
+        A condition as in `Expression`, for example `[">", ["col", "age"], 120]` or `pl.col("age") > 120`. Rows for which it is missing stay.
 
     Raises
     ------
@@ -52,6 +53,8 @@ class DropRows(Stage):
             raise ParameterError(
                 "DropRows: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
             )
+        if isinstance(self.where, pl.Expr):
+            object.__setattr__(self, "where", from_polars(self.where, "DropRows"))
         check(self.where, "DropRows")
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
