@@ -158,23 +158,6 @@ def test_a_test_set_and_a_ray_dataset(table: pl.DataFrame, preprocessor: Preproc
     assert here.best_result.metrics["test-log_loss"] == pytest.approx(here.best_score, abs=1e-9)
 
 
-@pytest.mark.slow
-def test_random_labels_score_like_chance(preprocessor: Preprocessor) -> None:
-    random = np.random.default_rng(5)
-    n = 1500
-    table = pl.DataFrame(
-        {
-            "x": random.normal(size=n),
-            "z": random.normal(size=n),
-            "city": random.choice(list("abcdefgh"), n),
-            "late": random.integers(0, 2, n).astype(bool),
-        }
-    )
-    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 5, "target_columns": ["late"]}
-    analysis = tune.run(booster(), data, SPACE, metric="roc_auc", num_samples=6)
-    assert abs(np.mean([t.score for t in analysis.trials]) - 0.5) < 0.05
-
-
 def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
     trainer = train.XGBoostTrainer({"eta": 0.5}, num_boost_round=60, early_stopping_rounds=3)
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
