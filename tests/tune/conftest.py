@@ -13,6 +13,7 @@ import pytest
 
 from rayline import Preprocessor, register_framework
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
+from rayline.tune.evaluate import Evaluation, Evaluator
 from tests.toy import LeastSquares, Weights
 
 
@@ -29,6 +30,13 @@ class Faulty(LeastSquares):
             Path(die).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().train(job, ridge=ridge)
+
+
+class Configured(Evaluator):
+    """An evaluator that is asked by configuration."""
+
+    def __call__(self, config: Any, fold: int) -> Evaluation:  # type: ignore[override]
+        return super().__call__(self.problem.candidate(config), fold)
 
 
 @pytest.fixture(autouse=True)

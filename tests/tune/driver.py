@@ -42,7 +42,8 @@ def main(address: str, log: str) -> None:
         resume=True,
         verbose=False,
     )
-    print(analysis.fits["trained"], analysis.fits["reused"], analysis.best_config["ridge"], analysis.best_score)
+    found = [analysis.fits["trained"], analysis.fits["reused"], analysis.best_config["ridge"], analysis.best_score]
+    sys.stdout.write(" ".join(map(str, found)))
 
 
 if __name__ == "__main__":

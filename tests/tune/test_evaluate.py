@@ -15,6 +15,7 @@ from rayline.tune.evaluate import CELL, Evaluator
 from rayline.tune.prepare import Prepared, prepare
 
 SPACE: dict[str, Any] = {}
+from tests.tune.conftest import Configured
 
 
 def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any) -> Prepared:
@@ -28,7 +29,7 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
 def evaluator(made: Prepared) -> Evaluator:
     frame = pl.from_arrow(made.arrow())
     assert isinstance(frame, pl.DataFrame)
-    return Evaluator(made.problem, frame)
+    return Configured(made.problem, frame)
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy"])
@@ -92,7 +93,7 @@ def test_held_out_rows_do_not_reach_the_model(table: pl.DataFrame, preprocessor:
         )
         other = prepared(absurd, preprocessor, cv=cv)
         assert set(other.held_out(fold).tolist()) == places
-        before, after = (evaluator(p)._prepared({}, p.problem.trainer, fold) for p in (clean, other))
+        before, after = (evaluator(p)._prepared(p.problem.candidate({}), fold) for p in (clean, other))
         assert before[0].equals(after[0])
         assert before[2] == after[2]
 
@@ -148,6 +149,6 @@ def test_an_undefined_score_is_an_error(table: pl.DataFrame) -> None:
 
 def test_cells_are_no_feature(table: pl.DataFrame) -> None:
     made = prepared(table.drop("city"), None)
-    train_rows, _, learned, _ = evaluator(made)._prepared({}, made.problem.trainer, 0)
+    train_rows, _, learned, _ = evaluator(made)._prepared(made.problem.candidate({}), 0)
     assert not [n for n in (*train_rows.columns, *learned.features) if n.startswith(CELL)]
     assert metrics.get("log_loss").mode == made.mode

@@ -15,6 +15,7 @@ from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
 from rayline.tune.evaluate import Evaluator
 from rayline.tune.prepare import prepare
+from tests.tune.conftest import Configured
 
 
 def stages() -> Preprocessor:
@@ -49,14 +50,14 @@ def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> Evaluator
     made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
     frame = pl.from_arrow(made.arrow())
     assert isinstance(frame, pl.DataFrame)
-    return Evaluator(made.problem, frame)
+    return Configured(made.problem, frame)
 
 
 def fitted(table: pl.DataFrame, fold: int) -> bytes:
     """The fitted preprocessor of a fold, as bytes."""
     trainer = train.XGBoostTrainer({}, num_boost_round=2)
     evaluate = evaluator(table, trainer, GroupKFold(5, column="fold"))
-    evaluate._prepared({}, trainer, fold)
+    evaluate._prepared(evaluate.problem.candidate({}), fold)
     ((leaves, learned),) = evaluate._fits[fold].values()
     return strictjson.dumps([[leaf.to_json() for leaf in leaves], repr(learned.features)])
 
@@ -96,7 +97,7 @@ def test_a_leak_would_be_seen() -> None:
     data = {"train_dataset": leaked, "target_columns": ["late"], "cv": 5}
     trainer = train.XGBoostTrainer({}, num_boost_round=5)
     made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
-    evaluate = Evaluator(made.problem, pl.DataFrame(pl.from_arrow(made.arrow())))
+    evaluate = Configured(made.problem, pl.DataFrame(pl.from_arrow(made.arrow())))
     assert np.mean([evaluate({}, fold).score.score for fold in range(5)]) > 0.6
 
 

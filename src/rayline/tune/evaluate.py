@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -102,6 +103,10 @@ class Problem:
     def beside(self) -> tuple[str, ...]:
         return () if self.weight is None else (self.weight,)
 
+    def candidate(self, config: space.Config) -> Candidate:
+        """What a configuration stands for."""
+        return Candidate(self, self.trainer_of(config), self.preprocessor_of(config))
+
     def trainer_of(self, config: space.Config) -> Trainer:
         """The trainer with the parameters of a configuration."""
         changes = space.parts(config).trainer
@@ -111,18 +116,39 @@ class Problem:
         """The unfitted preprocessor with the parameters of a configuration."""
         return Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.parts(config).stages)
 
-    def stages_of(self, config: space.Config) -> list[list[Any]]:
-        """The stages with the parameters of a configuration, those of the targets among them."""
-        preprocessor = self.preprocessor_of(config)
-        return [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
 
-    def key(self, config: space.Config, fold: int) -> str:
-        """What the score of a configuration on a fold depends on, as a digest."""
-        trainer = self.trainer_of(config)
-        options = (trainer.seed, trainer.num_workers, trainer.class_weight, self.seed, self.n_threads)
-        return fingerprint(
-            [self.digest, fold, self.stages_of(config), trainer.framework, trainer.args, trainer.kwargs, options, self.metric]
-        )
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration put into the trainer and the stages."""
+
+    problem: Problem
+    trainer: Trainer
+    preprocessor: Preprocessor
+
+    def key(self, fold: int) -> str:
+        """What its score on a fold depends on, as a digest."""
+        return fingerprint([self._digest, fold])
+
+    @cached_property
+    def _digest(self) -> str:
+        problem, trainer, preprocessor = self.problem, self.trainer, self.preprocessor
+        options = (trainer.seed, trainer.num_workers, trainer.class_weight, problem.seed, problem.n_threads)
+        stages = [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
+        about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metric]
+        return fingerprint(about)
+
+    @cached_property
+    def digests(self) -> Mapping[int, str]:
+        """Of the first stages, up to each place at which prepared tables are kept, and of all stages."""
+        leaves = self.preprocessor.leaves
+        names = [path.partition("/")[0] for path, _ in leaves]
+        cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
+        return {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(names))}
+
+    @cached_property
+    def labels(self) -> str:
+        """Of the stages of the targets."""
+        return fingerprint([list(leaf) for leaf in self.preprocessor.target_stages])
 
 
 class Evaluation(NamedTuple):
@@ -176,7 +202,7 @@ class Evaluator:
             for split, folds in enumerate(problem.splits)
         ]  # fmt: skip
 
-    def __call__(self, config: space.Config, fold: int) -> Evaluation:
+    def __call__(self, candidate: Candidate, fold: int) -> Evaluation:
         """Fit, train and score.
 
         Raises
@@ -185,9 +211,9 @@ class Evaluator:
             When a stage cannot learn from the slice, the framework fails, or the metric is not defined there.
         """
         problem = self.problem
-        trainer = problem.trainer_of(config)
+        trainer = candidate.trainer
         begun = time.perf_counter()
-        train, test, learned, memo = self._prepared(config, trainer, fold)
+        train, test, learned, memo = self._prepared(candidate, fold)
         if not test.height:
             raise DataError(
                 f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds."
@@ -205,26 +231,20 @@ class Evaluator:
             trained - begun,
             predicted - trained,
             iterations=best + 1 if best is not None else len(history) or None,
-            key=problem.key(config, fold) if problem.digest else "",
+            key=candidate.key(fold) if problem.digest else "",
         )
         return Evaluation(score, scores, history)
 
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
-    def _prepared(
-        self, config: space.Config, trainer: Trainer, fold: int
-    ) -> tuple[pl.DataFrame, pl.DataFrame, Learned, Memo]:
-        preprocessor = self.problem.preprocessor_of(config)
-        leaves = preprocessor.leaves
-        names = [path.partition("/")[0] for path, _ in leaves]
-        cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
-        digests = {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(leaves))}
-        labels = fingerprint([list(leaf) for leaf in preprocessor.target_stages])
-        fitted, learned = self._fit(preprocessor, trainer, fold, digests[len(leaves)] + labels)
+    def _prepared(self, candidate: Candidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, Learned, Memo]:
+        leaves, digests, labels = candidate.preprocessor.leaves, candidate.digests, candidate.labels
+        digest = digests[len(leaves)]
+        fitted, learned = self._fit(candidate.preprocessor, candidate.trainer, fold, digest + labels)
         # Weights of classes differ between training and test rows, and so may a stage's work.
         train = self._transformed(fold, leaves, fitted, digests, learned, training=True)
         test = self._transformed(fold, leaves, fitted, digests, learned, training=False)
-        memo = self._tables.memo(_prepared_key(fold, digests[len(leaves)], training=True))
+        memo = self._tables.memo(_prepared_key(fold, digest, training=True))
         if memo is not None and memo.setdefault(LABELS, labels) != labels:
             memo.clear()  # what frameworks make of a table holds the labels, as the target stages gave them
             memo[LABELS] = labels

@@ -18,8 +18,7 @@ from rayline.train import metrics
 from rayline.train.acting import nothing_given
 from rayline.train.trainer import Trainer
 from rayline.train.work import Work
-from rayline.tune import space
-from rayline.tune.evaluate import WHERE, Alone, Evaluation, History, Problem, is_ours, reported
+from rayline.tune.evaluate import WHERE, Alone, Candidate, Evaluation, History, Problem, is_ours, reported
 from rayline.tune.record import FoldScore
 
 
@@ -67,11 +66,11 @@ class Practice:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 
-    def __call__(self, config: space.Config, fold: int) -> Evaluation:
+    def __call__(self, candidate: Candidate, fold: int) -> Evaluation:
         """Train once more. Raises RaylineError when the framework fails, or the metric has no value in the end."""
         problem = self.problem
         history: History = []
-        trainer = problem.trainer_of(config)
+        trainer = candidate.trainer
         seed = trainer.seed if trainer.seed is not None else problem.seed
         begun = time.perf_counter()
 
@@ -96,7 +95,7 @@ class Practice:
             )
         score = FoldScore(
             fold, found, len(history), time.perf_counter() - begun, iterations=len(history) or None,
-            key=problem.key(config, fold) if problem.digest else "",
+            key=candidate.key(fold) if problem.digest else "",
         )  # fmt: skip
         return Evaluation(score, np.empty(0), history)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, TrainingError
@@ -33,6 +34,9 @@ from rayline.tune.trial import BOX, FoldTrial, told
 
 DEATHS = 3
 """How often a trial starts again after its process has died."""
+
+TOGETHER_S = 0.3
+"""Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
 
 
 def run(
@@ -200,6 +204,7 @@ def _run_trials(
         known=dict(known),
         mode=prepared.mode,
         most_bytes=capacity.most_bytes,
+        most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
     )
     with _quiet(), tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
@@ -222,6 +227,7 @@ def _run_trials(
                 verbose=0,
                 callbacks=[book],
                 failure_config=tune.FailureConfig(max_failures=DEATHS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from ray import tune
 
 from rayline.core.errors import RaylineError
 from rayline.tune import record, space
-from rayline.tune.evaluate import Evaluator, Problem
+from rayline.tune.evaluate import Candidate, Evaluator, Problem
 from rayline.tune.practice import Practice
 from rayline.tune.race import FOLDS, SCORE
 from rayline.tune.record import FoldScore
@@ -26,8 +27,17 @@ WORST = 1e300
 """What a failed trial reports, as a loss: schedulers compare it, and NaN would stop them."""
 
 
+class Box(dict[str, Any]):
+    """What became of a fold. Ray writes every result into its log, shown or not: this one says nothing."""
+
+    def __repr__(self) -> str:
+        return "Box"
+
+
 class FoldTrial(tune.Trainable):
     """Evaluates a configuration fold after fold; Ray Tune sees the running mean and may stop the trial after any.
+
+    Where nobody stops trials, the folds of `most_s` seconds are one iteration: hearing of a result takes Ray some 10 ms.
 
     What raises in a fold ends the trial and is handed over as its error: the actor and what it keeps stay alive, and
     only the death of the process counts as a failure for Ray.
@@ -41,43 +51,58 @@ class FoldTrial(tune.Trainable):
         known: Mapping[str, Any] | None = None,
         mode: str = "min",
         most_bytes: int = 1 << 28,
+        most_s: float = 0.0,
     ) -> None:
         assert problem is not None
         frame = pl.from_arrow(ray.get(table[0]))
         assert isinstance(frame, pl.DataFrame)
         acts = problem.trainer.adapter.acts
         self._evaluate = Practice(problem) if acts else Evaluator(problem, frame, most_bytes=most_bytes)
-        self._problem, self._known, self._mode = problem, known or {}, mode
+        self._problem, self._known, self._mode, self._most_s = problem, known or {}, mode, most_s
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
-        self._own = space.to_plain(new_config)
         self._scores: list[FoldScore] = []
+        self._made: Candidate | None = None
         return True
 
     def step(self) -> dict[str, Any]:
-        fold, n_folds = len(self._scores), len(self._problem.folds)
-        box: dict[str, Any] = {}
+        n_folds, until = len(self._problem.folds), time.monotonic() + self._most_s
+        boxes = [self._fold()]
+        while len(self._scores) < n_folds and "error" not in boxes[-1] and time.monotonic() < until:
+            boxes.append(self._fold())
+        failed = "error" in boxes[-1]
+        worst = math.copysign(WORST, -1.0 if self._mode == "max" else 1.0)
+        mean = worst if failed else record.mean([score.score for score in self._scores])
+        done = failed or len(self._scores) == n_folds
+        return {SCORE: mean, FOLDS: len(self._scores), "done": done, BOX: boxes, "process": os.getpid()}
+
+    def _fold(self) -> Box:
+        """The next fold, and what is handed over of it."""
+        fold, box = len(self._scores), Box()
         try:
             score = self._reused(fold)
             if score is None:
-                score, scores, history = self._evaluate(self._own, fold)
-                box |= {"scores": scores, "history": history}
+                score, box["scores"], box["history"] = self._evaluate(self._candidate, fold)
             self._scores.append(score)
-            mean = record.mean([s.score for s in self._scores])
             box["fold"] = score.to_json()
         except Exception as error:
-            mean = math.copysign(WORST, -1.0 if self._mode == "max" else 1.0)
-            box["error"] = told(error)
-        done = "error" in box or len(self._scores) == n_folds
-        return {SCORE: mean, FOLDS: len(self._scores), "done": done, BOX: [box], "process": os.getpid()}
+            return Box(error=told(error))
+        return box
+
+    @property
+    def _candidate(self) -> Candidate:
+        """What this trial evaluates; made in the first fold, as it may raise."""
+        if self._made is None:
+            self._made = self._problem.candidate(space.to_plain(self.config))
+        return self._made
 
     def _reused(self, fold: int) -> FoldScore | None:
         """The score of this fold, when an earlier run had it."""
         if not self._known:
             return None
-        found = self._known.get(self._problem.key(self._own, fold))
+        found = self._known.get(self._candidate.key(fold))
         return None if found is None else replace(FoldScore.from_json(found), fold=fold, reused=True)
 
     # A scheduler may pause a trial and go on with it in another actor.
