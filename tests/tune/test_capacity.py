@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayline import train
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ResourceError
 from rayline.tune.capacity import plan
 
 
@@ -41,8 +41,3 @@ def test_the_impossible_is_refused_with_the_arithmetic(
 ) -> None:
     with pytest.raises(ResourceError, match=message):
         plan(trainer(**options), None, cluster)
-
-
-def test_max_concurrent() -> None:
-    with pytest.raises(ParameterError, match="max_concurrent"):
-        plan(trainer(), 0, {"CPU": 2})

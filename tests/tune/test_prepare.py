@@ -10,7 +10,7 @@ import pytest
 from rayline import Preprocessor, RaylineError, train
 from rayline.data import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 from rayline.stages import SimpleImputer
-from rayline.tune import choice, grid_search, loguniform, randint, sample_from, uniform
+from rayline.tune import choice, grid_search, loguniform, randint, run, sample_from, uniform
 from rayline.tune.prepare import _splitter, prepare
 
 
@@ -38,6 +38,9 @@ def stages(**own: Any) -> dict[str, Any]:
         ({"num_boost_rounds": randint(1, 3)}, "'num_boost_rounds'"),
         ({"eta": grid_search([])}, "at least one value"),
         ({}, "at least one parameter"),
+        ({"eta": 0.1}, "at least one parameter, or num_samples=1"),
+        ({"eta": choice([])}, "at least one value"),
+        ({"max_depth": [2, 3]}, "tune.choice"),
         ([], "a dict of parameters"),
     ],
 )
@@ -63,6 +66,10 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
         ({"metric": "train-logloss"}, "rows that the model was trained on"),
         ({"metric": "auc", "mode": "min"}, "the worst auc"),
         ({"mode": "minimum"}, "mode has a wrong value"),
+        ({"metric": 3}, "a name or a list of different names; got 3"),
+        ({"metric": ["auc", "auc"]}, "a list of different names"),
+        ({"metric": ["auc", "brier"], "mode": "max"}, "a list of 2, one for each metric"),
+        ({"metric": ["auc", "brier"], "mode": ["max", "max"]}, "the worst brier"),
         ({"folds": 3}, "unknown parameter 'folds'"),
         ({"target_columns": ["latte"]}, "'latte'.*'late'"),
         ({"target_columns": None}, "target_columns"),
@@ -82,6 +89,36 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
 def test_data_configurations_are_checked(table: pl.DataFrame, data: dict[str, Any], message: str) -> None:
     with pytest.raises(RaylineError, match=f"(?s){message}"):
         attempt(table, **data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data_config": [1]}, "a dict with train_dataset"),
+        ({"seed": "one"}, "an integer of at least 0, or None"),
+        ({"seed": -1}, "an integer of at least 0, or None"),
+        ({"max_concurrent": 0}, "max_concurrent has a wrong value"),
+        ({"time_budget_s": "10"}, "seconds, more than 0"),
+        ({"time_budget_s": 0}, "seconds, more than 0"),
+        ({"num_samples": 0}, "an integer of at least 1"),
+        ({"search": "optune"}, "did you mean \\['optuna'\\]"),
+        ({"scheduler": "ascha"}, "did you mean \\['asha'\\]"),
+        ({"name": "../elsewhere"}, "letters, digits"),
+        ({"name": 3}, "letters, digits"),
+        ({"resume": True}, "goes by the name"),
+    ],
+)
+def test_options_are_checked_before_ray_starts(table: pl.DataFrame, options: dict[str, Any], message: str) -> None:
+    data = {"train_dataset": table, "target_columns": ["late"], "cv": 3}
+    trainer = train.XGBoostTrainer({}, num_boost_round=2)
+    with pytest.raises(RaylineError, match=f"(?s){message}"):
+        run(trainer, options.pop("data_config", data), {"eta": uniform(0.1, 0.3)}, **options)
+
+
+def test_several_metrics(table: pl.DataFrame) -> None:
+    made = attempt(table, metric=["auc", "brier"])
+    assert (made.problem.metrics, made.modes) == (("auc", "brier"), ("max", "min"))
+    assert made.mode == "max"
 
 
 def test_empty_and_one_class(table: pl.DataFrame) -> None:

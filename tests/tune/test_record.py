@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rayline.tune import record
-from rayline.tune.record import FoldScore, Status, Trial
+from rayline.tune.record import FoldScore, Status, Trial, pareto, table
 
 
 def trial(number: int, *scores: float, n_folds: int = 3, error: str = "", **config: object) -> Trial:
@@ -55,4 +55,16 @@ def test_the_table() -> None:
 
 def test_json() -> None:
     score = FoldScore(1, 0.25, 10, 0.5, 0.25, iterations=7, key="k")
+    assert FoldScore.from_json(score.to_json()) == score
+
+
+def test_pareto() -> None:
+    points = [(1.0, 5.0), (2.0, 6.0), (3.0, 4.0), (1.0, 5.0), (0.5, 1.0)]
+    trials = [Trial(i, {}, 1, [FoldScore(0, a, 9, others=(b,))]) for i, (a, b) in enumerate(points)]
+    assert [t.number for t in pareto(trials, ["min", "max"])] == [4, 0, 3, 1]
+    assert [t.number for t in pareto(trials, ["max", "max"])] == [2, 1]
+    assert [t.number for t in pareto(trials, ["min", "min"])] == [4]
+    assert pareto([Trial(0, {}, 2, [FoldScore(0, 1.0, 9)])], ["min"]) == []  # not all of its folds
+    assert table(trials, ["other"])["score/other"].to_list() == [b for _, b in points]
+    score = trials[0].folds[0]
     assert FoldScore.from_json(score.to_json()) == score

@@ -167,6 +167,42 @@ def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, prep
     assert "test-logloss" in analysis.learning_curves().columns
 
 
+def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    """Optuna searches the trade-off; each metric is that of the held-out predictions."""
+    from sklearn.metrics import precision_score, recall_score
+
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
+    space = {"scale_pos_weight": tune.loguniform(0.05, 20.0), "max_depth": tune.randint(1, 5)}
+    found = tune.run(
+        booster(), data, space, metric=["recall", "precision"], search="optuna", num_samples=10, max_concurrent=2
+    )
+    assert found.metric == "recall"
+    for trial in found.trials[:2]:
+        parts = found.predictions(trial.number).partition_by("fold", maintain_order=True)
+        truth = [(p["late"] == "yes", p["prediction"] == "yes") for p in parts]
+        assert trial.means == pytest.approx(
+            (np.mean([recall_score(*t) for t in truth]), np.mean([precision_score(*t) for t in truth])), abs=1e-9
+        )
+    assert found.pareto[0] is found.best_trial or found.pareto[0].score == found.best_score
+    recalls, precisions = zip(*(trial.means for trial in found.pareto), strict=True)
+    assert list(recalls) == sorted(recalls, reverse=True)
+    assert list(precisions) == sorted(precisions)
+    assert found.results["score/precision"].to_list() == [t.means[1] for t in found.trials]
+    alone = tune.run(
+        booster(), data, space, metric=["recall", "precision"], search="optuna", num_samples=10, max_concurrent=1
+    )
+    assert scores(alone) == scores(found)
+
+
+def test_a_budget_of_time_ends_the_search(table: pl.DataFrame) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
+    space = {"ridge": tune.uniform(0.1, 1.0)}
+    found = tune.run(train.Trainer("faulty"), data, space, num_samples=100_000, time_budget_s=4)
+    assert 1 <= len(found.trials) < 10_000
+    assert found.seconds < 60
+    assert len(found.best_trial.scores) == 3
+
+
 @pytest.mark.slow
 def test_trials_with_workers_do_not_wait_for_each_other(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
     """Two trials that need both CPUs each: one after the other, with the scores that one worker gives."""

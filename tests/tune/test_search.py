@@ -13,7 +13,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from rayline.core.errors import ParameterError
 from rayline.tune import grid_search, uniform
 from rayline.tune.race import SCORE, Race
-from rayline.tune.search import Rounds, scheduler, searcher
+from rayline.tune.search import Rounds, limited, scheduler, searcher
 
 
 class Counting(Searcher):
@@ -58,14 +58,14 @@ def test_a_trial_that_is_stopped_while_it_waits_is_heard_of() -> None:
 
 def test_searchers() -> None:
     space = {"x": uniform(0.0, 1.0)}
-    options: dict[str, Any] = {"seed": 0, "max_concurrent": 2, "mode": "min"}
+    options: dict[str, Any] = {"seed": 0, "modes": ["min"]}
     assert isinstance(searcher(None, space, **options), BasicVariantGenerator)
     assert isinstance(searcher("random", space, **options), BasicVariantGenerator)
     given = BasicVariantGenerator(max_concurrent=9)
-    assert searcher(given, space, **options).max_concurrent == 2
+    assert limited(searcher(given, space, **options), 2).max_concurrent == 2
     assert given.max_concurrent == 9
     for own in ("optuna", Counting(), ConcurrencyLimiter(Counting(), 7)):
-        assert isinstance(searcher(own, space, **options), ConcurrencyLimiter)
+        assert isinstance(limited(searcher(own, space, **options), 2), ConcurrencyLimiter)
     for wrong, config, message in (
         ("optune", space, "did you mean \\['optuna'\\]"),
         (3, space, "a searcher of ray.tune"),
@@ -73,6 +73,8 @@ def test_searchers() -> None:
     ):
         with pytest.raises(ParameterError, match=message):
             searcher(wrong, config, **options)
+    with pytest.raises(ParameterError, match="Counting searches by one metric"):
+        searcher(Counting(), space, seed=0, modes=["min", "max"])
 
 
 def test_schedulers() -> None:

@@ -70,9 +70,10 @@ class Analysis:
 
     @cached_property
     def results(self) -> pl.DataFrame:
-        """One row a trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one `fold_<i>`
-        each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
-        return record.table(self.trials)
+        """One row a trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one
+        `score/<metric>` for each further metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and
+        one `config/<parameter>` each."""
+        return record.table(self.trials, self._prepared.problem.others)
 
     @cached_property
     def best_trial(self) -> Trial:
@@ -95,6 +96,11 @@ class Analysis:
     def best_standard_error(self) -> float:
         """The standard error of `best_score`; NaN of one fold."""
         return self.best_trial.standard_error
+
+    @property
+    def pareto(self) -> list[Trial]:
+        """Of several metrics: the trials that no other one beats in all of them. The best score first."""
+        return record.pareto(self.trials, self._prepared.modes)
 
     @property
     def fits(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ray.tune import PlacementGroupFactory
 
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ResourceError
 from rayline.train.trainer import Trainer
 
 SHARE = 8
@@ -46,10 +46,6 @@ def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, flo
     ResourceError
         When not even one trial fits.
     """
-    if max_concurrent is not None and (
-        not isinstance(max_concurrent, int) or isinstance(max_concurrent, bool) or max_concurrent < 1
-    ):
-        raise ParameterError.value("tune.run", "max_concurrent", "an integer of at least 1, or None", max_concurrent)
     worker = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
     if trainer.use_gpu:
         worker.setdefault("GPU", 1.0)

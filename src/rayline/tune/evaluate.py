@@ -24,7 +24,6 @@ from rayline.core.framework import Rows
 from rayline.core.operations import apply_all
 from rayline.core.stage import Stage
 from rayline.core.target import Target
-from rayline.data import fitting
 from rayline.data.folds import Fold, FoldFitter, Slice
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import unpack
@@ -50,6 +49,7 @@ FITTED = 64
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
 Memo = dict[Any, Any] | None
+Shared = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,12 @@ class Problem:
         For each training.
     tuned
         The stages of which parameters are searched: prepared tables are kept at these places.
+    endless
+        Those among them of which no two trials will have the same parameters.
     digest
         Of the rows, the split and all else that is not in a configuration; empty when results are not kept.
+    others
+        Further metrics to be traded off against the first.
     """
 
     trainer: Trainer
@@ -92,7 +96,14 @@ class Problem:
     seed: int | None = None
     n_threads: int = 1
     tuned: Sequence[str] = ()
+    endless: Sequence[str] = ()
     digest: str = ""
+    others: Sequence[str] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All of them; the score is the first."""
+        return self.metric, *self.others
 
     @property
     def folds(self) -> list[tuple[int, int, Fold]]:
@@ -134,7 +145,7 @@ class Candidate:
         problem, trainer, preprocessor = self.problem, self.trainer, self.preprocessor
         options = (trainer.seed, trainer.num_workers, trainer.class_weight, problem.seed, problem.n_threads)
         stages = [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
-        about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metric]
+        about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metrics]
         return fingerprint(about)
 
     @cached_property
@@ -144,6 +155,11 @@ class Candidate:
         names = [path.partition("/")[0] for path, _ in leaves]
         cuts = sorted({names.index(name) for name in self.problem.tuned if name in names} - {0})
         return {cut: fingerprint([list(leaf) for leaf in leaves[:cut]]) for cut in (*cuts, len(names))}
+
+    def recurs(self, cut: int | None = None) -> bool:
+        """Whether other trials may have the same first stages: none of them has a parameter of endless values."""
+        leaves = self.preprocessor.leaves if cut is None else self.preprocessor.leaves[:cut]
+        return bool(leaves) and not any(path.partition("/")[0] in self.problem.endless for path, _ in leaves)
 
     @cached_property
     def labels(self) -> str:
@@ -187,10 +203,14 @@ class Evaluator:
         The raw rows, conformed to the schema, with their cells in the column `CELL`.
     most_bytes
         Memory for prepared tables.
+    shared
+        Gives things that other evaluators made, by key, or makes them; None when there are no others.
     """
 
-    def __init__(self, problem: Problem, table: pl.DataFrame, *, most_bytes: int = 1 << 30) -> None:
-        self.problem, self._table = problem, table
+    def __init__(
+        self, problem: Problem, table: pl.DataFrame, *, most_bytes: int = 1 << 30, shared: Shared | None = None
+    ) -> None:
+        self.problem, self._table, self._shared = problem, table, shared
         self._tables = Tables(most_bytes)
         self._fits: list[dict[str, tuple[list[Stage], Learned]]] = [{} for _ in problem.folds]
         self._folds = problem.folds
@@ -224,14 +244,16 @@ class Evaluator:
         scores = learned.target.values(trainer.adapter.predict(native, rows.features))
         predicted = time.perf_counter()
         best = trainer.adapter.best_iteration(native)
+        found, *others = [self._score(metric, scores, rows, history, best, fold) for metric in problem.metrics]
         score = FoldScore(
             fold,
-            self._score(trainer, scores, rows, history, best, fold),
+            found,
             test.height,
             trained - begun,
             predicted - trained,
             iterations=best + 1 if best is not None else len(history) or None,
             key=candidate.key(fold) if problem.digest else "",
+            others=tuple(others),
         )
         return Evaluation(score, scores, history)
 
@@ -240,54 +262,46 @@ class Evaluator:
     def _prepared(self, candidate: Candidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, Learned, Memo]:
         leaves, digests, labels = candidate.preprocessor.leaves, candidate.digests, candidate.labels
         digest = digests[len(leaves)]
-        fitted, learned = self._fit(candidate.preprocessor, candidate.trainer, fold, digest + labels)
+        fitted, learned = self._fit(candidate, fold, digest + labels)
         # Weights of classes differ between training and test rows, and so may a stage's work.
-        train = self._transformed(fold, leaves, fitted, digests, learned, training=True)
-        test = self._transformed(fold, leaves, fitted, digests, learned, training=False)
+        train = self._transformed(candidate, fold, fitted, learned, training=True)
+        test = self._transformed(candidate, fold, fitted, learned, training=False)
         memo = self._tables.memo(_prepared_key(fold, digest, training=True))
         if memo is not None and memo.setdefault(LABELS, labels) != labels:
             memo.clear()  # what frameworks make of a table holds the labels, as the target stages gave them
             memo[LABELS] = labels
         return train, test, learned, memo
 
-    def _fit(
-        self, preprocessor: Preprocessor, trainer: Trainer, fold: int, digest: str
-    ) -> tuple[list[Stage], Learned]:
-        problem, kept = self.problem, self._fits[fold]
+    def _fit(self, candidate: Candidate, fold: int, digest: str) -> tuple[list[Stage], Learned]:
+        kept = self._fits[fold]
         if digest not in kept:
-            task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
-            questions = Questions(
-                problem.target.columns,
-                problem.schema,
-                problem.weight,
-                task,
-                trainer.adapter.strings,
-                trainer.class_weight,
-                preprocessor.target_stages,
-            )
-            split, place, _ = self._folds[fold]
-            named = preprocessor.target_stages
-            fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
-            stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
-            learned = questions.learn(fit.output, fit.final, stages)
-            learned = replace(learned, target=replace(problem.target, stages=learned.target.stages))
             if len(kept) >= FITTED:
                 kept.pop(next(iter(kept)))
-            kept[digest] = fit.leaves, learned
+            kept[digest] = self._make((fold, "fit", digest), lambda: self._fitted(candidate, fold), candidate.recurs())
         return kept[digest]
 
+    def _fitted(self, candidate: Candidate, fold: int) -> tuple[list[Stage], Learned]:
+        problem, trainer, preprocessor = self.problem, candidate.trainer, candidate.preprocessor
+        named = preprocessor.target_stages
+        task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
+        questions = Questions(
+            problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight, named
+        )  # fmt: skip
+        split, place, _ = self._folds[fold]
+        fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
+        stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
+        learned = questions.learn(fit.output, fit.final, stages)
+        return fit.leaves, replace(learned, target=replace(problem.target, stages=learned.target.stages))
+
+    def _make(self, key: tuple[Any, ...], make: Callable[[], Any], recurs: bool) -> Any:
+        """Something new, or what another evaluator has made; what no other trial will ask for is not shared."""
+        return self._shared(key, make) if self._shared is not None and recurs else make()
+
     def _transformed(
-        self,
-        fold: int,
-        leaves: Sequence[fitting.Leaf],
-        fitted: Sequence[Stage],
-        digests: Mapping[int, str],
-        learned: Learned,
-        *,
-        training: bool,
+        self, candidate: Candidate, fold: int, fitted: Sequence[Stage], learned: Learned, *, training: bool
     ) -> pl.DataFrame:
         """The rows of a side of a fold as a framework takes them, from the longest row of stages that is kept."""
-        problem = self.problem
+        problem, leaves, digests = self.problem, candidate.preprocessor.leaves, candidate.digests
         weight = problem.weight if training or problem.weighs_test else None
         class_weights = learned.class_weights if training else None
 
@@ -308,13 +322,15 @@ class Evaluator:
 
         def at(cut: int) -> pl.LazyFrame:
             if cut and cut < len(leaves):
-                return self._tables.get((fold, training, digests[cut]), lambda: table(cut).collect()).lazy()
+                return kept((fold, training, digests[cut]), lambda: table(cut).collect(), cut).lazy()
             return table(cut)
 
+        def kept(key: tuple[Any, ...], make: Callable[[], pl.DataFrame], cut: int) -> pl.DataFrame:
+            return self._tables.get(key, lambda: self._make(key, make, candidate.recurs(cut)))
+
         prepare = Prepare(None, learned.features, problem.target.columns, weight, class_weights)
-        return self._tables.get(
-            _prepared_key(fold, digests[len(leaves)], training=training), lambda: prepare(at(len(leaves))).collect()
-        )
+        key = _prepared_key(fold, digests[len(leaves)], training=training)
+        return kept(key, lambda: prepare(at(len(leaves))).collect(), len(leaves))
 
     # -- training and scoring --------------------------------------------------------------------------------------
 
@@ -324,7 +340,7 @@ class Evaluator:
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
         # the framework can compute.
-        shown = bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not is_ours(problem.metric)
+        shown = bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not all(map(is_ours, problem.metrics))
         work = Work(
             framework=trainer.framework,
             args=trainer.args,
@@ -368,9 +384,8 @@ class Evaluator:
         return unpack(trainer.adapter, outcomes[0].files, outcomes[0].load_options), history
 
     def _score(
-        self, trainer: Trainer, scores: Array, rows: Rows, history: History, best: int | None, fold: int
+        self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int
     ) -> float:
-        metric = self.problem.metric
         if is_ours(metric):
             found = metrics.evaluate([metric], self.problem.target, scores, rows.target, rows.weight)[metric]
         else:

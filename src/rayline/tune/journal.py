@@ -51,7 +51,7 @@ class Journal:
     @classmethod
     def named(cls, name: str) -> Journal:
         """The journal of a run's name, in the user's cache directory. Raises ParameterError on a name with a path in it."""
-        if not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
             raise ParameterError.value("tune.run", "name", "letters, digits, spaces and . + - _, at most 100", name)
         base = (
             os.environ.get("RAYLINE_CACHE")

@@ -23,7 +23,7 @@ from rayline.tune.record import FoldScore
 
 
 def problem(
-    trainer: Trainer, data: Mapping[str, Any], metric: str | None, mode: str | None, seed: int | None
+    trainer: Trainer, data: Mapping[str, Any], metric: Any, mode: Any, seed: int | None
 ) -> tuple[Problem, str]:
     """What all trials have in common, and the direction of the metric.
 
@@ -35,6 +35,8 @@ def problem(
             WHERE, "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
         )
     nothing_given(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
+    if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
+        raise ParameterError.value(WHERE, "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
     spaces = trainer.adapter.spaces(*trainer.args, **trainer.kwargs)
     metric = spaces.metric if metric is None else metric
     if is_ours(metric):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,14 @@ class Prepared:
     table: pl.DataFrame
     cells: tuple[Array, ...]
     space: Mapping[str, Any]
-    mode: str
+    modes: tuple[str, ...]
     n_train: int
     by_test_set: bool
+
+    @property
+    def mode(self) -> str:
+        """The direction of the score."""
+        return self.modes[0]
 
     def digest(self) -> str:
         """Of all that scores depend on beside the configuration."""
@@ -66,32 +71,40 @@ class Prepared:
 
 def prepare(
     trainer: Trainer,
-    data_config: Mapping[str, Any],
+    data_config: Any,
     config: Mapping[str, Any],
-    metric: str | None,
-    mode: str | None,
+    metric: str | Sequence[str] | None,
+    mode: str | Sequence[str] | None,
     num_samples: int,
     seed: int | None,
 ) -> Prepared:
     """Check everything and bring the rows into this process. Raises as `run`."""
     if not isinstance(trainer, Trainer):
-        raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
+        raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", type(trainer))
+    if not isinstance(data_config, Mapping):
+        raise ParameterError.value(
+            WHERE, "data_config", "a dict with train_dataset, target_columns and cv", type(data_config)
+        )
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise ParameterError.value(WHERE, "seed", "an integer of at least 0, or None", seed)
     unknown = [key for key in data_config if key not in DATA]
     if unknown:
         raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
     data = {key: data_config.get(key) for key in DATA}
     if trainer.adapter.acts:
         space.check(config, None, trainer.replace)
-        problem, mode = practice.problem(trainer, data, metric, mode, seed)
+        problem, direction = practice.problem(trainer, data, metric, mode, seed)
         nothing = Inputs(None, None, problem.target.columns, None, problem.schema)
-        return Prepared(problem, nothing, pl.DataFrame(schema=problem.schema), (), config, mode, 0, by_test_set=False)
+        return Prepared(problem, nothing, pl.DataFrame(schema=problem.schema), (), config, (direction,), 0, by_test_set=False)
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
     preprocessor = None if pipeline is None else pipeline.clone()
     space.check(config, preprocessor, trainer.replace)
-    if not config and num_samples > 1:
-        raise ParameterError.value(WHERE, "config", "a search space with at least one parameter", config)
+    if not space.tuned(config) and num_samples > 1:
+        raise ParameterError.value(
+            WHERE, "config", "a search space with at least one parameter, or num_samples=1", config
+        )
     inputs = given.normalise(
         data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
         data["y_test"], data["sample_weight"],
@@ -104,10 +117,11 @@ def prepare(
     table = _collected(inputs.train, inputs.schema)
     conform.refuse_empty(table.height, f"{WHERE} (training data)")
     target = _target(trainer, inputs, table, Preprocessor() if preprocessor is None else preprocessor)
-    metric, mode = _metric(metric, mode, target)
-    if target.stages and not is_ours(metric):
+    names, modes = _metrics(metric, mode, target)
+    foreign = [name for name in names if not is_ours(name)]
+    if target.stages and foreign:
         raise ParameterError(
-            f"{WHERE}: {metric!r} is measured by the framework, on what the target stages make of the target.",
+            f"{WHERE}: {foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
             f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
             "choose one of these.",
         )
@@ -130,10 +144,10 @@ def prepare(
         table = pl.concat([table, test], how="diagonal")
         splits, cells = ((Fold((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
     problem = Problem(
-        trainer, preprocessor, inputs.schema, target, inputs.weight, weighs_test, splits, metric, seed,
-        tuned=tuple(space.tuned_stages(config)),
+        trainer, preprocessor, inputs.schema, target, inputs.weight, weighs_test, splits, names[0], seed,
+        tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
     )  # fmt: skip
-    return Prepared(problem, inputs, table, cells, config, mode, n_train, not by_folds)
+    return Prepared(problem, inputs, table, cells, config, modes, n_train, not by_folds)
 
 
 def whole(name: str, value: Any) -> int:
@@ -166,10 +180,26 @@ def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor:
     return questions.learn(schema, fit.final, stages).target
 
 
+def _metrics(metric: Any, mode: Any, target: Target) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The metrics and their directions, all known."""
+    names = [metric] if metric is None or isinstance(metric, str) else list(metric) if _is_list(metric) else []
+    modes = [mode] * len(names) if mode is None or isinstance(mode, str) else list(mode) if _is_list(mode) else []
+    if not names or len(set(names)) < len(names) or not all(isinstance(n, (str, type(None))) for n in names):
+        raise ParameterError.value(WHERE, "metric", "a name or a list of different names", metric)
+    if len(modes) != len(names) or not all(m in (None, "min", "max") for m in modes):
+        raise ParameterError.value(WHERE, "mode", "'min', 'max' or None, for each metric", mode)
+    if isinstance(mode, str) and len(names) > 1:
+        raise ParameterError.value(WHERE, "mode", f"a list of {len(names)}, one for each metric, or None", mode)
+    found = [_metric(name, direction, target) for name, direction in zip(names, modes, strict=True)]
+    return tuple(name for name, _ in found), tuple(direction for _, direction in found)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence)
+
+
 def _metric(metric: str | None, mode: str | None, target: Target) -> tuple[str, str]:
-    """The metric and its direction, both known."""
-    if mode not in (None, "min", "max"):
-        raise ParameterError.value(WHERE, "mode", "'min', 'max' or None", mode)
+    """A metric and its direction, both known."""
     if metric is None:
         metric = metrics.defaults(target.task)[0]
     if metric.startswith("train-"):

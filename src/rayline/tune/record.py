@@ -34,6 +34,8 @@ class FoldScore:
         The iterations that the model has, where training counts them; the best one with early stopping.
     key
         What it was computed from, as a digest; empty when nothing is kept.
+    others
+        The other metrics, where several were asked for.
     """
 
     fold: int
@@ -44,13 +46,14 @@ class FoldScore:
     reused: bool = False
     iterations: int | None = None
     key: str = ""
+    others: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FoldScore:
-        return cls(**data)
+        return cls(**{**data, "others": tuple(data.get("others", ()))})
 
 
 class Status(enum.StrEnum):
@@ -105,6 +108,11 @@ class Trial:
         return mean(self.scores)
 
     @property
+    def means(self) -> tuple[float, ...]:
+        """The mean of each metric, the score first."""
+        return means(self.folds)
+
+    @property
     def standard_error(self) -> float:
         """Of the mean over the folds; NaN of fewer than two."""
         return standard_error(self.scores)
@@ -123,6 +131,11 @@ def mean(scores: Sequence[float]) -> float:
     return math.fsum(scores) / len(scores) if scores else math.nan
 
 
+def means(folds: Sequence[FoldScore]) -> tuple[float, ...]:
+    """The mean of each metric over these folds, the score first."""
+    return mean([f.score for f in folds]), *(mean(each) for each in zip(*(f.others for f in folds), strict=True))
+
+
 def standard_error(scores: Sequence[float]) -> float:
     return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
 
@@ -134,9 +147,21 @@ def best(trials: Sequence[Trial], mode: str) -> Trial | None:
     return min(able, key=lambda trial: (sign * trial.score, trial.number), default=None)
 
 
-def table(trials: Sequence[Trial]) -> pl.DataFrame:
-    """One row a trial: `trial`, `status`, `score`, `standard_error`, one `fold_<i>` each, `seconds`, `fit_s`,
-    `predict_s`, `error`, and one `config/<parameter>` each."""
+def pareto(trials: Sequence[Trial], modes: Sequence[str]) -> list[Trial]:
+    """The trials that no other one beats: none is as good in every metric and better in one. Best score first."""
+    signs = [-1.0 if mode == "max" else 1.0 for mode in modes]
+    losses = {t.number: [s * m for s, m in zip(signs, t.means, strict=True)] for t in trials if t.is_eligible}
+
+    def beats(one: list[float], other: list[float]) -> bool:
+        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+    front = [t for t in trials if t.number in losses and not any(beats(o, losses[t.number]) for o in losses.values())]
+    return sorted(front, key=lambda t: (losses[t.number], t.number))
+
+
+def table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
+    """One row a trial: `trial`, `status`, `score`, `standard_error`, one `score/<metric>` for each other metric, one
+    `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
     n_folds = max((trial.n_folds for trial in trials), default=0)
     names = list(dict.fromkeys(name for trial in trials for name in space.flatten(trial.config)))
     columns: dict[str, pl.Series] = {
@@ -145,8 +170,11 @@ def table(trials: Sequence[Trial]) -> pl.DataFrame:
         "score": _floats([t.score for t in trials]),
         "standard_error": _floats([t.standard_error for t in trials]),
     }
+    for i, name in enumerate(others, 1):
+        columns[f"score/{name}"] = _floats([t.means[i] if t.folds else math.nan for t in trials])
     for fold in range(n_folds):
-        columns[f"fold_{fold}"] = _floats([t.scores[fold] if fold < len(t.folds) else math.nan for t in trials])
+        own = [next((f.score for f in t.folds if f.fold == fold), math.nan) for t in trials]
+        columns[f"fold_{fold}"] = _floats(own)
     columns["seconds"] = _floats([t.seconds for t in trials])
     columns["fit_s"] = _floats([math.fsum(f.fit_s for f in t.folds) for t in trials])
     columns["predict_s"] = _floats([math.fsum(f.predict_s for f in t.folds) for t in trials])

@@ -22,7 +22,7 @@ from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import capacity as planning
-from rayline.tune import live, space
+from rayline.tune import live, shelf, space
 from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
 from rayline.tune.evaluate import WHERE
@@ -43,8 +43,8 @@ def run(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
-    metric: str | None = None,
-    mode: str | None = None,
+    metric: str | Sequence[str] | None = None,
+    mode: str | Sequence[str] | None = None,
     num_samples: int = 10,
     *,
     seed: int | None = 0,
@@ -78,15 +78,17 @@ def run(
         The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
     metric
-        A name of `rayline.train.metrics`, or one that the framework reports. Log loss or RMSE when omitted.
+        A name of `rayline.train.metrics`, or one that the framework reports. Log loss or RMSE when omitted. Of several,
+        "optuna" searches the trade-off between all (`Analysis.pareto`), and the first decides what is best.
     mode
-        "min" or "max"; known by itself for every usual metric.
+        "min" or "max", for each metric; known by itself for every usual one.
     num_samples
         The number of configurations; a grid is run so many times.
     seed
-        The same seed gives the same configurations and scores, and stops the same trials, however many run at a time
-        (a scheduler of Ray's own compares those that run at the same time, so what it stops may differ); None for
-        another search each time.
+        The same seed gives the same configurations and scores, and stops the same trials, however many run at a time.
+        Two exceptions: a scheduler of Ray's own compares those that run at the same time, and a searcher that learns
+        makes as many suggestions from what it knows as run at a time, when these are more than 4. None for another
+        search each time.
     max_concurrent
         Trials at a time; as many as the cluster has CPUs for when omitted.
     time_budget_s
@@ -126,7 +128,7 @@ def run(
     with progress.line("tune", verbose) as line:
         prepared = prepare(
             trainer,
-            data_config or {},
+            {} if data_config is None else data_config,
             {} if config is None else config,
             metric,
             mode,
@@ -142,8 +144,11 @@ def run(
             raise ParameterError(
                 f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
             )
-        if time_budget_s is not None and not time_budget_s > 0:
+        if time_budget_s is not None and not (isinstance(time_budget_s, (int, float)) and time_budget_s > 0):
             raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", time_budget_s)
+        if max_concurrent is not None:
+            whole("max_concurrent", max_concurrent)
+        searcher = searching.searcher(search, prepared.space, seed=seed, modes=prepared.modes)
         journal = Journal() if name is None else Journal.named(name)
         problem = replace(prepared.problem, digest=prepared.digest() if name is not None else secrets.token_hex(16))
         line.now("starting")
@@ -151,9 +156,6 @@ def run(
         capacity = planning.plan(trainer, max_concurrent, ray.cluster_resources())
         problem = replace(problem, n_threads=capacity.n_threads)
         prepared = replace(prepared, problem=problem)
-        searcher = searching.searcher(
-            search, prepared.space, seed=seed, max_concurrent=capacity.concurrency, mode=prepared.mode
-        )
         watched = Run(trainer, problem.target)
         book = _Book(
             journal, line, prepared, _total(search, prepared.space, num_samples), time_budget_s,
@@ -165,7 +167,7 @@ def run(
             _run_trials(
                 prepared,
                 capacity,
-                searcher,
+                searching.limited(searcher, capacity.concurrency),
                 scheduling,
                 book,
                 num_samples,
@@ -202,9 +204,11 @@ def _run_trials(
         problem=prepared.problem,
         table=[table],
         known=dict(known),
-        mode=prepared.mode,
+        modes=prepared.modes,
         most_bytes=capacity.most_bytes,
         most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
+        keeper=_keeper(prepared, capacity.concurrency),
+        n_actors=capacity.concurrency,
     )
     with _quiet(), tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
@@ -238,6 +242,13 @@ def _run_trials(
                 "Expected it to run the trials.",
                 "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
             ) from error
+
+
+def _keeper(prepared: Prepared, n_actors: int) -> Any:
+    """The keeper of what trials share, where there is enough of it and there are several to share it."""
+    stages = prepared.problem.preprocessor
+    worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shelf.LEAST_BYTES
+    return shelf.start() if worth and n_actors > 1 else None
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import (
@@ -50,6 +50,8 @@ class Rounds(Searcher):
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         self._metric, self._mode = metric, mode
+        if isinstance(self._inner.metric, list):  # it was made for several: Ray knows of one
+            metric = mode = None
         return bool(self._inner.set_search_properties(metric, mode, config, **spec))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -82,13 +84,15 @@ class Rounds(Searcher):
         self._inner.restore(checkpoint_path)
 
 
-def searcher(search: Any, config: space.Config, *, seed: int | None, max_concurrent: int, mode: str) -> Any:
-    """The search algorithm for Ray Tune.
+def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequence[str]) -> Any:
+    """The search algorithm for Ray Tune, of which `limited` makes one for so many trials at a time.
 
     Parameters
     ----------
     search
         None or "random" (grids are expanded), "optuna", or a searcher of Ray's own.
+    modes
+        Of each objective.
 
     Raises
     ------
@@ -96,45 +100,67 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, max_concurr
         When there is no searcher of that name, or it cannot search this space.
     """
     if search is None or search == "random":
-        return BasicVariantGenerator(max_concurrent=max_concurrent, random_state=seed)
-    if isinstance(search, str):
-        if search != "optuna":
-            raise ParameterError.unknown("tune.run: search", [search], SEARCHERS)
-        search = _optuna(seed)
+        return BasicVariantGenerator(random_state=seed)
+    if isinstance(search, str) and search not in SEARCHERS:
+        raise ParameterError.unknown("tune.run: search", [search], SEARCHERS)
     if isinstance(search, BasicVariantGenerator):
-        limited = copy.copy(search)
-        limited.max_concurrent = min(search.max_concurrent or max_concurrent, max_concurrent)
-        return limited
-    grids = [name for name, value in space.flatten(config).items() if space.is_grid(value)]
-    if grids:
-        raise ParameterError(
-            f"tune.run: {type(search).__name__} cannot search the grid of {grids[0]!r}.",
-            "Expected domains such as tune.choice and tune.uniform.",
-            "use tune.choice there, or search=None, which expands grids.",
-        )
-    if isinstance(search, Rounds) or (isinstance(search, SearchAlgorithm) and not isinstance(search, Searcher)):
         return search
-    if isinstance(search, ConcurrencyLimiter):
-        search = search.searcher
-    if not isinstance(search, Searcher):
+    if not isinstance(search, (str, SearchAlgorithm, Searcher)):
         raise ParameterError.value(
             "tune.run", "search", f"None, one of {list(SEARCHERS)}, or a searcher of ray.tune", search
         )
-    if search.metric not in (None, SCORE) or search.mode not in (None, mode):
+    grids = [name for name, value in space.flatten(config).items() if space.is_grid(value)]
+    if grids:
+        raise ParameterError(
+            f"tune.run: {search if isinstance(search, str) else type(search).__name__} cannot search the grid of {grids[0]!r}.",
+            "Expected domains such as tune.choice and tune.uniform.",
+            "use tune.choice there, or search=None, which expands grids.",
+        )
+    if search == "optuna":
+        return _optuna(seed, modes)
+    if isinstance(search, ConcurrencyLimiter):
+        search = search.searcher
+    if isinstance(search, Rounds) or not isinstance(search, Searcher):
+        return search
+    if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
         raise ParameterError(
             f"tune.run: {type(search).__name__} has a metric or a mode of its own.",
             f"Expected neither; got metric={search.metric!r}, mode={search.mode!r}.",
             "leave them out: tune.run sets them.",
         )
+    if len(modes) > 1:
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} searches by one metric.",
+            f"Expected search='optuna', 'random' or None for {len(modes)} metrics.",
+            "use one of these.",
+        )
+    return search
+
+
+def limited(search: Any, max_concurrent: int) -> Any:
+    """The search algorithm, suggesting at most so many trials at a time; one that learns does it in rounds."""
+    if isinstance(search, BasicVariantGenerator):
+        bounded = copy.copy(search)
+        bounded.max_concurrent = min(search.max_concurrent or max_concurrent, max_concurrent)
+        return bounded
+    if isinstance(search, Rounds) or not isinstance(search, Searcher):
+        return search
     return ConcurrencyLimiter(Rounds(search, max(ROUND, max_concurrent)), max_concurrent)
 
 
-def _optuna(seed: int | None) -> Searcher:
+def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:
     import optuna  # 0.5 s, and not everyone asks for it
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if len(modes) > 1:
+        return OptunaSearch(seed=seed, metric=objectives(len(modes)), mode=list(modes))
     return OptunaSearch(seed=seed)
+
+
+def objectives(n: int) -> list[str]:
+    """The names under which a trial reports the means of so many metrics to Ray."""
+    return [SCORE, *(f"{SCORE}_{i}" for i in range(1, n))]
 
 
 def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from ray.tune.search.sample import Categorical, Domain
+from ray.tune.search.sample import Categorical, Domain, Integer
 
 from rayline.core.errors import ParameterError, RaylineError
 from rayline.data.preprocessor import Preprocessor
@@ -46,6 +46,22 @@ def tuned_stages(config: Config) -> list[str]:
     """The names of the stages of which some parameter is searched."""
     own = (path for path, value in _leaves(config) if isinstance(value, Domain) or is_grid(value))
     return list(dict.fromkeys(path[1] for path in own if path[0] == STAGES and len(path) > 1))
+
+
+MANY = 16
+"""A parameter with more values than these is one of which two trials hardly have the same."""
+
+
+def endless_stages(config: Config) -> list[str]:
+    """The names of the stages that have a parameter of more values than trials will repeat."""
+    own = (path for path, value in _leaves(config) if isinstance(value, Domain) and not _is_short(value))
+    return list(dict.fromkeys(path[1] for path in own if path[0] == STAGES and len(path) > 1))
+
+
+def _is_short(value: Domain) -> bool:
+    if isinstance(value, Categorical):
+        return len(value.categories) <= MANY
+    return isinstance(value, Integer) and value.upper - value.lower <= MANY
 
 
 def is_grid(value: Any) -> bool:
@@ -133,9 +149,8 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
                 else:
                     try_trainer(own.trainer)
             except RaylineError as error:
-                raise ParameterError(
-                    f"{where} is refused.", str(error).replace("\n ", "\n   "), "correct the space."
-                ) from error
+                hint = "a list to choose from is tune.choice([…])." if isinstance(value, list) else "correct the space."
+                raise ParameterError(f"{where} is refused.", str(error).replace("\n ", "\n   "), hint) from error
     if not any(path[0] != STAGES for path in typical):
         try_trainer({})
 
@@ -175,4 +190,6 @@ def _some(value: Any) -> Any:
         if not choices:
             raise ParameterError.value("tune.run", "grid_search", "at least one value", choices)
         return choices[0]
+    if isinstance(value, Categorical) and not value.categories:
+        raise ParameterError.value("tune.run", "tune.choice", "at least one value", [])
     return to_plain(value.sample(random_state=0)) if isinstance(value, Domain) else value

@@ -17,8 +17,10 @@ from rayline.core.errors import RaylineError
 from rayline.tune import record, space
 from rayline.tune.evaluate import Candidate, Evaluator, Problem
 from rayline.tune.practice import Practice
-from rayline.tune.race import FOLDS, SCORE
+from rayline.tune.race import FOLDS
 from rayline.tune.record import FoldScore
+from rayline.tune.search import objectives
+from rayline.tune.shelf import Shelf
 
 BOX = "rayline"
 """The key of a result under which a trial hands over what is not for Ray; the driver empties it."""
@@ -49,16 +51,25 @@ class FoldTrial(tune.Trainable):
         problem: Problem | None = None,
         table: Sequence[ray.ObjectRef[Any]] = (),
         known: Mapping[str, Any] | None = None,
-        mode: str = "min",
+        modes: Sequence[str] = ("min",),
         most_bytes: int = 1 << 28,
         most_s: float = 0.0,
+        keeper: Any = None,
+        n_actors: int = 1,
     ) -> None:
         assert problem is not None
         frame = pl.from_arrow(ray.get(table[0]))
         assert isinstance(frame, pl.DataFrame)
         acts = problem.trainer.adapter.acts
-        self._evaluate = Practice(problem) if acts else Evaluator(problem, frame, most_bytes=most_bytes)
-        self._problem, self._known, self._mode, self._most_s = problem, known or {}, mode, most_s
+        shelf = None if keeper is None else Shelf(keeper)
+        shared = None if shelf is None else shelf.get
+        self._evaluate = Practice(problem) if acts else Evaluator(problem, frame, most_bytes=most_bytes, shared=shared)
+        self._order = list(range(len(problem.folds)))
+        if shelf is not None and most_s:
+            # Actors begin with different folds, so that each prepares what the others will need.
+            first = shelf.place() * len(self._order) // n_actors % len(self._order)
+            self._order = self._order[first:] + self._order[:first]
+        self._problem, self._known, self._modes, self._most_s = problem, known or {}, modes, most_s
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -73,14 +84,15 @@ class FoldTrial(tune.Trainable):
         while len(self._scores) < n_folds and "error" not in boxes[-1] and time.monotonic() < until:
             boxes.append(self._fold())
         failed = "error" in boxes[-1]
-        worst = math.copysign(WORST, -1.0 if self._mode == "max" else 1.0)
-        mean = worst if failed else record.mean([score.score for score in self._scores])
+        worst = [math.copysign(WORST, -1.0 if mode == "max" else 1.0) for mode in self._modes]
+        means = worst if failed else record.means(self._scores)
         done = failed or len(self._scores) == n_folds
-        return {SCORE: mean, FOLDS: len(self._scores), "done": done, BOX: boxes, "process": os.getpid()}
+        reported = dict(zip(objectives(len(means)), means, strict=True))
+        return {**reported, FOLDS: len(self._scores), "done": done, BOX: boxes, "process": os.getpid()}
 
     def _fold(self) -> Box:
         """The next fold, and what is handed over of it."""
-        fold, box = len(self._scores), Box()
+        fold, box = self._order[len(self._scores)], Box()
         try:
             score = self._reused(fold)
             if score is None:
