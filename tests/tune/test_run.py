@@ -73,13 +73,23 @@ def test_scores_are_those_of_a_loop_by_hand(table: pl.DataFrame, preprocessor: P
     assert preprocessor.is_fitted is False
 
 
-@pytest.mark.parametrize("search", [None, pytest.param("optuna", marks=pytest.mark.slow)])
+def hyperopt() -> Any:
+    pytest.importorskip("hyperopt")
+    from ray.tune.search.hyperopt import HyperOptSearch
+
+    return HyperOptSearch(random_state_seed=3)
+
+
+@pytest.mark.parametrize("search", [None, *(pytest.param(s, marks=pytest.mark.slow) for s in ("optuna", hyperopt))])
 def test_the_number_of_trials_at_a_time_does_not_matter(
-    table: pl.DataFrame, preprocessor: Preprocessor, search: str | None
+    table: pl.DataFrame, preprocessor: Preprocessor, search: Any
 ) -> None:
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
     one, two = (
-        tune.run(booster(), data, SPACE, num_samples=6, seed=3, max_concurrent=n, search=search) for n in (1, 2)
+        tune.run(
+            booster(), data, SPACE, num_samples=6, seed=3, max_concurrent=n, search=search() if callable(search) else search
+        )
+        for n in (1, 2)
     )
     assert scores(one) == scores(two)
     assert (one.best_config, one.best_score) == (two.best_config, two.best_score)

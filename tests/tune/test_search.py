@@ -11,7 +11,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
-from rayline.tune import grid_search, uniform
+from rayline.tune import choice, grid_search, uniform
 from rayline.tune.race import SCORE, Race
 from rayline.tune.search import Rounds, limited, scheduler, searcher
 
@@ -90,3 +90,26 @@ def test_schedulers() -> None:
     ):
         with pytest.raises(ParameterError, match=message):
             scheduler(wrong, n_folds=n_folds)
+
+
+def test_searchers_of_rays_own() -> None:
+    """HyperOpt through Ray's class: nested spaces, and the same suggestions from the same seed."""
+    pytest.importorskip("hyperopt")
+    from ray.tune.search.hyperopt import HyperOptSearch
+
+    space = {"x": uniform(0.0, 1.0), "preprocessor": {"impute": {"strategy": choice(["mean", "median"])}}}
+
+    def suggested() -> list[Any]:
+        found = limited(searcher(HyperOptSearch(random_state_seed=5), space, seed=0, modes=["min"]), 2)
+        assert found.set_search_properties(SCORE, "min", space)
+        configs = []
+        for i in range(8):
+            configs.append(found.suggest(str(i)))
+            found.on_trial_complete(str(i), {SCORE: configs[-1]["x"], "config": configs[-1]})
+        return configs
+
+    first = suggested()
+    assert suggested() == first
+    assert all(0 <= c["x"] <= 1 and c["preprocessor"]["impute"]["strategy"] in ("mean", "median") for c in first)
+    with pytest.raises(ParameterError, match="has a metric or a mode of its own"):
+        searcher(HyperOptSearch(metric="loss", mode="min"), space, seed=0, modes=["min"])
