@@ -101,14 +101,26 @@ def test_a_leak_would_be_seen() -> None:
     assert np.mean([evaluate({}, fold).score.score for fold in range(5)]) > 0.6
 
 
-def test_scores_do_not_depend_on_what_was_evaluated_before() -> None:
-    """A warm evaluator gives the bits of a cold one, in whatever order it is asked."""
-    trainer = train.XGBoostTrainer({"subsample": 0.7}, num_boost_round=5)
+@pytest.mark.parametrize(
+    ("trainer", "parameter", "values"),
+    [
+        (train.XGBoostTrainer({"subsample": 0.7}, num_boost_round=5), "max_depth", (2, 3)),
+        (train.XGBoostTrainer({"subsample": 0.7}, num_boost_round=5), "max_bin", (4, 256)),
+        (train.LightGBMTrainer({"bagging_fraction": 0.7, "bagging_freq": 1}, num_boost_round=5), "num_leaves", (3, 9)),
+        (train.LightGBMTrainer({"feature_fraction": 0.5}, num_boost_round=5), "min_child_samples", (5, 80)),
+        (train.LightGBMTrainer({}, num_boost_round=5), "max_bin", (4, 255)),
+    ],
+)
+def test_scores_do_not_depend_on_what_was_evaluated_before(
+    trainer: train.Trainer, parameter: str, values: tuple[int, int]
+) -> None:
+    """A warm evaluator, with the bins that it keeps, gives the bits of a cold one, in whatever order it is asked."""
     table = drawn(500)
-    tasks = [({"max_depth": d, "preprocessor": {"best": {"k": k}}}, f) for d in (2, 3) for k in (2, 4) for f in (0, 3)]
+    tasks = [({parameter: v, "preprocessor": {"best": {"k": k}}}, f) for v in values for k in (2, 4) for f in (0, 3)]
     cold = [evaluator(table, trainer, 5)(config, fold).score.score for config, fold in tasks]
     order = list(range(len(tasks)))
     random.Random(3).shuffle(order)
     evaluate = evaluator(table, trainer, 5)
     warm = {i: evaluate(*tasks[i]).score.score for i in order}
     assert [warm[i] for i in range(len(tasks))] == cold
+    assert len(set(cold)) > 2

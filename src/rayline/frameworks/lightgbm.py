@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,17 @@ OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_lea
 """Parameters that say where a model was trained and not what it is: left out of files."""
 
 
+TRAINING = (
+    "objective", "metric", "num_class", "num_iterations", "learning_rate", "num_leaves", "max_depth", "boosting",
+    "lambda_l1", "lambda_l2", "min_gain_to_split", "min_sum_hessian_in_leaf", "path_smooth", "extra_trees",
+    "feature_fraction", "feature_fraction_bynode", "feature_fraction_seed", "bagging_fraction", "bagging_freq",
+    "bagging_seed", "pos_bagging_fraction", "neg_bagging_fraction", "scale_pos_weight", "is_unbalance",
+    "early_stopping_round", "first_metric_only", "verbosity", "max_delta_step", "drop_rate", "max_drop", "skip_drop",
+    "top_rate", "other_rate",
+)  # fmt: skip
+"""Parameters that do not touch the bins, so trainings that differ in them alone can use one Dataset."""
+
+
 class LightGBM(Framework):
     """Gradient boosted trees. The arguments are those of `lightgbm.train`: `params`, then `num_boost_round`, `feval`,
     `init_model`; early stopping is `params["early_stopping_round"]`.
@@ -70,7 +82,10 @@ class LightGBM(Framework):
                 "train one model for each.",
             )
         given = self._params(job, params or {})
-        train = _dataset(job.train)
+        # A Dataset that a model is continued on is bound to that model's scores, and is not used again.
+        continued = init_model is not None or job.resume is not None
+        kind = ("Dataset", *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
+        train = _dataset(job.train) if continued else job.train.remember(kind, lambda: _dataset(job.train))
         sets = {"train": train, **({} if job.test is None else {"test": _dataset(job.test, train)})}
         rounds = next((given.pop(name) for name in _aliases("num_iterations") if name in given), num_boost_round)
         if job.resume is not None:
@@ -237,6 +252,12 @@ class _Listener:
 
 
 MANY_ROWS = 4096
+
+
+@functools.cache
+def _training() -> frozenset[str]:
+    """The names of `TRAINING`, with their aliases."""
+    return frozenset(alias for name in TRAINING for alias in _aliases(name))
 
 
 def _aliases(name: str) -> tuple[str, ...]:
