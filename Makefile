@@ -74,7 +74,7 @@ lint: $(VENV)/.dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test  ## measurements, side by side with what they are compared with
+bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side with what they are compared with
 	$(BIN)/python -m bench
 
 clean:  ## remove the environment and caches

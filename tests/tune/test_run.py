@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +229,24 @@ def test_trials_with_workers_do_not_wait_for_each_other(table: pl.DataFrame, pre
         assert one.scores == pytest.approx(other.scores, abs=0.05)  # cuts differ with the workers
 
 
+def served_without_tuning(saved: Path, table: pl.DataFrame, expected: list[str]) -> None:
+    """A process that only serves an ensemble loads neither Ray nor what trained and tuned it."""
+    script = """
+import json, sys
+from fastapi.testclient import TestClient
+from rayline import serve
+with TestClient(serve.create_app(sys.argv[1])) as client:
+    answer = client.post("/predict", content=sys.stdin.read(), headers={"content-type": "application/json"})
+print(json.dumps(answer.json()["predictions"]))
+loaded = [m for m in sys.modules if m == "ray" or m.startswith(("rayline.tune", "rayline.train"))]
+assert not loaded, loaded
+"""
+    rows = json.dumps(table.head(5).fill_nan(None).to_dicts())
+    done = subprocess.run([sys.executable, "-c", script, str(saved)], input=rows, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected[:5]
+
+
 def test_compare_ensemble_and_pictures(table: pl.DataFrame, preprocessor: Preprocessor, tmp_path: Path) -> None:
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
     candidates = {
@@ -247,6 +268,7 @@ def test_compare_ensemble_and_pictures(table: pl.DataFrame, preprocessor: Prepro
     assert whole.model.metrics["oof-roc_auc"] >= analysis.best_score
     whole.save(tmp_path / "whole.rayline")
     assert rl.load(tmp_path / "whole.rayline").predict_proba(table).equals(whole.predict_proba(table))
+    served_without_tuning(tmp_path / "whole.rayline", table, whole.predict(table)["prediction"].to_list())
     shares = analysis.importance()
     assert sum(shares.values()) == pytest.approx(1.0)
     for kind in ("history", "parallel", "importance"):

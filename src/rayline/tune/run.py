@@ -198,7 +198,7 @@ def _run_trials(
     time_budget_s: float | None,
     known: Mapping[str, Any],
 ) -> None:
-    table = ray.put(prepared.arrow())
+    table, keeper = ray.put(prepared.arrow()), _keeper(prepared, capacity.concurrency)
     trainable = tune.with_parameters(
         FoldTrial,
         problem=prepared.problem,
@@ -207,7 +207,7 @@ def _run_trials(
         modes=prepared.modes,
         most_bytes=capacity.most_bytes,
         most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
-        keeper=_keeper(prepared, capacity.concurrency),
+        keeper=keeper,
         n_actors=capacity.concurrency,
     )
     with _quiet(), tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder:
@@ -242,6 +242,9 @@ def _run_trials(
                 "Expected it to run the trials.",
                 "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
             ) from error
+        finally:
+            if keeper is not None:
+                ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
 
 
 def _keeper(prepared: Prepared, n_actors: int) -> Any:
