@@ -207,12 +207,13 @@ def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor) -> Non
     assert scores(alone) == scores(found)
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_ends_the_search(table: pl.DataFrame) -> None:
     data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
     space = {"ridge": tune.uniform(0.1, 1.0)}
-    found = tune.run(train.Trainer("faulty"), data, space, num_samples=100_000, time_budget_s=4)
+    found = tune.run(train.Trainer("faulty"), data, space, num_samples=100_000, time_budget_s=20)
     assert 1 <= len(found.trials) < 10_000
-    assert found.seconds < 60
+    assert found.seconds < 120
     assert len(found.best_trial.scores) == 3
 
 

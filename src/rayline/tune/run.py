@@ -413,6 +413,6 @@ def refuse_failures(trials: Sequence[Trial]) -> None:
         )
     raise TrainingError(
         f"{WHERE}: no trial ran all its folds.",
-        f"Expected at least one; {len(trials)} were stopped early.",
+        f"Expected at least one; {len(trials) or 'none'} had begun when the time was over.",
         "allow more time.",
     )
