@@ -12,7 +12,7 @@ import pytest
 
 import rayline as rl
 
-TIMEOUT_S = 400
+TIMEOUT_S = 900
 """Several times what a machine with other work needs: whatever hangs is found."""
 
 PATH = '''
