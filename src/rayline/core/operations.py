@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, cast
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
@@ -414,19 +415,25 @@ class Choose(Operation):
         raise NotImplementedError  # two steps, see apply
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        if not self.columns:
+            return table.with_columns(pl.lit(self.rest, dtype=self.dtype).alias(self.output))
         temporary = f"{self.output}\x00chosen"
-        made = pl.lit(len(self.values), dtype=pl.Int32)
-        largest: pl.Expr = pl.lit(0.0)
-        known = pl.lit(True)
-        for i, name in enumerate(self.columns):  # of equal ones the first
-            x = col(name).cast(pl.Float64)
-            made = pl.when(x > largest).then(pl.lit(i, dtype=pl.Int32)).otherwise(made)
-            largest = pl.max_horizontal(largest, x)
-            known = known & x.is_not_null()
+        row = pl.struct(col(name).cast(pl.Float64).alias(str(i)) for i, name in enumerate(self.columns))
+        code = row.map_batches(self._places, return_dtype=pl.Int32, is_elementwise=True)
         values = pl.lit(pl.Series([*self.values, self.rest], dtype=self.dtype))
-        code = pl.when(known).then(made)
         table = table.with_columns(code.alias(temporary)).drop(cs.by_name(*self.columns))
         return table.with_columns(values.gather(col(temporary)).alias(self.output)).drop(temporary)
+
+    def _places(self, rows: pl.Series) -> pl.Series:
+        """The place of the largest number of each row, of equal ones the first; behind the last where none is above 0."""
+        place, largest = np.full(len(rows), len(self.columns), dtype=np.int32), np.zeros(len(rows))
+        missing = np.zeros(len(rows), dtype=bool)
+        for i, column in enumerate(rows.struct.unnest().iter_columns()):
+            x = column.to_numpy()  # missing is NaN, which is larger than nothing
+            place[x > largest] = i
+            largest = np.fmax(largest, x)
+            missing |= np.isnan(x)
+        return pl.Series(rows.name, place).set(pl.Series(missing), None)
 
     def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
         kept = {name: dtype for name, dtype in schema.items() if name not in self.columns}
