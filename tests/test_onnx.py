@@ -18,6 +18,7 @@ import rayline as rl
 from rayline import train
 from rayline.onnx import to_onnx
 from rayline.stages import (
+    PCA,
     DropColumns,
     KBinsDiscretizer,
     Log,
@@ -119,6 +120,7 @@ def test_formulas_are_nodes() -> None:
             ("unit", Normalizer(["age", "size"])),
             ("products", PolynomialFeatures(["age", "size"])),
             ("ratio", Ratio(["age"], per="size", zero=0.0)),
+            ("pca", PCA(["age", "size"], n_components=2, whiten=True)),
             ("onehot", OneHotEncoder(["city"])),
             ("drop", DropColumns(["kind"])),
         ]

@@ -20,6 +20,7 @@ import polars as pl
 
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.expression import Assign
+from rayline.core.linear import Linear
 from rayline.core.operations import Affine, Clip, Codes, Drop, Fill, MapCodes, OneHot, Operation
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import Target, Task
@@ -282,6 +283,15 @@ def _codes(graph: _Graph, column: _Column, codes: Codes) -> str:
     return graph.node("Where", [absent, graph.constant(missing, np.int64), tensor])
 
 
+def _linear(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
+    matrix = graph.node("Concat", [graph.number(columns[name], name) for name in operation.columns], axis=1)
+    centred = graph.node("Sub", [matrix, graph.constant([list(operation.shift)])])
+    product = graph.node("MatMul", [centred, graph.constant(np.array(operation.weights, dtype=np.float64).T)])
+    total = graph.node("Add", [product, graph.constant([list(operation.offset)])])
+    for i, name in enumerate(operation.outputs):
+        columns[name] = _Column(graph.node("Gather", [total, graph.constant([i], np.int64)], axis=1))
+
+
 def _drop(_: _Graph, columns: dict[str, _Column], operation: Any) -> None:
     for name in operation.columns:
         columns.pop(name, None)  # the graph needs no node for what is not read
@@ -295,6 +305,7 @@ _FORMS: Mapping[type[Operation], Callable[[_Graph, dict[str, _Column], Any], Non
     MapCodes: _map_codes,
     Drop: _drop,
     Assign: _assign,
+    Linear: _linear,
 }
 
 

@@ -72,3 +72,13 @@ def test_select_for_a_regression() -> None:
     np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)
     with pytest.raises(SchemaError, match="no target"):
         Preprocessor([("s", SelectKBest(k=1))]).fit(table)
+
+
+def test_wide_components_there_and_back() -> None:
+    table = pl.DataFrame({f"x{i}": column for i, column in enumerate(np.random.default_rng(0).normal(size=(120, 300)))})
+    fitted = Preprocessor([("pca", PCA())]).fit(table)
+    found = fitted.transform(table)
+    expected = decomposition.PCA(svd_solver="full").fit_transform(table.to_numpy())
+    np.testing.assert_allclose(np.abs(found.to_numpy()), np.abs(expected), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(fitted.inverse_transform(found).to_numpy(), table.to_numpy(), rtol=1e-9, atol=1e-9)
+    assert fitted.lineage["pca119"] == tuple(table.columns)

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.core.expression import Assign, Formula
 from rayline.core.joint import Covariance, GroupMoments
-from rayline.core.operations import Affine, Drop, Operation
+from rayline.core.linear import Linear
+from rayline.core.operations import Drop, Operation
 from rayline.core.schema import Kind, kind_of
 from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, a_number, a_string, an_int, one_of, param
 from rayline.core.statistics import Moments, Request, Statistic
@@ -124,27 +124,22 @@ class PCA(Stage):
         columns = list(self.state["columns"])
         if not columns:
             return []
-        formulas: dict[str, Formula] = {}
-        for i, weights in enumerate(self.state["components"]):
-            total: Formula = None
-            for column, weight in zip(columns, weights, strict=True):
-                term = ["*", ["col", column], float(weight)]
-                total = term if total is None else ["+", total, term]
-            formulas[f"pca{i}"] = total
-        centred: list[Operation] = [Affine(c, m, 1.0) for c, m in zip(columns, self.state["mean"], strict=True)]
-        return [*centred, Assign(formulas), Drop([c for c in columns if c not in formulas])]
+        names = self._outputs
+        made = Linear(columns, names, self.state["components"], self.state["mean"], [0.0] * len(names))
+        return [made, Drop([c for c in columns if c not in names])]
+
+    @property
+    def _outputs(self) -> list[str]:
+        return [f"pca{i}" for i in range(len(self.state["components"]))]
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        components = [[float(w) for w in weights] for weights in self.state["components"]]
+        columns, components = list(self.state["columns"]), self.state["components"]
+        if not columns:
+            return []
         sizes = [sum(w * w for w in weights) for weights in components]  # 1, or 1/variance of a whitened component
-        back: dict[str, Formula] = {}
-        for i, (column, mean) in enumerate(zip(self.state["columns"], self.state["mean"], strict=True)):
-            total: Formula = float(mean)
-            for k, weights in enumerate(components):
-                total = ["+", total, ["*", ["col", f"pca{k}"], weights[i] / sizes[k]]]
-            back[column] = total
-        names = [f"pca{k}" for k in range(len(components))]
-        return [Assign(back), Drop([name for name in names if name not in back])] if back else []
+        weights = [[own[i] / size for own, size in zip(components, sizes, strict=True)] for i in range(len(columns))]
+        back = Linear(self._outputs, columns, weights, [0.0] * len(sizes), self.state["mean"])
+        return [back, Drop([name for name in self._outputs if name not in columns])]
 
 
 @dataclass(frozen=True)
