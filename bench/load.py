@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ class Load:
     asked
         Requests that were sent, a second.
     unsent
-        Requests that were due and found no free connection before the end.
+        Requests that were due and had found no free connection a second later, at the end.
     retry_after
         Answers of status 503 that say when to try again.
     """
@@ -67,6 +68,25 @@ def measure(port: int, request: bytes, *, clients: int, seconds: float, rate: fl
     arguments = json.dumps({"port": port, "clients": clients, "seconds": seconds, "rate": rate})
     done = subprocess.run([sys.executable, "-m", "bench.load", arguments], input=request, stdout=subprocess.PIPE, check=True)
     return Load(**json.loads(done.stdout))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server listens."""
+    for _ in range(900):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            raise RuntimeError("a server did not start")
+        time.sleep(0.1)
+    raise RuntimeError("a server does not listen")
 
 
 @dataclass
@@ -181,7 +201,7 @@ async def _load(port: int, request: bytes, clients: int, seconds: float, rate: f
     if rate is None:
         await asyncio.sleep(seconds)
     elapsed_s = time.perf_counter() - begin
-    unsent = len(run.due)
+    unsent = sum(due < run.until - 1.0 for due in run.due)
     run.due.clear()
     while run.open and time.perf_counter() < run.until + DRAIN_S:
         await asyncio.sleep(0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from bench.incumbents import INCUMBENTS
-from bench.load import Load, measure, post
+from bench.load import Load, free_port, measure, post, wait
 from bench.overload import add_overload, overload
 from bench.report import Comparison, Options, Section
 from bench.synthetic import FLOATS, table
@@ -137,9 +136,9 @@ def _embedded(
         section.add(_rates("the load generator alone, 8 clients", results[trivial], "one process", results[mine], 2.0))
         incumbents: dict[str, list[Load]] = {}
         for incumbent in INCUMBENTS if options.full else []:
-            port = _free_port()
+            port = free_port()
             with incumbent.process(port) as process:
-                _wait(port, process)
+                wait(port, process)
                 request, mine_now, other = incumbent.request(rows), [], []
                 measure(port, request, clients=8, seconds=2)
                 for _ in range(options.repeats):
@@ -155,31 +154,14 @@ def _embedded(
 
 @contextlib.contextmanager
 def _server(command: Callable[[int], list[str]]) -> Iterator[int]:
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL)
     try:
-        _wait(port, process)
+        wait(port, process)
         yield port
     finally:
         process.terminate()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(900):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if process.poll() is not None:
-            raise RuntimeError("a server did not start")
-        time.sleep(0.1)
-    raise RuntimeError("a server does not listen")
 
 
 def _ray(

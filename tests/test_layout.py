@@ -46,7 +46,7 @@ RLLIB = {
 }
 """The adapter of RLlib, and its policies as data."""
 
-RAY = {*RAY_ENGINE, "rayline.serve.deployment", "rayline.serve.ingress", "rayline.data.read"}
+RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replica", "holder", "ingress")), "rayline.data.read"}
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {

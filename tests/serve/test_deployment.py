@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
+import random
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,14 +15,19 @@ from typing import Any
 
 import httpx
 import polars as pl
+import pyarrow as pa
 import pytest
 import yaml
 
+from rayline import train
 from rayline.core.errors import ParameterError, ServeError
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve import deploy_config, to_deployment
+from rayline.serve import deploy_config, ingress, to_deployment
+from rayline.stages import OneHotEncoder, SimpleImputer
 
-from .test_app import odd, rows
+from .conftest import table
+from .test_app import ARROW, odd, rows, tensors
+from .test_server import post, say, statuses
 
 
 @pytest.mark.ray
@@ -77,6 +87,67 @@ def test_a_deployment_from_start_to_end(ray_session: Any, pipeline: InferencePip
     assert ray.is_initialized()
 
 
+def _better() -> InferencePipeline:
+    """Another model for the same rows."""
+    stages = [("impute", SimpleImputer(["distance"])), ("onehot", OneHotEncoder())]
+    trainer = train.XGBoostTrainer({"objective": "binary:logistic", "seed": 1}, num_boost_round=40)
+    result = train.fit(trainer, train.Preprocessor(stages), train_dataset=table(900, 7), target_columns=["late"], verbose=False)
+    return result.inference_pipeline
+
+
+class _Asking:
+    """Clients that ask all the time, each on a connection of its own, and what they were answered."""
+
+    def __init__(self, url: str, body: Any, clients: int) -> None:
+        self.url, self.body, self.stop = url, body, threading.Event()
+        self.answers: list[Any] = []
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not self.stop.is_set():
+                try:
+                    answer = client.post(f"{self.url}/predict", json=self.body)
+                    self.answers.append(answer.json() if answer.status_code == 200 else (answer.status_code, answer.text))
+                except (httpx.TransportError, ValueError) as error:
+                    self.answers.append(error)
+
+    def __enter__(self) -> _Asking:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def failures(self) -> list[Any]:
+        return [answer for answer in self.answers if not isinstance(answer, dict)]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_update_costs_no_request(ray_session: Any, pipeline: InferencePipeline) -> None:
+    better, asked = _better(), rows(20)
+    old, new = (p.predict(pl.DataFrame(asked))["prediction"].to_list() for p in (pipeline, better))
+    assert old != new
+    deployment = to_deployment(pipeline, name="rolling", num_replicas=2, ray_actor_options={"num_cpus": 0.5}).deploy()
+    try:
+        with _Asking(deployment.url, asked, 4) as asking:
+            time.sleep(1)
+            deployment.update(better)
+            time.sleep(1)
+            after = len(asking.answers)
+            time.sleep(1)
+        assert not asking.failures
+        assert {tuple(a["predictions"]) for a in asking.answers} == {tuple(old), tuple(new)}
+        assert {tuple(a["predictions"]) for a in asking.answers[after:]} == {tuple(new)}
+    finally:
+        deployment.delete()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_replica_killed_in_a_request_costs_its_caller_nothing(ray_session: Any) -> None:
@@ -84,29 +155,126 @@ def test_a_replica_killed_in_a_request_costs_its_caller_nothing(ray_session: Any
     if not os.path.isdir("/proc"):
         pytest.skip("finds replicas by their process names")
     deployment = to_deployment(odd(0.05), name="slow", num_replicas=2, ray_actor_options={"num_cpus": 0.5}).deploy()
-    codes: list[int] = []
-    stop = threading.Event()
 
-    def ask() -> None:
-        while not stop.is_set():
-            codes.append(httpx.post(f"{deployment.url}/predict", json=[{"x": 1}], timeout=60).status_code)
+    def replicas() -> list[Any]:
+        return [p for p in psutil.Process().children(recursive=True) if "ServeReplica:slow" in " ".join(p.cmdline())]
 
     try:
-        with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            asking = [pool.submit(ask) for _ in range(6)]
-            time.sleep(1)
-            processes = psutil.Process().children(recursive=True)
-            replica = next(p for p in processes if "ServeReplica:slow" in " ".join(p.cmdline()))
-            replica.send_signal(signal.SIGKILL)
-            time.sleep(5)
-            stop.set()
-            for asked in asking:
-                asked.result()
+        with _Asking(deployment.url, [{"x": 1}], 6) as asking:
+            for _ in range(3):
+                time.sleep(1)
+                replicas()[0].send_signal(signal.SIGKILL)
+                until = time.monotonic() + 60
+                time.sleep(1)
+                while len(replicas()) < 2 or deployment.status() != "RUNNING":
+                    assert time.monotonic() < until, "the replica did not come back"
+                    time.sleep(0.2)
+        assert len(asking.answers) > 100
+        assert not asking.failures
     finally:
-        stop.set()
         deployment.delete()
-    assert len(codes) > 20
-    assert set(codes) == {200}
+
+
+@pytest.mark.ray
+def test_protocols_and_strange_clients(ray_session: Any, pipeline: InferencePipeline) -> None:
+    options = {"token": "s3cret", "max_body_bytes": 20_000, "ray_actor_options": {"num_cpus": 0.5}}
+    deployment = to_deployment(
+        pipeline, name="flights", autoscaling={"min_replicas": 1, "max_replicas": 2}, route_prefix="/air", **options
+    ).deploy()
+    try:
+        url, asked = deployment.url, rows(3)
+        assert url.endswith("/air")
+        frame = pl.DataFrame(asked)
+        expected = pipeline.predict(frame)["prediction"].to_list()
+        with httpx.Client(headers={"authorization": "Bearer s3cret"}, timeout=60) as client:
+            assert client.post(f"{url}/predict", json=asked).json() == {"predictions": expected}
+            assert client.post(f"{url}/v1/models/flights:predict", json={"instances": asked}).json() == {"predictions": expected}
+            answer = client.post(f"{url}/v2/models/flights/infer", json={"inputs": tensors(frame)}).json()
+            assert answer["outputs"][0]["data"] == expected
+            sink = pa.BufferOutputStream()
+            arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            with pa.ipc.new_stream(sink, arrow.schema) as stream:
+                stream.write_table(arrow)
+            answer = client.post(f"{url}/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
+            assert pa.ipc.open_stream(answer.content).read_all()["prediction"].to_pylist() == expected
+            for path in ("/", "/docs", "/openapi.json", "/v2/models/flights"):
+                assert client.get(f"{url}{path}").status_code == 200
+            assert 'code="200"' in client.get(f"{url}/metrics").text
+            assert client.post(f"{url}/predict", content=b"{").status_code == 400
+            assert client.post(f"{url}/predict", content=b" " * 20_001).status_code == 413
+            assert client.post(f"{url}/predict", json=[{}]).status_code == 422
+            slow = {"x-request-timeout-seconds": "0"}
+            assert client.post(f"{url}/predict", json=asked, headers=slow).json() == {"predictions": expected}
+        assert httpx.post(f"{url}/predict", json=asked).status_code == 401
+        port, dice = int(url.rpartition(":")[2].partition("/")[0]), random.Random(0)
+        whole = post("/air/predict", json.dumps(asked).encode(), "authorization: Bearer s3cret")
+        for _ in range(40):
+            noise, at = dice.randbytes(dice.choice([1, 300, 5000])), dice.randrange(len(whole))
+            for sent in (noise, whole[:at] + noise, whole[:at] + noise[:1] + whole[at + 1 :], whole[at:] + whole):
+                assert not {500, 501, 502, 504} & {*statuses(say(port, sent))}, sent
+        assert httpx.get(f"{url}/health").status_code == 200
+    finally:
+        deployment.delete()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_it_is_part_of_a_larger_application(ray_session: Any, pipeline: InferencePipeline) -> None:
+    from ray import serve
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    class Front:
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        async def __call__(self, request: Any) -> Any:
+            return await self.model.predict.remote(await request.json())
+
+    application = to_deployment(pipeline, name="flights", ray_actor_options={"num_cpus": 0.5}).app
+    try:
+        with ingress.quiet():
+            ingress.start("127.0.0.1", None)
+            serve.run(Front.bind(application), name="larger", route_prefix="/larger")
+            url = f"{ingress.address()}/larger"
+            answer = httpx.post(url, json=rows(3), timeout=60)
+            assert answer.json() == pipeline.predict(rows(3))
+    finally:
+        with ingress.quiet():
+            serve.delete("larger")
+            ingress.stop()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_configuration_can_be_deployed(tmp_path: Path, pipeline: InferencePipeline) -> None:
+    pipeline.save(tmp_path / "flights.rayline")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    deploy_config(tmp_path / "flights.rayline", tmp_path / "serve.yaml", name="flights", port=port, ray_actor_options={"num_cpus": 0.5})
+    environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-m", "ray.serve.scripts", "run", str(tmp_path / "serve.yaml")]
+    with open(tmp_path / "log", "wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+        try:
+            until = time.monotonic() + 120
+            while True:
+                try:
+                    answer = httpx.post(f"http://127.0.0.1:{port}/predict", json=rows(3), timeout=30)
+                    if answer.status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                said = (tmp_path / "log").read_text(errors="replace")[-3000:]
+                assert process.poll() is None, said
+                assert time.monotonic() < until, said
+                time.sleep(0.5)
+            assert answer.json()["predictions"] == pipeline.predict(pl.DataFrame(rows(3)))["prediction"].to_list()
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,8 @@ the model in running replicas and no request fails.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import re
-import secrets
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +16,7 @@ from typing import Any, Self
 
 import ray
 import yaml  # type: ignore[import-untyped]  # comes with Ray
-from ray import cloudpickle, serve
+from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from rayline.core import registry
@@ -28,10 +24,9 @@ from rayline.core.errors import ParameterError, ServeError
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import ingress
-from rayline.serve.app import App, create_app
+from rayline.serve.holder import hold, let_go, packed
 from rayline.serve.options import Options
-
-NAMESPACE = "rayline"
+from rayline.serve.replica import deployment_options, replica_class
 
 
 class Deployment:
@@ -60,7 +55,7 @@ class Deployment:
         with ingress.quiet():
             ingress.start(self._plan.host, self._plan.port)
             is_new = self.status() == "NOT_STARTED"
-            model = _hold(self.name, self.pipeline)
+            model = hold(self.name, self.pipeline)
             try:
                 serve.run(self._plan.application(None, model), name=self.name, route_prefix=self._route())
             except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
@@ -72,7 +67,7 @@ class Deployment:
                     "Expected healthy replicas.",
                     "check that the cluster has the CPUs and GPUs that ray_actor_options ask for.",
                 ) from error
-            _let_go(self.name, keep=model["key"])
+            let_go(self.name, keep=model["key"])
             if not ingress.answers(f"{self.url}/health"):
                 raise ServeError(
                     f"Deployment {self.name!r} runs, and nothing answers at {self.url}.",
@@ -113,13 +108,13 @@ class Deployment:
         with ingress.quiet():
             if self.name in serve.status().applications:
                 serve.delete(self.name)
-            _let_go(self.name)
+            let_go(self.name)
             ingress.stop()
 
     @property
     def app(self) -> Any:
         """It as a Ray Serve Application, to bind into a larger one; the model travels in its arguments."""
-        return self._plan.application(_packed(self.pipeline), None)
+        return self._plan.application(packed(self.pipeline), None)
 
     def _route(self) -> str:
         routes = ingress.routes()
@@ -232,12 +227,12 @@ class _Plan:
     def application(self, model: bytes | str | None, config: Mapping[str, str] | None) -> Any:
         """The Ray Serve application: of a model in its arguments, or of one that the holder has."""
         # The version is ours and constant: Ray Serve then changes a running deployment in place where it can.
-        made = serve.deployment(_replica_class()).options(
+        made = serve.deployment(replica_class()).options(
             name=self.options.name,
             version="1",
             user_config=config,
             _internal=True,
-            **_deployment_options(self.options),
+            **deployment_options(self.options),
             **self.placement,
         )
         return made.bind(model, asdict(self.options))
@@ -289,123 +284,3 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
 def build(arguments: dict[str, Any]) -> Any:
     """The application of `deploy_config`: `arguments` are `path` and what `to_deployment` takes."""
     return _Plan.of({k: v for k, v in arguments.items() if k != "path"}).application(arguments["path"], None)
-
-
-# -- replicas ------------------------------------------------------------------------------------------------------
-
-
-def _replica_class() -> type:
-    """The deployment class. Made on demand: wrapping it in an ingress touches half of Ray Serve."""
-    made: type = serve.ingress()(_Replica)
-    return made
-
-
-class _Replica:
-    """The app in a Ray Serve replica."""
-
-    def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
-        self._options, self._key = Options(**options), ""
-        self._app: App | None = None
-        if model is not None:
-            self._answer_with(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model))
-
-    async def reconfigure(self, config: Mapping[str, str]) -> None:
-        """Answer with the model that the holder has under this key."""
-        if config["key"] == self._key:
-            return
-        holder = ray.get_actor(config["holder"], namespace=NAMESPACE)
-        packed = await (await holder.get.remote(config["key"]))[0]
-        self._answer_with(await asyncio.to_thread(cloudpickle.loads, packed))
-        self._key = config["key"]
-
-    def _answer_with(self, pipeline: InferencePipeline) -> None:
-        if self._app is None:
-            self._app = create_app(pipeline, self._options)
-        else:
-            self._app.swap(pipeline)
-
-    def __serve_build_asgi_app__(self) -> Any:
-        async def answer(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "lifespan":  # begins before Ray Serve has said which model
-                await _lifespan(receive, send)
-            else:
-                assert self._app is not None
-                await self._app(scope, receive, send)
-
-        return answer
-
-
-async def _lifespan(receive: Any, send: Any) -> None:
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return
-
-
-def _deployment_options(options: Options) -> dict[str, Any]:
-    """What Ray Serve must know so that our own bounds are the ones that hold."""
-    return {
-        # A replica takes what our queue takes, so that waiting requests can share a call of the model; more is refused.
-        "max_ongoing_requests": options.max_queued_requests,
-        "max_queued_requests": options.max_queued_requests,
-        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
-        "graceful_shutdown_wait_loop_s": 0.2,
-        "graceful_shutdown_timeout_s": options.request_timeout_s + 5,
-        "health_check_period_s": 2,
-        "health_check_timeout_s": 10,
-        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
-    }
-
-
-# -- the holder of models ------------------------------------------------------------------------------------------
-
-
-class _Holder:
-    """Keeps packed pipelines in the object store, beyond the life of the driver that made them."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, ray.ObjectRef] = {}
-
-    def put(self, key: str, packed: bytes) -> None:
-        self._models[key] = ray.put(packed)
-
-    def get(self, key: str) -> list[ray.ObjectRef]:
-        return [self._models[key]]
-
-    def keep_only(self, key: str) -> None:
-        self._models = {own: ref for own, ref in self._models.items() if own == key}
-
-
-def _hold(name: str, pipeline: InferencePipeline) -> dict[str, str]:
-    holder = ray.remote(_Holder).options(
-        name=f"models of {name}", namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=0
-    )
-    config = {"holder": f"models of {name}", "key": secrets.token_hex(8)}
-    ray.get(holder.remote().put.remote(config["key"], _packed(pipeline)))
-    return config
-
-
-def _let_go(name: str, keep: str | None = None) -> None:
-    with contextlib.suppress(ValueError, ray.exceptions.RayActorError):
-        holder = ray.get_actor(f"models of {name}", namespace=NAMESPACE)
-        if keep is None:
-            ray.kill(holder)
-        else:
-            ray.get(holder.keep_only.remote(keep))
-
-
-def _packed(pipeline: InferencePipeline) -> bytes:
-    """The pipeline for our own workers, with the user's own stages and frameworks, whose modules they may not have."""
-    classes: list[type] = [type(stage) for _, stage in pipeline.preprocessor.leaves] if pipeline.preprocessor is not None else []
-    classes.append(type(pipeline.model.adapter))
-    modules = {sys.modules[c.__module__] for c in classes if c.__module__ in sys.modules}
-    foreign = [m for m in modules if m.__name__.partition(".")[0] != "rayline" and m.__name__ != "__main__"]
-    for module in foreign:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        packed: bytes = cloudpickle.dumps(pipeline)
-        return packed
-    finally:
-        for module in foreign:
-            cloudpickle.unregister_pickle_by_value(module)

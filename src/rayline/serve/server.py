@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rayline.serve.app import App, create_app
+from rayline.serve.connection import OnePieceConnection
 from rayline.serve.options import Options
 
 HEAD_S = 10.0
@@ -61,7 +61,7 @@ def config(app: App, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Confi
     )
 
 
-class Connection(HttpToolsProtocol):
+class Connection(OnePieceConnection):
     """A connection of one client.
 
     While as many requests run as may wait, predictions are answered 503 from a look at the first bytes, without parsing.

@@ -1,0 +1,53 @@
+"""Connections of uvicorn that send an answer in one piece."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class OnePiece:
+    """A transport that hands on everything that is written in one step of the event loop as one piece.
+
+    uvicorn writes head and body of an answer one after the other. When its process dies between the two, a proxy in front
+    has begun to answer, and cannot ask another replica any more.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send, together with what else is written before the loop goes on."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            data = b"".join(self._held)
+            self._held.clear()
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class OnePieceConnection(HttpToolsProtocol):
+    """A connection of uvicorn whose answers go out in one piece."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(OnePiece(transport, self.loop))  # type: ignore[arg-type]
+
+
+def use_for_ray_serve() -> None:
+    """Make it the one that uvicorn takes in this process when it is not told which: Ray Serve does not tell."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{OnePieceConnection.__name__}"

@@ -1,0 +1,92 @@
+"""The app in a replica of Ray Serve, and what Ray Serve must know of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import cloudpickle, serve
+
+from rayline.inference import artifact
+from rayline.inference.pipeline import InferencePipeline
+from rayline.serve.app import App, create_app
+from rayline.serve.connection import use_for_ray_serve
+from rayline.serve.holder import NAMESPACE
+from rayline.serve.options import Options
+
+
+def replica_class() -> type:
+    """The deployment class. Made on demand: wrapping it in an ingress touches half of Ray Serve."""
+    made: type = serve.ingress()(Replica)
+    return made
+
+
+class Replica:
+    """The app in a Ray Serve replica."""
+
+    def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
+        use_for_ray_serve()  # the server of this process starts after this
+        self._options, self._key = Options(**options), ""
+        self._app: App | None = None
+        if model is not None:
+            self._answer_with(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model))
+
+    async def reconfigure(self, config: Mapping[str, str]) -> None:
+        """Answer with the model that the holder has under this key."""
+        if config["key"] == self._key:
+            return
+        holder = ray.get_actor(config["holder"], namespace=NAMESPACE)
+        packed = await (await holder.get.remote(config["key"]))[0]
+        self._answer_with(await asyncio.to_thread(cloudpickle.loads, packed))
+        self._key = config["key"]
+
+    async def predict(self, rows: Any) -> Any:
+        """As `InferencePipeline.predict`, for other deployments of a larger application: `handle.predict.remote(rows)`."""
+        assert self._app is not None
+        return await asyncio.to_thread(self._app.pipeline.predict, rows)
+
+    async def predict_proba(self, rows: Any) -> Any:
+        """As `InferencePipeline.predict_proba`, in the same way."""
+        assert self._app is not None
+        return await asyncio.to_thread(self._app.pipeline.predict_proba, rows)
+
+    def _answer_with(self, pipeline: InferencePipeline) -> None:
+        if self._app is None:
+            self._app = create_app(pipeline, self._options)
+        else:
+            self._app.swap(pipeline)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":  # begins before Ray Serve has said which model
+                await _lifespan(receive, send)
+            else:
+                assert self._app is not None
+                await self._app(scope, receive, send)
+
+        return answer
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+def deployment_options(options: Options) -> dict[str, Any]:
+    """What Ray Serve must know so that our own bounds are the ones that hold."""
+    return {
+        # A replica takes what our queue takes, so that waiting requests can share a call of the model; more is refused.
+        "max_ongoing_requests": options.max_queued_requests,
+        "max_queued_requests": options.max_queued_requests,
+        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "graceful_shutdown_timeout_s": options.request_timeout_s + 5,
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 10,
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+    }
