@@ -87,11 +87,12 @@ def test_a_deployment_from_start_to_end(ray_session: Any, pipeline: InferencePip
     assert ray.is_initialized()
 
 
-def _better() -> InferencePipeline:
-    """Another model for the same rows."""
+def _opposite() -> InferencePipeline:
+    """A model for the same rows that has learned the opposite."""
+    data = table(900, 7).with_columns(late=pl.when(pl.col("late") == "late").then(pl.lit("on time")).otherwise(pl.lit("late")))
     stages = [("impute", SimpleImputer(["distance"])), ("onehot", OneHotEncoder())]
     trainer = train.XGBoostTrainer({"objective": "binary:logistic", "seed": 1}, num_boost_round=40)
-    result = train.fit(trainer, train.Preprocessor(stages), train_dataset=table(900, 7), target_columns=["late"], verbose=False)
+    result = train.fit(trainer, train.Preprocessor(stages), train_dataset=data, target_columns=["late"], verbose=False)
     return result.inference_pipeline
 
 
@@ -130,14 +131,14 @@ class _Asking:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_update_costs_no_request(ray_session: Any, pipeline: InferencePipeline) -> None:
-    better, asked = _better(), rows(20)
-    old, new = (p.predict(pl.DataFrame(asked))["prediction"].to_list() for p in (pipeline, better))
+    other, asked = _opposite(), rows(20)
+    old, new = (p.predict(pl.DataFrame(asked))["prediction"].to_list() for p in (pipeline, other))
     assert old != new
     deployment = to_deployment(pipeline, name="rolling", num_replicas=2, ray_actor_options={"num_cpus": 0.5}).deploy()
     try:
         with _Asking(deployment.url, asked, 4) as asking:
             time.sleep(1)
-            deployment.update(better)
+            deployment.update(other)
             time.sleep(1)
             after = len(asking.answers)
             time.sleep(1)
