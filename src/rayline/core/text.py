@@ -72,10 +72,18 @@ class Grams:
     tokens: Integers  # the place of each token in `words`
     words: list[str | None]
 
-    def spell(self, i: int) -> str:
-        """The text of a gram."""
-        start = int(self.starts[i])
-        return " ".join(str(self.words[place]) for place in self.tokens[start : start + int(self.sizes[i])])
+    def spell(self, which: Integers) -> pl.Series:
+        """The texts of some grams."""
+        words = pl.Series(self.words, dtype=pl.String)
+        starts, sizes = self.starts[which], self.sizes[which]
+        last = max(len(self.tokens) - 1, 0)
+        columns = []
+        for place in range(int(sizes.max(initial=0))):
+            found = words.gather(self.tokens[np.minimum(starts + place, last)])
+            columns.append(found.set(pl.Series(sizes <= place), None).alias(str(place)))
+        if not columns:
+            return pl.Series(dtype=pl.String)
+        return pl.DataFrame(columns).select(pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)).to_series()
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,9 @@ class GramCounts(Statistic):
     def _of_block(cls, texts: pl.Series, analyzer: Analyzer) -> Self:
         grams = analyzer.grams(texts)
         keys, first, place, n = np.unique(grams.keys, return_index=True, return_inverse=True, return_counts=True)
-        pairs = np.unique(grams.rows * max(len(keys), 1) + place)
-        n_rows = np.bincount(pairs % max(len(keys), 1), minlength=len(keys))
-        spelled = [grams.spell(i) for i in first.tolist()]
+        _, occurring, _ = _pairs(grams.rows, place, max(len(keys), 1))
+        n_rows = np.bincount(occurring, minlength=len(keys))
+        spelled = grams.spell(first)
         return cls(len(texts), pl.DataFrame({"gram": spelled, "n": n, "n_rows": n_rows}, schema=_NO_GRAMS.schema))
 
     @classmethod
