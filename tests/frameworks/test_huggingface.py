@@ -93,6 +93,7 @@ def test_the_whole_path(classified: Any, tmp_path: Path) -> None:
     one = loaded.predict_proba([{"text": table["text"][0]}])[0]
     assert list(one.values()) == [pytest.approx(value, abs=1e-5) for value in proba.row(0)]
     assert loaded.predict([{"text": None}])[0]["prediction"] in ("sport", "tech")
+    assert loaded.predict(table.clear()).schema == {"prediction": pl.String}
     chained = train.Preprocessor().fit(table.select("text")).chain(classified.fitted_model)
     assert chained.predict(table)["prediction"].dtype == pl.Int64  # a bare model has forgotten the labels
 

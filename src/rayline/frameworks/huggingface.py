@@ -55,6 +55,8 @@ class Text:
     def encode(self, table: pl.DataFrame) -> Any:
         """Token numbers, one list for each row. A missing text is an empty one."""
         texts = [table[name].fill_null("").to_list() for name in self.columns]
+        if not table.height:  # no tokenizer takes that
+            return {"input_ids": []}
         return self.tokenizer(*texts, truncation=True, max_length=self.max_length)
 
 
@@ -126,7 +128,8 @@ class HuggingFace(Framework):
                 padded = text.tokenizer.pad(batch, return_tensors="pt").to(model.device)
                 parts.append(model(**padded).logits.double().cpu())
         logits = torch.empty((len(order), model.config.num_labels), dtype=torch.float64)
-        logits[order] = torch.cat(parts)
+        if parts:
+            logits[order] = torch.cat(parts)
         kind = model.config.problem_type
         if kind == "single_label_classification":
             logits = logits.softmax(dim=1)
