@@ -7,6 +7,7 @@ more than the work itself. `row()` may return None: single rows then go through 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,7 +213,20 @@ class Codes:
 
     def expression(self, schema: Mapping[str, pl.DataType]) -> pl.Expr:
         """The codes as Int32; -1 for codes below zero."""
-        dtype, x = schema[self.column], col(self.column)
+        dtype = schema[self.column]
+        if dtype not in self._expressions:  # of many categories it is costly to make, and a worker has many blocks
+            self._expressions[dtype] = self._expression(dtype)
+        return self._expressions[dtype]
+
+    @functools.cached_property
+    def _expressions(self) -> dict[pl.DataType, pl.Expr]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_expressions"}
+
+    def _expression(self, dtype: pl.DataType) -> pl.Expr:
+        x = col(self.column)
         if dtype.is_float():
             x = x.fill_nan(None)
         places = self.places()
