@@ -109,11 +109,12 @@ def test_loading_runs_no_code_of_the_file(kinds: tuple[str, ...]) -> None:
 
 
 def test_a_fresh_process_opens_one_quickly() -> None:
-    """Without Ray and without the code of training. `make bench` measures it; here others may be at work."""
+    """Without Ray and without the code of training. In seconds of the processor, as others may be at work; most of them are
+    XGBoost's own import (`make bench` measures both)."""
     file = FOLDER / f"format-{artifact.FORMAT_VERSION}" / "xgboost.rayline"
     code = (
-        "import time; start = time.perf_counter()\n"
-        f"import sys, rayline; rayline.load({str(file)!r}); print(time.perf_counter() - start)\n"
+        "import time; start = time.process_time()\n"
+        f"import sys, rayline; rayline.load({str(file)!r}); print(time.process_time() - start)\n"
         "bad = [m for m in sys.modules if m.split('.')[0] in ('ray', 'torch') or m.startswith('rayline.train')]\n"
         "assert not bad, bad\n"
     )
@@ -121,4 +122,4 @@ def test_a_fresh_process_opens_one_quickly() -> None:
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(2)
     ]
-    assert min(seconds) < 5
+    assert min(seconds) < 4

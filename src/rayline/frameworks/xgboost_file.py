@@ -165,14 +165,11 @@ def _splits(tree: Mapping[str, Any], n_categories: Any) -> None:
     """Check the sets of categories of one tree."""
     kind = _array(tree["split_type"])
     nodes, starts, sizes, values = (_array(tree[f"categories{name}"]) for name in ("_nodes", "_segments", "_sizes", ""))
-    if not kind.any() and not len(nodes):
-        return
     if ((kind != 0) & (kind != 1)).any() or not len(nodes) == len(starts) == len(sizes):
         _fail("the categories of a tree do not fit together")
     if not np.array_equal(np.cumsum(sizes) - sizes, starts) or (sizes < 0).any() or sizes.sum() != len(values):
         _fail("the categories of a tree do not fit together")
-    by_set = np.flatnonzero((kind == 1) & (_array(tree["left_children"]) >= 0))
-    if not np.array_equal(nodes, by_set):
+    if not np.array_equal(nodes, np.flatnonzero(kind == 1)):
         _fail("a node of a tree has no categories")
     most = (1 << 24) if n_categories is None else int(n_categories.max(initial=0)) or (1 << 24)
     if len(values) and (values.min() < 0 or values.max() >= most):

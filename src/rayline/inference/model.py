@@ -17,7 +17,7 @@ from rayline.core import registry
 from rayline.core.errors import ParameterError, PredictionError, RaylineError, shorten
 from rayline.core.framework import Features, Framework, Native
 from rayline.core.operations import Row
-from rayline.core.target import Target
+from rayline.core.target import Target, Task
 from rayline.data.conform import Conform
 
 Scores = npt.NDArray[Any]
@@ -115,7 +115,9 @@ class Model:
 
     def _answer(self, native: Any, features: Features) -> Scores:
         try:
-            return self.adapter.predict(native, features)
+            scores = self.adapter.predict(native, features)
+            self._refuse_other_shape(scores, features.n_rows)
+            return scores
         except RaylineError:
             raise
         except Exception as error:  # whatever the library raises about these rows
@@ -124,6 +126,17 @@ class Model:
                 f"Expected rows as in training, with the features {shorten(self.schema)}.",
                 "the error above is the library's own.",
             ) from error
+
+    def _refuse_other_shape(self, scores: Scores, n_rows: int) -> None:
+        """Raise ValueError when these are no scores of this target (see `Framework.predict`)."""
+        if len(scores) != n_rows or (n_rows and scores.size / n_rows not in self._widths):
+            raise ValueError(f"it gave scores of shape {scores.shape} for {n_rows} rows")
+
+    @cached_property
+    def _widths(self) -> frozenset[int]:
+        """How many scores a row may have: one for each target, for each class, or for both classes."""
+        binary = {2} if self.target.task is Task.BINARY and len(self.target.columns) == 1 else set()
+        return frozenset({self.target.n_outputs, len(self.target.columns), *binary})
 
     @cached_property
     def _for_few_rows(self) -> Any:
@@ -155,7 +168,9 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {
-            k: v for k, v in self.__dict__.items() if k not in ("native", "_categories", "_features", "_for_few_rows")
+            k: v
+            for k, v in self.__dict__.items()
+            if k not in ("native", "_categories", "_features", "_for_few_rows", "_widths")
         }
         state["files"] = pack(self.adapter, self.native)
         state["load_options"] = self.adapter.load_options(self.native)
