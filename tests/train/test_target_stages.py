@@ -260,7 +260,8 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
     evaluator = Evaluator(found.problem, rows)
     for method in ("box-cox", "yeo-johnson", "box-cox"):
         for fold, (train_rows, test_rows) in enumerate(_slices(found)):
-            evaluation = evaluator({"preprocessor": {"target0": {"method": method}}}, fold)
+            candidate = found.problem.candidate({"preprocessor": {"target0": {"method": method}}})
+            evaluation = evaluator(candidate, fold)
             alone = ridge().fit(preprocessor(PowerTransformer(method=method)), train_rows, test_rows, "price", verbose=False)
             assert evaluation.score.score == pytest.approx(alone.metrics["test-rmse"], rel=1e-6)
             expected = alone.inference_pipeline.predict(test_rows)["prediction"].to_numpy()
@@ -292,7 +293,7 @@ def test_held_out_labels_leave_no_trace() -> None:
     for fold, (split, _, cells) in enumerate(found.problem.folds):
         held = pl.Series(found.cells[split]).is_in(cells.test)
         poisoned = rows.with_columns(pl.when(held).then(1e30).otherwise("price").alias("price"))
-        clean, dirty = (Evaluator(found.problem, data)({}, fold).scores for data in (rows, poisoned))
+        clean, dirty = (Evaluator(found.problem, data)(found.problem.candidate({}), fold).scores for data in (rows, poisoned))
         assert clean.tolist() == dirty.tolist()
 
 
