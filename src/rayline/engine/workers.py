@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import ray
 
+from rayline.core.errors import RaylineError
 from rayline.engine.checkpoints import Storage, pack, unpack
 from rayline.engine.pieces import Piece
 
@@ -100,7 +101,11 @@ class WorkerActor:
                 checkpoint=self._checkpoint,
                 resume=directory,
             )
-            return self._function(worker)
+            try:
+                return self._function(worker)
+            except RaylineError as error:
+                _with_its_cause(error)
+                raise
 
     @ray.method(concurrency_group="listen")
     def listen(self) -> list[Heard | None]:
@@ -143,3 +148,10 @@ class WorkerActor:
         storage = self._start.storage
         kept = np.frombuffer(packed, np.uint8) if storage is None else storage.write(iteration, packed)
         self._outbox.put(Heard(iteration, checkpoint=kept))
+
+
+def _with_its_cause(error: RaylineError) -> None:
+    """Let an error travel with what it came from, which pickling leaves out, where that can be pickled at all."""
+    with contextlib.suppress(Exception):
+        pickle.loads(ray.cloudpickle.dumps(error.__cause__))  # noqa: S301  # our own bytes
+        error.__dict__["cause"] = error.__cause__
