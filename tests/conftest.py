@@ -11,7 +11,8 @@ import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-hypothesis.settings.register_profile("rayline", deadline=None, max_examples=25)
+# Other examples at every run here, the same ones in CI: what it says of a change must be the change's doing.
+hypothesis.settings.register_profile("rayline", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("rayline")
 
 

@@ -111,8 +111,8 @@ def test_the_power_is_a_zero_of_the_likelihoods_slope(method: str, values: list[
     power = fitted["p"].learned["columns"]["x"]["lambda"]
 
     def slope(at: float) -> Any:
-        """In 40 digits."""
-        with mpmath.workdps(40):
+        """In so many digits that nothing is rounded away where λ is large."""
+        with mpmath.workdps(400):
             points = [mpmath.mpf(v) for v in x.tolist()]
             logs = [mpmath.log(v) if method == "box-cox" else mpmath.sign(v) * mpmath.log1p(abs(v)) for v in points]
 

@@ -22,7 +22,7 @@ from rayline.stages import CountVectorizer, HashingVectorizer, TfidfVectorizer, 
 
 WORDS = ["snow", "Snow", "gate", "b12", "late,", "a", "no", "x_y", "ça", "delay!"]
 documents = st.lists(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join), min_size=1, max_size=12).filter(
-    lambda texts: any(len(text) > 1 for text in texts)
+    lambda texts: any(len(word) > 1 for text in texts for word in text.split())
 )
 
 

@@ -106,16 +106,18 @@ def test_one_answer_everywhere(stages: list[Stage], tmp_path: Path) -> None:
 
 
 def test_served_as_in_process() -> None:
-    from fastapi.testclient import TestClient
-
     from rayline.serve.app import create_app
+    from tests.serve.conftest import Client
 
     result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=5).fit(
         preprocessor(Log()), ONE, target_columns="price", verbose=False
     )
     rows = ONE.select("x", "z").head(7).to_dicts()
-    with TestClient(create_app(result.inference_pipeline)) as client:
+    client = Client(create_app(result.inference_pipeline))
+    try:
         served = client.post("/predict", json=rows).json()["predictions"]
+    finally:
+        client.close()
     assert served == [row["prediction"] for row in result.inference_pipeline.predict(rows)]
 
 

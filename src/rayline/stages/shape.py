@@ -231,10 +231,11 @@ class PowerTransformer(_NumberStage):
         power = self._most_likely(values, n) if len(values) > 1 else 1.0
         with np.errstate(all="ignore"):
             result = self._powered(values, power)
-        mean = float(np.average(result, weights=n))
-        variance = float(np.average((result - mean) ** 2, weights=n))
-        self.refuse_infinite(column, mean, variance)
-        return {"lambda": power, "mean": mean, "scale": math.sqrt(variance) if variance > 1e-24 * mean * mean else 1.0}
+            mean = float(np.average(result, weights=n))
+        unit = float(np.abs(result - mean).max())  # squares of results beyond 1e154 would be infinite
+        self.refuse_infinite(column, mean, unit)
+        scale = unit * math.sqrt(np.average(((result - mean) / (unit or 1.0)) ** 2, weights=n))
+        return {"lambda": power, "mean": mean, "scale": scale if scale > 1e-12 * abs(mean) else 1.0}
 
     def _powered(self, x: Any, power: float) -> Any:
         if self.method == "box-cox":
