@@ -120,7 +120,7 @@ class KBinsDiscretizer(ColumnStage):
             with np.errstate(over="ignore"):  # values near the largest float64 are cut after one step
                 edges = [float(values[0]), *_between_means(values, weights, n), float(values[-1])]
         else:
-            places = np.linspace(0, 1, n + 1).tolist()
+            places = (np.linspace(0, 100, n + 1) / 100).tolist()  # rounded as NumPy's percentiles: they decide ties
             values, weights = answer.points()
             edges = answer.quantiles(places) if self.quantile_method == "linear" else _steps(values, weights, places)
         self.refuse_infinite(column, *edges)
