@@ -92,7 +92,7 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
     (stages.TargetEncoder(), {"targets": ["y"], "rtol": 1e-9}),
     (stages.TargetEncoder(["city", "count"], smooth=10.0, cv=3), {"targets": ["price"], "rtol": 1e-9}),
     (stages.TargetEncoder(["city", "count"]), {"targets": ["value"], "rtol": 1e-9}),
-    (stages.TargetEncoder(["city", "flag"], target="note", target_type="multiclass", cv=2), {"rtol": 1e-9}),
+    (stages.TargetEncoder(["flag", "count"], target="city", target_type="multiclass", cv=2), {"rtol": 1e-9}),
     (stages.TargetEncoder(["value"], target_type="binary"), {"targets": ["y"], "rtol": 1e-9}),
     (stages.PolynomialFeatures(["amount", "count", "small"], 3), {}),
     (stages.PolynomialFeatures(interaction_only=True), {"targets": ["y"]}),
