@@ -24,6 +24,7 @@ Sizes: TypeAlias = Mapping[int, Sequence[int]]
 
 Ranges: TypeAlias = Mapping[int, tuple[tuple[int, int], ...]]
 
+
 @dataclass(frozen=True)
 class Division:
     """Rows to be divided by a key, in every stratum by itself.

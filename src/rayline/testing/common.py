@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,24 @@ def tells_what_failed(case: Case, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def _failing(case: Case) -> Iterator[str]:
+def standing_in(case: Case, ending: str, train: Callable[..., Any]) -> Iterator[str]:
+    """The case's framework under another name, its own and this ending, with another `train`."""
+    kind = type(case.adapter)
+    body = {
+        "name": f"{kind.name}-{ending}",
+        "models": kind.models or kind.name,
+        "train": functools.wraps(kind.train)(train),  # so that arguments are checked as before
+        "owns": lambda self, model: False,
+    }
+    other: type[Framework] = type(kind.__name__, (kind,), body)
+    registry.register_framework(other)
+    try:
+        yield other.name
+    finally:
+        registry.forget_framework(other.name)
+
+
+def _failing(case: Case) -> contextlib.AbstractContextManager[str]:
     """The framework under another name, whose training fails on the last rank."""
     kind = type(case.adapter)
 
@@ -131,18 +148,7 @@ def _failing(case: Case) -> Iterator[str]:
             raise ArithmeticError("failed on purpose")
         return kind.train(self, job, *args, **kwargs)
 
-    body = {
-        "name": f"{kind.name}-that-fails",
-        "models": kind.models or kind.name,
-        "train": functools.wraps(kind.train)(train),  # so that arguments are checked as before
-        "owns": lambda self, model: False,
-    }
-    failing: type[Framework] = type(kind.__name__, (kind,), body)
-    registry.register_framework(failing)
-    try:
-        yield failing.name
-    finally:
-        registry.forget_framework(failing.name)
+    return standing_in(case, "that-fails", train)
 
 
 LAWS = (refuses_a_gpu_that_is_not_there, tells_what_failed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import signal
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import polars as pl
 from rayline import serve, tune
 from rayline.core import registry
 from rayline.core.errors import ParameterError
-from rayline.core.framework import Framework, Job
+from rayline.core.framework import Job
 from rayline.data.read import from_polars
 from rayline.inference.artifact import load
 from rayline.testing import common
@@ -151,8 +150,7 @@ def _has_probabilities(case: Case) -> bool:
 # -- a framework that dies once ----------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _mortal(case: Case, folder: Path) -> Iterator[str]:
+def _mortal(case: Case, folder: Path) -> contextlib.AbstractContextManager[str]:
     """The framework under another name, whose last rank kills itself once; each group tells where it begins."""
     kind = type(case.adapter)
 
@@ -171,18 +169,7 @@ def _mortal(case: Case, folder: Path) -> Iterator[str]:
 
         return kind.train(self, replace(job, report=report), *args, **kwargs)
 
-    body = {
-        "name": f"{kind.name}-that-dies",
-        "models": kind.models or kind.name,
-        "train": functools.wraps(kind.train)(train),  # so that arguments are checked as before
-        "owns": lambda self, model: False,
-    }
-    mortal: type[Framework] = type(kind.__name__, (kind,), body)
-    registry.register_framework(mortal)
-    try:
-        yield mortal.name
-    finally:
-        registry.forget_framework(mortal.name)
+    return common.standing_in(case, "that-dies", train)
 
 
 LAWS = (
