@@ -19,13 +19,15 @@ from tests.toy import LeastSquares, Weights
 
 @register_framework
 class Faulty(LeastSquares):
-    """Least squares that raises, or kills its process once, when it is told to."""
+    """Least squares that raises, or kills its process once or always, when it is told to."""
 
     name = "faulty"
 
-    def train(self, job: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "") -> Weights:
+    def train(self, job: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "", doomed: bool = False) -> Weights:
         if fail:
             raise ZeroDivisionError("the loss became infinite")
+        if doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
         if die and not Path(die).exists():
             Path(die).touch()
             os.kill(os.getpid(), signal.SIGKILL)

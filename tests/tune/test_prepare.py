@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import polars as pl
@@ -62,6 +63,7 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
         ({"cv": 301}, "(?i)KFold"),
         ({"cv": "five"}, "a number of folds"),
         ({"metric": "auk"}, "unknown metric 'auk'"),
+        ({"metric": "my_metric", "mode": "max"}, "tune.run: unknown metric 'my_metric'.*'test-logloss'"),
         ({"metric": "rmse"}, "not for a binary target"),
         ({"metric": "train-logloss"}, "rows that the model was trained on"),
         ({"metric": "auc", "mode": "min"}, "the worst auc"),
@@ -84,11 +86,56 @@ def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:
         ),
         ({"train_pipeline": Preprocessor([("i", SimpleImputer(columns=["late_"]))])}, "'late_' is missing"),
         ({"trainer": "xgboost"}, "a trainer such as"),
+        ({"trainer": train.XGBoostTrainer}, "a trainer such as.*got <class"),
+        ({"train_dataset": None}, "there is nothing to train on"),
+        ({"sample_weight": "w"}, "tune.run \\(training data\\): column 'w' is missing"),
     ],
 )
 def test_data_configurations_are_checked(table: pl.DataFrame, data: dict[str, Any], message: str) -> None:
-    with pytest.raises(RaylineError, match=f"(?s){message}"):
+    with pytest.raises(RaylineError, match=f"(?s){message}") as caught:
         attempt(table, **data)
+    assert str(caught.value).startswith("tune.run")
+    assert len(str(caught.value).splitlines()) >= 3  # what happened, what was expected, what to do
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pl.col("late").replace("no", None), "the target 'late' has|The target 'late' has"),
+        (pl.lit("perhaps").alias("late"), "labels that training did not see"),
+        (pl.lit("one").alias("z"), "'z' has the wrong type"),
+        (pl.col("z").alias("late"), "'late' has the wrong type"),
+    ],
+)
+@pytest.mark.parametrize("cv", [None, 3])
+def test_a_test_set_is_checked_whatever_it_is_for(table: pl.DataFrame, cv: Any, change: pl.Expr, message: str) -> None:
+    with pytest.raises(RaylineError, match=f"(?s)tune.run .test data.: .*({message})"):
+        attempt(table, test_dataset=table.with_columns(change), cv=cv)
+
+
+def test_a_metric_of_the_frameworks_own_is_looked_for_before_the_trials(table: pl.DataFrame) -> None:
+    trainer = train.XGBoostTrainer({"eval_metric": "error@0.7"}, num_boost_round=2)
+    assert attempt(table, trainer=trainer, metric="test-error@0.7", mode="min").problem.metric == "test-error@0.7"
+    with pytest.raises(RaylineError, match="unknown metric 'hits@3'"):
+        attempt(table, trainer=trainer, metric="hits@3", mode="max")
+
+
+def test_features_that_no_framework_takes_are_refused_where_there_are_no_stages(table: pl.DataFrame) -> None:
+    dated = table.with_columns(day=pl.lit("2026-01-02").str.to_date())
+    with pytest.raises(RaylineError, match=r"tune\.run: feature 'day' holds Date"):
+        attempt(dated)
+
+
+@pytest.mark.parametrize("name", ["preprocessor/impute/strategy", "impute__strategy"])
+def test_how_parameters_of_stages_nest_is_told(table: pl.DataFrame, preprocessor: Preprocessor, name: str) -> None:
+    nested = "{'preprocessor': {'impute': {'strategy': …}}}"
+    with pytest.raises(RaylineError, match=re.escape(nested)):
+        attempt(table, preprocessor, {name: choice(["mean", "median"])})
+
+
+def test_a_domain_without_values(table: pl.DataFrame) -> None:
+    with pytest.raises(RaylineError, match=r"(?s)config\['eta'\] has no values.*lower bound first"):
+        attempt(table, None, {"eta": uniform(0.3, 0.1)})
 
 
 @pytest.mark.parametrize(
@@ -106,6 +153,11 @@ def test_data_configurations_are_checked(table: pl.DataFrame, data: dict[str, An
         ({"name": "../elsewhere"}, "letters, digits"),
         ({"name": 3}, "letters, digits"),
         ({"resume": True}, "goes by the name"),
+        ({"resume": "yes"}, "True or False"),
+        ({"verbose": 2}, "True or False"),
+        ({"time_budget_s": True}, "seconds, more than 0"),
+        ({"callbacks": None}, "a list of objects of rayline.train.Callback"),
+        ({"callbacks": [print]}, "a list of objects of rayline.train.Callback"),
     ],
 )
 def test_options_are_checked_before_ray_starts(table: pl.DataFrame, options: dict[str, Any], message: str) -> None:

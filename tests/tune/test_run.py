@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from ray.tune import schedulers
 
 import rayline as rl
 from rayline import Preprocessor, train, tune
@@ -21,6 +22,17 @@ from rayline.tune.record import Status
 from tests.tune import conftest
 
 pytestmark = pytest.mark.ray
+
+
+class Started(train.Callback):
+    """Writes down that a search began."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self.seen = seen
+
+    def on_start(self, run: Any) -> None:
+        self.seen.append("started")
+
 
 SPACE = {
     "max_depth": tune.randint(1, 5),
@@ -90,7 +102,13 @@ def test_the_number_of_trials_at_a_time_does_not_matter(
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
     one, two = (
         tune.run(
-            booster(), data, SPACE, num_samples=6, seed=3, max_concurrent=n, search=search() if callable(search) else search
+            booster(),
+            data,
+            SPACE,
+            num_samples=6,
+            seed=3,
+            max_concurrent=n,
+            search=search() if callable(search) else search,
         )
         for n in (1, 2)
     )
@@ -109,6 +127,15 @@ def test_a_killed_trial_is_run_again(table: pl.DataFrame, tmp_path: Path) -> Non
     assert [t.status for t in killed.trials] == [Status.FINISHED] * 4
     assert [t.scores for t in killed.trials] == [t.scores for t in calm.trials]
     assert killed.best_config["ridge"] == calm.best_config["ridge"]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_always_dies_does_not_sink_the_run(table: pl.DataFrame) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": 2, "target_columns": ["late"]}
+    found = tune.run(train.Trainer("faulty"), data, {"doomed": tune.grid_search([True, False])}, num_samples=1)
+    assert [trial.status for trial in found.trials] == [Status.FAILED, Status.FINISHED]
+    assert "the process of the trial died 4 times" in found.trials[0].error
+    assert found.best_config == {"doomed": False}
 
 
 def test_a_trial_that_raises_does_not_sink_the_run(table: pl.DataFrame) -> None:
@@ -154,6 +181,28 @@ def test_racing_stops_bad_trials_early(table: pl.DataFrame, scheduler: str) -> N
     assert "fold fits stopped early" in raced.summary
     together = tune.run(booster(), data, space, num_samples=1, scheduler=scheduler, max_concurrent=2)
     assert scores(together) == scores(raced)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        schedulers.ASHAScheduler(max_t=4, grace_period=1, reduction_factor=2),
+        schedulers.HyperBandScheduler(max_t=4, reduction_factor=2),
+        schedulers.MedianStoppingRule(grace_period=1, min_samples_required=2, time_attr="training_iteration"),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_of_rays_own(table: pl.DataFrame, scheduler: Any) -> None:
+    """They may stop other trials than ours do, and other ones each time; what they let finish is scored as ever."""
+    data = {"train_dataset": table.drop("city"), "cv": 4, "target_columns": ["late"]}
+    space = {"max_depth": tune.grid_search([1, 2, 3, 4, 5, 6])}
+    raced = tune.run(booster(), data, space, num_samples=1, scheduler=scheduler)
+    whole = tune.run(booster(), data, space, num_samples=1)
+    assert all(trial.status in (Status.FINISHED, Status.STOPPED) for trial in raced.trials)
+    for one, other in zip(raced.trials, whole.trials, strict=True):
+        assert one.scores == other.scores[: len(one.scores)]
+    assert raced.fits["trained"] + raced.fits["stopped"] == whole.fits["trained"]
 
 
 def test_a_test_set_and_a_ray_dataset(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
@@ -243,7 +292,9 @@ loaded = [m for m in sys.modules if m == "ray" or m.startswith(("rayline.tune", 
 assert not loaded, loaded
 """
     rows = json.dumps(table.head(5).fill_nan(None).to_dicts())
-    done = subprocess.run([sys.executable, "-c", script, str(saved)], input=rows, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(saved)], input=rows, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected[:5]
 
@@ -286,6 +337,18 @@ def test_what_cannot_be_is_refused(table: pl.DataFrame) -> None:
     trainer = train.XGBoostTrainer({}, num_boost_round=2, num_workers=64)
     with pytest.raises(ResourceError, match="64 × 1 = 64 CPU, and the cluster has 2"):
         tune.run(trainer, data, {"eta": tune.uniform(0.1, 0.2)})
+    candidates = {
+        "good": (booster(), {"eta": tune.uniform(0.1, 0.2)}),
+        "bad": (booster(), {"ata": tune.uniform(0.1, 0.2)}),
+    }
+    started: list[str] = []
+    with pytest.raises(ParameterError, match=r"tune\.compare: candidate 'bad': tune\.run: config\['ata'\]"):
+        tune.compare(candidates, data, callbacks=[Started(started)])
+    assert started == []  # all candidates are checked before the first trial
+    with pytest.raises(ParameterError, match=r"(?s)unknown parameter 'metrik'.*did you mean \['metric'\]"):
+        tune.compare(candidates, data, metrik="auc")
+    with pytest.raises(ParameterError, match="a dict with train_dataset"):
+        tune.compare(candidates, None)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="resume=True goes by the name"):
         tune.run(booster(), data, {"eta": 0.1}, num_samples=1, resume=True)
 

@@ -11,7 +11,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
-from rayline.tune import choice, grid_search, uniform
+from rayline.tune import choice, grid_search, randn, uniform
 from rayline.tune.race import SCORE, Race
 from rayline.tune.search import Rounds, limited, scheduler, searcher
 
@@ -70,6 +70,7 @@ def test_searchers() -> None:
         ("optune", space, "did you mean \\['optuna'\\]"),
         (3, space, "a searcher of ray.tune"),
         ("optuna", {"x": grid_search([1])}, "cannot search the grid of 'x'"),
+        ("optuna", {"x": randn(0.0, 1.0)}, "OptunaSearch cannot search this space"),
     ):
         with pytest.raises(ParameterError, match=message):
             searcher(wrong, config, **options)
@@ -87,6 +88,7 @@ def test_schedulers() -> None:
         ("asha", 1, "more than one fold"),
         (PopulationBasedTraining(hyperparam_mutations={"x": [1]}), 5, "in the middle of a trial"),
         (3, 5, "a scheduler of ray.tune"),
+        (AsyncHyperBandScheduler(metric="auc", mode="max"), 5, "has a metric or a mode of its own"),
     ):
         with pytest.raises(ParameterError, match=message):
             scheduler(wrong, n_folds=n_folds)

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+LONGEST = 300
+"""Characters of a wrong value that a message shows."""
+
 
 class RaylineError(Exception):
     """The root of all errors that Rayline raises on purpose.
@@ -88,7 +91,10 @@ class ParameterError(RaylineError, ValueError):
     @classmethod
     def value(cls, where: str, name: str, expected: str, got: Any) -> Self:
         """A parameter has a value outside of what it takes."""
-        return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {got!r}.", f"change {name}.")
+        told = repr(got)
+        if len(told) > LONGEST:
+            told = f"{told[:LONGEST]}… ({type(got).__name__})"
+        return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {told}.", f"change {name}.")
 
 
 class NotFittedError(RaylineError, ValueError):

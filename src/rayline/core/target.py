@@ -56,11 +56,12 @@ class Target:
         counts: Sequence[ValueCounts | None],
         task: Task | None,
         stages: Sequence[Leaf] = (),
+        where: str = "train.fit",
     ) -> Self:
         """The target from the value counts of its columns (None where not counted, as in a regression).
 
         `task` is what the framework's arguments ask for; None lets the labels decide: strings, booleans, categories and
-        what a stage of `stages` makes classes of are classes, numbers are regressed.
+        what a stage of `stages` makes classes of are classes, numbers are regressed. `where` begins every error.
 
         Raises
         ------
@@ -73,7 +74,7 @@ class Target:
         for column, count in zip(columns, counts, strict=True):
             if count is not None and count.n_null:
                 raise DataError(
-                    f"train.fit: the target {column!r} has {count.n_null} missing values.",
+                    f"{where}: the target {column!r} has {count.n_null} missing values.",
                     "Expected a label in every row.",
                     f"drop these rows, for example ds.filter(lambda row: row[{column!r}] is not None).",
                 )
@@ -89,17 +90,17 @@ class Target:
             for column, dtype in zip(columns, dtypes, strict=True):
                 if not (dtype.is_numeric() or dtype == pl.Boolean):
                     raise DataError(
-                        f"train.fit: the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
+                        f"{where}: the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
                         "Expected numbers.",
                         "choose a classification objective, or convert the target.",
                     )
             made = cls(tuple(columns), task, dtypes, stages=tuple(stages))
-            made._check_stages()
+            made._check_stages(where)
             return made
         for name, stage in stages:
             if not stage.labels:
                 raise DataError(
-                    f"train.fit: target stage {name!r} ({type(stage).__name__}) makes numbers of classes.",
+                    f"{where}: target stage {name!r} ({type(stage).__name__}) makes numbers of classes.",
                     f"Expected a regression; got a classification of {list(columns)}.",
                     f"leave {name!r} out, or choose a regression objective.",
                 )
@@ -110,7 +111,7 @@ class Target:
             found = tuple(given[column] if column in given else count.table["value"].to_list())
             if len(found) < 2:
                 raise DataError(
-                    f"train.fit: the target {column!r} has {'one class only' if found else 'no labels'}: {list(found)!r}.",
+                    f"{where}: the target {column!r} has {'one class only' if found else 'no labels'}: {list(found)!r}.",
                     "Expected at least two classes.",
                     "check the split (stratify=…) or the column's values.",
                 )
@@ -120,20 +121,20 @@ class Target:
             task = Task.MULTICLASS
         if most > 2 and task is Task.BINARY:
             raise DataError(
-                f"train.fit: the target {columns[0]!r} has {most} classes, and the trainer's objective is binary.",
+                f"{where}: the target {columns[0]!r} has {most} classes, and the trainer's objective is binary.",
                 f"Expected two classes; got {list(classes[0][:6])!r}.",
                 "choose a multiclass objective, or merge classes.",
             )
         numeric = [c for c, d in zip(columns, dtypes, strict=True) if d.is_numeric() and c not in given]
         if guessed and numeric and task is Task.MULTICLASS and len(columns) > 1:
             raise DataError(
-                f"train.fit: the targets are of different kinds: {numeric} are numbers, the others have classes.",
+                f"{where}: the targets are of different kinds: {numeric} are numbers, the others have classes.",
                 "Expected several numbers, or several targets with two classes.",
                 "train one model for each kind.",
             )
         if len(columns) > 1 and task is Task.MULTICLASS:
             raise DataError(
-                f"train.fit: {len(columns)} targets with more than two classes each.",
+                f"{where}: {len(columns)} targets with more than two classes each.",
                 "Expected one multiclass target, several binary ones, or several numbers.",
                 "train one model for each target.",
             )
@@ -147,19 +148,19 @@ class Target:
         classes = tuple(tuple(range(n_classes)) for _ in columns) if task.is_classification else ()
         return cls(columns, task, (dtype,) * n_targets, classes)
 
-    def _check_stages(self) -> None:
+    def _check_stages(self, where: str) -> None:
         """Raise when a stage makes classes, other columns or no numbers, or has no way back."""
         for name, stage in self.stages:
             if stage.labels:
                 raise DataError(
-                    f"train.fit: target stage {name!r} ({type(stage).__name__}) makes classes of the target.",
+                    f"{where}: target stage {name!r} ({type(stage).__name__}) makes classes of the target.",
                     "Expected a classification; the trainer's objective is a regression.",
                     f"leave {name!r} out, or choose a classification objective.",
                 )
         after = schema_after(self._forth, self._schema)
         if set(after) != set(self.columns) or not all(dtype.is_numeric() for dtype in after.values()):
             raise SchemaError(
-                f"train.fit: the target stages make {after} of {list(self.columns)}.",
+                f"{where}: the target stages make {after} of {list(self.columns)}.",
                 "Expected one number for each target.",
                 "take stages that change a column in place, such as Log or StandardScaler.",
             )

@@ -35,9 +35,9 @@ class Inputs:
 
 
 def normalise(
-    train: Any, test: Any, target_columns: Any, x: Any, y: Any, x_test: Any, y_test: Any, weight: Any
+    train: Any, test: Any, target_columns: Any, x: Any, y: Any, x_test: Any, y_test: Any, weight: Any, where: str = WHERE
 ) -> Inputs:
-    """The tables, from datasets with `target_columns` or from `X` and `y`.
+    """The tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
 
     Raises
     ------
@@ -51,21 +51,21 @@ def normalise(
     if x is not None or y is not None:
         if train is not None or x is None or y is None:
             raise ParameterError(
-                f"{WHERE}: X and y go together, in place of train_dataset.",
+                f"{where}: X and y go together, in place of train_dataset.",
                 f"Expected both; got {', '.join(n for n, v in (('X', x), ('y', y), ('train_dataset', train)) if v is not None)}.",
                 "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
             )
-        train, names, weight = _joined(x, y, target_columns, weight)
+        train, names, weight = _joined(x, y, target_columns, weight, where)
         if x_test is not None or y_test is not None:
             if x_test is None or y_test is None or test is not None:
                 raise ParameterError(
-                    f"{WHERE}: X_test and y_test go together, in place of test_dataset.", "Expected both."
+                    f"{where}: X_test and y_test go together, in place of test_dataset.", "Expected both."
                 )
-            test, _, _ = _joined(x_test, y_test, names, None)
+            test, _, _ = _joined(x_test, y_test, names, None, where)
         target_columns = names
     if train is None:
         raise ParameterError(
-            f"{WHERE}: there is nothing to train on.",
+            f"{where}: there is nothing to train on.",
             "Expected train_dataset=… with target_columns=[…], or X=… and y=….",
             "pass a ray.data.Dataset or any table.",
         )
@@ -74,56 +74,56 @@ def normalise(
         raise ParameterError.value(
             WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
         )
-    targets = _target_names(target_columns)
+    targets = _target_names(target_columns, where)
     schema = conform.readable(registry.engine_for(train).schema(train))
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:
-        raise SchemaError.absent(f"{WHERE} (training data)", absent, schema)
+        raise SchemaError.absent(f"{where} (training data)", absent, schema)
     if weight is not None and (weight in targets or not schema[weight].is_numeric()):
-        raise SchemaError.dtype(WHERE, weight, "a numeric column of weights, which is no target", schema[weight])
+        raise SchemaError.dtype(where, weight, "a numeric column of weights, which is no target", schema[weight])
     if len(schema) == len(wanted):
         raise SchemaError(
-            f"{WHERE}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
+            f"{where}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
         )
     return Inputs(train, test, targets, weight, schema)
 
 
-def check_test(inputs: Inputs, features: Mapping[str, pl.DataType] | None) -> None:
+def check_test(inputs: Inputs, features: Mapping[str, pl.DataType] | None, where: str = WHERE) -> None:
     """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter,
     the weight may lack; `features` are the columns that a fitted preprocessor needs."""
     if inputs.test is not None:
         frame = pl.LazyFrame(schema=registry.engine_for(inputs.test).schema(inputs.test))
         rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
         wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
-        conform.Conform(wanted, f"{WHERE} (test data)")(frame).collect_schema()
+        conform.Conform(wanted, f"{where} (test data)")(frame).collect_schema()
 
 
-def _target_names(target_columns: Any) -> tuple[str, ...]:
+def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:
     several = isinstance(target_columns, Sequence) and not isinstance(target_columns, str)
     names = list(target_columns) if several else [] if target_columns is None else [target_columns]
     if not names:
         raise ParameterError(
-            f"{WHERE}: target_columns is missing.", "Expected the names of the columns to predict.", 'pass target_columns=["…"].'
+            f"{where}: target_columns is missing.", "Expected the names of the columns to predict.", 'pass target_columns=["…"].'
         )
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         hint = "name each column once, as text" + (": a pandas column 1 is '1' here." if any(type(n) is int for n in names) else ".")
         raise ParameterError(
-            f"{WHERE}: target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
+            f"{where}: target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
         )
     return tuple(names)
 
 
-def _joined(x: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], str | None]:
+def _joined(x: Any, y: Any, names: Any, weight: Any, where: str) -> tuple[Any, list[str], str | None]:
     """X, y and the weights as one table; y and the weights may also name columns of X."""
     if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(x, y)):
         return x, [y] if isinstance(y, str) else list(y), weight
     if type(x).__module__.partition(".")[0] == "ray":
         raise ParameterError(
-            f"{WHERE}: with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
+            f"{where}: with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
         )
-    table = _table(x)
-    targets = _labels(y, names)
+    table = _table(x, where)
+    targets = _labels(y, names, where)
     columns = [*targets.get_columns()]
     if weight is not None and not isinstance(weight, str):
         columns.append(pl.Series("sample_weight", np.asarray(weight, dtype=np.float64)))
@@ -131,13 +131,13 @@ def _joined(x: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], st
     for column in columns:
         if len(column) != table.height:
             raise DataError(
-                f"{WHERE}: X has {table.height} rows and {column.name!r} has {len(column)}.",
+                f"{where}: X has {table.height} rows and {column.name!r} has {len(column)}.",
                 "Expected one label (and one weight) for each row.",
                 "check what was filtered.",
             )
         if column.name in table.columns:
             raise SchemaError(
-                f"{WHERE}: X already has a column {column.name!r}.",
+                f"{where}: X already has a column {column.name!r}.",
                 f"Got {shorten(table.columns)}.",
                 "rename one of them.",
             )
@@ -150,15 +150,15 @@ def _has(x: Any, names: Sequence[str]) -> bool:
     return found is not None and all(name in found for name in names)
 
 
-def _table(x: Any) -> pl.DataFrame:
+def _table(x: Any, where: str) -> pl.DataFrame:
     if isinstance(x, np.ndarray):
         if x.ndim != 2:
-            raise SchemaError(f"{WHERE}: X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
+            raise SchemaError(f"{where}: X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
         x = {f"x{i}": x[:, i] for i in range(x.shape[1])}
     return _collect(x)
 
 
-def _labels(y: Any, names: Any) -> pl.DataFrame:
+def _labels(y: Any, names: Any, where: str) -> pl.DataFrame:
     wanted = [names] if isinstance(names, str) else list(names) if names is not None else None
     series = getattr(y, "name", None)
     if isinstance(y, pl.Series) or (hasattr(y, "to_frame") and hasattr(y, "dtype")):
@@ -171,7 +171,7 @@ def _labels(y: Any, names: Any) -> pl.DataFrame:
         table = _collect({"target": array} if one else {f"target_{i}": array[:, i] for i in range(array.shape[1])})
     if wanted is not None:
         if len(wanted) != table.width:
-            raise ParameterError.value(WHERE, "target_columns", f"{table.width} name(s) for y", wanted)
+            raise ParameterError.value(where, "target_columns", f"{table.width} name(s) for y", wanted)
         table = table.rename(dict(zip(table.columns, wanted, strict=True)))
     return table
 

@@ -63,7 +63,7 @@ class Learned:
 class Questions:
     """What is asked, for a framework that does `strings` with string features.
 
-    `task` is what the framework's arguments ask for, None lets the labels decide.
+    `task` is what the framework's arguments ask for, None lets the labels decide; `where` begins every error.
     """
 
     targets: Sequence[str]
@@ -73,6 +73,7 @@ class Questions:
     strings: str
     class_weight: str | Mapping[Any, float] | None = None
     target_stages: Sequence[tuple[str, Stage]] = ()
+    where: str = WHERE
 
     @property
     def _classifies(self) -> bool:
@@ -118,7 +119,7 @@ class Questions:
         counts = [answers.get(Request(ValueCounts, (t,))) for t in self.targets]
         for name in self.targets:
             self._check_numbers(name, answers.get(Request(Extremes, (name,))), "the target", low=None)
-        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages)
+        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[Request(Extremes, (self.weight,))], "the weight", low=0.0)
         features: dict[str, pl.DataType] = {}
@@ -127,7 +128,7 @@ class Questions:
             count = answers.get(Request(ValueCounts, (name,)))
             if (present is not None and not present.count) or (count is not None and not count.table.height):
                 raise DataError(
-                    f"{WHERE}: feature {name!r} has no values, only missing ones.",
+                    f"{self.where}: feature {name!r} has no values, only missing ones.",
                     "Expected at least one value in every feature.",
                     f"drop {name!r} (DropColumns), or impute it with a constant.",
                 )
@@ -147,7 +148,7 @@ class Questions:
         if kind is Kind.CATEGORY and count is not None:
             return pl.Enum(count.table["value"].cast(pl.String))
         raise SchemaError(
-            f"{WHERE}: feature {name!r} holds {dtype}, which this framework does not take.",
+            f"{self.where}: feature {name!r} holds {dtype}, which this framework does not take.",
             f"Expected numbers, truth values{', categories' if self.strings == 'categories' else ''} or vectors after preprocessing.",
             f"add a stage that encodes it ({_ENCODERS.get(kind, 'Expression')}), or drop it (DropColumns).",
         )
@@ -164,7 +165,7 @@ class Questions:
             problem = "has negative values" if found.low < low else "is 0 in every row"
         if problem:
             raise DataError(
-                f"{WHERE}: {noun} {name!r} {problem}.",
+                f"{self.where}: {noun} {name!r} {problem}.",
                 f"Expected a finite number{' of at least 0' if low is not None else ''} in every row.",
                 "drop or mend these rows first.",
             )
@@ -174,7 +175,7 @@ class Questions:
             return None
         if not target.classes or len(target.columns) > 1 or counts[0] is None:
             raise ParameterError(
-                f"{WHERE}: class_weight is for one classification target.",
+                f"{self.where}: class_weight is for one classification target.",
                 f"Got a {target.task} of {list(target.columns)}.",
                 "leave it out.",
             )
@@ -184,5 +185,5 @@ class Questions:
         assert isinstance(self.class_weight, Mapping)
         strange = [label for label in self.class_weight if label not in labels]
         if strange:
-            raise ParameterError.value(WHERE, "class_weight", f"labels among {labels[:8]!r}", strange[0])
+            raise ParameterError.value(self.where, "class_weight", f"labels among {labels[:8]!r}", strange[0])
         return {label: float(self.class_weight.get(label, 1.0)) for label in labels}

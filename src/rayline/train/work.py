@@ -20,6 +20,7 @@ from rayline.core.target import Target
 from rayline.data.conform import Conform
 from rayline.data.fingerprint import Fingerprint
 from rayline.inference.model import pack
+from rayline.train.inputs import WHERE
 
 Array = npt.NDArray[Any]
 
@@ -131,6 +132,7 @@ class Work:
     num_workers: int = 0  # these three for a framework that acts (see `core.framework.Job`)
     resources_per_worker: Mapping[str, float] = field(default_factory=dict)
     max_failures: int = 0
+    where: str = WHERE
 
     @property
     def adapter(self) -> Framework:
@@ -194,7 +196,7 @@ class Work:
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:300]
             raise TrainingError(
-                f"train.fit: {self.framework} failed{f' on rank {worker.rank}' if worker.world_size > 1 else ''}: "
+                f"{self.where}: {self.framework} failed{f' on rank {worker.rank}' if worker.world_size > 1 else ''}: "
                 f"{type(error).__name__}: {reason}",
                 "Expected a trained model.",
                 "the framework's own error stands above this one.",

@@ -340,7 +340,7 @@ class Analysis:
         names = [
             n
             for n in self.results.columns
-            if n in ("trial", "status", "score", "standard_error") or n.startswith("config/")
+            if n in ("trial", "status", "score", "standard_error") or n.startswith(("score/", "config/"))
         ]
         # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
         partial = pl.col("status") != str(Status.FINISHED)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +17,14 @@ from rayline.core.errors import ParameterError, RaylineError, TrainingError
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.train import progress
 from rayline.train.trainer import Trainer
 from rayline.tune.analysis import Analysis
-from rayline.tune.evaluate import WHERE
+from rayline.tune.prepare import Material
 from rayline.tune.record import mean, standard_error
-from rayline.tune.run import run
+from rayline.tune.run import Options, Search, checked
+
+COMPARE = "tune.compare"
 
 Candidate = Trainer | tuple[Trainer, Mapping[str, Any]] | tuple[Trainer, Mapping[str, Any], Preprocessor | None]
 
@@ -156,27 +162,63 @@ def compare(
         When no candidate could be tuned.
     """
     if not isinstance(candidates, Mapping) or not candidates:
+        raise ParameterError.value(COMPARE, "candidates", "a dict of names to trainers and their spaces", candidates)
+    if not isinstance(data_config, Mapping):
         raise ParameterError.value(
-            "tune.compare", "candidates", "a dict of names to trainers and their spaces", candidates
+            COMPARE, "data_config", "a dict with train_dataset, target_columns and cv", type(data_config)
         )
-    taken = {name: _candidate(name, candidate, data_config) for name, candidate in candidates.items()}
+    unknown = set(options) - {field.name for field in fields(Options)}
+    if unknown:
+        raise ParameterError.unknown(COMPARE, unknown, [field.name for field in fields(Options)])
+    searches = _checked(candidates, data_config, num_samples, options)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
-    kept = options.pop("name", None)
-    for name, (trainer, space, pipeline) in taken.items():
-        own = {**data_config, "train_pipeline": pipeline}
-        more: dict[str, Any] = {} if kept is None else {"name": f"{kept} {name}"}
+    for name, search in searches.items():
         try:
-            analyses[name] = run(trainer, own, space, num_samples=num_samples if space else 1, **options, **more)
+            with progress.line(f"tune {name}", search.options.verbose) as line:
+                analyses[name] = search.run(line, time.perf_counter())
         except TrainingError as error:
             errors[name] = str(error)
         except RaylineError as error:
-            raise type(error)(f"tune.compare: candidate {name!r}: {error}") from error
+            raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
     if not analyses:
         raise TrainingError(
-            f"{WHERE}: no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors."
+            f"{COMPARE}: no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors."
         )
     return Comparison(analyses, errors)
+
+
+def _checked(
+    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], num_samples: int, options: Mapping[str, Any]
+) -> dict[str, Search]:
+    """A search for each candidate, on rows that are read once; nothing starts before all of them were checked."""
+    searches: dict[str, Search] = {}
+    material: Material | None = None
+    for name, candidate in candidates.items():
+        trainer, space, pipeline = _candidate(name, candidate, data_config)
+        own = dict(options, num_samples=num_samples if space else 1)
+        if options.get("name") is not None:
+            own["name"] = f"{options['name']} {name}"
+        for kind in ("search", "scheduler"):
+            own[kind] = _own(kind, own.get(kind))
+        try:
+            made = checked(trainer, {**data_config, "train_pipeline": pipeline}, space, Options(**own), material)
+        except RaylineError as error:
+            raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
+        searches[name], material = made, made.prepared.material
+    return searches
+
+
+def _own(kind: str, given: Any) -> Any:
+    """Ray's searchers and schedulers remember the trials of one search: each candidate has its own."""
+    try:
+        return copy.deepcopy(given)
+    except Exception as error:  # whatever an object of a stranger's raises
+        raise ParameterError(
+            f"{COMPARE}: the {kind} {type(given).__name__} cannot be copied for each candidate.",
+            f"Expected one that can be; got {type(error).__name__}: {error}.",
+            f"pass the name of a {kind}, or tune the candidates one by one.",
+        ) from error
 
 
 def _candidate(name: str, candidate: Any, data: Mapping[str, Any]) -> tuple[Trainer, Mapping[str, Any], Any]:
@@ -185,7 +227,7 @@ def _candidate(name: str, candidate: Any, data: Mapping[str, Any]) -> tuple[Trai
         parts = (*parts, data.get("train_pipeline"))
     if len(parts) != 3 or not isinstance(parts[0], Trainer) or not isinstance(parts[1], Mapping):
         raise ParameterError.value(
-            "tune.compare", f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate
+            COMPARE, f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate
         )
     return parts
 

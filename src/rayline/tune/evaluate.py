@@ -257,6 +257,11 @@ class Evaluator:
         )
         return Evaluation(score, scores, history)
 
+    def history(self, candidate: Candidate, fold: int) -> History:
+        """What the framework reports when it is trained on a fold. Raises as a call does."""
+        train, test, learned, memo = self._prepared(candidate, fold)
+        return self._train(candidate.trainer, learned, train, test, memo)[1]
+
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
     def _prepared(self, candidate: Candidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, Learned, Memo]:
@@ -285,7 +290,8 @@ class Evaluator:
         named = preprocessor.target_stages
         task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
         questions = Questions(
-            problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight, named
+            problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight, named,
+            WHERE,
         )  # fmt: skip
         split, place, _ = self._folds[fold]
         fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
@@ -352,6 +358,7 @@ class Evaluator:
             seed=trainer.seed if trainer.seed is not None else problem.seed,
             use_gpu=trainer.use_gpu,
             adapter_class=registry.runtime_class(trainer.framework),
+            where=WHERE,
         )
         history: History = []
 
@@ -404,7 +411,7 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     last = history[best if best is not None else -1] if history else {}
     name = metrics.resolve(metric, list(last))
     if name is None:
-        raise ParameterError.unknown(f"{WHERE}: metric", [metric], [*metrics.names(), *last])
+        raise ParameterError.unknown(WHERE, [metric], [*metrics.names(), *(n for n in last if n.startswith("test-"))], "metric")
     return last[name]
 
 

@@ -85,6 +85,7 @@ class Practice:
             seed=None if seed is None else seed + fold, use_gpu=trainer.use_gpu,
             adapter_class=registry.runtime_class(trainer.framework), num_workers=trainer.num_workers or 0,
             resources_per_worker={"CPU": 1.0, **(trainer.resources_per_worker or {})}, max_failures=trainer.max_failures,
+            where=WHERE,
         )  # fmt: skip
         nothing = pl.DataFrame(schema=problem.schema)
         work.run(Alone([lambda: nothing], None, report, _not_kept, problem.n_threads))

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError
+from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.target import Target
 from rayline.data import conform, fitting
 from rayline.data.folds import Fold
@@ -22,7 +22,7 @@ from rayline.train.inputs import Inputs
 from rayline.train.questions import Questions
 from rayline.train.trainer import Trainer
 from rayline.tune import journal as journals
-from rayline.tune import practice, space
+from rayline.tune import practice, rehearsal, space
 from rayline.tune.evaluate import CELL, WHERE, Problem, is_ours
 from rayline.tune.journal import Array
 
@@ -33,17 +33,53 @@ DATA = (
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A tuning run whose input was checked: what all trials share, the rows, and their cells in each set."""
+class Material:
+    """The rows of a tuning run and how they are divided, which hangs on no trainer and no stage.
 
-    problem: Problem
+    Attributes
+    ----------
+    inputs
+        What was given, in one form.
+    table
+        The training rows, and those of the test set below them where it is held out.
+    splits, cells
+        The folds of each set of cells, and the cell of each row in it.
+    n_train
+        The number of training rows.
+    weighs_test
+        Whether the held-out rows have weights.
+    """
+
     inputs: Inputs
     table: pl.DataFrame
+    splits: tuple[tuple[Fold, ...], ...]
     cells: tuple[Array, ...]
+    n_train: int
+    weighs_test: bool
+    by_test_set: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tuning run whose input was checked: what all trials share, the rows, the search space, and for each metric
+    whether it is to be small or large."""
+
+    problem: Problem
+    material: Material
     space: Mapping[str, Any]
     modes: tuple[str, ...]
-    n_train: int
-    by_test_set: bool
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.material.inputs
+
+    @property
+    def table(self) -> pl.DataFrame:
+        return self.material.table
+
+    @property
+    def cells(self) -> tuple[Array, ...]:
+        return self.material.cells
 
     @property
     def mode(self) -> str:
@@ -77,10 +113,11 @@ def prepare(
     mode: str | Sequence[str] | None,
     num_samples: int,
     seed: int | None,
+    material: Material | None = None,
 ) -> Prepared:
-    """Check everything and bring the rows into this process. Raises as `run`."""
+    """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
-        raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", type(trainer))
+        raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
     if not isinstance(data_config, Mapping):
         raise ParameterError.value(
             WHERE, "data_config", "a dict with train_dataset, target_columns and cv", type(data_config)
@@ -95,7 +132,8 @@ def prepare(
         space.check(config, None, trainer.replace)
         problem, direction = practice.problem(trainer, data, metric, mode, seed)
         nothing = Inputs(None, None, problem.target.columns, None, problem.schema)
-        return Prepared(problem, nothing, pl.DataFrame(schema=problem.schema), (), config, (direction,), 0, by_test_set=False)
+        rows = Material(nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
+        return Prepared(problem, rows, config, (direction,))
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
@@ -105,18 +143,16 @@ def prepare(
         raise ParameterError.value(
             WHERE, "config", "a search space with at least one parameter, or num_samples=1", config
         )
-    inputs = given.normalise(
-        data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
-        data["y_test"], data["sample_weight"],
-    )  # fmt: skip
+    rows = read(data) if material is None else material
+    inputs = rows.inputs
     beside = () if inputs.weight is None else (inputs.weight,)
     if preprocessor is not None:
         preprocessor.refuse_targets([*inputs.targets, *beside], WHERE)
         fitting.Walk(WHERE, preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
-    by_folds = data["cv"] is not None or inputs.test is None
-    table = _collected(inputs.train, inputs.schema)
-    conform.refuse_empty(table.height, f"{WHERE} (training data)")
-    target = _target(trainer, inputs, table, Preprocessor() if preprocessor is None else preprocessor)
+    target = _target(
+        trainer, inputs, rows.table.head(rows.n_train), Preprocessor() if preprocessor is None else preprocessor
+    )
+    _check_test_labels(rows, target)
     names, modes = _metrics(metric, mode, target)
     foreign = [name for name in names if not is_ours(name)]
     if target.stages and foreign:
@@ -125,11 +161,31 @@ def prepare(
             f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
             "choose one of these.",
         )
-    target = target.plain
+    problem = Problem(
+        trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], seed,
+        tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
+    )  # fmt: skip
+    rehearsal.check(problem, rows.table, space.typical(config))
+    return Prepared(problem, rows, config, modes)
+
+
+def read(data: Mapping[str, Any]) -> Material:
+    """The rows of a `data_config`, checked and divided. Raises as `run`."""
+    inputs = given.normalise(
+        data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
+        data["y_test"], data["sample_weight"], WHERE,
+    )  # fmt: skip
+    given.check_test(inputs, None, WHERE)
+    table = _collected(inputs.train, inputs.schema)
+    conform.refuse_empty(table.height, f"{WHERE} (training data)")
     n_train, weighs_test = table.height, inputs.weight is not None
     splits: tuple[tuple[Fold, ...], ...]
-    if by_folds:
-        found = _splitter(data).prepare(registry.engine("local"), table, target_columns=inputs.targets)
+    by_test_set = data["cv"] is None and inputs.test is not None
+    if not by_test_set:
+        try:
+            found = _splitter(data).prepare(registry.engine("local"), table, target_columns=inputs.targets)
+        except (DataError, SchemaError) as error:
+            raise error.within(WHERE) from error.__cause__
         splits = tuple(folds.folds for folds in found)
         cells = tuple(
             table.lazy().select(folds.cells(table.columns).alias("cell")).collect().to_series().to_numpy()
@@ -143,11 +199,7 @@ def prepare(
         weighs_test = inputs.test_weight is not None
         table = pl.concat([table, test], how="diagonal")
         splits, cells = ((Fold((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
-    problem = Problem(
-        trainer, preprocessor, inputs.schema, target, inputs.weight, weighs_test, splits, names[0], seed,
-        tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
-    )  # fmt: skip
-    return Prepared(problem, inputs, table, cells, config, modes, n_train, not by_folds)
+    return Material(inputs, table, splits, cells, n_train, weighs_test, by_test_set)
 
 
 def whole(name: str, value: Any) -> int:
@@ -168,9 +220,11 @@ def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor:
     task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
     named = preprocessor.target_stages
     questions = Questions(
-        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named
+        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named, WHERE
     )
-    columns = [*inputs.targets, *([inputs.weight] if inputs.weight is not None else [])]
+    beside = [inputs.weight] if inputs.weight is not None else []
+    # Without stages the features are what the framework gets, and can be judged here.
+    columns = [*inputs.targets, *beside] if preprocessor.leaves else list(inputs.schema)
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
     engine = registry.engine("local")
     fit = fitting.fit(
@@ -178,6 +232,18 @@ def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor:
     )
     stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
     return questions.learn(schema, fit.final, stages).target
+
+
+def _check_test_labels(rows: Material, target: Target) -> None:
+    """Raise DataError when labels of the test set are missing, or were not there in training."""
+    if rows.inputs.test is None:
+        return
+    schema = {name: rows.inputs.schema[name] for name in rows.inputs.targets}
+    labels = rows.table[rows.n_train :] if rows.by_test_set else _collected(rows.inputs.test, schema)
+    try:
+        target.encode(labels)
+    except DataError as error:
+        raise error.within(f"{WHERE} (test data)") from error.__cause__
 
 
 def _metrics(metric: Any, mode: Any, target: Target) -> tuple[tuple[str, ...], tuple[str, ...]]:

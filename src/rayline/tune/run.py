@@ -9,12 +9,12 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, TrainingError
@@ -22,18 +22,16 @@ from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import capacity as planning
-from rayline.tune import live, shelf, space
 from rayline.tune import search as searching
+from rayline.tune import shelf, space
 from rayline.tune.analysis import Analysis
+from rayline.tune.book import DEATHS, Book
 from rayline.tune.evaluate import WHERE
 from rayline.tune.journal import Journal
-from rayline.tune.prepare import Prepared, prepare, whole
+from rayline.tune.prepare import Material, Prepared, prepare, whole
 from rayline.tune.race import SCORE
-from rayline.tune.record import FoldScore, Status, Trial
-from rayline.tune.trial import BOX, FoldTrial, told
-
-DEATHS = 3
-"""How often a trial starts again after its process has died."""
+from rayline.tune.record import Status, Trial
+from rayline.tune.trial import FoldTrial
 
 TOGETHER_S = 0.3
 """Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
@@ -124,62 +122,121 @@ def run(
     TrainingError
         When all trials fail.
     """
+    options = Options(
+        metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
+        scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose,
+    )  # fmt: skip
     started = time.perf_counter()
     with progress.line("tune", verbose) as line:
-        prepared = prepare(
-            trainer,
-            {} if data_config is None else data_config,
-            {} if config is None else config,
-            metric,
-            mode,
-            whole("num_samples", num_samples),
-            seed,
-        )
-        strange = [callback for callback in callbacks if not isinstance(callback, Callback)]
-        if strange:
-            raise ParameterError.value(WHERE, "callbacks", "objects of rayline.train.Callback", strange[0])
-        n_folds = len(prepared.problem.folds)
-        scheduling = searching.scheduler(scheduler, n_folds=n_folds)
-        if resume and name is None:
+        return checked(trainer, data_config, config, options).run(line, started)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `run` beside trainer, data and search space; see there."""
+
+    metric: str | Sequence[str] | None = None
+    mode: str | Sequence[str] | None = None
+    num_samples: int = 10
+    seed: int | None = 0
+    max_concurrent: int | None = None
+    time_budget_s: float | None = None
+    search: Any = None
+    scheduler: Any = None
+    name: str | None = None
+    resume: bool = False
+    callbacks: Sequence[Callback] = ()
+    verbose: bool | None = None
+
+    def check(self) -> None:
+        """Raise ParameterError on a value that no search could have."""
+        whole("num_samples", self.num_samples)
+        if self.max_concurrent is not None:
+            whole("max_concurrent", self.max_concurrent)
+        callbacks, seconds = self.callbacks, self.time_budget_s
+        if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
+            raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds > 0):
+            raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", seconds)
+        for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
+            if not isinstance(value, expected):
+                raise ParameterError.value(WHERE, name, "True or False", value)
+        if self.resume and self.name is None:
             raise ParameterError(
                 f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
             )
-        if time_budget_s is not None and not (isinstance(time_budget_s, (int, float)) and time_budget_s > 0):
-            raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", time_budget_s)
-        if max_concurrent is not None:
-            whole("max_concurrent", max_concurrent)
-        searcher = searching.searcher(search, prepared.space, seed=seed, modes=prepared.modes)
-        journal = Journal() if name is None else Journal.named(name)
-        problem = replace(prepared.problem, digest=prepared.digest() if name is not None else secrets.token_hex(16))
+
+
+def checked(
+    trainer: Trainer,
+    data_config: Mapping[str, Any] | None,
+    config: Mapping[str, Any] | None,
+    options: Options,
+    material: Material | None = None,
+) -> Search:
+    """A search of which everything was checked that can be without a cluster. Raises as `run`."""
+    options.check()
+    prepared = prepare(
+        trainer,
+        {} if data_config is None else data_config,
+        {} if config is None else config,
+        options.metric,
+        options.mode,
+        options.num_samples,
+        options.seed,
+        material,
+    )
+    return Search(
+        prepared,
+        options,
+        searching.searcher(options.search, prepared.space, seed=options.seed, modes=prepared.modes),
+        searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds)),
+        Journal() if options.name is None else Journal.named(options.name),
+    )
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that can start."""
+
+    prepared: Prepared
+    options: Options
+    searcher: Any
+    scheduler: TrialScheduler
+    journal: Journal
+
+    def run(self, line: progress.Line, started: float) -> Analysis:
+        """Run the trials, and say so on this line. Raises ResourceError and TrainingError as `run`."""
+        options, journal, problem = self.options, self.journal, self.prepared.problem
+        digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
         registry.late("ensure_ray")()
-        capacity = planning.plan(trainer, max_concurrent, ray.cluster_resources())
-        problem = replace(problem, n_threads=capacity.n_threads)
-        prepared = replace(prepared, problem=problem)
-        watched = Run(trainer, problem.target)
-        book = _Book(
-            journal, line, prepared, _total(search, prepared.space, num_samples), time_budget_s,
-            callbacks, watched,
-        )  # fmt: skip
+        capacity = planning.plan(problem.trainer, options.max_concurrent, ray.cluster_resources())
+        prepared = replace(self.prepared, problem=replace(problem, digest=digest, n_threads=capacity.n_threads))
+        watched = Run(problem.trainer, problem.target)
+        total = _total(options.search, prepared.space, options.num_samples)
+        book = Book(journal, line, prepared, total, options.time_budget_s, options.callbacks, watched)
         try:
-            for callback in callbacks:
+            for callback in options.callbacks:
                 callback.on_start(watched)
             _run_trials(
                 prepared,
                 capacity,
-                searching.limited(searcher, capacity.concurrency),
-                scheduling,
+                searching.limited(self.searcher, capacity.concurrency),
+                self.scheduler,
                 book,
-                num_samples,
-                time_budget_s,
-                journal.known() if resume else {},
+                options,
+                journal.known() if options.resume else {},
             )
             trials = book.trials()
             refuse_failures(trials)
-            analysis = Analysis(trials, prepared, journal, seconds=time.perf_counter() - started, verbose=verbose)
+            analysis = Analysis(
+                trials, prepared, journal, seconds=time.perf_counter() - started, verbose=options.verbose
+            )
             watched.analysis = analysis
         finally:
-            for callback in callbacks:
+            for callback in options.callbacks:
                 callback.on_end(watched)
         line.part(analysis.summary)
         return analysis
@@ -193,9 +250,8 @@ def _run_trials(
     capacity: planning.Capacity,
     searcher: Any,
     scheduler: Any,
-    book: _Book,
-    num_samples: int,
-    time_budget_s: float | None,
+    book: Book,
+    options: Options,
     known: Mapping[str, Any],
 ) -> None:
     table, keeper = ray.put(prepared.arrow()), _keeper(prepared, capacity.concurrency)
@@ -217,10 +273,10 @@ def _run_trials(
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode=prepared.mode,
-                num_samples=num_samples,
+                num_samples=options.num_samples,
                 search_alg=searcher,
                 scheduler=scheduler,
-                time_budget_s=time_budget_s,
+                time_budget_s=options.time_budget_s,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
@@ -278,120 +334,6 @@ def _quiet() -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
-
-
-@dataclass
-class _Entry:
-    trial: Trial
-    started: float
-    folds: dict[int, FoldScore] = field(default_factory=dict)
-    over: bool = False
-
-
-class _Book(tune.Callback):
-    """Writes down what the trials report, keeps their scores, and shows how far it is."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        line: progress.Line,
-        prepared: Prepared,
-        total: int | None,
-        budget_s: float | None,
-        callbacks: Sequence[Callback],
-        watched: Run,
-    ) -> None:
-        self._callbacks, self._watched = callbacks, watched
-        self._journal, self._line, self._n_folds = journal, line, len(prepared.problem.folds)
-        self._metric, self._mode, self._total, self._budget_s = prepared.problem.metric, prepared.mode, total, budget_s
-        self._entries: dict[str, _Entry] = {}
-        self._order: dict[str, int] = {}
-        self._started = time.monotonic()
-
-    def __reduce__(self) -> Any:
-        """Ray pickles callbacks to go on after a crash of the driver; for that we have the journal, and a line in a
-        terminal cannot be pickled."""
-        return tune.Callback, ()
-
-    def trials(self) -> list[Trial]:
-        """The trials in the order of their suggestion."""
-        for entry in self._entries.values():
-            entry.trial.folds = [entry.folds[fold] for fold in sorted(entry.folds)]
-        return sorted((entry.trial for entry in self._entries.values()), key=lambda trial: trial.number)
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._number(trials)
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._number(trials)
-
-    def _number(self, trials: Sequence[Any]) -> None:
-        """Ray appends new trials to its list, but moves one that it starts again to the end."""
-        for trial in trials:
-            self._order.setdefault(trial.trial_id, len(self._order))
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if not self._entries:
-            self._started = time.monotonic()  # what Ray took to start is no measure of what is to come
-        self._entry(trials, trial)
-        self._show()
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        entry = self._entry(trials, trial)
-        for box in result.get(BOX, []):
-            if "error" in box:
-                entry.trial.error = box["error"]
-            else:
-                score = FoldScore.from_json(box["fold"])
-                entry.folds[score.fold] = score
-                if "scores" in box:
-                    self._journal.write(score, box["scores"])
-                entry.trial.histories[score.fold] = box.get("history", [])
-        result.get(BOX, []).clear()  # Ray keeps the result, and writes it down again and again
-        entry.trial.seconds = time.monotonic() - entry.started
-        self._show()
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(self._entry(trials, trial))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        entry = self._entry(trials, trial)
-        error = trial.get_error()
-        entry.trial.error = entry.trial.error or (
-            f"the process of the trial died {DEATHS + 1} times: {told(error) if error is not None else 'unknown reason'}"
-        )
-        self._end(entry)
-
-    def _end(self, entry: _Entry) -> None:
-        if not entry.over:
-            entry.over = True
-            self.trials()  # puts its folds in their order
-            for callback in self._callbacks:
-                callback.on_trial(self._watched, entry.trial)
-        self._show()
-
-    def _entry(self, trials: Sequence[Any], trial: Any) -> _Entry:
-        if trial.trial_id not in self._entries:
-            self._number(trials)
-            made = Trial(self._order[trial.trial_id], space.to_plain(trial.config), self._n_folds)
-            self._entries[trial.trial_id] = _Entry(made, time.monotonic())
-        return self._entries[trial.trial_id]
-
-    def _show(self) -> None:
-        if not self._line.is_due:
-            return
-        moment = live.Progress(
-            self.trials(),
-            frozenset(entry.trial.number for entry in self._entries.values() if not entry.over),
-            self._total,
-            self._mode,
-            self._metric,
-            time.monotonic() - self._started,
-            self._budget_s,
-        )
-        self._line.now(moment.line, lambda: live.table(moment))
 
 
 def _total(search: Any, config: Mapping[str, Any], num_samples: int) -> int | None:

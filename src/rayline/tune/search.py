@@ -102,7 +102,7 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
     if search is None or search == "random":
         return BasicVariantGenerator(random_state=seed)
     if isinstance(search, str) and search not in SEARCHERS:
-        raise ParameterError.unknown("tune.run: search", [search], SEARCHERS)
+        raise ParameterError.unknown("tune.run", [search], SEARCHERS, "searcher")
     if isinstance(search, BasicVariantGenerator):
         return search
     if not isinstance(search, (str, SearchAlgorithm, Searcher)):
@@ -117,17 +117,16 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
             "use tune.choice there, or search=None, which expands grids.",
         )
     if search == "optuna":
-        return _optuna(seed, modes)
+        search = _optuna(seed, modes)
+        _check_domains(search, config)
+        return search
     if isinstance(search, ConcurrencyLimiter):
         search = search.searcher
     if isinstance(search, Rounds) or not isinstance(search, Searcher):
         return search
+    _check_domains(search, config)
     if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
-        raise ParameterError(
-            f"tune.run: {type(search).__name__} has a metric or a mode of its own.",
-            f"Expected neither; got metric={search.metric!r}, mode={search.mode!r}.",
-            "leave them out: tune.run sets them.",
-        )
+        raise _has_its_own(search, {"metric": search.metric, "mode": search.mode})
     if len(modes) > 1:
         raise ParameterError(
             f"tune.run: {type(search).__name__} searches by one metric.",
@@ -135,6 +134,21 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
             "use one of these.",
         )
     return search
+
+
+def _check_domains(search: Searcher, config: space.Config) -> None:
+    """Raise ParameterError when a searcher has no form for a domain of the space."""
+    convert = getattr(type(search), "convert_search_space", None)
+    if convert is None:
+        return
+    try:
+        convert(dict(config))
+    except Exception as error:  # each wraps a library of its own
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} cannot search this space: {str(error).strip()}.",
+            f"Expected domains that it knows, such as tune.uniform and tune.choice; got {space.tuned(config)}.",
+            "change the domain, or use search=None.",
+        ) from error
 
 
 def limited(search: Any, max_concurrent: int) -> Any:
@@ -181,7 +195,7 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
         return FIFOScheduler()
     if isinstance(name, str):
         if name not in SCHEDULERS:
-            raise ParameterError.unknown("tune.run: scheduler", [name], SCHEDULERS)
+            raise ParameterError.unknown("tune.run", [name], SCHEDULERS, "scheduler")
         if n_folds < 2:
             raise ParameterError(
                 f"tune.run: scheduler={name!r} needs more than one fold to stop a trial early.",
@@ -199,4 +213,15 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
         raise ParameterError.value(
             "tune.run", "scheduler", f"None, one of {list(SCHEDULERS)}, or a scheduler of ray.tune", name
         )
+    own = {"metric": getattr(name, "_metric", None), "mode": getattr(name, "_mode", None)}
+    if any(value is not None for value in own.values()):
+        raise _has_its_own(name, own)
     return name
+
+
+def _has_its_own(given: Any, own: Mapping[str, Any]) -> ParameterError:
+    return ParameterError(
+        f"tune.run: {type(given).__name__} has a metric or a mode of its own.",
+        f"Expected neither; got {', '.join(f'{name}={value!r}' for name, value in own.items())}.",
+        "leave them out: tune.run sets them.",
+    )

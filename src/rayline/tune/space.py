@@ -134,12 +134,11 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
             raise ParameterError.value(
                 "tune.run", f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own
             )
-    # What a function makes of the other parameters shows only in the trials.
-    known = {path: value for path, value in _leaves(config) if not (isinstance(value, Domain) and value.is_function())}
-    typical = {path: _some(value) for path, value in known.items()}
+    known = _known(config)
+    some = {path: _some(path, value) for path, value in known.items()}
     for path, value in known.items():
-        for candidate in _candidates(value, typical[path]):
-            trial = _nest({**typical, path: candidate})
+        for candidate in _candidates(value, some[path]):
+            trial = _nest({**some, path: candidate})
             own = parts(trial)
             where = f"tune.run: config[{']['.join(map(repr, path))}] = {candidate!r}"
             try:
@@ -149,10 +148,37 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
                 else:
                     try_trainer(own.trainer)
             except RaylineError as error:
-                hint = "a list to choose from is tune.choice([…])." if isinstance(value, list) else "correct the space."
+                hint = _hint(path, value, preprocessor)
                 raise ParameterError(f"{where} is refused.", str(error).replace("\n ", "\n   "), hint) from error
-    if not any(path[0] != STAGES for path in typical):
+    if not any(path[0] != STAGES for path in some):
         try_trainer({})
+
+
+def typical(config: Config) -> dict[str, Any]:
+    """One configuration of the space, always the same; without what a function makes of the others."""
+    return _nest({path: _some(path, value) for path, value in _known(config).items()})
+
+
+def _known(config: Config) -> dict[tuple[str, ...], Any]:
+    """All values of the space but functions: what these make of the other parameters shows only in the trials."""
+    return {path: value for path, value in _leaves(config) if not (isinstance(value, Domain) and value.is_function())}
+
+
+def _hint(path: tuple[str, ...], value: Any, preprocessor: Preprocessor | None) -> str:
+    """What to do about a refused value."""
+    if path[0] != STAGES and preprocessor is not None:
+        # "preprocessor/impute/strategy", as the table of results names it, or scikit-learn's "impute__strategy"
+        names = path[0].replace("__", "/").removeprefix(f"{STAGES}/").split("/")
+        if len(names) > 1 and names[0] in dict(preprocessor.stages):
+            inner = f"{{{names[-1]!r}: …}}"
+            for name in reversed(names[:-1]):
+                inner = f"{{{name!r}: {inner}}}"
+            return f"parameters of stages nest: {{{STAGES!r}: {inner}}}."
+    if isinstance(value, (list, tuple, range, set)):
+        return "a list to choose from is tune.choice([…])."
+    if value is not None and not isinstance(value, (str, int, float, bool, Mapping, Domain)):
+        return "a value or a domain of rayline.tune stands there, such as tune.uniform(0, 1)."
+    return "correct the space."
 
 
 def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -183,7 +209,7 @@ def _candidates(value: Any, typical: Any) -> list[Any]:
     return [typical]
 
 
-def _some(value: Any) -> Any:
+def _some(path: tuple[str, ...], value: Any) -> Any:
     """One value of a domain, always the same."""
     if is_grid(value):
         choices = list(value["grid_search"])
@@ -192,4 +218,13 @@ def _some(value: Any) -> Any:
         return choices[0]
     if isinstance(value, Categorical) and not value.categories:
         raise ParameterError.value("tune.run", "tune.choice", "at least one value", [])
-    return to_plain(value.sample(random_state=0)) if isinstance(value, Domain) else value
+    if not isinstance(value, Domain):
+        return value
+    try:
+        return to_plain(value.sample(random_state=0))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ParameterError(
+            f"tune.run: config[{']['.join(map(repr, path))}] has no values: {error}.",
+            f"Expected a domain that can be drawn from; got {value.domain_str if hasattr(value, 'domain_str') else value!r}.",
+            "put the lower bound first.",
+        ) from error
