@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import re
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import rayline
 from rayline.cli import app
+from rayline.inference import artifact
 
 from .serve.test_app import odd
 
@@ -86,3 +88,41 @@ def test_serve(saved: Path) -> None:
             assert httpx.get(f"http://127.0.0.1:{port}/v2/models/odd").status_code == 200
         finally:
             server.terminate()
+
+
+def test_what_is_not_the_expected_one_is_refused(saved: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    pl.DataFrame({"x": [1.0, 2.0]}).write_csv(rows)
+    digest = artifact.digest_of(saved)
+    assert digest in run("show", saved)[1]
+    for command in (["show", saved], ["predict", saved, rows, tmp_path / "out.csv"], ["card", saved, tmp_path / "card.html"]):
+        assert run(*command, "--expected-digest", digest)[0] == 0
+        assert "not the artifact that was expected" in run(*command, "--expected-digest", "0" * 64)[1]
+        code, text = run(*command, "--max-bytes", 10)
+        assert code == 1
+        assert "max_bytes=10" in text
+    assert "<svg" not in (tmp_path / "card.html").read_text()
+    rows.write_text('a,b\n"')
+    assert run("predict", saved, rows.rename(tmp_path / "rows.parquet"), tmp_path / "out.csv")[0] == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cryptography") is None, reason="cryptography is not installed")
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_pipeline_is_signed_and_asked_for_its_signature(tmp_path: Path, directory: bool) -> None:
+    from .inference.test_signature import KEY, OTHER, pem
+
+    path = tmp_path / "odd.rayline"
+    odd().save(path, directory=directory)
+    for name, text in (("key.pem", pem(KEY)[0]), ("public.pem", pem(KEY)[1]), ("other.pem", pem(OTHER)[1])):
+        (tmp_path / name).write_bytes(text)
+    before, name = artifact.digest_of(path), KEY.public_key().public_bytes_raw().hex()
+    assert "signed by nobody" in run("show", path)[1]
+    assert "is not signed" in run("show", path, "--trusted-key", tmp_path / "public.pem")[1]
+    assert "no private Ed25519 key" in run("sign", path, "--key", tmp_path / "public.pem")[1]
+    assert "not the artifact" in run("sign", path, "--key", tmp_path / "key.pem", "--expected-digest", "0" * 64)[1]
+    assert artifact.signer_of(path) is None
+    assert name in run("sign", path, "--key", tmp_path / "key.pem")[1]
+    assert f"signed by {name} (trusted)" in run("show", path, "--trusted-key", tmp_path / "public.pem")[1]
+    assert "not trusted" in run("show", path, "--trusted-key", tmp_path / "other.pem")[1]
+    assert artifact.digest_of(path) == before
+    assert not list(tmp_path.rglob("*.tmp"))

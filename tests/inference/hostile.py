@@ -14,6 +14,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 import zipfile
@@ -26,8 +27,9 @@ import polars as pl
 import rayline as rl
 from rayline import train
 from rayline.core import strictjson
-from rayline.inference import artifact
+from rayline.inference import archive
 from rayline.inference.ensemble import combine
+from rayline.inference.manifest import OUTER
 from rayline.stages import OneHotEncoder, SimpleImputer
 from tests import toy
 
@@ -116,14 +118,17 @@ def reseal(members: dict[str, bytes], **changes: bytes) -> dict[str, bytes]:
     """An attacker's members: changed ones with right sizes and hashes, and no golden rows to give them away."""
     made = {**members, "golden.json": strictjson.dumps({"rows": [], "scores": []}), **changes}
     manifest = strictjson.loads(members["manifest.json"], "manifest.json")
-    body = {name: content for name, content in made.items() if name not in ("digest", "manifest.json")}
+    body = {name: content for name, content in made.items() if name not in OUTER}
     manifest["members"] = {
         name: {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in body.items()
     }
-    made["manifest.json"] = strictjson.dumps(manifest)
-    made["digest"] = hashlib.sha256(made["manifest.json"]).hexdigest().encode()
-    return made
+    return sealed({**made, "manifest.json": strictjson.dumps(manifest)})
+
+
+def sealed(members: dict[str, bytes]) -> dict[str, bytes]:
+    """Members with the right digest of their manifest."""
+    return {**members, "digest": hashlib.sha256(members["manifest.json"]).hexdigest().encode()}
 
 
 def changed(content: bytes, seed: int, truncations: int, flips: int, values: int) -> Iterator[tuple[str, bytes]]:
@@ -172,11 +177,29 @@ def _replaced(content: bytes, rng: random.Random) -> tuple[str, bytes]:
     return f"bytes {packed.hex()} at {place}", content[:place] + packed + content[place + len(packed) :]
 
 
-def attack(kind: str, seed: int, truncations: int, flips: int, values: int) -> None:
+def members_of(pipeline: rl.InferencePipeline) -> dict[str, bytes]:
+    """What is saved of a pipeline, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.rayline"
+        pipeline.save(path)
+        with archive.opened(path) as members:
+            return {name: members.read(name) for name in members.sizes}
+
+
+def as_file(members: dict[str, bytes]) -> bytes:
+    """Members as one file, as a stranger would write it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def attack(kind: str, seed: int, truncations: int, flips: int, values: int, folder: str) -> None:
     """Open them all. Ends the process badly when one is neither refused by a typed error nor predicts."""
     warnings.simplefilter("ignore")
-    members = artifact.to_members(pipeline(kind))
-    names = [name for name in members if name.startswith("model/")]
+    members = members_of(pipeline(kind))
+    names, path = [name for name in members if name.startswith("model/")], Path(folder) / "changed.rayline"
     share = [max(1, count // len(names)) if count else 0 for count in (truncations, flips, values)]
     small, large = BINARY, pl.concat([BINARY] * 110)
     before, refused, n = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0, 0
@@ -185,8 +208,9 @@ def attack(kind: str, seed: int, truncations: int, flips: int, values: int) -> N
             print(f"{name}: {what}", flush=True)
             started = time.process_time()
             n += 1
+            path.write_bytes(as_file(reseal(members, **{name: content})))
             try:
-                opened = artifact.from_members(reseal(members, **{name: content}), "changed")
+                opened = rl.load(path)
                 for table in (small, large):
                     assert opened.predict(table).height == table.height
                 opened.predict(small.to_dicts()[:1])
@@ -210,4 +234,5 @@ def run(kind: str, seed: int, truncations: int, flips: int, values: int) -> str:
 
 
 if __name__ == "__main__":
-    attack(sys.argv[1], *map(int, sys.argv[2:]))
+    with tempfile.TemporaryDirectory() as own:
+        attack(sys.argv[1], *map(int, sys.argv[2:]), own)

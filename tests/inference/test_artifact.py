@@ -23,13 +23,14 @@ from rayline.core import strictjson
 from rayline.inference import artifact
 from rayline.stages import OneHotEncoder
 from tests import toy
+from tests.inference import hostile
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def members() -> dict[str, bytes]:
-    return artifact.to_members(toy.pipeline())
+    return hostile.members_of(toy.pipeline())
 
 
 @pytest.fixture
@@ -260,6 +261,7 @@ def test_loading_runs_no_code(saved: Path) -> None:
     code = f"""
 import sys
 from tests import toy
+from tests.inference import hostile
 import rayline as rl
 rl.load({str(saved)!r}).predict(toy.table())  # imports our own modules, which is running code too
 bad = []

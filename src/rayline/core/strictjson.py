@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from rayline.core.errors import ArtifactError
 
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 100
+MAX_VALUES = 1 << 24
+"""An empty list is three bytes of text and 56 of memory: what is bounded is not only the text."""
+
+_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""Strings and brackets. Possessive, and an open string reaches to the end: every byte is looked at once."""
 
 
 def loads(data: bytes, what: str) -> Any:
@@ -18,8 +24,8 @@ def loads(data: bytes, what: str) -> Any:
     Raises
     ------
     ArtifactError
-        When it is longer than `MAX_BYTES`, nested deeper than `MAX_DEPTH`, not UTF-8, not JSON, repeats a key, or
-        holds a number that is not finite.
+        When it is longer than `MAX_BYTES`, holds more than `MAX_VALUES` values, is nested deeper than `MAX_DEPTH`, is
+        not UTF-8, not JSON, repeats a key, or holds a number that is not finite.
     """
     if len(data) > MAX_BYTES:
         raise ArtifactError(f"{what} is too large.", f"Expected at most {MAX_BYTES:,} bytes; got {len(data):,}.")
@@ -41,6 +47,8 @@ def loads(data: bytes, what: str) -> Any:
             fail(f"the number {text[:20]} is not finite")
         return value
 
+    if sum(map(data.count, (b",", b"[", b"{", b":"))) > MAX_VALUES or data.count(b'"') > 2 * MAX_VALUES:
+        fail(f"it holds more than {MAX_VALUES:,} values")
     if _depth(data) > MAX_DEPTH:
         fail(f"it is nested deeper than {MAX_DEPTH}")
     try:
@@ -57,26 +65,17 @@ def dumps(value: Any, *, indent: int | None = None) -> bytes:
 
 
 def _depth(data: bytes) -> int:
-    """An upper bound of the nesting: brackets that are open at once, strings not looked into unless it matters."""
+    """How many brackets are open at once, those in strings not counted."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return 0
     depth = deepest = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
+    for token in _TOKENS.finditer(data):
+        first = data[token.start()]
+        if first in b"[{":
             depth += 1
             deepest = max(deepest, depth)
             if deepest > MAX_DEPTH:
                 return deepest
-        elif byte in b"]}":
+        elif first != 0x22:
             depth -= 1
     return deepest

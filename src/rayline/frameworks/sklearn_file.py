@@ -55,6 +55,8 @@ def _tree(tree: Any, owner: Any) -> None:
     if wrong:
         raise ValueError(wrong)
     inner = left >= 0
+    if (left[~inner] != -1).any() or (right[~inner] != -1).any():
+        raise ValueError("a leaf of a tree has children")  # any other number is followed
     if (tree.feature[inner] < 0).any() or (tree.feature[inner] >= tree.n_features).any():
         raise ValueError("a tree asks for a feature that it does not have")
     if tree.n_features != getattr(owner, "n_features_in_", tree.n_features):

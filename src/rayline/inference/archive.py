@@ -1,13 +1,14 @@
 """Named pieces of bytes as one file or one directory: written whole or not at all, and read from a stranger.
 
 A file is a ZIP archive whose members are stored, not compressed, so that nothing in it can grow when it is opened. What
-its directory may cost is bounded before anything reads it.
+its directory may cost, and what all members hold together, is bounded before anything is read; members are then read in
+pieces, never as a whole, unless they are asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 import itertools
 import os
 import re
@@ -15,19 +16,25 @@ import secrets
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
-from rayline.core.errors import ArtifactError, RaylineError
+from rayline.core.errors import ArtifactError, ParameterError, RaylineError
 
 MAX_MEMBERS = 10_000
 MAX_DIRECTORY_BYTES = 4 << 20
-MAX_FILE_BYTES = 4_000_000_000
-"""Of all members of one file: what the plain form of ZIP can hold. A directory may hold more."""
+MAX_BYTES = 2_000_000_000
+"""Of all members of one file: what Python writes in the plain form of ZIP. A directory may hold more."""
+PIECE_BYTES = 1 << 20
+
+Content = bytes | Path
+"""What is written as a member: bytes, or a file to copy."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,15}")
 _END = struct.Struct("<4s4H2LH")  # the end-of-central-directory record of a ZIP file
+_LARGE = b"PK\x06\x07"  # 20 bytes before it: that another record counts, of the form for more than 2 GB
 
 
 def is_name(name: str) -> bool:
@@ -35,79 +42,194 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def write(path: Path, members: Mapping[str, bytes], *, directory: bool = False) -> None:
+def size_of(content: Content) -> int:
+    """How many bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def pieces_of(content: Content) -> Iterator[bytes]:
+    """The bytes, piece by piece."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        yield from _pieces(file)
+
+
+def sha256_of(content: Content) -> str:
+    """The hash of the bytes, in hex."""
+    digest = hashlib.sha256()
+    for piece in pieces_of(content):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+class Members(ABC):
+    """The members of an artifact that is open: their sizes, and their bytes when they are asked for."""
+
+    sizes: Mapping[str, int]
+
+    @abstractmethod
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The bytes of a member, piece by piece."""
+
+    def read(self, name: str) -> bytes:
+        """A member as a whole, for those that are small."""
+        return b"".join(self.pieces(name))
+
+    def copy(self, name: str, path: Path) -> str:
+        """Write a member to a file, in bounded memory. Returns its SHA-256."""
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            for piece in self.pieces(name):
+                digest.update(piece)
+                file.write(piece)
+        return digest.hexdigest()
+
+
+def write(path: Path, members: Mapping[str, Content], *, directory: bool = False) -> None:
     """Write the members under a temporary name, on the disk, and then give them their own: a kill at any moment leaves
     what was there or all of them.
 
-    Raises ArtifactError when a directory is to be written that exists.
+    Raises ArtifactError when a directory is to be written that exists, a file that is a directory, or when the disk
+    refuses.
     """
+    if path.exists() and (directory or path.is_dir()):
+        raise ArtifactError(
+            f"{path} exists{'' if directory else ' and is a directory'}.",
+            f"Expected a new {'directory' if directory else 'file, or one to replace'}.",
+            "choose another name.",
+        )
+    if directory:
+        _replaced(path, lambda temporary: _write_directory(temporary, members))
+    else:
+        _replaced(path, lambda temporary: _write_archive(temporary, members, path))
+
+
+def _replaced(path: Path, make: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        if directory:
-            if path.exists():
-                raise ArtifactError(
-                    f"{path} exists.", "Expected a new directory.", "choose another name, or save as a file."
-                )
-            for name, content in members.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(temporary / name, content)
-            for place in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-                _sync_directory(place)
-        else:
-            if sum(map(len, members.values())) > MAX_FILE_BYTES:
-                raise ArtifactError(
-                    f"{path} would be larger than one file may be.",
-                    f"Expected at most {MAX_FILE_BYTES:,} bytes.",
-                    "save it as a directory: save(path, directory=True).",
-                )
-            _write(temporary, archive(members))
+        make(temporary)
         os.replace(temporary, path)
         _sync_directory(path.parent)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Expected a directory that exists, may be written to and has room; what was there before is still there.",
+            "choose another place.",
+        ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
-def read(path: Path) -> dict[str, bytes]:
-    """The members of a file or a directory.
+def replace_in(directory: Path, name: str, content: bytes) -> None:
+    """Write one member of a directory anew, atomically. Raises ArtifactError when the disk refuses."""
+    _replaced(directory / name, lambda temporary: _write_file(temporary, content))
 
-    Raises ArtifactError when it is not there, cut off, no archive that `write` writes, or holds a name that could reach
-    outside of it, a link, or a member twice.
+
+@contextlib.contextmanager
+def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Members]:
+    """The members of a file or a directory, while it is open.
+
+    Raises
+    ------
+    ParameterError
+        When `max_bytes` is no positive whole number.
+    ArtifactError
+        When it is not there, cut off, no archive that `write` writes, holds a name that could reach outside of it, a
+        link, or a member twice, or its members are larger together than `max_bytes`.
     """
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < 1:
+        raise ParameterError.value("load", "max_bytes", "a positive whole number of bytes", max_bytes)
     try:
-        return _read_directory(path) if path.is_dir() else _read_archive(path)
-    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, struct.error) as error:
-        if isinstance(error, RaylineError):
+        if path.is_dir():
+            found: Members = _Directory(path)
+            _bound(found, max_bytes, path)
+            yield found
+            return
+        with path.open("rb") as file:
+            size = _check_end(file, path)
+            with zipfile.ZipFile(file) as archive:
+                found = _Archive(archive, size, path)
+                _bound(found, max_bytes, path)
+                yield found
+    except FileNotFoundError as error:
+        if error.filename not in (path, str(path)):
             raise
+        raise ArtifactError(f"{path} does not exist.", "Expected what InferencePipeline.save writes.") from None
+    except PermissionError as error:
+        raise ArtifactError(
+            f"{path} may not be read: {error.strerror}.", "Expected a file that is open to this user.", "change its rights."
+        ) from error
+    except RaylineError:
+        raise
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, struct.error) as error:
         raise ArtifactError(
             f"{path} is damaged: {error}.", "Expected what InferencePipeline.save writes.", "copy it again."
         ) from error
 
 
-def archive(members: Mapping[str, bytes]) -> bytes:
-    """The members as a ZIP file, the same bytes for the same members."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for name, content in members.items():
-            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-    return buffer.getvalue()
+def _bound(members: Members, max_bytes: int, path: Path) -> None:
+    total = sum(members.sizes.values())
+    if total > max_bytes:
+        raise ArtifactError(
+            f"{path} holds {total:,} bytes, which is more than is loaded.",
+            f"Expected at most max_bytes={max_bytes:,}.",
+            f"if you know where it comes from: load(path, max_bytes={total:_}).",
+        )
 
 
-def _read_archive(path: Path) -> dict[str, bytes]:
-    try:
-        with path.open("rb") as file:
-            size = _check_end(file, path)
-            with zipfile.ZipFile(file) as opened:
-                return dict(_members(opened, size, path))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist.", "Expected a file written by InferencePipeline.save.") from None
+# -- one file ----------------------------------------------------------------------------------------------------------
 
 
-def _check_end(file: Any, path: Path) -> int:
+class _Archive(Members):
+    """A ZIP file."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int, path: Path) -> None:
+        self._archive, self._infos = archive, archive.infolist()
+        total, seen = 0, set()
+        for info in self._infos:
+            plain = (
+                info.compress_type == zipfile.ZIP_STORED
+                and info.file_size == info.compress_size
+                and not info.flag_bits & 0x1
+            )
+            total += info.file_size
+            if (
+                not plain
+                or not is_name(info.orig_filename)
+                or info.orig_filename != info.filename
+                or info.external_attr >> 28 not in (0, 8)
+            ):
+                raise ArtifactError(
+                    f"{path}: member {info.orig_filename[:80]!r} is not one that Rayline writes.",
+                    "Expected plain stored files.",
+                )
+            if info.filename.lower() in seen or total > size:
+                raise ArtifactError(
+                    f"{path}: member {info.filename[:80]!r} occurs twice or overlaps another.",
+                    "Expected each member once.",
+                )
+            seen.add(info.filename.lower())
+        self.sizes = {info.filename: info.file_size for info in self._infos}
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        with self._archive.open(name) as file:
+            yield from _pieces(file)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.read(PIECE_BYTES), b"")
+
+
+def _check_end(file: BinaryIO, path: Path) -> int:
     """Bound what the archive's directory may cost before anything reads it. Returns the file's size."""
     size: int = file.seek(0, os.SEEK_END)
     if size < _END.size:
         raise ArtifactError(f"{path} is too short for an artifact.", f"Expected a ZIP file; got {size} bytes.")
+    file.seek(max(0, size - _END.size - 20))
+    large = file.read(4) == _LARGE
     file.seek(size - _END.size)
     signature, _, _, _, n_members, directory_bytes, offset, comment = _END.unpack(file.read(_END.size))
     if signature != b"PK\x05\x06" or comment:
@@ -116,70 +238,87 @@ def _check_end(file: Any, path: Path) -> int:
             "Expected a ZIP file without a comment.",
             "copy it again.",
         )
-    if n_members > MAX_MEMBERS or directory_bytes > MAX_DIRECTORY_BYTES or offset + directory_bytes + _END.size != size:
+    if large or n_members > MAX_MEMBERS or directory_bytes > MAX_DIRECTORY_BYTES or offset + directory_bytes + _END.size != size:
         raise ArtifactError(
             f"{path} has a directory that Rayline does not write.", f"Expected at most {MAX_MEMBERS} members."
         )
     return size
 
 
-def _members(opened: zipfile.ZipFile, size: int, path: Path) -> Iterator[tuple[str, bytes]]:
-    infos = opened.infolist()
-    total, seen = 0, set()
-    for info in infos:
-        plain = (
-            info.compress_type == zipfile.ZIP_STORED
-            and info.file_size == info.compress_size
-            and not info.flag_bits & 0x1
+def _write_archive(temporary: Path, members: Mapping[str, Content], path: Path) -> None:
+    """The same bytes for the same members."""
+    total = sum(map(size_of, members.values()))
+    if total > MAX_BYTES:
+        raise ArtifactError(
+            f"{path} would be larger than one file may be: {total:,} bytes.",
+            f"Expected at most {MAX_BYTES:,}.",
+            f"save it as a directory, save(path, directory=True), and load it with max_bytes={total:_}.",
         )
-        total += info.file_size
-        if (
-            not plain
-            or not is_name(info.orig_filename)
-            or info.orig_filename != info.filename
-            or info.external_attr >> 28 not in (0, 8)
-        ):
-            raise ArtifactError(
-                f"{path}: member {info.orig_filename[:80]!r} is not one that Rayline writes.",
-                "Expected plain stored files.",
-            )
-        if info.filename.lower() in seen or total > size:
-            raise ArtifactError(
-                f"{path}: member {info.filename[:80]!r} occurs twice or overlaps another.", "Expected each member once."
-            )
-        seen.add(info.filename.lower())
-    for info in infos:
-        yield info.filename, opened.read(info)
+    with temporary.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in members.items():
+                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                info.file_size = size_of(content)
+                with archive.open(info, "w") as member:
+                    member.writelines(pieces_of(content))
+        _sync(file)
 
 
-def _read_directory(path: Path) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
-    left, n_entries = [path], 0
-    while left:
-        with os.scandir(left.pop()) as found:
-            entries = list(itertools.islice(found, MAX_MEMBERS + 1))
-        for entry in entries:
-            relative = Path(entry.path).relative_to(path).as_posix()
-            n_entries += 1
-            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-                raise ArtifactError(f"{path}: {entry.name[:80]!r} is a link or a device.", "Expected plain files.")
-            if not is_name(relative) or n_entries > MAX_MEMBERS:
-                raise ArtifactError(
-                    f"{path}: {relative[:80]!r} is not a file that Rayline writes.",
-                    f"Expected at most {MAX_MEMBERS} plain names.",
-                )
-            if entry.is_dir():
-                left.append(Path(entry.path))
-            else:
-                members[relative] = Path(entry.path).read_bytes()
-    return members
+# -- one directory -----------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, content: bytes) -> None:
+class _Directory(Members):
+    """Files below a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        sizes: dict[str, int] = {}
+        left, n_entries = [path], 0
+        while left:
+            with os.scandir(left.pop()) as found:
+                entries = list(itertools.islice(found, MAX_MEMBERS + 1))
+            for entry in entries:
+                relative = Path(entry.path).relative_to(path).as_posix()
+                n_entries += 1
+                if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                    raise ArtifactError(f"{path}: {entry.name[:80]!r} is a link or a device.", "Expected plain files.")
+                if not is_name(relative) or n_entries > MAX_MEMBERS:
+                    raise ArtifactError(
+                        f"{path}: {relative[:80]!r} is not a file that Rayline writes.",
+                        f"Expected at most {MAX_MEMBERS} plain names.",
+                    )
+                if entry.is_dir():
+                    left.append(Path(entry.path))
+                else:
+                    sizes[relative] = entry.stat(follow_symlinks=False).st_size
+        self.sizes = sizes
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        left = self.sizes[name]  # it may grow while it is read
+        handle = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW)  # or have become a link
+        with open(handle, "rb") as file:
+            while left and (piece := file.read(min(left, PIECE_BYTES))):
+                left -= len(piece)
+                yield piece
+
+
+def _write_directory(temporary: Path, members: Mapping[str, Content]) -> None:
+    for name, content in members.items():
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        _write_file(temporary / name, content)
+    for place in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
+        _sync_directory(place)
+
+
+def _write_file(path: Path, content: Content) -> None:
     with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        file.writelines(pieces_of(content))
+        _sync(file)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:

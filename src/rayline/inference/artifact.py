@@ -4,6 +4,7 @@ One ZIP file or one directory (see `archive`) holds:
 
 =====================  ==========================================================================================
 `digest`               SHA-256 of `manifest.json`, in hex
+`signature.json`       who signed the manifest (missing when nobody did; see `signature`)
 `manifest.json`        format version, what made it, schemas, target, metrics, number and fingerprint of the training
                        rows, and size and SHA-256 of all members below
 `preprocessor.json`    the fitted preprocessor (missing when there is none)
@@ -12,15 +13,17 @@ One ZIP file or one directory (see `archive`) holds:
 =====================  ==========================================================================================
 
 Loading checks the structure of the archive, the sizes and the hashes before any parser sees a member, looks ids up in
-the registry only, and finally predicts the golden rows. Nothing in the file names code.
+the registry only, and finally predicts the golden rows. Members go to a temporary directory piece by piece: what is held
+in memory is what the framework holds. Nothing in the file names code.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import platform
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,16 +35,18 @@ from rayline.core.errors import ArtifactError, RaylineError
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target
 from rayline.data.preprocessor import Preprocessor
-from rayline.inference import archive
-from rayline.inference.model import Model, pack, unpack
+from rayline.inference import archive, manifest
+from rayline.inference.manifest import FORMAT_VERSION, digest_of, read_manifest, signer_of
+from rayline.inference.model import Model, read
 from rayline.inference.pipeline import InferencePipeline
 
-FORMAT_VERSION = 1
+__all__ = ["FORMAT_VERSION", "digest_of", "load", "read_manifest", "save", "sign", "signer_of"]
+
 TOLERANCE = 1e-5
 """Relative difference that golden scores may have, for other processors and library versions."""
 
 
-def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = False) -> None:
+def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
     """Write the pipeline to `path`, atomically: a save killed at any moment leaves the old artifact or the new one.
 
     Parameters
@@ -49,19 +54,92 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
     pipeline
         What to save.
     path
-        The file (or directory); its parent must exist.
+        The file (or directory); its parent must exist. A file that exists is replaced, also while others read it.
     directory
         Write the members as files of a new directory instead of one file.
+    sign_with
+        A private Ed25519 key (an object of `cryptography`, PEM bytes, or the path of a PEM file): `load` can then ask
+        who made it.
 
     Raises
     ------
     ArtifactError
-        When the pipeline cannot be saved as data (a stage with a function of its own), or the directory exists.
+        When the pipeline cannot be saved as data (a stage with a function of its own), the directory exists, or the
+        disk refuses.
+    ParameterError
+        When `sign_with` is no private key.
+    MissingExtraError
+        When there is a key and `cryptography` is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, polars as pl
+    >>> from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "y": ["no", "no", "yes", "yes"]})
+    >>> result = train.XGBoostTrainer({"min_child_weight": 0}, num_boost_round=3).fit(None, table, None, "y", verbose=False)
+    >>> key = Ed25519PrivateKey.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(result.inference_pipeline, f"{folder}/late.rayline", sign_with=key)
+    ...     loaded = load(f"{folder}/late.rayline", trusted_keys=[key.public_key()])
+    >>> loaded.predict([{"x": 3.0}])
+    [{'prediction': 'yes'}]
     """
-    archive.write(Path(path), to_members(pipeline), directory=directory)
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        archive.write(Path(path), _members(pipeline, Path(folder), sign_with), directory=directory)
 
 
-def load(path: str | Path, *, expected_digest: str | None = None, **options: Any) -> InferencePipeline:
+def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> str:
+    """Sign an artifact that was saved before. Its digest stays as it is; a signature that it had is replaced.
+
+    Parameters
+    ----------
+    path
+        The file or directory; every member is compared with its hash.
+    key
+        As `sign_with` of `save`.
+    expected_digest
+        The digest of what you mean to sign.
+
+    Returns
+    -------
+    str
+        The public key in hex.
+
+    Raises
+    ------
+    ArtifactError
+        When it is damaged, not the one that is expected, or the disk refuses.
+    ParameterError
+        When `key` is no private key.
+    MissingExtraError
+        When `cryptography` is not installed.
+    """
+    from rayline.inference import signature  # optional: it needs cryptography
+
+    place, where = Path(path), str(path)
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        with archive.opened(place, sys.maxsize) as members:
+            about = manifest.parse(members, where, expected_digest)
+            manifest.extract(members, about, Path(folder), where)
+            outer: dict[str, archive.Content] = {n: members.read(n) for n in (manifest.DIGEST, manifest.MANIFEST)}
+            body = {name: Path(folder) / name for name in members.sizes if name not in manifest.OUTER}
+        own = signature.sign(bytes(outer[manifest.MANIFEST]), key)
+        if place.is_dir():
+            archive.replace_in(place, manifest.SIGNATURE, own)
+        else:
+            archive.write(place, {**outer, manifest.SIGNATURE: own, **body})
+    return str(manifest.signer_of(path))
+
+
+def load(
+    path: str | Path,
+    *,
+    expected_digest: str | None = None,
+    trusted_keys: Sequence[Any] | None = None,
+    max_bytes: int = archive.MAX_BYTES,
+    **options: Any,
+) -> InferencePipeline:
     """Read what `InferencePipeline.save` wrote. Needs no Ray and runs no code from the file.
 
     Parameters
@@ -70,6 +148,11 @@ def load(path: str | Path, *, expected_digest: str | None = None, **options: Any
         The file or directory.
     expected_digest
         The `digest` of the artifact, known from a trusted place; refuses any other artifact.
+    trusted_keys
+        Public Ed25519 keys (objects of `cryptography`, PEM bytes, or paths of PEM files); refuses an artifact that none
+        of them signed.
+    max_bytes
+        The most bytes that all members may have together; refuses a larger artifact before any of it is read.
     options
         What the framework of the model must be told by you, as no file may say it: `module=Net` for a PyTorch module of
         a class of your own.
@@ -82,24 +165,31 @@ def load(path: str | Path, *, expected_digest: str | None = None, **options: Any
     Raises
     ------
     ArtifactError
-        When the file is missing, damaged, tampered with, of a newer format, or not one of ours.
+        When the file is missing, damaged, tampered with, too large, of a newer format, not one of ours, or not the one
+        that is trusted.
     MissingExtraError
-        When the framework of the model is not installed.
+        When the framework of the model is not installed, or `cryptography` when there are keys.
     ParameterError
         On an option that the framework does not know.
     """
-    return from_members(archive.read(Path(path)), str(path), expected_digest, options)
+    where = str(path)
+    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        with archive.opened(Path(path), max_bytes) as members:
+            about = manifest.parse(members, where, expected_digest, trusted_keys)
+            manifest.extract(members, about, Path(folder), where)
+        return _pipeline(about, Path(folder), where, options)
 
 
-def digest_of(path: str | Path) -> str:
-    """The digest of an artifact: it stands for every byte that matters in it."""
-    return hashlib.sha256(archive.read(Path(path)).get("manifest.json", b"")).hexdigest()
-
-
-def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
-    """The pipeline as named pieces of bytes, `digest` and `manifest.json` first."""
+def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[str, archive.Content]:
+    """The pipeline as named pieces, `digest` and `manifest.json` first; the model's files are written into the folder."""
     model = pipeline.model
-    body = {f"model/{name}": content for name, content in pack(model.adapter, model.native).items()}
+    try:
+        model.adapter.save(model.native, folder)
+    except OSError as error:
+        raise manifest.no_room(f"The {model.framework} model", error) from error
+    body: dict[str, archive.Content] = {
+        f"model/{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*")) if path.is_file()
+    }
     if pipeline.preprocessor is not None:
         body["preprocessor.json"] = strictjson.dumps(pipeline.preprocessor.to_json(), indent=1)
     body["golden.json"] = strictjson.dumps(_golden(pipeline))
@@ -108,7 +198,7 @@ def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
         raise ArtifactError(
             f"The {model.framework} adapter wrote a file with the name {bad[0]!r}.", "Expected plain names."
         )
-    manifest = {
+    about = {
         "format": "rayline.pipeline",
         "format_version": FORMAT_VERSION,
         "made_by": {
@@ -122,92 +212,49 @@ def to_members(pipeline: InferencePipeline) -> dict[str, bytes]:
         "target": model.target.to_json(),
         "metrics": value_to_json(model.metrics),
         "data": value_to_json(model.data),
-        "members": {
-            name: {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in sorted(body.items())
-        },
+        "members": manifest.listing(body),
     }
-    text = strictjson.dumps(manifest, indent=1)
-    return {"digest": hashlib.sha256(text).hexdigest().encode(), "manifest.json": text, **body}
+    text = strictjson.dumps(about, indent=1)
+    outer: dict[str, archive.Content] = {
+        manifest.DIGEST: archive.sha256_of(text).encode(),
+        manifest.MANIFEST: text,
+    }
+    if sign_with is not None:
+        from rayline.inference import signature  # optional: it needs cryptography
+
+        outer[manifest.SIGNATURE] = signature.sign(text, sign_with)
+    return {**outer, **body}
 
 
-def from_members(
-    members: Mapping[str, bytes],
-    where: str,
-    expected_digest: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> InferencePipeline:
-    """The pipeline from its pieces, after every check."""
-    manifest = _manifest(members, where, expected_digest)
+def _pipeline(about: Mapping[str, Any], directory: Path, where: str, options: Mapping[str, Any]) -> InferencePipeline:
+    """The pipeline of members whose hashes are right."""
     try:
-        target, features = Target.from_json(manifest["target"]), schema_from_json(manifest["features"])
-        framework, metrics, data = str(manifest["framework"]), _plain(manifest["metrics"]), _plain(manifest["data"])
-        prepared = members.get("preprocessor.json")
+        target, features = Target.from_json(about["target"]), schema_from_json(about["features"])
+        framework, metrics, data = str(about["framework"]), _plain(about["metrics"]), _plain(about["data"])
         preprocessor = None
-        if prepared is not None:
-            preprocessor = Preprocessor.from_json(strictjson.loads(prepared, "preprocessor.json"))
-        golden = value_from_json(strictjson.loads(members["golden.json"], "golden.json"))
+        if "preprocessor.json" in about["members"]:
+            preprocessor = Preprocessor.from_json(_json(directory / "preprocessor.json"))
+        golden = value_from_json(_json(directory / "golden.json"))
         adapter = registry.framework(framework)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         if isinstance(error, RaylineError):
             raise
         raise ArtifactError(f"{where}: the manifest is malformed: {error}.", "", "save the pipeline again.") from error
-    files = {name.removeprefix("model/"): content for name, content in members.items() if name.startswith("model/")}
+    (directory / "model").mkdir(exist_ok=True)
     try:
-        native = unpack(adapter, files, options)
+        native = read(adapter, directory / "model", options)
     except RaylineError:
         raise
     except Exception as error:  # whatever the native reader of a framework raises
         raise ArtifactError(
             f"{where}: {framework} cannot read its model: {error}.", "", "save the pipeline again."
         ) from error
-    model = Model(framework, native, features, target, metrics=metrics, data=data)
-    pipeline = InferencePipeline(preprocessor, model)
+    pipeline = InferencePipeline(preprocessor, Model(framework, native, features, target, metrics=metrics, data=data))
     _check_golden(pipeline, golden, where)
     return pipeline
 
 
-# -- the manifest and the golden rows ------------------------------------------------------------------------------
-
-
-def _manifest(members: Mapping[str, bytes], where: str, expected_digest: str | None) -> dict[str, Any]:
-    for name in ("digest", "manifest.json"):
-        if name not in members:
-            raise ArtifactError(
-                f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members)[:8]}."
-            )
-    digest = hashlib.sha256(members["manifest.json"]).hexdigest()
-    if members["digest"].decode("ascii", "replace").strip() != digest:
-        raise ArtifactError(f"{where} is damaged: its manifest has another digest than it says.", "", "copy it again.")
-    if expected_digest is not None and expected_digest != digest:
-        raise ArtifactError(
-            f"{where} is not the artifact that was expected.", f"Expected the digest {expected_digest}; got {digest}."
-        )
-    manifest = strictjson.loads(members["manifest.json"], "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != "rayline.pipeline":
-        raise ArtifactError(f"{where} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")
-    version = manifest.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        made = manifest.get("made_by")
-        raise ArtifactError(
-            f"{where} has format version {version!r}, made by {made!r}.",
-            f"Expected at most {FORMAT_VERSION}.",
-            "load it with a newer Rayline.",
-        )
-    listed = manifest.get("members")
-    if not isinstance(listed, dict) or set(listed) != set(members) - {"digest", "manifest.json"}:
-        raise ArtifactError(f"{where} does not hold the members that its manifest lists.", "", "copy or save it again.")
-    for name, about in listed.items():
-        content = members[name]
-        if not isinstance(about, dict) or about.get("size_bytes") != len(content):
-            raise ArtifactError(
-                f"{where}: member {name!r} has another size than its manifest says.", "", "copy it again."
-            )
-        if about.get("sha256") != hashlib.sha256(content).hexdigest():
-            raise ArtifactError(
-                f"{where}: member {name!r} has another hash than its manifest says.", "", "copy it again."
-            )
-    return manifest
+# -- the golden rows ---------------------------------------------------------------------------------------------------
 
 
 def _golden(pipeline: InferencePipeline) -> dict[str, Any]:
@@ -245,6 +292,15 @@ def _check_golden(pipeline: InferencePipeline, golden: Any, where: str) -> None:
             "install the library versions of its manifest (made_by), or train again.",
         )
     pipeline.model.examples = table
+
+
+def _json(path: Path) -> Any:
+    size = path.stat().st_size
+    if size > strictjson.MAX_BYTES:
+        raise ArtifactError(
+            f"{path.name} is too large.", f"Expected at most {strictjson.MAX_BYTES:,} bytes; got {size:,}."
+        )
+    return strictjson.loads(path.read_bytes(), path.name)
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -241,18 +241,23 @@ def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
 
 
 def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str, Any] | None = None) -> Any:
-    """The model from such files, whose names must be known to be harmless, and the framework's own arguments of `load`.
-
-    Raises ParameterError when the framework knows no such argument.
-    """
-    try:
-        inspect.signature(adapter.load).bind(Path(), **(options or {}))
-    except TypeError as error:
-        allowed = list(inspect.signature(adapter.load).parameters)[1:]
-        raise ParameterError.unknown(f"load ({adapter.name})", options or {}, allowed) from error
+    """The model from such files, whose names must be known to be harmless. Raises as `read`."""
     with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
         root = Path(folder)
         for name, content in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
-        return adapter.load(root, **(options or {}))
+        return read(adapter, root, options)
+
+
+def read(adapter: Framework, directory: Path, options: Mapping[str, Any] | None = None) -> Any:
+    """The model from the files in a directory, and the framework's own arguments of `load`.
+
+    Raises ParameterError when the framework knows no such argument.
+    """
+    try:
+        inspect.signature(adapter.load).bind(directory, **(options or {}))
+    except TypeError as error:
+        allowed = list(inspect.signature(adapter.load).parameters)[1:]
+        raise ParameterError.unknown(f"load ({adapter.name})", options or {}, allowed) from error
+    return adapter.load(directory, **(options or {}))

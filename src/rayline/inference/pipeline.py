@@ -231,10 +231,11 @@ class InferencePipeline:
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, *, directory: bool = False) -> None:
+    def save(self, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
         """Write one file (or a new directory) that `rayline.load` reads, atomically: the old file or the new one, never
-        half of one. Raises ArtifactError when a stage holds a function of its own, or the directory exists."""
-        registry.late("save")(self, path, directory=directory)
+        half of one. `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage holds a function of its own,
+        the directory exists, or the disk refuses."""
+        registry.late("save")(self, path, directory=directory, sign_with=sign_with)
 
 
 def _is_row(value: Any) -> bool:

@@ -1,0 +1,158 @@
+"""The manifest of an artifact: what it says of itself, checked before any parser sees another member."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayline.core import strictjson
+from rayline.core.errors import ArtifactError
+from rayline.inference import archive
+
+FORMAT_VERSION = 1
+DIGEST, MANIFEST, SIGNATURE = "digest", "manifest.json", "signature.json"
+OUTER = frozenset({DIGEST, MANIFEST, SIGNATURE})
+"""Members that the manifest does not list: itself, and what vouches for it."""
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """What an artifact says of itself, without loading its model or its framework.
+
+    Nothing but the manifest's own digest is checked: `load` checks the rest.
+
+    Returns
+    -------
+    dict
+        `format_version`, `made_by`, `framework`, `input_schema`, `output_schema`, `target`, `metrics`, `data`, `members`.
+
+    Raises
+    ------
+    ArtifactError
+        When the file is missing, no artifact, damaged, or of a newer format.
+
+    Examples
+    --------
+    >>> import tempfile, polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "y": ["no", "no", "yes", "yes"]})
+    >>> result = train.XGBoostTrainer({"min_child_weight": 0}, num_boost_round=3).fit(None, table, None, "y", verbose=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result.inference_pipeline.save(f"{folder}/late.rayline")
+    ...     about = read_manifest(f"{folder}/late.rayline")
+    >>> about["framework"], about["target"]["columns"], sorted(about["members"])
+    ('xgboost', ['y'], ['golden.json', 'model/model.ubj', 'preprocessor.json'])
+    """
+    with archive.opened(Path(path), sys.maxsize) as members:
+        return parse(members, str(path))
+
+
+def digest_of(path: str | Path) -> str:
+    """The digest of an artifact: it stands for every byte that matters in it. Raises ArtifactError when it is none."""
+    with archive.opened(Path(path), sys.maxsize) as members:
+        return hashlib.sha256(_text(members, MANIFEST, str(path))).hexdigest()
+
+
+def signer_of(path: str | Path) -> str | None:
+    """The public key that an artifact says it was signed with, in hex; None without a signature. Nothing is checked:
+    `load(path, trusted_keys=…)` does. Raises ArtifactError when it is no artifact."""
+    with archive.opened(Path(path), sys.maxsize) as members:
+        if SIGNATURE not in members.sizes:
+            return None
+        about = strictjson.loads(_text(members, SIGNATURE, str(path)), SIGNATURE)
+    return str(about.get("public_key"))[:64] if isinstance(about, dict) else None
+
+
+def listing(body: Mapping[str, archive.Content]) -> dict[str, Any]:
+    """Size and SHA-256 of each member, as the manifest holds them."""
+    return {
+        name: {"size_bytes": archive.size_of(content), "sha256": archive.sha256_of(content)}
+        for name, content in sorted(body.items())
+    }
+
+
+def parse(
+    members: archive.Members,
+    where: str,
+    expected_digest: str | None = None,
+    trusted_keys: Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of members that are open, and that it lists by name and size; hashes are `extract`'s to compare.
+
+    Raises ArtifactError when it is not the expected one, not signed by a trusted key, or not true.
+    """
+    told, text = _text(members, DIGEST, where), _text(members, MANIFEST, where)
+    digest = hashlib.sha256(text).hexdigest()
+    if told.decode("ascii", "replace").strip() != digest:
+        raise ArtifactError(f"{where} is damaged: its manifest has another digest than it says.", "", "copy it again.")
+    if expected_digest is not None and expected_digest != digest:
+        raise ArtifactError(
+            f"{where} is not the artifact that was expected.", f"Expected the digest {expected_digest}; got {digest}."
+        )
+    if trusted_keys is not None:
+        from rayline.inference import signature  # optional: it needs cryptography
+
+        own = _text(members, SIGNATURE, where) if SIGNATURE in members.sizes else None
+        signature.verify(text, own, trusted_keys, where)
+    manifest = strictjson.loads(text, MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != "rayline.pipeline":
+        raise ArtifactError(f"{where} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where} has format version {version!r}, made by {manifest.get('made_by')!r}.",
+            f"Expected at most {FORMAT_VERSION}.",
+            "load it with a newer Rayline.",
+        )
+    listed = manifest.get("members")
+    if not isinstance(listed, dict) or {*listed} != {*members.sizes} - OUTER:
+        raise ArtifactError(f"{where} does not hold the members that its manifest lists.", "", "copy or save it again.")
+    for name, about in listed.items():
+        if not isinstance(about, dict) or about.get("size_bytes") != members.sizes[name]:
+            raise ArtifactError(
+                f"{where}: member {name!r} has another size than its manifest says.", "", "copy it again."
+            )
+    return manifest
+
+
+def extract(members: archive.Members, manifest: Mapping[str, Any], directory: Path, where: str) -> None:
+    """Copy the members that a manifest lists into a directory, in bounded memory, and compare their hashes.
+
+    Raises ArtifactError when one has another, or there is no room for them.
+    """
+    for name, about in manifest["members"].items():
+        try:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            found = members.copy(name, directory / name)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            raise no_room(where, error) from error
+        if found != about.get("sha256"):
+            raise ArtifactError(
+                f"{where}: member {name!r} has another hash than its manifest says.", "", "copy it again."
+            )
+
+
+def no_room(what: str, error: OSError) -> ArtifactError:
+    """The error for files that the temporary directory does not take."""
+    return ArtifactError(
+        f"{what} cannot be written to {tempfile.gettempdir()}: {error.strerror or error}.",
+        "Expected room for its files there.",
+        "make room, or set the environment variable TMPDIR.",
+    )
+
+
+def _text(members: archive.Members, name: str, where: str) -> bytes:
+    size = members.sizes.get(name)
+    if size is None:
+        raise ArtifactError(
+            f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}."
+        )
+    if size > strictjson.MAX_BYTES:
+        raise ArtifactError(f"{where}: {name} is too large.", f"Expected at most {strictjson.MAX_BYTES:,} bytes; got {size:,}.")
+    return members.read(name)
