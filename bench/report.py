@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import platform
 import re
+import signal
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -134,6 +137,27 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def note(text: str) -> None:
+    """Tell whoever waits how far it is, beside the tables."""
+    print(f"{dt.datetime.now(dt.UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def deadline(most_s: float) -> Iterator[None]:
+    """What takes longer ends with a TimeoutError: no measurement waits for ever for another one's processes."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"It took more than {most_s:g} s.")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, most_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def write(sections: Sequence[Section], page: Path = PAGE) -> None:

@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import ray
-import xgboost
 from ray import tune as ray_tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer
 from sklearn.impute import SimpleImputer as SklearnImputer
-from sklearn.metrics import log_loss
-from sklearn.model_selection import ParameterSampler, RandomizedSearchCV, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder as SklearnOneHot
 from sklearn.preprocessing import StandardScaler as SklearnScaler
 from sklearn.preprocessing import TargetEncoder as SklearnTarget
 
 from bench.flights import FEW, MANY, NUMBERS, flown
-from bench.report import Comparison, Options, Section, alternate, seconds
+from bench.report import Comparison, Options, Section, deadline, note, seconds
+from bench.searches import ROUNDS, SPACE, Fold, Stages, drawn, function_trainable, loop, randomized, reused_actors
 from bench.synthetic import FLOATS, table
 from rayline import Preprocessor, train, tune
 from rayline.data import KFold
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler, TargetEncoder
 
 FOLDS = 5
-ROUNDS = 20
 
-Config = Mapping[str, Any]
+MOST_S = 1_500
+"""No single run takes longer, or there is something wrong with it."""
 
 
 def run(options: Options) -> Section:
-    """All comparisons of this program."""
+    """All comparisons of this program. What does not end in time, or fails, is left out and said."""
     rows = options.small(2_000)
     n_flights, n_configs = (100_000, 50) if options.full else (options.small(50_000), 10)
     section = Section(
@@ -53,25 +50,29 @@ def run(options: Options) -> Section:
     )
     os.environ["RAYLINE_QUIET"] = "1"
     started = seconds(lambda: ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"))
+    note(f"Ray has started in {started:.1f} s")
+    parts: list[Callable[[], list[Comparison]]] = [
+        lambda: small(options, rows),
+        lambda: tiny(options, started),
+        lambda: large(n_flights, n_configs),
+    ]
     try:
-        data = synthetic(rows)
-        ours, other = alternate(
-            lambda: rayline(data, 20), lambda: function_trainable(data, 20), repeats=options.repeats
-        )
-        section.add(
-            Comparison(
-                f"20 trials, synthetic, {rows:,} rows",
-                ours,
-                "Ray Tune, function trainable, scikit-learn Pipeline a fold",
-                other,
-                goal=0.35,
-            )
-        )
-        section.add(*tiny(options, started))
-        section.add(*large(n_flights, n_configs))
+        for part in parts:
+            try:
+                section.add(*part())
+            except Exception as error:
+                note(f"{type(error).__name__}: {error}. The lines of this part are missing.")
     finally:
         ray.shutdown()
     return section
+
+
+def timed(what: str, work: Callable[[], object]) -> float:
+    """Seconds of one run, which is announced, and does not run for ever."""
+    with deadline(MOST_S):
+        found = seconds(work)
+    note(f"{what}: {found:.1f} s")
+    return found
 
 
 # -- the problems ------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class Problem:
     data: pl.DataFrame
     target: str
     ours: Preprocessor | None = None
-    theirs: Callable[[], ColumnTransformer] | None = None
+    theirs: Stages | None = None
 
     @cached_property
     def folds(self) -> list[Fold]:
@@ -96,8 +97,11 @@ class Problem:
             found.append((frames[0], labels[0], frames[1], labels[1]))
         return found
 
-
-Fold = tuple[Any, Any, Any, Any]
+    @cached_property
+    def held_out(self) -> list[Any]:
+        """Which rows each fold holds out. Equal rows are in the same folds, so their content tells."""
+        rows = self.data.hash_rows()
+        return [rows.is_in(held.hash_rows().implode()).to_numpy() for _, held in KFold(FOLDS).split(self.data)]
 
 
 def synthetic(rows: int) -> Problem:
@@ -140,23 +144,11 @@ def flights(rows: int) -> Problem:
     return Problem(flown(rows), "late", ours, theirs)
 
 
-SPACE: Mapping[str, Any] = {
-    "max_depth": list(range(2, 9)),
-    "eta": [float(v) for v in np.geomspace(0.05, 0.5, 50)],
-    "subsample": [float(v) for v in np.linspace(0.5, 1.0, 50)],
-}
-
-
-def drawn(n: int) -> list[dict[str, Any]]:
-    """The configurations: those that RandomizedSearchCV draws."""
-    return [dict(config) for config in ParameterSampler(SPACE, n, random_state=0)]
-
-
-# -- who searches ------------------------------------------------------------------------------------------------------
+# -- what is measured --------------------------------------------------------------------------------------------------
 
 
 def rayline(problem: Problem, trials: int, **options: Any) -> tune.Analysis:
-    """What is measured."""
+    """Our search."""
     return tune.run(
         train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=ROUNDS),
         {
@@ -174,116 +166,38 @@ def rayline(problem: Problem, trials: int, **options: Any) -> tune.Analysis:
     )
 
 
-def score(config: Config, fold: Fold, stages: Callable[[], ColumnTransformer] | None) -> float:
-    """One fold by hand."""
-    x, y, x_test, y_test = fold
-    if stages is not None:
-        made = stages()
-        x, x_test = made.fit_transform(x, y), made.transform(x_test)
-    params = {"objective": "binary:logistic", "nthread": 1, **config}
-    booster = xgboost.train(params, xgboost.DMatrix(x, y), ROUNDS)
-    return float(log_loss(y_test, booster.predict(xgboost.DMatrix(x_test))))
-
-
-def function_trainable(problem: Problem, trials: int) -> float:
-    """As Ray's guides show it: a function, with the folds in the object store."""
-    stages = problem.theirs
-
-    def objective(config: dict[str, Any], folds: list[Fold]) -> None:
-        ray_tune.report({"score": float(np.mean([score(config, fold, stages) for fold in folds]))})
-
-    return _fit(ray_tune.with_parameters(objective, folds=problem.folds), trials, reuse=False)
-
-
-class Reused(ray_tune.Trainable):
-    """As quick as Ray Tune gets: a class whose actors are used again."""
-
-    def setup(self, config: dict[str, Any], folds: list[Fold] | None = None) -> None:
-        assert folds is not None
-        self.folds = folds
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.config = new_config
-        return True
-
-    def step(self) -> dict[str, Any]:
-        return {"score": float(np.mean([score(self.config, fold, None) for fold in self.folds])), "done": True}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Ray asks for it at the end of every trial, and starts a new actor when it raises."""
-        return {}
-
-    def load_checkpoint(self, checkpoint: Any) -> None: ...
-
-
-def reused_actors(problem: Problem, trials: int) -> float:
-    return _fit(ray_tune.with_parameters(Reused, folds=problem.folds), trials, reuse=True)
-
-
-def _fit(trainable: Any, trials: int, *, reuse: bool) -> float:
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        found = ray_tune.Tuner(
-            ray_tune.with_resources(trainable, {"CPU": 1}),
-            param_space={name: ray_tune.choice(values) for name, values in SPACE.items()},
-            tune_config=ray_tune.TuneConfig(
-                num_samples=trials,
-                reuse_actors=reuse,
-                metric="score",
-                mode="min",
-                search_alg=BasicVariantGenerator(points_to_evaluate=drawn(trials)),
-            ),
-            run_config=ray_tune.RunConfig(verbose=0, storage_path=folder),
-        ).fit()
-        return float(found.get_best_result().metrics["score"])
-
-
-def loop(problem: Problem, trials: int) -> float:
-    """No Ray at all."""
-    return min(float(np.mean([score(c, fold, problem.theirs) for fold in problem.folds])) for c in drawn(trials))
-
-
-def randomized(problem: Problem, trials: int) -> float:
-    """scikit-learn, two processes."""
-    assert problem.theirs is not None
-    parts = [(len(y), len(y_test)) for _, y, _, y_test in problem.folds]
-    frames = [pd.concat([x, x_test]) for x, _, x_test, _ in problem.folds]
-    # Each fold has its own order of the rows: one table holds them fold after fold.
-    begins = np.cumsum([0, *(sum(part) for part in parts)])
-    cv = [(np.arange(b, b + n), np.arange(b + n, b + n + m)) for b, (n, m) in zip(begins, parts, strict=False)]
-    data = pd.concat(frames, ignore_index=True)
-    labels = np.concatenate([np.concatenate([y, y_test]) for _, y, _, y_test in problem.folds])
-    search = RandomizedSearchCV(
-        Pipeline([("stages", problem.theirs()), ("model", xgboost.XGBClassifier(n_estimators=ROUNDS, n_jobs=1))]),
-        {f"model__{name}": values for name, values in SPACE.items()},
-        n_iter=trials,
-        cv=cv,
-        scoring="neg_log_loss",
-        n_jobs=2,
-        random_state=0,
-        refit=False,
-    )
-    search.fit(data, labels)
-    return -float(np.max(search.cv_results_["mean_test_score"]))
-
-
 # -- the comparisons ---------------------------------------------------------------------------------------------------
+
+
+def small(options: Options, rows: int) -> list[Comparison]:
+    """Synthetic; of the slow other side one run is enough when there is much else to do."""
+    data = synthetic(rows)
+    _ = data.folds
+    ours, other = [], []
+    for i in range(options.repeats):
+        ours.append(timed("20 trials, synthetic: Rayline", lambda: rayline(data, 20)))
+        if not i or not options.full:
+            other.append(timed("20 trials, synthetic: function trainable", lambda: function_trainable(data.folds, data.theirs, 20)))
+    name = "Ray Tune, function trainable, scikit-learn Pipeline a fold"
+    return [Comparison(f"20 trials, synthetic, {rows:,} rows", ours, name, other, goal=0.35)]
 
 
 def tiny(options: Options, ray_starts: float) -> list[Comparison]:
     """Breast cancer."""
     data = cancer()
     _ = data.folds
-    ours, other = alternate(lambda: rayline(data, 20), lambda: reused_actors(data, 20), repeats=options.repeats)
-    # What a trial costs once the actors are there: the difference between a long and a short run.
+    ours, other, whole = [], [], []
     both: list[float] = []
     raw: list[float] = []
     over: list[float] = []
     for _ in range(options.repeats):
-        both.append(_per_trial(lambda n: rayline(data, n)))
-        raw.append(_per_trial(lambda n: loop(data, n)))
-        over.append(_overhead(data))
-    whole = [seconds(lambda: loop(data, 20)) for _ in range(options.repeats)]
+        ours.append(timed("20 trials, breast cancer: Rayline", lambda: rayline(data, 20)))
+        other.append(timed("20 trials, breast cancer: reuse_actors", lambda: reused_actors(data.folds, 20)))
+        whole.append(timed("20 trials, breast cancer: a loop", lambda: loop(data.folds, data.theirs, 20)))
+        # What a trial costs once the actors are there: the difference between a long and a short run.
+        timed("one more trial: Rayline", lambda: both.append(_per_trial(lambda n: rayline(data, n))))
+        timed("one more trial: a loop", lambda: raw.append(_per_trial(lambda n: loop(data.folds, data.theirs, n))))
+        timed("one more trial, 1 at a time: Rayline", lambda: over.append(_overhead(data)))
     return [
         Comparison("20 trials, breast cancer", ours, "Ray Tune, class trainable with reuse_actors", other, goal=1.0),
         Comparison(
@@ -315,16 +229,25 @@ def _overhead(problem: Problem) -> float:
     return (long.seconds - short.seconds - sum(folds)) / (LONG - SHORT)
 
 
-def large(rows: int, trials: int) -> Sequence[Comparison]:
-    """Flights; takes minutes, so once each."""
+def large(rows: int, trials: int) -> list[Comparison]:
+    """Flights. The others take minutes, so once each; we run before and after them, so that a machine that slows down
+    meanwhile is on nobody's side."""
     data = flights(rows)
     best: dict[str, float] = {}
-    _ = data.folds
-    ours = [seconds(lambda: best.__setitem__("ours", rayline(data, trials).best_score))]
-    learn = [seconds(lambda: best.__setitem__("learn", randomized(data, trials)))]
-    ray_s = [seconds(lambda: best.__setitem__("ray", function_trainable(data, trials)))]
-    what = f"{trials} trials, {rows:,} flights; best log loss {best['ours']:.4f}"
-    return [
-        Comparison(what, ours, f"RandomizedSearchCV(n_jobs=2), {best['learn']:.4f}", learn, goal=1 / 3),
-        Comparison(what, ours, f"Ray Tune, function trainable, {best['ray']:.4f}", ray_s, goal=0.2),
+    assert data.theirs is not None
+    folds, held_out, stages = data.folds, data.held_out, data.theirs
+    frame, labels = data.data.drop(data.target).to_pandas(), data.data[data.target].cast(pl.Int8).to_numpy()
+
+    def once(name: str, search: Callable[[], float]) -> float:
+        return timed(f"{trials} trials, {rows:,} flights: {name}", lambda: best.__setitem__(name, search()))
+
+    ours = [once("Rayline", lambda: rayline(data, trials).best_score)]
+    learn = [once("RandomizedSearchCV", lambda: randomized(frame, labels, held_out, stages, trials))]
+    raw = [once("function trainable", lambda: function_trainable(folds, stages, trials))]
+    ours.append(once("Rayline", lambda: rayline(data, trials).best_score))
+    what = f"{trials} trials, {rows:,} flights; best log loss {best['Rayline']:.4f}"
+    names = [
+        f"RandomizedSearchCV(n_jobs=2), {best['RandomizedSearchCV']:.4f}",
+        f"Ray Tune, function trainable, {best['function trainable']:.4f}",
     ]
+    return [Comparison(what, ours, names[0], learn, goal=1 / 3), Comparison(what, ours, names[1], raw, goal=0.2)]
