@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ class Faulty(LeastSquares):
 
     name = "faulty"
 
-    def train(self, job: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "", doomed: bool = False) -> Weights:
+    def train(
+        self, job: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "", doomed: bool = False
+    ) -> Weights:
         if fail:
             raise ZeroDivisionError("the loss became infinite")
         if doomed:
@@ -32,6 +36,40 @@ class Faulty(LeastSquares):
             Path(die).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().train(job, ridge=ridge)
+
+
+@register_framework
+class Descent(LeastSquares):
+    """Least squares step by step, which goes on from a checkpoint with another rate; it raises, or dies once, on demand."""
+
+    name = "descent"
+    iterations = "steps"
+
+    def train(
+        self, job: Any, *, steps: int = 12, rate: float = 0.1, die: str = "", fail_above: float = math.inf
+    ) -> Weights:
+        x = np.nan_to_num(job.train.features.matrix(np.float64))
+        y = job.train.target.astype(float)
+        model, first = Weights(w=[0.0] * x.shape[1], b=float(y.mean()), steps=0), 0
+        if job.resume is not None:
+            model = self.load(job.resume)
+            first = model["steps"]
+        for step in range(first, steps):
+            if rate > fail_above and step > 3:
+                raise ZeroDivisionError("the loss became infinite")
+            if die and step == 5 and not Path(die).exists():
+                Path(die).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            off = x @ np.array(model["w"]) + model["b"] - y
+            model |= {"w": (np.array(model["w"]) - rate * (x.T @ off) / len(y)).tolist(), "steps": step + 1}
+            stop = job.report(step, {"train-loss": float((off**2).mean())})
+            job.checkpoint(step, partial(self.save, model))
+            if stop:
+                break
+        return model
+
+    def resumable(self, *args: Any, **kwargs: Any) -> int:
+        return int(self.argument("steps", args, kwargs))
 
 
 class Configured(Evaluator):

@@ -86,7 +86,7 @@ def test_schedulers() -> None:
     for wrong, n_folds, message in (
         ("ascha", 5, "did you mean \\['asha'\\]"),
         ("asha", 1, "more than one fold"),
-        (PopulationBasedTraining(hyperparam_mutations={"x": [1]}), 5, "in the middle of a trial"),
+        (PopulationBasedTraining(hyperparam_mutations={"x": [1]}), 5, "Expected 'pbt' or a tune.Population"),
         (3, 5, "a scheduler of ray.tune"),
         (AsyncHyperBandScheduler(metric="auc", mode="max"), 5, "has a metric or a mode of its own"),
     ):

@@ -413,6 +413,18 @@ class Framework(ABC):
         """The argument that makes no sense without a test set (early stopping); empty when there is none."""
         return ""
 
+    def resumable(self, *args: Any, **kwargs: Any) -> int:
+        """How many iterations a training with these arguments makes, where it goes on from a checkpoint (`Job.resume`) also
+        with other arguments than it began with; 0 where it does not. With the same arguments, going on is what a training
+        without a break would have done, but for random numbers."""
+        return 0
+
+    def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The value that an argument of `train` has with these arguments, or its default."""
+        bound = inspect.signature(self.train).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments[name]
+
     def owns_callback(self, callback: Any) -> bool:
         """Whether this is a callback object of the library itself: it is handed over as `callbacks=[…]` of `train`.
         Must not import the library to say no."""

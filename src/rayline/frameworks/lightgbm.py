@@ -215,6 +215,10 @@ class LightGBM(Framework):
     def needs_test(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in _aliases("early_stopping_round") if (params or {}).get(name)), "")
 
+    def resumable(self, *args: Any, **kwargs: Any) -> int:
+        params, rounds = (self.argument(name, args, kwargs) for name in ("params", "num_boost_round"))
+        return int(next((params[name] for name in _aliases("num_iterations") if name in (params or {})), rounds))
+
     def owns_callback(self, callback: Any) -> bool:
         return type(callback).__module__.partition(".")[0] == "lightgbm"
 

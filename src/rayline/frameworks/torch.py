@@ -189,6 +189,11 @@ class Torch(Framework):
     def needs_test(self, *args: Any, **kwargs: Any) -> str:
         return "patience" if kwargs.get("patience") is not None else ""
 
+    def resumable(self, *args: Any, **kwargs: Any) -> int:
+        # A loop of the user's own, and Lightning, go on with the arguments that stand in their checkpoints.
+        is_ours = kwargs.get("train_loop") is None and kwargs.get("lightning_module") is None
+        return int(self.argument("max_epochs", args, kwargs)) if is_ours else 0
+
     def to_onnx(self, model: Any, width: int) -> Any:
         from rayline.frameworks import torch_onnx  # optional
 

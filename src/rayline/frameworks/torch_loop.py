@@ -10,7 +10,7 @@ import contextlib
 import datetime as dt
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,11 @@ class Table:
         return float(len(rows)) if self.weight is None else float(self.weight[rows].sum())
 
 
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+SCHEDULED = (*RATES, "momentum", "betas")
+"""What schedulers change in an optimizer's groups: rates, and what some of them let swing against the rates."""
+
+
 class Loop:
     """One training of one module on one worker."""
 
@@ -219,6 +224,7 @@ class Loop:
         self.scheduler = settings.scheduled(self.optimizer)
         self.loss = Loss(settings.loss, job.target)
         self.seed = int(np.random.SeedSequence(job.seed).generate_state(1)[0])
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.epoch, self.best, self.best_epoch = 0, math.inf, -1
         self.best_state: dict[str, Any] | None = None
 
@@ -309,6 +315,18 @@ class Loop:
         self.job.checkpoint(self.epoch, self._save)
         return bool(self.among.total(np.array([float(stop)]), self.device)[0])
 
+    def _take_arguments(self, fresh: Sequence[Mapping[str, Any]], before: Sequence[float]) -> None:
+        """Go on with the optimizer's arguments of this training: those of the checkpoint may have been others. A rate that
+        a scheduler has changed since changes in proportion."""
+        for place, (group, own) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+            ratio = self.rates[place] / before[place] if before[place] else 1.0
+            scheduled = {name: group[name] * ratio for name in RATES if name in group}
+            kept = () if self.scheduler is None else SCHEDULED
+            group.update({name: value for name, value in own.items() if name not in ("params", *kept)})
+            if self.scheduler is not None:
+                group.update(scheduled)
+                if hasattr(self.scheduler, "base_lrs"):
+                    self.scheduler.base_lrs[place] *= ratio
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self, directory: Path) -> None:
@@ -317,6 +335,7 @@ class Loop:
         state = {
             "epoch": self.epoch,
             "seed": self.seed,
+            "rates": self.rates,
             "best": self.best,
             "best_epoch": self.best_epoch,
             "best_state": self.best_state,
@@ -328,9 +347,11 @@ class Loop:
     def _resume(self, directory: Path) -> None:
         modules.read_numbers(self.module, directory)
         state = torch.load(directory / "training.pt", map_location=self.device, weights_only=True)
+        fresh = [dict(group, params=None) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        self._take_arguments(fresh, state["rates"])
         self.epoch, self.seed = state["epoch"] + 1, state["seed"]
         self.best, self.best_epoch, self.best_state = state["best"], state["best_epoch"], state["best_state"]
 

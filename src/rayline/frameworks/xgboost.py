@@ -169,6 +169,9 @@ class XGBoost(Framework):
     def needs_test(self, *args: Any, **kwargs: Any) -> str:
         return "early_stopping_rounds" if kwargs.get("early_stopping_rounds") else ""
 
+    def resumable(self, *args: Any, **kwargs: Any) -> int:
+        return int(self.argument("num_boost_round", args, kwargs))
+
     def owns_callback(self, callback: Any) -> bool:
         return isinstance(callback, TrainingCallback)
 

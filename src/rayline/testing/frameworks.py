@@ -46,7 +46,7 @@ def check_framework(
     when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
     predictions; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
-    and can stop it; wrong parameters and a GPU that is not there are refused before training; the framework's own error
+    and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; the framework's own error
     reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
 
     The laws on Ray, with `ray=True` (half a minute for a task): it trains on two workers, or on one and refuses two with
@@ -195,6 +195,30 @@ def repeats_itself(case: Case) -> None:
     assert again.history.equals(case.result.history), "the same seed gives another history"
 
 
+class _Count(Callback):
+    heard = 0
+
+    def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool:
+        self.heard += 1
+        return False
+
+
+def goes_on_from_a_checkpoint(case: Case) -> None:
+    trainer = case.trainer()
+    n = case.adapter.resumable(*trainer.args, **trainer.kwargs)
+    if n < 2 or not case.seeded or case.adapter.needs_test(*trainer.args, **trainer.kwargs):
+        return
+    straight, count = case.result.history, _Count()
+    halves = case.fit(trainer.scheduled([(n // 2, {}), (n, {})]), callbacks=[count]).history
+    assert count.heard == n, f"it says that it makes {n} iterations and goes on from a checkpoint; it made {count.heard}"
+    assert halves.head(n // 2).equals(straight.head(n // 2)), "the first part is not what it is without a break"
+    assert halves.height == straight.height == n, f"the history has {halves.height} iterations"
+    for name in straight.columns:
+        one, two = straight[name].to_numpy(), halves[name].to_numpy()
+        way = abs(one[-1] - one[0])  # random numbers may differ in the second part
+        assert (np.abs(one - two) <= way / 4 + 1e-6).all(), f"{name} does not go on from where the first part ended"
+
+
 class _Stop(Callback):
     heard = 0
 
@@ -268,6 +292,7 @@ LAWS = (
     is_saved_and_loaded,
     travels,
     repeats_itself,
+    goes_on_from_a_checkpoint,
     is_heard_and_stopped,
     changes_nothing_of_the_callers,
 )

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,13 +298,11 @@ class _Training:
 
     @property
     def work(self) -> Work:
-        kwargs = dict(self.trainer.kwargs)
-        if self.native_callbacks:
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), *self.native_callbacks]
+        legs = [replace(leg, kwargs=self._called_back(leg.kwargs)) for leg in self.trainer.legs]
         return Work(
             self.trainer.framework,
             self.trainer.args,
-            kwargs,
+            self._called_back(self.trainer.kwargs),
             self.learned.features,
             self.learned.target,
             weighs=self.prepare(test=False).weighs,
@@ -316,7 +314,14 @@ class _Training:
             num_workers=self.trainer.num_workers or 0,
             resources_per_worker=room(self.trainer) if self.trainer.adapter.acts else {},
             max_failures=self.trainer.max_failures,
+            legs=legs,
         )
+
+    def _called_back(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The framework's arguments with its own callbacks among them."""
+        if not self.native_callbacks:
+            return dict(kwargs)
+        return {**kwargs, "callbacks": [*(kwargs.get("callbacks") or []), *self.native_callbacks]}
 
     def prepare(self, *, test: bool, transformed: bool = False) -> Prepare:
         """From raw (or transformed) rows to those of the training."""

@@ -12,6 +12,7 @@ from rayline.core.framework import Framework
 from rayline.data.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
 from rayline.train.fit import fit
+from rayline.train.legs import Leg
 from rayline.train.result import Result
 
 
@@ -100,6 +101,7 @@ class Trainer:
         self.storage_path = storage_path
         self.metrics = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
         self.class_weight = class_weight
+        self.legs: tuple[Leg, ...] = ()
         self._result: Result | None = None
         for name in self.metrics or ():
             named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
@@ -162,9 +164,64 @@ class Trainer:
         """
         made = copy.copy(self)
         args, made.kwargs = self.adapter.configure(self.args, self.kwargs, config)
-        made.args, made._result = tuple(args), None
+        made.args, made.legs, made._result = tuple(args), (), None
         made.check()
         return made
+
+    def scheduled(self, schedule: Sequence[tuple[int, Mapping[str, Any]]]) -> Self:
+        """An unfitted copy of which the parameters change during the training, as population based training finds them.
+
+        Parameters
+        ----------
+        schedule
+            Pairs of a number of iterations and the parameters until then: `[(20, {"eta": 0.3}), (50, {"eta": 0.1})]`
+            trains 20 iterations, and from there up to the 50th with another rate.
+
+        Raises
+        ------
+        ParameterError
+            When the framework cannot go on with other parameters, knows no such parameter, or makes fewer iterations; and
+            with `num_workers`.
+
+        Examples
+        --------
+        >>> from rayline import train
+        >>> trainer = train.XGBoostTrainer({}, num_boost_round=50).scheduled([(20, {"eta": 0.3}), (50, {"eta": 0.1})])
+        >>> [(leg.until, leg.args) for leg in trainer.legs]
+        [(20, ({'eta': 0.3},)), (50, ({'eta': 0.1},))]
+        """
+        self.refuse_legs()
+        legs, before = [], 0
+        for number, (until, changes) in enumerate(schedule):
+            made = self.replace(changes)
+            most = self.adapter.resumable(*made.args, **made.kwargs)
+            if not (isinstance(until, int) and before < until <= most):
+                raise ParameterError.value(
+                    self._name, "schedule", f"rising numbers of iterations, of which there are {most}", until
+                )
+            legs.append(Leg(number, until, made.args, made.kwargs))
+            before = until
+        if not legs:
+            raise ParameterError.value(self._name, "schedule", "at least one pair", schedule)
+        last = copy.copy(self)
+        last.args, last.kwargs, last.legs, last._result = tuple(legs[-1].args), dict(legs[-1].kwargs), tuple(legs), None
+        return last
+
+    def refuse_legs(self) -> None:
+        """Raise ParameterError when this training cannot go on from a checkpoint with other parameters."""
+        reason = ""
+        if not self.adapter.resumable(*self.args, **self.kwargs):
+            reason = f"{self.framework} does not go on from a checkpoint with other parameters, as it is used here"
+        elif self.num_workers is not None:
+            reason = f"this trainer has num_workers={self.num_workers}"
+        elif lacking := self.adapter.needs_test(*self.args, **self.kwargs):
+            reason = f"{lacking} would end each part of the training by itself"
+        if reason:
+            raise ParameterError(
+                f"{self._name}: parameters cannot change during the training: {reason}.",
+                "Expected a training in one process of a framework that can (XGBoost, LightGBM, PyTorch's standard loop).",
+                "use parameters that stay the same.",
+            )
 
     def __repr__(self) -> str:
         parts = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
@@ -174,7 +231,8 @@ class Trainer:
             value = getattr(self, name)
             if value is not None and value is not False and (name, value) != ("max_failures", 0):
                 parts.append(f"{name}={value!r}")
-        return f"{self._name}({', '.join(parts)})"
+        legs = f".scheduled(<{len(self.legs)} parts, {self.legs[-1].until} iterations>)" if self.legs else ""
+        return f"{self._name}({', '.join(parts)}){legs}"
 
     @property
     def _name(self) -> str:

@@ -20,7 +20,9 @@ from rayline.core.target import Target
 from rayline.data.conform import Conform
 from rayline.data.fingerprint import Fingerprint
 from rayline.inference.model import pack
+from rayline.train import legs
 from rayline.train.inputs import WHERE
+from rayline.train.legs import Leg
 
 Array = npt.NDArray[Any]
 
@@ -133,6 +135,7 @@ class Work:
     resources_per_worker: Mapping[str, float] = field(default_factory=dict)
     max_failures: int = 0
     where: str = WHERE
+    legs: Sequence[Leg] = ()  # in place of `args` and `kwargs`, where these change during the training
 
     @property
     def adapter(self) -> Framework:
@@ -185,7 +188,7 @@ class Work:
             max_failures=self.max_failures,
         )
         try:
-            native = adapter.train(job, *self.args, **self.kwargs)
+            native = legs.train(adapter, job, self.legs) if self.legs else adapter.train(job, *self.args, **self.kwargs)
             scored = {name: self._scored(native, rows[name]) for name in self.score if name in rows}
             data = Fingerprint()
             if not adapter.acts:

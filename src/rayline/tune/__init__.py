@@ -24,11 +24,13 @@ from ray.tune import (
 
 from rayline.tune.analysis import Analysis
 from rayline.tune.compare import Comparison, compare
+from rayline.tune.population import Population
 from rayline.tune.run import run
 
 __all__ = [
     "Analysis",
     "Comparison",
+    "Population",
     "choice",
     "compare",
     "grid_search",

@@ -22,7 +22,7 @@ from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
-from rayline.tune import plots, record
+from rayline.tune import plots, record, space
 from rayline.tune.evaluate import is_ours
 from rayline.tune.importance import importance
 from rayline.tune.journal import Array, Journal
@@ -179,15 +179,31 @@ class Analysis:
 
     @property
     def best_trainer(self) -> Trainer:
-        """The trainer with the best configuration."""
-        return self._prepared.problem.trainer_of(self.best_config)
+        """The trainer with the best configuration, or with the best schedule of configurations."""
+        return self._trainer(self.best_trial)
+
+    def _trainer(self, trial: Trial) -> Trainer:
+        problem = self._prepared.problem
+        trainer = problem.trainer_of(trial.config).replace({})
+        trainer.seed = trainer.seed if trainer.seed is not None else problem.seed
+        if not trial.parts:
+            return trainer
+        return trainer.scheduled([(part.until, space.parts(part.config).trainer) for part in trial.parts])
+
+    def schedule(self, trial: int | None = None) -> pl.DataFrame:
+        """Which parameters a trial, the best one when omitted, was trained with until which iteration.
+
+        One row a part of the training: `until` (the iterations after it, in all; null where parameters stay the same to
+        the end), `trial` (which one trained it), and one `config/<parameter>` each.
+        """
+        chosen = self.best_trial if trial is None else self._trial(trial)
+        return record.schedule(chosen)
 
     def refit(self, trial: Trial | int) -> Result:
         """Train with the configuration of a trial on the whole training set."""
         chosen = self._trial(trial) if isinstance(trial, int) else trial
         problem, inputs = self._prepared.problem, self._prepared.inputs
-        trainer = problem.trainer_of(chosen.config).replace({})
-        trainer.seed = trainer.seed if trainer.seed is not None else problem.seed
+        trainer = self._trainer(chosen)
         if trainer.adapter.acts:
             return fit(trainer, verbose=self._verbose)
         train, test = inputs.train, inputs.test
@@ -347,10 +363,15 @@ class Analysis:
         order = [partial, pl.col("score")]
         return self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
 
+    @property
+    def _best_config(self) -> str:
+        parts = len(self.best_trial.parts)
+        return f"{self.best_config}{f', the last of {parts} (see schedule)' if parts > 1 else ''}"
+
     def __repr__(self) -> str:
         with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=30):
-            return f"Analysis  {self.summary}\n  best config: {self.best_config}\n{self._top()}"
+            return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{self._top()}"
 
     def _repr_html_(self) -> str:
-        config = html.escape(repr(self.best_config))
+        config = html.escape(self._best_config)
         return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{self._top()._repr_html_()}"

@@ -28,6 +28,7 @@ from rayline.data.folds import Fold, FoldFitter, Slice
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import unpack
 from rayline.train import metrics
+from rayline.train.legs import Leg
 from rayline.train.questions import Learned, Questions
 from rayline.train.trainer import Trainer
 from rayline.train.work import WEIGHT, Prepare, Work
@@ -176,6 +177,14 @@ class Evaluation(NamedTuple):
     history: History
 
 
+class Part(NamedTuple):
+    """A part of a training: from which checkpoint it goes on, and what is called with a function that writes the next."""
+
+    leg: Leg
+    resume: Path | None
+    keep: Callable[[Callable[[Path], None]], None]
+
+
 @dataclass
 class Alone:
     """A worker of one, in this process (see `train.work.Worker`)."""
@@ -222,8 +231,8 @@ class Evaluator:
             for split, folds in enumerate(problem.splits)
         ]  # fmt: skip
 
-    def __call__(self, candidate: Candidate, fold: int) -> Evaluation:
-        """Fit, train and score.
+    def __call__(self, candidate: Candidate, fold: int, part: Part | None = None) -> Evaluation:
+        """Fit, train and score; `part` is the part of a training that is made, all of it when omitted.
 
         Raises
         ------
@@ -238,7 +247,7 @@ class Evaluator:
             raise DataError(
                 f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds."
             )
-        native, history = self._train(trainer, learned, train, test, memo)
+        native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
         scores = learned.target.values(trainer.adapter.predict(native, rows.features))
@@ -341,7 +350,7 @@ class Evaluator:
     # -- training and scoring --------------------------------------------------------------------------------------
 
     def _train(
-        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame, memo: Memo
+        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame, memo: Memo, part: Part | None = None
     ) -> tuple[Any, History]:
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
@@ -359,6 +368,7 @@ class Evaluator:
             use_gpu=trainer.use_gpu,
             adapter_class=registry.runtime_class(trainer.framework),
             where=WHERE,
+            legs=() if part is None else (part.leg,),
         )
         history: History = []
 
@@ -367,10 +377,13 @@ class Evaluator:
             return False
 
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
-            """A fold is trained again rather than resumed."""
+            """A fold is trained again rather than resumed, but for the next part of its training."""
+            if part is not None and iteration + 1 == part.leg.until:
+                part.keep(save)
 
         if trainer.num_workers is None:
             worker = Alone([lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads)
+            worker.resume = None if part is None else part.resume
             return work.run(worker, memo).native, history
         outcomes = registry.engine("ray").train(
             work,

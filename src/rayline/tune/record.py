@@ -64,6 +64,25 @@ class Status(enum.StrEnum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the training of a trial whose parameters change on the way.
+
+    Attributes
+    ----------
+    until
+        The number of iterations after it, in all.
+    config
+        The parameters.
+    trial
+        The number of the trial that trained it.
+    """
+
+    until: int
+    config: dict[str, Any]
+    trial: int
+
+
 @dataclass
 class Trial:
     """One configuration and what came of it.
@@ -82,6 +101,9 @@ class Trial:
         Why it failed; empty when it did not.
     seconds
         From its first fold to its last, waiting included.
+    parts
+        Where parameters change during the training (see `rayline.tune.population`): which they were until when; `config`
+        is that of the last part. Empty where they stay the same.
     """
 
     number: int
@@ -91,6 +113,7 @@ class Trial:
     error: str = ""
     seconds: float = 0.0
     histories: dict[int, list[dict[str, float]]] = field(default_factory=dict, repr=False)
+    parts: list[Part] = field(default_factory=list, repr=False)
 
     @property
     def status(self) -> Status:
@@ -181,6 +204,20 @@ def table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
     columns["error"] = pl.Series([t.error or None for t in trials], dtype=pl.String)
     for name in names:
         columns[f"config/{name}"] = _values([space.cell(space.flatten(t.config).get(name)) for t in trials])
+    return pl.DataFrame(columns)
+
+
+def schedule(trial: Trial) -> pl.DataFrame:
+    """One row a part of the training: `until`, `trial`, and one `config/<parameter>` each."""
+    whole: list[tuple[int | None, dict[str, Any], int]] = [(None, trial.config, trial.number)]
+    parts = [(part.until, part.config, part.trial) for part in trial.parts] or whole
+    flat = [space.flatten(config) for _, config, _ in parts]
+    columns = {
+        "until": pl.Series([until for until, _, _ in parts], dtype=pl.Int64),
+        "trial": pl.Series([number for _, _, number in parts], dtype=pl.Int64),
+    }
+    for name in dict.fromkeys(name for config in flat for name in config):
+        columns[f"config/{name}"] = _values([space.cell(config.get(name)) for config in flat])
     return pl.DataFrame(columns)
 
 

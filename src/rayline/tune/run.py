@@ -22,12 +22,15 @@ from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import capacity as planning
+from rayline.tune import population as populations
 from rayline.tune import search as searching
 from rayline.tune import shelf, space
 from rayline.tune.analysis import Analysis
 from rayline.tune.book import DEATHS, Book
 from rayline.tune.evaluate import WHERE
+from rayline.tune.generations import Generations, Workers
 from rayline.tune.journal import Journal
+from rayline.tune.population import Population
 from rayline.tune.prepare import Material, Prepared, prepare, whole
 from rayline.tune.race import SCORE
 from rayline.tune.record import Status, Trial
@@ -95,7 +98,8 @@ def run(
         None for random and grid search, "optuna", or a searcher of `ray.tune.search`.
     scheduler
         None to run every fold of every trial; "asha", "hyperband" or "median" to stop bad trials after a fold or two
-        (see `rayline.tune.race`); or a scheduler of `ray.tune.schedulers`.
+        (see `rayline.tune.race`); "pbt" or a `tune.Population` to change parameters while models are trained (see
+        `rayline.tune.population`); or a scheduler of `ray.tune.schedulers`.
     name
         Keeps the score of every fold under this name in the user's cache directory (RAYLINE_CACHE).
     resume
@@ -187,11 +191,14 @@ def checked(
         options.seed,
         material,
     )
+    scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
+    if isinstance(scheduler, Population):
+        populations.check(prepared.problem, prepared.space, search=options.search, resume=options.resume)
     return Search(
         prepared,
         options,
         searching.searcher(options.search, prepared.space, seed=options.seed, modes=prepared.modes),
-        searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds)),
+        scheduler,
         Journal() if options.name is None else Journal.named(options.name),
     )
 
@@ -203,7 +210,7 @@ class Search:
     prepared: Prepared
     options: Options
     searcher: Any
-    scheduler: TrialScheduler
+    scheduler: TrialScheduler | Population
     journal: Journal
 
     def run(self, line: progress.Line, started: float) -> Analysis:
@@ -220,16 +227,19 @@ class Search:
         try:
             for callback in options.callbacks:
                 callback.on_start(watched)
-            _run_trials(
-                prepared,
-                capacity,
-                searching.limited(self.searcher, capacity.concurrency),
-                self.scheduler,
-                book,
-                options,
-                journal.known() if options.resume else {},
-            )
-            trials = book.trials()
+            if isinstance(self.scheduler, Population):
+                trials = self._generations(capacity, prepared, self.scheduler, line, watched)
+            else:
+                _run_trials(
+                    prepared,
+                    capacity,
+                    searching.limited(self.searcher, capacity.concurrency),
+                    self.scheduler,
+                    book,
+                    options,
+                    journal.known() if options.resume else {},
+                )
+                trials = book.trials()
             refuse_failures(trials)
             analysis = Analysis(
                 trials, prepared, journal, seconds=time.perf_counter() - started, verbose=options.verbose
@@ -240,6 +250,21 @@ class Search:
                 callback.on_end(watched)
         line.part(analysis.summary)
         return analysis
+
+    def _generations(
+        self, capacity: planning.Capacity, prepared: Prepared, population: Population, line: progress.Line, watched: Run
+    ) -> list[Trial]:
+        options, keeper = self.options, _keeper(prepared, capacity.concurrency)
+        workers = Workers(prepared, capacity, keeper)
+        try:
+            return Generations(
+                prepared, population, options.num_samples, options.seed, options.time_budget_s, self.journal, line,
+                options.callbacks, watched,
+            ).run(workers)  # fmt: skip
+        finally:
+            workers.close()
+            if keeper is not None:
+                ray.kill(keeper)
 
 
 # -- the trials -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune.schedulers import (
     FIFOScheduler,
     PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
     TrialScheduler,
 )
 from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
@@ -17,6 +18,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
 from rayline.tune import race, space
+from rayline.tune.population import Population
 from rayline.tune.race import SCORE, Race
 
 ROUND = 4
@@ -24,7 +26,7 @@ ROUND = 4
 
 SEARCHERS = ("random", "optuna")
 RACES = {"asha": race.asha, "hyperband": race.hyperband, "median": race.median}
-SCHEDULERS = ("fifo", *RACES)
+SCHEDULERS = ("fifo", *RACES, "pbt")
 
 
 class Rounds(Searcher):
@@ -177,22 +179,24 @@ def objectives(n: int) -> list[str]:
     return [SCORE, *(f"{SCORE}_{i}" for i in range(1, n))]
 
 
-def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
+def scheduler(name: Any, *, n_folds: int) -> TrialScheduler | Population:
     """The scheduler for Ray Tune. A fold is an iteration, and what is compared is the mean over the folds so far.
 
     Parameters
     ----------
     name
-        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median" (see `rayline.tune.race`), or a
-        scheduler of Ray's own.
+        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median" (see `rayline.tune.race`), "pbt" or a
+        `Population`, or a scheduler of Ray's own.
 
     Raises
     ------
     ParameterError
-        When there is no scheduler of that name, or it changes parameters during a trial.
+        When there is no scheduler of that name, or it is one of Ray's that change parameters during a trial.
     """
     if name is None or name == "fifo":
         return FIFOScheduler()
+    if isinstance(name, Population) or name == "pbt":
+        return Population() if name == "pbt" else name
     if isinstance(name, str):
         if name not in SCHEDULERS:
             raise ParameterError.unknown("tune.run", [name], SCHEDULERS, "scheduler")
@@ -203,11 +207,11 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler:
                 "use cv=…, or leave the scheduler out.",
             )
         return Race(RACES[name](n_folds))
-    if isinstance(name, PopulationBasedTraining):
+    if isinstance(name, (PopulationBasedTraining, PopulationBasedTrainingReplay)):
         raise ParameterError(
-            "tune.run: population based training changes the parameters in the middle of a trial.",
-            "Expected one configuration for all folds of a trial: their mean would say nothing otherwise.",
-            "use scheduler='asha', or search='optuna'.",
+            f"tune.run: {type(name).__name__} of Ray changes parameters after as much as each trial happens to have done.",
+            "Expected 'pbt' or a tune.Population(interval=…): generations that train all folds equally long.",
+            "use one of these.",
         )
     if not isinstance(name, TrialScheduler):
         raise ParameterError.value(

@@ -1,0 +1,263 @@
+"""The generations of a population on Ray: warm actors train a part of a fold each, the driver decides who goes on how."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+import ray
+from ray.exceptions import RayActorError
+
+from rayline.train import progress
+from rayline.train.callbacks import Callback, Run
+from rayline.train.legs import Leg
+from rayline.tune import live, record
+from rayline.tune.book import DEATHS
+from rayline.tune.cache import fingerprint
+from rayline.tune.capacity import Capacity
+from rayline.tune.evaluate import Array, Evaluator, History, Part, Problem
+from rayline.tune.journal import Journal
+from rayline.tune.population import Population, n_iterations
+from rayline.tune.prepare import Prepared
+from rayline.tune.record import FoldScore, Trial
+from rayline.tune.shelf import Shelf
+from rayline.tune.trial import told
+
+Files = dict[str, bytes]
+Key = tuple[int, int]
+"""A member and a fold."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker has made of a fold; of one that failed only the error."""
+
+    score: FoldScore | None = None
+    scores: Array | None = None
+    history: History = field(default_factory=list)
+    error: str = ""
+
+
+class Worker:
+    """Runs as an actor: trains parts of folds."""
+
+    def __init__(self, problem: Problem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any) -> None:
+        frame = pl.from_arrow(ray.get(table[0]))
+        assert isinstance(frame, pl.DataFrame)
+        shared = None if keeper is None else Shelf(keeper).get
+        self._problem, self._evaluate = problem, Evaluator(problem, frame, most_bytes=most_bytes, shared=shared)
+
+    def train(
+        self, config: Mapping[str, Any], fold: int, number: int, until: int, checkpoint: Files | None
+    ) -> tuple[Done, Files]:
+        """Train a fold from a checkpoint to the end of this generation, and score it. Returns the next checkpoint too."""
+        kept: Files = {}
+
+        def keep(save: Callable[[Path], None]) -> None:
+            with TemporaryDirectory(prefix="rayline-part-") as folder:
+                save(Path(folder))
+                kept.update(_read(Path(folder)))
+
+        try:
+            candidate = self._problem.candidate(config)
+            trainer = candidate.trainer
+            leg = Leg(number, until, trainer.args, trainer.kwargs)
+            with TemporaryDirectory(prefix="rayline-part-") as folder:
+                part = Part(leg, _written(Path(folder), checkpoint), keep)
+                score, scores, history = self._evaluate(candidate, fold, part)
+        except Exception as error:
+            return Done(error=told(error)), {}
+        return Done(score, scores, history), kept
+
+
+def _read(directory: Path) -> Files:
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def _written(directory: Path, files: Files | None) -> Path | None:
+    for name, content in (files or {}).items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return None if files is None else directory
+
+
+class Workers:
+    """So many actors, which do one thing after another. For one that dies another comes, and what it did is done again."""
+
+    def __init__(self, prepared: Prepared, capacity: Capacity, keeper: Any) -> None:
+        self._table = ray.put(prepared.arrow())
+        wanted = dict(capacity.resources)
+        known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
+        self._kind: Any = ray.remote(**options)(Worker)
+        self._given = prepared.problem, [self._table], capacity.most_bytes, keeper
+        self._actors = [self._start() for _ in range(capacity.concurrency)]
+
+    def _start(self) -> Any:
+        return self._kind.remote(*self._given)
+
+    def __call__(self, work: Mapping[Key, tuple[Any, ...]]) -> Iterator[tuple[Key, Done, Any]]:
+        """What comes of these arguments of `train`, as it comes, with a reference to the checkpoint."""
+        idle, waiting, running = [*self._actors], [*work], dict[Any, tuple[Key, Any, Any]]()
+        deaths: Counter[Key] = Counter()
+        while waiting or running:
+            while idle and waiting:
+                key, actor = waiting.pop(0), idle.pop(0)
+                done, checkpoint = actor.train.options(num_returns=2).remote(*work[key])
+                running[done] = key, checkpoint, actor
+            ready, _ = ray.wait([*running], num_returns=1)
+            key, checkpoint, actor = running.pop(ready[0])
+            try:
+                yield key, ray.get(ready[0]), checkpoint
+            except RayActorError as error:
+                self._actors.remove(actor)
+                actor = self._start()
+                self._actors.append(actor)
+                deaths[key] += 1
+                if deaths[key] > DEATHS:
+                    yield key, Done(error=f"the process of the trial died {DEATHS + 1} times: {told(error)}"), None
+                else:
+                    waiting.insert(0, key)
+            idle.append(actor)
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+@dataclass
+class Member:
+    """A member of the population: its record, and for each fold its checkpoint and what its model says of the held-out
+    rows."""
+
+    trial: Trial
+    checkpoints: dict[int, Any] = field(default_factory=dict)
+    scores: dict[int, Array] = field(default_factory=dict)
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.trial.error
+
+    def take_over(self, other: Member, config: dict[str, Any]) -> None:
+        """Go on from where another one is, with these parameters."""
+        own, theirs = self.trial, other.trial
+        own.config, own.parts, own.folds = config, [*theirs.parts], [*theirs.folds]
+        own.histories = {fold: [*history] for fold, history in theirs.histories.items()}
+        self.checkpoints = dict(other.checkpoints)
+
+
+@dataclass
+class Generations:
+    """The run of a population.
+
+    Attributes
+    ----------
+    budget_s
+        After so long no generation begins.
+    """
+
+    prepared: Prepared
+    population: Population
+    num_samples: int
+    seed: int | None
+    budget_s: float | None
+    journal: Journal
+    line: progress.Line
+    callbacks: Sequence[Callback]
+    watched: Run
+
+    def run(self, workers: Workers) -> list[Trial]:
+        """Every generation. Returns the trials, one for each member."""
+        problem, begun = self.prepared.problem, time.monotonic()
+        configs = self.population.begin(self.prepared.space, self.num_samples, self.seed)
+        n_folds = len(problem.folds)
+        self._members = [Member(Trial(number, config, n_folds)) for number, config in enumerate(configs)]
+        ends = self.population.ends(n_iterations(problem, configs[0]))
+        entropy = np.random.SeedSequence(self.seed).entropy
+        assert isinstance(entropy, int)
+        for number in range(len(ends)):
+            over = self.budget_s is not None and time.monotonic() - begun > self.budget_s
+            alive = [member for member in self._members if member.is_alive]
+            if not alive or (over and number):
+                break
+            if number:
+                self._select(alive, np.random.default_rng((entropy, number)))
+            self._generation(workers, alive, number, ends, begun)
+        for member in self._members:
+            if member.is_alive:
+                for fold in member.trial.folds:
+                    self.journal.write(fold, member.scores[fold.fold])
+            for callback in self.callbacks:
+                callback.on_trial(self.watched, member.trial)
+        return [member.trial for member in self._members]
+
+    def _select(self, alive: Sequence[Member], random: np.random.Generator) -> None:
+        """Those behind take over the models of those in front."""
+        sign = -1.0 if self.prepared.mode == "max" else 1.0
+        losses = {member.trial.number: sign * member.trial.score for member in alive}
+        for number, other in self.population.successors(losses, random).items():
+            theirs = self._members[other]
+            changed = self.population.changed(theirs.trial.config, self.prepared.space, random)
+            self._members[number].take_over(theirs, changed)
+
+    def _generation(
+        self, workers: Workers, alive: Sequence[Member], number: int, ends: Sequence[int], begun: float
+    ) -> None:
+        work = {
+            (member.trial.number, fold): (member.trial.config, fold, number, ends[number], member.checkpoints.get(fold))
+            for member in alive
+            for fold in range(member.trial.n_folds)
+        }
+        found: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
+        for (place, fold), done, checkpoint in workers(work):
+            member = self._members[place]
+            trial = member.trial
+            if done.score is None or done.scores is None:
+                trial.error = trial.error or done.error
+            else:
+                found[place].append(done.score)
+                member.checkpoints[fold], member.scores[fold] = checkpoint, done.scores
+                trial.histories.setdefault(fold, []).extend(done.history)
+            trial.seconds = time.monotonic() - begun
+            self._show(number, ends, begun)
+        for member in alive:
+            trial = member.trial
+            trial.parts.append(record.Part(ends[number], trial.config, trial.number))
+            before = {fold.fold: fold for fold in trial.folds}
+            trial.folds = [
+                self._added(trial, score, before.get(score.fold))
+                for score in sorted(found[trial.number], key=lambda s: s.fold)
+            ]
+
+    def _added(self, trial: Trial, score: FoldScore, before: FoldScore | None) -> FoldScore:
+        """A score with the time of all generations, under a key that says how the model came about."""
+        parts = [[part.until, part.config] for part in trial.parts]
+        key = fingerprint([self.prepared.problem.digest, "population", parts, score.fold])
+        earlier = 0.0 if before is None else before.fit_s
+        return replace(score, key=key, fit_s=earlier + score.fit_s, iterations=trial.parts[-1].until)
+
+    def _show(self, number: int, ends: Sequence[int], begun: float) -> None:
+        if not self.line.is_due:
+            return
+        trials = [member.trial for member in self._members]
+        elapsed = time.monotonic() - begun
+        best = record.best(trials, self.prepared.mode)
+        parts = [f"generation {number + 1}/{len(ends)}"]
+        if best is not None:
+            parts.append(f"best {self.prepared.problem.metric} {best.score:.5g} (trial {best.number})")
+        parts.append(progress.seconds(elapsed))
+        if number:
+            left = elapsed / ends[number - 1] * ends[-1] - elapsed
+            parts.append(f"about {progress.seconds(max(0.0, min(left, (self.budget_s or math.inf) - elapsed)))} left")
+        moment = live.Progress(
+            trials, frozenset(), len(trials), self.prepared.mode, self.prepared.problem.metric, elapsed, self.budget_s
+        )
+        self.line.now(", ".join(parts), lambda: live.table(moment))
