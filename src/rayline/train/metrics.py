@@ -88,7 +88,9 @@ def check(wanted: Iterable[str], target: Target, where: str) -> None:
             raise ParameterError(
                 f"{where}: the metric {name!r} is not for a {target.task} target.",
                 f"Expected one of {fitting}.",
-                "choose another.",
+                "choose another."
+                if target.task.is_classification
+                else "choose another, or an objective of classes: labels that are numbers are regressed without one.",
             )
 
 

@@ -22,7 +22,7 @@ from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
-from rayline.tune import plots, record, space
+from rayline.tune import plots, record, show, space
 from rayline.tune.evaluate import is_ours
 from rayline.tune.importance import importance
 from rayline.tune.journal import Array, Journal
@@ -361,7 +361,8 @@ class Analysis:
         # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
         partial = pl.col("status") != str(Status.FINISHED)
         order = [partial, pl.col("score")]
-        return self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
+        found = self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
+        return show.plain_names(found)
 
     @property
     def _best_config(self) -> str:
@@ -369,9 +370,8 @@ class Analysis:
         return f"{self.best_config}{f', the last of {parts} (see schedule)' if parts > 1 else ''}"
 
     def __repr__(self) -> str:
-        with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=30):
-            return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{self._top()}"
+        return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{show.as_text(self._top())}"
 
     def _repr_html_(self) -> str:
         config = html.escape(self._best_config)
-        return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{self._top()._repr_html_()}"
+        return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{show.as_html(self._top())}"

@@ -19,6 +19,7 @@ from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.train import progress
 from rayline.train.trainer import Trainer
+from rayline.tune import show
 from rayline.tune.analysis import Analysis
 from rayline.tune.prepare import Material
 from rayline.tune.record import mean, standard_error
@@ -124,12 +125,12 @@ class Comparison:
         return self.analyses[name]
 
     def __repr__(self) -> str:
-        with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=40):
-            return f"Comparison by {self.metric}: best {self.best!r}, one-standard-error choice {self.one_standard_error!r}\n{self.leaderboard}"
+        text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
+        return f"Comparison by {self.metric}: {text}\n{show.as_text(self.leaderboard)}"
 
     def _repr_html_(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
-        return f"<p><b>Comparison</b> by {html.escape(self.metric)}: {html.escape(text)}</p>{self.leaderboard._repr_html_()}"
+        return f"<p><b>Comparison</b> by {html.escape(self.metric)}: {html.escape(text)}</p>{show.as_html(self.leaderboard)}"
 
 
 def compare(
