@@ -220,6 +220,23 @@ def test_a_test_set_and_a_ray_dataset(table: pl.DataFrame, preprocessor: Preproc
     assert here.best_result.metrics["test-log_loss"] == pytest.approx(here.best_score, abs=1e-9)
 
 
+def test_held_out_predictions_come_as_the_data_came(table: pl.DataFrame) -> None:
+    import pandas as pd
+
+    config, options = {"ridge": tune.grid_search([0.1])}, {"num_samples": 1}
+    plain = table.drop("city", "fold", "weight").with_columns(pl.col("x").fill_nan(0.0))
+    data = {"cv": 2, "target_columns": ["late"]}
+    whole = tune.run(train.Trainer("faulty"), data | {"train_dataset": plain}, config, **options).oof
+    framed = tune.run(train.Trainer("faulty"), data | {"train_dataset": plain.to_pandas()}, config, **options).oof
+    assert isinstance(framed, pd.DataFrame)
+    assert pl.from_pandas(framed).equals(whole)
+    x, y = plain.select("x", "z"), plain["late"]
+    arrays = {"X": x.to_numpy(), "y": y.to_numpy(), "cv": 2}
+    assert isinstance(tune.run(train.Trainer("faulty"), arrays, config, **options).oof, pl.DataFrame)
+    columns = {"X": x.to_dict(as_series=False), "y": y, "cv": 2}
+    assert isinstance(tune.run(train.Trainer("faulty"), columns, config, **options).oof, dict)
+
+
 def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
     trainer = train.XGBoostTrainer({"eta": 0.5}, num_boost_round=60, early_stopping_rounds=3)
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}

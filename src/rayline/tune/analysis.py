@@ -281,7 +281,7 @@ class Analysis:
 
         No row was seen by the model that predicts it. Columns: those of the data, the predictions, the probabilities
         where there are some, and `fold`. The rows come fold after fold, in their order; rows that are held out more
-        than once come as often.
+        than once come as often. Of an array `X` it is a Polars table.
         """
         return self.predictions(self.best_trial)
 
@@ -320,12 +320,12 @@ class Analysis:
         return [scores for scores in found if scores is not None]
 
     def _like(self, table: pl.DataFrame) -> Any:
-        data = self._prepared.inputs.train
-        if type(data).__module__.partition(".")[0] == "ray":
+        given = self._prepared.material.given
+        if type(given).__module__.partition(".")[0] == "ray":
             from ray.data import from_arrow
 
             return from_arrow(table.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        return registry.engine("local").map(data, lambda _: table.lazy())
+        return table if isinstance(given, np.ndarray) else registry.engine("local").map(given, lambda _: table.lazy())
 
     def _trial(self, number: int) -> Trial:
         for trial in self.trials:

@@ -38,6 +38,8 @@ class Material:
 
     Attributes
     ----------
+    given
+        The training rows as the user gave them.
     inputs
         What was given, in one form.
     table
@@ -50,6 +52,7 @@ class Material:
         Whether the held-out rows have weights.
     """
 
+    given: Any
     inputs: Inputs
     table: pl.DataFrame
     splits: tuple[tuple[Fold, ...], ...]
@@ -132,7 +135,7 @@ def prepare(
         space.check(config, None, trainer.replace)
         problem, direction = practice.problem(trainer, data, metric, mode, seed)
         nothing = Inputs(None, None, problem.target.columns, None, problem.schema)
-        rows = Material(nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
+        rows = Material(None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
         return Prepared(problem, rows, config, (direction,))
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
@@ -199,7 +202,8 @@ def read(data: Mapping[str, Any]) -> Material:
         weighs_test = inputs.test_weight is not None
         table = pl.concat([table, test], how="diagonal")
         splits, cells = ((Fold((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
-    return Material(inputs, table, splits, cells, n_train, weighs_test, by_test_set)
+    rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
+    return Material(rows, inputs, table, splits, cells, n_train, weighs_test, by_test_set)
 
 
 def whole(name: str, value: Any) -> int:

@@ -375,7 +375,8 @@ def refuse_failures(trials: Sequence[Trial]) -> None:
         raise TrainingError(
             f"{WHERE}: {'all' if len(failed) == len(trials) else 'all finished'} {len(failed)} trials failed; the first with "
             f"{failed[0].config}: {reasons[0]}",
-            f"Expected at least one trial to run all its folds; there were {len(reasons)} different reasons.",
+            f"Expected at least one trial to run all its folds; there {'were' if len(reasons) > 1 else 'was'} {len(reasons)} "
+            f"reason{'s' if len(reasons) > 1 else ''}.",
             "correct the search space or the data; the error above is that of the trial.",
         )
     raise TrainingError(
