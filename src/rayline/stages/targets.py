@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, SchemaError, shorten
@@ -14,7 +14,7 @@ from rayline.core.joint import GroupClasses, GroupMoments, fold_of
 from rayline.core.operations import Codes, Drop, MapCodes, Operation
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import Check, Stage, View, a_string, an_int, one_of, param
-from rayline.core.statistics import Moments, Request
+from rayline.core.statistics import Request
 
 MAX_CLASSES = 1_000
 """Classes of a target, each of which gives a column."""
@@ -169,22 +169,23 @@ class TargetEncoder(Stage):
     def _codes(self, table: pl.DataFrame) -> tuple[list[Any], list[float], float | None]:
         """The categories, the code of each, and the mean of all."""
         known = table.filter(pl.col("n") > 0)
-        groups = known.select("n", "mean", "m2").rows()
-        total = Moments.merge_all(Moments(n, 0, mean, m2) for n, mean, m2 in groups)
-        if not total.count:
+        if not known.height:
             return [], [], None
-        values = []
-        for n, mean, m2 in groups:
+        n, mean, m2 = (known[name].cast(pl.Float64).to_numpy() for name in ("n", "mean", "m2"))
+        with np.errstate(all="ignore"):  # infinite values: refused below
+            count = n.sum()
+            overall = (n * mean).sum() / count
+            variance = (m2.sum() + (n * (mean - overall) ** 2).sum()) / count
             if self.smooth == "auto":
-                weight = total.variance * n / (total.variance * n + m2 / n) if total.variance > 0 else 1.0
+                weight = variance * n / (variance * n + m2 / n) if variance > 0 else np.ones_like(n)
             else:
-                weight = n / (n + float(self.smooth)) if n + float(self.smooth) else 1.0
-            values.append(weight * mean + (1 - weight) * total.mean)
-        if not all(math.isfinite(value) for value in (*values, total.mean)):
+                weight = n / (n + float(self.smooth))
+            values = weight * mean + (1 - weight) * overall
+        if not (np.isfinite(values).all() and np.isfinite(overall)):
             raise DataError(
                 "TargetEncoder: the target holds infinite values.", "Expected finite numbers.", "clean the target."
             )
-        return known["key"].to_list(), values, total.mean
+        return known["key"].to_list(), values.tolist(), float(overall)
 
     def lower(self, where: str) -> list[Operation]:
         made: list[Operation] = []

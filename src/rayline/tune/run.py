@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayline.core import registry
@@ -337,7 +338,8 @@ def _keeper(prepared: Prepared, n_actors: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray Tune writes neither tables nor logs nor result files meanwhile."""
+    """Ray Tune writes neither tables nor logs nor result files meanwhile, and does not import every tracker that is
+    installed (wandb and MLflow take more than a second) only to count whose callbacks these are."""
     ours = {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -349,9 +351,12 @@ def _quiet() -> Iterator[None]:
     os.environ.update(ours)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    count = getattr(usage, "tag_callbacks", None)
+    usage.tag_callbacks = lambda callbacks: False
     try:
         yield
     finally:
+        usage.tag_callbacks = count
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         for key, value in before.items():
