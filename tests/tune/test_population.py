@@ -16,6 +16,7 @@ from rayline import Preprocessor, train, tune
 from rayline.core.errors import ParameterError
 from rayline.data import KFold
 from rayline.testing import check_framework
+from rayline.tune.generations import Generations, Workers
 from rayline.tune.population import Population
 from rayline.tune.record import Status
 
@@ -101,12 +102,6 @@ def test_wrong_populations_are_refused(options: Any, message: str) -> None:
         (train.Trainer("descent"), {"steps": tune.randint(3, 9)}, {}, "the same number of iterations"),
         (train.Trainer("descent"), {"rate": tune.sample_from(lambda c: 0.1)}, {}, "is a function"),
         (train.Trainer("descent"), {"rate": tune.uniform(0.1, 1)}, {"search": "optuna"}, "a search of its own"),
-        (
-            train.Trainer("descent"),
-            {"rate": tune.uniform(0.1, 1)},
-            {"resume": True, "name": "x"},
-            "resume=True does not",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_ray_starts(
@@ -179,6 +174,38 @@ class TestOnRay:
         assert (tmp_path / "died").exists()
         assert [trial.scores for trial in killed.trials] == [trial.scores for trial in whole.trials]
         assert all(trial.status is Status.FINISHED for trial in killed.trials)
+
+    @pytest.mark.slow
+    def test_what_was_killed_goes_on(
+        self, table: pl.DataFrame, preprocessor: Preprocessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A search that ended after some generations, as a driver that was killed does, and the same to its end."""
+        monkeypatch.setenv("RAYLINE_CACHE", str(tmp_path))
+        select, generations = Generations._select, list[int]()
+
+        def ends(self: Generations, *args: Any) -> None:
+            generations.append(1)
+            if len(generations) == 3:
+                raise KeyboardInterrupt
+            select(self, *args)
+
+        whole = self.run(table, preprocessor)
+        with monkeypatch.context() as patch:
+            patch.setattr(Generations, "_select", ends)
+            with pytest.raises(KeyboardInterrupt):
+                self.run(table, preprocessor, name="killed")
+        trained = list[Any]()
+        made = Workers.__call__
+        with monkeypatch.context() as patch:
+            patch.setattr(Workers, "__call__", lambda self, work: trained.extend(work) or made(self, work))
+            found = self.run(table, preprocessor, name="killed", resume=True)
+        assert len(trained) == 3 * 5 * 3  # 3 of 6 generations were there, of 5 members and 3 folds
+        assert [(t.scores, t.parts) for t in found.trials] == [(t.scores, t.parts) for t in whole.trials]
+        assert found.oof.equals(whole.oof)
+        again = self.run(table, preprocessor, name="killed", resume=True)
+        assert again.fits == {"trained": 0, "stopped": 0, "reused": 15}
+        other = self.run(table, preprocessor, name="killed", resume=True, seed=3)
+        assert other.fits["trained"] == 15
 
     def test_a_member_that_raises_does_not_sink_the_others(
         self, table: pl.DataFrame, preprocessor: Preprocessor

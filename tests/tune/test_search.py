@@ -82,7 +82,10 @@ def test_schedulers() -> None:
     assert isinstance(scheduler(None, n_folds=1), FIFOScheduler)
     assert isinstance(scheduler("asha", n_folds=5), Race)
     own = AsyncHyperBandScheduler(max_t=3)
-    assert scheduler(own, n_folds=5) is own
+    made = scheduler(own, n_folds=5)
+    assert type(made) is type(own)
+    made.set_search_properties("score", "min")
+    assert own.set_search_properties("score", "min")  # the user's own object can serve another search
     for wrong, n_folds, message in (
         ("ascha", 5, "did you mean \\['asha'\\]"),
         ("asha", 1, "more than one fold"),
@@ -115,3 +118,5 @@ def test_searchers_of_rays_own() -> None:
     assert all(0 <= c["x"] <= 1 and c["preprocessor"]["impute"]["strategy"] in ("mean", "median") for c in first)
     with pytest.raises(ParameterError, match="has a metric or a mode of its own"):
         searcher(HyperOptSearch(metric="loss", mode="min"), space, seed=0, modes=["min"])
+    with pytest.raises(ParameterError, match="has a search space of its own"):
+        searcher(HyperOptSearch({"x": uniform(0.0, 1.0)}), space, seed=0, modes=["min"])

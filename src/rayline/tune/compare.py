@@ -21,9 +21,10 @@ from rayline.train import progress
 from rayline.train.trainer import Trainer
 from rayline.tune import show
 from rayline.tune.analysis import Analysis
+from rayline.tune.options import Options
 from rayline.tune.prepare import Material
 from rayline.tune.record import mean, standard_error
-from rayline.tune.run import Options, Search, checked
+from rayline.tune.run import Search, checked
 
 COMPARE = "tune.compare"
 

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from rayline.train import progress
-from rayline.train.callbacks import Callback, Run
+from rayline.train.callbacks import Run
 from rayline.train.legs import Leg
 from rayline.tune import live, record
 from rayline.tune.book import DEATHS
@@ -25,6 +25,7 @@ from rayline.tune.cache import fingerprint
 from rayline.tune.capacity import Capacity
 from rayline.tune.evaluate import Array, Evaluator, History, Part, Problem
 from rayline.tune.journal import Journal
+from rayline.tune.options import Options
 from rayline.tune.population import Population, n_iterations
 from rayline.tune.prepare import Prepared
 from rayline.tune.record import FoldScore, Trial
@@ -160,42 +161,45 @@ class Generations:
 
     Attributes
     ----------
-    budget_s
-        After so long no generation begins.
+    known
+        The scores of an earlier run, by key.
+    is_kept
+        Whether every generation is written into the journal as soon as it is there.
     """
 
     prepared: Prepared
     population: Population
-    num_samples: int
-    seed: int | None
-    budget_s: float | None
+    options: Options
     journal: Journal
     line: progress.Line
-    callbacks: Sequence[Callback]
     watched: Run
+    known: Mapping[str, Any]
+    is_kept: bool
 
     def run(self, workers: Workers) -> list[Trial]:
         """Every generation. Returns the trials, one for each member."""
-        problem, begun = self.prepared.problem, time.monotonic()
-        configs = self.population.begin(self.prepared.space, self.num_samples, self.seed)
-        n_folds = len(problem.folds)
-        self._members = [Member(Trial(number, config, n_folds)) for number, config in enumerate(configs)]
+        problem, options, begun = self.prepared.problem, self.options, time.monotonic()
+        configs = self.population.begin(self.prepared.space, options.num_samples, options.seed)
+        self._members = [Member(Trial(number, config, len(problem.folds))) for number, config in enumerate(configs)]
         ends = self.population.ends(n_iterations(problem, configs[0]))
-        entropy = np.random.SeedSequence(self.seed).entropy
+        entropy = np.random.SeedSequence(options.seed).entropy
         assert isinstance(entropy, int)
+        kept: list[str] = []
         for number in range(len(ends)):
-            over = self.budget_s is not None and time.monotonic() - begun > self.budget_s
+            over = options.time_budget_s is not None and time.monotonic() - begun > options.time_budget_s
             alive = [member for member in self._members if member.is_alive]
             if not alive or (over and number):
                 break
             if number:
                 self._select(alive, np.random.default_rng((entropy, number)))
             self._generation(workers, alive, number, ends, begun)
+            for key in kept:
+                self.journal.drop_files(key)
+            kept = [fold.key for member in alive for fold in member.trial.folds] if self.is_kept else []
         for member in self._members:
-            if member.is_alive:
-                for fold in member.trial.folds:
-                    self.journal.write(fold, member.scores[fold.fold])
-            for callback in self.callbacks:
+            for fold in member.trial.folds if member.is_alive else ():
+                self.journal.write(fold, member.scores[fold.fold])
+            for callback in options.callbacks:
                 callback.on_trial(self.watched, member.trial)
         return [member.trial for member in self._members]
 
@@ -211,38 +215,49 @@ class Generations:
     def _generation(
         self, workers: Workers, alive: Sequence[Member], number: int, ends: Sequence[int], begun: float
     ) -> None:
-        work = {
-            (member.trial.number, fold): (member.trial.config, fold, number, ends[number], member.checkpoints.get(fold))
-            for member in alive
-            for fold in range(member.trial.n_folds)
-        }
+        until, work = ends[number], dict[Key, tuple[Any, ...]]()
         found: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
+        for member in alive:
+            trial = member.trial
+            trial.parts.append(record.Part(until, trial.config, trial.number))
+            for fold in range(trial.n_folds):
+                key = self._key(trial, fold)
+                scores = self.journal.scores(key) if key in self.known else None
+                if scores is not None:
+                    found[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
+                    member.checkpoints[fold], member.scores[fold] = key, scores
+                    continue
+                before = member.checkpoints.get(fold)  # of an earlier run it is a key of the journal
+                files = self.journal.files(before) if isinstance(before, str) else before
+                work[trial.number, fold] = trial.config, fold, number, until, files
         for (place, fold), done, checkpoint in workers(work):
             member = self._members[place]
             trial = member.trial
             if done.score is None or done.scores is None:
                 trial.error = trial.error or done.error
             else:
-                found[place].append(done.score)
+                score = self._added(trial, done.score)
+                found[place].append(score)
                 member.checkpoints[fold], member.scores[fold] = checkpoint, done.scores
                 trial.histories.setdefault(fold, []).extend(done.history)
+                if self.is_kept:
+                    self.journal.keep_files(score.key, ray.get(checkpoint))
+                    self.journal.write(score, done.scores)
             trial.seconds = time.monotonic() - begun
             self._show(number, ends, begun)
         for member in alive:
-            trial = member.trial
-            trial.parts.append(record.Part(ends[number], trial.config, trial.number))
-            before = {fold.fold: fold for fold in trial.folds}
-            trial.folds = [
-                self._added(trial, score, before.get(score.fold))
-                for score in sorted(found[trial.number], key=lambda s: s.fold)
-            ]
+            member.trial.folds = sorted(found[member.trial.number], key=lambda score: score.fold)
 
-    def _added(self, trial: Trial, score: FoldScore, before: FoldScore | None) -> FoldScore:
+    def _added(self, trial: Trial, score: FoldScore) -> FoldScore:
         """A score with the time of all generations, under a key that says how the model came about."""
-        parts = [[part.until, part.config] for part in trial.parts]
-        key = fingerprint([self.prepared.problem.digest, "population", parts, score.fold])
-        earlier = 0.0 if before is None else before.fit_s
-        return replace(score, key=key, fit_s=earlier + score.fit_s, iterations=trial.parts[-1].until)
+        earlier = math.fsum(fold.fit_s for fold in trial.folds if fold.fold == score.fold)
+        key, until = self._key(trial, score.fold), trial.parts[-1].until
+        return replace(score, key=key, fit_s=earlier + score.fit_s, iterations=until)
+
+    def _key(self, trial: Trial, fold: int) -> str:
+        """What the model of a fold was made from, as a digest."""
+        problem = self.prepared.problem
+        return fingerprint([[part.until, problem.candidate(part.config).key(fold)] for part in trial.parts])
 
     def _show(self, number: int, ends: Sequence[int], begun: float) -> None:
         if not self.line.is_due:
@@ -256,8 +271,16 @@ class Generations:
         parts.append(progress.seconds(elapsed))
         if number:
             left = elapsed / ends[number - 1] * ends[-1] - elapsed
-            parts.append(f"about {progress.seconds(max(0.0, min(left, (self.budget_s or math.inf) - elapsed)))} left")
+            parts.append(
+                f"about {progress.seconds(max(0.0, min(left, (self.options.time_budget_s or math.inf) - elapsed)))} left"
+            )
         moment = live.Progress(
-            trials, frozenset(), len(trials), self.prepared.mode, self.prepared.problem.metric, elapsed, self.budget_s
+            trials,
+            frozenset(),
+            len(trials),
+            self.prepared.mode,
+            self.prepared.problem.metric,
+            elapsed,
+            self.options.time_budget_s,
         )
         self.line.now(", ".join(parts), lambda: live.table(moment))

@@ -11,8 +11,9 @@ import secrets
 import shutil
 import tempfile
 import weakref
+import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,37 @@ class Journal:
             return None
         found: Array = np.load(path, allow_pickle=False)
         return found
+
+    def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Keep the files of a checkpoint, to go on from."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        self._write(self._files(key), buffer.getvalue())
+
+    def files(self, key: str) -> dict[str, bytes]:
+        """The files of a checkpoint. Raises ArtifactError when they are not there, or not ours."""
+        try:
+            with zipfile.ZipFile(self._files(key)) as archive:
+                names = archive.namelist()
+                strange = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]
+                if strange:
+                    raise ArtifactError(f"{self._files(key)} holds {strange[0]!r}.", "Expected names below a folder.")
+                return {name: archive.read(name) for name in names}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ArtifactError(
+                f"tune.run: the checkpoint {self._files(key)} cannot be read: {error}.",
+                "Expected what the run of that name has kept.",
+                "start without resume=True.",
+            ) from error
+
+    def drop_files(self, key: str) -> None:
+        """Forget a checkpoint."""
+        self._files(key).unlink(missing_ok=True)
+
+    def _files(self, key: str) -> Path:
+        return self._path / f"{key}.zip"
 
     def _scores(self, key: str) -> Path:
         return self._path / f"{key}.npy"

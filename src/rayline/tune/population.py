@@ -135,7 +135,7 @@ class Population:
         return min(max(moved, domain.lower), domain.upper - excluded)
 
 
-def check(problem: Problem, searched: space.Config, *, search: Any, resume: bool) -> None:
+def check(problem: Problem, searched: space.Config, *, search: Any) -> None:
     """Raise ParameterError when a search cannot be one of population based training."""
     try:
         problem.trainer.refuse_legs()
@@ -161,12 +161,6 @@ def check(problem: Problem, searched: space.Config, *, search: Any, resume: bool
             f"{WHERE}: population based training is a search of its own.",
             f"Expected search=None; got {search!r}.",
             "leave search out: parameters are drawn once, and change with the generations.",
-        )
-    if resume:
-        raise ParameterError(
-            f"{WHERE}: resume=True does not go together with population based training.",
-            "Expected a search whose trials do not hang on one another.",
-            "leave resume out: the same seed finds the same again.",
         )
     counts = {name: n_iterations(problem, {**space.typical(searched), **one}) for name, one in _one_by_one(searched)}
     if len({*counts.values()}) > 1:

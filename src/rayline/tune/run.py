@@ -18,7 +18,7 @@ from ray.air._internal import usage
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError, TrainingError
+from rayline.core.errors import TrainingError
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -31,8 +31,9 @@ from rayline.tune.book import DEATHS, Book
 from rayline.tune.evaluate import WHERE
 from rayline.tune.generations import Generations, Workers
 from rayline.tune.journal import Journal
+from rayline.tune.options import Options
 from rayline.tune.population import Population
-from rayline.tune.prepare import Material, Prepared, prepare, whole
+from rayline.tune.prepare import Material, Prepared, prepare
 from rayline.tune.race import SCORE
 from rayline.tune.record import Status, Trial
 from rayline.tune.trial import FoldTrial
@@ -136,43 +137,6 @@ def run(
         return checked(trainer, data_config, config, options).run(line, started)
 
 
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `run` beside trainer, data and search space; see there."""
-
-    metric: str | Sequence[str] | None = None
-    mode: str | Sequence[str] | None = None
-    num_samples: int = 10
-    seed: int | None = 0
-    max_concurrent: int | None = None
-    time_budget_s: float | None = None
-    search: Any = None
-    scheduler: Any = None
-    name: str | None = None
-    resume: bool = False
-    callbacks: Sequence[Callback] = ()
-    verbose: bool | None = None
-
-    def check(self) -> None:
-        """Raise ParameterError on a value that no search could have."""
-        whole("num_samples", self.num_samples)
-        if self.max_concurrent is not None:
-            whole("max_concurrent", self.max_concurrent)
-        callbacks, seconds = self.callbacks, self.time_budget_s
-        if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
-            raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (is_number and seconds > 0):
-            raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", seconds)
-        for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
-            if not isinstance(value, expected):
-                raise ParameterError.value(WHERE, name, "True or False", value)
-        if self.resume and self.name is None:
-            raise ParameterError(
-                f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
-            )
-
-
 def checked(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None,
@@ -194,7 +158,7 @@ def checked(
     )
     scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
     if isinstance(scheduler, Population):
-        populations.check(prepared.problem, prepared.space, search=options.search, resume=options.resume)
+        populations.check(prepared.problem, prepared.space, search=options.search)
     return Search(
         prepared,
         options,
@@ -258,10 +222,10 @@ class Search:
         options, keeper = self.options, _keeper(prepared, capacity.concurrency)
         workers = Workers(prepared, capacity, keeper)
         try:
+            known = self.journal.known() if options.resume else {}
             return Generations(
-                prepared, population, options.num_samples, options.seed, options.time_budget_s, self.journal, line,
-                options.callbacks, watched,
-            ).run(workers)  # fmt: skip
+                prepared, population, options, self.journal, line, watched, known, is_kept=options.name is not None
+            ).run(workers)
         finally:
             workers.close()
             if keeper is not None:

@@ -122,6 +122,7 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
         search = _optuna(seed, modes)
         _check_domains(search, config)
         return search
+    search = _copied(search)
     if isinstance(search, ConcurrencyLimiter):
         search = search.searcher
     if isinstance(search, Rounds) or not isinstance(search, Searcher):
@@ -129,6 +130,12 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
     _check_domains(search, config)
     if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
         raise _has_its_own(search, {"metric": search.metric, "mode": search.mode})
+    if getattr(search, "_space", None):
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} has a search space of its own.",
+            f"Expected config to hold the space, here {space.tuned(config)}.",
+            "leave space= out of the searcher.",
+        )
     if len(modes) > 1:
         raise ParameterError(
             f"tune.run: {type(search).__name__} searches by one metric.",
@@ -220,7 +227,16 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler | Population:
     own = {"metric": getattr(name, "_metric", None), "mode": getattr(name, "_mode", None)}
     if any(value is not None for value in own.values()):
         raise _has_its_own(name, own)
-    return name
+    return _copied(name)
+
+
+def _copied(given: Any) -> Any:
+    """A searcher or scheduler for this search alone: Ray's remember the trials that they have seen. One that cannot be copied
+    (it holds a connection to a database) is used as it is."""
+    try:
+        return copy.deepcopy(given)
+    except Exception:  # whatever an object of a stranger's raises
+        return given
 
 
 def _has_its_own(given: Any, own: Mapping[str, Any]) -> ParameterError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shutil
 from typing import Any
 
 import polars as pl
@@ -21,16 +22,16 @@ def plain_names(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def as_text(frame: pl.DataFrame) -> str:
-    """The table for a terminal."""
-    with pl.Config(
-        tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_cols=12, fmt_str_lengths=LONGEST
-    ):
-        return str(frame)
+    """The table for a terminal. Columns without values are left out."""
+    options: dict[str, Any] = {"tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True, "tbl_cols": 12}
+    width = shutil.get_terminal_size((120, 24)).columns
+    with pl.Config(**options, fmt_str_lengths=LONGEST, tbl_width_chars=width):
+        return str(_filled(frame))
 
 
 def as_html(frame: pl.DataFrame, best: int | None = 0) -> str:
     """The table for a notebook, the row `best` in bold. Columns without values are left out."""
-    frame = frame.select(name for name in frame.columns if frame[name].null_count() < frame.height)
+    frame = _filled(frame)
     number = {name: dtype.is_numeric() for name, dtype in frame.schema.items()}
     head = "".join(f"<th style='{_style(number[name])}'>{html.escape(name)}</th>" for name in frame.columns)
     rows = []
@@ -42,6 +43,10 @@ def as_html(frame: pl.DataFrame, best: int | None = 0) -> str:
     return (
         f"<table style='border-collapse:collapse'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _filled(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(name for name in frame.columns if frame[name].null_count() < frame.height)
 
 
 def _style(number: bool) -> str:

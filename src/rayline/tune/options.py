@@ -1,0 +1,49 @@
+"""What a search is told beside trainer, data and search space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayline.core.errors import ParameterError
+from rayline.train.callbacks import Callback
+from rayline.tune.evaluate import WHERE
+from rayline.tune.prepare import whole
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `run` beside trainer, data and search space; see there."""
+
+    metric: str | Sequence[str] | None = None
+    mode: str | Sequence[str] | None = None
+    num_samples: int = 10
+    seed: int | None = 0
+    max_concurrent: int | None = None
+    time_budget_s: float | None = None
+    search: Any = None
+    scheduler: Any = None
+    name: str | None = None
+    resume: bool = False
+    callbacks: Sequence[Callback] = ()
+    verbose: bool | None = None
+
+    def check(self) -> None:
+        """Raise ParameterError on a value that no search could have."""
+        whole("num_samples", self.num_samples)
+        if self.max_concurrent is not None:
+            whole("max_concurrent", self.max_concurrent)
+        callbacks, seconds = self.callbacks, self.time_budget_s
+        if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
+            raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds > 0):
+            raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", seconds)
+        for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
+            if not isinstance(value, expected):
+                raise ParameterError.value(WHERE, name, "True or False", value)
+        if self.resume and self.name is None:
+            raise ParameterError(
+                f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
+            )
