@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -11,7 +13,8 @@ from rayline import Preprocessor, train
 from rayline.core.errors import DataError
 from rayline.data import GroupKFold, KFold, RepeatedKFold
 from rayline.train import metrics
-from rayline.tune.evaluate import CELL, Evaluator
+from rayline.train.legs import Leg
+from rayline.tune.evaluate import CELL, Evaluator, Part
 from rayline.tune.prepare import Prepared, prepare
 
 SPACE: dict[str, Any] = {}
@@ -135,6 +138,27 @@ def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:
     assert made.mode == "max"
     found = evaluator(made)({}, 0)
     assert found.score.score == found.history[-1]["test-pre@10"]
+
+
+def test_parts_of_a_training_are_scored_by_their_own_last_iteration(table: pl.DataFrame, tmp_path: Path) -> None:
+    """Also by a metric that LightGBM alone computes, which stands in the history of the second part."""
+    trainer = train.LightGBMTrainer({"objective": "regression", "metric": "fair"}, num_boost_round=6, seed=0)
+    numbers = table.select("x", "z", late=pl.col("weight"))
+    made = prepared(numbers, None, trainer=trainer, metric="fair")
+    frame = pl.from_arrow(made.arrow())
+    assert isinstance(frame, pl.DataFrame)
+    evaluate, candidate = Evaluator(made.problem, frame), made.problem.candidate({})
+    whole = evaluate(candidate, 0)
+
+    def keep(save: Any) -> None:
+        save(tmp_path)
+
+    first = evaluate(candidate, 0, Part(Leg(0, 4, trainer.args, trainer.kwargs), None, keep))
+    second = evaluate(candidate, 0, Part(Leg(1, 6, trainer.args, trainer.kwargs), tmp_path, lambda save: None))
+    assert first.history + second.history == whole.history
+    assert first.score.score == whole.history[3]["test-fair"]
+    assert second.score.score == whole.score.score == whole.history[5]["test-fair"]
+    assert np.array_equal(second.scores, whole.scores)
 
 
 def test_an_undefined_score_is_an_error(table: pl.DataFrame) -> None:

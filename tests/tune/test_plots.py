@@ -56,6 +56,19 @@ def test_few_trials_are_no_error(kind: str, some: list[Trial], tmp_path: Any) ->
     (found[0] if kind == "slices" else found).figure.savefig(tmp_path / "a.png")
 
 
+def test_learning_draws_each_fold_of_the_best_and_their_mean() -> None:
+    best = Trial(3, {}, 2, [FoldScore(0, -1.0, 9), FoldScore(1, -1.0, 9)])
+    best.histories = {
+        fold: [{"iteration": float(i), "train-loss": 1.0 / (i + 1), "test-loss": fold + i} for i in range(4 + fold)]
+        for fold in (0, 1)
+    }
+    ax = plot("learning", [*trials(), best], metric="log_loss", mode="min")
+    assert len(ax.get_lines()) == 2 * 3
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert lines["test-loss"].get_ydata().tolist() == [0.5, 1.5, 2.5, 3.5]  # as long as both trained
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["test-loss", "train-loss"]
+
+
 def test_an_axis_of_ones_own() -> None:
     from matplotlib.figure import Figure
 

@@ -140,7 +140,8 @@ class Analysis:
         ----------
         kind
             "history" (scores in the order of the trials, and the best so far), "slices" (score against each tuned
-            parameter), "parallel" (parallel coordinates) or "importance".
+            parameter), "parallel" (parallel coordinates), "importance", or "learning" (what the framework reported of the
+            best trial, see `learning_curves`).
         ax
             The axis to draw on; a new one when omitted. "slices" draws on a figure of its own and returns its axes.
 

@@ -421,7 +421,8 @@ class Evaluator:
 
 def reported(metric: str, history: History, best: int | None = None) -> float:
     """A metric of the framework's own, of the best iteration or the last. Raises ParameterError when there is none."""
-    last = history[best if best is not None else -1] if history else {}
+    # By its number: the history of a part of a training begins later than with the first.
+    last = next((row for row in history if row["iteration"] == best), history[-1] if history else {})
     name = metrics.resolve(metric, list(last))
     if name is None:
         raise ParameterError.unknown(WHERE, [metric], [*metrics.names(), *(n for n in last if n.startswith("test-"))], "metric")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,10 +13,13 @@ from rayline.tune import record, space
 from rayline.tune.importance import importance
 from rayline.tune.record import Trial
 
-KINDS = ("history", "slices", "parallel", "importance")
+KINDS = ("history", "slices", "parallel", "importance", "learning")
 
 DOT, BEST, QUIET = "#1f5fa8", "#d9541e", "#b8c4d4"
 """The colours of trials, of the best one, and of what stays behind."""
+
+OTHERS = ("#2c8a5b", "#8a5bb0", "#a8791d")
+"""Further ones, to tell curves apart."""
 
 WIDE = 10.0
 """Positive numbers whose largest is so many times the smallest are drawn by their order of magnitude."""
@@ -37,6 +41,8 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
         _history(scored, metric, mode, ax)
     elif kind == "parallel":
         _parallel(scored, metric, mode, ax)
+    elif kind == "learning":
+        _learning(record.best(trials, mode), ax)
     else:
         shares = importance(trials)
         ax.barh([_label(name) for name in shares][::-1], list(shares.values())[::-1], color=DOT)
@@ -53,7 +59,13 @@ def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
     ax.errorbar(numbers, scores, yerr=errors, label="mean of all folds ± standard error", **line)
     short = [t for t in trials if not t.is_eligible]
     if short:
-        ax.plot([t.number for t in short], [t.score for t in short], "o", **HOLLOW, label="stopped early: mean of the folds that it ran")
+        ax.plot(
+            [t.number for t in short],
+            [t.score for t in short],
+            "o",
+            **HOLLOW,
+            label="stopped early: mean of the folds that it ran",
+        )
     if full:
         found = list(accumulate(scores, max if mode == "max" else min))
         end = max(t.number for t in trials)
@@ -112,6 +124,30 @@ def _parallel(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
     ax.margins(x=0.08)
     for side in ("top", "left", "right", "bottom"):
         ax.spines[side].set_visible(False)
+
+
+def _learning(trial: Trial | None, ax: Any) -> None:
+    """What the framework reported of each fold, and the mean over the folds."""
+    rows = [row for history in (trial.histories if trial is not None else {}).values() for row in history]
+    names = sorted(
+        {name for row in rows for name in row} - {"iteration"}, key=lambda name: (name.startswith("train-"), name)
+    )
+    for name, color in zip(names, itertools.cycle((BEST, DOT, *OTHERS)), strict=False):
+        found: dict[float, list[float]] = {}
+        for history in trial.histories.values() if trial is not None else ():
+            line = [(row["iteration"], row[name]) for row in history if name in row]
+            ax.plot(*zip(*line, strict=True), color=color, alpha=0.25, linewidth=0.8)
+            for iteration, value in line:
+                found.setdefault(iteration, []).append(value)
+        most = max(map(len, found.values()))  # beyond, where some folds have ended, the mean would be that of the others
+        means = [(iteration, record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most]
+        ax.plot(*zip(*means, strict=True), color=color, linewidth=2.0, label=name)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("mean over the folds, and each of them")
+    if names:
+        ax.legend(frameon=False, fontsize="small")
+    _open(ax)
 
 
 class _Axis(NamedTuple):
