@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from rayline import Preprocessor, RaylineError, train
 from rayline.data import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
@@ -48,6 +49,19 @@ def stages(**own: Any) -> dict[str, Any]:
 def test_search_spaces_are_checked(table: pl.DataFrame, preprocessor: Preprocessor, config: Any, message: str) -> None:
     with pytest.raises(RaylineError, match=f"(?s){message}"):
         attempt(table, preprocessor, config)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name"),
+    [
+        (train.XGBoostTrainer({}, num_boost_round=randint(1, 3)), "num_boost_round"),
+        (train.CatBoostTrainer({"learning_rate": uniform(0.1, 0.3)}), "learning_rate"),
+        (train.SklearnTrainer(LogisticRegression(C=loguniform(0.1, 10.0))), "C"),
+    ],
+)
+def test_a_space_in_the_trainer_is_sent_to_config(table: pl.DataFrame, trainer: Any, name: str) -> None:
+    with pytest.raises(RaylineError, match=f"'{name}' of the trainer itself is a search space"):
+        attempt(table.drop("city"), trainer=trainer)
 
 
 def test_stages_without_a_preprocessor(table: pl.DataFrame) -> None:

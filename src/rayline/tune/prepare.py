@@ -131,6 +131,7 @@ def prepare(
     if unknown:
         raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
     data = {key: data_config.get(key) for key in DATA}
+    space.refuse_elsewhere([trainer.args, trainer.kwargs])
     if trainer.adapter.acts:
         space.check(config, None, trainer.replace)
         problem, direction = practice.problem(trainer, data, metric, mode, seed)

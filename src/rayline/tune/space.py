@@ -154,6 +154,24 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
         try_trainer({})
 
 
+def refuse_elsewhere(arguments: Any, name: str = "") -> None:
+    """Raise ParameterError when a domain stands among a trainer's own arguments, where nobody draws from it."""
+    if isinstance(arguments, Domain) or (name and is_grid(arguments)):
+        raise ParameterError(
+            f"tune.run: {name!r} of the trainer itself is a search space.",
+            f"Expected a value; got {type(arguments).__name__}.",
+            f"put it into config: {{{name!r}: …}}.",
+        )
+    if isinstance(arguments, (list, tuple)):
+        for value in arguments:
+            refuse_elsewhere(value, name)
+    elif isinstance(arguments, Mapping):
+        for key, value in arguments.items():
+            refuse_elsewhere(value, str(key))
+    elif not isinstance(arguments, type) and callable(getattr(arguments, "get_params", None)):  # as estimators have it
+        refuse_elsewhere(arguments.get_params(deep=False))
+
+
 def typical(config: Config) -> dict[str, Any]:
     """One configuration of the space, always the same; without what a function makes of the others."""
     return _nest({path: _some(path, value) for path, value in _known(config).items()})
