@@ -66,8 +66,12 @@ def test_contract_of_estimators(estimator: Any, epochs: int | None) -> None:
 
 
 ON_RAY: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "xgboost": ("xgboost", *CASES["xgboost"]),
-    "lightgbm": ("lightgbm", *CASES["lightgbm"]),
+    "xgboost": ("xgboost", CASES["xgboost"][0], {**CASES["xgboost"][1], "tuned": {"eta": tune.grid_search([0.2, 0.4])}}),
+    "lightgbm": (
+        "lightgbm",
+        CASES["lightgbm"][0],
+        {**CASES["lightgbm"][1], "tuned": {"learning_rate": tune.grid_search([0.1, 0.2])}},
+    ),
     "least-squares": ("least-squares", *CASES["least-squares"]),
     "an estimator": (
         "sklearn",

@@ -51,7 +51,7 @@ def check_framework(
 
     The laws on Ray, with `ray=True` (half a minute for a task): it trains on two workers, or on one and refuses two with
     reasons; a worker killed in mid-training costs at most one checkpoint interval; `tune.run` with cross validation ends
-    in a pipeline; an error on a worker reaches the user with its rank and its cause; batch inference gives what the table gives; and with `serve=True` a deployment answers the same.
+    in a pipeline, and so does population based training where it is resumable and `tuned` has a parameter of its own; an error on a worker reaches the user with its rank and its cause; batch inference gives what the table gives; and with `serve=True` a deployment answers the same.
 
     Parameters
     ----------

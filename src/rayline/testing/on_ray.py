@@ -109,6 +109,26 @@ def is_tuned(case: Case) -> None:
     assert predicted.dtype == case.table.schema[case.target], f"the best pipeline predicts {predicted.dtype}"
 
 
+def is_trained_as_a_population(case: Case) -> None:
+    """Where it goes on from a checkpoint, and a parameter of its own is searched: the schedule that is found is what a fit
+    repeats, with the scores of the search."""
+    trainer, searched = case.trainer(), {n: v for n, v in (case.tuned or {}).items() if n != "preprocessor"}
+    n = case.adapter.resumable(*trainer.args, **trainer.kwargs)
+    if not searched or n < 2 or case.adapter.needs_test(*trainer.args, **trainer.kwargs):
+        return
+    given = {"train_pipeline": case.preprocessor(), "train_dataset": case.table, "target_columns": [case.target]}
+    population = tune.Population(interval=n // 2, quantile=0.5)
+    data = {**given, "test_dataset": case.table}
+    analysis = tune.run(trainer, data, searched, num_samples=2, scheduler=population, verbose=False)
+    assert not any(trial.error for trial in analysis.trials), "a member of a population failed"
+    ends = analysis.schedule()["until"].to_list()
+    assert ends[-1] == n, f"its schedule ends after {ends[-1]} of {n} iterations"
+    result = analysis.best_result
+    assert result.history.height == n, f"a fit by the schedule found makes {result.history.height} of {n} iterations"
+    found = result.metrics[f"test-{analysis.metric}"]
+    case.same(found, analysis.best_score, bits=False, why="a fit by the schedule found has not the score of the search")
+
+
 def predicts_datasets(case: Case) -> None:
     pipeline = case.result.inference_pipeline
     with_probabilities = case.task != "regression" and _has_probabilities(case)
@@ -178,6 +198,7 @@ LAWS = (
     survives_a_killed_worker,
     tells_what_failed_on_a_worker,
     is_tuned,
+    is_trained_as_a_population,
     predicts_datasets,
 )
 
