@@ -237,6 +237,18 @@ def test_held_out_predictions_come_as_the_data_came(table: pl.DataFrame) -> None
     assert isinstance(tune.run(train.Trainer("faulty"), columns, config, **options).oof, dict)
 
 
+def test_a_small_space_is_trained_once(table: pl.DataFrame) -> None:
+    data = {"train_dataset": table.drop("city"), "cv": 2, "target_columns": ["late"]}
+    drawn = tune.run(booster(), data, {"max_depth": tune.choice([1, 2])}, max_concurrent=1)
+    assert len(drawn.trials) == 10
+    assert drawn.fits == {"trained": 4, "stopped": 0, "reused": 16}
+    grid = tune.run(booster(), data, {"max_depth": tune.grid_search([1, 2])})
+    assert [trial.config["max_depth"] for trial in grid.trials] == [1, 2]  # a grid alone is run once
+    expected = {trial.config["max_depth"]: trial.scores for trial in grid.trials}
+    assert all(trial.scores == expected[trial.config["max_depth"]] for trial in drawn.trials)
+    assert drawn.scores(9)[0].tolist() == grid.scores(drawn.trials[9].config["max_depth"] - 1)[0].tolist()
+
+
 def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
     trainer = train.XGBoostTrainer({"eta": 0.5}, num_boost_round=60, early_stopping_rounds=3)
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}

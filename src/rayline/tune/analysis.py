@@ -105,7 +105,7 @@ class Analysis:
     @property
     def fits(self) -> dict[str, int]:
         """How many trainings there were, and how many were saved: by stopping early, and by taking them from an
-        earlier run."""
+        earlier run or an earlier trial with the same parameters."""
         every = [fold for trial in self.trials for fold in trial.folds]
         reused = sum(fold.reused for fold in every)
         stopped = sum(t.n_folds - len(t.folds) for t in self.trials if t.status is Status.STOPPED)

@@ -135,7 +135,7 @@ class Comparison:
 
 
 def compare(
-    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], *, num_samples: int = 10, **options: Any
+    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], *, num_samples: int | None = None, **options: Any
 ) -> Comparison:
     """Tune several trainers on the same folds, and rank them.
 
@@ -191,7 +191,7 @@ def compare(
 
 
 def _checked(
-    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], num_samples: int, options: Mapping[str, Any]
+    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], num_samples: int | None, options: Mapping[str, Any]
 ) -> dict[str, Search]:
     """A search for each candidate, on rows that are read once; nothing starts before all of them were checked."""
     searches: dict[str, Search] = {}

@@ -162,6 +162,11 @@ class Candidate:
         leaves = self.preprocessor.leaves if cut is None else self.preprocessor.leaves[:cut]
         return bool(leaves) and not any(path.partition("/")[0] in self.problem.endless for path, _ in leaves)
 
+    @property
+    def is_seeded(self) -> bool:
+        """Whether it gives the same when it is evaluated again."""
+        return (self.problem.seed if self.trainer.seed is None else self.trainer.seed) is not None
+
     @cached_property
     def labels(self) -> str:
         """Of the stages of the targets."""

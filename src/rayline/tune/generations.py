@@ -179,7 +179,7 @@ class Generations:
     def run(self, workers: Workers) -> list[Trial]:
         """Every generation. Returns the trials, one for each member."""
         problem, options, begun = self.prepared.problem, self.options, time.monotonic()
-        configs = self.population.begin(self.prepared.space, options.num_samples, options.seed)
+        configs = self.population.begin(self.prepared.space, self.prepared.num_samples, options.seed)
         self._members = [Member(Trial(number, config, len(problem.folds))) for number, config in enumerate(configs)]
         ends = self.population.ends(n_iterations(problem, configs[0]))
         entropy = np.random.SeedSequence(options.seed).entropy

@@ -18,7 +18,7 @@ class Options:
 
     metric: str | Sequence[str] | None = None
     mode: str | Sequence[str] | None = None
-    num_samples: int = 10
+    num_samples: int | None = None
     seed: int | None = 0
     max_concurrent: int | None = None
     time_budget_s: float | None = None
@@ -31,7 +31,8 @@ class Options:
 
     def check(self) -> None:
         """Raise ParameterError on a value that no search could have."""
-        whole("num_samples", self.num_samples)
+        if self.num_samples is not None:
+            whole("num_samples", self.num_samples)
         if self.max_concurrent is not None:
             whole("max_concurrent", self.max_concurrent)
         callbacks, seconds = self.callbacks, self.time_budget_s

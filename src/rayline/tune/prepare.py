@@ -64,12 +64,13 @@ class Material:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A tuning run whose input was checked: what all trials share, the rows, the search space, and for each metric
-    whether it is to be small or large."""
+    """A tuning run whose input was checked: what all trials share, the rows, the search space, how often it is drawn from,
+    and for each metric whether it is to be small or large."""
 
     problem: Problem
     material: Material
     space: Mapping[str, Any]
+    num_samples: int
     modes: tuple[str, ...]
 
     @property
@@ -114,7 +115,7 @@ def prepare(
     config: Mapping[str, Any],
     metric: str | Sequence[str] | None,
     mode: str | Sequence[str] | None,
-    num_samples: int,
+    num_samples: int | None,
     seed: int | None,
     material: Material | None = None,
 ) -> Prepared:
@@ -137,12 +138,14 @@ def prepare(
         problem, direction = practice.problem(trainer, data, metric, mode, seed)
         nothing = Inputs(None, None, problem.target.columns, None, problem.schema)
         rows = Material(None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
-        return Prepared(problem, rows, config, (direction,))
+        return Prepared(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
     preprocessor = None if pipeline is None else pipeline.clone()
     space.check(config, preprocessor, trainer.replace)
+    if num_samples is None:
+        num_samples = space.usual_samples(config)
     if not space.tuned(config) and num_samples > 1:
         raise ParameterError.value(
             WHERE, "config", "a search space with at least one parameter, or num_samples=1", config
@@ -170,7 +173,7 @@ def prepare(
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
     )  # fmt: skip
     rehearsal.check(problem, rows.table, space.typical(config))
-    return Prepared(problem, rows, config, modes)
+    return Prepared(problem, rows, config, num_samples, modes)
 
 
 def read(data: Mapping[str, Any]) -> Material:

@@ -29,7 +29,8 @@ class FoldScore:
     fit_s, predict_s
         Seconds for preprocessing and training, and for predicting the held-out rows.
     reused
-        Whether it comes from an earlier run (`resume=True`) and nothing was trained.
+        Whether it comes from an earlier run (`resume=True`), or an earlier trial with the same parameters, and nothing was
+        trained.
     iterations
         The iterations that the model has, where training counts them; the best one with early stopping.
     key

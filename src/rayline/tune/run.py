@@ -48,7 +48,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     metric: str | Sequence[str] | None = None,
     mode: str | Sequence[str] | None = None,
-    num_samples: int = 10,
+    num_samples: int | None = None,
     *,
     seed: int | None = 0,
     max_concurrent: int | None = None,
@@ -86,7 +86,8 @@ def run(
     mode
         "min" or "max", for each metric; known by itself for every usual one.
     num_samples
-        The number of configurations; a grid is run so many times.
+        The number of configurations, 10 when omitted; a grid is run so many times, and once when omitted and nothing else
+        is searched.
     seed
         The same seed gives the same configurations and scores, and stops the same trials, however many run at a time.
         Two exceptions: a scheduler of Ray's own compares those that run at the same time, and a searcher that learns
@@ -187,7 +188,7 @@ class Search:
         capacity = planning.plan(problem.trainer, options.max_concurrent, ray.cluster_resources())
         prepared = replace(self.prepared, problem=replace(problem, digest=digest, n_threads=capacity.n_threads))
         watched = Run(problem.trainer, problem.target)
-        total = _total(options.search, prepared.space, options.num_samples)
+        total = _total(options.search, prepared.space, prepared.num_samples)
         book = Book(journal, line, prepared, total, options.time_budget_s, options.callbacks, watched)
         try:
             for callback in options.callbacks:
@@ -263,7 +264,7 @@ def _run_trials(
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode=prepared.mode,
-                num_samples=options.num_samples,
+                num_samples=prepared.num_samples,
                 search_alg=searcher,
                 scheduler=scheduler,
                 time_budget_s=options.time_budget_s,

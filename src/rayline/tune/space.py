@@ -48,6 +48,9 @@ def tuned_stages(config: Config) -> list[str]:
     return list(dict.fromkeys(path[1] for path in own if path[0] == STAGES and len(path) > 1))
 
 
+SAMPLES = 10
+"""Configurations that are drawn when nobody says how many."""
+
 MANY = 16
 """A parameter with more values than these is one of which two trials hardly have the same."""
 
@@ -67,6 +70,12 @@ def _is_short(value: Domain) -> bool:
 def is_grid(value: Any) -> bool:
     """Whether this is a `tune.grid_search([…])`."""
     return isinstance(value, Mapping) and set(value) == {"grid_search"}
+
+
+def usual_samples(config: Config) -> int:
+    """How many configurations there are when nobody says: a grid alone is complete after one round."""
+    own = [value for _, value in _leaves(config)]
+    return 1 if any(map(is_grid, own)) and not any(isinstance(value, Domain) for value in own) else SAMPLES
 
 
 def n_trials(config: Config, num_samples: int) -> int:

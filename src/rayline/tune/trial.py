@@ -69,7 +69,7 @@ class FoldTrial(tune.Trainable):
             # Actors begin with different folds, so that each prepares what the others will need.
             first = shelf.place() * len(self._order) // n_actors % len(self._order)
             self._order = self._order[first:] + self._order[:first]
-        self._problem, self._known, self._modes, self._most_s = problem, known or {}, modes, most_s
+        self._problem, self._known, self._modes, self._most_s = problem, dict(known or {}), modes, most_s
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -97,6 +97,8 @@ class FoldTrial(tune.Trainable):
             score = self._reused(fold)
             if score is None:
                 score, box["scores"], box["history"] = self._evaluate(self._candidate, fold)
+                if self._candidate.is_seeded:
+                    self._known[score.key] = score.to_json()  # a small space is drawn from more often than it has values
             self._scores.append(score)
             box["fold"] = score.to_json()
         except Exception as error:
@@ -111,7 +113,7 @@ class FoldTrial(tune.Trainable):
         return self._made
 
     def _reused(self, fold: int) -> FoldScore | None:
-        """The score of this fold, when an earlier run had it."""
+        """The score of this fold, when an earlier run had it, or an earlier trial in this actor."""
         if not self._known:
             return None
         found = self._known.get(self._candidate.key(fold))
