@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from rayline import Preprocessor, train
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, ParameterError
 from rayline.data import GroupKFold, KFold, RepeatedKFold
 from rayline.train import metrics
 from rayline.train.legs import Leg
@@ -159,6 +159,17 @@ def test_parts_of_a_training_are_scored_by_their_own_last_iteration(table: pl.Da
     assert first.score.score == whole.history[3]["test-fair"]
     assert second.score.score == whole.score.score == whole.history[5]["test-fair"]
     assert np.array_equal(second.scores, whole.scores)
+
+
+def test_a_trainer_with_a_schedule_is_evaluated_by_it(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    trainer = train.XGBoostTrainer({}, num_boost_round=6, seed=0).scheduled([(2, {"eta": 0.9}), (6, {"eta": 0.1})])
+    made = prepared(table, preprocessor, trainer=trainer)
+    part, held = next(KFold(4).split(table))
+    result = train.fit(trainer, preprocessor.clone(), part, held, ["late"], metrics=["log_loss"])
+    assert evaluator(made)({}, 0).score.score == result.metrics["test-log_loss"]
+    assert made.problem.candidate({}).key(0) != prepared(table, preprocessor).problem.candidate({}).key(0)
+    with pytest.raises(ParameterError, match="config searches 'eta'"):
+        prepared(table, preprocessor, trainer=trainer, space={"eta": 0.3})
 
 
 def test_an_undefined_score_is_an_error(table: pl.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 from collections.abc import Sequence
 from functools import cached_property
@@ -185,7 +186,7 @@ class Analysis:
 
     def _trainer(self, trial: Trial) -> Trainer:
         problem = self._prepared.problem
-        trainer = problem.trainer_of(trial.config).replace({})
+        trainer = copy.copy(problem.trainer_of(trial.config))
         trainer.seed = trainer.seed if trainer.seed is not None else problem.seed
         if not trial.parts:
             return trainer

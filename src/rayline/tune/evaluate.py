@@ -144,7 +144,8 @@ class Candidate:
     @cached_property
     def _digest(self) -> str:
         problem, trainer, preprocessor = self.problem, self.trainer, self.preprocessor
-        options = (trainer.seed, trainer.num_workers, trainer.class_weight, problem.seed, problem.n_threads)
+        legs = [[leg.until, leg.args, leg.kwargs] for leg in trainer.legs]
+        options = (legs, trainer.seed, trainer.num_workers, trainer.class_weight, problem.seed, problem.n_threads)
         stages = [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
         about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metrics]
         return fingerprint(about)
@@ -373,7 +374,7 @@ class Evaluator:
             use_gpu=trainer.use_gpu,
             adapter_class=registry.runtime_class(trainer.framework),
             where=WHERE,
-            legs=() if part is None else (part.leg,),
+            legs=trainer.legs if part is None else (part.leg,),
         )
         history: History = []
 

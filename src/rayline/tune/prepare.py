@@ -133,6 +133,12 @@ def prepare(
         raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
     data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
+    if trainer.legs and isinstance(config, Mapping) and (own := space.parts(config).trainer):
+        raise ParameterError(
+            f"{WHERE}: the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
+            "Expected a config of stages' parameters, or a trainer without a schedule.",
+            "take one of them away.",
+        )
     if trainer.adapter.acts:
         space.check(config, None, trainer.replace)
         problem, direction = practice.problem(trainer, data, metric, mode, seed)
