@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import RaylineError
 from rayline.data.folds import Fold
 from rayline.train import metrics
 from rayline.tune import space
@@ -47,7 +46,7 @@ def check(problem: Problem, table: pl.DataFrame, config: space.Config) -> None:
     small = replace(problem, trainer=trainer, splits=((Fold((0,), (1,)),),))
     try:
         history = Evaluator(small, few).history(replace(small.candidate(config), trainer=trainer), 0)
-    except RaylineError:
+    except Exception:  # with so few rows whatever may go wrong
         return
     for name in strange:
         reported(name, history)
