@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
     return prepare(trainer, given, space, metric, None, 1, 0)
 
 
-def evaluator(made: Prepared) -> Evaluator:
+def evaluator(made: Prepared, **changes: Any) -> Evaluator:
     frame = pl.from_arrow(made.arrow())
     assert isinstance(frame, pl.DataFrame)
-    return Configured(made.problem, frame)
+    return Configured(replace(made.problem, **changes), frame)
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy"])
@@ -119,7 +120,7 @@ def test_what_did_not_change_is_not_computed_again(table: pl.DataFrame, preproce
 
 
 def test_early_stopping_sees_the_held_out_rows_only_when_it_was_asked_for(table: pl.DataFrame) -> None:
-    plain = evaluator(prepared(table.drop("city"), None))({}, 0)
+    plain = evaluator(prepared(table.drop("city"), None), watched=True)({}, 0)
     assert {name for row in plain.history for name in row} == {"iteration", "train-logloss"}
     trainer = train.XGBoostTrainer({"eta": 1.0}, num_boost_round=50, early_stopping_rounds=2)
     stopped = evaluator(prepared(table.drop("city"), None, trainer=trainer))({}, 0)
@@ -128,6 +129,15 @@ def test_early_stopping_sees_the_held_out_rows_only_when_it_was_asked_for(table:
     assert stopped.score.iterations < 50
     by_hand = min(row["test-logloss"] for row in stopped.history)
     assert stopped.score.score == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_rows_are_evaluated_after_every_iteration_only_where_someone_asks(table: pl.DataFrame) -> None:
+    made = prepared(table.drop("city"), None)
+    found = evaluator(made)({}, 0)
+    assert found.history == []
+    assert found.score.iterations == evaluator(made, watched=True)({}, 0).score.iterations
+    curve = evaluator(made).history(made.problem.candidate({}), 0)
+    assert {"train-logloss", "test-logloss"} <= {*curve[0]}
 
 
 def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:

@@ -258,6 +258,17 @@ def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, prep
     assert "test-logloss" in analysis.learning_curves().columns
 
 
+def test_learning_curves_are_those_of_the_trial(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+    """A search does not evaluate all rows after every iteration; who wants to see that has the folds trained again."""
+    data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
+    analysis = tune.run(train.XGBoostTrainer({}, num_boost_round=5), data, {"max_depth": tune.grid_search([2, 3])}, num_samples=1)
+    assert analysis.best_trial.histories == {0: [], 1: [], 2: []}
+    curves = analysis.learning_curves()
+    assert curves.height == 3 * 5
+    ends = curves.filter(pl.col("iteration") == 4).sort("fold")["test-logloss"]
+    assert ends.to_list() == pytest.approx(analysis.best_trial.scores, abs=1e-6)
+
+
 def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
     """Optuna searches the trade-off; each metric is that of the held-out predictions."""
     from sklearn.metrics import precision_score, recall_score

@@ -241,6 +241,9 @@ class Job:
     report
         `report(iteration, {"train-logloss": 0.3, …})` after each iteration, counted from 0, on any rank (rank 0 is
         heard). It returns True when training is to stop.
+    watched
+        Whether anyone reads what is reported of the training rows. A framework that has to evaluate them for that after
+        every iteration need not when nobody does; it reports the iterations all the same.
     checkpoint
         `checkpoint(iteration, save)` keeps what `save(directory)` writes, when one is due. Rank 0 is heard.
     resume
@@ -261,6 +264,7 @@ class Job:
     peers: Sequence[str] = ()
     rendezvous: Mapping[str, Any] = field(default_factory=dict)
     report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
+    watched: bool = True
     checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None
     resume: Path | None = None
     num_workers: int = 0

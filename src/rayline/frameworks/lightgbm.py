@@ -86,7 +86,9 @@ class LightGBM(Framework):
         continued = init_model is not None or job.resume is not None
         kind = ("Dataset", *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
         train = _dataset(job.train) if continued else job.train.remember(kind, lambda: _dataset(job.train))
-        sets = {"train": train, **({} if job.test is None else {"test": _dataset(job.test, train)})}
+        sets = {"train": train} if job.watched else {}
+        if job.test is not None:
+            sets["test"] = _dataset(job.test, train)
         rounds = next((given.pop(name) for name in _aliases("num_iterations") if name in given), num_boost_round)
         if job.resume is not None:
             init_model = self.load(job.resume)

@@ -68,7 +68,9 @@ class XGBoost(Framework):
             stream = distributed or job.train.n_blocks > 1
             kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None)
             train = job.train.remember(kind, lambda: matrix(job.train, params, stream=stream))
-            evals = [(train, "train")] if job.test is None else [(train, "train"), (matrix(job.test, params), "test")]
+            evals = [(train, "train")] if job.watched else []
+            if job.test is not None:
+                evals.append((matrix(job.test, params), "test"))
             if job.resume is not None:
                 xgb_model = self.load(job.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()

@@ -14,6 +14,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, RaylineError
+from rayline.core.framework import Job, Rows
 from rayline.core.target import Task
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.artifact import load
@@ -44,7 +45,7 @@ def check_framework(
     The laws in this process: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
     between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
     when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
-    predictions; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; metrics by name
+    predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
     and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; the framework's own error
     reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
@@ -219,6 +220,29 @@ def goes_on_from_a_checkpoint(case: Case) -> None:
         assert (np.abs(one - two) <= way / 4 + 1e-6).all(), f"{name} does not go on from where the first part ended"
 
 
+def learns_the_same_unwatched(case: Case) -> None:
+    trainer, model = case.trainer(), case.result.model
+    if not case.seeded or case.adapter.needs_test(*trainer.args, **trainer.kwargs):
+        return
+    table = case.result.preprocessor.transform(case.table)
+
+    def learned(*, watched: bool) -> tuple[Any, list[int]]:
+        heard: list[int] = []
+
+        def report(iteration: int, _: Mapping[str, float]) -> bool:
+            heard.append(iteration)
+            return False
+
+        rows = Rows.of(table, model.schema, model.target)
+        job = Job(rows, None, model.target, seed=1, watched=watched, report=report)
+        made = case.adapter.train(job, *trainer.args, **trainer.kwargs)
+        return case.adapter.predict(made, rows.features), heard
+
+    (one, told), (two, heard) = learned(watched=True), learned(watched=False)
+    assert told == heard, "it reports other iterations when nobody reads its metrics"
+    case.same(one, two, bits=True, why="it learns something else when nobody reads its metrics")
+
+
 class _Stop(Callback):
     heard = 0
 
@@ -299,6 +323,7 @@ LAWS = (
 LAWS_OF_ROWS = (
     trains_and_decodes,
     learns_something,
+    learns_the_same_unwatched,
     chains,
     learns_behind_target_stages,
     leaves_the_table_alone,

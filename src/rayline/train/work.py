@@ -135,6 +135,7 @@ class Work:
     resources_per_worker: Mapping[str, float] = field(default_factory=dict)
     max_failures: int = 0
     where: str = WHERE
+    watched: bool = True  # see `core.framework.Job`
     legs: Sequence[Leg] = ()  # in place of `args` and `kwargs`, where these change during the training
 
     @property
@@ -181,6 +182,7 @@ class Work:
             peers=worker.peers,
             rendezvous=worker.rendezvous,
             report=worker.report,
+            watched=self.watched,
             checkpoint=worker.checkpoint,
             resume=worker.resume,
             num_workers=self.num_workers,

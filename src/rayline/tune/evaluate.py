@@ -84,6 +84,9 @@ class Problem:
         Of the rows, the split and all else that is not in a configuration; empty when results are not kept.
     others
         Further metrics to be traded off against the first.
+    watched
+        Whether the history of every training is wanted; otherwise frameworks evaluate their rows only where a metric,
+        early stopping or a callback needs it.
     """
 
     trainer: Trainer
@@ -100,6 +103,7 @@ class Problem:
     endless: Sequence[str] = ()
     digest: str = ""
     others: Sequence[str] = ()
+    watched: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -270,12 +274,12 @@ class Evaluator:
             key=candidate.key(fold) if problem.digest else "",
             others=tuple(others),
         )
-        return Evaluation(score, scores, history)
+        return Evaluation(score, scores, [row for row in history if len(row) > 1])
 
     def history(self, candidate: Candidate, fold: int) -> History:
-        """What the framework reports when it is trained on a fold. Raises as a call does."""
+        """What the framework reports when it is trained on a fold and sees the held-out rows. Raises as a call does."""
         train, test, learned, memo = self._prepared(candidate, fold)
-        return self._train(candidate.trainer, learned, train, test, memo)[1]
+        return self._train(candidate.trainer, learned, train, test, memo, shown=True)[1]
 
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
@@ -356,12 +360,13 @@ class Evaluator:
     # -- training and scoring --------------------------------------------------------------------------------------
 
     def _train(
-        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame, memo: Memo, part: Part | None = None
-    ) -> tuple[Any, History]:
+        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame, memo: Memo,
+        part: Part | None = None, *, shown: bool = False,
+    ) -> tuple[Any, History]:  # fmt: skip
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
         # the framework can compute.
-        shown = bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not all(map(is_ours, problem.metrics))
+        shown |= bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not all(map(is_ours, problem.metrics))
         work = Work(
             framework=trainer.framework,
             args=trainer.args,
@@ -374,6 +379,7 @@ class Evaluator:
             use_gpu=trainer.use_gpu,
             adapter_class=registry.runtime_class(trainer.framework),
             where=WHERE,
+            watched=problem.watched or shown or bool(trainer.kwargs.get("callbacks")),
             legs=trainer.legs if part is None else (part.leg,),
         )
         history: History = []

@@ -186,7 +186,9 @@ class Search:
         line.now("starting")
         registry.late("ensure_ray")()
         capacity = planning.plan(problem.trainer, options.max_concurrent, ray.cluster_resources())
-        prepared = replace(self.prepared, problem=replace(problem, digest=digest, n_threads=capacity.n_threads))
+        is_read = bool(options.callbacks) or isinstance(self.scheduler, Population)  # by trackers; a half is not made again
+        problem = replace(problem, digest=digest, n_threads=capacity.n_threads, watched=is_read)
+        prepared = replace(self.prepared, problem=problem)
         watched = Run(problem.trainer, problem.target)
         total = _total(options.search, prepared.space, prepared.num_samples)
         book = Book(journal, line, prepared, total, options.time_budget_s, options.callbacks, watched)
