@@ -267,6 +267,7 @@ def test_learning_curves_are_those_of_the_trial(table: pl.DataFrame, preprocesso
     assert curves.height == 3 * 5
     ends = curves.filter(pl.col("iteration") == 4).sort("fold")["test-logloss"]
     assert ends.to_list() == pytest.approx(analysis.best_trial.scores, abs=1e-6)
+    assert len(analysis.plot("learning").get_lines()) == 2 * 4  # both sets: three folds and their mean
 
 
 def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
