@@ -15,7 +15,8 @@ from sklearn.datasets import load_iris
 
 import rayline as rl
 from rayline import train, tune
-from rayline.core.framework import Array, Features, Job
+from rayline.core.features import Array, Features
+from rayline.core.framework import Job
 from rayline.stages import StandardScaler
 
 

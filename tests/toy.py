@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from rayline import Framework, Preprocessor, register_framework
-from rayline.core.framework import Features, Job, Native, Spaces
+from rayline.core.features import Features
+from rayline.core.framework import Job, Native, Spaces
 from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline

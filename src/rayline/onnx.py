@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline.core.codes import Codes, MapCodes, OneHot
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.expression import Assign
 from rayline.core.linear import Linear
-from rayline.core.operations import Affine, Clip, Codes, Drop, Fill, MapCodes, OneHot, Operation
+from rayline.core.operations import Affine, Clip, Drop, Fill, Operation
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import Target, Task
 from rayline.inference.pipeline import InferencePipeline, as_pipeline

@@ -22,7 +22,8 @@ from sklearn.utils.validation import (
 )
 
 from rayline.core.errors import ParameterError
-from rayline.core.framework import Features
+from rayline.core.features import Features
+from rayline.core.schema import col
 from rayline.data.preprocessor import Preprocessor
 from rayline.train.fit import fit
 
@@ -254,7 +255,7 @@ class RaylineTransformer(TransformerMixin, _Tables):
 
     def _matrix(self, table: pl.DataFrame) -> Any:
         schema = self.preprocessor_.output_schema
-        return Features(table.select(list(schema)), schema=schema).matrix(np.float64)
+        return Features(table.select(map(col, schema)), schema=schema).matrix(np.float64)
 
 
 def _require_target(estimator: _Estimator, y: Any) -> None:

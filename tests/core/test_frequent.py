@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.core import statistics
+from rayline.core import counts
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError
 from rayline.core.frequent import LEAST_SHARE, N_BUCKETS
-from rayline.core.statistics import ValueCounts
 from rayline.core.text import key_of
 from rayline.data.preprocessor import Preprocessor
 from rayline.stages import FrequencyEncoder, OneHotEncoder, RareCategories, SimpleImputer
@@ -24,7 +24,7 @@ from rayline.testing import check_stage
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than three categories are counted."""
-    monkeypatch.setattr(statistics, "MAX_CATEGORIES", 3)
+    monkeypatch.setattr(counts, "MAX_CATEGORIES", 3)
 
 
 def counts_of(values: list[Any]) -> ValueCounts:
@@ -53,7 +53,7 @@ def test_frequent_values_are_found() -> None:
     often = np.repeat(common, (shares * n).astype(int))
     values = [*often, *(f"rare {i}" for i in random.integers(0, 10**9, n - len(often)))]
     table = pl.DataFrame({"value": values}).group_by("value").agg(n=pl.len().cast(pl.Int64))
-    sketch = statistics.Frequent.of(table["value"], table["n"])
+    sketch = counts.Frequent.of(table["value"], table["n"])
     found, exact = sketch.found(), Counter(values)
     assert sketch.total == n
     expected = {key_of(name): exact[name] for name in common if exact[name] >= LEAST_SHARE * n}
@@ -76,7 +76,7 @@ def test_stages_keep_the_contract_on_a_sketch(stage: Any) -> None:
 def test_of_few_rows_the_sketch_gives_what_exact_counts_give(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pl.DataFrame({"c": ["a", "a", "b", None, "c", "a", "d", "b", "e"]})
     exact = Preprocessor([("s", stage)]).fit(table)
-    monkeypatch.setattr(statistics, "MAX_CATEGORIES", 3)
+    monkeypatch.setattr(counts, "MAX_CATEGORIES", 3)
     sketched = Preprocessor([("s", stage)]).fit(table)
     assert "keys" in sketched["s"].learned["columns"]["c"]
     new = pl.DataFrame({"c": ["a", "d", "never", None]})

@@ -12,25 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.core import scan, statistics
+from rayline.core import counts, scan
+from rayline.core.answers import evaluate, merge_answers, merge_folds
+from rayline.core.counts import ValueCounts
 from rayline.core.distinct import SHARE, Gate
 from rayline.core.errors import DataError
 from rayline.core.joint import GroupMoments, PairCounts
 from rayline.core.operations import Affine
+from rayline.core.quantiles import Quantiles
 from rayline.core.scan import Scan
-from rayline.core.statistics import (
-    Extremes,
-    Missing,
-    Moments,
-    Quantiles,
-    Request,
-    RowCount,
-    ValueCounts,
-    Words,
-    evaluate,
-    merge_answers,
-    merge_folds,
-)
+from rayline.core.statistics import Extremes, Missing, Moments, Request, RowCount, Words
 
 N = 2_000
 RNG = np.random.default_rng(0)
@@ -59,8 +50,14 @@ BEHIND = Request(Moments, ("x",), (), "scaled")
 PREFIXES = {"scaled": [Affine("x", 3.0, 2.0)]}
 
 
-def by_cell(names: Sequence[str]) -> pl.Expr:
-    return pl.col("cell")
+class ByColumn:
+    is_local = True
+
+    def __call__(self, names: Sequence[str]) -> pl.Expr:
+        return pl.col("cell")
+
+
+by_cell = ByColumn()
 
 
 def plain(answers: Any) -> str:
@@ -189,7 +186,7 @@ def test_a_gate_stays_open_for_few_values() -> None:
 
 @pytest.mark.parametrize("cells", [None, by_cell])
 def test_what_a_gate_holds_back_is_counted_in_chunks(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "MAX_CATEGORIES", 20_000)
+    monkeypatch.setattr(counts, "MAX_CATEGORIES", 20_000)
     monkeypatch.setattr(scan, "TABLE_ROWS", 10_000)
     requests = [Request(ValueCounts, ("id",)), Request(RowCount, ())]
     table = pl.DataFrame({"id": [None, *range(100_000)], "cell": [i % 2 for i in range(100_001)]})

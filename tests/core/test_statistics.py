@@ -12,19 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.core import statistics
+from rayline.core import counts, quantiles
+from rayline.core.answers import evaluate
+from rayline.core.counts import ValueCounts
 from rayline.core.operations import Affine, Fill
-from rayline.core.statistics import (
-    Extremes,
-    Moments,
-    Quantiles,
-    Request,
-    RowCount,
-    Statistic,
-    ValueCounts,
-    Words,
-    evaluate,
-)
+from rayline.core.quantiles import Quantiles
+from rayline.core.statistics import Extremes, Moments, Request, RowCount, Statistic, Words
 
 numbers = st.one_of(st.none(), st.just(math.nan), st.floats(-1e6, 1e6), st.integers(-5, 5).map(float))
 texts = st.one_of(st.none(), st.sampled_from(["a", "b", "a b", "one two three four", "é", ""]))
@@ -101,7 +94,7 @@ def test_quantiles_are_exact_while_they_fit(values: list[float], q: float) -> No
 
 
 def test_quantiles_beyond_the_buckets_keep_the_stated_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "MAX_BUCKETS", 1 << 9)
+    monkeypatch.setattr(quantiles, "MAX_BUCKETS", 1 << 9)
     values = np.random.default_rng(0).lognormal(3.0, 1.0, 20_000)
     state = ask(pl.DataFrame({"x": values}), Request(Quantiles, ("x",)))
     assert 0 < state.level < 52
@@ -120,7 +113,7 @@ def test_moments_do_not_cancel() -> None:
 
 
 def test_too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "MAX_CATEGORIES", 10)
+    monkeypatch.setattr(counts, "MAX_CATEGORIES", 10)
     state = ask(pl.DataFrame({"x": range(11)}), Request(ValueCounts, ("x",)))
     assert state.sketch is not None
     with pytest.raises(Exception, match="too many distinct values"):

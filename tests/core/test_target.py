@@ -5,7 +5,9 @@ import polars as pl
 import pytest
 
 import rayline as rl
-from rayline.core.statistics import Request, ValueCounts, evaluate
+from rayline.core.answers import evaluate
+from rayline.core.counts import ValueCounts
+from rayline.core.statistics import Request
 from rayline.core.target import Target, Task
 
 

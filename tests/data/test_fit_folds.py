@@ -39,7 +39,7 @@ from rayline.stages import (
     StandardScaler,
     TargetEncoder,
 )
-from rayline.testing.stages import example_table
+from rayline.testing.odd import example_table
 
 N = 240
 

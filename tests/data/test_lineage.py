@@ -68,7 +68,7 @@ def test_hashed_text_has_numbered_elements() -> None:
     assert len(p.feature_names_out) == p.transform(TABLE)["note"].struct.field("size")[0]
 
 
-@pytest.mark.parametrize("name", ["*", "^a$", "^", "a\x00b", "ü", " "])
+@pytest.mark.parametrize("name", ["*", "^a$", "^", "", "ü", " "])
 def test_odd_names_are_names(name: str) -> None:
     table = TABLE.rename({"a": name})
     p = Preprocessor([("fill", stages.SimpleImputer([name])), ("scale", stages.MinMaxScaler([name], clip=True))])

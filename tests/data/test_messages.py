@@ -46,6 +46,12 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
     "a column twice": (
         lambda: new().fit(pd.DataFrame([[1, 2]], columns=["a", "a"])), rl.SchemaError, ["'a' more than once", "rename or drop"],
     ),
+    "complex numbers": (
+        lambda: new().fit(pd.DataFrame({"x": [1j, 2.0]})), rl.SchemaError, ["Column 'x' holds complex128", "convert 'x', or drop it"],
+    ),
+    "a name that Arrow cannot carry": (
+        lambda: new().fit(TABLE.rename({"age": "a\x00b"})), rl.SchemaError, ["The column 'a\\x00b'", "rename it"],
+    ),
     "missing labels": (
         lambda: fit(new(), train_dataset=TABLE.with_columns(late=pl.when(pl.col("y") > 3).then("late"))),
         rl.DataError,

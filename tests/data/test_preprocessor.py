@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rayline as rl
-from rayline.core.statistics import Moments, Request, ValueCounts
+from rayline.core.counts import ValueCounts
+from rayline.core.statistics import Moments, Request
 from rayline.stages import (
     DropColumns,
     MinMaxScaler,

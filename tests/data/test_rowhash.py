@@ -68,11 +68,18 @@ def test_hashes_are_the_same_in_another_process() -> None:
         [pl.Series([[1, 2]], dtype=d) for d in (pl.List(pl.Float64), pl.Array(pl.Float32, 2), pl.List(pl.Int64))],
         [pl.Series([None, None], dtype=d) for d in (pl.Null, pl.String, pl.Int32, pl.Date, pl.List(pl.Int8))],
         [pl.Series([2**62, -1]).cast(d) for d in (pl.Int64, pl.Int128)],
+        [pl.Series([2**63 + 1, 3, None], dtype=d) for d in (pl.UInt64, pl.Int128)],
     ],
 )
 def test_types_do_not_matter(variants: list[pl.Series]) -> None:
     found = [hashes(pl.DataFrame({"x": variant})) for variant in variants]
     assert all(other == found[0] for other in found)
+
+
+@pytest.mark.parametrize("dtype", [pl.UInt64, pl.Int128])
+def test_large_neighbours_are_told_apart(dtype: type[pl.DataType]) -> None:
+    values = pl.Series([2**63 + i for i in range(4)] + [2**64 - 1 - i for i in range(4)], dtype=dtype)
+    assert len(set(hashes(pl.DataFrame({"x": values})))) == 8
 
 
 def test_libraries_do_not_matter() -> None:

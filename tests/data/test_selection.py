@@ -13,7 +13,7 @@ from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.schema import Kind, kind_of
 from rayline.core.stage import Stage
 from rayline.stages import DropColumns, OneHotEncoder, SimpleImputer, StandardScaler
-from rayline.testing.stages import example_table
+from rayline.testing.odd import example_table
 from tests.testing.test_stages import CASES
 
 TABLE = example_table(20)

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 
 from rayline.core import registry
+from rayline.core.answers import merge_answers
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.scan import Scan
-from rayline.core.statistics import Moments, Request, merge_answers
+from rayline.core.statistics import Moments, Request
 from rayline.data import (
     Bootstrap,
     GroupKFold,

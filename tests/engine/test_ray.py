@@ -19,11 +19,13 @@ import pytest
 
 import rayline as rl
 from rayline.core import registry
+from rayline.core.counts import ValueCounts
 from rayline.core.engine import Placement
 from rayline.core.errors import DataError, RaylineError, SchemaError
 from rayline.core.parts import PartFiles
+from rayline.core.quantiles import Quantiles
 from rayline.core.scan import Scan
-from rayline.core.statistics import Extremes, Moments, Quantiles, Request, RowCount, Statistic, ValueCounts
+from rayline.core.statistics import Extremes, Moments, Request, RowCount, Statistic
 from rayline.stages import SimpleImputer
 
 pytestmark = pytest.mark.ray
@@ -81,7 +83,7 @@ def test_scan_answers_as_in_process(engine: Any, ray_session: Any, blocks: int) 
 
 
 def test_scan_of_cells_and_of_a_prepared_table(engine: Any, ray_session: Any) -> None:
-    scan = Scan(REQUESTS, prepare=_prepare, cells=_cells)
+    scan = Scan(REQUESTS, prepare=_prepare, cells=_Parity())
     mine, other = engine.scan(dataset(ray_session, TABLE, 3), scan), LOCAL.scan(TABLE, scan)
     assert list(mine) == list(other) == [0, 1]
     assert all(close(mine[cell], other[cell]) for cell in other)
@@ -91,8 +93,11 @@ def _prepare(table: pl.LazyFrame) -> pl.LazyFrame:
     return table.with_columns(pl.col("x") * 2)
 
 
-def _cells(names: Any) -> pl.Expr:
-    return pl.col("n") % 2
+class _Parity:
+    is_local = True
+
+    def __call__(self, names: Any) -> pl.Expr:
+        return pl.col("n") % 2
 
 
 def test_scan_gives_the_same_bits_every_time(engine: Any, ray_session: Any) -> None:

@@ -16,7 +16,8 @@ import pytest
 import rayline as rl
 from rayline import train
 from rayline.core import registry
-from rayline.core.framework import Features, Job, Rows
+from rayline.core.features import Features
+from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
 
 FEATURES = ["a", "b", "flag"]

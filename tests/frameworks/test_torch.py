@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test
 import rayline as rl
 from rayline import train, tune
 from rayline.core import registry
-from rayline.core.framework import Features, Job, Rows
+from rayline.core.features import Features
+from rayline.core.framework import Job, Rows
 from rayline.core.schema import SPARSE
 from rayline.core.target import Target, Task
 from rayline.frameworks import torch_modules as modules

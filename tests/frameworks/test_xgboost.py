@@ -15,7 +15,8 @@ import xgboost
 import rayline as rl
 from rayline import train
 from rayline.core import registry
-from rayline.core.framework import Features, Job, Rows
+from rayline.core.features import Features
+from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
 
 ADAPTER = registry.framework("xgboost")

@@ -111,7 +111,7 @@ def test_ordinal_order_and_missing() -> None:
 
 
 def test_taken_names_are_refused() -> None:
-    with pytest.raises(SchemaError, match="'c_a', which exists already"):
+    with pytest.raises(SchemaError, match="column 'c_a', which it adds, exists already"):
         encode(OneHotEncoder(["c"]), pl.DataFrame({"c": ["a"], "c_a": [1]}))
     with pytest.raises(SchemaError, match="'a_b_c'"):
         encode(OneHotEncoder(), pl.DataFrame({"a": ["b_c"], "a_b": ["c"]}))

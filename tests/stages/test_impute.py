@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import impute as sk
 
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.data.preprocessor import Preprocessor
-from rayline.stages import SimpleImputer, StandardScaler
+from rayline.stages import GroupImputer, MissingIndicator, SimpleImputer, StandardScaler
 
 columns = st.lists(
     st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), min_size=1, max_size=30
@@ -60,3 +60,24 @@ def test_wrong_columns() -> None:
         fill(SimpleImputer(["c"]), pl.DataFrame({"c": ["a"]}))
     with pytest.raises(DataError, match="no values"):
         fill(SimpleImputer(), pl.DataFrame({"x": [None]}, schema={"x": pl.Float64}))
+
+
+def test_missing_indicator() -> None:
+    table = pl.DataFrame({"x": [1.0, float("nan")], "y": [1, 2]})
+    assert fill(MissingIndicator(), table).columns == ["x", "y", "x_missing"]
+    assert fill(MissingIndicator(features="all"), table)["y_missing"].to_list() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("mean", [3.0, 5.0, 3.5]), ("median", [1.0, 5.0, 3.0]), ("most_frequent", [1.0, 5.0, 1.0])],
+)
+def test_group_imputer(strategy: str, expected: list[float]) -> None:
+    table = pl.DataFrame({"g": ["a", "a", "a", "b", "b"], "x": [1.0, 1.0, 7.0, 5.0, None]})
+    new = pl.DataFrame({"g": ["a", "b", "z"], "x": [None, None, None]}, schema=table.schema)
+    assert Preprocessor([("fill", GroupImputer(by="g", strategy=strategy))]).fit(table).transform(new)["x"].to_list() == pytest.approx(expected)
+
+
+def test_group_imputer_needs_its_groups() -> None:
+    with pytest.raises(SchemaError, match="'h'"):
+        fill(GroupImputer(by="h"), pl.DataFrame({"g": ["a"], "x": [1.0]}))

@@ -15,8 +15,10 @@ from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, Stage, a_number, param
 from rayline.core.statistics import Extremes, Moments, Statistic
 from rayline.data.preprocessor import Preprocessor
+from rayline.stages.impute import IsMissing
 from rayline.testing import check_stage
-from rayline.testing.stages import LAWS, example_table
+from rayline.testing.odd import example_table
+from rayline.testing.stage_laws import LAWS
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,13 @@ class Narrow(Operation):
         return {self.column: (self.column,)}
 
 
+class TakesANameThatIsThere(Good):
+    keeps: ClassVar = True
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [IsMissing(column, f"{column}_missing")]
+
+
 class RefusesBlocks(Good):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return {"mean": answers[0].mean, "type": str(dtype)}
@@ -245,6 +254,7 @@ FAULTS: list[tuple[type[Stage], str]] = [
     (TouchesTheTarget, "targets_stay"),
     (Promises, "promises_are_kept"),
     (Overwrites, "promises_are_kept"),
+    (TakesANameThatIsThere, "no_column_is_overwritten"),
     (NoWayBack, "the_way_back_leads_back"),
     (HidesASource, "lineage_is_true"),
 ]

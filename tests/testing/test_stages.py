@@ -14,7 +14,7 @@ from rayline import stages
 from rayline.core import registry
 from rayline.core.stage import Stage
 from rayline.testing import check_stage
-from rayline.testing.stages import outcomes
+from rayline.testing.stage_laws import outcomes
 
 
 def halve(column: pl.Expr) -> pl.Expr:
@@ -144,7 +144,7 @@ CASES: list[tuple[Stage, dict[str, Any]]] = [
 
 OUTCOMES = Path(__file__).parent / "stage_outcomes.json"
 """What each case does with each odd table, as declared. To declare a new case, or another outcome: add what
-`rayline.testing.stages.outcomes` finds (`python -m tests.testing.test_stages` writes it), and read the difference."""
+`rayline.testing.stage_laws.outcomes` finds (`python -m tests.testing.test_stages` writes it), and read the difference."""
 
 
 def _key(stage: Stage, how: dict[str, Any]) -> str:

@@ -27,127 +27,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.schema import SPARSE
+from rayline.core.errors import ParameterError
+from rayline.core.features import Array, Features
+from rayline.core.schema import col
 from rayline.core.target import Target, Task
 
-Array = npt.NDArray[Any]
 T = TypeVar("T")
-TILE_ROWS = 8192
-"""Columns are written side by side so many rows at a time: so much of a matrix stays in the processor's cache."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-class Features:
-    """What a model is given: its feature columns, in its order, as a table or as a matrix.
-
-    Strings that the framework takes as categories come as Polars Enum columns with the training categories.
-    """
-
-    def __init__(
-        self,
-        table: pl.DataFrame | None = None,
-        *,
-        row: Mapping[str, Any] | None = None,
-        rows: Sequence[Mapping[str, Any]] = (),
-        schema: Mapping[str, pl.DataType],
-    ) -> None:
-        self._table, self._rows, self.schema = table, rows if row is None else [row], pl.Schema(schema)
-
-    def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Features:
-        """Other rows of the same columns. What is known of the columns is not found out again."""
-        made = Features.__new__(Features)
-        made._table, made._rows, made.schema = None, rows, self.schema
-        made.__dict__["is_numeric"], made.__dict__["_values"] = self.is_numeric, self._values
-        return made
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.schema)
-
-    @property
-    def n_rows(self) -> int:
-        return len(self._rows) if self._table is None else self._table.height
-
-    @cached_property
-    def table(self) -> pl.DataFrame:
-        if self._table is None:
-            return pl.DataFrame({name: [row[name] for row in self._rows] for name in self.schema}, schema=self.schema)
-        return self._table
-
-    def pieces(self, n_rows: int) -> Iterator[Features]:
-        """The same rows in order, at most so many at a time: a matrix of all of them may be large."""
-        if self._table is None or self.n_rows <= n_rows:
-            yield self
-            return
-        for part in self._table.iter_slices(n_rows):
-            yield Features(part, schema=self.schema)
-
-    @cached_property
-    def is_numeric(self) -> bool:
-        """Whether every column is a number or a truth value, so that a dense matrix holds everything."""
-        return all(d.is_numeric() or d == pl.Boolean for d in self.schema.values())
-
-    @property
-    def has_vectors(self) -> bool:
-        """Whether some column is a vector in each row: only `matrix` holds them side by side."""
-        return any(d == SPARSE or isinstance(d, pl.Array) for d in self.schema.values())
-
-    @cached_property
-    def _values(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-        """The values of one row in the order of the columns."""
-        names = list(self.schema)
-        return itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
-
-    def matrix(self, dtype: Any = np.float32) -> Any:
-        """All columns side by side, shape (n_rows, width); missing is NaN, a category its code, a vector column its
-        elements. A SciPy CSR matrix when a column is sparse, otherwise a NumPy array (C order).
-
-        Raises
-        ------
-        SchemaError
-            When a column is neither a number nor a vector of numbers.
-        """
-        if self._table is None and self.is_numeric:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it
-                values = np.array([self._values(row) for row in self._rows], dtype=dtype)  # None becomes NaN
-            return values.reshape(len(self._rows), len(self.schema))
-        self._refuse_words()
-        if any(d == SPARSE for d in self.schema.values()):
-            return _sparse_matrix(self.table, dtype)
-        parts: list[Any] = []
-        plain: list[str] = []
-        for name, d in self.schema.items():
-            if isinstance(d, pl.Array):
-                parts, plain = _flush(self.table, parts, plain, dtype)
-                parts.append(self.table[name].to_numpy().reshape(self.n_rows, -1).astype(dtype))
-            else:
-                plain.append(name)
-        parts, _ = _flush(self.table, parts, plain, dtype)
-        return (
-            parts[0]
-            if len(parts) == 1
-            else np.concatenate(parts, axis=1)
-            if parts
-            else np.empty((self.n_rows, 0), dtype)
-        )
-
-    def _refuse_words(self) -> None:
-        for name, d in self.schema.items():
-            if d == pl.String or d in (pl.Date, pl.Datetime) or isinstance(d, pl.List):
-                raise SchemaError(
-                    f"Model input: feature {name!r} holds {d}, and this framework takes numbers only.",
-                    "Expected numbers, truth values, categories or vectors after preprocessing.",
-                    "add a stage that encodes it (OneHotEncoder, OrdinalEncoder, Vectorizer) or drops it (DropColumns).",
-                )
 
 
 class Rows:
@@ -183,7 +74,7 @@ class Rows:
     @property
     def features(self) -> Features:
         """All feature columns. For a stream that never holds them all, see `batches`."""
-        return Features(self._table.select(list(self.schema)), schema=self.schema)
+        return Features(self._table.select(map(col, self.schema)), schema=self.schema)
 
     @cached_property
     def target(self) -> Array:
@@ -461,49 +352,3 @@ class Framework(ABC):
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         """How much each feature matters to the model, when it can tell."""
         return None
-
-
-def _flush(table: pl.DataFrame, parts: list[Any], plain: list[str], dtype: Any) -> tuple[list[Any], list[str]]:
-    if plain:
-        columns = [_plain_numbers(series) for series in table.select(_number(n, table.schema[n]) for n in plain)]
-        matrix = np.empty((table.height, len(columns)), dtype)
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it
-            for start in range(0, table.height, TILE_ROWS):
-                tile = matrix[start : start + TILE_ROWS]
-                for place, column in enumerate(columns):
-                    tile[:, place] = column[start : start + TILE_ROWS]
-        parts.append(matrix)
-    return parts, []
-
-
-def _plain_numbers(series: pl.Series) -> Array:
-    """A column of numbers as an array that NumPy casts; missing is NaN."""
-    dtype = series.dtype
-    is_known = (dtype.is_integer() and dtype != pl.Int128) or dtype.is_float() or dtype == pl.Boolean
-    if not is_known or series.null_count():
-        series = series.cast(pl.Float32 if series.dtype == pl.Float32 else pl.Float64)
-    return series.to_numpy()
-
-
-def _number(name: str, dtype: pl.DataType) -> pl.Expr:
-    return pl.col(name).to_physical() if dtype in (pl.Enum, pl.Categorical) else pl.col(name)
-
-
-def _sparse_matrix(table: pl.DataFrame, dtype: Any) -> Any:
-    from scipy import sparse  # only text needs it
-
-    parts: list[Any] = []
-    for name, d in table.schema.items():
-        if d == SPARSE:
-            fields = table[name].struct
-            indices, values = fields.field("indices"), fields.field("values")
-            ends = np.concatenate([[0], indices.list.len().fill_null(0).cum_sum().to_numpy()])
-            width = int(fields.field("size").max() or 0)  # type: ignore[arg-type]
-            flat = (values.explode(empty_as_null=False).to_numpy(), indices.explode(empty_as_null=False).to_numpy())
-            parts.append(sparse.csr_matrix((flat[0].astype(dtype), flat[1], ends), shape=(table.height, width)))
-        elif isinstance(d, pl.Array):
-            parts.append(sparse.csr_matrix(table[name].to_numpy().reshape(table.height, -1).astype(dtype)))
-        else:
-            column = table.select(_number(name, d).cast(pl.Float64)).to_numpy().astype(dtype)
-            parts.append(sparse.csr_matrix(column))
-    return sparse.hstack(parts, format="csr", dtype=dtype)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rayline.core.counts import MAX_CATEGORIES, GroupTable
 from rayline.core.errors import DataError
-from rayline.core.statistics import MAX_CATEGORIES, Statistic, missing_as_null
+from rayline.core.statistics import Statistic, missing_as_null
 
 _BLOCK_ROWS = 1 << 16
 
@@ -75,14 +76,14 @@ class Covariance(Statistic):
 
 
 @dataclass(frozen=True, eq=False)
-class GroupMoments(Statistic):
+class GroupMoments(GroupTable):
     """Count, mean and squared deviations of the first column for each combination of the others (missing is a value).
 
     The first column must be numeric or boolean. Option `n_folds` with a number above 0: the last columns, from the third
     on, are hashed to that many folds, and each fold is a group of its own.
     """
 
-    table: pl.DataFrame | None = None  # columns "key", "fold", "n", "n_null", "mean", "m2"
+    keys: ClassVar = ("key", "fold")  # beside them "n", "n_null", "mean", "m2"
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -98,41 +99,42 @@ class GroupMoments(Statistic):
         )
 
     @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls._limited(values[0])
+    def grouped(cls, table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+        n, mean = pl.col("n"), pl.col("mean")
+        # In the order of the values, so that the sums do not depend on the order of the parts.
+        total = (
+            table.sort("n", "mean", "m2")
+            .group_by(keys, maintain_order=True)
+            .agg(
+                pl.col("n_null").sum(),
+                pl.col("m2").sum(),
+                n=n.sum(),
+                mean=(mean * n).sum() / pl.max_horizontal(n.sum(), 1),
+                between=(n * (mean - (mean * n).sum() / pl.max_horizontal(n.sum(), 1)) ** 2).sum(),
+            )
+        )
+        return total.select(*keys, "n", "n_null", "mean", m2=pl.col("m2") + pl.col("between"))
 
     @classmethod
-    def _limited(cls, table: pl.DataFrame) -> Self:
+    def limited(cls, table: pl.DataFrame) -> Self:
         return cls(_few_groups(table))
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
-    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        tables = [state.table for state in states if state.table is not None]
-        return cls._limited(_merged(pl.concat(tables, how="vertical_relaxed"), ["key", "fold"])) if tables else cls()
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
     def by_key(self, *, without_fold: int | None = None) -> pl.DataFrame:
         """Columns key, n, n_null, mean, m2 in the order of the keys (missing last), of all folds but one."""
         table = self.table if self.table is not None else _NO_GROUPS
         if without_fold is not None:
             table = table.filter(pl.col("fold") != without_fold)
-        return _merged(table, ["key"]).sort("key", nulls_last=True)
+        return self.grouped(table, ["key"]).sort("key", nulls_last=True)
 
 
 @dataclass(frozen=True, eq=False)
-class GroupClasses(Statistic):
+class GroupClasses(GroupTable):
     """How often each value of the first column occurs for each combination of the others; rows without one do not count.
 
     Option `n_folds` as in `GroupMoments`.
     """
 
-    table: pl.DataFrame | None = None  # columns "key", "fold", "class", "n"
+    keys: ClassVar = ("key", "fold", "class")
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -147,22 +149,11 @@ class GroupClasses(Statistic):
         table: pl.DataFrame = values[0]
         if table.schema["class"] in (pl.Categorical, pl.Enum):
             table = table.with_columns(pl.col("class").cast(pl.String))
-        return cls(_few_groups(table.filter(missing_as_null_of(table, "class").is_not_null())))
+        return cls.limited(table.filter(missing_as_null_of(table, "class").is_not_null()))
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
-    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        tables = [state.table for state in states if state.table is not None]
-        if not tables:
-            return cls()
-        table = pl.concat(tables, how="vertical_relaxed").group_by("key", "fold", "class").agg(pl.col("n").sum())
+    def limited(cls, table: pl.DataFrame) -> Self:
         return cls(_few_groups(table))
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
     @property
     def classes(self) -> list[Any]:
@@ -200,29 +191,11 @@ _NO_GROUPS = pl.DataFrame(
 )
 
 
-def _merged(table: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """The groups of a table with several lines for each, in one line."""
-    n, mean = pl.col("n"), pl.col("mean")
-    # In the order of the values, so that the sums do not depend on the order of the parts.
-    total = (
-        table.sort("n", "mean", "m2")
-        .group_by(keys, maintain_order=True)
-        .agg(
-            pl.col("n_null").sum(),
-            pl.col("m2").sum(),
-            n=n.sum(),
-            mean=(mean * n).sum() / pl.max_horizontal(n.sum(), 1),
-            between=(n * (mean - (mean * n).sum() / pl.max_horizontal(n.sum(), 1)) ** 2).sum(),
-        )
-    )
-    return total.select(*keys, "n", "n_null", "mean", m2=pl.col("m2") + pl.col("between"))
-
-
 @dataclass(frozen=True, eq=False)
-class PairCounts(Statistic):
+class PairCounts(GroupTable):
     """How often each pair of values of two columns occurs (missing is a value)."""
 
-    table: pl.DataFrame | None = None  # columns "first", "second", "n"
+    keys: ClassVar = ("first", "second")
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -231,24 +204,7 @@ class PairCounts(Statistic):
         )
 
     @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls._limited(values[0])
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
-    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        tables = [state.table for state in states if state.table is not None]
-        if not tables:
-            return cls()
-        return cls._limited(
-            pl.concat(tables, how="vertical_relaxed").group_by("first", "second").agg(pl.col("n").sum())
-        )
-
-    @classmethod
-    def _limited(cls, table: pl.DataFrame) -> Self:
+    def limited(cls, table: pl.DataFrame) -> Self:
         if table.height > MAX_CATEGORIES:
             raise DataError(
                 "Two columns have too many different pairs of values to count.",
@@ -256,9 +212,6 @@ class PairCounts(Statistic):
                 "bin the values first, or use fewer groups.",
             )
         return cls(table)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
 
 def row_hash(columns: list[pl.Expr], seed: int) -> pl.Expr:

@@ -13,9 +13,10 @@ from typing import Protocol, TypeAlias
 
 import polars as pl
 
+from rayline.core.answers import Answers, Question, evaluate, merge_answers
 from rayline.core.operations import Operation, apply_all
 from rayline.core.schema import col
-from rayline.core.statistics import Answers, Question, Request, evaluate, merge_answers
+from rayline.core.statistics import Request
 
 TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 
@@ -48,20 +49,35 @@ class Attach(Protocol):
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame: ...
 
 
+class Cells(Protocol):
+    """From the names of a table's columns to the expression that gives each row its cell, a small integer."""
+
+    @property
+    def is_local(self) -> bool:
+        """As that of `Attach`."""
+
+    def __call__(self, names: Sequence[str], /) -> pl.Expr: ...
+
+
 @dataclass(frozen=True)
 class Scan:
     """One pass over the data: what is asked, of which tables, and (for folds) of which rows.
 
-    `attach` is applied before the table is cut into chunks; `prefixes` gives the operations
-    behind the prefix of each request that does not look at the raw table; `cells` gives each row a small integer, and
-    the answers then come for each cell by itself.
+    `attach` and `cells` are applied before the table is cut into chunks; `prefixes` gives the operations
+    behind the prefix of each request that does not look at the raw table; with `cells` the answers come for each cell by
+    itself.
     """
 
     requests: Sequence[Request]
     prefixes: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
     prepare: TableFunction | None = None
-    cells: Callable[[Sequence[str]], pl.Expr] | None = None
+    cells: Cells | None = None
     attach: Attach | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether rows can be looked at part by part; if not, whole blocks must come at once."""
+        return all(part is None or part.is_local for part in (self.attach, self.cells))
 
     def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
         """The raw columns that are needed: all of them when rows are split or stages must be applied first."""
@@ -85,8 +101,7 @@ class Scan:
         if n_rows is not None and n_rows <= CHUNK_ROWS:
             return self._of_chunk(table.collect(engine="in-memory"), self.requests)
         # What looks at the table as a whole is to be computed once: no streaming then.
-        is_local = self.attach is None or self.attach.is_local
-        streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if is_local else []
+        streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if self.is_local else []
         if not streamed:
             return self._in_chunks(table, self.requests)
         share = pl.QueryOptFlags(comm_subplan_elim=self.cells is not None or not (is_reread or n_rows is not None))

@@ -13,16 +13,18 @@ import dataclasses
 import inspect
 import math
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import polars as pl
 
+from rayline.core.counts import TooManyValuesError
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
 from rayline.core.operations import Operation
 from rayline.core.schema import Columns, Kind, choose, kind_of, value_from_json, value_to_json
-from rayline.core.statistics import Request, Statistic, TooManyValuesError, Words
+from rayline.core.statistics import Request, Statistic, Words
 
 
 class Check:
@@ -233,6 +235,19 @@ class Stage(ABC, metaclass=_StageMeta):
     def lower(self, where: str) -> list[Operation]:
         """The operations that the fitted stage becomes; `where` is its name, for errors."""
 
+    def refuse_taken(self, names: Sequence[str], view: View, *, gone: Collection[str] = ()) -> None:
+        """Raise SchemaError when a column that the stage adds is there already, or is added twice.
+
+        Columns named in `gone` go away, and their names are free.
+        """
+        taken = [name for name, times in Counter(names).items() if times > 1 or (name in view.schema and name not in gone)]
+        if taken:
+            raise SchemaError(
+                f"{type(self).__name__}: column {taken[0]!r}, which it adds, exists already.",
+                f"Expected new names, each once; got {shorten(taken)}.",
+                f"rename {taken[0]!r}, or drop it before (DropColumns).",
+            )
+
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         """The operations that lead back from the fitted stage's outputs to a table that had this schema before it; None
         when there is no way back.
@@ -284,22 +299,26 @@ class ColumnStage(Stage):
         """The statistics of a column of this type that `learn_column` needs, in its order."""
         return []
 
-    @abstractmethod
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        """What is learned of one column."""
+        """What is learned of one column; nothing as a rule of a stage that asks nothing."""
+        return {}
 
     @abstractmethod
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         """The operations on one column."""
 
+    def questions(self, column: str, view: View) -> list[Request]:
+        """As `asks`, for a stage whose statistics take options."""
+        return [view.ask(statistic, column) for statistic in self.asks(view.schema[column])]
+
     def requests(self, view: View) -> list[Request]:
-        return [view.ask(s, column) for column in view.columns for s in self.asks(view.schema[column])]
+        return [request for column in view.columns for request in self.questions(column, view)]
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for column in view.columns:
             dtype = view.schema[column]
-            own = [answers[view.ask(s, column)] for s in self.asks(dtype)]
+            own = [answers[request] for request in self.questions(column, view)]
             try:
                 columns[column] = self.learn_column(column, dtype, *own)
             except TooManyValuesError as error:
@@ -335,6 +354,14 @@ class ColumnStage(Stage):
                 "Expected finite numbers.",
                 f"clip {column!r} first (Clipper), or make the infinite values missing.",
             )
+
+
+@dataclass(frozen=True)
+class NumberStage(ColumnStage):
+    """A stage that treats each numeric column by itself."""
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
 
 def text_request(column: str) -> Request:

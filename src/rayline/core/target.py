@@ -14,10 +14,10 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.backward import Leaf, inverse
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.schema import Kind, col, dtype_from_json, dtype_to_json, kind_of, value_from_json, value_to_json
-from rayline.core.statistics import ValueCounts
 
 Array = npt.NDArray[Any]
 

@@ -11,10 +11,13 @@ import functools
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from rayline.core.schema import col
 
 Integers = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -37,6 +40,16 @@ def keys_of(texts: pl.Series) -> Keys:
     distinct, places = _encoded(texts)
     known = np.array([0 if text is None else key_of(text) for text in distinct], dtype=np.uint64)
     return known[places] if len(known) else np.zeros(len(places), dtype=np.uint64)
+
+
+def as_text(column: str) -> pl.Expr:
+    """A category, boolean or integer as text, the same as `row_as_text` gives."""
+    return col(column).cast(pl.String)
+
+
+def row_as_text(value: Any) -> str | None:
+    """One category, boolean or integer as text; None of a missing one."""
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _longer(key: int, token: int) -> int:

@@ -13,33 +13,25 @@ _NAMES = {
     "from_polars": "read",
     "from_arrow": "read",
     "train_test_split": "split",
-    "Splitter": "splitters",
-    "Folds": "splitters",
+    "Splitter": "splitting",
+    "Folds": "splitting",
     "KFold": "splitters",
     "StratifiedKFold": "splitters",
     "GroupKFold": "splitters",
     "TimeSeriesSplit": "splitters",
     "RepeatedKFold": "splitters",
     "Bootstrap": "splitters",
-    "Holdout": "splitters",
+    "Holdout": "holdout",
     "Preprocessor": "preprocessor",
 }
 
 if TYPE_CHECKING:
+    from rayline.data.holdout import Holdout
     from rayline.data.preprocessor import Preprocessor
     from rayline.data.read import from_arrow, from_pandas, from_polars, read_csv, read_json, read_parquet
     from rayline.data.split import train_test_split
-    from rayline.data.splitters import (
-        Bootstrap,
-        Folds,
-        GroupKFold,
-        Holdout,
-        KFold,
-        RepeatedKFold,
-        Splitter,
-        StratifiedKFold,
-        TimeSeriesSplit,
-    )
+    from rayline.data.splitters import Bootstrap, GroupKFold, KFold, RepeatedKFold, StratifiedKFold, TimeSeriesSplit
+    from rayline.data.splitting import Folds, Splitter
 
 __all__ = [*_NAMES]  # noqa: PLE0604  # the names of the table above
 

@@ -16,9 +16,16 @@ from rayline.core.schema import Kind, col, kind_of
 
 
 def readable(schema: Mapping[str, pl.DataType]) -> pl.Schema:
-    """The schema as fit remembers it: categories as strings, an all-null column as numbers."""
+    """The schema as fit remembers it: categories as strings, an all-null column as numbers.
+
+    Raises SchemaError when a name cannot be carried by Arrow.
+    """
     plain: dict[str, pl.DataType] = {}
     for name, dtype in schema.items():
+        if "\x00" in name:
+            raise SchemaError(
+                f"The column {name!r} has a NUL character in its name.", "Expected a name that Arrow can carry.", "rename it."
+            )
         if dtype in (pl.Categorical, pl.Enum):
             plain[name] = pl.String()
         elif dtype == pl.Null or isinstance(dtype, pl.Decimal):

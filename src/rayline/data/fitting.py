@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from rayline.core.answers import Answers
 from rayline.core.engine import Scanner
 from rayline.core.errors import DataError, RaylineError, SchemaError
 from rayline.core.operations import Operation, schema_after
 from rayline.core.scan import Scan
 from rayline.core.stage import Stage, View, text_request
-from rayline.core.statistics import Answers, Request, RowCount, Statistic
+from rayline.core.statistics import Request, RowCount, Statistic
 from rayline.data import conform
 
 ROWS = Request(RowCount, ())

@@ -12,26 +12,16 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from rayline.core.answers import Answers, merge_folds
 from rayline.core.engine import Engine
 from rayline.core.errors import DataError
-from rayline.core.scan import Scan
-from rayline.core.statistics import Answers, Request, RowCount, merge_folds
+from rayline.core.scan import Cells, Scan
+from rayline.core.statistics import Request, RowCount
 from rayline.data import conform, fitting
-
-
-class Cells(Protocol):
-    """From the names of the columns to the expression that gives each row its cell, a small integer."""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the cell of a row hangs on that row alone."""
-
-    def __call__(self, names: Sequence[str]) -> pl.Expr: ...
-
 
 MOST_PREFIXED = 1_000
 """Answers about tables behind earlier stages that are kept for each fold; they differ with every tuned parameter."""
@@ -57,28 +47,6 @@ class Slice:
         often = [[c for c in times if times[c] >= m] for m in range(1, max(times.values(), default=1) + 1)]
         found = [table.filter(cell.is_in(cells)) for cells in often]
         return found[0] if len(found) == 1 else pl.concat(found)
-
-
-@dataclass(frozen=True)
-class _Celled:
-    """A table with the cell of each row in a column of its own."""
-
-    cells: Cells
-    columns: ClassVar[tuple[str, ...]] = ()  # a scan by cells reads all columns
-
-    @property
-    def is_local(self) -> bool:
-        return self.cells.is_local
-
-    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.with_columns(self.cells(table.collect_schema().names()).alias(_CELL))
-
-
-_CELL = "\x00own cell"
-
-
-def _in_column(_: Sequence[str]) -> pl.Expr:
-    return pl.col(_CELL)
 
 
 class FoldFitter:
@@ -174,7 +142,7 @@ class FoldFitter:
             return
         needed = {column for request in new for column in request.columns}
         prepare = conform.Conform(self._schema, self._where).only(needed)
-        scan = Scan(new, prepare=prepare, cells=_in_column, attach=_Celled(self._cells))
+        scan = Scan(new, prepare=prepare, cells=self._cells)
         # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
         # last bit of a sum.
         of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])

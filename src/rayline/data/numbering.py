@@ -18,10 +18,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from rayline.core.counts import GroupTable
 from rayline.core.engine import Scanner
 from rayline.core.errors import DataError
 from rayline.core.scan import Scan
-from rayline.core.statistics import Request, Statistic
+from rayline.core.statistics import Request
 from rayline.data.rowhash import RowHash, Words, salted
 
 MAX_PAIRS = 1 << 24
@@ -121,42 +122,33 @@ class _Blocked:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs(Statistic):
-    """How many rows of each hash each block has."""
+class Pairs(GroupTable):
+    """How many rows of each hash each block has; of more than `MAX_PAIRS` such pairs only that there were more."""
 
-    table: pl.DataFrame = field(default_factory=lambda: _NONE)
+    keys: ClassVar = (BLOCK, ROW)
+
     overflow: bool = False
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        keys = [column.alias(name) for column, name in zip(columns, (BLOCK, ROW), strict=True)]
+        keys = [column.alias(name) for column, name in zip(columns, cls.keys, strict=True)]
         return table.group_by(keys).agg(pl.len().cast(pl.UInt64).alias(N))
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls._limited(values[0])
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         states = list(states)
-        if not states or any(state.overflow for state in states):
-            return cls(overflow=bool(states))
-        tables = pl.concat([state.table for state in states])
-        return cls._limited(tables.group_by(BLOCK, ROW).agg(pl.col(N).sum()) if len(states) > 1 else tables)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
+        if any(state.overflow for state in states):
+            return cls(overflow=True)
+        return states[0] if len(states) == 1 else super().merge_all(states)
 
     @classmethod
-    def _limited(cls, table: pl.DataFrame) -> Self:
+    def limited(cls, table: pl.DataFrame) -> Self:
         return cls(table) if table.height <= MAX_PAIRS else cls(overflow=True)
 
     def offsets(self) -> Offsets | None:
         """Where the numbers begin in each block; None when no row has an equal one in another block."""
+        if self.table is None:
+            return None
         before = (pl.col(N).cum_sum() - pl.col(N)).over(ROW).alias(N)
         table = self.table.sort(ROW, BLOCK).with_columns(before)
         if not table[N].max():
@@ -196,6 +188,3 @@ def _looked_up(rows: Words, known: Words, numbers: Words) -> Words:
     places = np.minimum(np.searchsorted(known, rows), len(known) - 1)
     found: Words = np.where(known[places] == rows, numbers[places], np.uint64(0))
     return found
-
-
-_NONE: pl.DataFrame = pl.DataFrame(schema={BLOCK: pl.UInt64, ROW: pl.UInt64, N: pl.UInt64})

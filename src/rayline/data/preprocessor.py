@@ -17,7 +17,7 @@ from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
 from rayline.core.target import Target
-from rayline.data import backward, conform, fitting
+from rayline.data import backward, conform, fitting, named
 from rayline.data.folds import FoldFitter
 from rayline.data.lineage import Origins, origins
 from rayline.data.splitters import splitter
@@ -65,8 +65,8 @@ class Preprocessor:
         stages: Sequence[tuple[str, Stage | Preprocessor]] = (),
         target_stages: Sequence[tuple[str, Stage]] = (),
     ) -> None:
-        self._stages = _checked(stages)
-        self._target_stages = _checked_targets(target_stages, [name for name, _ in self._stages])
+        self._stages: tuple[tuple[str, Stage | Preprocessor], ...] = named.checked(stages, Preprocessor)
+        self._target_stages = named.checked_targets(target_stages, Preprocessor, [name for name, _ in self._stages])
         self._input: pl.Schema | None = None
         self._output: pl.Schema | None = None
         self._targets: tuple[str, ...] = ()
@@ -246,7 +246,7 @@ class Preprocessor:
                 "Expected target_columns=[…].",
                 "name the target columns, or leave target_stages out.",
             )
-        self._refuse_targets(targets, where)
+        self.refuse_targets(targets, where)
         return engine, schema, targets
 
     def become(
@@ -254,8 +254,8 @@ class Preprocessor:
     ) -> None:
         """Take over what a fit of these stages learned."""
         self._take(fit.leaves)
-        named = zip(self._target_stages, fit.target_leaves, strict=True)
-        self._target_stages = tuple((name, fitted) for (name, _), fitted in named)
+        pairs = zip(self._target_stages, fit.target_leaves, strict=True)
+        self._target_stages = tuple((name, fitted) for (name, _), fitted in pairs)
         self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets and name not in beside})
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
@@ -279,27 +279,9 @@ class Preprocessor:
                 stages.append((name, rest.pop(0)))
         self._stages = tuple(stages)
 
-    def _refuse_targets(self, targets: Sequence[str], where: str) -> None:
-        for path, leaf in self.leaves:
-            chosen = leaf.learned["columns"] if leaf.learned is not None and "columns" in leaf.learned else leaf.columns
-            named = (
-                {chosen}
-                if isinstance(chosen, str)
-                else set(chosen)
-                if isinstance(chosen, (list, tuple, dict))
-                else set()
-            )
-            taken = sorted(named & set(targets))
-            if taken:
-                raise SchemaError(
-                    f"{where}: stage {path!r} works on {taken[0]!r}, which is a target column.",
-                    f"Expected stages on features only; the targets are {list(targets)}.",
-                    "name the stage's columns; what a model shall learn of a target instead goes into target_stages.",
-                )
-
     def refuse_targets(self, targets: Sequence[str], where: str) -> None:
         """Raise SchemaError when a stage works on one of these targets."""
-        self._refuse_targets(targets, where)
+        named.refuse_targets(self.leaves, targets, where)
 
     def setting_aside(self, targets: Sequence[str], where: str) -> Self:
         """This fitted preprocessor for a training with these targets: itself, or a copy that does not know them where it
@@ -307,7 +289,7 @@ class Preprocessor:
 
         Raises SchemaError when a stage does.
         """
-        self._refuse_targets(targets, where)
+        self.refuse_targets(targets, where)
         learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
         other = sorted(learned - set(targets))
         if other:
@@ -603,50 +585,6 @@ def _leaf_from_json(data: Any) -> Stage:
     made = cls.from_json(data)
     assert isinstance(made, Stage)
     return made
-
-
-def _checked(stages: Sequence[tuple[str, Stage | Preprocessor]], noun: str = "stages") -> tuple[tuple[str, Stage | Preprocessor], ...]:
-    seen: set[str] = set()
-    pair: Any
-    given: Any = stages
-    if not isinstance(given, (list, tuple)):
-        raise ParameterError.value("Preprocessor", noun, "a list of (name, stage) pairs", stages)
-    for pair in stages:
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ParameterError.value("Preprocessor", noun, "(name, stage) pairs", pair)
-        name, stage = pair
-        if not isinstance(stage, (Stage, Preprocessor)):
-            hint = (
-                "a stage must be an object, not its class"
-                if isinstance(stage, type)
-                else "derive it from rayline.Stage"
-            )
-            raise ParameterError(
-                f"Preprocessor: stage {name!r} is no stage.",
-                f"Expected a Stage or a Preprocessor; got {stage!r}.",
-                hint,
-            )
-        if isinstance(stage, Preprocessor) and stage.target_stages:
-            raise ParameterError(
-                f"Preprocessor: the inner preprocessor {name!r} has target stages.",
-                "Expected them on the outermost one.",
-                "move target_stages there.",
-            )
-        if name in seen or not name or "/" in name:
-            raise ParameterError.value("Preprocessor", noun, "different names, not empty and without '/'", name)
-        seen.add(name)
-    return tuple((name, stage) for name, stage in stages)
-
-
-def _checked_targets(stages: Sequence[tuple[str, Stage]], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
-    found = []
-    for name, stage in _checked(stages, "target_stages"):
-        if isinstance(stage, Preprocessor) or stage.changes_rows or name in taken:
-            raise ParameterError.value(
-                "Preprocessor", "target_stages", "stages that keep rows, under names that `stages` does not have", name
-            )
-        found.append((name, stage))
-    return tuple(found)
 
 
 def _indent(text: str) -> str:

@@ -166,10 +166,11 @@ def _is_large(values: pl.Series) -> bool:
 def _large_integers(values: pl.Series) -> Words:
     # Beyond 2^53 neighbouring integers are one as floats: take their own bits there.
     words = _numbers(values)
-    outside = ((values > _EXACT) | (values < -_EXACT)).fill_null(False).to_numpy()
-    bits = values.filter(pl.Series(outside)).cast(pl.Int128)
+    wide = values.cast(pl.Int128)  # an unsigned column cannot be compared with what is below 0
+    outside = ((wide > _EXACT) | (wide < -_EXACT)).fill_null(False).to_numpy()
+    bits = wide.filter(pl.Series(outside))
     low = (bits & ((1 << 63) - 1)).cast(pl.UInt64).to_numpy().copy()
-    high = (bits // (1 << 63)).cast(pl.Int64).to_numpy().view(np.uint64)
+    high = (bits // (1 << 63)).cast(pl.Int64, wrap_numerical=True).to_numpy().view(np.uint64)
     low += high * _GOLDEN
     words[outside] = low
     return words

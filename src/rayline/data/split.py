@@ -10,8 +10,8 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError
 from rayline.data.conform import refuse_empty
+from rayline.data.holdout import Holdout, check_percentage, rounded
 from rayline.data.rows import take
-from rayline.data.splitters import Holdout, check_percentage, rounded
 
 WHERE = "train_test_split"
 

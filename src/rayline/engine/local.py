@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from rayline.core.answers import Answers
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import ParameterError, SchemaError, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col
-from rayline.core.statistics import Answers
 
 
 class LocalEngine(Engine):
@@ -215,7 +215,7 @@ def _object_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
     items = [None if isinstance(v, float) and v != v else v for v in values.tolist()]
     try:
         return pl.Series(name, items)
-    except (TypeError, pl.exceptions.PolarsError) as error:
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
         kinds = sorted({type(v).__name__ for v in items})
         raise SchemaError(
             f"Column {name!r} mixes types.",
@@ -227,15 +227,24 @@ def _object_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
 def _from_pandas(data: Any) -> pl.DataFrame:
     try:
         return pl.from_pandas(data.rename(columns=str) if not all(isinstance(c, str) for c in data.columns) else data)
-    except (TypeError, ValueError, pa.ArrowInvalid, pa.ArrowTypeError):
-        # An object column with mixed types: find it, so that the error names it.
+    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+        # A column that has no form in Arrow: find it, so that the error names it.
         return pl.DataFrame([_pandas_series(str(name), data[name]) for name in data.columns])
 
 
 def _pandas_series(name: str, column: Any) -> pl.Series:
     if column.dtype == object:
         return _object_series(name, column.to_numpy(dtype=object))
-    series: Any = pl.from_pandas(column)
+    if type(column.dtype).__name__ == "SparseDtype":
+        column = column.sparse.to_dense()
+    try:
+        series: Any = pl.from_pandas(column)
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise SchemaError(
+            f"Column {name!r} holds {column.dtype}, which has no form in Arrow.",
+            "Expected numbers, truth values, strings, dates, times, or lists of these.",
+            f"convert {name!r}, or drop it.",
+        ) from error
     return pl.Series(name, series)
 
 

@@ -18,11 +18,11 @@ from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
+from rayline.core.answers import Answers, merge_answers
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.statistics import Answers, merge_answers
 from rayline.engine.blocks import Mapped, Partial, RaylineActor, RaylineTask, Shipped, to_block, to_frame, write_part
 from rayline.engine.checkpoints import Storage
 from rayline.engine.group import Coordinate, Shares, Training
@@ -64,7 +64,7 @@ class RayEngine(Engine):
             columns = scan.columns(schema)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
-            size = _batch_size(data) if scan.attach is None or scan.attach.is_local else None  # else whole blocks
+            size = _batch_size(data) if scan.is_local else None  # else whole blocks
             partial = needed.map_batches(RaylineTask(Partial(scan)), batch_format="pyarrow", batch_size=size)
             for table in _blocks(partial):
                 for packed in table.column("answers").to_pylist() if table.num_columns else ():

@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
-from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.features import Array, Features
+from rayline.core.framework import Framework, Job, Native, Rows
+from rayline.core.schema import col
 from rayline.core.target import Task
 from rayline.frameworks import catboost_file
 
@@ -180,7 +182,7 @@ def _table(features: Features, *, pool: bool = True) -> Any:
     """Numbers as a matrix; with categories a pandas table, in which they are strings."""
     if not _categories(features):
         return features.matrix(np.float32)
-    texts = [pl.col(name).cast(pl.String).fill_null(MISSING) for name in _categories(features)]
+    texts = [col(name).cast(pl.String).fill_null(MISSING) for name in _categories(features)]
     table = features.table.with_columns(texts).to_pandas()
     for name in _categories(features):
         table[name] = table[name].astype(object)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.core.framework import Array, Job
+from rayline.core.features import Array
+from rayline.core.framework import Job
 from rayline.frameworks.torch import Torch
 from rayline.frameworks.torch_loop import Alone
 

@@ -14,7 +14,8 @@ import polars as pl
 
 from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
-from rayline.core.framework import Array, Features, Framework, Job, Native
+from rayline.core.features import Array, Features
+from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Target, Task
 from rayline.frameworks import huggingface_trainer as training
 from rayline.frameworks.huggingface_trainer import quiet

@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
-from rayline.core.framework import Array, Features, Framework, Job, Native, Rows
+from rayline.core.features import Array, Features
+from rayline.core.framework import Framework, Job, Native, Rows
+from rayline.core.schema import col
 from rayline.core.target import Task
 from rayline.frameworks import lightgbm_file
 
@@ -31,9 +33,14 @@ CLASSES = {
 }
 """Objectives of classifications; all others are regressions."""
 
-SAFE = str.maketrans('[]{}":, ', "［］｛｝＂：，\u00a0")
-PLAIN = str.maketrans("［］｛｝＂：，\u00a0", '[]{}":, ')
-"""Characters that LightGBM refuses or changes in names of features, and wide forms that mean the same to people."""
+SAFE = str.maketrans({
+    **dict(zip('[]{}":, ', "［］｛｝＂：，\u00a0", strict=True)), **{chr(i): chr(0x2400 + i) for i in range(1, 32)}
+})  # fmt: skip
+PLAIN = {ord(safe): plain for plain, safe in SAFE.items()} | {0x2400: ""}
+"""Characters that LightGBM refuses or changes in names of features, and forms of them that mean the same to people."""
+
+NAMELESS = "\u2400"
+"""What a feature is called whose name is empty."""
 
 OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
 """Parameters that say where a model was trained and not what it is: left out of files."""
@@ -273,15 +280,15 @@ def _aliases(name: str) -> tuple[str, ...]:
 def _codes(table: pl.DataFrame) -> pl.DataFrame:
     """Categories as their codes; the codes are those of the Enum, so they mean the same in every table."""
     return table.select(
-        pl.col(name).to_physical().cast(pl.Int32) if isinstance(dtype, pl.Enum) else pl.col(name)
+        col(name).to_physical().cast(pl.Int32) if isinstance(dtype, pl.Enum) else col(name)
         for name, dtype in table.schema.items()
     )
 
 
 def _dataset(rows: Rows, reference: Any = None) -> Any:
     features = rows.features
-    names: Any = [name.translate(SAFE) for name in features.schema]
-    categories: Any = [name.translate(SAFE) for name, dtype in features.schema.items() if isinstance(dtype, pl.Enum)]
+    names: Any = [name.translate(SAFE) or NAMELESS for name in features.schema]
+    categories: Any = [name for name, dtype in zip(names, features.schema.values(), strict=True) if isinstance(dtype, pl.Enum)]
     if features.has_vectors:
         data, names, categories = features.matrix(np.float64), "auto", []
     else:

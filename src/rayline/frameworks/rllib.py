@@ -11,7 +11,8 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.core.framework import Arguments, Array, Features, Framework, Job, Native, Spaces
+from rayline.core.features import Array, Features
+from rayline.core.framework import Arguments, Framework, Job, Native, Spaces
 
 try:
     from rayline.frameworks import rllib_file

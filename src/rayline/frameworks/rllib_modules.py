@@ -17,7 +17,7 @@ from gymnasium.spaces import Box, Discrete
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.framework import Array, Features
+from rayline.core.features import Array, Features
 from rayline.core.target import Target, Task
 
 M = TypeVar("M", bound=type)

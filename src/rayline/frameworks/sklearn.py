@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils.validation import has_fit_parameter
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
-from rayline.core.framework import Arguments, Array, Features, Framework, Job, Native, Rows
+from rayline.core.features import Array, Features
+from rayline.core.framework import Arguments, Framework, Job, Native, Rows
 from rayline.core.target import Task
 from rayline.frameworks import sklearn_file
 

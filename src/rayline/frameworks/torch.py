@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.core.framework import Array, Features, Framework, Job, Native
+from rayline.core.features import Array, Features
+from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Task
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, seeded, two_class

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.framework import Array, Job, Rows
+from rayline.core.features import Array
+from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
 from rayline.frameworks import torch_modules as modules
 

@@ -14,7 +14,8 @@ import polars as pl
 
 from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, SchemaError
-from rayline.core.framework import Array, Features, Job
+from rayline.core.features import Array, Features
+from rayline.core.framework import Job
 from rayline.core.target import Task
 
 try:

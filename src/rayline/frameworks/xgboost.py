@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
-from rayline.core.framework import Array, Features, Framework, Job, Native
+from rayline.core.features import Array, Features
+from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Task
 from rayline.frameworks import xgboost_file
 

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import xgboost
 
-from rayline.core.framework import Features, Rows
+from rayline.core.features import Features
+from rayline.core.framework import Rows
 
 SAFE = str.maketrans("[]<", "［］＜")
 """XGBoost refuses these characters in names of features; their wide forms mean the same to people, and back to us."""

@@ -17,7 +17,7 @@ from rayline.core import registry
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError
 from rayline.core.parts import PartFiles
-from rayline.core.schema import schema_to_json
+from rayline.core.schema import col, schema_to_json
 
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
@@ -61,7 +61,7 @@ class Predict:
         frame = table.collect()
         kept = frame if self.keep is None else self._kept(frame)
         made = self._made(frame)
-        kept = kept.drop([name for name in made.columns if name in kept.columns])
+        kept = kept.select(col(name) for name in kept.columns if name not in made.columns)
         return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
 
     def _made(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -101,7 +101,7 @@ class Predict:
         missing = [name for name in self.keep if name not in frame.columns]
         if missing:
             raise SchemaError.missing("InferencePipeline.transform (keep_columns)", missing, frame.columns)
-        return frame.select(self.keep)
+        return frame.select(map(col, self.keep))
 
 
 def no_scores(n_outputs: int) -> Any:

@@ -17,7 +17,8 @@ import polars as pl
 
 from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, ParameterError, SchemaError
-from rayline.core.framework import Features, Framework, Job
+from rayline.core.features import Features
+from rayline.core.framework import Framework, Job
 from rayline.core.target import Target, Task
 from rayline.inference import artifact
 from rayline.inference.model import Model

@@ -15,8 +15,10 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, PredictionError, RaylineError, shorten
-from rayline.core.framework import Features, Framework, Native
+from rayline.core.features import Features
+from rayline.core.framework import Framework, Native
 from rayline.core.operations import Row
+from rayline.core.schema import col
 from rayline.core.target import Target, Task
 from rayline.data.conform import Conform
 
@@ -100,7 +102,7 @@ class Model:
 
     def scores(self, table: pl.LazyFrame) -> Scores:
         """The framework's scores for preprocessed rows (see `Framework.predict`)."""
-        frame = self._conform(table).select(list(self.schema)).collect()
+        frame = self._conform(table).select(map(col, self.schema)).collect()
         if not frame.height:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
         return self._answer(self.native, Features(frame, schema=self.schema))

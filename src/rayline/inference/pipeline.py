@@ -13,6 +13,7 @@ from rayline.core import registry
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations import Row
+from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.data.conform import Conform, row_function
 from rayline.data.lineage import by_source
@@ -81,7 +82,7 @@ class InferencePipeline:
         rows = self.model.examples
         if rows is None or any(name not in rows.columns for name in self.input_schema):
             return pl.DataFrame(schema=self.input_schema)
-        return rows.select(list(self.input_schema))
+        return rows.select(map(col, self.input_schema))
 
     def __repr__(self) -> str:
         return f"InferencePipeline(\n  {str(self.preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"

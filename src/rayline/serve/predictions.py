@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline.core.schema import col
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
 from rayline.serve.exchange import Answer
@@ -55,7 +56,7 @@ class Served:
         missing = [{"column": name, "problem": "missing"} for name in self.reader.columns if name not in table.columns]
         if missing:
             raise Refusal(422, f"The table lacks {len(missing)} columns.", missing)
-        scores = self._scores(table.select(list(self.reader.columns)), count)
+        scores = self._scores(table.select(map(col, self.reader.columns)), count)
         answer = self.pipeline.target.predictions(scores)
         if proba:
             self._refuse_without_probabilities()

@@ -10,7 +10,7 @@ from rayline.core.registry import register_function
 _SECOND_NAMES = {"OneHotEncoding": "OneHotEncoder"}
 
 
-__all__ = ["register_function"]  # and every stage, see below
+__all__ = ["register_function", *registry.stages()]  # noqa: PLE0604  # `import *` then asks `__getattr__` for each
 
 
 def __getattr__(name: str) -> Any:

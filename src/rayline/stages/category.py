@@ -1,4 +1,4 @@
-"""More ways from categories to numbers: frequencies, hashes, native categories, lumping, lists."""
+"""Categories by how frequent they are: their frequency, the rare ones lumped; and native categories."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError
+from rayline.core.codes import Codes, MapCodes
+from rayline.core.counts import MAX_CATEGORIES, ValueCounts
+from rayline.core.errors import DataError
 from rayline.core.frequent import LEAST_SHARE
-from rayline.core.operations import Codes, Drop, MapCodes, Operation, Row, RowFunction
-from rayline.core.schema import SPARSE, Kind, col, kind_of
-from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, a_string, an_int, param
-from rayline.core.statistics import MAX_CATEGORIES, Request, Statistic, ValueCounts
-from rayline.core.text import key_of, keys_of
+from rayline.core.operations import InPlace, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col, kind_of
+from rayline.core.stage import Check, ColumnStage, a_bool, a_string, param
+from rayline.core.statistics import Statistic
+from rayline.core.text import as_text, key_of, keys_of, row_as_text
 
 _ENCODABLE = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
 _FREQUENCY = Check(
@@ -145,10 +147,10 @@ class RareCategories(ColumnStage):
 
 
 @dataclass(frozen=True)
-class Lump(Operation):
+class Lump(InPlace):
     """Strings that are not among the categories become `other`; missing stays missing."""
 
-    column: str
+    stays: ClassVar = True  # what was lumped stays lumped
     categories: Sequence[str]
     other: str
 
@@ -166,23 +168,17 @@ class Lump(Operation):
 
         return lump
 
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return []  # what was lumped stays lumped
-
 
 @dataclass(frozen=True)
-class LumpOthers(Operation):
+class LumpOthers(InPlace):
     """As `Lump`, for categories of which only the keys are known."""
 
-    column: str
+    stays: ClassVar = True  # what was lumped stays lumped
     keys: Sequence[int]
     other: str
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [_text(self.column).map_batches(self._lumped, return_dtype=pl.String, is_elementwise=True)]
+        return [as_text(self.column).map_batches(self._lumped, return_dtype=pl.String, is_elementwise=True)]
 
     def _lumped(self, texts: pl.Series) -> pl.Series:
         known = np.isin(keys_of(texts), np.array(self.keys, dtype=np.uint64)) | texts.is_null().to_numpy()
@@ -198,23 +194,17 @@ class LumpOthers(Operation):
 
         return lump
 
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return []  # what was lumped stays lumped
-
 
 @dataclass(frozen=True)
-class MapKeys(Operation):
+class MapKeys(InPlace):
     """Each value becomes the number that stands beside its key (Float64), another one 0; missing takes the last number."""
 
-    column: str
+    stays: ClassVar = False  # there is no way back: two categories may be equally frequent
     keys: Sequence[int]
     values: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        made = _text(self.column).map_batches(self._mapped, return_dtype=pl.Float64, is_elementwise=True)
+        made = as_text(self.column).map_batches(self._mapped, return_dtype=pl.Float64, is_elementwise=True)
         return [made.alias(self.column)]
 
     def _mapped(self, texts: pl.Series) -> pl.Series:
@@ -229,16 +219,10 @@ class MapKeys(Operation):
         column, known, missing = self.column, dict(zip(self.keys, self.values, strict=False)), self.values[-1]
 
         def map_key(row: Row) -> None:
-            text = _row_text(row[column])
+            text = row_as_text(row[column])
             row[column] = missing if text is None else known.get(key_of(text), 0.0)
 
         return map_key
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return None  # two categories may be equally frequent
 
 
 @dataclass(frozen=True)
@@ -283,10 +267,9 @@ class Categorizer(ColumnStage):
 
 
 @dataclass(frozen=True)
-class ToEnum(Operation):
+class ToEnum(InPlace):
     """Strings become native categories; others than these become missing."""
 
-    column: str
     categories: Sequence[str]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
@@ -301,345 +284,16 @@ class ToEnum(Operation):
 
         return restrict
 
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         return [ToText(self.column)]
 
 
 @dataclass(frozen=True)
-class ToText(Operation):
+class ToText(InPlace):
     """Native categories become strings."""
-
-    column: str
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).cast(pl.String)]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         return lambda row: None  # in a row they are strings already
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-
-def _text(column: str) -> pl.Expr:
-    """A category, boolean or integer as text, the same as `_row_text` gives."""
-    return col(column).cast(pl.String)
-
-
-def _row_text(value: Any) -> str | None:
-    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@dataclass(frozen=True)
-class HashEncoder(ColumnStage):
-    """Replace each category by 0/1 columns for its hash bucket, `column_0` … (UInt8); nothing is learned.
-
-    Missing gives zeros. The hash is our own and never changes.
-
-    Parameters
-    ----------
-    columns
-        String, boolean and integer columns; all string ones without free text when omitted.
-    n_features
-        Buckets; categories may share one.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> from rayline.train import Preprocessor
-    >>> from rayline.stages import HashEncoder
-    >>> Preprocessor([("h", HashEncoder(n_features=4))]).fit_transform(pl.DataFrame({"c": ["a", "b"]})).shape
-    (2, 4)
-    """
-
-    kinds: ClassVar = (Kind.CATEGORY,)
-    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN)
-
-    n_features: int = param(16, an_int(2, 65_536))
-
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        if dtype.is_float():
-            raise SchemaError.dtype("HashEncoder", column, "strings, booleans or integers", dtype)
-        return {}
-
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [HashOneHot(column, self.n_features)]
-
-
-@dataclass(frozen=True)
-class HashOneHot(Operation):
-    """0/1 columns for the hash bucket of each value; the source column goes away."""
-
-    column: str
-    n_features: int
-
-    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        raise NotImplementedError  # two steps, see apply
-
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        bucket = f"{self.column}\x00bucket"
-        text = _text(self.column)
-        hashed = text.map_batches(self._buckets, return_dtype=pl.Int32, is_elementwise=True).alias(bucket)
-        names = [f"{self.column}_{i}" for i in range(self.n_features)]
-        outputs = [(col(bucket) == i).cast(pl.UInt8).alias(name) for i, name in enumerate(names)]
-        return Drop([bucket]).apply(Drop([self.column]).apply(table.with_columns(hashed)).with_columns(outputs))
-
-    def _buckets(self, texts: pl.Series) -> pl.Series:
-        buckets = (keys_of(texts) % np.uint64(self.n_features)).astype(np.int32)
-        return pl.Series(texts.name, np.where(texts.is_null().to_numpy(), -1, buckets), dtype=pl.Int32)
-
-    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, n_features = self.column, self.n_features
-        zeros = {f"{column}_{i}": 0 for i in range(n_features)}
-
-        def one_hot(row: Row) -> None:
-            text = _row_text(row.pop(column))
-            row.update(zeros)
-            if text is not None:
-                row[f"{column}_{key_of(text) % n_features}"] = 1
-
-        return one_hot
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {f"{self.column}_{i}": (self.column,) for i in range(self.n_features)}
-
-
-@dataclass(frozen=True)
-class FeatureHasher(Stage):
-    """Hash several columns into one sparse vector: categories as `column=value` with 1, numbers as `column` with the value.
-
-    Missing gives nothing. The source columns go away. Nothing is learned, and the hash never changes.
-
-    Parameters
-    ----------
-    columns
-        String, boolean and numeric columns; all of them when omitted.
-    n_features
-        The length of the vector.
-    output
-        The name of the vector column.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> from rayline.train import Preprocessor
-    >>> from rayline.stages import FeatureHasher
-    >>> table = pl.DataFrame({"c": ["a"], "x": [2.5]})
-    >>> sorted(Preprocessor([("h", FeatureHasher())]).fit_transform(table)["hashed"].struct.field("values")[0])
-    [1.0, 2.5]
-    """
-
-    kinds: ClassVar = (Kind.CATEGORY, Kind.NUMERIC, Kind.BOOLEAN)
-    accepts: ClassVar = (Kind.CATEGORY, Kind.NUMERIC, Kind.BOOLEAN)
-
-    n_features: int = param(1 << 18, an_int(1, 1 << 31))
-    output: str = param("hashed", a_string())
-
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        if self.output in view.schema and self.output not in view.columns:
-            raise SchemaError(
-                f"FeatureHasher: the column {self.output!r} exists already.",
-                "Expected a new name.",
-                "choose another output.",
-            )
-        return {"columns": list(view.columns)}
-
-    def lower(self, where: str) -> list[Operation]:
-        columns = list(self.state["columns"])
-        return [HashRow(columns, self.n_features, self.output)] if columns else []
-
-
-@dataclass(frozen=True)
-class HashRow(Operation):
-    """The columns become one sparse vector; values in the same bucket are added in the order of the columns."""
-
-    columns: Sequence[str]
-    n_features: int
-    output: str
-
-    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        raise NotImplementedError  # two steps, see apply
-
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        schema = table.collect_schema()
-        fields = [
-            (col(c).cast(pl.Float64) if schema[c].is_numeric() else _text(c)).alias(str(i))
-            for i, c in enumerate(self.columns)
-        ]
-        made = (
-            pl.struct(fields).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True).alias("\x00hashed")
-        )
-        return Drop(list(self.columns)).apply(table.with_columns(made)).rename({"\x00hashed": self.output})
-
-    def _vectors(self, rows: pl.Series) -> pl.Series:
-        fields = rows.struct.unnest().get_columns()
-        keys, values = [], []
-        for name, series in zip(self.columns, fields, strict=True):
-            known = series.is_not_null().to_numpy()
-            if series.dtype == pl.String:
-                keys.append(keys_of(name + "=" + series))
-                values.append(known.astype(np.float64))
-            else:
-                keys.append(np.full(len(rows), key_of(name), dtype=np.uint64))
-                values.append(np.where(known, series.fill_null(0.0).to_numpy(), 0.0))
-            values[-1] = np.where(known, values[-1], np.nan)
-        features = (np.stack(keys, axis=1) % np.uint64(self.n_features)).astype(np.int64)
-        made = [self._vector(f, v) for f, v in zip(features.tolist(), np.stack(values, axis=1).tolist(), strict=True)]
-        return pl.Series(rows.name, made, dtype=SPARSE)
-
-    def _vector(self, features: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
-        sums: dict[int, float] = {}
-        for feature, value in zip(features, values, strict=True):
-            if value == value:
-                sums[feature] = sums.get(feature, 0.0) + value
-        places = sorted(sums)
-        return {"size": self.n_features, "indices": places, "values": [sums[p] for p in places]}
-
-    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        numeric = {c: schema[c].is_numeric() for c in self.columns}
-
-        def hash_row(row: Row) -> None:
-            features, values = [], []
-            for column in self.columns:
-                x = row.pop(column)
-                if x is not None:
-                    features.append(key_of(column if numeric[column] else f"{column}={_row_text(x)}") % self.n_features)
-                    values.append(float(x) if numeric[column] else 1.0)
-            row[self.output] = self._vector(features, values)
-
-        return hash_row
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.output: tuple(self.columns)}
-
-    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
-        return {self.output: [str(i) for i in range(self.n_features)]}
-
-
-@dataclass(frozen=True)
-class MultiHotEncoder(ColumnStage):
-    """Replace each list column by one 0/1 column (UInt8) for every element that fit saw, `column_element`.
-
-    Missing and empty lists give zeros; elements that fit did not see are ignored.
-
-    Parameters
-    ----------
-    columns
-        List columns; all of them when omitted.
-    max_categories
-        Only so many elements, the most frequent ones.
-
-    Raises
-    ------
-    SchemaError
-        In fit, when a column does not hold lists of strings, integers or booleans, or a new name is taken.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> from rayline.train import Preprocessor
-    >>> from rayline.stages import MultiHotEncoder
-    >>> Preprocessor([("tags", MultiHotEncoder())]).fit_transform(pl.DataFrame({"t": [["a", "b"], ["b"]]})).to_dict(as_series=False)
-    {'t_a': [1, 0], 't_b': [1, 1]}
-    """
-
-    kinds: ClassVar = (Kind.LIST,)
-    accepts: ClassVar = (Kind.LIST,)
-
-    loses: ClassVar = "order, repetition, missing lists and elements without a column"
-
-    max_categories: int | None = param(None, an_int(1, none=True))
-
-    def requests(self, view: View) -> list[Request]:
-        return [view.ask(ValueCounts, column, elements=True) for column in view.columns]
-
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        learned: dict[str, Any] = {}
-        for column in view.columns:
-            inner = getattr(view.schema[column], "inner", None)
-            if not (inner == pl.String or inner == pl.Boolean or (inner is not None and inner.is_integer())):
-                raise SchemaError.dtype(
-                    "MultiHotEncoder", column, "lists of strings, integers or booleans", view.schema[column]
-                )
-            table = answers[view.ask(ValueCounts, column, elements=True)].table
-            if self.max_categories is not None:
-                table = table.sort("n", descending=True, maintain_order=True).head(self.max_categories).sort("value")
-            elements = table["value"].to_list()
-            names = [f"{column}_{_row_text(element)}" for element in elements]
-            taken = sorted(
-                {*names} & (set(view.schema) - set(view.columns)) or {n for n in names if names.count(n) > 1}
-            )
-            if taken:
-                raise SchemaError(
-                    f"MultiHotEncoder: {taken[0]!r} exists already.",
-                    "Expected new names of the form column_element.",
-                    "rename it.",
-                )
-            learned[column] = {"elements": elements, "outputs": names}
-        return {"columns": learned}
-
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        raise NotImplementedError  # see learn
-
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [MultiHot(column, learned["elements"], learned["outputs"])]
-
-
-@dataclass(frozen=True)
-class MultiHot(Operation):
-    """0/1 columns that say which elements a list has; the list goes away."""
-
-    column: str
-    elements_seen: Sequence[Any]
-    outputs: Sequence[str]
-
-    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        x = col(self.column)
-        made = zip(self.elements_seen, self.outputs, strict=True)
-        return [x.list.contains(element).fill_null(False).cast(pl.UInt8).alias(name) for element, name in made]
-
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return Drop([self.column]).apply(super().apply(table))
-
-    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, made = self.column, list(zip(self.elements_seen, self.outputs, strict=True))
-
-        def multi_hot(row: Row) -> None:
-            present = row.pop(column) or ()
-            row.update({name: int(element in present) for element, name in made})
-
-        return multi_hot
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return dict.fromkeys(self.outputs, (self.column,))
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return [Gather(self.column, list(self.outputs), list(self.elements_seen), schema[self.column])]
-
-
-@dataclass(frozen=True)
-class Gather(Operation):
-    """0/1 columns become the list of the values that stand beside those that are not 0."""
-
-    output: str
-    columns: Sequence[str]
-    values: Sequence[Any]
-    dtype: pl.DataType
-
-    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        inner = getattr(self.dtype, "inner", None)
-        present = [
-            pl.when(col(name) != 0).then(pl.lit(value, dtype=inner))
-            for name, value in zip(self.columns, self.values, strict=True)
-        ]
-        found = pl.concat_list(present).list.drop_nulls() if present else pl.lit([], dtype=self.dtype)
-        return [found.cast(self.dtype).alias("\x00gathered")]
-
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00gathered": self.output})
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.output: tuple(self.columns)}

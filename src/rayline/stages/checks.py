@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError
-from rayline.core.operations import Operation, Row, RowFunction
+from rayline.core.operations import InPlace, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, a_number, one_of, param
-from rayline.core.statistics import Extremes, Statistic, ValueCounts
+from rayline.core.statistics import Extremes, Statistic
 
 LOG = logging.getLogger("rayline.checks")
 """Where the action "warn" reports to."""
@@ -28,13 +29,13 @@ def _action() -> Any:
 
 
 @dataclass(frozen=True)
-class Require(Operation):
+class Require(InPlace):
     """Values that break a rule are refused, become missing or are reported.
 
     Rules: "known", "range" (low, high), "categories". Actions: "error", "missing", "warn".
     """
 
-    column: str
+    stays: ClassVar = True  # what was made missing stays missing
     rule: str
     allowed: Sequence[Any]
     action: str
@@ -103,12 +104,6 @@ class Require(Operation):
 
         return require
 
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return []  # what was made missing stays missing
-
     def _test(self) -> Callable[[Any], bool]:
         if self.rule == "known":
             return lambda x: x is not None
@@ -147,9 +142,6 @@ class CheckMissing(ColumnStage):
     kinds: ClassVar = tuple(Kind)
 
     action: str = param("error", one_of("error", "warn"))
-
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Require(column, "known", [], self.action, where)]

@@ -12,23 +12,13 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.expression import Assign, Formula, check, columns_of, kind
-from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.operations import Drop, InPlace, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import Check, Stage, View, a_bool, a_string, an_int, param
 from rayline.core.statistics import Request
 from rayline.core.translate import from_polars
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
-
-
-def _refuse_taken(stage: Stage, names: Sequence[str], view: View) -> None:
-    taken = [name for name in names if name in view.schema] + [name for name in names if names.count(name) > 1]
-    if taken:
-        raise SchemaError(
-            f"{type(stage).__name__}: the column {taken[0]!r} exists already.",
-            "Expected new names.",
-            "rename one of them.",
-        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class PolynomialFeatures(Stage):
         return made
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        _refuse_taken(self, list(self._products(view.columns)), view)
+        self.refuse_taken(list(self._products(view.columns)), view)
         return {"columns": list(view.columns)}
 
     def lower(self, where: str) -> list[Operation]:
@@ -127,7 +117,7 @@ class Ratio(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         kind(["number", ["col", self.per]], {k: v for k, v in view.schema.items() if k not in view.targets}, "Ratio")
-        _refuse_taken(self, [f"{column}_per_{self.per}" for column in view.columns], view)
+        self.refuse_taken([f"{column}_per_{self.per}" for column in view.columns], view)
         return {"columns": list(view.columns)}
 
     def lower(self, where: str) -> list[Operation]:
@@ -242,7 +232,7 @@ class Concatenator(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         if self.output not in view.columns:
-            _refuse_taken(self, [self.output], view)
+            self.refuse_taken([self.output], view)
         return {"columns": list(view.columns)}
 
     def lower(self, where: str) -> list[Operation]:
@@ -349,18 +339,12 @@ class FunctionTransformer(Stage):
 
 
 @dataclass(frozen=True)
-class Call(Operation):
+class Call(InPlace):
     """A column becomes what a registered function makes of it."""
 
-    column: str
+    stays: ClassVar = False  # there is no way back: a function says nothing of its inverse
     name: str
     function: Callable[[pl.Expr], pl.Expr] = field(repr=False)
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [self.function(col(self.column)).alias(self.column)]
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return None  # a function says nothing of its inverse

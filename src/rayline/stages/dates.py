@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import MissingExtraError, ParameterError, SchemaError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.expression import Assign, Formula
 from rayline.core.operations import Drop, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
@@ -99,26 +99,18 @@ class DatetimeEncoder(ColumnStage):
     def _parts(self, dtype: pl.DataType) -> list[str]:
         return [part for part in self.parts if dtype != pl.Date or part not in _OF_TIME]
 
-    def requests(self, view: View) -> list[Request]:
-        return [view.ask(DateRange, column) for column in view.columns] if self.holidays else []
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [DateRange] if self.holidays else []
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        learned: dict[str, Any] = {}
-        for column in view.columns:
-            own: dict[str, Any] = {"parts": self._parts(view.schema[column])}
-            if self.holidays:
-                own["holidays"] = _holidays(self.holidays, answers[view.ask(DateRange, column)])
-            learned[column] = own
-        new = [name for column, own in learned.items() for name in self._names(column, own)]
-        gone = set() if self.keep else set(view.columns)
-        taken = [name for name in new if (name in view.schema and name not in gone) or new.count(name) > 1]
-        if taken:
-            raise SchemaError(
-                f"DatetimeEncoder: the column {taken[0]!r} exists already.",
-                "Expected new names.",
-                f"rename {taken[0]!r}.",
-            )
-        return {"columns": learned}
+        learned = super().learn(view, answers)
+        new = [name for column, own in learned["columns"].items() for name in self._names(column, own)]
+        self.refuse_taken(new, view, gone=() if self.keep else view.columns)
+        return learned
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        parts = {"parts": self._parts(dtype)}
+        return {**parts, "holidays": _holidays(self.holidays, answers[0])} if self.holidays else parts
 
     def _names(self, column: str, own: Mapping[str, Any]) -> list[str]:
         cyclic = [f"{column}_{p}_{f}" for p in own["parts"] if self.cyclic and PARTS[p][2] for f in ("sin", "cos")]
@@ -127,9 +119,6 @@ class DatetimeEncoder(ColumnStage):
             *cyclic,
             *([f"{column}_holiday"] if "holidays" in own else []),
         ]
-
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        raise NotImplementedError  # see learn
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [CalendarParts(column, list(learned["parts"]), learned.get("holidays"))]

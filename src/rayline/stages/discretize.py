@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import SchemaError
-from rayline.core.operations import Choose, Codes, Look, OneHot, Operation, Row, RowFunction
-from rayline.core.schema import Kind, col
-from rayline.core.stage import Check, ColumnStage, Stage, View, one_of, param
-from rayline.core.statistics import Extremes, Quantiles, Request, Statistic
+from rayline.core.codes import Choose, Codes, Look, OneHot
+from rayline.core.operations import InPlace, Operation, Row, RowFunction
+from rayline.core.quantiles import Quantiles
+from rayline.core.schema import col
+from rayline.core.stage import Check, NumberStage, Stage, View, one_of, param
+from rayline.core.statistics import Extremes, Request, Statistic
 
 
 def _are_edges(value: Any) -> bool:
@@ -34,7 +35,7 @@ def _are_bins(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class KBinsDiscretizer(ColumnStage):
+class KBinsDiscretizer(NumberStage):
     """Replace numbers by the bin that they fall in, as scikit-learn does; missing stays missing.
 
     A value on an edge belongs to the bin above it. Values outside of the training range take the first or the last bin.
@@ -71,9 +72,6 @@ class KBinsDiscretizer(ColumnStage):
     [0.0, 0.0, 1.0, 1.0]
     """
 
-    kinds: ClassVar = (Kind.NUMERIC,)
-    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
-
     loses: ClassVar = "the place within the bin: its middle comes back"
 
     elsewhere: ClassVar = {**Stage.elsewhere, "sample_weight": "weights belong to training"}
@@ -92,13 +90,7 @@ class KBinsDiscretizer(ColumnStage):
         self.refuse_strange("n_bins", self.n_bins, view)
         learned = super().learn(view, answers)
         names = [name for own in learned["columns"].values() for name in own["outputs"]]
-        taken = sorted(({*names} & (set(view.schema) - set(view.columns))) | {n for n in names if names.count(n) > 1})
-        if taken:
-            raise SchemaError(
-                f"KBinsDiscretizer: a column {taken[0]!r} exists already.",
-                "Expected new names column_bin0 ….",
-                "rename it.",
-            )
+        self.refuse_taken(names, view, gone=view.columns)
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -184,10 +176,9 @@ def _between_means(values: Any, weights: Any, n: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Bin(Operation):
+class Bin(InPlace):
     """x becomes how many of the inner edges are at or below it, as float64; missing stays missing."""
 
-    column: str
     inner: Sequence[float]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
@@ -212,6 +203,3 @@ class Bin(Operation):
                 row[column] = float(bisect_right(inner, float(row[column])))
 
         return place
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
-from rayline.core.operations import Codes, MapCodes, OneHot, Operation
+from rayline.core.codes import Codes, MapCodes, OneHot
+from rayline.core.counts import ValueCounts
+from rayline.core.errors import DataError, ParameterError, shorten
+from rayline.core.operations import Operation
 from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
-from rayline.core.statistics import Statistic, ValueCounts
+from rayline.core.statistics import Statistic
 
 _LEAST = Check(
     "a count, a share below 1, or None",
@@ -94,17 +96,8 @@ class OneHotEncoder(ColumnStage):
         self.refuse_strange("categories", self.categories, view)
         self.refuse_strange("drop", self.drop, view)
         learned = super().learn(view, answers)
-        made: set[str] = set()
-        for column, own in learned["columns"].items():
-            outputs = {name for name in own["outputs"] if name is not None}
-            taken = sorted(outputs & (made | (set(view.schema) - set(view.columns))))
-            if taken:
-                raise SchemaError(
-                    f"OneHotEncoder: column {column!r} would give a column {taken[0]!r}, which exists already.",
-                    "Expected new names of the form column_category.",
-                    f"rename {taken[0]!r} or {column!r} first.",
-                )
-            made |= outputs
+        outputs = [name for own in learned["columns"].values() for name in own["outputs"] if name is not None]
+        self.refuse_taken(outputs, view, gone=view.columns)
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:

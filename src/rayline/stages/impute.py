@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from rayline.core.codes import Codes
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.joint import GroupMoments, PairCounts
-from rayline.core.operations import Codes, Fill, Operation, Row, RowFunction
+from rayline.core.operations import Fill, Operation, Row, RowFunction
+from rayline.core.quantiles import Quantiles
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import Check, ColumnStage, Stage, View, anything, one_of, param
-from rayline.core.statistics import Missing, Moments, Quantiles, Request, Statistic, ValueCounts
+from rayline.core.statistics import Missing, Moments, Request, Statistic
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,11 @@ class MissingIndicator(ColumnStage):
     features
         "missing-only": only for columns that had missing values in fit; "all": for all.
 
+    Raises
+    ------
+    SchemaError
+        In fit, when a new name exists already.
+
     Examples
     --------
     >>> import polars as pl
@@ -141,6 +149,11 @@ class MissingIndicator(ColumnStage):
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Missing] if self.features == "missing-only" else []
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        learned = super().learn(view, answers)
+        self.refuse_taken([f"{c}_missing" for c, own in learned["columns"].items() if own["marked"]], view)
+        return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return {"marked": not answers or answers[0].n_null > 0}

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rayline.core.codes import Codes
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.joint import row_hash
-from rayline.core.operations import Codes, Operation, Row, RowFunction
+from rayline.core.operations import Operation, Row, RowFunction
 from rayline.core.sample import RowSample
 from rayline.core.schema import Kind, col
 from rayline.core.stage import Check, Stage, View, a_string, an_int, one_of, param
-from rayline.core.statistics import Moments, Request, ValueCounts
+from rayline.core.statistics import Moments, Request
 
 Matrix = npt.NDArray[np.float64]
 _CELLS = 1 << 20  # distances that are held at a time

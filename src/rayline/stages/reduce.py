@@ -99,11 +99,7 @@ class PCA(Stage):
             shares = np.cumsum(np.maximum(sizes[order], 0.0)) / max(float(np.maximum(sizes, 0.0).sum()), np.finfo(np.float64).tiny)
             n = min(int(np.searchsorted(shares, self.n_components, side="right")) + 1, len(columns))
             order = order[:n]
-        taken = [f"pca{i}" for i in range(n) if f"pca{i}" in view.schema and f"pca{i}" not in columns]
-        if taken:
-            raise SchemaError(
-                f"PCA: the column {taken[0]!r} exists already.", "Expected new names.", f"rename {taken[0]!r}."
-            )
+        self.refuse_taken([f"pca{i}" for i in range(n)], view, gone=columns)
         components = vectors.T[order]
         size = np.abs(components)  # of entries that differ by rounding alone the first is the largest
         largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-9)).argmax(axis=1)

@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from rayline.core.codes import Codes
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.expression import Formula, check, kind, to_polars
 from rayline.core.joint import row_hash
-from rayline.core.operations import Codes, Operation
+from rayline.core.operations import Operation
 from rayline.core.schema import col
 from rayline.core.stage import Check, Stage, View, a_string, an_int, param
-from rayline.core.statistics import Request, ValueCounts
+from rayline.core.statistics import Request
 from rayline.core.translate import from_polars
 
 _COPIES = "\x00copies"

@@ -14,13 +14,14 @@ import polars as pl
 from rayline.core.errors import ParameterError
 from rayline.core.expression import Assign, Formula
 from rayline.core.operations import Affine, Clip, Drop, Operation
+from rayline.core.quantiles import Quantiles
 from rayline.core.schema import Kind
-from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, one_of, param
-from rayline.core.statistics import Extremes, Moments, Quantiles, Request, Statistic
+from rayline.core.stage import Check, NumberStage, Stage, View, a_bool, one_of, param
+from rayline.core.statistics import Extremes, Moments, Request, Statistic
 
 
 @dataclass(frozen=True)
-class StandardScaler(ColumnStage):
+class StandardScaler(NumberStage):
     """Subtract the mean and divide by the standard deviation (population, ddof=0), as scikit-learn does.
 
     Missing values stay missing and do not count. A constant column becomes 0. The result is Float64.
@@ -46,8 +47,6 @@ class StandardScaler(ColumnStage):
     [-1.225, 0.0, 1.225]
     """
 
-    kinds: ClassVar = (Kind.NUMERIC,)
-    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
     becomes: ClassVar = Affine
 
     with_mean: bool = param(True, a_bool())
@@ -75,7 +74,7 @@ def _is_range(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class MinMaxScaler(ColumnStage):
+class MinMaxScaler(NumberStage):
     """Map the training range of each column onto `feature_range`, as scikit-learn does.
 
     Missing values stay missing. A constant column becomes the low end. Values outside of the training range land
@@ -104,9 +103,6 @@ class MinMaxScaler(ColumnStage):
     [0.0, 0.25, 1.0]
     """
 
-    kinds: ClassVar = (Kind.NUMERIC,)
-    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
-
     @property
     def becomes(self) -> type[Operation] | None:  # type: ignore[override]
         return None if self.clip else Affine
@@ -132,7 +128,7 @@ class MinMaxScaler(ColumnStage):
 
 
 @dataclass(frozen=True)
-class MaxAbsScaler(ColumnStage):
+class MaxAbsScaler(NumberStage):
     """Divide each column by its largest absolute value, as scikit-learn does; missing stays missing.
 
     Parameters
@@ -155,9 +151,6 @@ class MaxAbsScaler(ColumnStage):
     >>> Preprocessor([("scale", MaxAbsScaler())]).fit_transform(pl.DataFrame({"x": [-4.0, 2.0]}))["x"].to_list()
     [-1.0, 0.5]
     """
-
-    kinds: ClassVar = (Kind.NUMERIC,)
-    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
     @property
     def becomes(self) -> type[Operation] | None:  # type: ignore[override]
@@ -186,7 +179,7 @@ def _is_quantile_range(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class RobustScaler(ColumnStage):
+class RobustScaler(NumberStage):
     """Subtract the median and divide by the range between two quantiles, as scikit-learn does; missing stays missing.
 
     Exact up to 65,536 distinct values of a column; beyond that see `Quantiles`.
@@ -216,8 +209,6 @@ class RobustScaler(ColumnStage):
     [-1.0, 0.0, 1.0]
     """
 
-    kinds: ClassVar = (Kind.NUMERIC,)
-    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
     becomes: ClassVar = Affine
 
     with_centering: bool = param(True, a_bool())

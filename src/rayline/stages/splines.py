@@ -8,17 +8,18 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError
 from rayline.core.operations import Drop, Operation, Row, RowFunction
-from rayline.core.schema import Kind, col
-from rayline.core.stage import Check, ColumnStage, View, a_bool, an_int, one_of, param
-from rayline.core.statistics import Extremes, Quantiles, Request, Statistic
+from rayline.core.quantiles import Quantiles
+from rayline.core.schema import col
+from rayline.core.stage import Check, NumberStage, View, a_bool, an_int, one_of, param
+from rayline.core.statistics import Extremes, Request, Statistic
 
 _BLOCK_ROWS = 1 << 15
 
@@ -37,7 +38,7 @@ def _are_knots(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class SplineTransformer(ColumnStage):
+class SplineTransformer(NumberStage):
     """Replace each column by its B-spline basis, `column_sp_0`, `column_sp_1`, … (Float64), as scikit-learn does.
 
     A column with K knots gives K + degree - 1 columns (K - 1 when periodic) that sum to 1 between the first and the last
@@ -88,9 +89,6 @@ class SplineTransformer(ColumnStage):
     {'x_sp_0': [1.0, 0.5, 0.0], 'x_sp_1': [0.0, 0.5, 0.0], 'x_sp_2': [0.0, 0.0, 1.0]}
     """
 
-    kinds: ClassVar = (Kind.NUMERIC,)
-    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
-
     n_knots: int = param(5, an_int(2, 1000))
     degree: int = param(3, an_int(0, 20))
     knots: Any = param("uniform", Check('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots))
@@ -105,13 +103,7 @@ class SplineTransformer(ColumnStage):
         self.refuse_strange("knots", self.knots, view)
         learned = super().learn(view, answers)
         new = [name for column, own in learned["columns"].items() for name in self._names(column, own["knots"])]
-        taken = [n for n in new if (n in view.schema and n not in view.columns) or new.count(n) > 1]
-        if taken:
-            raise SchemaError(
-                f"SplineTransformer: the column {taken[0]!r} exists already.",
-                "Expected new names column_sp_0 ….",
-                "rename it.",
-            )
+        self.refuse_taken(new, view, gone=view.columns)
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
+from rayline.core.codes import Codes, MapCodes
 from rayline.core.errors import DataError, SchemaError, shorten
 from rayline.core.joint import GroupClasses, GroupMoments, fold_of
-from rayline.core.operations import Codes, Drop, MapCodes, Operation
+from rayline.core.operations import Drop, Operation
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import Check, Stage, View, a_string, an_int, one_of, param
 from rayline.core.statistics import Request
@@ -130,13 +131,7 @@ class TargetEncoder(Stage):
                 "classes": {name: {k: own[k] for k in ("values", "folds")} for name, own in zip(names, each, strict=True)},
             }
         new = [name for own in learned.values() for name in own.get("classes", ())]
-        taken = [name for name in new if (name in view.schema and name not in view.columns) or new.count(name) > 1]
-        if taken:
-            raise SchemaError(
-                f"TargetEncoder: the column {taken[0]!r} exists already.",
-                "Expected new names of the form column_class.",
-                "rename it.",
-            )
+        self.refuse_taken(new, view, gone=view.columns)
         return {"columns": learned, "hashed": _hashed(view)}
 
     def _classes(self, answer: GroupClasses, target: str) -> list[Any]:

@@ -6,308 +6,21 @@ column of the type `rayline.core.schema.SPARSE`. Missing texts become vectors of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
+from rayline.core.counts import MAX_CATEGORIES
 from rayline.core.errors import DataError
-from rayline.core.operations import Operation, Row, RowFunction
-from rayline.core.schema import SPARSE, Kind, col
+from rayline.core.grams import DocumentFrequency, GramCounts
+from rayline.core.operations import Operation
+from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, an_int, one_of, param
-from rayline.core.statistics import MAX_CATEGORIES, Request, Statistic
-from rayline.core.text import WORDS, Analyzer, Grams
-
-BLOCK_ROWS = 1 << 15
-"""Texts that are taken apart at a time."""
-
-
-# -- statistics --------------------------------------------------------------------------------------------------------
-
-
-def _blocks(texts: pl.Series) -> list[pl.Series]:
-    return [texts.slice(start, BLOCK_ROWS) for start in range(0, len(texts), BLOCK_ROWS)]
-
-
-def _analyzer(options: Mapping[str, Any]) -> Analyzer:
-    stop_words = options.get("stop_words", ())
-    return Analyzer(options["lowercase"], options["token_pattern"], options["ngram_range"], stop_words)
-
-
-@dataclass(frozen=True, eq=False)
-class DocumentFrequency(Statistic):
-    """In how many texts each hash bucket occurs; only those that do are kept."""
-
-    n_rows: int = 0
-    features: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # ascending
-    rows_with: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-    @classmethod
-    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        return table.select(text=columns[0])
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        texts, parts = values[0]["text"], []
-        for block in _blocks(texts):
-            _, buckets, _ = _counted(_analyzer(options).grams(block), options["n_features"])
-            parts.append(cls(len(block), *np.unique(buckets, return_counts=True)))
-        return cls.merge_all(parts)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
-    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        states = [*states, cls()]
-        features, place = np.unique(np.concatenate([state.features for state in states]), return_inverse=True)
-        rows_with = np.zeros(len(features), dtype=np.int64)
-        np.add.at(rows_with, place, np.concatenate([state.rows_with for state in states]))
-        return cls(sum(state.n_rows for state in states), features, rows_with)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, DocumentFrequency):
-            return NotImplemented
-        same = np.array_equal(self.features, other.features) and np.array_equal(self.rows_with, other.rows_with)
-        return self.n_rows == other.n_rows and same
-
-    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
-
-
-@dataclass(frozen=True, eq=False)
-class GramCounts(Statistic):
-    """How often each gram occurs, and in how many texts, exactly, for up to MAX_CATEGORIES distinct grams."""
-
-    n_rows: int = 0
-    table: pl.DataFrame = field(default_factory=lambda: _NO_GRAMS)
-    overflow: bool = False
-
-    @classmethod
-    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        return table.select(text=columns[0])
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        texts = values[0]["text"]
-        return cls.merge_all([cls._of_block(block, _analyzer(options)) for block in _blocks(texts)])
-
-    @classmethod
-    def _of_block(cls, texts: pl.Series, analyzer: Analyzer) -> Self:
-        grams = analyzer.grams(texts)
-        keys, first, place, n = np.unique(grams.keys, return_index=True, return_inverse=True, return_counts=True)
-        _, occurring, _ = _pairs(grams.rows, place, max(len(keys), 1))
-        n_rows = np.bincount(occurring, minlength=len(keys))
-        spelled = grams.spell(first)
-        return cls(len(texts), pl.DataFrame({"gram": spelled, "n": n, "n_rows": n_rows}, schema=_NO_GRAMS.schema))
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
-    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        states = list(states)
-        n_rows = sum(state.n_rows for state in states)
-        tables = [state.table for state in states if state.table.height]
-        if any(state.overflow for state in states):
-            return cls(n_rows, _NO_GRAMS, overflow=True)
-        table = pl.concat(tables).group_by("gram").agg(pl.col("n", "n_rows").sum()) if tables else _NO_GRAMS
-        return cls(n_rows, table) if table.height <= MAX_CATEGORIES else cls(n_rows, _NO_GRAMS, overflow=True)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
-
-_NO_GRAMS: pl.DataFrame = pl.DataFrame(schema={"gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})
-
-
-# -- the operation -----------------------------------------------------------------------------------------------------
-
-
-def _counted(grams: Grams, n_features: int) -> tuple[Any, Any, Any]:
-    """Rows, buckets and counts of what occurs, in the order of rows and buckets."""
-    buckets = (grams.keys % np.uint64(n_features)).astype(np.int64)
-    return _pairs(grams.rows, buckets, n_features)
-
-
-def _pairs(rows: Any, features: Any, n_features: int) -> tuple[Any, Any, Any]:
-    pairs = rows * n_features + features
-    pairs.sort()
-    starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])) if len(pairs) else np.empty(0, np.int64)
-    counts = np.diff(np.concatenate([starts, [len(pairs)]]))
-    return pairs[starts] // n_features, pairs[starts] % n_features, counts
-
-
-@dataclass(frozen=True)
-class Vectorize(Operation):
-    """A text becomes the sparse vector of its gram counts, weighted and normed."""
-
-    column: str
-    analyzer: Analyzer
-    n_features: int
-    vocabulary: Sequence[str] | None = None  # None: features are hash buckets
-    n_rows: int = 0  # texts seen in fit; 0 for no idf
-    rows_with: Mapping[str, Sequence[int]] | None = None  # "feature": places, "n": texts with each; others had none
-    norm: str | None = None
-    sublinear_tf: bool = False
-    binary: bool = False
-
-    @cached_property
-    def _known(self) -> tuple[Any, Any]:
-        """The sorted keys of the vocabulary, and the feature of each."""
-        keys = np.array([self.analyzer.spelled_key(gram) for gram in self.vocabulary or ()], dtype=np.uint64)
-        order = np.argsort(keys, kind="stable")
-        return keys[order], order
-
-    @cached_property
-    def _places(self) -> dict[int, int]:
-        return {self.analyzer.spelled_key(gram): i for i, gram in enumerate(self.vocabulary or ())}
-
-    @cached_property
-    def _idf(self) -> tuple[Any, Any, float] | None:
-        """ln((1 + texts) / (1 + texts with it)) + 1: the features seen in fit, the weight of each, and of all others."""
-        if self.rows_with is None:
-            return None
-        by_count = {n: self._weight(n) for n in set(self.rows_with["n"])}
-        weights = np.array([by_count[n] for n in self.rows_with["n"]], dtype=np.float64)
-        return np.array(self.rows_with["feature"], dtype=np.int64), weights, self._weight(0)
-
-    @cached_property
-    def _idf_of(self) -> dict[int, float]:
-        features, weights, _ = self._idf or ((), (), 0.0)
-        return dict(zip(map(int, features), map(float, weights), strict=True))
-
-    def _weight(self, n: int) -> float:
-        return math.log((1 + self.n_rows) / (1 + n)) + 1.0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_known", "_places", "_idf", "_idf_of")}
-
-    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        return [col(self.column).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True)]
-
-    def _vectors(self, texts: pl.Series) -> pl.Series:
-        blocks = [self._block(block) for block in _blocks(texts)]
-        return pl.concat(blocks).alias(texts.name) if blocks else pl.Series(texts.name, [], dtype=SPARSE)
-
-    def _block(self, texts: pl.Series) -> pl.Series:
-        grams = self.analyzer.grams(texts)
-        if self.vocabulary is None:
-            rows, features, counts = _counted(grams, self.n_features)
-        else:
-            keys, order = self._known
-            places = np.minimum(np.searchsorted(keys, grams.keys), max(len(keys) - 1, 0))
-            is_known = keys[places] == grams.keys if len(keys) else np.zeros(len(grams.keys), dtype=bool)
-            rows, features, counts = _pairs(grams.rows[is_known], order[places[is_known]], max(self.n_features, 1))
-        values = self._weighted(rows, features, counts, len(texts))
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(texts)))])
-        return _sparse(self.n_features, offsets, features.astype(np.uint32), values)
-
-    def _weighted(self, rows: Any, features: Any, counts: Any, n_rows: int) -> npt.NDArray[np.float64]:
-        values: npt.NDArray[np.float64] = counts.astype(np.float64)
-        if self.binary:
-            values = np.ones(len(counts))
-        elif self.sublinear_tf and len(counts):
-            distinct, place = np.unique(counts, return_inverse=True)
-            values = np.array([1.0 + math.log(n) for n in distinct.tolist()])[place]
-        if self._idf is not None and len(values):
-            seen, weights, other = self._idf
-            place = np.minimum(np.searchsorted(seen, features), max(len(seen) - 1, 0))
-            values = values * (np.where(seen[place] == features, weights[place], other) if len(seen) else other)
-        if self.norm is not None:
-            # bincount adds in order, as the row function does.
-            sizes = np.bincount(
-                rows, weights=values * values if self.norm == "l2" else np.abs(values), minlength=n_rows
-            )
-            values = values / (np.sqrt(sizes) if self.norm == "l2" else sizes)[rows]
-        return values
-
-    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, analyzer, n_features = self.column, self.analyzer, self.n_features
-        places, idf = (self._places if self.vocabulary is not None else None), self._idf_of
-        other = self._idf[2] if self._idf is not None else None
-
-        def vectorize(row: Row) -> None:
-            counts: dict[int, int] = {}
-            text = row[column]
-            for key in analyzer.row_keys(text) if text is not None else ():
-                feature = key % n_features if places is None else places.get(key)
-                if feature is not None:
-                    counts[feature] = counts.get(feature, 0) + 1
-            features = sorted(counts)
-            values = [
-                1.0 if self.binary else 1.0 + math.log(counts[f]) if self.sublinear_tf else float(counts[f])
-                for f in features
-            ]
-            if other is not None:
-                values = [value * idf.get(f, other) for value, f in zip(values, features, strict=True)]
-            if self.norm is not None and values:
-                size = 0.0
-                for value in values:
-                    size += value * value if self.norm == "l2" else abs(value)
-                size = math.sqrt(size) if self.norm == "l2" else size
-                values = [value / size for value in values]
-            row[column] = {"size": n_features, "indices": features, "values": values}
-
-        return vectorize
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
-        return {self.column: self.vocabulary or [str(i) for i in range(self.n_features)]}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return None  # the order of the words is lost
-
-
-def _sparse(size: int, offsets: Any, indices: Any, values: Any) -> pl.Series:
-    sizes = pa.array(np.full(len(offsets) - 1, size, dtype=np.uint32))
-    places = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(indices))
-    weights = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
-    series = pl.from_arrow(pa.StructArray.from_arrays([sizes, places, weights], ["size", "indices", "values"]))
-    assert isinstance(series, pl.Series)
-    return series.cast(SPARSE)
-
-
-@dataclass(frozen=True)
-class SplitWords(Operation):
-    """A text becomes the list of its tokens."""
-
-    column: str
-    analyzer: Analyzer
-
-    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        x = col(self.column).cast(pl.String)
-        return [(x.str.to_lowercase() if self.analyzer.lowercase else x).str.extract_all(self.analyzer.token_pattern)]
-
-    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, analyzer = self.column, self.analyzer
-
-        def split(row: Row) -> None:
-            if row[column] is not None:
-                row[column] = analyzer.row_tokens(row[column])
-
-        return split
-
-    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        return {self.column: (self.column,)}
-
-    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return None  # what stood between the words is lost
-
-
-# -- the stages --------------------------------------------------------------------------------------------------------
+from rayline.core.statistics import Request
+from rayline.core.text import WORDS, Analyzer
+from rayline.stages.text_vectors import SplitWords, Vectorize
 
 
 def _is_pattern(value: Any) -> bool:
@@ -358,23 +71,6 @@ class _TextStage(ColumnStage):
     def analyzer(self) -> Analyzer:
         words = tuple(sorted(set(self.stop_words or ())))
         return Analyzer(self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words)
-
-    def ask_with(self, view: View, column: str) -> Request | None:
-        """The statistic of one column with the options of this stage."""
-        return None
-
-    def requests(self, view: View) -> list[Request]:
-        return [request for column in view.columns if (request := self.ask_with(view, column)) is not None]
-
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        learned = {}
-        for column in view.columns:
-            request = self.ask_with(view, column)
-            learned[column] = self.learn_column(column, view.schema[column], *([answers[request]] if request else []))
-        return {"columns": learned}
-
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {}
 
     def options(self) -> dict[str, Any]:
         """The analyzer as options of a request."""
@@ -432,10 +128,9 @@ class Vectorizer(_TextStage):
     sublinear_tf: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def ask_with(self, view: View, column: str) -> Request | None:
-        return (
-            view.ask(DocumentFrequency, column, n_features=self.n_features, **self.options()) if self.use_idf else None
-        )
+    def questions(self, column: str, view: View) -> list[Request]:
+        request = view.ask(DocumentFrequency, column, n_features=self.n_features, **self.options())
+        return [request] if self.use_idf else []
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if not self.use_idf:
@@ -499,8 +194,8 @@ class _Vocabulary(_TextStage):
     max_features: int | None = param(None, an_int(1, none=True))
     binary: bool = param(False, a_bool())
 
-    def ask_with(self, view: View, column: str) -> Request | None:
-        return view.ask(GramCounts, column, **self.options())
+    def questions(self, column: str, view: View) -> list[Request]:
+        return [view.ask(GramCounts, column, **self.options())]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: GramCounts = answers[0]
@@ -642,9 +337,6 @@ class Tokenizer(ColumnStage):
 
     lowercase: bool = param(True, a_bool())
     token_pattern: str = param(WORDS, _PATTERN)
-
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [SplitWords(column, Analyzer(self.lowercase, self.token_pattern))]

@@ -45,7 +45,7 @@ def check_framework(
     The laws in this process: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
     between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
     when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
-    predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; metrics by name
+    predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; names of columns mean nothing; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
     and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; the framework's own error
     reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
@@ -272,6 +272,19 @@ def leaves_the_table_alone(case: Case) -> None:
     assert table.equals(before), "the table was changed"
 
 
+def takes_any_name_of_a_column(case: Case) -> None:
+    names = ["^.*$", "*", "", 'a "b"\t{c}', "[é] < 1, 2"]
+    renamed = dict(zip(case.rows.columns, names, strict=False))
+    result = case.fit(table=case.table.rename(renamed))
+    before, scores = case.rows, result.inference_pipeline.scores
+    after = scores(before.rename(renamed).lazy())
+    if case.seeded:
+        expected = case.result.inference_pipeline.scores(before.lazy())
+        case.same(after, expected, bits=True, why="with other names of the columns it learns something else")
+    one = result.inference_pipeline.predict(before.head(1).rename(renamed).to_dicts())
+    assert len(one) == 1, "it does not predict a row with such names"
+
+
 def says_what_it_cannot_use(case: Case) -> None:
     adapter = case.adapter
     if adapter.strings == "refuse":
@@ -327,6 +340,7 @@ LAWS_OF_ROWS = (
     chains,
     learns_behind_target_stages,
     leaves_the_table_alone,
+    takes_any_name_of_a_column,
     says_what_it_cannot_use,
 )
 """Those of frameworks that are given data."""

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError, ResourceError, TrainingError
+from rayline.core.answers import Answers
+from rayline.core.errors import ParameterError, ResourceError
 from rayline.core.scan import Scan, TableFunction
+from rayline.core.schema import col
 from rayline.core.stage import View
-from rayline.core.statistics import Answers
 from rayline.core.target import Target
 from rayline.data import conform, fitting
 from rayline.data.preprocessor import Preprocessor
-from rayline.inference.model import Model, unpack
+from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.train import inputs as given
 from rayline.train import metrics as named_metrics
 from rayline.train import progress
-from rayline.train.acting import nothing_given, room
+from rayline.train.acting import nothing_given
 from rayline.train.callbacks import Callback, Run
 from rayline.train.inputs import WHERE, Inputs
 from rayline.train.questions import Learned, Questions
 from rayline.train.result import Result
-from rayline.train.work import Outcome, Prepare, Scored, Work
+from rayline.train.training import Training
+from rayline.train.work import Outcome
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
@@ -156,7 +156,7 @@ def fit(
             for callback in own:
                 callback.on_start(run)
             begun = time.perf_counter()
-            training = _Training(
+            training = Training(
                 trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted, inputs, learned.target)
             )
             if trainer.adapter.acts:
@@ -173,9 +173,6 @@ def fit(
         trainer.remember(run.result)
         _tell(line, run, trainer, wanted)
         return run.result
-
-
-# -- before the training -----------------------------------------------------------------------------------------------
 
 
 def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
@@ -252,7 +249,7 @@ class _Chosen:
     columns: Sequence[str]
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return self.transform(table).select(self.columns)
+        return self.transform(table).select(map(col, self.columns))
 
 
 def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
@@ -261,173 +258,6 @@ def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
     return tuple(
         name for name in preprocessor.output_schema if name in preprocessor.input_schema and name not in worked
     )
-
-
-# -- the training ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _InProcess:
-    """The one worker of a training in this process (see `work.Worker`)."""
-
-    train: Sequence[Callable[[], pl.DataFrame]]
-    test: Sequence[Callable[[], pl.DataFrame]] | None
-    report: Callable[[int, Mapping[str, float]], bool]
-    checkpoint: Callable[[int, Callable[[Path], None]], None]
-    n_threads: int
-    rank: int = 0
-    world_size: int = 1
-    peers: Sequence[str] = ()
-    rendezvous: Mapping[str, Any] = field(default_factory=dict)
-    resume: Path | None = None
-
-
-@dataclass
-class _Training:
-    """One training: what is trained on what, and who listens."""
-
-    trainer: Trainer
-    inputs: Inputs
-    preprocessor: Preprocessor | None
-    learned: Learned
-    native_callbacks: Sequence[Any]
-    callbacks: Sequence[Callback]
-    run: Run
-    line: progress.Line
-    score: Sequence[str]
-
-    @property
-    def work(self) -> Work:
-        legs = [replace(leg, kwargs=self._called_back(leg.kwargs)) for leg in self.trainer.legs]
-        return Work(
-            self.trainer.framework,
-            self.trainer.args,
-            self._called_back(self.trainer.kwargs),
-            self.learned.features,
-            self.learned.target,
-            weighs=self.prepare(test=False).weighs,
-            weighs_test=self.inputs.test_weight is not None,
-            seed=self.trainer.seed,
-            use_gpu=self.trainer.use_gpu,
-            score=self.score,
-            adapter_class=registry.runtime_class(self.trainer.framework),
-            num_workers=self.trainer.num_workers or 0,
-            resources_per_worker=room(self.trainer) if self.trainer.adapter.acts else {},
-            max_failures=self.trainer.max_failures,
-            legs=legs,
-        )
-
-    def _called_back(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The framework's arguments with its own callbacks among them."""
-        if not self.native_callbacks:
-            return dict(kwargs)
-        return {**kwargs, "callbacks": [*(kwargs.get("callbacks") or []), *self.native_callbacks]}
-
-    def prepare(self, *, test: bool, transformed: bool = False) -> Prepare:
-        """From raw (or transformed) rows to those of the training."""
-        return Prepare(
-            None if transformed or self.preprocessor is None else self.preprocessor.table_function(training=not test),
-            self.learned.features,
-            self.inputs.targets,
-            self.inputs.test_weight if test else self.inputs.weight,
-            None if test else self.learned.class_weights,
-        )
-
-    def in_process(self, transformed: pl.DataFrame | None) -> Outcome:
-        """Train here. All rows come into this process, whatever they come from."""
-        if transformed is None:
-            train = _rows(self.inputs.train, self.prepare(test=False))
-        else:
-            train = self.prepare(test=False, transformed=True)(transformed.lazy()).collect()
-        test = None if self.inputs.test is None else _rows(self.inputs.test, self.prepare(test=True))
-        if test is not None:
-            conform.refuse_empty(test.height, f"{WHERE} (test data)")
-        worker = _InProcess(
-            [lambda: train], None if test is None else [lambda: test], self.report, self.keep, n_threads=_threads()
-        )
-        return self.work.run(worker)
-
-    def acting(self) -> Outcome:
-        """Train what makes its experience itself: here, with workers of its own."""
-        nothing = pl.DataFrame(schema=self.learned.features)
-        return self.work.run(_InProcess([lambda: nothing], None, self.report, self.keep, n_threads=_threads()))
-
-    def on_workers(self) -> Outcome:
-        """Train on Ray workers. Rows stay there; the model comes back as the framework's files, scores as arrays."""
-        adapter = self.trainer.adapter
-        outcomes = registry.engine("ray").train(
-            self.work,
-            num_workers=self.trainer.num_workers,
-            resources_per_worker=self.trainer.resources_per_worker,
-            use_gpu=self.trainer.use_gpu,
-            train=self.inputs.train,
-            test=self.inputs.test,
-            prepare=self.prepare(test=False),
-            prepare_test=self.prepare(test=True),
-            coordinate=adapter.coordinate,
-            on_report=self.report,
-            on_checkpoint=self.kept,
-            max_failures=self.trainer.max_failures,
-            storage_path=self.trainer.storage_path,
-            checkpoint_every=self.checkpoint_every,
-        )
-        if len({outcome.digest for outcome in outcomes}) > 1:
-            raise TrainingError(
-                f"{WHERE}: the workers of {self.trainer.framework} ended with different models.",
-                "Expected one model of all rows; each rank has learned from its own part alone.",
-                "this is a defect of the framework's adapter: report it.",
-            )
-        scored = {name: Scored.merge([o.scored[name] for o in outcomes]) for name in outcomes[0].scored}
-        native = unpack(adapter, outcomes[0].files, outcomes[0].load_options)
-        return Outcome(native, scored, data=outcomes[0].data.merge(*(o.data for o in outcomes[1:])))
-
-    # -- what the framework tells ----------------------------------------------------------------------------------
-
-    def report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
-        """After an iteration: history, callbacks, progress. True when training is to stop."""
-        values = {name: float(value) for name, value in metrics.items()}
-        while self.run.history and self.run.history[-1]["iteration"] >= iteration:
-            self.run.history.pop()  # training goes on from a checkpoint: these iterations are made again
-        self.run.history.append({"iteration": iteration, **values})
-        for callback in self.callbacks:
-            if callback.on_iteration(self.run, iteration, values):
-                self.run.stop(type(callback).__name__)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.line.now(f"{self.trainer.framework} iteration {iteration + 1}  {shown}")
-        return bool(self.run.stopped_by)
-
-    def keep(self, iteration: int, save: Callable[[Path], None]) -> None:
-        """After an iteration in this process: a checkpoint for the callbacks, when one is due."""
-        every = self.checkpoint_every
-        if every is not None and (iteration + 1) % every == 0:
-            with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-                save(Path(folder))
-                self.kept(iteration, Path(folder))
-
-    def kept(self, iteration: int, directory: Path) -> None:
-        """After a checkpoint."""
-        for callback in self.callbacks:
-            callback.on_checkpoint(self.run, iteration, directory)
-
-    @property
-    def checkpoint_every(self) -> int | None:
-        wishes = [c.checkpoint_every for c in self.callbacks if c.checkpoint_every is not None]
-        return self.trainer.checkpoint_every or min(wishes, default=None)
-
-
-def _rows(data: Any, prepare: Prepare) -> pl.DataFrame:
-    engine = registry.engine_for(data)
-    frame = engine.collect(engine.map(data, prepare))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def _threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
-
-
-# -- after the training ------------------------------------------------------------------------------------------------
 
 
 def _tables_to_score(wanted: Sequence[str] | None, inputs: Inputs, target: Target) -> tuple[str, ...]:

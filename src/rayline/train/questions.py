@@ -13,10 +13,11 @@ from typing import Any, Literal, Self
 
 import polars as pl
 
+from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.schema import Kind, kind_of
 from rayline.core.stage import Stage, View
-from rayline.core.statistics import Extremes, Request, Statistic, ValueCounts
+from rayline.core.statistics import Extremes, Request, Statistic
 from rayline.core.target import Target, Task
 from rayline.train.inputs import WHERE
 

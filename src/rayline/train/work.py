@@ -14,8 +14,10 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import RaylineError, TrainingError
-from rayline.core.framework import Features, Framework, Job, Rows
+from rayline.core.features import Features
+from rayline.core.framework import Framework, Job, Rows
 from rayline.core.scan import TableFunction
+from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.data.conform import Conform
 from rayline.data.fingerprint import Fingerprint
@@ -68,7 +70,7 @@ class Prepare:
             table = self.transform(table)
         enums = {name: dtype for name, dtype in self.features.items() if isinstance(dtype, pl.Enum)}
         table = Conform(enums, "train.fit")(table)
-        columns = [pl.col(name) for name in (*self.features, *self.targets)]
+        columns = map(col, (*self.features, *self.targets))
         return table.select(*columns, *self._weights())
 
     @property

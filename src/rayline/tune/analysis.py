@@ -14,8 +14,8 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError
+from rayline.data.holdout import Holdout
 from rayline.data.preprocessor import Preprocessor
-from rayline.data.splitters import Holdout
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline

@@ -23,7 +23,7 @@ import polars as pl
 from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.framework import Framework
-from rayline.core.schema import schema_to_json
+from rayline.core.schema import col, schema_to_json
 from rayline.data.folds import Fold
 from rayline.data.rowhash import RowHash
 from rayline.tune.record import FoldScore
@@ -148,7 +148,7 @@ def digest(
         _version(adapter.package or adapter.name),
     ]
     found.update(strictjson.dumps(about))
-    found.update(RowHash(tuple(schema), purpose="journal").of(table.select(list(schema))).tobytes())
+    found.update(RowHash(tuple(schema), purpose="journal").of(table.select(map(col, schema))).tobytes())
     for numbers in cells:
         found.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
     return found.hexdigest()

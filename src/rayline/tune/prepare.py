@@ -11,11 +11,13 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.data import conform, fitting
 from rayline.data.folds import Fold
 from rayline.data.preprocessor import Preprocessor
-from rayline.data.splitters import GroupKFold, KFold, Splitter, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.data.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.data.splitting import Splitter
 from rayline.train import inputs as given
 from rayline.train import metrics
 from rayline.train.inputs import Inputs
@@ -226,7 +228,7 @@ def whole(name: str, value: Any) -> int:
 def _collected(data: Any, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The rows in this process, in the types of the schema, missing values as null."""
     frame: pl.DataFrame = registry.engine_for(data).collect(data)
-    return conform.Conform(schema, WHERE)(frame.lazy()).select(list(schema)).collect()
+    return conform.Conform(schema, WHERE)(frame.lazy()).select(map(col, schema)).collect()
 
 
 def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor: Preprocessor) -> Target:

@@ -1,0 +1,67 @@
+"""Named stages: what a preprocessor may be made of, and which columns it may work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.stage import Stage
+
+WHERE = "Preprocessor"
+
+
+def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[str, Any], ...]:
+    """The `(name, stage)` pairs; a stage may be a `group` of stages, the preprocessor's own class.
+
+    Raises ParameterError when they are none, or a name is used twice.
+    """
+    if not isinstance(stages, (list, tuple)):
+        raise ParameterError.value(WHERE, noun, "a list of (name, stage) pairs", stages)
+    seen: set[str] = set()
+    for pair in stages:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ParameterError.value(WHERE, noun, "(name, stage) pairs", pair)
+        name, stage = pair
+        if not isinstance(stage, (Stage, group)):
+            is_class = isinstance(stage, type)
+            raise ParameterError(
+                f"Preprocessor: stage {name!r} is no stage.",
+                f"Expected a Stage or a Preprocessor; got {stage!r}.",
+                "a stage must be an object, not its class" if is_class else "derive it from rayline.Stage",
+            )
+        if isinstance(stage, group) and stage.target_stages:
+            raise ParameterError(
+                f"Preprocessor: the inner preprocessor {name!r} has target stages.",
+                "Expected them on the outermost one.",
+                "move target_stages there.",
+            )
+        if name in seen or not name or "/" in name:
+            raise ParameterError.value(WHERE, noun, "different names, not empty and without '/'", name)
+        seen.add(name)
+    return tuple((name, stage) for name, stage in stages)
+
+
+def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
+    """As `checked`, for the stages of targets: none changes rows, and `taken` names are those of other stages."""
+    found = checked(stages, group, "target_stages")
+    for name, stage in found:
+        if isinstance(stage, group) or stage.changes_rows or name in taken:
+            raise ParameterError.value(
+                WHERE, "target_stages", "stages that keep rows, under names that `stages` does not have", name
+            )
+    return found
+
+
+def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str], where: str) -> None:
+    """Raise SchemaError when one of these stages works on a target."""
+    for path, leaf in leaves:
+        chosen = leaf.learned["columns"] if leaf.learned is not None and "columns" in leaf.learned else leaf.columns
+        named = {chosen} if isinstance(chosen, str) else {*chosen} if isinstance(chosen, (list, tuple, dict)) else set()
+        taken = sorted(named & set(targets))
+        if taken:
+            raise SchemaError(
+                f"{where}: stage {path!r} works on {taken[0]!r}, which is a target column.",
+                f"Expected stages on features only; the targets are {list(targets)}.",
+                "name the stage's columns; what a model shall learn of a target instead goes into target_stages.",
+            )

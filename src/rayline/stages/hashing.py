@@ -1,0 +1,208 @@
+"""Hashed categories: 0/1 columns or one vector of buckets, with nothing to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import SchemaError
+from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.schema import SPARSE, Kind, col
+from rayline.core.stage import ColumnStage, Stage, View, a_string, an_int, param
+from rayline.core.statistics import Request
+from rayline.core.text import as_text, key_of, keys_of, row_as_text
+
+
+@dataclass(frozen=True)
+class HashEncoder(ColumnStage):
+    """Replace each category by 0/1 columns for its hash bucket, `column_0` … (UInt8); nothing is learned.
+
+    Missing gives zeros. The hash is our own and never changes.
+
+    Parameters
+    ----------
+    columns
+        String, boolean and integer columns; all string ones without free text when omitted.
+    n_features
+        Buckets; categories may share one.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a column holds floats, or a new name exists already.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import HashEncoder
+    >>> Preprocessor([("h", HashEncoder(n_features=4))]).fit_transform(pl.DataFrame({"c": ["a", "b"]})).shape
+    (2, 4)
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY,)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN)
+
+    n_features: int = param(16, an_int(2, 65_536))
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        outputs = [f"{column}_{i}" for column in view.columns for i in range(self.n_features)]
+        self.refuse_taken(outputs, view, gone=view.columns)
+        return super().learn(view, answers)
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        if dtype.is_float():
+            raise SchemaError.dtype("HashEncoder", column, "strings, booleans or integers", dtype)
+        return {}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [HashOneHot(column, self.n_features)]
+
+
+@dataclass(frozen=True)
+class HashOneHot(Operation):
+    """0/1 columns for the hash bucket of each value; the source column goes away."""
+
+    column: str
+    n_features: int
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # two steps, see apply
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        bucket = f"{self.column}\x00bucket"
+        text = as_text(self.column)
+        hashed = text.map_batches(self._buckets, return_dtype=pl.Int32, is_elementwise=True).alias(bucket)
+        names = [f"{self.column}_{i}" for i in range(self.n_features)]
+        outputs = [(col(bucket) == i).cast(pl.UInt8).alias(name) for i, name in enumerate(names)]
+        return Drop([bucket]).apply(Drop([self.column]).apply(table.with_columns(hashed)).with_columns(outputs))
+
+    def _buckets(self, texts: pl.Series) -> pl.Series:
+        buckets = (keys_of(texts) % np.uint64(self.n_features)).astype(np.int32)
+        return pl.Series(texts.name, np.where(texts.is_null().to_numpy(), -1, buckets), dtype=pl.Int32)
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, n_features = self.column, self.n_features
+        zeros = {f"{column}_{i}": 0 for i in range(n_features)}
+
+        def one_hot(row: Row) -> None:
+            text = row_as_text(row.pop(column))
+            row.update(zeros)
+            if text is not None:
+                row[f"{column}_{key_of(text) % n_features}"] = 1
+
+        return one_hot
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {f"{self.column}_{i}": (self.column,) for i in range(self.n_features)}
+
+
+@dataclass(frozen=True)
+class FeatureHasher(Stage):
+    """Hash several columns into one sparse vector: categories as `column=value` with 1, numbers as `column` with the value.
+
+    Missing gives nothing. The source columns go away. Nothing is learned, and the hash never changes.
+
+    Parameters
+    ----------
+    columns
+        String, boolean and numeric columns; all of them when omitted.
+    n_features
+        The length of the vector.
+    output
+        The name of the vector column.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import FeatureHasher
+    >>> table = pl.DataFrame({"c": ["a"], "x": [2.5]})
+    >>> sorted(Preprocessor([("h", FeatureHasher())]).fit_transform(table)["hashed"].struct.field("values")[0])
+    [1.0, 2.5]
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY, Kind.NUMERIC, Kind.BOOLEAN)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.NUMERIC, Kind.BOOLEAN)
+
+    n_features: int = param(1 << 18, an_int(1, 1 << 31))
+    output: str = param("hashed", a_string())
+
+    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+        self.refuse_taken([self.output], view, gone=view.columns)
+        return {"columns": list(view.columns)}
+
+    def lower(self, where: str) -> list[Operation]:
+        columns = list(self.state["columns"])
+        return [HashRow(columns, self.n_features, self.output)] if columns else []
+
+
+@dataclass(frozen=True)
+class HashRow(Operation):
+    """The columns become one sparse vector; values in the same bucket are added in the order of the columns."""
+
+    columns: Sequence[str]
+    n_features: int
+    output: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # two steps, see apply
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        schema = table.collect_schema()
+        fields = [
+            (col(c).cast(pl.Float64) if schema[c].is_numeric() else as_text(c)).alias(str(i))
+            for i, c in enumerate(self.columns)
+        ]
+        made = (
+            pl.struct(fields).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True).alias("\x00hashed")
+        )
+        return Drop(list(self.columns)).apply(table.with_columns(made)).rename({"\x00hashed": self.output})
+
+    def _vectors(self, rows: pl.Series) -> pl.Series:
+        fields = rows.struct.unnest().get_columns()
+        keys, values = [], []
+        for name, series in zip(self.columns, fields, strict=True):
+            known = series.is_not_null().to_numpy()
+            if series.dtype == pl.String:
+                keys.append(keys_of(name + "=" + series))
+                values.append(known.astype(np.float64))
+            else:
+                keys.append(np.full(len(rows), key_of(name), dtype=np.uint64))
+                values.append(np.where(known, series.fill_null(0.0).to_numpy(), 0.0))
+            values[-1] = np.where(known, values[-1], np.nan)
+        features = (np.stack(keys, axis=1) % np.uint64(self.n_features)).astype(np.int64)
+        made = [self._vector(f, v) for f, v in zip(features.tolist(), np.stack(values, axis=1).tolist(), strict=True)]
+        return pl.Series(rows.name, made, dtype=SPARSE)
+
+    def _vector(self, features: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
+        sums: dict[int, float] = {}
+        for feature, value in zip(features, values, strict=True):
+            if value == value:
+                sums[feature] = sums.get(feature, 0.0) + value
+        places = sorted(sums)
+        return {"size": self.n_features, "indices": places, "values": [sums[p] for p in places]}
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        numeric = {c: schema[c].is_numeric() for c in self.columns}
+
+        def hash_row(row: Row) -> None:
+            features, values = [], []
+            for column in self.columns:
+                x = row.pop(column)
+                if x is not None:
+                    features.append(key_of(column if numeric[column] else f"{column}={row_as_text(x)}") % self.n_features)
+                    values.append(float(x) if numeric[column] else 1.0)
+            row[self.output] = self._vector(features, values)
+
+        return hash_row
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: tuple(self.columns)}
+
+    def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
+        return {self.output: [str(i) for i in range(self.n_features)]}

@@ -1,0 +1,190 @@
+"""The quantile transform: a column onto a uniform or normal distribution."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import MissingExtraError
+from rayline.core.operations import InPlace, Operation, Row, RowFunction
+from rayline.core.quantiles import Quantiles
+from rayline.core.schema import col
+from rayline.core.stage import NumberStage, an_int, one_of, param
+from rayline.core.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class Interpolate(InPlace):
+    """x becomes the value at x of lines between points; at a point `at`, between two `right` of one to `left` of the next.
+
+    Points are ascending. Outside of them x takes `at` of the first or the last.
+    """
+
+    points: Sequence[float]
+    left: Sequence[float]
+    at: Sequence[float]
+    right: Sequence[float]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _map(self, values: pl.Series) -> pl.Series:
+        points, left, at, right = (
+            np.asarray(v, dtype=np.float64) for v in (self.points, self.left, self.at, self.right)
+        )
+        missing = values.is_null()
+        x = np.clip(values.fill_null(points[0]).to_numpy(), points[0], points[-1])
+        place = np.searchsorted(points, x)
+        before = np.maximum(place - 1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            between = right[before] + (x - points[before]) / (points[place] - points[before]) * (
+                left[place] - right[before]
+            )
+        result = pl.Series(values.name, np.where(points[place] == x, at[place], between))
+        return result.zip_with(~missing, pl.Series([None], dtype=pl.Float64)) if missing.any() else result
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, points, left, at, right = (
+            self.column,
+            list(self.points),
+            list(self.left),
+            list(self.at),
+            list(self.right),
+        )
+
+        def interpolate(row: Row) -> None:
+            x = row[column]
+            if x is None:
+                return
+            x = min(max(float(x), points[0]), points[-1])
+            place = bisect_left(points, x)
+            if points[place] == x:
+                row[column] = at[place]
+            else:
+                before = place - 1
+                share = (x - points[before]) / (points[place] - points[before])
+                row[column] = right[before] + share * (left[place] - right[before])
+
+        return interpolate
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        knots: dict[float, float] = {}
+        for point, left, right in zip(self.points, self.left, self.right, strict=True):
+            knots |= {left: point, right: point}
+        values = list(knots.values())
+        return [Interpolate(self.column, list(knots), values, values, values)]
+
+
+@dataclass(frozen=True)
+class NormalQuantile(InPlace):
+    """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn."""
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _map(self, values: pl.Series) -> pl.Series:
+        try:
+            from scipy.special import ndtri
+        except ImportError as error:
+            raise MissingExtraError.of(
+                "QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"
+            ) from error
+        low, high = ndtri(1e-7 - np.spacing(1)), ndtri(1 - (1e-7 - np.spacing(1)))
+        result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
+        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        from scipy.special import ndtri  # the same function of one number gives the same bits
+
+        column, low, high = self.column, float(ndtri(1e-7 - np.spacing(1))), float(ndtri(1 - (1e-7 - np.spacing(1))))
+
+        def normal(row: Row) -> None:
+            if row[column] is not None:
+                row[column] = min(max(float(ndtri(row[column])), low), high)
+
+        return normal
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [NormalShare(self.column)]
+
+
+@dataclass(frozen=True)
+class NormalShare(InPlace):
+    """The way back from a normal quantile: the share of the normal distribution below it."""
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def _map(self, values: pl.Series) -> pl.Series:
+        try:
+            from scipy.special import ndtr
+        except ImportError as error:
+            raise MissingExtraError.of(
+                "QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"
+            ) from error
+        share = ndtr(values.fill_null(0.0).to_numpy())
+        share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the ends were cut there
+        result = pl.Series(values.name, share)
+        return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
+
+
+@dataclass(frozen=True)
+class QuantileTransformer(NumberStage):
+    """Map each column onto a uniform or normal distribution by its quantiles, as scikit-learn does without subsampling.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    n_quantiles
+        Landmarks (at most the number of values).
+    output_distribution
+        "uniform" or "normal".
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or infinite ones.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import QuantileTransformer
+    >>> Preprocessor([("q", QuantileTransformer())]).fit_transform(pl.DataFrame({"x": [1.0, 2.0, 100.0]}))["x"].to_list()
+    [0.0, 0.5, 1.0]
+    """
+
+    n_quantiles: int = param(1000, an_int(2))
+    output_distribution: str = param("uniform", one_of("uniform", "normal"))
+
+    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        quantiles: Quantiles = answers[0]
+        if not quantiles.count:
+            raise self.all_null(column)
+        n_rows = quantiles.count + quantiles.n_null  # as scikit-learn, which counts missing values here
+        references = np.linspace(0, 1, max(1, min(self.n_quantiles, n_rows)))
+        landmarks = np.maximum.accumulate(np.array(quantiles.quantiles(references.tolist())))
+        self.refuse_infinite(column, float(landmarks[0]), float(landmarks[-1]))
+        points, first = np.unique(landmarks, return_index=True)
+        last = np.append(first[1:], len(landmarks)) - 1
+        left, right = references[first], references[last]
+        at = (left + right) / 2
+        if len(points) == 1:  # a constant is 0, and so is what is below it; what is above is 1
+            points, left, at, right = np.array([points[0], np.nextafter(points[0], np.inf)]), *[np.array([0.0, 1.0])] * 3
+        at[0], at[-1] = 0.0, 1.0
+        return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
+
+    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        operations: list[Operation] = [
+            Interpolate(column, learned["points"], learned["left"], learned["at"], learned["right"])
+        ]
+        return [*operations, NormalQuantile(column)] if self.output_distribution == "normal" else operations

@@ -1,0 +1,39 @@
+"""Hashed categories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.feature_extraction import FeatureHasher as Theirs
+
+from rayline.data.preprocessor import Preprocessor
+from rayline.stages import (
+    FeatureHasher,
+    HashEncoder,
+)
+
+
+def run(stage: Any, table: pl.DataFrame, new: pl.DataFrame | None = None) -> pl.DataFrame:
+    return Preprocessor([("stage", stage)]).fit(table).transform(table if new is None else new)
+
+
+CITIES = pl.DataFrame({"c": ["Oslo", "Rome", "Oslo", None]})
+NEW = pl.DataFrame({"c": ["Rome", "Lima", None]})
+
+
+def test_hashes() -> None:
+    one = run(HashEncoder(n_features=8), CITIES)
+    assert one.width == 8
+    assert one.sum_horizontal().to_list() == [1, 1, 1, 0]
+    assert one.row(0) == one.row(2) == run(HashEncoder(n_features=8), CITIES.head(1)).row(0)
+
+
+def test_feature_hasher_has_the_same_geometry() -> None:
+    table = pl.DataFrame({"c": ["a", "b", "a"], "x": [1.5, -2.0, 0.25]})
+    theirs = Theirs(n_features=1 << 20, alternate_sign=False).transform(table.to_dicts())
+    vectors = run(FeatureHasher(n_features=1 << 20), table)["hashed"].to_list()
+    dense = [dict(zip(v["indices"], v["values"], strict=True)) for v in vectors]
+    ours = [[sum(a.get(k, 0.0) * v for k, v in b.items()) for b in dense] for a in dense]
+    np.testing.assert_allclose(ours, (theirs @ theirs.T).toarray(), rtol=1e-12)
