@@ -38,13 +38,16 @@ RAY_ENGINE = {
 }
 """The files of one engine, which import one another."""
 
-TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")}
+TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
 RLLIB = {
     f"rayline.frameworks.{name}" for name in ("rllib", "rllib_file", "rllib_modules", "rllib_running", "rllib_settings")
 }
 """The adapter of RLlib, and its policies as data."""
+
+BOUNDS = "rayline.frameworks.torch_bounds"
+"""Of all adapters that build modules of PyTorch from a file."""
 
 RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replica", "holder", "ingress")), "rayline.data.read"}
 """Modules that may import ray; and everything in rayline.tune."""
@@ -54,8 +57,8 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_file", "rllib_modules"},
-    "transformers": {"huggingface", "huggingface_trainer"},
+    "torch": {"torch", "torch_bounds", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
+    "transformers": {"huggingface", "huggingface_file", "huggingface_trainer"},
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},
     "horovod": {"horovod"},
@@ -104,6 +107,7 @@ def test_imports_go_down_only(module: str) -> None:
             or {module, name} <= RAY_ENGINE
             or {module, name} <= TORCH
             or {module, name} <= RLLIB
+            or (name == BOUNDS and own == "frameworks")
             or (other == own and own not in SEPARATE)
         )
         assert other in allowed or together or name == module, (

@@ -56,6 +56,19 @@ def test_the_weighted_mean(members: list[InferencePipeline], tmp_path: Path) -> 
     assert sent.predict_proba(data).equals(whole.predict_proba(data))
 
 
+def test_an_ensemble_of_ensembles_is_one(members: list[InferencePipeline], tmp_path: Path) -> None:
+    data, inner = toy.table(), combine(members, [1, 3])
+    whole = combine([members[0], inner], [1, 2])
+    assert [type(p.model.native) is Members for p in whole.model.native.pipelines] == [False] * 3
+    a, b = (p.predict_proba(data)["probability_yes"].to_numpy() for p in (members[0], inner))
+    assert whole.predict_proba(data)["probability_yes"].to_numpy() == pytest.approx((a + 2 * b) / 3)
+    with pytest.raises(ParameterError, match="behind a preprocessor"):
+        combine([InferencePipeline(Preprocessor().fit(data.drop("late")), inner.model)], [1])
+    Ensemble().save(Members([inner, *members], [1, 1, 1]), tmp_path)  # as only a stranger writes it
+    with pytest.raises(ArtifactError, match="is an ensemble"):
+        Ensemble().load(tmp_path)
+
+
 def test_members_must_agree(members: list[InferencePipeline]) -> None:
     other = train.fit(
         train.Trainer("least-squares"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, Literal
 
 import polars as pl
 
-from rayline.core import strictjson
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
+from rayline.core.errors import MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Target, Task
+from rayline.frameworks import huggingface_file as files
 from rayline.frameworks import huggingface_trainer as training
 from rayline.frameworks.huggingface_trainer import quiet
 
@@ -34,16 +33,6 @@ TASKS: Mapping[str, Task | Literal["classification"]] = {
     "text-classification": "classification",
     "text-regression": Task.REGRESSION,
 }
-
-FILES = re.compile(
-    r"(config|generation_config|text|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|model\.safetensors\.index)"
-    r"\.json|model(-\d+-of-\d+)?\.safetensors|vocab\.txt|merges\.txt|[a-z.]+\.model|chat_template\.jinja"
-)
-"""What a saved model may hold: weights without code, and the files of its tokenizer."""
-
-CODE = ("auto_map", "custom_pipelines", "quantization_config", "attn_implementation", "_attn_implementation")
-"""What no configuration may say: these name code, here or on the internet."""
-
 
 @dataclass(frozen=True)
 class Text:
@@ -142,23 +131,12 @@ class HuggingFace(Framework):
     def save(self, model: Any, directory: Path) -> None:
         text = _text(model)
         with quiet():
-            model.save_pretrained(directory)
-            text.tokenizer.save_pretrained(directory)
-        about = {"columns": list(text.columns), "max_length": text.max_length}
-        (directory / "text.json").write_bytes(strictjson.dumps(about, indent=1))
+            files.save(model, text.tokenizer, directory, {"columns": list(text.columns), "max_length": text.max_length})
 
     def load(self, directory: Path) -> Any:
-        _refuse_code(directory)
-        about = strictjson.loads((directory / "text.json").read_bytes(), "text.json")
-        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            columns, length = [str(name) for name in about["columns"]], about["max_length"]
-            with quiet():
-                model = AutoModelForSequenceClassification.from_pretrained(directory, use_safetensors=True, **given)
-                tokenizer = AutoTokenizer.from_pretrained(directory, **given)
-        except Exception as error:  # whatever a configuration that is not its own leads to
-            raise ArtifactError(f"The saved transformer cannot be read: {error}", "", "save it again.") from error
-        return _with_text(model.eval(), Text(tokenizer, columns, length))
+        with quiet():
+            model, tokenizer, about = files.load(directory)
+        return _with_text(model.eval(), Text(tokenizer, about["columns"], about["max_length"]))
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, transformers.PreTrainedModel)
@@ -271,29 +249,3 @@ def _text(model: Any) -> Text:
             "train it, for 0 steps if need be (training_args={'max_steps': 0}).",
         )
     return text
-
-
-def _refuse_code(directory: Path) -> None:
-    """A stranger's files: only the kinds that we write, and nothing in them that names code."""
-    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
-    strange = sorted(name for name in names if not FILES.fullmatch(name))
-    lacking = sorted({"config.json", "text.json", "tokenizer_config.json"} - names)
-    if strange or lacking:
-        raise ArtifactError(
-            f"The saved transformer {f'has strange files {strange[:5]}' if strange else f'lacks {lacking}'}.",
-            "Expected weights, a tokenizer, and their configurations.",
-            "save it again.",
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        todo = [strictjson.loads((directory / name).read_bytes(), name)]
-        while todo:
-            value = todo.pop()
-            if isinstance(value, dict):
-                found = [key for key in CODE if value.get(key) is not None]
-                if found:
-                    raise ArtifactError(
-                        f"{name} of a saved transformer sets {found[0]!r}, which names code.", "", "do not load it."
-                    )
-                todo += value.values()
-            elif isinstance(value, list):
-                todo += value

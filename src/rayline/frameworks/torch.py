@@ -14,6 +14,7 @@ from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Task
+from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, seeded, two_class
 from rayline.frameworks.torch_modules import MLP, register_module
@@ -164,10 +165,10 @@ class Torch(Framework):
         return modules.scores(model, features)
 
     def save(self, model: Any, directory: Path) -> None:
-        modules.save(model, directory)
+        torch_file.save(model, directory)
 
     def load(self, directory: Path, *, module: Any = None) -> Any:
-        return modules.load(directory, module)
+        return torch_file.load(directory, module)
 
     def load_options(self, model: Any) -> dict[str, Any]:
         make = modules.recipe(model).make

@@ -15,6 +15,7 @@ import numpy as np
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Job
 from rayline.core.target import Task
+from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import TIMEOUT, Gloo, Table, device, seeded
 
@@ -177,7 +178,7 @@ def _word(name: str) -> str:
 
 def _keep(trainer: Any, module: Any, directory: Path) -> None:
     """Our files, and what Lightning goes on from; on rank 0 alone, where its `save_checkpoint` waits for all."""
-    modules.save(module, directory)
+    torch_file.save(module, directory)
     torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), directory / "training.pt")
 
 

@@ -23,6 +23,7 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
+from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
 
 TIMEOUT = dt.timedelta(minutes=10)
@@ -332,7 +333,7 @@ class Loop:
 
     def _save(self, directory: Path) -> None:
         """The model's own files, and beside them what only goes on with the training."""
-        modules.save(self.module, directory)
+        torch_file.save(self.module, directory)
         state = {
             "epoch": self.epoch,
             "seed": self.seed,
@@ -346,7 +347,7 @@ class Loop:
         torch.save(state, directory / "training.pt")
 
     def _resume(self, directory: Path) -> None:
-        modules.read_numbers(self.module, directory)
+        torch_file.read_numbers(self.module, directory)
         state = torch.load(directory / "training.pt", map_location=self.device, weights_only=True)
         fresh = [dict(group, params=None) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])

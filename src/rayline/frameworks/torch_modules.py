@@ -6,7 +6,6 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +19,6 @@ from rayline.core.target import Task
 
 try:
     import torch
-    from safetensors.torch import load_model, save_model
 except ImportError as error:
     raise MissingExtraError.of("TorchTrainer", "torch", "torch") from error
 
@@ -100,14 +98,13 @@ def register_module(make: M) -> M:
 
 def resolve(module: Any) -> Any:
     """The class, function or module that a trainer's `module=` means. Raises ParameterError for anything else."""
-    known = {**_REGISTERED, **_OWN}
-    found = known.get(module) if isinstance(module, str) else module
+    found = known().get(module) if isinstance(module, str) else module
     if isinstance(found, torch.nn.Module) or (callable(found) and not isinstance(found, str)):
         return found
     raise ParameterError.value(
         "torch trainer",
         "module",
-        f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(known)}",
+        f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(known())}",
         module,
     )
 
@@ -131,6 +128,16 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
     unknown = [name for name in kwargs if name not in takes]
     if unknown and not isinstance(make, torch.nn.Module) and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         raise ParameterError.unknown(f"torch trainer: module_kwargs of {make.__name__}", unknown, takes)
+
+
+def known() -> dict[str, Callable[..., Any]]:
+    """What makes a module, by the id that a file may name."""
+    return {**_REGISTERED, **_OWN}
+
+
+def is_own(make: Any) -> bool:
+    """Whether it is one of Rayline's own modules, which are known to the last number."""
+    return make in _OWN.values()
 
 
 def _signature(make: Any) -> Mapping[str, inspect.Parameter]:
@@ -354,75 +361,3 @@ def unusable(features: Features) -> DataError:
         if missing
         else "scale the features (StandardScaler), or lower lr in training.",
     )
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def save(module: Any, directory: Path) -> None:
-    """`module.safetensors` and `module.json`: numbers and the id of the module, no code."""
-    save_model(module, str(directory / "module.safetensors"))
-    (directory / "module.json").write_bytes(strictjson.dumps(recipe(module).to_json(), indent=1))
-
-
-def load(directory: Path, module: Any = None) -> Any:
-    """The module of such files, built by `module` (a class, a function, or a module of the same shape) or, without one,
-    by what is registered under the id in the file.
-
-    Raises
-    ------
-    ArtifactError
-        When nothing is registered under the id, or the numbers do not fit into the module.
-    """
-    for name in ("module.json", "module.safetensors"):
-        if not (directory / name).is_file():
-            raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
-    data = strictjson.loads((directory / "module.json").read_bytes(), "module.json")
-    known = {**_REGISTERED, **_OWN}
-    name = str(data.get("module", "")) if isinstance(data, dict) else ""
-    make = known.get(name) if module is None else module
-    if make is None:
-        raise ArtifactError(
-            f"The saved model is a PyTorch module {f'made by {name!r}, which is not registered here' if name else 'that was given ready made'}.",
-            f"Expected one made by {sorted(known)}: no code is loaded from a file.",
-            "register its class first (rayline.frameworks.torch.register_module), or pass it: rayline.load(path, module=Net).",
-        )
-    ready = isinstance(make, torch.nn.Module)
-    about = Recipe.from_json(data, None if ready else make)
-    try:
-        if make in _OWN.values():
-            _compare(directory, make, about)
-        built, _ = build(make, about.kwargs, {})
-        read_numbers(built, directory)
-    except ArtifactError:
-        raise
-    except Exception as error:  # whatever a class says to arguments that are not its own
-        raise ArtifactError(
-            f"The saved PyTorch module does not fit {getattr(make, '__name__', type(make).__name__)!r}: {_first_line(error)}",
-            "Expected the class that it was trained with.",
-            "pass the right one: rayline.load(path, module=Net).",
-        ) from error
-    return described(built.eval(), about)
-
-
-def read_numbers(module: Any, directory: Path) -> None:
-    """Put the saved numbers into a module of the same shape."""
-    load_model(module, directory / "module.safetensors")
-
-
-def _compare(directory: Path, make: Any, about: Recipe) -> None:
-    """Our own modules are first built without memory: sizes from a file cost nothing before they are known to be true."""
-    if (
-        sum(map(int, np.ravel(about.kwargs.get("hidden", ())))) > 1 << 24
-        or np.size(about.kwargs.get("hidden", ())) > 1 << 10
-    ):
-        raise ArtifactError("module.json names layers of a size that Rayline does not write.", "", "save it again.")
-    with torch.device("meta"):
-        bare = make(**about.kwargs)
-    expected = sum(p.numel() * p.element_size() for p in bare.state_dict().values())
-    if expected > (directory / "module.safetensors").stat().st_size:
-        raise ArtifactError("module.json names layers that are larger than the saved numbers.", "", "save it again.")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

@@ -74,6 +74,11 @@ class Ensemble(Framework):
             raise ArtifactError(
                 "The saved ensemble is incomplete.", f"Expected a weight for each of {len(files)} members."
             )
+        for file in files:  # nor is one inside of another written: it would be unpacked inside of the unpacked
+            if artifact.read_manifest(file).get("framework") == self.name:
+                raise ArtifactError(
+                    f"The member {file.name} of the saved ensemble is an ensemble.", "Expected trained models.", "save it again."
+                )
         return Members([artifact.load(file) for file in files], weights)
 
     def owns(self, model: Any) -> bool:
@@ -88,7 +93,8 @@ def combine(
     Parameters
     ----------
     pipelines
-        The members. They predict the same target; preprocessors and frameworks may differ.
+        The members. They predict the same target; preprocessors and frameworks may differ. The members of an ensemble
+        take its place.
     weights
         One positive number each; only their proportions matter.
     metrics
@@ -105,6 +111,7 @@ def combine(
         raise ParameterError.value(
             "combine", "weights", "a positive number for each of at least one member", list(weights)
         )
+    pipelines, weights = _flat(pipelines, weights)
     first = pipelines[0]
     schema: dict[str, pl.DataType] = {}
     for pipeline in pipelines:
@@ -124,6 +131,26 @@ def combine(
         examples=first.model.examples,
     )
     return InferencePipeline(None, model)
+
+
+def _flat(
+    pipelines: Sequence[InferencePipeline], weights: Sequence[float]
+) -> tuple[list[InferencePipeline], list[float]]:
+    found: list[tuple[InferencePipeline, float]] = []
+    for pipeline, weight in zip(pipelines, weights, strict=True):
+        members = pipeline.model.native
+        if not isinstance(members, Members):
+            found.append((pipeline, weight))
+            continue
+        if pipeline.preprocessor is not None:
+            raise ParameterError(
+                "combine: an ensemble behind a preprocessor cannot be a member.",
+                "Expected ensembles of pipelines.",
+                "put the preprocessor before its members.",
+            )
+        total = sum(members.weights)
+        found += [(p, weight * w / total) for p, w in zip(members.pipelines, members.weights, strict=True)]
+    return [p for p, _ in found], [w for _, w in found]
 
 
 def plain(scores: Array, target: Target) -> Array:

@@ -1,0 +1,129 @@
+"""A transformer and its tokenizer as files, looked at before `transformers` sees them: weights as safetensors, JSON that names
+no code and no other file, and layers that are those of the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rayline.core import strictjson, tensors
+from rayline.core.errors import ArtifactError
+from rayline.frameworks import torch_bounds
+
+TEXT, CONFIG, NUMBERS = "text.json", "config.json", "model.safetensors"
+
+FILES = re.compile(
+    r"(config|generation_config|text|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|model\.safetensors|vocab\.txt|merges\.txt|chat_template\.jinja"
+)
+"""What a saved model may hold. SentencePiece's own files are not among them: its reader believes what they say, and
+tokenizers of `transformers` 5 are saved as tokenizer.json."""
+
+CODE = re.compile(r"auto_map|custom_pipelines|quantization_config|_?attn_implementation(_internal)?|_?experts_implementation|.*_file")
+"""What no configuration may say: these name code, here or on the internet, or another file."""
+
+MOST = 1 << 20
+"""What a number of a configuration may be beyond the sizes of the saved tensors: positions that are computed."""
+
+_NO_SIZE = ("rope_theta",)
+"""A whole number, often, that is a wavelength and no size."""
+
+
+def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) -> None:
+    """Raises ArtifactError when the tokenizer writes files that are not taken back."""
+    model.save_pretrained(directory, max_shard_size="100TB")
+    written = {Path(name).name for name in tokenizer.save_pretrained(directory) or ()}
+    (directory / TEXT).write_bytes(strictjson.dumps(about, indent=1))
+    strange = [name for name in _strange(directory) if name in written]
+    if strange:
+        raise ArtifactError(
+            f"The tokenizer {type(tokenizer).__name__} is saved as {strange[:5]}.",
+            "Expected one that is saved as tokenizer.json.",
+            "take the fast form of it (AutoTokenizer, with the package 'tokenizers').",
+        )
+
+
+def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, its tokenizer, and what `text.json` says.
+
+    Raises ArtifactError when a file names code, another file, or layers that the weights do not have.
+    """
+    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    strange, lacking = _strange(directory), sorted({CONFIG, TEXT, NUMBERS, "tokenizer_config.json"} - names)
+    if strange or lacking:
+        raise ArtifactError(
+            f"The saved transformer {f'has strange files {strange[:5]}' if strange else f'lacks {lacking}'}.",
+            "Expected weights, a tokenizer, and their configurations.",
+            "save it again.",
+        )
+    shapes = tensors.check(directory / NUMBERS)
+    for name in sorted(names):
+        if name.endswith(".json"):
+            _refuse_code(name, strictjson.loads((directory / name).read_bytes(), name))
+    about = _text(strictjson.loads((directory / TEXT).read_bytes(), TEXT))
+    _refuse_sizes(strictjson.loads((directory / CONFIG).read_bytes(), CONFIG), shapes)
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with torch_bounds.no_larger_than(shapes, CONFIG):
+            model, told = AutoModelForSequenceClassification.from_pretrained(
+                directory, use_safetensors=True, output_loading_info=True, **given
+            )
+        tokenizer = AutoTokenizer.from_pretrained(directory, **given)
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a configuration that is not its own leads to
+        raise ArtifactError(f"The saved transformer cannot be read: {str(error)[:500]}", "", "save it again.") from error
+    wrong = {kind: sorted(map(str, names))[:3] for kind, names in told.items() if names}
+    if wrong:
+        raise ArtifactError("config.json names other layers than the saved numbers have.", f"Got {wrong}.", "save it again.")
+    return model, tokenizer, about
+
+
+def _strange(directory: Path) -> list[str]:
+    names = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(name for name in names if not FILES.fullmatch(name))
+
+
+def _text(about: Any) -> dict[str, Any]:
+    columns, length = (about.get("columns"), about.get("max_length")) if isinstance(about, dict) else (None, None)
+    if not isinstance(columns, list) or not 1 <= len(columns) <= 2 or not all(isinstance(c, str) for c in columns):
+        raise ArtifactError("text.json of a saved transformer names no columns.", f"Got {columns!r:.80}.", "save it again.")
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or not 0 < length < 1 << 31):
+        raise ArtifactError("text.json of a saved transformer has no max_length.", f"Got {length!r:.80}.", "save it again.")
+    return {"columns": columns, "max_length": length}
+
+
+def _refuse_code(name: str, value: Any) -> None:
+    found = [key for key, inner in _pairs(value) if inner is not None and CODE.fullmatch(key)]
+    # The words of a vocabulary are keys too.
+    if found and name in (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        raise ArtifactError(
+            f"{name} of a saved transformer sets {found[0]!r}, which names code or another file.", "", "do not load it."
+        )
+
+
+def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
+    most = max([MOST, *(n for shape in shapes.values() for n in shape)])
+    for key, value in _pairs(config):
+        if isinstance(value, int) and abs(value) > most and key not in _NO_SIZE:
+            raise ArtifactError(
+                f"config.json names layers that are larger than the saved numbers: {key[:80]!r} is {value:.3g}.",
+                f"Expected at most {most:,}.",
+                "save it again.",
+            )
+
+
+def _pairs(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of nested objects with its value; the values of a list have the list's key."""
+    todo = [(key, value)]
+    while todo:
+        key, value = todo.pop()
+        yield key, value
+        if isinstance(value, dict):
+            todo += value.items()
+        elif isinstance(value, list):
+            todo += [(key, inner) for inner in value]

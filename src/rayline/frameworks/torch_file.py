@@ -1,0 +1,71 @@
+"""PyTorch modules as files: numbers as safetensors, the id of the module and its arguments as JSON, no code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+
+from rayline.core import strictjson, tensors
+from rayline.core.errors import ArtifactError
+from rayline.frameworks import torch_bounds
+from rayline.frameworks import torch_modules as modules
+
+ABOUT, NUMBERS = "module.json", "module.safetensors"
+
+
+def save(module: Any, directory: Path) -> None:
+    """`module.safetensors` and `module.json`."""
+    save_model(module, str(directory / NUMBERS))
+    (directory / ABOUT).write_bytes(strictjson.dumps(modules.recipe(module).to_json(), indent=1))
+
+
+def load(directory: Path, module: Any = None) -> Any:
+    """The module of such files, built by `module` (a class, a function, or a module of the same shape) or, without one,
+    by what is registered under the id in the file.
+
+    Raises
+    ------
+    ArtifactError
+        When nothing is registered under the id, the numbers do not fit into the module, or it would be larger than they.
+    """
+    for name in (ABOUT, NUMBERS):
+        if not (directory / name).is_file():
+            raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
+    data = strictjson.loads((directory / ABOUT).read_bytes(), ABOUT)
+    known = modules.known()
+    name = str(data.get("module", "")) if isinstance(data, dict) else ""
+    make = known.get(name) if module is None else module
+    if make is None:
+        raise ArtifactError(
+            f"The saved model is a PyTorch module {f'made by {name!r}, which is not registered here' if name else 'that was given ready made'}.",
+            f"Expected one made by {sorted(known)}: no code is loaded from a file.",
+            "register its class first (rayline.frameworks.torch.register_module), or pass it: rayline.load(path, module=Net).",
+        )
+    about = modules.Recipe.from_json(data, None if isinstance(make, torch.nn.Module) else make)
+    shapes = tensors.check(directory / NUMBERS)
+    try:
+        made = torch_bounds.built(
+            lambda: modules.build(make, about.kwargs, {})[0], shapes, ABOUT, exact=modules.is_own(make)
+        )
+        read_numbers(made, directory)
+    except ArtifactError:
+        raise
+    except Exception as error:  # whatever a class says to arguments that are not its own
+        raise ArtifactError(
+            f"The saved PyTorch module does not fit {getattr(make, '__name__', type(make).__name__)!r}: {_first_line(error)}",
+            "Expected the class that it was trained with.",
+            "pass the right one: rayline.load(path, module=Net).",
+        ) from error
+    return modules.described(made.eval(), about)
+
+
+def read_numbers(module: Any, directory: Path) -> None:
+    """Put the saved numbers into a module of the same shape."""
+    load_model(module, directory / NUMBERS)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
