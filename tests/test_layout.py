@@ -53,7 +53,7 @@ RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replic
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {
-    "xgboost": {"xgboost", "xgboost_params", "xgboost_matrix"},
+    "xgboost": {"xgboost", "xgboost_params", "xgboost_matrix", "xgboost_predict"},
     "lightgbm": {"lightgbm"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},

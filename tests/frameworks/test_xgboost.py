@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from rayline.core import registry
 from rayline.core.features import Features
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
+from rayline.frameworks.xgboost_predict import scores
 
 ADAPTER = registry.framework("xgboost")
 
@@ -460,3 +462,30 @@ def matrix_of(result: Any, table: pl.DataFrame) -> Any:
     schema = result.model.schema
     enums = [pl.col(name).cast(dtype) for name, dtype in schema.items() if isinstance(dtype, pl.Enum)]
     return Features(table.select(list(schema)).with_columns(enums), schema=schema).table
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "multi:softprob", "multi:softmax", "reg:squarederror"])
+@pytest.mark.parametrize("until", [0, 3])
+def test_scores_are_those_of_inplace_predict(objective: str, until: int) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(500, 6)).astype(np.float32)
+    rows[random.random(rows.shape) < 0.1] = np.nan
+    labels = random.integers(0, 3, 500) if "multi" in objective else (rows[:, 0] > 0).astype(int)
+    more = {"num_class": 3} if "multi" in objective else {}
+    model = xgboost.train({"objective": objective, "nthread": 1, **more}, xgboost.DMatrix(rows, labels), 8)
+    for part in (rows, rows[:1], rows[::2], np.asfortranarray(rows)):
+        ours = scores(model, part, until, linear=False)
+        theirs = model.inplace_predict(part, iteration_range=(0, until), validate_features=False)
+        assert (ours.dtype, ours.shape, ours.tobytes()) == (theirs.dtype, theirs.shape, theirs.tobytes())
+        assert ours.flags.writeable
+
+
+def test_asking_for_one_row_leaves_nothing_to_clear_away() -> None:
+    """A cycle a call is what a server stops for again and again."""
+    rows = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    model = xgboost.train({"nthread": 1}, xgboost.DMatrix(rows, rows[:, 0]), 2)
+    scores(model, rows[:1], 0, linear=False)
+    gc.collect()
+    for _ in range(100):
+        scores(model, rows[:1], 0, linear=False)
+    assert gc.collect() < 50

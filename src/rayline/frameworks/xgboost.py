@@ -23,6 +23,7 @@ try:
 
     from rayline.frameworks import xgboost_params
     from rayline.frameworks.xgboost_matrix import PLAIN, SAFE, matrix
+    from rayline.frameworks.xgboost_predict import scores
 except ImportError as error:
     raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
 
@@ -112,17 +113,12 @@ class XGBoost(Framework):
 
     def predict(self, model: Any, features: Features) -> Array:
         best = self.best_iteration(model)
-        until = (0, 0) if best is None else (0, best + 1)
         objective, booster = _kind(model)
-        parts = []
-        for part in features.pieces(PREDICT_ROWS):  # a matrix is read faster than columns, as long as it is not too large
-            if booster == "gblinear":  # has no other way
-                matrix = xgboost.DMatrix(part.matrix())
-                parts.append(model.predict(matrix, iteration_range=until, validate_features=False))
-            else:
-                parts.append(model.inplace_predict(part.matrix(), iteration_range=until, validate_features=False))
-        scores: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return scores.astype(np.int64) if objective == "multi:softmax" else scores
+        until, linear = 0 if best is None else best + 1, booster == "gblinear"
+        # A matrix is read faster than columns, as long as it is not too large.
+        parts = [scores(model, part.matrix(), until, linear=linear) for part in features.pieces(PREDICT_ROWS)]
+        found = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return found.astype(np.int64) if objective == "multi:softmax" else found
 
     def for_few_rows(self, model: Any) -> Any:
         single = model.copy()

@@ -26,6 +26,11 @@ class OnePiece:
             self._loop.call_soon(self._flush)
         self._held.append(data)
 
+    def write_whole(self, data: bytes) -> None:
+        """Send an answer that is one piece already."""
+        self._flush()
+        self._transport.write(data)
+
     def close(self) -> None:
         """Send what is held, and close."""
         self._flush()

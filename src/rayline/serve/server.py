@@ -26,6 +26,10 @@ MOST_HEAD_BYTES = 64 << 10
 KEEP_ALIVE_S = 75
 """So long a connection may stay open without a request; longer than common proxies keep theirs."""
 
+YOUNG_OBJECTS = 500_000
+"""More than all requests that may wait are made of (100 objects each). Otherwise a growing queue sets off the search for cycles,
+20 to 40 ms in which it grows further."""
+
 
 def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Options | None = None, **changes: Any) -> None:
     """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
@@ -36,7 +40,7 @@ def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Optio
     # What lives now lives until the end, and a request leaves no cycles: looking for some among them would cost a fifth.
     before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
     try:
         uvicorn.Server(config(app, host, port)).run()
     finally:
@@ -65,7 +69,8 @@ class Connection(OnePieceConnection):
     """A connection of one client.
 
     While as many requests run as may wait, predictions are answered 503 from a look at the first bytes, without parsing.
-    A head that is too long or does not come to its end is the last thing that its connection says.
+    A head that is too long or does not come to its end is the last thing that its connection says. One that says nothing
+    is closed without a word: browsers and pools open some in advance.
     """
 
     def __init__(self, config: uvicorn.Config, *rest: Any, **more: Any) -> None:
@@ -76,10 +81,11 @@ class Connection(OnePieceConnection):
         self._between = True  # no request is half read
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None  # until the head, or the rest of an unread body, has come
+        self._refused_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._due(self._too_slow)
+        self._idle(KEEP_ALIVE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
@@ -90,6 +96,8 @@ class Connection(OnePieceConnection):
             self._refuse()
             return
         super().data_received(data)
+        if self._between and self.timeout_keep_alive_task is None and not self._is_answering():
+            self._idle(KEEP_ALIVE_S)  # empty lines are no request
         if self._head_bytes < 0 or self._between:  # the head is complete
             return
         self._head_bytes += len(data)
@@ -121,10 +129,18 @@ class Connection(OnePieceConnection):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self) -> None:
-        self._in_time()
-        self._unset_keepalive_if_required()
-        self.transport.write(self._overloaded())
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.transport.write_whole(self._overloaded())  # type: ignore[attr-defined]
+        self._refused_s = self.loop.time()  # a timer for each refusal would cost more than the refusal
+
+    def timeout_keep_alive_handler(self) -> None:
+        left_s = self._refused_s + KEEP_ALIVE_S - self.loop.time()
+        if left_s > 0:
+            self._idle(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _idle(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _due(self, otherwise: Callable[[], None]) -> None:
         self._in_time()
