@@ -1,12 +1,24 @@
-"""Connections of uvicorn that send an answer in one piece."""
+"""What a process that answers requests needs whoever runs its server: connections of uvicorn that send an answer in one
+piece, and a search for cycles that stays out of the way."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+YOUNG_OBJECTS = 500_000
+"""More than all requests that may wait are made of (100 objects each). Otherwise a growing queue sets off the search for cycles,
+20 to 40 ms in which it grows further."""
+
+
+def seldom_search_for_cycles() -> None:
+    """A request leaves no cycles: looking for some among the requests that are under way costs a fifth of the time, and half
+    of it with a thousand connections."""
+    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
 
 
 class OnePiece:

@@ -107,7 +107,8 @@ _DEFAULTS = (
     # and are refused when they have waited for a second. (A replica's own refusal costs as much as an answer.)
     "default-server maxconn 64",
     "timeout queue 1s",
-    "timeout http-request 10s",  # a head that does not come to its end
+    "timeout http-request 10s",  # a head that does not come to its end …
+    "option http-ignore-probes",  # … but a connection that says nothing is closed without a word
     'http-error status 503 content-type application/json string "{\\"error\\":\\"Too many requests are waiting. Try again in a second.\\"}" hdr Retry-After 1',
 )
 """Lines of HAProxy's configuration that Ray Serve has no settings for: see docs/decisions/0005."""

@@ -12,7 +12,7 @@ from ray import cloudpickle, serve
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.app import App, create_app
-from rayline.serve.connection import use_for_ray_serve
+from rayline.serve.connection import seldom_search_for_cycles, use_for_ray_serve
 from rayline.serve.holder import NAMESPACE
 from rayline.serve.options import Options
 
@@ -28,6 +28,7 @@ class Replica:
 
     def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
         use_for_ray_serve()  # the server of this process starts after this
+        seldom_search_for_cycles()
         self._options, self._key = Options(**options), ""
         self._app: App | None = None
         if model is not None:

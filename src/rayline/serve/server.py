@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from rayline.serve.app import App, create_app
-from rayline.serve.connection import OnePieceConnection
+from rayline.serve.connection import OnePieceConnection, seldom_search_for_cycles
 from rayline.serve.options import Options
 
 HEAD_S = 10.0
@@ -26,10 +26,6 @@ MOST_HEAD_BYTES = 64 << 10
 KEEP_ALIVE_S = 75
 """So long a connection may stay open without a request; longer than common proxies keep theirs."""
 
-YOUNG_OBJECTS = 500_000
-"""More than all requests that may wait are made of (100 objects each). Otherwise a growing queue sets off the search for cycles,
-20 to 40 ms in which it grows further."""
-
 
 def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Options | None = None, **changes: Any) -> None:
     """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
@@ -37,10 +33,9 @@ def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Optio
     Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`).
     """
     app = create_app(model, options, **changes)
-    # What lives now lives until the end, and a request leaves no cycles: looking for some among them would cost a fifth.
     before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
+    gc.freeze()  # what lives now lives until the end
+    seldom_search_for_cycles()
     try:
         uvicorn.Server(config(app, host, port)).run()
     finally:
