@@ -31,6 +31,11 @@ def read_parquet(paths: Paths, **options: Any) -> Dataset:
     **options
         Arguments of `ray.data.read_parquet`, unchanged.
 
+    Notes
+    -----
+    Ray 2.60 gives the rows of a file that holds more than 128 MiB, unpacked, in another order than the file's, the same one each
+    time. Fits and splits do not depend on the order of rows; predictions stand beside their rows.
+
     Raises
     ------
     DataError

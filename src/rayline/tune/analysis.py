@@ -128,8 +128,9 @@ class Analysis:
         early stopping, or goes by a metric that only the framework has: the folds are then trained once more, here.
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
-        if not any(chosen.histories.values()) and not self._prepared.problem.trainer.adapter.acts:
-            chosen.histories = self._histories(chosen)
+        unseen = [fold.fold for fold in chosen.folds if not chosen.histories.get(fold.fold)]
+        if unseen and not chosen.parts and not self._prepared.problem.trainer.adapter.acts:
+            chosen.histories |= self._histories(chosen, unseen)
         rows = [{"fold": fold, **row} for fold, rows in sorted(chosen.histories.items()) for row in rows]
         schema = {"fold": pl.Int64, "iteration": pl.Int64}
         return (
@@ -138,12 +139,12 @@ class Analysis:
             else pl.DataFrame(schema=schema)
         )
 
-    def _histories(self, trial: Trial) -> dict[int, History]:
+    def _histories(self, trial: Trial, folds: Sequence[int]) -> dict[int, History]:
         problem = replace(self._prepared.problem, watched=True)
         table = pl.from_arrow(self._prepared.arrow())
         assert isinstance(table, pl.DataFrame)
         evaluator, candidate = Evaluator(problem, table), problem.candidate(trial.config)
-        return {fold.fold: evaluator.history(candidate, fold.fold) for fold in trial.folds}
+        return {fold: evaluator.history(candidate, fold) for fold in folds}
 
     def plot(self, kind: str = "history", ax: Any = None) -> Any:
         """A picture on a Matplotlib axis, which is returned.
