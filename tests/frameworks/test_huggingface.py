@@ -163,6 +163,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(tiny: str, tmp_path: Path) 
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
         ("config.json", {"num_hidden_layers": 10**9}),
         ("config.json", {"hidden_size": 10**9}),
+        ("config.json", {"hidden_size": 1e9}),
+        ("config.json", {"num_labels": 10**400}),
         ("config.json", {"vocab_size": 10**6}),
         ("config.json", {"num_hidden_layers": 3}),
         ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}),
@@ -177,6 +179,16 @@ def test_a_hostile_file_is_refused(classified: Any, tmp_path: Path, file: str, c
     path = tmp_path / file
     path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **change}))
     with pytest.raises(rl.ArtifactError):
+        ADAPTER.load(tmp_path)
+
+
+def test_a_tensor_without_numbers_allows_nothing(classified: Any, tmp_path: Path) -> None:
+    ADAPTER.save(classified.fitted_model, tmp_path)
+    numbers, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    library = pytest.importorskip("safetensors.numpy")
+    library.save_file({**library.load_file(numbers), "none": np.empty((0, 1 << 40), np.float32)}, numbers)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_labels": 10**9}))
+    with pytest.raises(rl.ArtifactError, match="num_labels"):
         ADAPTER.load(tmp_path)
 
 

@@ -3,6 +3,7 @@ no code and no other file, and layers that are those of the weights."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -107,11 +108,12 @@ def _refuse_code(name: str, value: Any) -> None:
 
 
 def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
-    most = max([MOST, *(n for shape in shapes.values() for n in shape)])
+    # A tensor without numbers may have sides of any length.
+    most = max([MOST, *(n for shape in shapes.values() if math.prod(shape) for n in shape)])
     for key, value in _pairs(config):
-        if isinstance(value, int) and abs(value) > most and key not in _NO_SIZE:
+        if isinstance(value, (int, float)) and abs(value) > most and key not in _NO_SIZE:
             raise ArtifactError(
-                f"config.json names layers that are larger than the saved numbers: {key[:80]!r} is {value:.3g}.",
+                f"config.json names layers that are larger than the saved numbers: {key[:80]!r} is {str(value)[:20]}.",
                 f"Expected at most {most:,}.",
                 "save it again.",
             )
