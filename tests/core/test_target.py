@@ -91,3 +91,11 @@ def test_what_cannot_be_a_target() -> None:
         learn(pl.DataFrame({"y": [1.0, 2.0]}), "y").encode(pl.DataFrame({"y": [1.0, None]}))
     with pytest.raises(rl.ParameterError, match="no probabilities"):
         learn(pl.DataFrame({"y": [1.0, 2.0]}), "y").probabilities(np.array([1.0]))
+
+
+@pytest.mark.parametrize("labels", [[1.0, 2.0, 4.0], ["a", "b", "a"]])
+def test_labels_may_be_written_to(labels: list[object]) -> None:
+    """One chunk of numbers is Polars' own memory, which nobody may change."""
+    table = pl.DataFrame({"y": labels})
+    assert learn(table, "y").encode(table).flags.writeable
+    assert table["y"].to_list() == labels

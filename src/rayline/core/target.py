@@ -198,7 +198,7 @@ class Target:
 
     def encode(self, table: pl.DataFrame) -> Array:
         """Labels as a model learns them: class codes (int64), or values (float64) after the stages; shape (n,), or
-        (n, targets) for several.
+        (n, targets) for several. An array of its own, which may be written to: PyTorch takes no other.
 
         Raises DataError on labels that are missing, were not there in training, or that a stage cannot take.
         """
@@ -217,7 +217,7 @@ class Target:
                         f"Expected values such as it was fitted on; got {bad.unique().sort().head(5).to_list()!r}.",
                         "drop or mend these rows, or choose another target stage.",
                     )
-        return made.to_series().to_numpy() if made.width == 1 else made.to_numpy()
+        return made.to_series().to_numpy(writable=True) if made.width == 1 else made.to_numpy(writable=True)
 
     def _frame(self, values: Array) -> pl.DataFrame:
         columns = values.reshape(len(values), len(self.columns)).T
@@ -244,11 +244,11 @@ class Target:
                         f"Expected one of {list(self.classes[i])[:8]!r}; got {bad!r}.",
                         "remove these rows, or train on data that has all classes.",
                     )
-                out.append(codes.to_numpy())
+                out.append(codes.to_numpy(writable=True))
             else:
                 values = series.cast(pl.Float64).fill_nan(None)
                 _refuse_missing(column, values)
-                out.append(values.to_numpy())
+                out.append(values.to_numpy(writable=True))
         return out[0] if len(out) == 1 else np.stack(out, axis=1)
 
     # -- from scores to labels -------------------------------------------------------------------------------------
