@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,26 +21,10 @@ from rayline.train.acting import room
 from rayline.train.callbacks import Callback, Run
 from rayline.train.inputs import WHERE, Inputs
 from rayline.train.questions import Learned
-from rayline.train.work import Outcome, Prepare, Scored, Work
+from rayline.train.work import Alone, Outcome, Prepare, Scored, Work
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
-
-
-@dataclass
-class _InProcess:
-    """The one worker of a training in this process (see `work.Worker`)."""
-
-    train: Sequence[Callable[[], pl.DataFrame]]
-    test: Sequence[Callable[[], pl.DataFrame]] | None
-    report: Callable[[int, Mapping[str, float]], bool]
-    checkpoint: Callable[[int, Callable[[Path], None]], None]
-    n_threads: int
-    rank: int = 0
-    world_size: int = 1
-    peers: Sequence[str] = ()
-    rendezvous: Mapping[str, Any] = field(default_factory=dict)
-    resume: Path | None = None
 
 
 @dataclass
@@ -103,7 +87,7 @@ class Training:
         test = None if self.inputs.test is None else _rows(self.inputs.test, self.prepare(test=True))
         if test is not None:
             conform.refuse_empty(test.height, f"{WHERE} (test data)")
-        worker = _InProcess(
+        worker = Alone(
             [lambda: train], None if test is None else [lambda: test], self.report, self.keep, n_threads=_threads()
         )
         return self.work.run(worker)
@@ -111,7 +95,7 @@ class Training:
     def acting(self) -> Outcome:
         """Train what makes its experience itself: here, with workers of its own."""
         nothing = pl.DataFrame(schema=self.learned.features)
-        return self.work.run(_InProcess([lambda: nothing], None, self.report, self.keep, n_threads=_threads()))
+        return self.work.run(Alone([lambda: nothing], None, self.report, self.keep, n_threads=_threads()))
 
     def on_workers(self) -> Outcome:
         """Train on Ray workers. Rows stay there; the model comes back as the framework's files, scores as arrays."""

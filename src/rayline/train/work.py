@@ -55,6 +55,22 @@ class Worker(Protocol):
     def checkpoint(self, iteration: int, save: Callable[[Path], None], /) -> None: ...
 
 
+@dataclass
+class Alone:
+    """The one worker of a training in this process."""
+
+    train: Sequence[Callable[[], pl.DataFrame]]
+    test: Sequence[Callable[[], pl.DataFrame]] | None
+    report: Callable[[int, Mapping[str, float]], bool]
+    checkpoint: Callable[[int, Callable[[Path], None]], None]
+    n_threads: int
+    rank: int = 0
+    world_size: int = 1
+    peers: Sequence[str] = ()
+    rendezvous: Mapping[str, Any] = field(default_factory=dict)
+    resume: Path | None = None
+
+
 @dataclass(frozen=True)
 class Prepare:
     """From raw rows to those of a training: the preprocessor's work, then features, targets and weights alone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -31,7 +31,7 @@ from rayline.train import metrics
 from rayline.train.legs import Leg
 from rayline.train.questions import Learned, Questions
 from rayline.train.trainer import Trainer
-from rayline.train.work import WEIGHT, Prepare, Work
+from rayline.train.work import WEIGHT, Alone, Prepare, Work
 from rayline.tune import space
 from rayline.tune.cache import Tables, fingerprint
 from rayline.tune.record import FoldScore
@@ -193,22 +193,6 @@ class Part(NamedTuple):
     leg: Leg
     resume: Path | None
     keep: Callable[[Callable[[Path], None]], None]
-
-
-@dataclass
-class Alone:
-    """A worker of one, in this process (see `train.work.Worker`)."""
-
-    train: Sequence[Callable[[], pl.DataFrame]]
-    test: Sequence[Callable[[], pl.DataFrame]] | None
-    report: Callable[[int, Mapping[str, float]], bool]
-    checkpoint: Callable[[int, Callable[[Path], None]], None]
-    n_threads: int
-    rank: int = 0
-    world_size: int = 1
-    peers: Sequence[str] = ()
-    rendezvous: Mapping[str, Any] = field(default_factory=dict)
-    resume: Path | None = None
 
 
 class Evaluator:
@@ -394,8 +378,10 @@ class Evaluator:
                 part.keep(save)
 
         if trainer.num_workers is None:
-            worker = Alone([lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads)
-            worker.resume = None if part is None else part.resume
+            worker = Alone(
+                [lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads,
+                resume=None if part is None else part.resume,
+            )  # fmt: skip
             return work.run(worker, memo).native, history
         outcomes = registry.engine("ray").train(
             work,

@@ -17,8 +17,8 @@ from rayline.data.folds import Fold
 from rayline.train import metrics
 from rayline.train.acting import nothing_given
 from rayline.train.trainer import Trainer
-from rayline.train.work import Work
-from rayline.tune.evaluate import WHERE, Alone, Candidate, Evaluation, History, Problem, is_ours, reported
+from rayline.train.work import Alone, Work
+from rayline.tune.evaluate import WHERE, Candidate, Evaluation, History, Problem, is_ours, reported
 from rayline.tune.record import FoldScore
 
 
