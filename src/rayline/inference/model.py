@@ -239,17 +239,28 @@ def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
         root = Path(folder)
         adapter.save(native, root)
-        return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+        return files_in(root)
 
 
 def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str, Any] | None = None) -> Any:
     """The model from such files, whose names must be known to be harmless. Raises as `read`."""
     with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
         root = Path(folder)
-        for name, content in files.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content)
+        write_files(root, files)
         return read(adapter, root, options)
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """The files below a directory, by relative path."""
+    found = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
+
+
+def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    """The inverse; the names must be known to be harmless."""
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
 
 
 def read(adapter: Framework, directory: Path, options: Mapping[str, Any] | None = None) -> Any:

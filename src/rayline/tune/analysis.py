@@ -141,9 +141,7 @@ class Analysis:
 
     def _histories(self, trial: Trial, folds: Sequence[int]) -> dict[int, History]:
         problem = replace(self._prepared.problem, watched=True)
-        table = pl.from_arrow(self._prepared.arrow())
-        assert isinstance(table, pl.DataFrame)
-        evaluator, candidate = Evaluator(problem, table), problem.candidate(trial.config)
+        evaluator, candidate = Evaluator(problem, self._prepared.rows), problem.candidate(trial.config)
         return {fold: evaluator.history(candidate, fold) for fold in folds}
 
     def plot(self, kind: str = "history", ax: Any = None) -> Any:

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import polars as pl
 import ray
 from ray.exceptions import RayActorError
 
+from rayline.inference.model import files_in, write_files
 from rayline.train import progress
 from rayline.train.callbacks import Run
 from rayline.train.legs import Leg
@@ -30,7 +30,7 @@ from rayline.tune.population import Population, n_iterations
 from rayline.tune.prepare import Prepared
 from rayline.tune.record import FoldScore, Trial
 from rayline.tune.shelf import Shelf
-from rayline.tune.trial import told
+from rayline.tune.trial import rows_of, told
 
 Files = dict[str, bytes]
 Key = tuple[int, int]
@@ -51,10 +51,9 @@ class Worker:
     """Runs as an actor: trains parts of folds."""
 
     def __init__(self, problem: Problem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any) -> None:
-        frame = pl.from_arrow(ray.get(table[0]))
-        assert isinstance(frame, pl.DataFrame)
         shared = None if keeper is None else Shelf(keeper).get
-        self._problem, self._evaluate = problem, Evaluator(problem, frame, most_bytes=most_bytes, shared=shared)
+        self._problem = problem
+        self._evaluate = Evaluator(problem, rows_of(table), most_bytes=most_bytes, shared=shared)
 
     def train(
         self, config: Mapping[str, Any], fold: int, number: int, until: int, checkpoint: Files | None
@@ -65,29 +64,19 @@ class Worker:
         def keep(save: Callable[[Path], None]) -> None:
             with TemporaryDirectory(prefix="rayline-part-") as folder:
                 save(Path(folder))
-                kept.update(_read(Path(folder)))
+                kept.update(files_in(Path(folder)))
 
         try:
             candidate = self._problem.candidate(config)
             trainer = candidate.trainer
             leg = Leg(number, until, trainer.args, trainer.kwargs)
             with TemporaryDirectory(prefix="rayline-part-") as folder:
-                part = Part(leg, _written(Path(folder), checkpoint), keep)
+                write_files(Path(folder), checkpoint or {})
+                part = Part(leg, None if checkpoint is None else Path(folder), keep)
                 score, scores, history = self._evaluate(candidate, fold, part)
         except Exception as error:
             return Done(error=told(error)), {}
         return Done(score, scores, history), kept
-
-
-def _read(directory: Path) -> Files:
-    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
-def _written(directory: Path, files: Files | None) -> Path | None:
-    for name, content in (files or {}).items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
-    return None if files is None else directory
 
 
 class Workers:
@@ -163,8 +152,6 @@ class Generations:
     ----------
     known
         The scores of an earlier run, by key.
-    is_kept
-        Whether every generation is written into the journal as soon as it is there.
     """
 
     prepared: Prepared
@@ -174,7 +161,11 @@ class Generations:
     line: progress.Line
     watched: Run
     known: Mapping[str, Any]
-    is_kept: bool
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether every generation is written into the journal as soon as it is there."""
+        return self.options.name is not None
 
     def run(self, workers: Workers) -> list[Trial]:
         """Every generation. Returns the trials, one for each member."""

@@ -100,10 +100,14 @@ class Prepared:
             self.table, problem.schema, self.cells, problem.splits, problem.target.columns, problem.weight, adapter
         )
 
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The rows and their cells, as an `Evaluator` takes them."""
+        return self.table.with_columns(pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells))
+
     def arrow(self) -> Any:
-        """The rows and their cells as one Arrow table."""
-        numbers = [pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells)]
-        return self.table.with_columns(numbers).rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        """`rows` as one Arrow table, for the object store."""
+        return self.rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
 
     def held_out(self, fold: int) -> Array:
         """The places of the rows that a fold holds out."""

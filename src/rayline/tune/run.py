@@ -227,7 +227,7 @@ class Search:
         try:
             known = self.journal.known() if options.resume else {}
             return Generations(
-                prepared, population, options, self.journal, line, watched, known, is_kept=options.name is not None
+                prepared, population, options, self.journal, line, watched, known
             ).run(workers)
         finally:
             workers.close()

@@ -58,8 +58,7 @@ class FoldTrial(tune.Trainable):
         n_actors: int = 1,
     ) -> None:
         assert problem is not None
-        frame = pl.from_arrow(ray.get(table[0]))
-        assert isinstance(frame, pl.DataFrame)
+        frame = rows_of(table)
         acts = problem.trainer.adapter.acts
         shelf = None if keeper is None else Shelf(keeper)
         shared = None if shelf is None else shelf.get
@@ -126,6 +125,13 @@ class FoldTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         self._scores = [FoldScore.from_json(score) for score in checkpoint["scores"]]
+
+
+def rows_of(table: Sequence[ray.ObjectRef[Any]]) -> pl.DataFrame:
+    """The rows of a search, where they lie in the object store; the reference is in a list so that Ray hands over the reference."""
+    frame = pl.from_arrow(ray.get(table[0]))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def told(error: BaseException) -> str:
