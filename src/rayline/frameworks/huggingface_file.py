@@ -39,7 +39,7 @@ def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) 
     model.save_pretrained(directory, max_shard_size="100TB")
     written = {Path(name).name for name in tokenizer.save_pretrained(directory) or ()}
     (directory / TEXT).write_bytes(strictjson.dumps(about, indent=1))
-    strange = [name for name in _strange(directory) if name in written]
+    strange = [name for name in _strange(_names(directory)) if name in written]
     if strange:
         raise ArtifactError(
             f"The tokenizer {type(tokenizer).__name__} is saved as {strange[:5]}.",
@@ -53,8 +53,8 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
 
     Raises ArtifactError when a file names code, another file, or layers that the weights do not have.
     """
-    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
-    strange, lacking = _strange(directory), sorted({CONFIG, TEXT, NUMBERS, "tokenizer_config.json"} - names)
+    names = _names(directory)
+    strange, lacking = _strange(names), sorted({CONFIG, TEXT, NUMBERS, "tokenizer_config.json"} - names)
     if strange or lacking:
         raise ArtifactError(
             f"The saved transformer {f'has strange files {strange[:5]}' if strange else f'lacks {lacking}'}.",
@@ -62,11 +62,11 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
             "save it again.",
         )
     shapes = tensors.check(directory / NUMBERS)
-    for name in sorted(names):
-        if name.endswith(".json"):
-            _refuse_code(name, strictjson.loads((directory / name).read_bytes(), name))
-    about = _text(strictjson.loads((directory / TEXT).read_bytes(), TEXT))
-    _refuse_sizes(strictjson.loads((directory / CONFIG).read_bytes(), CONFIG), shapes)
+    read = {name: strictjson.loads((directory / name).read_bytes(), name) for name in sorted(names) if name.endswith(".json")}
+    for name, value in read.items():
+        _refuse_code(name, value)
+    about = _text(read[TEXT])
+    _refuse_sizes(read[CONFIG], shapes)
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with torch_bounds.no_larger_than(shapes, CONFIG):
@@ -84,8 +84,11 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     return model, tokenizer, about
 
 
-def _strange(directory: Path) -> list[str]:
-    names = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+def _names(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def _strange(names: set[str]) -> list[str]:
     return sorted(name for name in names if not FILES.fullmatch(name))
 
 

@@ -80,6 +80,21 @@ class Interpolate(InPlace):
         return [Interpolate(self.column, list(knots), values, values, values)]
 
 
+def _special() -> Any:
+    """SciPy's functions of the normal distribution."""
+    try:
+        from scipy import special
+    except ImportError as error:
+        raise MissingExtraError.of("QuantileTransformer(output_distribution='normal')", "scipy", "sklearn") from error
+    return special
+
+
+def _normal_quantile() -> tuple[Any, float, float]:
+    """The function, and its lowest and highest value that is kept."""
+    ndtri = _special().ndtri
+    return ndtri, float(ndtri(1e-7 - np.spacing(1))), float(ndtri(1 - (1e-7 - np.spacing(1))))
+
+
 @dataclass(frozen=True)
 class NormalQuantile(InPlace):
     """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn."""
@@ -88,20 +103,12 @@ class NormalQuantile(InPlace):
         return [col(self.column).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
 
     def _map(self, values: pl.Series) -> pl.Series:
-        try:
-            from scipy.special import ndtri
-        except ImportError as error:
-            raise MissingExtraError.of(
-                "QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"
-            ) from error
-        low, high = ndtri(1e-7 - np.spacing(1)), ndtri(1 - (1e-7 - np.spacing(1)))
+        ndtri, low, high = _normal_quantile()
         result = pl.Series(values.name, np.clip(ndtri(values.fill_null(0.5).to_numpy()), low, high))
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        from scipy.special import ndtri  # the same function of one number gives the same bits
-
-        column, low, high = self.column, float(ndtri(1e-7 - np.spacing(1))), float(ndtri(1 - (1e-7 - np.spacing(1))))
+        column, (ndtri, low, high) = self.column, _normal_quantile()  # the same function of one number gives the same bits
 
         def normal(row: Row) -> None:
             if row[column] is not None:
@@ -121,13 +128,7 @@ class NormalShare(InPlace):
         return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
 
     def _map(self, values: pl.Series) -> pl.Series:
-        try:
-            from scipy.special import ndtr
-        except ImportError as error:
-            raise MissingExtraError.of(
-                "QuantileTransformer(output_distribution='normal')", "scipy", "sklearn"
-            ) from error
-        share = ndtr(values.fill_null(0.0).to_numpy())
+        share = _special().ndtr(values.fill_null(0.0).to_numpy())
         share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the ends were cut there
         result = pl.Series(values.name, share)
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
