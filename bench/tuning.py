@@ -99,8 +99,9 @@ class Problem:
 
     @cached_property
     def held_out(self) -> list[Any]:
-        """Which rows each fold holds out. Equal rows are in the same folds, so their content tells."""
+        """Which rows each fold holds out. No two rows are equal, so their content tells."""
         rows = self.data.hash_rows()
+        assert rows.is_unique().all()
         return [rows.is_in(held.hash_rows().implode()).to_numpy() for _, held in KFold(FOLDS).split(self.data)]
 
 

@@ -190,23 +190,21 @@ class Search:
         problem = replace(problem, digest=digest, n_threads=capacity.n_threads, watched=is_read)
         prepared = replace(self.prepared, problem=problem)
         watched = Run(problem.trainer, problem.target)
-        total = _total(options.search, prepared.space, prepared.num_samples)
-        book = Book(journal, line, prepared, total, options.time_budget_s, options.callbacks, watched)
         try:
             for callback in options.callbacks:
                 callback.on_start(watched)
+            known = journal.known() if options.resume else {}
             if isinstance(self.scheduler, Population):
-                trials = self._generations(capacity, prepared, self.scheduler, line, watched)
+                with (
+                    _keeper(prepared, capacity.concurrency) as keeper,
+                    contextlib.closing(Workers(prepared, capacity, keeper)) as workers,
+                ):
+                    trials = Generations(prepared, self.scheduler, options, journal, line, watched, known).run(workers)
             else:
-                _run_trials(
-                    prepared,
-                    capacity,
-                    searching.limited(self.searcher, capacity.concurrency),
-                    self.scheduler,
-                    book,
-                    options,
-                    journal.known() if options.resume else {},
-                )
+                total = _total(options.search, prepared.space, prepared.num_samples)
+                book = Book(journal, line, prepared, total, options.time_budget_s, options.callbacks, watched)
+                searcher = searching.limited(self.searcher, capacity.concurrency)
+                _run_trials(prepared, capacity, searcher, self.scheduler, book, options, known)
                 trials = book.trials()
             refuse_failures(trials)
             analysis = Analysis(
@@ -218,21 +216,6 @@ class Search:
                 callback.on_end(watched)
         line.part(analysis.summary)
         return analysis
-
-    def _generations(
-        self, capacity: planning.Capacity, prepared: Prepared, population: Population, line: progress.Line, watched: Run
-    ) -> list[Trial]:
-        options, keeper = self.options, _keeper(prepared, capacity.concurrency)
-        workers = Workers(prepared, capacity, keeper)
-        try:
-            known = self.journal.known() if options.resume else {}
-            return Generations(
-                prepared, population, options, self.journal, line, watched, known
-            ).run(workers)
-        finally:
-            workers.close()
-            if keeper is not None:
-                ray.kill(keeper)
 
 
 # -- the trials -----------------------------------------------------------------------------------------------------------
@@ -247,19 +230,22 @@ def _run_trials(
     options: Options,
     known: Mapping[str, Any],
 ) -> None:
-    table, keeper = ray.put(prepared.arrow()), _keeper(prepared, capacity.concurrency)
-    trainable = tune.with_parameters(
-        FoldTrial,
-        problem=prepared.problem,
-        table=[table],
-        known=dict(known),
-        modes=prepared.modes,
-        most_bytes=capacity.most_bytes,
-        most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
-        keeper=keeper,
-        n_actors=capacity.concurrency,
-    )
-    with _quiet(), tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder:
+    with (
+        _keeper(prepared, capacity.concurrency) as keeper,
+        _quiet(),
+        tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder,
+    ):
+        trainable = tune.with_parameters(
+            FoldTrial,
+            problem=prepared.problem,
+            table=[ray.put(prepared.arrow())],
+            known=dict(known),
+            modes=prepared.modes,
+            most_bytes=capacity.most_bytes,
+            most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
+            keeper=keeper,
+            n_actors=capacity.concurrency,
+        )
         tuner = tune.Tuner(
             tune.with_resources(trainable, capacity.resources),
             param_space=dict(prepared.space),
@@ -291,16 +277,19 @@ def _run_trials(
                 "Expected it to run the trials.",
                 "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
             ) from error
-        finally:
-            if keeper is not None:
-                ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
 
 
-def _keeper(prepared: Prepared, n_actors: int) -> Any:
-    """The keeper of what trials share, where there is enough of it and there are several to share it."""
+@contextlib.contextmanager
+def _keeper(prepared: Prepared, n_actors: int) -> Iterator[Any]:
+    """The keeper of what trials share, where there is enough of it and there are several to share it; otherwise None."""
     stages = prepared.problem.preprocessor
     worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shelf.LEAST_BYTES
-    return shelf.start() if worth and n_actors > 1 else None
+    keeper = shelf.start() if worth and n_actors > 1 else None
+    try:
+        yield keeper
+    finally:
+        if keeper is not None:
+            ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
 
 
 @contextlib.contextmanager
