@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,29 @@ import numpy as np
 import polars as pl
 import pytest
 import skops.io
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.base import clone
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor, VotingClassifier
+from sklearn.linear_model import LogisticRegression, Perceptron, Ridge, SGDClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 import rayline as rl
-from rayline import train
+from rayline import train, tune
 from rayline.core import registry
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
+from rayline.data.preprocessor import Preprocessor
+from rayline.serve.app import create_app
+from tests.serve.conftest import Client
 
 ADAPTER = registry.framework("sklearn")
 
@@ -45,6 +59,125 @@ def test_equals_the_estimator_by_hand() -> None:
     assert (result.model.scores(table.lazy()) == by_hand.predict_proba(x)[:, 1]).all()
     assert result.inference_pipeline.predict(table)["prediction"].to_list() == by_hand.predict(x).tolist()
     assert result.metrics["test-accuracy"] == by_hand.score(x, table["code"].to_numpy())
+
+
+DECIDING = [
+    FixedThresholdClassifier(LogisticRegression(), threshold=0.9),
+    TunedThresholdClassifierCV(LogisticRegression(), cv=3),
+    SVC(),
+    SVC(decision_function_shape="ovo"),
+    LinearSVC(),
+    Perceptron(),
+    SGDClassifier(loss="modified_huber", random_state=0),
+    OneVsOneClassifier(LinearSVC()),
+    OneVsRestClassifier(LogisticRegression()),
+    VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft"),
+    VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())]),
+    make_pipeline(StandardScaler(), SVC()),
+    RandomForestClassifier(5, random_state=0),
+    KNeighborsClassifier(2),
+    QuadraticDiscriminantAnalysis(),
+]
+
+
+@pytest.mark.parametrize("label", ["code", "many"])
+@pytest.mark.parametrize("estimator", DECIDING, ids=lambda e: repr(e)[:40])
+def test_labels_are_those_of_predict(estimator: Any, label: str, tmp_path: Path) -> None:
+    if label == "many" and "Threshold" in type(estimator).__name__:
+        return
+    table = numbers()
+    x, y = table.select("a", "b").to_numpy(order="c"), table[label].to_numpy()
+    result = fit(estimator, label)
+    by_hand = clone(estimator).fit(x, y)
+    expected = by_hand.predict(x)
+    pipeline = result.inference_pipeline
+    assert pipeline.predict(table)["prediction"].to_list() == expected.tolist()
+    rows = table.select("a", "b").head(30).to_dicts()
+    assert [row["prediction"] for row in pipeline.predict(rows)] == expected[:30].tolist()
+    assert result.metrics["test-accuracy"] == by_hand.score(x, y)
+    if hasattr(by_hand, "predict_proba"):
+        proba = by_hand.predict_proba(x)
+        assert (pipeline.predict_proba(table).to_numpy()[:, -1] == proba[:, -1]).all()
+        assert list(pipeline.predict_proba(rows)[0].values())[-1] == proba[0, -1]
+    else:
+        with pytest.raises(rl.ParameterError, match="no probabilities"):
+            pipeline.predict_proba(table)
+    native = Preprocessor([]).fit(table.select("a", "b")).chain(by_hand)
+    assert native.predict(table)["prediction"].to_list() == expected.tolist()
+    words = np.array(["x", "a", "m"])[y]
+    native = Preprocessor([]).fit(table.select("a", "b")).chain(clone(estimator).fit(x, words))
+    assert native.predict(table)["prediction"].to_list() == native.model.native.predict(x).tolist()
+
+
+def test_labels_of_several_targets_are_those_of_predict() -> None:
+    table = numbers().with_columns(up=(pl.col("y") > 0).cast(int))
+    x, y = table.select("a", "b").to_numpy(order="c"), table.select("code", "up").to_numpy()
+    for estimator in (
+        MultiOutputClassifier(FixedThresholdClassifier(LogisticRegression(), threshold=0.9)),
+        MultiOutputClassifier(LinearSVC()),
+        ClassifierChain(LogisticRegression()),
+        MLPClassifier((4,), max_iter=30, random_state=0),
+        RandomForestClassifier(5, random_state=0),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = train.SklearnTrainer(estimator).fit(
+                None, table.select("a", "b", "code", "up"), None, ["code", "up"], verbose=False
+            )
+            expected = clone(estimator).fit(x, y).predict(x)
+        assert (result.inference_pipeline.predict(table).to_numpy() == expected).all()
+
+
+@pytest.mark.parametrize("label", ["code", "many"])
+def test_margins_rank_rows(label: str) -> None:
+    """With scikit-learn's own decision_function; `roc_auc` of several classes is the mean of one against the rest."""
+    table = numbers()
+    x, y = table.select("a", "b").to_numpy(order="c"), table[label].to_numpy()
+    data = table.select("a", "b", label)
+    metrics = ["roc_auc", "average_precision", "accuracy"]
+    result = train.SklearnTrainer(SVC(C=0.01)).fit(None, data, data, [label], metrics=metrics, verbose=False)
+    margins = SVC(C=0.01).fit(x, y).decision_function(x)
+    columns = {1: margins} if margins.ndim == 1 else dict(enumerate(margins.T))
+    assert result.metrics["test-roc_auc"] == np.mean([roc_auc_score(y == c, m) for c, m in columns.items()])
+    with pytest.raises(rl.ParameterError, match="no probabilities"):
+        train.SklearnTrainer(SVC()).fit(None, data, data, [label], metrics=["log_loss"], verbose=False)
+
+
+def test_decisions_are_saved_and_served(tmp_path: Path) -> None:
+    table = numbers().select("a", "b", "code")
+    estimator = FixedThresholdClassifier(LogisticRegression(), threshold=0.9)
+    pipeline = fit(estimator, "code").inference_pipeline
+    expected = clone(estimator).fit(table.select("a", "b").to_numpy(), table["code"].to_numpy()).predict(table.select("a", "b").to_numpy())
+    path = tmp_path / "d.rayline"
+    pipeline.save(path)
+    loaded = rl.load(path)
+    assert loaded.predict(table)["prediction"].to_list() == expected.tolist()
+    assert pickle.loads(pickle.dumps(loaded)).predict(table).equals(pipeline.predict(table))
+    client = Client(create_app(loaded))
+    try:
+        for n in (3, 40):
+            rows = table.select("a", "b").head(n).to_dicts()
+            answer = client.post("/predict", json={"rows": rows, "proba": True}).json()
+            assert answer["predictions"] == expected[:n].tolist()
+            assert [p["1"] for p in answer["probabilities"]] == pipeline.predict_proba(table)["probability_1"].to_list()[:n]
+    finally:
+        client.close()
+
+
+@pytest.mark.ray
+def test_decisions_are_tuned(ray_session: Any) -> None:
+    table = numbers().select("a", "b", "code")
+    analysis = tune.run(
+        train.SklearnTrainer(FixedThresholdClassifier(LogisticRegression())),
+        data_config={"train_pipeline": None, "train_dataset": table, "cv": 3, "target_columns": ["code"]},
+        config={"threshold": tune.choice([0.9])},
+        metric="accuracy",
+        num_samples=1,
+        verbose=False,
+    )
+    oof = analysis.oof
+    assert np.isclose(np.mean(oof["prediction"] == oof["code"]), analysis.best_score, atol=0.01)
+    assert ((oof["probability_1"] > 0.9) == (oof["prediction"] == 1)).all()
 
 
 def test_integers_are_classes_for_a_classifier_and_numbers_for_a_regressor() -> None:

@@ -234,7 +234,9 @@ class Framework(ABC):
     @abstractmethod
     def predict(self, model: Any, features: Features) -> Array:
         """Scores, one row each: values for a regression, shape (n,) or (n, targets); for classification
-        probabilities, shape (n,) or (n, targets) of the second class, or (n, classes); or class codes (integers)."""
+        probabilities, shape (n,) or (n, targets) of the second class, or (n, classes); or class codes (integers).
+        A model whose labels are not the likeliest classes, or that ranks rows without probabilities, gives
+        `core.target.decisions`."""
 
     @abstractmethod
     def save(self, model: Any, directory: Path) -> None:

@@ -34,6 +34,42 @@ class Task(enum.StrEnum):
         return self is not Task.REGRESSION
 
 
+def decisions(codes: Array, *, probabilities: Array | None = None, margins: Array | None = None) -> Array:
+    """Scores of a model whose labels do not follow from its probabilities, or that ranks rows without probabilities.
+
+    A NumPy record array with one record for each row: `code`, and `probability` or `margin`. It is sliced, joined and
+    saved like any other array of scores.
+
+    Parameters
+    ----------
+    codes
+        The class that the model decides for, shape (n,) or (n, targets).
+    probabilities
+        Shape (n,) or (n, targets) of the second class, or (n, classes).
+    margins
+        Numbers that rank the rows and are no probabilities, of the same shapes.
+    """
+    name, values = ("margin", margins) if probabilities is None else ("probability", probabilities)
+    assert values is not None, "decisions need probabilities or margins"
+    made = np.empty(len(codes), [("code", np.int64, codes.shape[1:]), (name, np.float64, values.shape[1:])])
+    made["code"], made[name] = codes, values
+    return made
+
+
+def has_probabilities(scores: Array) -> bool:
+    """Whether a classifier's scores hold probabilities, and not classes or margins alone."""
+    if scores.dtype.names is not None:
+        return "probability" in scores.dtype.names
+    return not np.issubdtype(scores.dtype, np.integer)
+
+
+def numbers(scores: Array) -> Array:
+    """Scores as an array of plain numbers; of `decisions` the columns side by side, the codes first."""
+    if scores.dtype.names is None:
+        return scores
+    return np.concatenate([scores[name].reshape(len(scores), -1) for name in scores.dtype.names], axis=1)
+
+
 @dataclass(frozen=True)
 class Target:
     """The target columns, their task, and for classification the classes of each, in the order of their codes.
@@ -300,13 +336,13 @@ class Target:
 
         Raises ParameterError for a regression, and for a model that answers with classes instead of scores.
         """
-        if not self.task.is_classification or np.issubdtype(scores.dtype, np.integer):
+        if not self.task.is_classification or not has_probabilities(scores):
             raise ParameterError(
                 "predict_proba: this model gives no probabilities.",
                 f"Expected a classifier with scores; got a {self.task} model.",
                 "call predict, or train with an objective that gives probabilities.",
             )
-        scores = scores.astype(np.float64)
+        scores = (scores if scores.dtype.names is None else scores["probability"]).astype(np.float64)
         if self.task is Task.BINARY:
             positive = (
                 scores[:, 1:2] if len(self.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2 else scores
@@ -335,6 +371,8 @@ class Target:
 
     def codes(self, scores: Array) -> list[Array]:
         """The predicted class codes of each target, from a model's scores."""
+        if scores.dtype.names is not None:
+            scores = scores["code"]
         if np.issubdtype(scores.dtype, np.integer):
             return list(scores.reshape(len(scores), len(self.columns)).T)
         if self.task is Task.MULTICLASS:

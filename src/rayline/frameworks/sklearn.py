@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone, is_classifier
+import polars as pl
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, Job, Native, Rows
-from rayline.core.target import Task
+from rayline.core.target import Target, Task, decisions
 from rayline.frameworks import sklearn_file
 
 
@@ -21,7 +24,8 @@ class Sklearn(Framework):
     """Any scikit-learn estimator, and whatever follows its conventions. The argument is the estimator; tuned
     parameters are its own (`C`, `step__C`).
 
-    Classifiers give probabilities where they have `predict_proba`, otherwise classes. `random_state` comes from the
+    Classes are those of the estimator's own `predict`. Probabilities are those of `predict_proba`; without it the values
+    of `decision_function` rank the rows for metrics such as `roc_auc`. `random_state` comes from the
     trainer's seed where the estimator leaves it open. With `epochs=n`, an estimator that has `partial_fit` sees the
     rows block by block, n times, and never all of them at once.
     """
@@ -56,12 +60,17 @@ class Sklearn(Framework):
         if not is_classifier(model):
             values: Array = np.asarray(model.predict(data))
             return values
+        codes = None if _decides_by_probability(model) else _codes(model, np.asarray(model.predict(data)))
         if not hasattr(model, "predict_proba"):
-            return np.asarray(model.predict(data)).astype(np.int64)
+            assert codes is not None
+            margins = _margins(model, data, codes)
+            return codes if margins is None else decisions(codes, margins=margins)
         found = model.predict_proba(data)
         if isinstance(found, list):  # one array for each target
-            return np.stack([p[:, 1] for p in found], axis=1)
-        return np.asarray(found[:, 1] if found.shape[1] == 2 and len(model.classes_) == 2 else found)
+            found = np.stack([p[:, 1] for p in found], axis=1)
+        elif found.shape[1] == 2 and (codes is None or codes.ndim == 1):
+            found = found[:, 1]
+        return np.asarray(found) if codes is None else decisions(codes, probabilities=found)
 
     def save(self, model: Any, directory: Path) -> None:
         _skops().dump(model, directory / "model.skops")
@@ -115,7 +124,10 @@ class Sklearn(Framework):
         classes = model.classes_
         if isinstance(classes, list):
             return Native(Task.BINARY, 2, len(classes), names)
-        return Native(Task.BINARY if len(classes) == 2 else Task.MULTICLASS, len(classes), 1, names)
+        task, labels, target = Task.BINARY if len(classes) == 2 else Task.MULTICLASS, np.asarray(classes).tolist(), None
+        if labels != list(range(len(labels))):
+            target = Target(("target",), task, (pl.Series(labels).dtype,), (tuple(labels),))
+        return Native(task, len(labels), 1, names, target=target)
 
     def task(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         return "classification" if is_classifier(estimator) else Task.REGRESSION
@@ -124,9 +136,11 @@ class Sklearn(Framework):
         super().check(*args, **kwargs)
         estimator = args[0] if args else kwargs["estimator"]
         epochs = kwargs.get("epochs")
-        if isinstance(estimator, type) or not all(
-            hasattr(estimator, name) for name in ("fit", "predict", "get_params")
-        ):
+        # Some estimators of estimators have `predict` only when they are fitted.
+        predicts = hasattr(estimator, "predict") or (
+            isinstance(estimator, BaseEstimator) and (is_classifier(estimator) or is_regressor(estimator))
+        )
+        if isinstance(estimator, type) or not (predicts and all(map(partial(hasattr, estimator), ("fit", "get_params")))):
             raise ParameterError.value(
                 "sklearn trainer", "estimator", "an estimator object with fit and predict", estimator
             )
@@ -152,6 +166,46 @@ class Sklearn(Framework):
         return (
             dict(zip(names, map(float, found), strict=True)) if found is not None and len(found) == len(names) else None
         )
+
+
+PROBABLE = frozenset(
+    {
+        *("DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier"),
+        *("BaggingClassifier", "HistGradientBoostingClassifier", "GradientBoostingClassifier", "LogisticRegression"),
+        *("GaussianNB", "CalibratedClassifierCV"),
+    }
+)
+"""Classifiers of scikit-learn's whose `predict` is the class of the largest probability by construction; all others are
+asked for their classes too."""
+
+
+def _decides_by_probability(model: Any) -> bool:
+    kind = type(model)
+    if kind is Pipeline:
+        return _decides_by_probability(model.steps[-1][1])
+    return kind.__module__.startswith("sklearn.") and kind.__name__ in PROBABLE
+
+
+def _codes(model: Any, labels: Array) -> Array:
+    """The places of predicted labels among the model's classes."""
+    classes = model.classes_
+    if labels.ndim == 1:
+        return np.searchsorted(classes, labels).astype(np.int64)
+    if not isinstance(classes, list):  # of several targets that are 0 or 1
+        return labels.astype(np.int64)
+    return np.stack([np.searchsorted(c, column) for c, column in zip(classes, labels.T, strict=True)], axis=1)
+
+
+def _margins(model: Any, data: Any, codes: Array) -> Array | None:
+    """What `decision_function` says of each class, or of the second of two; None where it is about pairs of classes."""
+    if not hasattr(model, "decision_function") or any(
+        name.endswith("decision_function_shape") and value == "ovo" for name, value in model.get_params().items()
+    ):
+        return None
+    found = np.asarray(model.decision_function(data), np.float64)
+    n_classes = len(model.classes_)
+    wanted = codes.shape if codes.ndim == 2 or n_classes == 2 else (len(codes), n_classes)
+    return found if found.shape == wanted else None
 
 
 def _weights(model: Any, method: str, rows: Rows) -> dict[str, Any]:

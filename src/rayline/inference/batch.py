@@ -18,6 +18,7 @@ from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError
 from rayline.core.parts import PartFiles
 from rayline.core.schema import col, schema_to_json
+from rayline.core.target import numbers
 
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
@@ -162,7 +163,7 @@ def write_predictions(
 def _made_by(pipeline: InferencePipeline, how: dict[str, Any]) -> str:
     """A digest of what the pipeline takes and gives: of its scores too, where it has example rows."""
     rows = pipeline.examples
-    scores = pipeline.scores(rows.lazy()).astype(np.float64) if rows.height else np.empty(0)
+    scores = numbers(pipeline.scores(rows.lazy())).astype(np.float64) if rows.height else np.empty(0)
     about = [
         schema_to_json(pipeline.input_schema),
         schema_to_json(pipeline.model.schema),

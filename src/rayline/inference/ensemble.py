@@ -19,7 +19,7 @@ from rayline.core import strictjson
 from rayline.core.errors import ArtifactError, ParameterError, SchemaError
 from rayline.core.features import Features
 from rayline.core.framework import Framework, Job
-from rayline.core.target import Target, Task
+from rayline.core.target import Target, Task, has_probabilities
 from rayline.inference import artifact
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
@@ -159,10 +159,11 @@ def plain(scores: Array, target: Target) -> Array:
 
     Raises ParameterError for models that answer with classes.
     """
-    if target.task.is_classification and np.issubdtype(scores.dtype, np.integer):
+    if target.task.is_classification and not has_probabilities(scores):
         raise ParameterError(
             "A model that answers with classes cannot be averaged.", "Expected probabilities.", "choose another member."
         )
+    scores = scores if scores.dtype.names is None else scores["probability"]
     scores = target.values(scores).astype(np.float64)
     if target.task is Task.BINARY and len(target.columns) == 1 and scores.ndim == 2 and scores.shape[1] == 2:
         return scores[:, 1]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.schema import Kind, col, kind_of
-from rayline.core.target import Target, Task
+from rayline.core.target import Target, Task, has_probabilities
 from rayline.inference import plots
 from rayline.inference.plots import Plot
 
@@ -65,7 +65,7 @@ def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[Plot
     """Plots of a model's scores for rows whose labels are in the table."""
     if target.task is Task.REGRESSION:
         return _regression(target, scores, table)
-    if np.issubdtype(scores.dtype, np.integer) or len(target.columns) > 1:
+    if not has_probabilities(scores) or len(target.columns) > 1:
         return []
     truth = target.encode(table.select(col(target.columns[0])))
     chances = target.probabilities(scores).to_numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from rayline.core.features import Features
 from rayline.core.framework import Framework, Native
 from rayline.core.operations import Row
 from rayline.core.schema import col
-from rayline.core.target import Target, Task
+from rayline.core.target import Target, Task, numbers
 from rayline.data.conform import Conform
 
 Scores = npt.NDArray[Any]
@@ -131,7 +132,8 @@ class Model:
 
     def _refuse_other_shape(self, scores: Scores, n_rows: int) -> None:
         """Raise ValueError when these are no scores of this target (see `Framework.predict`)."""
-        if len(scores) != n_rows or (n_rows and scores.size / n_rows not in self._widths):
+        codes = 0 if scores.dtype.names is None else len(self.target.columns)
+        if len(scores) != n_rows or (n_rows and numbers(scores).size / n_rows - codes not in self._widths):
             raise ValueError(f"it gave scores of shape {scores.shape} for {n_rows} rows")
 
     @cached_property
@@ -231,6 +233,8 @@ class Model:
             about.n_classes if about.n_classes > 2 else about.n_targets,
         ):
             target = about.target or Target.unnamed(about.task, about.n_classes, about.n_targets)
+        elif about.target is not None and about.target.classes != target.classes:
+            target = replace(about.target, columns=target.columns)  # the model's labels are in an order of its own
         return cls(name, native, schema, target)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from rayline.core.schema import col
+from rayline.core.target import has_probabilities
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
 from rayline.serve.exchange import Answer
@@ -35,7 +35,7 @@ class Served:
         if not self.pipeline.target.task.is_classification:
             return False
         rows = self.pipeline.examples.head(1)
-        return not rows.height or not np.issubdtype(self.pipeline.scores(rows.lazy()).dtype, np.integer)
+        return not rows.height or has_probabilities(self.pipeline.scores(rows.lazy()))
 
     # -- many rows -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.framework import Framework
+from rayline.core.target import numbers
 from rayline.data.preprocessor import Preprocessor
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
@@ -135,7 +136,7 @@ class Case:
             assert 1 - metrics["test-accuracy"] < (1 - guess) / 2, f"accuracy is {metrics['test-accuracy']:.2f}"
 
     def same(self, one: Any, other: Any, *, bits: bool, why: str) -> None:
-        one, other = np.asarray(one), np.asarray(other)
+        one, other = numbers(np.asarray(one)), numbers(np.asarray(other))
         equal = (one == other).all() if bits else np.allclose(one, other, rtol=1e-5, atol=1e-6)
         assert one.shape == other.shape and equal, why  # noqa: PT018  # one law
 

@@ -15,6 +15,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.core.framework import Framework, Job
+from rayline.core.target import has_probabilities
 from rayline.testing.case import Case, error_of
 from rayline.train.trainer import Trainer
 
@@ -76,7 +77,7 @@ def measures_by_name(case: Case) -> None:
             "accuracy": oracle.accuracy_score(truth, predicted),
             "train-balanced_accuracy": oracle.balanced_accuracy_score(truth, predicted),
         }
-        if not np.issubdtype(pipeline.scores(case.rows.lazy()).dtype, np.integer):
+        if has_probabilities(pipeline.scores(case.rows.lazy())):
             proba = pipeline.predict_proba(table).to_numpy()
             codes = np.searchsorted(np.array(case.result.model.classes), truth)
             ranked = [1] if proba.shape[1] == 2 else range(proba.shape[1])

@@ -22,6 +22,7 @@ from rayline import serve, tune
 from rayline.core import registry
 from rayline.core.errors import ParameterError
 from rayline.core.framework import Job
+from rayline.core.target import has_probabilities
 from rayline.data.read import from_polars
 from rayline.inference.artifact import load
 from rayline.testing import common
@@ -164,7 +165,7 @@ def is_served(case: Case) -> None:
 
 def _has_probabilities(case: Case) -> bool:
     scores = case.result.model.scores(case.result.preprocessor.transform(case.rows.head(3)).lazy())
-    return not np.issubdtype(scores.dtype, np.integer)
+    return has_probabilities(scores)
 
 
 # -- a framework that dies once ----------------------------------------------------------------------------------------

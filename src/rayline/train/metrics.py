@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rayline.core.errors import ParameterError
-from rayline.core.target import Target, Task
+from rayline.core.target import Target, Task, has_probabilities
 
 Array = npt.NDArray[Any]
 Mode: TypeAlias = Literal["min", "max"]
-Needs: TypeAlias = Literal["labels", "probabilities", "values"]
+Needs: TypeAlias = Literal["labels", "ranks", "probabilities", "values"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Metric:
     mode
         Whether smaller ("min") or larger ("max") is better.
     needs
-        What it is computed from: predicted classes, probabilities of the classes, or predicted values (regression).
+        What it is computed from: predicted classes, probabilities of the classes, either these or other numbers that
+        rank the rows, or predicted values (regression).
     function
         `function(truth, predicted, weight)` of one target: class codes or values; class codes, probabilities of shape
         (n, classes), or values; weights or None. NaN where it is not defined, as the AUC of one class.
@@ -70,8 +71,9 @@ def mode(name: str) -> Mode | None:
 
 def defaults(task: Task, scores: Array | None = None) -> tuple[str, ...]:
     """What is computed on a test set when nothing is asked for; of a model that answers with classes, no probabilities."""
-    if scores is not None and task.is_classification and np.issubdtype(scores.dtype, np.integer):
-        return ("accuracy", "balanced_accuracy")
+    if scores is not None and task.is_classification and not has_probabilities(scores):
+        ranks = scores.dtype.names is not None and task is Task.BINARY
+        return (*(["roc_auc"] if ranks else ()), "accuracy", "balanced_accuracy")
     return {
         Task.BINARY: ("log_loss", "roc_auc", "accuracy"),
         Task.MULTICLASS: ("log_loss", "accuracy"),
@@ -138,9 +140,19 @@ def _parts(metric: Metric, target: Target, scores: Array) -> list[Array]:
         return list(target.values(scores).reshape(len(scores), len(target.columns)).T.astype(np.float64))
     if metric.needs == "labels":
         return target.codes(scores)
+    if metric.needs == "ranks" and scores.dtype.names is not None and "margin" in scores.dtype.names:
+        return _margins(target, scores["margin"])
     table = np.clip(target.probabilities(scores).to_numpy(), 0.0, 1.0)
     ends = np.cumsum([len(c) for c in target.classes])
     return np.split(table, ends[:-1], axis=1)
+
+
+def _margins(target: Target, margins: Array) -> list[Array]:
+    """Margins of each target in the shape of its probabilities."""
+    if target.task is Task.MULTICLASS:
+        return [margins]
+    columns = margins.reshape(len(margins), len(target.columns), -1)[:, :, -1].T  # of both classes the second's
+    return [np.stack([-column, column], axis=1) for column in columns]
 
 
 def _plain(name: str) -> str:
@@ -219,8 +231,8 @@ _METRICS: dict[str, Metric] = {
     for metric in (
         Metric("log_loss", "min", "probabilities", _log_loss),
         Metric("brier", "min", "probabilities", _brier),
-        Metric("roc_auc", "max", "probabilities", _ranked("roc_auc_score")),
-        Metric("average_precision", "max", "probabilities", _ranked("average_precision_score")),
+        Metric("roc_auc", "max", "ranks", _ranked("roc_auc_score")),
+        Metric("average_precision", "max", "ranks", _ranked("average_precision_score")),
         Metric("accuracy", "max", "labels", _counted("accuracy_score")),
         Metric("error", "min", "labels", _error),
         Metric("balanced_accuracy", "max", "labels", _counted("balanced_accuracy_score")),

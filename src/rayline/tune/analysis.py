@@ -14,6 +14,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError
+from rayline.core.target import has_probabilities
 from rayline.data.holdout import Holdout
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.ensemble import combine
@@ -306,7 +307,7 @@ class Analysis:
         for fold, scores in enumerate(self.scores(chosen)):
             rows = self._prepared.table[self._prepared.held_out(fold)]
             made = target.predictions(scores)
-            if target.task.is_classification and not np.issubdtype(scores.dtype, np.integer):
+            if target.task.is_classification and has_probabilities(scores):
                 made = pl.concat([made, target.probabilities(scores)], how="horizontal")
             made = made.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
             parts.append(pl.concat([rows.drop(set(rows.columns) & set(made.columns)), made], how="horizontal"))
