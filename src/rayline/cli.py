@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rayline
-from rayline.core.errors import DataError, ParameterError, RaylineError
+from rayline.core.errors import DataError, ParameterError, RaylineError, counted
 from rayline.inference import archive, artifact
 from rayline.inference.card import model_card
 from rayline.inference.pipeline import InferencePipeline
@@ -113,7 +113,7 @@ def predict(
         table = _table(rows)
         table = _load(path, expected_digest, trusted_key, max_bytes).transform(table, proba=proba)
         getattr(table, _READERS[output.suffix].replace("read", "write"))(output)
-        typer.echo(f"{table.height} rows in {output}")
+        typer.echo(f"{counted(table.height, 'row')} in {output}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import accuracy_score, make_scorer
 
 from rayline import Preprocessor, train
 from rayline.core.errors import DataError, ParameterError
@@ -26,8 +27,8 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
     given = {"train_dataset": data, "train_pipeline": preprocessor, "target_columns": ["late"], "cv": 4} | more
     metric = given.pop("metric", "log_loss")
     trainer = given.pop("trainer", train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5))
-    space = given.pop("space", SPACE)
-    return prepare(trainer, given, space, metric, None, 1, 0)
+    space, mode, pos_label = given.pop("space", SPACE), given.pop("mode", None), given.pop("pos_label", None)
+    return prepare(trainer, given, space, metric, mode, 1, 0, pos_label=pos_label)
 
 
 def evaluator(made: Prepared, **changes: Any) -> Evaluator:
@@ -48,6 +49,33 @@ def test_a_fold_is_what_training_by_hand_gives(
     for fold, (part, held) in enumerate(KFold(4).split(data)):
         result = train.fit(trainer, preprocessor.clone(), part, held, ["late"], sample_weight=weight, metrics=[metric])
         assert evaluate({}, fold).score.score == pytest.approx(result.metrics[f"test-{metric}"], abs=1e-9)
+
+
+def missed(y_true: Any, y_pred: Any) -> float:
+    return float(np.mean((y_true == "yes") & (y_pred == "no")))
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [(missed, "min"), ({"cost": missed}, "min"), ([missed, "f1"], ["min", None]), (make_scorer(accuracy_score), None), ("f1", None)],
+)
+def test_own_functions_and_the_positive_class(table: pl.DataFrame, metric: Any, mode: Any) -> None:
+    data = table.select("x", "z", "late")
+    made = prepared(data, None, metric=metric, mode=mode, pos_label="no")
+    assert made.problem.target.classes == (("yes", "no"),)
+    part, held = next(KFold(4).split(data))
+    trainer = train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5, pos_label="no")
+    result = train.fit(trainer, None, part, held, ["late"], metrics=metric)
+    score = evaluator(made)({}, 0).score
+    expected = [value for name, value in result.metrics.items() if name not in result.history.columns]
+    assert [score.score, *score.others] == pytest.approx(expected)
+
+
+def test_the_direction_of_a_function_is_asked_for(table: pl.DataFrame) -> None:
+    with pytest.raises(ParameterError, match="whether the function 'missed' should be small or large is not known"):
+        prepared(table, None, metric=missed)
+    with pytest.raises(ParameterError, match="would look for the worst"):
+        prepared(table.select("x", "late"), None, metric=make_scorer(accuracy_score), mode="min")
 
 
 def test_parameters_of_stages_and_trainer(table: pl.DataFrame, preprocessor: Preprocessor) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from ray.tune import schedulers
+from sklearn.metrics import f1_score
 
 import rayline as rl
 from rayline import Preprocessor, train, tune
@@ -235,6 +236,24 @@ def test_held_out_predictions_come_as_the_data_came(table: pl.DataFrame) -> None
     assert isinstance(tune.run(train.Trainer("faulty"), arrays, config, **options).oof, pl.DataFrame)
     columns = {"X": x.to_dict(as_series=False), "y": y, "cv": 2}
     assert isinstance(tune.run(train.Trainer("faulty"), columns, config, **options).oof, dict)
+
+
+def test_a_function_of_the_users_and_a_positive_class(table: pl.DataFrame) -> None:
+    def missed(y_true: Any, y_pred: Any) -> float:
+        return float(((y_true == "no") & (y_pred == "yes")).mean())
+
+    data = {"train_dataset": table.select("x", "z", "late"), "target_columns": ["late"], "cv": 2}
+    config = {"max_depth": tune.grid_search([1, 3])}
+    found = tune.run(booster(), data, config, metric=[missed, "f1"], mode=["min", None], pos_label="no")
+    assert found.metric == "missed"
+    assert found.best_score == min(trial.score for trial in found.trials)
+    assert found.best_model.classes == ["yes", "no"]
+    assert "missed" in repr(found)
+    by_f1 = tune.run(booster(), data, config, metric="f1", pos_label="no")
+    assert "f1 of 'no'" in repr(by_f1)
+    for fold, score in enumerate(by_f1.best_trial.scores):
+        rows = by_f1.oof.filter(pl.col("fold") == fold)
+        assert score == pytest.approx(f1_score(rows["late"], rows["prediction"], pos_label="no"))
 
 
 def test_a_small_space_is_trained_once(table: pl.DataFrame) -> None:

@@ -153,5 +153,19 @@ def shorten(names: Iterable[Any], most: int = 8) -> str:
     return f"[{shown}]" if len(names) <= most else f"[{shown}, … {len(names) - most} more]"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    >>> counted(1, "column"), counted(12000, "row"), counted(2, "class"), counted(0, "category")
+    ('1 column', '12,000 rows', '2 classes', '0 categories')
+    """
+    if n != 1:
+        if noun.endswith(("s", "x", "ch", "sh")):
+            noun += "es"
+        else:
+            noun = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+    return f"{n:,} {noun}"
+
+
 def _columns(names: Sequence[str]) -> str:
     return f"column {names[0]!r}" if len(names) == 1 else f"columns {shorten(names)}"

@@ -22,6 +22,12 @@ from rayline.core.schema import Kind, col, dtype_from_json, dtype_to_json, kind_
 Array = npt.NDArray[Any]
 
 
+OF_ONE_CLASS = frozenset(
+    ("f1", "precision", "recall", "average_precision", "F1", "Precision", "Recall", "PRAUC", "aucpr")
+)
+"""Metrics, by our names and those of frameworks, that measure the positive class of two; of more the mean over all."""
+
+
 class Task(enum.StrEnum):
     """What is predicted. With several targets each is of the same task; several classifications are all binary."""
 
@@ -93,11 +99,14 @@ class Target:
         task: Task | None,
         stages: Sequence[Leaf] = (),
         where: str = "train.fit",
+        pos_label: Any = None,
     ) -> Self:
         """The target from the value counts of its columns (None where not counted, as in a regression).
 
         `task` is what the framework's arguments ask for; None lets the labels decide: strings, booleans, categories and
         what a stage of `stages` makes classes of are classes, numbers are regressed. `where` begins every error.
+        `pos_label` is the positive class of two (of several targets a mapping from column to label): it becomes the second
+        one, which every framework and metric takes as positive. None leaves the classes in ascending order.
 
         Raises
         ------
@@ -105,7 +114,7 @@ class Target:
             On missing labels, on labels of one class only, on text where a number is needed, on more than two classes
             in a binary task, on stages that make numbers of classes or classes of numbers.
         ParameterError
-            When a stage has no way back.
+            When a stage has no way back; when `pos_label` is no class, or the task has no positive class.
         """
         for column, count in zip(columns, counts, strict=True):
             if count is not None and count.n_null:
@@ -130,6 +139,8 @@ class Target:
                         "Expected numbers.",
                         "choose a classification objective, or convert the target.",
                     )
+            if pos_label is not None:
+                raise _no_positive(where, task, columns, pos_label)
             made = cls(tuple(columns), task, dtypes, stages=tuple(stages))
             made._check_stages(where)
             return made
@@ -174,6 +185,13 @@ class Target:
                 "Expected one multiclass target, several binary ones, or several numbers.",
                 "train one model for each target.",
             )
+        if pos_label is not None:
+            if task is not Task.BINARY:
+                raise _no_positive(where, task, columns, pos_label)
+            positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
+            if strange := [name for name in positive if name not in columns]:
+                raise ParameterError.unknown(f"{where}: pos_label", strange, columns, "target")
+            classes = [_positive_last(c, found, positive, where) for c, found in zip(columns, classes, strict=True)]
         return cls(tuple(columns), task, dtypes, tuple(classes))
 
     @classmethod
@@ -201,6 +219,18 @@ class Target:
                 "take stages that change a column in place, such as Log or StandardScaler.",
             )
         _ = self.back
+
+    def of_class(self, metric: str) -> str:
+        """The class that a metric measures, as text to stand behind its name; empty where it measures no single one.
+
+        >>> Target(("late",), Task.BINARY, (pl.String(),), (("no", "yes"),)).of_class("test-f1")
+        " of 'yes'"
+        """
+        if not self.classes or metric.rpartition("-")[2].partition("@")[0].partition(":")[0] not in OF_ONE_CLASS:
+            return ""
+        if self.task is Task.MULTICLASS:
+            return ", mean over classes"
+        return f" of {', '.join(repr(classes[1]) for classes in self.classes)}"
 
     @property
     def _schema(self) -> pl.Schema:
@@ -401,6 +431,25 @@ class Target:
             tuple(tuple(c) for c in value_from_json(data["classes"])),
             tuple((str(name), registry.stage(own["stage"]).from_json(own)) for name, own in data.get("stages", ())),  # type: ignore[attr-defined]
         )
+
+
+def _no_positive(where: str, task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:
+    kind = "a regression" if task is Task.REGRESSION else "a classification with more than two classes"
+    return ParameterError(
+        f"{where}: pos_label={pos_label!r} names a positive class, and the target {list(columns)} is {kind}.",
+        "Expected a target with two classes.",
+        "leave pos_label out, or choose an objective of two classes.",
+    )
+
+
+def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str, Any], where: str) -> tuple[Any, ...]:
+    """The classes with the positive one behind: it is then class 1, for every framework and metric."""
+    if column not in positive:
+        return classes
+    label = positive[column]
+    if label not in classes:
+        raise ParameterError.value(where, "pos_label", f"one of the classes {list(classes)!r} of {column!r}", label)
+    return (*(c for c in classes if c != label), next(c for c in classes if c == label))
 
 
 def _refuse_missing(column: str, labels: pl.Series) -> None:

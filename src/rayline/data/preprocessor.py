@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core import registry, strictjson
 from rayline.core.backward import inverse
 from rayline.core.engine import Engine
-from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError
+from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.schema import schema_from_json, schema_to_json
 from rayline.core.stage import Stage
@@ -485,7 +485,7 @@ class Preprocessor:
     def __repr__(self) -> str:
         lines = [f"  ({name!r}, {_indent(repr(stage))})," for name, stage in self._stages]
         state = (
-            f"fitted: {len(self._input)} columns in, {len(self._output or ())} out, {self._scans} scan(s)"
+            f"fitted: {counted(len(self._input), 'column')} in, {len(self._output or ()):,} out, {counted(self._scans, 'scan')}"
             if self._input is not None
             else "not fitted"
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import SchemaError
+from rayline.core.errors import SchemaError, counted
 from rayline.core.target import Task
 from rayline.inference import evidence
 from rayline.inference.plots import Plot
@@ -119,8 +119,8 @@ def _rows(pipeline: InferencePipeline, data: Any) -> pl.DataFrame:
 
 def _about(pipeline: InferencePipeline) -> str:
     data = pipeline.model.data
-    rows = f" · trained on {data['n_rows']:,} rows" if data.get("n_rows") else ""
-    return f"{_TASKS[pipeline.target.task]} · {pipeline.model.framework} · {len(pipeline.input_schema)} columns{rows}"
+    rows = f" · trained on {counted(data['n_rows'], 'row')}" if data.get("n_rows") else ""
+    return f"{_TASKS[pipeline.target.task]} · {pipeline.model.framework} · {counted(len(pipeline.input_schema), 'column')}{rows}"
 
 
 def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: pl.DataFrame | None) -> list[_Section]:
@@ -131,8 +131,8 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
     stages = [] if pipeline.preprocessor is None else pipeline.preprocessor.leaves
     learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
     data = model.data
-    trained = f"{data['n_rows']:,} rows, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
-    seen = "" if table is None else f"{table.height:,} rows that the maker of this card chose."
+    trained = f"{counted(data['n_rows'], 'row')}, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
+    seen = "" if table is None else f"{counted(table.height, 'row')} that the maker of this card chose."
     shown = [] if table is None else evidence.performance(target, pipeline.scores(table.lazy()), table)
     examples = pipeline.examples
     columns, features = (_ranked(found) for found in (pipeline.importance(), model.importance()))
@@ -146,7 +146,7 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
         ),
         _Section(
             "What it takes",
-            f"{len(pipeline.input_schema)} columns; null and NaN are missing values.",
+            f"{counted(len(pipeline.input_schema), 'column')}; null and NaN are missing values.",
             ["column", "type"] if table is None else ["column", "type", "missing", "values"],
             [[column, str(dtype)] for column, dtype in pipeline.input_schema.items()]
             if table is None
@@ -155,7 +155,7 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
         _Section("What it was trained on", trained),
         _Section("How rows are prepared", "", ["stage", "what"], [[path, repr(stage)] for path, stage in stages]),
         _Section(
-            "How good it is", "", ["metric", "value"], [[n, f"{v:.6g}"] for n, v in sorted(model.metrics.items())]
+            "How good it is", "", ["metric", "value"], [[f"{n}{target.of_class(n)}", f"{v:.4g}"] for n, v in sorted(model.metrics.items())]
         ),
         _Section("How it does on rows with labels", seen, plots=shown),
         _Section("How it learned", plots=[] if history is None else evidence.learning(history)),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError, PredictionError, RaylineError, shorten
+from rayline.core.errors import ParameterError, PredictionError, RaylineError, counted, shorten
 from rayline.core.features import Features
 from rayline.core.framework import Framework, Native
 from rayline.core.operations import Row
@@ -165,8 +165,8 @@ class Model:
         return self.adapter.importance(self.native, self.feature_names)
 
     def __repr__(self) -> str:
-        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
-        return f"Model({self.framework}, {self.target.task} of {list(self.target.columns)}, {len(self.schema)} features{', ' + metrics if metrics else ''})"
+        metrics = ", ".join(f"{name}{self.target.of_class(name)}={value:.4g}" for name, value in self.metrics.items())
+        return f"Model({self.framework}, {self.target.task} of {list(self.target.columns)}, {counted(len(self.schema), 'feature')}{', ' + metrics if metrics else ''})"
 
     # Models travel to workers through the framework's own files, so that every framework can be sent.
 

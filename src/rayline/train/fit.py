@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.answers import Answers
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ParameterError, ResourceError, counted
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col
 from rayline.core.stage import View
@@ -52,7 +52,8 @@ def fit(
     y_test: Any = None,
     sample_weight: Any = None,
     callbacks: Sequence[Any] = (),
-    metrics: Sequence[str] | None = None,
+    metrics: Any = None,
+    pos_label: Any = None,
     verbose: bool | None = None,
 ) -> Result:
     """Train a model: fit the preprocessor where it is not fitted, prepare the rows, train, measure.
@@ -77,8 +78,8 @@ def fit(
         lack.
     callbacks
         `rayline.train.Callback`s, and callback objects of the framework itself.
-    metrics
-        As the trainer's `metrics=`, for this fit.
+    metrics, pos_label
+        As the trainer's, for this fit.
     verbose
         False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
 
@@ -94,7 +95,7 @@ def fit(
     DataError
         When there are no rows, labels are missing or of one class, a feature has no values, weights are negative.
     ParameterError
-        On unknown metrics, callbacks or arguments.
+        On unknown metrics, callbacks or arguments, and on a `pos_label` that is no class of the target.
     ResourceError
         When a GPU or workers are asked for that are not there.
     TrainingError
@@ -118,9 +119,8 @@ def fit(
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
         raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
     own, native = _callbacks(trainer, callbacks)
-    wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics) if metrics is not None else trainer.metrics
-    for name in wanted or ():
-        named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
+    measured = trainer.measured(WHERE, metrics, pos_label)
+    wanted, custom = measured.metrics, measured.custom_metrics
     if trainer.adapter.acts:
         inputs = nothing_given(
             trainer, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
@@ -144,8 +144,8 @@ def fit(
             spaces = trainer.adapter.spaces(*trainer.args, **trainer.kwargs)
             learned, examples = Learned(spaces.target, spaces.features), spaces.examples
         else:
-            fitted, learned, transformed = _prepare(trainer, preprocessor, inputs, line, seconds)
-            named_metrics.check(wanted or (), learned.target, WHERE)
+            fitted, learned, transformed = _prepare(measured, preprocessor, inputs, line, seconds)
+            named_metrics.check(wanted or (), learned.target, WHERE, custom)
             if preprocessor is not None and preprocessor is not fitted:
                 preprocessor.adopt(fitted)
                 fitted = preprocessor
@@ -166,7 +166,7 @@ def fit(
             else:
                 outcome = training.on_workers()
             seconds["training"] = time.perf_counter() - begun
-            run.result = _result(trainer, fitted, examples, learned, run, outcome, wanted, seconds, started)
+            run.result = _result(trainer, fitted, examples, learned, run, outcome, measured, seconds, started)
         finally:
             for callback in own:
                 callback.on_end(run)
@@ -213,8 +213,9 @@ def _prepare(
     task = adapter.task(*trainer.args, **trainer.kwargs)
     stages = () if preprocessor is None else preprocessor.target_stages
     questions = Questions(
-        inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight, stages
-    )
+        inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight, stages,
+        pos_label=trainer.pos_label,
+    )  # fmt: skip
     engine = registry.engine_for(inputs.train)
     beside = () if inputs.weight is None else (inputs.weight,)
     answers: Answers
@@ -225,7 +226,7 @@ def _prepare(
         found = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside, where=WHERE)
         answers = found.final
         if len(fitted):
-            line.part(f"preprocessor {_plural(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
+            line.part(f"preprocessor {counted(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:
         fitted = preprocessor.setting_aside([*inputs.targets, *beside], WHERE)
         conform.Conform(fitted.input_schema, WHERE)(pl.LazyFrame(schema=engine.schema(inputs.train))).collect_schema()
@@ -274,7 +275,7 @@ def _result(
     learned: Learned,
     run: Run,
     outcome: Outcome,
-    wanted: Sequence[str] | None,
+    measured: Trainer,
     seconds: dict[str, float],
     started: float,
 ) -> Result:
@@ -286,11 +287,11 @@ def _result(
     if learned.target.stages:
         values = {}
     for table, scored in sorted(outcome.scored.items()):
-        names = wanted
+        names: Sequence[str] | None = measured.metrics
         if names is None:
             names = [f"{'train-' * (table == 'train')}{n}" for n in named_metrics.defaults(learned.target.task, scored.scores)]
         asked = [n for n in names if (table == "train") is n.startswith("train-")]
-        found = named_metrics.evaluate(asked, learned.target, scored.scores, scored.truth, scored.weight)
+        found = named_metrics.evaluate(asked, learned.target, scored.scores, scored.truth, scored.weight, measured.custom_metrics)
         values |= {
             f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in found.items()
         }
@@ -323,7 +324,7 @@ def _examples(data: Any, preprocessor: Preprocessor) -> pl.DataFrame:
 
 def _tell(line: progress.Line, run: Run, trainer: Trainer, wanted: Sequence[str] | None) -> None:
     assert run.result is not None
-    iterations = f" {_plural(run.result.history.height, 'iteration')}" if run.result.history.height else ""
+    iterations = f" {counted(run.result.history.height, 'iteration')}" if run.result.history.height else ""
     line.part(f"{trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")
     names = list(run.result.metrics)
     first = (
@@ -331,8 +332,5 @@ def _tell(line: progress.Line, run: Run, trainer: Trainer, wanted: Sequence[str]
     )
     first = first or next(iter(names), None)
     if first is not None:
-        line.part(f"{first.replace('-', ' ', 1)} {run.result.metrics[first]:.4g}")
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+        of_class = run.result.model.target.of_class(first)
+        line.part(f"{first.replace('-', ' ', 1)}{of_class} {run.result.metrics[first]:.4g}")

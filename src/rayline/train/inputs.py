@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted, shorten
 from rayline.data import conform
 
 WHERE = "train.fit"
@@ -131,7 +131,7 @@ def _joined(x: Any, y: Any, names: Any, weight: Any, where: str) -> tuple[Any, l
     for column in columns:
         if len(column) != table.height:
             raise DataError(
-                f"{where}: X has {table.height} rows and {column.name!r} has {len(column)}.",
+                f"{where}: X has {counted(table.height, 'row')} and {column.name!r} has {len(column)}.",
                 "Expected one label (and one weight) for each row.",
                 "check what was filtered.",
             )

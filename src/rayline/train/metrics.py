@@ -1,7 +1,8 @@
 """Metrics by name, computed the same way for every framework: from a model's scores, with scikit-learn.
 
 >>> import numpy as np, polars as pl
->>> from rayline.core.target import Target, Task
+>>> from rayline.core.target import Target, Task, has_probabilities
+from rayline.train.custom_metrics import Custom, CustomMetric, is_scorer, takes
 >>> from rayline.train import metrics
 >>> target = Target(("late",), Task.BINARY, (pl.String(),), (("no", "yes"),))
 >>> metrics.evaluate(["roc_auc", "accuracy"], target, np.array([0.1, 0.7, 0.4]), np.array([0, 1, 1]))
@@ -12,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +23,7 @@ import numpy.typing as npt
 
 from rayline.core.errors import ParameterError
 from rayline.core.target import Target, Task, has_probabilities
+from rayline.train.custom_metrics import Custom, CustomMetric, is_scorer, takes
 
 Array = npt.NDArray[Any]
 Mode: TypeAlias = Literal["min", "max"]
@@ -41,20 +44,105 @@ class Metric:
     function
         `function(truth, predicted, weight)` of one target: class codes or values; class codes, probabilities of shape
         (n, classes), or values; weights or None. NaN where it is not defined, as the AUC of one class.
+    about
+        What it measures, in a few words.
     """
 
     name: str
     mode: Mode
     needs: Needs
     function: Callable[[Array, Array, Array | None], float]
+    about: str = ""
+
+    def fits(self, task: Task) -> bool:
+        """Whether it can measure predictions of this task."""
+        return (self.needs == "values") is not task.is_classification
+
+    def __call__(self, target: Target, scores: Array, truth: Array, weight: Array | None) -> float:
+        """The mean over the targets; see `evaluate`."""
+        truths = truth.reshape(len(truth), len(target.columns)).T
+        parts = _parts(self, target, scores)
+        return float(np.mean([self.function(t, p, weight) for t, p in zip(truths, parts, strict=True)]))
 
 
-def get(name: str) -> Metric:
-    """The metric with this name or alias. Raises ParameterError when there is none."""
-    found = _METRICS.get(_ALIASES.get(name, name))
+def get(name: str, custom: Custom | None = None) -> Metric | CustomMetric:
+    """The metric with this name or alias, of the user's own or ours. Raises ParameterError when there is none."""
+    found = (custom or {}).get(name) or _METRICS.get(_ALIASES.get(name, name))
     if found is None:
-        raise ParameterError.unknown("metrics", [name], [*_METRICS, *_ALIASES], "metric")
+        raise ParameterError.unknown("metrics", [name], [*(custom or {}), *_METRICS, *_ALIASES], "metric")
     return found
+
+
+def is_known(name: str, custom: Custom | None = None) -> bool:
+    """Whether Rayline computes a metric of held-out rows by this name, the same way for every framework."""
+    plain = name.removeprefix("test-")
+    return plain in (custom or {}) or _ALIASES.get(plain, plain) in _METRICS
+
+
+def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[str, ...], dict[str, CustomMetric]]:
+    """The names of metrics that a user passes, and those of them that are functions of the user's own, by name.
+
+    Parameters
+    ----------
+    wanted
+        A name, a function `(y_true, y_pred)`, a scorer of scikit-learn, a list of these, or a dict from names to
+        functions.
+    where
+        Begins every error.
+    custom
+        Functions that are known by name already.
+
+    Raises
+    ------
+    ParameterError
+        On an unknown name, something that is neither a name nor a function, and a function without a name.
+
+    Examples
+    --------
+    >>> def cost(y_true, y_pred):
+    ...     return float((y_true != y_pred).sum())
+    >>> given(["roc_auc", cost], "train.fit")[0]
+    ('roc_auc', 'cost')
+    """
+    if isinstance(wanted, Mapping):
+        items = [(str(name), metric) for name, metric in wanted.items()]
+    else:
+        listed = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
+        if not isinstance(listed, Iterable):
+            raise ParameterError.value(where, "metrics", "names of metrics, or functions (y_true, y_pred)", wanted)
+        items = [("", metric) for metric in listed]
+    names, own = list[str](), dict[str, CustomMetric]()
+    for name, metric in items:
+        if isinstance(metric, str) and not name:
+            names.append(metric)
+            continue
+        if not callable(metric) or isinstance(metric, type):
+            raise ParameterError.value(where, "metrics", "names of metrics, or functions (y_true, y_pred)", metric)
+        # scikit-learn's scorers have no name but that of the function in them.
+        own_name = name or getattr(getattr(metric, "_score_func", metric), "__name__", "")
+        if not own_name.isidentifier():
+            raise ParameterError(
+                f"{where}: a metric has no name: {metric!r}.",
+                "Expected a function with a name of its own, which results are shown under.",
+                'pass a dict, as metrics={"cost": function}.',
+            )
+        if own_name in _METRICS or own_name in _ALIASES:
+            raise ParameterError(
+                f"{where}: the function {own_name!r} has the name of a metric of Rayline's.",
+                "Expected another name.",
+                f'pass a dict, as metrics={{"my_{own_name}": function}}, or the name {own_name!r} itself.',
+            )
+        if not takes(metric):
+            raise ParameterError(
+                f"{where}: the metric {own_name!r} does not take labels and predictions.",
+                f"Expected function(y_true, y_pred), or a scorer of scikit-learn; got {own_name}{inspect.signature(metric)}.",
+                "change its parameters.",
+            )
+        names.append(own_name)
+        own[own_name] = CustomMetric(own_name, metric, "max" if is_scorer(metric) else None)
+    for plain in names:
+        get(plain.removeprefix("train-").removeprefix("test-"), {**(custom or {}), **own})
+    return tuple(names), own
 
 
 def names() -> list[str]:
@@ -62,9 +150,16 @@ def names() -> list[str]:
     return list(_METRICS)
 
 
-def mode(name: str) -> Mode | None:
+def aliases() -> dict[str, str]:
+    """The names that frameworks have for them."""
+    return dict(_ALIASES)
+
+
+def mode(name: str, custom: Custom | None = None) -> Mode | None:
     """Whether to minimise or maximise a metric, also one of a framework's history ("test-auc"); None when unknown."""
     plain = _plain(name)
+    if custom and plain in custom:
+        return custom[plain].mode
     found = _METRICS.get(_ALIASES.get(plain, plain))
     return found.mode if found else _OTHERS.get(plain)
 
@@ -81,12 +176,11 @@ def defaults(task: Task, scores: Array | None = None) -> tuple[str, ...]:
     }[task]
 
 
-def check(wanted: Iterable[str], target: Target, where: str) -> None:
+def check(wanted: Iterable[str], target: Target, where: str, custom: Custom | None = None) -> None:
     """Raise ParameterError when a metric does not exist, or does not fit the task."""
     for name in wanted:
-        metric = get(_plain(name))
-        if (metric.needs == "values") is target.task.is_classification:
-            fitting = [m.name for m in _METRICS.values() if (m.needs == "values") is not target.task.is_classification]
+        if not get(_plain(name), custom).fits(target.task):
+            fitting = [m.name for m in _METRICS.values() if m.fits(target.task)]
             raise ParameterError(
                 f"{where}: the metric {name!r} is not for a {target.task} target.",
                 f"Expected one of {fitting}.",
@@ -97,7 +191,12 @@ def check(wanted: Iterable[str], target: Target, where: str) -> None:
 
 
 def evaluate(
-    wanted: Iterable[str], target: Target, scores: Array, truth: Array, weight: Array | None = None
+    wanted: Iterable[str],
+    target: Target,
+    scores: Array,
+    truth: Array,
+    weight: Array | None = None,
+    custom: Custom | None = None,
 ) -> dict[str, float]:
     """Metrics by the names that were asked for; the mean over the targets when there are several.
 
@@ -113,25 +212,21 @@ def evaluate(
         The labels as numbers (see `Target.truth`).
     weight
         A weight for each row, or None.
+    custom
+        The user's own metrics.
 
     Raises
     ------
     ParameterError
         On an unknown name, one that does not fit the task, or one that needs probabilities of a model without them.
+    TrainingError
+        When a function of the user's own fails.
     """
     wanted = list(wanted)
-    check(wanted, target, "metrics")
-    n_targets = len(target.columns)
-    truths = truth.reshape(len(truth), n_targets).T
-    found = {}
-    for name in wanted:
-        metric = get(_plain(name))
-        if not len(truth) or (weight is not None and not weight.sum() > 0):
-            found[name] = float("nan")
-            continue
-        values = [metric.function(t, p, weight) for t, p in zip(truths, _parts(metric, target, scores), strict=True)]
-        found[name] = float(np.mean(values))
-    return found
+    check(wanted, target, "metrics", custom)
+    if not len(truth) or (weight is not None and not weight.sum() > 0):
+        return dict.fromkeys(wanted, float("nan"))
+    return {name: get(_plain(name), custom)(target, scores, truth, weight) for name in wanted}
 
 
 def _parts(metric: Metric, target: Target, scores: Array) -> list[Array]:
@@ -229,25 +324,46 @@ def _rmsle(truth: Array, predicted: Array, weight: Array | None) -> float:
 _METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("log_loss", "min", "probabilities", _log_loss),
-        Metric("brier", "min", "probabilities", _brier),
-        Metric("roc_auc", "max", "ranks", _ranked("roc_auc_score")),
-        Metric("average_precision", "max", "ranks", _ranked("average_precision_score")),
-        Metric("accuracy", "max", "labels", _counted("accuracy_score")),
-        Metric("error", "min", "labels", _error),
-        Metric("balanced_accuracy", "max", "labels", _counted("balanced_accuracy_score")),
-        Metric("f1", "max", "labels", _counted("f1_score", zero_division=0.0)),
-        Metric("precision", "max", "labels", _counted("precision_score", zero_division=0.0)),
-        Metric("recall", "max", "labels", _counted("recall_score", zero_division=0.0)),
-        Metric("mcc", "max", "labels", _counted("matthews_corrcoef")),
-        Metric("rmse", "min", "values", _regression("root_mean_squared_error")),
-        Metric("mse", "min", "values", _regression("mean_squared_error")),
-        Metric("mae", "min", "values", _regression("mean_absolute_error")),
-        Metric("mape", "min", "values", _regression("mean_absolute_percentage_error")),
-        Metric("rmsle", "min", "values", _rmsle),
-        Metric("r2", "max", "values", _regression("r2_score")),
+        Metric("log_loss", "min", "probabilities", _log_loss, "mean of −log of the probability of the true class"),
+        Metric("brier", "min", "probabilities", _brier, "mean squared distance of the probabilities from the truth"),
+        Metric("roc_auc", "max", "ranks", _ranked("roc_auc_score"), "area under the ROC curve"),
+        Metric(
+            "average_precision", "max", "ranks", _ranked("average_precision_score"),
+            "area under precision and recall",
+        ),
+        Metric("accuracy", "max", "labels", _counted("accuracy_score"), "share of right labels"),
+        Metric("error", "min", "labels", _error, "share of wrong labels"),
+        Metric(
+            "balanced_accuracy", "max", "labels", _counted("balanced_accuracy_score"),
+            "mean over the classes of their recall",
+        ),
+        Metric(
+            "f1", "max", "labels", _counted("f1_score", zero_division=0.0),
+            "harmonic mean of precision and recall",
+        ),
+        Metric(
+            "precision", "max", "labels", _counted("precision_score", zero_division=0.0),
+            "share of the predicted positives that are",
+        ),
+        Metric(
+            "recall", "max", "labels", _counted("recall_score", zero_division=0.0),
+            "share of the positives that are found",
+        ),
+        Metric(
+            "mcc", "max", "labels", _counted("matthews_corrcoef"),
+            "correlation of true and predicted labels (Matthews)",
+        ),
+        Metric("rmse", "min", "values", _regression("root_mean_squared_error"), "root of the mean squared error"),
+        Metric("mse", "min", "values", _regression("mean_squared_error"), "mean squared error"),
+        Metric("mae", "min", "values", _regression("mean_absolute_error"), "mean absolute error"),
+        Metric(
+            "mape", "min", "values", _regression("mean_absolute_percentage_error"),
+            "mean absolute error relative to the truth (1 is 100 %)",
+        ),
+        Metric("rmsle", "min", "values", _rmsle, "root of the mean squared error of log(1 + value)"),
+        Metric("r2", "max", "values", _regression("r2_score"), "share of the variance that is explained"),
     )
-}
+}  # fmt: skip
 
 _ALIASES: dict[str, str] = {
     "logloss": "log_loss", "mlogloss": "log_loss", "binary_logloss": "log_loss", "multi_logloss": "log_loss",

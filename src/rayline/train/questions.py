@@ -75,6 +75,7 @@ class Questions:
     class_weight: str | Mapping[Any, float] | None = None
     target_stages: Sequence[tuple[str, Stage]] = ()
     where: str = WHERE
+    pos_label: Any = None
 
     @property
     def _classifies(self) -> bool:
@@ -120,7 +121,7 @@ class Questions:
         counts = [answers.get(Request(ValueCounts, (t,))) for t in self.targets]
         for name in self.targets:
             self._check_numbers(name, answers.get(Request(Extremes, (name,))), "the target", low=None)
-        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where)
+        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where, self.pos_label)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[Request(Extremes, (self.weight,))], "the weight", low=0.0)
         features: dict[str, pl.DataType] = {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError, counted
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
@@ -103,6 +104,44 @@ class Result:
         return ax
 
     def __repr__(self) -> str:
-        values = "\n".join(f"    {name:<24} {value:.6g}" for name, value in self.metrics.items())
         spent = ", ".join(f"{name} {progress.seconds(s)}" for name, s in self.seconds.items())
-        return f"Result of {self.trainer!r}\n  {self.model!r}\n  metrics after {self.history.height} iterations:\n{values}\n  time: {spent}"
+        lines = [f"Result of {self.trainer!r}", f"  {self._about}", *self._metric_lines, f"  time: {spent}"]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._metric_table
+        style = "text-align:left;padding:2px 12px 2px 0"
+        body = "".join(f"<tr>{''.join(f'<td style={style!r}>{html.escape(c)}</td>' for c in row)}</tr>" for row in rows)
+        top = "".join(f"<th style={style!r}>{html.escape(c)}</th>" for c in head)
+        table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+        return f"<p><b>Result</b> {html.escape(self._about)}</p><p><code>{html.escape(repr(self.trainer))}</code></p>{table}"
+
+    @property
+    def _about(self) -> str:
+        target, iterations = self.model.target, self.history.height
+        after = f", after {counted(iterations, 'iteration')}" if iterations else ""
+        return f"{target.task} of {', '.join(target.columns)} from {counted(len(self.model.schema), 'feature')}{after}"
+
+    @property
+    def _metric_table(self) -> list[list[str]]:
+        """The metrics with a column for each table: first those that Rayline computes, then the framework's own."""
+        rows: dict[tuple[bool, str], dict[str, float]] = {}
+        for name, value in self.metrics.items():
+            table = next((t for t in ("train", "test") if name.startswith(f"{t}-")), "value")
+            plain = name.removeprefix(f"{table}-")
+            rows.setdefault((name in self.history.columns, plain), {})[table] = value
+        tables = [t for t in ("value", "train", "test") if any(t in row for row in rows.values())]
+        found = [["metric", *tables, "computed by"]]
+        for (own, name), values in sorted(rows.items(), key=lambda row: row[0][0]):
+            cells = [f"{values[t]:.5g}" if t in values else "" for t in tables]
+            found.append([f"{name}{self.model.target.of_class(name)}", *cells, self.trainer.framework if own else "rayline"])
+        return found
+
+    @property
+    def _metric_lines(self) -> list[str]:
+        table = self._metric_table
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return [
+            "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in (table if len(table) > 1 else [])
+        ]

@@ -11,6 +11,7 @@ from rayline.core.errors import NotFittedError, ParameterError
 from rayline.core.framework import Framework
 from rayline.data.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
+from rayline.train.custom_metrics import CustomMetric
 from rayline.train.fit import fit
 from rayline.train.legs import Leg
 from rayline.train.result import Result
@@ -44,9 +45,14 @@ class Trainer:
         Where checkpoints of workers are kept: a directory that all of them see, or a URL that pyarrow or fsspec can open.
     metrics
         Names of metrics to compute on the test set ("roc_auc"), or on the training set ("train-roc_auc"), beside
-        those of the framework. The usual ones of the task when omitted.
+        those of the framework; also functions `(y_true, y_pred)` and scikit-learn's scorers, in a list or as a dict from
+        names to functions. The usual ones of the task when omitted.
     class_weight
         "balanced", or a weight for each label; multiplied into the sample weights of the training rows.
+    pos_label
+        The positive class of a target with two classes, which f1, precision, recall and average precision measure and
+        the framework learns as 1 (of several targets a dict from column to label). When omitted, the greater label: 1
+        of 0 and 1, True, "yes" of "no" and "yes".
 
     Raises
     ------
@@ -78,8 +84,9 @@ class Trainer:
         max_failures: int = 0,
         checkpoint_every: int | None = None,
         storage_path: str | None = None,
-        metrics: Sequence[str] | None = None,
+        metrics: Any = None,
         class_weight: str | Mapping[Any, float] | None = None,
+        pos_label: Any = None,
         **framework_kwargs: Any,
     ) -> None:
         self.framework = framework if isinstance(framework, str) else framework.name
@@ -99,12 +106,13 @@ class Trainer:
         self.max_failures = _whole(self._name, "max_failures", max_failures, 0) or 0
         self.checkpoint_every = _whole(self._name, "checkpoint_every", checkpoint_every, 1)
         self.storage_path = storage_path
-        self.metrics = None if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
-        self.class_weight = class_weight
+        self.metrics: tuple[str, ...] | None = None
+        self.custom_metrics: dict[str, CustomMetric] = {}
+        if metrics is not None:
+            self.metrics, self.custom_metrics = named_metrics.given(metrics, self._name)
+        self.class_weight, self.pos_label = class_weight, pos_label
         self.legs: tuple[Leg, ...] = ()
         self._result: Result | None = None
-        for name in self.metrics or ():
-            named_metrics.get(name.removeprefix("train-").removeprefix("test-"))
         if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
             raise ParameterError.value(
                 self._name, "class_weight", "'balanced', or a dict from label to weight", class_weight
@@ -168,6 +176,18 @@ class Trainer:
         made.check()
         return made
 
+    def measured(self, where: str, metrics: Any = None, pos_label: Any = None) -> Self:
+        """A copy with other metrics and another positive class; itself when neither is given."""
+        if metrics is None and pos_label is None:
+            return self
+        made = copy.copy(self)
+        if metrics is not None:
+            made.metrics, custom = named_metrics.given(metrics, where, self.custom_metrics)
+            made.custom_metrics = {**self.custom_metrics, **custom}
+        if pos_label is not None:
+            made.pos_label = pos_label
+        return made
+
     def scheduled(self, schedule: Sequence[tuple[int, Mapping[str, Any]]]) -> Self:
         """An unfitted copy of which the parameters change during the training, as population based training finds them.
 
@@ -229,7 +249,7 @@ class Trainer:
             parts.insert(0, repr(self.framework))
         for name in _OPTIONS:
             value = getattr(self, name)
-            if value is not None and value is not False and (name, value) != ("max_failures", 0):
+            if value is not None and (value is not False or name == "pos_label") and (name, value) != ("max_failures", 0):
                 parts.append(f"{name}={value!r}")
         legs = f".scheduled(<{len(self.legs)} parts, {self.legs[-1].until} iterations>)" if self.legs else ""
         return f"{self._name}({', '.join(parts)}){legs}"
@@ -272,7 +292,7 @@ def named(name: str, framework: str) -> type[Trainer]:
 
 _OPTIONS = (
     "num_workers", "use_gpu", "resources_per_worker", "seed", "max_failures", "checkpoint_every", "storage_path", "metrics",
-    "class_weight",
+    "class_weight", "pos_label",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, counted
 from rayline.core.target import has_probabilities
 from rayline.data.holdout import Holdout
 from rayline.data.preprocessor import Preprocessor
@@ -26,7 +26,7 @@ from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, record, show, space
-from rayline.tune.evaluate import Evaluator, History, is_ours
+from rayline.tune.evaluate import Evaluator, History
 from rayline.tune.importance import importance
 from rayline.tune.journal import Array, Journal
 from rayline.tune.prepare import Prepared, whole
@@ -242,8 +242,9 @@ class Analysis:
 
     @property
     def _metrics(self) -> Sequence[str] | None:
-        wanted = self._prepared.problem.trainer.metrics
-        return wanted if wanted is not None or not is_ours(self.metric) else (self.metric,)
+        problem = self._prepared.problem
+        wanted = problem.trainer.metrics
+        return wanted if wanted is not None or not problem.computes(self.metric) else (self.metric,)
 
     def ensemble(self, top: int = 10) -> InferencePipeline:
         """The best mixture of the best trials, as an inference pipeline that predicts, saves and deploys like any.
@@ -263,13 +264,14 @@ class Analysis:
         ParameterError
             When the metric is one that only the framework computes, or a model gives no probabilities.
         """
-        ensembles.check(self.metric)
+        problem = self._prepared.problem
+        ensembles.check(self.metric, problem.custom)
         sign = -1.0 if self.mode == "max" else 1.0
         able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[
             : whole("top", top)
         ]
         chosen = ensembles.select(
-            [self.scores(t) for t in able], self._held, self._prepared.problem.target, self.metric, self.mode
+            [self.scores(t) for t in able], self._held, problem.target, self.metric, self.mode, problem.custom
         )
         members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
         weights = list(chosen.counts.values())
@@ -356,16 +358,21 @@ class Analysis:
         fits, error = self.fits, self.best_standard_error
         score = f"{self.best_score:.5g}" + (f" ± {error:.2g}" if error == error else "")
         parts = [
-            f"{len(self.trials)} trials {progress.seconds(self.seconds)}",
-            f"{self.metric} {score} (trial {self.best_trial.number})",
+            f"{counted(len(self.trials), 'trial')} {progress.seconds(self.seconds)}",
+            f"{self.metric}{self.of_class} {score} (trial {self.best_trial.number})",
         ]
         failed = sum(trial.status is Status.FAILED for trial in self.trials)
         saved = [
-            f"{n} fold fits {word}"
+            f"{counted(n, 'fold fit')} {word}"
             for word, n in (("stopped early", fits["stopped"]), ("taken over", fits["reused"]))
             if n
         ]
         return " · ".join([*parts, *saved, *([f"{failed} failed"] if failed else [])])
+
+    @property
+    def of_class(self) -> str:
+        """The class that the metric measures, as text behind its name; empty where it measures no single one."""
+        return self._prepared.problem.target.of_class(self.metric)
 
     def _top(self) -> pl.DataFrame:
         names = [

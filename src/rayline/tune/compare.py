@@ -125,13 +125,17 @@ class Comparison:
             raise ParameterError.unknown("Comparison", [name], self.analyses)
         return self.analyses[name]
 
+    @property
+    def _by(self) -> str:
+        return f"{self.metric}{self.best_analysis.of_class}"
+
     def __repr__(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
-        return f"Comparison by {self.metric}: {text}\n{show.as_text(self.leaderboard)}"
+        return f"Comparison by {self._by}: {text}\n{show.as_text(self.leaderboard)}"
 
     def _repr_html_(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
-        return f"<p><b>Comparison</b> by {html.escape(self.metric)}: {html.escape(text)}</p>{show.as_html(self.leaderboard)}"
+        return f"<p><b>Comparison</b> by {html.escape(self._by)}: {html.escape(text)}</p>{show.as_html(self.leaderboard)}"
 
 
 def compare(

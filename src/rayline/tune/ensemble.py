@@ -17,6 +17,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.target import Target
 from rayline.inference.ensemble import plain
 from rayline.train import metrics
+from rayline.train.custom_metrics import Custom
 from rayline.tune.record import mean
 
 ROUNDS = 25
@@ -40,7 +41,8 @@ class Chosen(NamedTuple):
 
 
 def select(
-    candidates: Sequence[Sequence[Array]], folds: Sequence[Held], target: Target, metric: str, mode: str
+    candidates: Sequence[Sequence[Array]], folds: Sequence[Held], target: Target, metric: str, mode: str,
+    custom: Custom | None = None,
 ) -> Chosen:
     """The best ensemble that greedy selection meets on its way.
 
@@ -56,7 +58,7 @@ def select(
 
     def loss(sums: Sequence[Array], n: int) -> float:
         found = [
-            metrics.evaluate([metric], target, total / n, held.truth, held.weight)[metric]
+            metrics.evaluate([metric], target, total / n, held.truth, held.weight, custom)[metric]
             for total, held in zip(sums, folds, strict=True)
         ]
         return sign * mean(found)
@@ -74,10 +76,10 @@ def select(
     return Chosen(dict(Counter(added[:length])), sign * losses[length - 1])
 
 
-def check(metric: str) -> None:
+def check(metric: str, custom: Custom | None = None) -> None:
     """Raise ParameterError when a metric can only be computed by a framework."""
     try:
-        metrics.get(metric)
+        metrics.get(metric, custom)
     except ParameterError as error:
         raise ParameterError(
             f"Analysis.ensemble: {metric!r} is reported by the framework and cannot be computed for an ensemble.",

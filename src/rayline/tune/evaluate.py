@@ -28,6 +28,7 @@ from rayline.data.folds import Fold, FoldFitter, Slice
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import unpack
 from rayline.train import metrics
+from rayline.train.custom_metrics import Custom
 from rayline.train.legs import Leg
 from rayline.train.questions import Learned, Questions
 from rayline.train.trainer import Trainer
@@ -111,6 +112,20 @@ class Problem:
         return self.metric, *self.others
 
     @property
+    def custom_used(self) -> list[Any]:
+        """The functions of the user's own among them."""
+        return [self.custom[name].function for name in self.metrics if name in self.custom]
+
+    @property
+    def custom(self) -> Custom:
+        """The user's own metrics, by name."""
+        return self.trainer.custom_metrics
+
+    def computes(self, metric: str) -> bool:
+        """Whether this metric is computed by Rayline, the same way for every framework."""
+        return metrics.is_known(metric, self.custom)
+
+    @property
     def folds(self) -> list[tuple[int, int, Fold]]:
         """All folds: the set of cells, the place in it, and the cells."""
         return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
@@ -149,9 +164,9 @@ class Candidate:
     def _digest(self) -> str:
         problem, trainer, preprocessor = self.problem, self.trainer, self.preprocessor
         legs = [[leg.until, leg.args, leg.kwargs] for leg in trainer.legs]
-        options = (legs, trainer.seed, trainer.num_workers, trainer.class_weight, problem.seed, problem.n_threads)
+        options = (legs, trainer.seed, trainer.num_workers, trainer.class_weight, trainer.pos_label, problem.seed, problem.n_threads)
         stages = [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
-        about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metrics]
+        about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metrics, problem.custom_used]
         return fingerprint(about)
 
     @cached_property
@@ -350,7 +365,7 @@ class Evaluator:
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
         # the framework can compute.
-        shown |= bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not all(map(is_ours, problem.metrics))
+        shown |= bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not all(map(problem.computes, problem.metrics))
         work = Work(
             framework=trainer.framework,
             args=trainer.args,
@@ -404,8 +419,9 @@ class Evaluator:
     def _score(
         self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int
     ) -> float:
-        if is_ours(metric):
-            found = metrics.evaluate([metric], self.problem.target, scores, rows.target, rows.weight)[metric]
+        problem = self.problem
+        if problem.computes(metric):
+            found = metrics.evaluate([metric], problem.target, scores, rows.target, rows.weight, problem.custom)[metric]
         else:
             found = reported(metric, history, best)
         if not math.isfinite(found):
@@ -425,15 +441,6 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     if name is None:
         raise ParameterError.unknown(WHERE, [metric], [*metrics.names(), *(n for n in last if n.startswith("test-"))], "metric")
     return last[name]
-
-
-def is_ours(metric: str) -> bool:
-    """Whether we compute this metric, the same way for every framework."""
-    try:
-        metrics.get(metric.removeprefix("test-"))
-    except ParameterError:
-        return False
-    return not metric.startswith("train-")
 
 
 def _prepared_key(fold: int, digest: str, *, training: bool) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rayline.core.errors import counted
 from rayline.train import progress
 from rayline.tune import record, space
 from rayline.tune.record import Status, Trial
@@ -65,7 +66,7 @@ class Progress:
     def line(self) -> str:
         """In a few words."""
         over, found = self.over, record.best(self.trials, self.mode)
-        parts = [f"{len(over)}{f'/{self.total}' if self.total else ''} trials"]
+        parts = [f"{len(over)}/{counted(self.total, 'trial')}" if self.total else counted(len(over), "trial")]
         if found is not None:
             parts.append(f"best {self.metric} {found.score:.5g} (trial {found.number})")
         for status, word in ((Status.STOPPED, "stopped early"), (Status.FAILED, "failed")):

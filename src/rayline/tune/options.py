@@ -16,7 +16,7 @@ from rayline.tune.prepare import whole
 class Options:
     """The arguments of `run` beside trainer, data and search space; see there."""
 
-    metric: str | Sequence[str] | None = None
+    metric: Any = None
     mode: str | Sequence[str] | None = None
     num_samples: int | None = None
     seed: int | None = 0
@@ -28,6 +28,7 @@ class Options:
     resume: bool = False
     callbacks: Sequence[Callback] = ()
     verbose: bool | None = None
+    pos_label: Any = None
 
     def check(self) -> None:
         """Raise ParameterError on a value that no search could have."""

@@ -18,7 +18,7 @@ from rayline.train import metrics
 from rayline.train.acting import nothing_given
 from rayline.train.trainer import Trainer
 from rayline.train.work import Alone, Work
-from rayline.tune.evaluate import WHERE, Candidate, Evaluation, History, Problem, is_ours, reported
+from rayline.tune.evaluate import WHERE, Candidate, Evaluation, History, Problem, reported
 from rayline.tune.record import FoldScore
 
 
@@ -39,7 +39,7 @@ def problem(
         raise ParameterError.value(WHERE, "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
     spaces = trainer.adapter.spaces(*trainer.args, **trainer.kwargs)
     metric = spaces.metric if metric is None else metric
-    if is_ours(metric):
+    if metrics.is_known(metric):
         raise ParameterError(
             f"{WHERE}: {metric!r} is computed on rows, and {trainer.framework} has none.",
             f"Expected a metric of its history, such as {spaces.metric!r}.",

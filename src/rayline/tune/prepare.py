@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,13 @@ from rayline.data.splitters import GroupKFold, KFold, StratifiedKFold, TimeSerie
 from rayline.data.splitting import Splitter
 from rayline.train import inputs as given
 from rayline.train import metrics
+from rayline.train.custom_metrics import Custom, CustomMetric
 from rayline.train.inputs import Inputs
 from rayline.train.questions import Questions
 from rayline.train.trainer import Trainer
 from rayline.tune import journal as journals
 from rayline.tune import practice, rehearsal, space
-from rayline.tune.evaluate import CELL, WHERE, Problem, is_ours
+from rayline.tune.evaluate import CELL, WHERE, Problem
 from rayline.tune.journal import Array
 
 DATA = (
@@ -119,11 +121,12 @@ def prepare(
     trainer: Trainer,
     data_config: Any,
     config: Mapping[str, Any],
-    metric: str | Sequence[str] | None,
+    metric: Any,
     mode: str | Sequence[str] | None,
     num_samples: int | None,
     seed: int | None,
     material: Material | None = None,
+    pos_label: Any = None,
 ) -> Prepared:
     """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
@@ -134,6 +137,11 @@ def prepare(
         )
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ParameterError.value(WHERE, "seed", "an integer of at least 0, or None", seed)
+    metric, custom = _own_functions(metric, trainer.custom_metrics)
+    trainer = trainer.measured(WHERE, pos_label=pos_label)
+    if custom:
+        trainer = copy.copy(trainer)
+        trainer.custom_metrics = {**trainer.custom_metrics, **custom}
     unknown = [key for key in data_config if key not in DATA]
     if unknown:
         raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
@@ -172,8 +180,8 @@ def prepare(
         trainer, inputs, rows.table.head(rows.n_train), Preprocessor() if preprocessor is None else preprocessor
     )
     _check_test_labels(rows, target)
-    names, modes = _metrics(metric, mode, target)
-    foreign = [name for name in names if not is_ours(name)]
+    names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
+    foreign = [name for name in names if not metrics.is_known(name, trainer.custom_metrics)]
     if target.stages and foreign:
         raise ParameterError(
             f"{WHERE}: {foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
@@ -240,8 +248,9 @@ def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor:
     task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
     named = preprocessor.target_stages
     questions = Questions(
-        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named, WHERE
-    )
+        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named, WHERE,
+        trainer.pos_label,
+    )  # fmt: skip
     beside = [inputs.weight] if inputs.weight is not None else []
     # Without stages the features are what the framework gets, and can be judged here.
     columns = [*inputs.targets, *beside] if preprocessor.leaves else list(inputs.schema)
@@ -266,7 +275,22 @@ def _check_test_labels(rows: Material, target: Target) -> None:
         raise error.within(f"{WHERE} (test data)") from error.__cause__
 
 
-def _metrics(metric: Any, mode: Any, target: Target) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, CustomMetric]]:
+    """The metrics as names, and those of them that are functions of the user's own."""
+    several = isinstance(metric, Mapping) or (_is_list(metric) and not isinstance(metric, str))
+    own = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric
+    if not callable(metric) and not isinstance(metric, Mapping) and not (several and own):
+        return metric, {}
+    names, found = metrics.given(own, WHERE, custom)
+    if several and not isinstance(metric, Mapping):
+        rest = iter(names)
+        return [next(rest) if callable(m) else m for m in metric], found
+    return list(names) if several else names[0], found
+
+
+def _metrics(
+    metric: Any, mode: Any, target: Target, custom: Custom
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The metrics and their directions, all known."""
     names = [metric] if metric is None or isinstance(metric, str) else list(metric) if _is_list(metric) else []
     modes = [mode] * len(names) if mode is None or isinstance(mode, str) else list(mode) if _is_list(mode) else []
@@ -276,7 +300,7 @@ def _metrics(metric: Any, mode: Any, target: Target) -> tuple[tuple[str, ...], t
         raise ParameterError.value(WHERE, "mode", "'min', 'max' or None, for each metric", mode)
     if isinstance(mode, str) and len(names) > 1:
         raise ParameterError.value(WHERE, "mode", f"a list of {len(names)}, one for each metric, or None", mode)
-    found = [_metric(name, direction, target) for name, direction in zip(names, modes, strict=True)]
+    found = [_metric(name, direction, target, custom) for name, direction in zip(names, modes, strict=True)]
     return tuple(name for name, _ in found), tuple(direction for _, direction in found)
 
 
@@ -284,7 +308,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence)
 
 
-def _metric(metric: str | None, mode: str | None, target: Target) -> tuple[str, str]:
+def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom) -> tuple[str, str]:
     """A metric and its direction, both known."""
     if metric is None:
         metric = metrics.defaults(target.task)[0]
@@ -294,9 +318,15 @@ def _metric(metric: str | None, mode: str | None, target: Target) -> tuple[str, 
             "Expected a metric of the rows that are held out.",
             f"use metric={metric.removeprefix('train-')!r}.",
         )
-    if is_ours(metric):
-        metrics.check([metric], target, WHERE)
-    known = metrics.mode(metric)
+    if metrics.is_known(metric, custom):
+        metrics.check([metric], target, WHERE, custom)
+    known = metrics.mode(metric, custom)
+    if mode is None and known is None and metric in custom:
+        raise ParameterError(
+            f"{WHERE}: whether the function {metric!r} should be small or large is not known.",
+            "Expected mode.",
+            "pass mode='min' or 'max'.",
+        )
     if mode is None and known is None:
         raise ParameterError.unknown(WHERE, [metric], metrics.names(), "metric")
     if mode is not None and known is not None and mode != known:

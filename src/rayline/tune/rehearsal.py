@@ -10,7 +10,7 @@ import polars as pl
 from rayline.data.folds import Fold
 from rayline.train import metrics
 from rayline.tune import space
-from rayline.tune.evaluate import CELL, Evaluator, Problem, is_ours, reported
+from rayline.tune.evaluate import CELL, Evaluator, Problem, reported
 
 ROWS = 64
 """Enough for one iteration of any framework."""
@@ -35,7 +35,7 @@ def check(problem: Problem, table: pl.DataFrame, config: space.Config) -> None:
     ParameterError
         When the framework does not report a metric.
     """
-    strange = [name for name in problem.metrics if not is_ours(name) and metrics.mode(name) is None]
+    strange = [name for name in problem.metrics if not problem.computes(name) and metrics.mode(name) is None]
     if not strange:
         return
     few = table.sample(min(ROWS, table.height), seed=0)

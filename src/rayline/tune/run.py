@@ -18,7 +18,7 @@ from ray.air._internal import usage
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayline.core import registry
-from rayline.core.errors import TrainingError
+from rayline.core.errors import TrainingError, counted
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -46,10 +46,11 @@ def run(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
-    metric: str | Sequence[str] | None = None,
+    metric: Any = None,
     mode: str | Sequence[str] | None = None,
     num_samples: int | None = None,
     *,
+    pos_label: Any = None,
     seed: int | None = 0,
     max_concurrent: int | None = None,
     time_budget_s: float | None = None,
@@ -81,10 +82,13 @@ def run(
         The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
     metric
-        A name of `rayline.train.metrics`, or one that the framework reports. Log loss or RMSE when omitted. Of several,
-        "optuna" searches the trade-off between all (`Analysis.pareto`), and the first decides what is best.
+        A name of `rayline.train.metrics`, one that the framework reports, a function `(y_true, y_pred)` or a scorer of
+        scikit-learn. Log loss or RMSE when omitted. Of several, "optuna" searches the trade-off between all
+        (`Analysis.pareto`), and the first decides what is best.
     mode
-        "min" or "max", for each metric; known by itself for every usual one.
+        "min" or "max", for each metric; known by itself for every usual one and for scorers.
+    pos_label
+        The positive class, as the trainer's, for this search.
     num_samples
         The number of configurations, 10 when omitted; a grid is run so many times, and once when omitted and nothing else
         is searched.
@@ -131,7 +135,7 @@ def run(
     """
     options = Options(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
-        scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose,
+        scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
     )  # fmt: skip
     started = time.perf_counter()
     with progress.line("tune", verbose) as line:
@@ -156,6 +160,7 @@ def checked(
         options.num_samples,
         options.seed,
         material,
+        options.pos_label,
     )
     scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
     if isinstance(scheduler, Population):
@@ -334,10 +339,10 @@ def refuse_failures(trials: Sequence[Trial]) -> None:
     if failed:
         reasons = list(dict.fromkeys(trial.error for trial in failed))
         raise TrainingError(
-            f"{WHERE}: {'all' if len(failed) == len(trials) else 'all finished'} {len(failed)} trials failed; the first with "
+            f"{WHERE}: {'all' if len(failed) == len(trials) else 'all finished'} {counted(len(failed), 'trial')} failed; the first with "
             f"{failed[0].config}: {reasons[0]}",
-            f"Expected at least one trial to run all its folds; there {'were' if len(reasons) > 1 else 'was'} {len(reasons)} "
-            f"reason{'s' if len(reasons) > 1 else ''}.",
+            f"Expected at least one trial to run all its folds; there {'were' if len(reasons) > 1 else 'was'} "
+            f"{counted(len(reasons), 'reason')}.",
             "correct the search space or the data; the error above is that of the trial.",
         )
     raise TrainingError(

@@ -1,0 +1,86 @@
+"""Functions and scikit-learn's scorers as metrics, with scikit-learn called directly as the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import sklearn.metrics as sk
+
+import rayline as rl
+from rayline import train
+
+
+def missed(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
+    return float(np.average((y_true == "yes") & (y_pred == "no"), weights=sample_weight))
+
+
+def worst(y_true: Any, y_pred: Any) -> float:
+    return float(np.abs(y_true - y_pred).max())
+
+
+def trainer(**options: Any) -> train.Trainer:
+    return train.XGBoostTrainer({"max_depth": 2}, num_boost_round=5, **options)
+
+
+def fit(table: pl.DataFrame, target: str, metrics: Any, **options: Any) -> Any:
+    features = table.select("x", "z", target, *([options["sample_weight"]] if "sample_weight" in options else []))
+    options = {"verbose": False, **options}
+    return train.fit(trainer(), None, features[:400], features[400:], [target], metrics=metrics, **options)
+
+
+def test_functions_and_scorers_of_classes(table: pl.DataFrame) -> None:
+    scorers = {
+        "f1_of_no": sk.make_scorer(sk.f1_score, pos_label="no"),
+        "area": sk.make_scorer(sk.roc_auc_score, response_method="predict_proba"),
+    }
+    for pos_label in (None, "no"):
+        result = fit(table, "late", {"missed": missed, **scorers}, pos_label=pos_label)
+        held = table[400:]
+        labels, truth = result.model.predict(held.select("x", "z"))["prediction"].to_numpy(), held["late"].to_numpy()
+        chance = result.model.predict_proba(held.select("x", "z"))["probability_yes"].to_numpy()
+        assert result.metrics["test-missed"] == missed(truth, labels)
+        assert result.metrics["test-f1_of_no"] == pytest.approx(sk.f1_score(truth, labels, pos_label="no"))
+        assert result.metrics["test-area"] == pytest.approx(sk.roc_auc_score(truth == "yes", chance))
+
+
+def test_weights_reach_a_function_that_takes_them(table: pl.DataFrame) -> None:
+    result = fit(table, "late", [missed, "accuracy"], sample_weight="weight")
+    held = table[400:]
+    labels = result.model.predict(held.select("x", "z"))["prediction"].to_numpy()
+    assert result.metrics["test-missed"] == missed(held["late"].to_numpy(), labels, held["weight"].to_numpy())
+
+
+def test_a_function_of_numbers(table: pl.DataFrame) -> None:
+    result = fit(table, "delay", worst)
+    held = table[400:]
+    predicted = result.model.predict(held.select("x", "z"))["prediction"].to_numpy()
+    assert result.metrics["test-worst"] == pytest.approx(worst(held["delay"].to_numpy(), predicted))
+    named = trainer(metrics=[worst])
+    assert train.fit(named, X=table.select("x"), y=table["delay"], X_test=table.select("x"), y_test=table["delay"],
+                     verbose=False).metrics["test-worst"] > 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metrics", "match"),
+    [
+        ([lambda y_true, y_pred: 0.0], "has no name"),
+        ({"cost": lambda y_true: 0.0}, "does not take labels and predictions"),
+        ({"f1": missed}, "the name of a metric of Rayline's"),
+        ([3], "names of metrics, or functions"),
+        (3, "names of metrics, or functions"),
+        (["f2"], "unknown metric 'f2'"),
+    ],
+)
+def test_others_are_refused_before_the_training(table: pl.DataFrame, metrics: Any, match: str) -> None:
+    with pytest.raises(rl.ParameterError, match=match):
+        fit(table, "late", metrics)
+    with pytest.raises(rl.ParameterError, match=match):
+        trainer(metrics=metrics)
+
+
+def test_a_function_that_fails_says_which(table: pl.DataFrame) -> None:
+    with pytest.raises(rl.TrainingError, match=r"metric 'roc_auc_score': the function failed with ValueError"):
+        fit(table, "late", [sk.roc_auc_score])
