@@ -7,7 +7,7 @@ frequent items dynamically", PODS 2003).
 
 All of it is sums, so the sketch is a function of the rows alone: merging is associative and commutative, and neither
 batches nor order matter. Summaries that keep a list of candidates (Misra-Gries, SpaceSaving) are smaller but depend on
-the order; see docs/decisions/0007-too-many-categories.md.
+the order; see docs/decisions/0007-sketch-for-many-categories.md.
 """
 
 from __future__ import annotations
