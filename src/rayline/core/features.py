@@ -71,6 +71,24 @@ class Features:
         return all(d.is_numeric() or d == pl.Boolean for d in self.schema.values())
 
     @property
+    def categories(self) -> list[str]:
+        """The features whose values are categories."""
+        return [name for name, dtype in self.schema.items() if isinstance(dtype, pl.Enum)]
+
+    @cached_property
+    def places(self) -> dict[str, range]:
+        """For each feature its columns in `matrix`: one, or those of the elements of a vector."""
+        found, start = {}, 0
+        for name, dtype in self.schema.items():
+            width = self._sparse_width(name) if dtype == SPARSE else dtype.size if isinstance(dtype, pl.Array) else 1
+            found[name] = range(start, start + width)
+            start += width
+        return found
+
+    def _sparse_width(self, name: str) -> int:
+        return int(self.table[name].struct.field("size").max() or 0)  # type: ignore[arg-type]
+
+    @property
     def has_vectors(self) -> bool:
         """Whether some column is a vector in each row: only `matrix` holds them side by side."""
         return any(d == SPARSE or isinstance(d, pl.Array) for d in self.schema.values())
@@ -81,9 +99,10 @@ class Features:
         names = list(self.schema)
         return itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
 
-    def matrix(self, dtype: Any = np.float32) -> Any:
+    def matrix(self, dtype: Any = np.float32, *, zeros: bool = False) -> Any:
         """All columns side by side, shape (n_rows, width); missing is NaN, a category its code, a vector column its
-        elements. A SciPy CSR matrix when a column is sparse, otherwise a NumPy array (C order).
+        elements. A SciPy CSR matrix when a column is sparse, otherwise a NumPy array (C order). `zeros` stores the zeros of
+        the other columns in a CSR matrix, for a library to which what is not stored is missing.
 
         Raises
         ------
@@ -96,7 +115,7 @@ class Features:
             return values.reshape(len(self._rows), len(self.schema))
         self._refuse_words()
         if any(d == SPARSE for d in self.schema.values()):
-            return _sparse_matrix(self.table, dtype)
+            return _sparse_matrix(self.table, dtype, zeros=zeros)
         parts: list[Any] = []
         plain: list[str] = []
         for name, d in self.schema.items():
@@ -150,7 +169,7 @@ def _number(name: str, dtype: pl.DataType) -> pl.Expr:
     return col(name).to_physical() if dtype in (pl.Enum, pl.Categorical) else col(name)
 
 
-def _sparse_matrix(table: pl.DataFrame, dtype: Any) -> Any:
+def _sparse_matrix(table: pl.DataFrame, dtype: Any, *, zeros: bool) -> Any:
     from scipy import sparse  # only text needs it
 
     parts: list[Any] = []
@@ -163,8 +182,19 @@ def _sparse_matrix(table: pl.DataFrame, dtype: Any) -> Any:
             flat = (values.explode(empty_as_null=False).to_numpy(), indices.explode(empty_as_null=False).to_numpy())
             parts.append(sparse.csr_matrix((flat[0].astype(dtype), flat[1], ends), shape=(table.height, width)))
         elif isinstance(d, pl.Array):
-            parts.append(sparse.csr_matrix(table[name].to_numpy().reshape(table.height, -1).astype(dtype)))
+            parts.append(_stored(table[name].to_numpy().reshape(table.height, -1).astype(dtype), zeros=zeros))
         else:
             column = table.select(_number(name, d).cast(pl.Float64)).to_numpy().astype(dtype)
-            parts.append(sparse.csr_matrix(column))
+            parts.append(_stored(column, zeros=zeros))
     return sparse.hstack(parts, format="csr", dtype=dtype)
+
+
+def _stored(dense: Array, *, zeros: bool) -> Any:
+    from scipy import sparse
+
+    if not zeros:
+        return sparse.csr_matrix(dense)
+    height, width = dense.shape
+    return sparse.csr_matrix(
+        (dense.ravel(), np.tile(np.arange(width), height), np.arange(0, height * width + 1, width)), shape=dense.shape
+    ) if width else sparse.csr_matrix(dense.shape, dtype=dense.dtype)

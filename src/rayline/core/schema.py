@@ -88,6 +88,15 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
     return names
 
 
+def usual_numbers(dtype: pl.DataType) -> pl.DataType:
+    """The type in which libraries take these numbers: Float32 for Float16, Float64 for decimals and integers of 128 bits."""
+    if isinstance(dtype, pl.Array):
+        return pl.Array(usual_numbers(_instance(dtype.inner)), dtype.size)
+    if dtype == pl.Float16:
+        return pl.Float32()
+    return pl.Float64() if dtype in (pl.Decimal, pl.Int128, pl.UInt128) else dtype
+
+
 def dtype_to_json(dtype: pl.DataType) -> Any:
     """A type as JSON: a name, or `[name, argument, …]` for a type with arguments."""
     if isinstance(dtype, pl.Datetime):
@@ -110,8 +119,8 @@ def dtype_to_json(dtype: pl.DataType) -> Any:
 _PLAIN: dict[str, pl.DataType] = {
     str(t): t()
     for t in (
-        pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32,
-        pl.Float64, pl.Boolean, pl.String, pl.Binary, pl.Date, pl.Time, pl.Categorical, pl.Null,
+        pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128,
+        pl.Float16, pl.Float32, pl.Float64, pl.Boolean, pl.String, pl.Binary, pl.Date, pl.Time, pl.Categorical, pl.Null,
     )
 }  # fmt: skip
 

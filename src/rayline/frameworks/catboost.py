@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native, Rows
+from rayline.core.names import Escaping
 from rayline.core.schema import col
 from rayline.core.target import Task
 from rayline.frameworks import catboost_file
@@ -38,6 +39,12 @@ EXPONENTIAL = ("Poisson", "Tweedie")
 
 MISSING = "\u2205"
 """What a missing category is to CatBoost, which takes strings only."""
+
+NAMES = Escaping({})
+"""CatBoost takes any name of a feature but the empty one."""
+
+MANY_COLUMNS = 4096
+"""Elements of sparse vectors that are made columns of a table."""
 
 SETS = {"learn": "train", "validation": "test"}
 
@@ -80,7 +87,10 @@ class CatBoost(Framework):
     def predict(self, model: Any, features: Features) -> Array:
         loss = _loss(model.get_all_params() if model.is_fitted() else {})
         kind = "Probability" if loss in CLASSES else "Exponent" if loss in EXPONENTIAL else "RawFormulaVal"
-        scores: Array = np.asarray(model.predict(_table(features), prediction_type=kind))
+        table = _table(features)
+        if features.categories:
+            table = catboost.Pool(table, cat_features=_categories(features), feature_names=model.feature_names_)
+        scores: Array = np.asarray(model.predict(table, prediction_type=kind))
         return scores
 
     def save(self, model: Any, directory: Path) -> None:
@@ -102,7 +112,7 @@ class CatBoost(Framework):
     def inspect(self, model: Any) -> Native:
         task = CLASSES.get(_loss(model.get_all_params()), Task.REGRESSION)
         n_classes = len(model.classes_) if task is Task.MULTICLASS else 2
-        return Native(task, n_classes, 1, list(model.feature_names_))
+        return Native(task, n_classes, 1, [NAMES.restore(name) for name in model.feature_names_])
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         loss = _loss(params or {})
@@ -169,28 +179,45 @@ class _Listener:
 
 
 def _pool(rows: Rows) -> Any:
+    features = rows.features
+    table = _table(features)
     return catboost.Pool(
-        _table(rows.features, pool=False),
+        table,
         label=rows.target,
         weight=rows.weight,
-        cat_features=_categories(rows.features),
-        feature_names=rows.features.names if rows.features.is_numeric else None,
+        cat_features=_categories(features),
+        feature_names=None if features.has_vectors else [NAMES.escape(name) for name in features.names],
     )
 
 
-def _table(features: Features, *, pool: bool = True) -> Any:
+def _table(features: Features) -> Any:
     """Numbers as a matrix; with categories a pandas table, in which they are strings."""
-    if not _categories(features):
+    if not features.categories:
         return features.matrix(np.float32)
-    texts = [col(name).cast(pl.String).fill_null(MISSING) for name in _categories(features)]
-    table = features.table.with_columns(texts).to_pandas()
-    for name in _categories(features):
-        table[name] = table[name].astype(object)
-    return catboost.Pool(table, cat_features=_categories(features)) if pool else table
+    import pandas as pd
+
+    strings, columns = {*features.categories}, []
+    numbers = {name: dtype for name, dtype in features.schema.items() if name not in strings}
+    matrix = Features(features.table.select(map(col, numbers)), schema=numbers)
+    made = matrix.matrix(np.float32)
+    if not isinstance(made, np.ndarray) and made.shape[1] > MANY_COLUMNS:
+        raise SchemaError(
+            f"catboost trainer: {features.categories} are categories beside sparse vectors with {made.shape[1]:,} elements.",
+            f"Expected at most {MANY_COLUMNS:,} elements: with categories CatBoost takes a table, with a column for each.",
+            "encode the categories (OneHotEncoder), or make shorter vectors (n_features=…).",
+        )
+    table = pd.DataFrame(made) if isinstance(made, np.ndarray) else pd.DataFrame.sparse.from_spmatrix(made)
+    for name in features.schema:
+        if name in strings:
+            values = features.table.select(col(name).cast(pl.String).fill_null(MISSING)).to_series()
+            columns.append(pd.Series(values.to_list(), dtype=object))
+        else:
+            columns += [table.iloc[:, place] for place in matrix.places[name]]
+    return pd.concat(columns, axis=1, keys=range(len(columns)))
 
 
-def _categories(features: Features) -> list[str]:
-    return [name for name, dtype in features.schema.items() if isinstance(dtype, pl.Enum)]
+def _categories(features: Features) -> list[int]:
+    return [features.places[name].start for name in features.categories]
 
 
 def _loss(params: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native, Rows
+from rayline.core.names import Escaping
 from rayline.core.schema import col
 from rayline.core.target import Task
 from rayline.frameworks import lightgbm_file
@@ -33,14 +34,10 @@ CLASSES = {
 }
 """Objectives of classifications; all others are regressions."""
 
-SAFE = str.maketrans({
-    **dict(zip('[]{}":, ', "［］｛｝＂：，\u00a0", strict=True)), **{chr(i): chr(0x2400 + i) for i in range(1, 32)}
-})  # fmt: skip
-PLAIN = {ord(safe): plain for plain, safe in SAFE.items()} | {0x2400: ""}
-"""Characters that LightGBM refuses or changes in names of features, and forms of them that mean the same to people."""
-
-NAMELESS = "\u2400"
-"""What a feature is called whose name is empty."""
+NAMES = Escaping(
+    {**dict(zip('[]{}":, =', "［］｛｝＂：，\u00a0＝", strict=True)), **{chr(i): chr(0x2400 + i) for i in range(1, 32)}}
+)
+"""Characters that LightGBM or its file refuses in names of features, and forms of them that mean the same to people."""
 
 OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
 """Parameters that say where a model was trained and not what it is: left out of files."""
@@ -177,7 +174,7 @@ class LightGBM(Framework):
             if "=" in line
         )
         task = CLASSES.get(head.get("objective", "").split(" ")[0], Task.REGRESSION)
-        return Native(task, max(int(head["num_class"]), 2), 1, [name.translate(PLAIN) for name in model.feature_name()])
+        return Native(task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()])
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         objective = next(((params or {})[name] for name in _aliases("objective") if name in (params or {})), None)
@@ -287,10 +284,9 @@ def _codes(table: pl.DataFrame) -> pl.DataFrame:
 
 def _dataset(rows: Rows, reference: Any = None) -> Any:
     features = rows.features
-    names: Any = [name.translate(SAFE) or NAMELESS for name in features.schema]
-    categories: Any = [name for name, dtype in zip(names, features.schema.values(), strict=True) if isinstance(dtype, pl.Enum)]
+    names: Any = [NAMES.escape(name) for name in features.schema]
     if features.has_vectors:
-        data, names, categories = features.matrix(np.float64), "auto", []
+        data, names = features.matrix(np.float64), "auto"
     else:
         data = _codes(features.table)
     return lightgbm.Dataset(
@@ -299,6 +295,6 @@ def _dataset(rows: Rows, reference: Any = None) -> Any:
         weight=rows.weight,
         reference=reference,
         feature_name=names,
-        categorical_feature=categories,
+        categorical_feature=[features.places[name].start for name in features.categories],
         free_raw_data=True,
     )

@@ -22,7 +22,7 @@ try:
     from xgboost.callback import TrainingCallback
 
     from rayline.frameworks import xgboost_params
-    from rayline.frameworks.xgboost_matrix import PLAIN, SAFE, matrix
+    from rayline.frameworks.xgboost_matrix import NAMES, matrix
     from rayline.frameworks.xgboost_predict import scores
 except ImportError as error:
     raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
@@ -108,7 +108,7 @@ class XGBoost(Framework):
             unknown = [name for name in constraints if name not in names]
             if unknown:
                 raise ParameterError.unknown("xgboost trainer: monotone_constraints", unknown, names)
-            params["monotone_constraints"] = {name.translate(SAFE): value for name, value in constraints.items()}
+            params["monotone_constraints"] = {NAMES.escape(name): value for name, value in constraints.items()}
         return params
 
     def predict(self, model: Any, features: Features) -> Array:
@@ -116,7 +116,8 @@ class XGBoost(Framework):
         objective, booster = _kind(model)
         until, linear = 0 if best is None else best + 1, booster == "gblinear"
         # A matrix is read faster than columns, as long as it is not too large.
-        parts = [scores(model, part.matrix(), until, linear=linear) for part in features.pieces(PREDICT_ROWS)]
+        zeros = features.has_vectors and model.feature_types is not None  # a model of a sparse matrix without types took none
+        parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
         found = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return found.astype(np.int64) if objective == "multi:softmax" else found
 
@@ -152,7 +153,7 @@ class XGBoost(Framework):
         config = json.loads(model.save_config())["learner"]
         shape = config["learner_model_param"]
         task = TASKS.get(config["objective"]["name"].partition(":")[0], Task.REGRESSION)
-        names = None if model.feature_names is None else [name.translate(PLAIN) for name in model.feature_names]
+        names = None if model.feature_names is None else [NAMES.restore(name) for name in model.feature_names]
         return Native(task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names)
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:

@@ -11,10 +11,10 @@ import xgboost
 
 from rayline.core.features import Features
 from rayline.core.framework import Rows
+from rayline.core.names import Escaping
 
-SAFE = str.maketrans("[]<", "［］＜")
+NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
 """XGBoost refuses these characters in names of features; their wide forms mean the same to people, and back to us."""
-PLAIN = str.maketrans("［］＜", "[]<")
 
 
 def matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> Any:
@@ -31,17 +31,21 @@ def matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> An
 def _arguments(rows: Rows) -> dict[str, Any]:
     features = rows.features
     made = {"label": rows.target, "weight": rows.weight}
-    if not features.n_rows and any(isinstance(d, pl.Enum) for d in features.schema.values()):
+    if not features.n_rows and features.categories:
         # XGBoost learns categories from every rank's own rows: one without weight in the place of none.
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
         made = {"label": np.zeros((1, *rows.target.shape[1:])), "weight": np.zeros(1)}
     if not features.has_vectors:
         return {"data": _frame(features.table), **made}
-    return {"data": features.matrix(), **made}  # its columns are more than the features, and have no names
+    # Its columns are more than the features, and have no names. What a sparse matrix does not store is missing to XGBoost.
+    kinds = ["q"] * max((place.stop for place in features.places.values()), default=0)
+    for name in features.categories:
+        kinds[features.places[name].start] = "c"
+    return {"data": features.matrix(zeros=True), "feature_types": kinds, **made}
 
 
 def _frame(table: pl.DataFrame) -> pl.DataFrame:
-    return table.rename({name: name.translate(SAFE) for name in table.columns})
+    return table.rename({name: NAMES.escape(name) for name in table.columns})
 
 
 class _Blocks(xgboost.DataIter):

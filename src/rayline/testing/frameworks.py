@@ -19,7 +19,7 @@ from rayline.core.target import Task, has_probabilities
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.artifact import load
 from rayline.inference.model import Model
-from rayline.testing import common
+from rayline.testing import common, features
 from rayline.testing.case import Acting, Case, error_of
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -45,7 +45,9 @@ def check_framework(
     The laws in this process: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
     between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
     when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
-    predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; names of columns mean nothing; metrics by name
+    predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; names of columns and of categories mean nothing, and with any of them what is trained is saved, loaded and
+    chained by hand; numbers of every type are learned from, other types refused by name; a vector is its elements as columns,
+    also beside categories; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
     and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; the framework's own error
     reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
@@ -85,7 +87,7 @@ def check_framework(
     from rayline.testing import on_ray  # imports Ray, which the others do not need
 
     acts = registry.framework(name).acts
-    of_rows = (*LAWS_OF_ROWS, *common.LAWS_OF_ROWS, *(on_ray.LAWS if ray else ()))
+    of_rows = (*LAWS_OF_ROWS, *common.LAWS_OF_ROWS, *features.LAWS_OF_ROWS, *(on_ray.LAWS if ray else ()))
     laws = (*LAWS, *common.LAWS, *(() if acts else of_rows), *(on_ray.SERVE_LAWS if serve else ()))
     for task in ("actions",) if acts else tasks:
         more = (by_task or {}).get(task, {})

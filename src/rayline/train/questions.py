@@ -15,7 +15,7 @@ import polars as pl
 
 from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.core.schema import Kind, kind_of
+from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import Stage, View
 from rayline.core.statistics import Extremes, Request, Statistic
 from rayline.core.target import Target, Task
@@ -146,7 +146,7 @@ class Questions:
     def _feature(self, name: str, dtype: pl.DataType, count: ValueCounts | None) -> pl.DataType:
         kind = kind_of(dtype)
         if kind in (Kind.NUMERIC, Kind.BOOLEAN, Kind.VECTOR) or self.strings == "text":
-            return dtype
+            return usual_numbers(dtype)
         if kind is Kind.CATEGORY and count is not None:
             return pl.Enum(count.table["value"].cast(pl.String))
         raise SchemaError(

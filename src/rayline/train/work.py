@@ -84,8 +84,9 @@ class Prepare:
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         if self.transform is not None:
             table = self.transform(table)
-        enums = {name: dtype for name, dtype in self.features.items() if isinstance(dtype, pl.Enum)}
-        table = Conform(enums, "train.fit")(table)
+        given = table.collect_schema()
+        others = {name: dtype for name, dtype in self.features.items() if given.get(name, dtype) != dtype}
+        table = Conform(others, "train.fit")(table)
         columns = map(col, (*self.features, *self.targets))
         return table.select(*columns, *self._weights())
 
