@@ -176,7 +176,7 @@ def test_decisions_are_tuned(ray_session: Any) -> None:
         verbose=False,
     )
     oof = analysis.oof
-    assert np.isclose(np.mean(oof["prediction"] == oof["code"]), analysis.best_score, atol=0.01)
+    assert np.isclose((oof["prediction"] == oof["code"]).mean(), analysis.best_score, atol=0.01)
     assert ((oof["probability_1"] > 0.9) == (oof["prediction"] == 1)).all()
 
 

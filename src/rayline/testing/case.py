@@ -67,6 +67,7 @@ class Case:
     weights: bool
     resumes: bool
     tuned: Mapping[str, Any] | None
+    native_predict: Callable[[Any, Any], Any] | None = None
 
     fits: dict[str, Result] = field(default_factory=dict)
 

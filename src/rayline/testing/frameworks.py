@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, RaylineError
+from rayline.core.features import Features
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Task, has_probabilities
 from rayline.data.preprocessor import Preprocessor
@@ -36,6 +37,7 @@ def check_framework(
     weights: bool = True,
     resumes: bool = True,
     tuned: Mapping[str, Any] | None = None,
+    native_predict: Callable[[Any, Any], Any] | None = None,
     ray: bool = False,
     serve: bool = False,
     **kwargs: Any,
@@ -44,7 +46,7 @@ def check_framework(
 
     The laws in this process: it trains on preprocessed rows, predictions come back in the labels' own type and probabilities lie
     between 0 and 1 and add up to 1; the pipeline is the same after saving and loading, after a trip through pickle, and
-    when the native model is chained by hand; one row gives what it gives in a table; the same seed gives the same
+    when the native model is chained by hand; predictions are those of the native model; one row gives what it gives in a table; the same seed gives the same
     predictions, whether anyone reads the metrics of its iterations or not; rows of almost no weight teach nothing, and weights of classes are weights of their rows; target stages are undone in predictions and metrics; names of columns and of categories mean nothing, and with any of them what is trained is saved, loaded and
     chained by hand; numbers of every type are learned from, other types refused by name; a vector is its elements as columns,
     also beside categories; metrics by name
@@ -76,6 +78,9 @@ def check_framework(
         Whether a training goes on from a checkpoint; otherwise it begins again when a worker is lost.
     tuned
         A search space for `tune.run`; the strategy of the imputation when omitted.
+    native_predict
+        `native_predict(model, matrix)`: what the library itself predicts for a float64 matrix of preprocessed rows, class
+        codes or values. Predictions must be the same: exactly in a classification, to 1e-5 in a regression.
     ray, serve
         Whether to run the laws that need Ray, and those that need Ray Serve.
 
@@ -92,7 +97,7 @@ def check_framework(
     for task in ("actions",) if acts else tasks:
         more = (by_task or {}).get(task, {})
         make = Acting if acts else Case
-        case = make(name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned)
+        case = make(name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned, native_predict)
         for law in laws:
             try:
                 law(case)
@@ -139,6 +144,19 @@ def trains_and_decodes(case: Case) -> None:
 
 def learns_something(case: Case) -> None:
     case.has_learned(case.result.metrics)
+
+
+def predicts_as_the_native_model(case: Case) -> None:
+    if case.native_predict is None:
+        return
+    model, table = case.result.model, case.preprocessed
+    expected = np.asarray(case.native_predict(model.native, Features(table, schema=model.schema).matrix(np.float64)))
+    scores = model.scores(table.lazy())
+    if model.target.task is Task.REGRESSION:
+        case.same(scores.ravel(), expected.ravel(), bits=False, why="values are not those of the native model")
+    else:
+        found = model.target.codes(scores)[0]
+        assert (found == expected.ravel()).all(), "labels are not those of the native model"
 
 
 def answers_as_it_says(case: Case) -> None:
@@ -339,6 +357,7 @@ LAWS = (
 LAWS_OF_ROWS = (
     trains_and_decodes,
     learns_something,
+    predicts_as_the_native_model,
     learns_the_same_unwatched,
     chains,
     learns_behind_target_stages,
