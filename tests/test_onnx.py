@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, RadiusNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import RobustScaler
+from sklearn.svm import SVC, LinearSVC
 
 for needed in ("onnxmltools", "skl2onnx", "onnxruntime"):
     pytest.importorskip(needed, reason=f"{needed} is not installed (pip install 'rayline[onnx]' onnxruntime)")
@@ -154,3 +164,65 @@ def test_what_has_no_form_is_refused_by_name() -> None:
     strange = trainer.fit(odd, BINARY, target_columns="late", verbose=False).inference_pipeline
     with pytest.raises(rl.ParameterError, match="no form in ONNX"):
         to_onnx(strange)
+
+
+EXPORTED = [
+    LogisticRegression(),
+    OneVsRestClassifier(LogisticRegression()),
+    KNeighborsClassifier(3),
+    MLPClassifier((5,), max_iter=20, random_state=0),
+    RandomForestClassifier(5, random_state=0),
+    GaussianNB(),
+    make_pipeline(RobustScaler(), GradientBoostingClassifier(n_estimators=5)),
+]
+
+
+@pytest.mark.parametrize("estimator", EXPORTED, ids=lambda e: repr(e)[:30])
+@pytest.mark.parametrize("table", [BINARY, MANY], ids=["binary", "multiclass"])
+def test_labels_and_scores_of_estimators(estimator: Any, table: pl.DataFrame) -> None:
+    trainer = train.SklearnTrainer(estimator)
+    pipeline = trainer.fit(preprocessor(), table, target_columns="late", verbose=False).inference_pipeline
+    found = scores(to_onnx(pipeline), table)
+    assert np.allclose(found, pipeline.predict_proba(table).to_numpy(), atol=1e-4)
+    labels = np.array(pipeline.classes)[found.argmax(axis=1)]
+    assert (labels == pipeline.predict(table)["prediction"].to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (SVC(), "SVC gives no probabilities"),
+        (LinearSVC(), "LinearSVC gives no probabilities"),
+        (RidgeClassifier(), "RidgeClassifier gives no probabilities"),
+        (FixedThresholdClassifier(LogisticRegression(), threshold=0.6), "other labels than the likeliest"),
+        (HistGradientBoostingClassifier(max_iter=2), "no form in ONNX"),
+        (LinearDiscriminantAnalysis(), "answers otherwise"),  # a fault of the converter's
+        (RadiusNeighborsClassifier(3.0), "does not run"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_would_answer_otherwise_is_refused(estimator: Any, words: str) -> None:
+    trainer = train.SklearnTrainer(estimator)
+    pipeline = trainer.fit(preprocessor(), BINARY, target_columns="late", verbose=False).inference_pipeline
+    with pytest.raises(rl.ParameterError, match=words):
+        to_onnx(pipeline)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"objective": objective}
+        for objective in ("reg:squarederror", "reg:absoluteerror", "reg:tweedie", "count:poisson", "reg:logistic")
+    ],
+    ids=lambda p: p["objective"],
+)
+def test_objectives_answer_alike_or_are_refused(params: dict[str, Any]) -> None:
+    table = NUMBER.with_columns(late=(pl.col("late") + 1) / (pl.col("late").max() + 2))
+    trainer = train.XGBoostTrainer({"nthread": 1, **params}, num_boost_round=8)
+    pipeline = trainer.fit(preprocessor(), table, target_columns="late", verbose=False).inference_pipeline
+    try:
+        made = to_onnx(pipeline)
+    except rl.ParameterError as error:
+        assert "Booster" in str(error)  # noqa: PT017  # either is right, a wrong answer is not
+        return
+    assert np.allclose(scores(made, table)[:, 0], pipeline.predict(table)["prediction"], rtol=1e-3, atol=1e-4)

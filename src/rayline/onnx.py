@@ -19,12 +19,13 @@ import numpy as np
 import polars as pl
 
 from rayline.core.codes import Codes, MapCodes, OneHot
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError, RaylineError
 from rayline.core.expression import Assign
 from rayline.core.linear import Linear
 from rayline.core.operations import Affine, Clip, Drop, Fill, Operation
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import Target, Task
+from rayline.inference import onnx_check
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 
 try:
@@ -40,7 +41,9 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     Raises
     ------
     ParameterError
-        When a stage or the framework has no form in ONNX, or a column has a type that ONNX does not know.
+        When a stage or the framework has no form in ONNX, a column has a type that ONNX does not know, the model has no
+        probabilities or predicts other labels than the likeliest classes, or the graph answers otherwise than the
+        pipeline: both are asked before it is returned.
     """
     pipeline = as_pipeline(model)
     graph = _Graph()
@@ -49,10 +52,29 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
         _convert(graph, columns, operation)
     features = [graph.number(columns[name], name) for name in pipeline.model.feature_names]
     matrix = graph.node("Cast", [graph.node("Concat", features, axis=1)], to=TensorProto.FLOAT)
-    made = graph.finish(matrix, pipeline.model.adapter.to_onnx(pipeline.model.native, len(features)), pipeline)
+    rows = onnx_check.sample(pipeline)
+    onnx_check.expected(pipeline.model, rows)
+    model = _native(pipeline, len(features))
+    onnx_check.compare(pipeline.model, model, rows)
+    made = graph.finish(matrix, model, pipeline)
+    onnx_check.compare_pipeline(pipeline, made)
     if path is not None:
         onnx.save(made, str(path))
     return made
+
+
+def _native(pipeline: InferencePipeline, width: int) -> Any:
+    """The framework's own object as an ONNX model."""
+    try:
+        return pipeline.model.adapter.to_onnx(pipeline.model.native, width)
+    except RaylineError:
+        raise
+    except Exception as error:  # whatever a converter raises about what it does not know
+        raise ParameterError(
+            f"to_onnx: {type(pipeline.model.native).__name__} has no form in ONNX: {str(error).strip().splitlines()[0][:300]}.",
+            "Expected a model that the framework's converter knows.",
+            "choose another model, or serve the pipeline with rayline.",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from rayline.train.questions import Questions
 from rayline.train.work import Work
 from tests import toy
 
+
 def xgboost_predicts(booster: Any, matrix: Any) -> Any:
     import xgboost
 

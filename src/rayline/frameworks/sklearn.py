@@ -138,7 +138,7 @@ class Sklearn(Framework):
         epochs = kwargs.get("epochs")
         # Some estimators of estimators have `predict` only when they are fitted.
         predicts = hasattr(estimator, "predict") or (
-            isinstance(estimator, BaseEstimator) and (is_classifier(estimator) or is_regressor(estimator))
+            isinstance(estimator, BaseEstimator) and _kind(estimator)
         )
         if isinstance(estimator, type) or not (predicts and all(map(partial(hasattr, estimator), ("fit", "get_params")))):
             raise ParameterError.value(
@@ -206,6 +206,14 @@ def _margins(model: Any, data: Any, codes: Array) -> Array | None:
     n_classes = len(model.classes_)
     wanted = codes.shape if codes.ndim == 2 or n_classes == 2 else (len(codes), n_classes)
     return found if found.shape == wanted else None
+
+
+def _kind(estimator: Any) -> bool:
+    """Whether it says that it is a classifier or a regressor; one of another that is missing cannot say."""
+    try:
+        return bool(is_classifier(estimator) or is_regressor(estimator))
+    except AttributeError:
+        return False
 
 
 def _weights(model: Any, method: str, rows: Rows) -> dict[str, Any]:

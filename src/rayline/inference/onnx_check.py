@@ -1,0 +1,132 @@
+"""Whether an ONNX graph answers as the pipeline that it was made of: asked before anyone gets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import ParameterError
+from rayline.core.features import Array, Features
+from rayline.core.target import Task, has_probabilities
+from rayline.inference.model import Model
+from rayline.inference.pipeline import InferencePipeline
+
+ROWS = 256
+"""Rows of features that model and graph are compared on."""
+
+NEAR_RELATIVE, NEAR = 1e-3, 1e-4
+"""What float32 may change."""
+
+SHARE = 0.98
+"""The share of rows that must agree: float32 may put a value on the other side of a tree's threshold."""
+
+
+def sample(pipeline: InferencePipeline) -> Array:
+    """Rows of features between those of the pipeline's examples, as float32; of none, normally distributed."""
+    random, width = np.random.default_rng(0), len(pipeline.model.schema)
+    rows = pipeline.examples
+    if rows.height and pipeline.preprocessor is not None:
+        rows = pipeline.preprocessor.transform(rows)
+    base = random.normal(size=(8, width))
+    if rows.height:
+        features = Features(rows.select(list(pipeline.model.schema)), schema=pipeline.model.schema)
+        known = np.nan_to_num(np.asarray(features.matrix(np.float64)))
+        base = known if len(known) > 1 else known + base
+    one, other = base[random.integers(len(base), size=ROWS)], base[random.integers(len(base), size=ROWS)]
+    made: Array = (one + random.random((ROWS, width)) * (other - one)).astype(np.float32)
+    return made
+
+
+def expected(model: Model, matrix: Array) -> Array:
+    """What the graph must answer: values, or the probabilities of each class.
+
+    Raises ParameterError for a model without probabilities, or whose labels are not the likeliest classes.
+    """
+    schema = pl.Schema({name: pl.Float64() for name in model.schema})
+    scores = model.adapter.predict(model.native, Features(pl.DataFrame(matrix.astype(float), schema=schema), schema=schema))
+    kind = type(model.native).__name__
+    if model.target.task is Task.REGRESSION:
+        return scores
+    if not has_probabilities(scores):
+        raise ParameterError(
+            f"to_onnx: {kind} gives no probabilities, and the graph's scores are probabilities.",
+            "Expected a classifier with predict_proba.",
+            "train one with probabilities (CalibratedClassifierCV around it), or serve the pipeline with rayline.",
+        )
+    probabilities = model.target.probabilities(scores).to_numpy()
+    if scores.dtype.names is not None:
+        ends = np.cumsum([len(classes) for classes in model.target.classes])[:-1]
+        likeliest = [part.argmax(axis=1) for part in np.split(probabilities, ends, axis=1)]
+        if any((one != other).any() for one, other in zip(model.target.codes(scores), likeliest, strict=True)):
+            raise ParameterError(
+                f"to_onnx: {kind} predicts other labels than the likeliest classes, which is all that the graph can say.",
+                "Expected a model whose labels follow from its probabilities.",
+                "apply the threshold where the graph is used, and export the estimator inside.",
+            )
+    return probabilities
+
+
+def compare(model: Model, graph: Any, matrix: Array) -> None:
+    """Raise ParameterError when a graph of one float32 matrix answers otherwise than the model."""
+    wanted = expected(model, matrix)
+    _refuse_other(model, _answers(model, graph, {graph.graph.input[0].name: matrix}), wanted)
+
+
+def compare_pipeline(pipeline: InferencePipeline, graph: Any) -> None:
+    """Raise ParameterError when the whole graph answers otherwise than the pipeline for its example rows."""
+    rows = pipeline.examples
+    if not rows.height:
+        return
+    feed: dict[str, Any] = {}
+    for name, series in zip(rows.columns, rows.get_columns(), strict=True):
+        if series.dtype == pl.Boolean:
+            if series.null_count():
+                return  # a truth value cannot be missing in the graph
+            values = series.to_numpy()
+        elif series.dtype.is_numeric():
+            values = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        else:
+            values = series.cast(pl.String).fill_null("").to_numpy().astype(object)
+        feed[name] = values.reshape(-1, 1)
+    made = pipeline.predict_proba(rows) if pipeline.classes else pipeline.predict(rows)
+    _refuse_other(pipeline.model, _answers(pipeline.model, graph, feed), made.cast(pl.Float64).to_numpy())
+
+
+def _answers(model: Model, graph: Any, feed: Any) -> Array:
+    """The last output, by ONNX Runtime where it is installed, otherwise by the reference implementation."""
+    try:
+        try:
+            import onnxruntime
+        except ImportError:
+            from onnx.reference import ReferenceEvaluator
+
+            return np.asarray(ReferenceEvaluator(graph).run(None, feed)[-1])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+        return np.asarray(session.run(None, feed)[-1])
+    except Exception as error:  # whatever the runtime raises about a graph of a converter's
+        raise ParameterError(
+            f"to_onnx: the graph of {type(model.native).__name__} does not run: {str(error)[:300]}",
+            "Expected operators of ONNX.",
+            "the converter has no right form for it: choose another model, or serve the pipeline with rayline.",
+        ) from error
+
+
+def _refuse_other(model: Model, found: Array, wanted: Array) -> None:
+    n = len(wanted)
+    wanted = wanted.reshape(n, -1)
+    if len(model.target.columns) > 1 and model.target.classes and found.size * 2 == wanted.size:
+        wanted = wanted[:, 1::2]  # of several targets the second class
+    same = found.size == wanted.size
+    if same:
+        near = np.isclose(found.reshape(n, -1), wanted, rtol=NEAR_RELATIVE, atol=NEAR).all(axis=1)
+        same = bool(near.mean() >= SHARE)
+    if not same:
+        raise ParameterError(
+            f"to_onnx: the graph of {type(model.native).__name__} answers otherwise than the model.",
+            f"Expected answers of shape {wanted.shape} for {n} rows; got {np.shape(found)}, or other numbers.",
+            "its form in ONNX is wrong or depends on the number of rows: choose another model, or serve the pipeline with rayline.",
+        )
