@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -140,3 +141,64 @@ def test_wrong_parameters() -> None:
     for how in ({"ngram_range": (2, 1)}, {"token_pattern": "("}, {"n_features": 0}, {"norm": "l3"}):
         with pytest.raises(ParameterError):
             Vectorizer(**how)
+
+
+@pytest.mark.parametrize("pattern", [".", r"\S+ ?", r"[a-z](?: [a-z])?", "(?s)."])
+@pytest.mark.parametrize("how", [{"ngram_range": (3, 3)}, {"ngram_range": (1, 2)}, {"ngram_range": (2, 3), "max_features": 4}])
+def test_a_token_may_hold_any_character(pattern: str, how: dict[str, Any]) -> None:
+    texts = ["a b c", "a b  c a b", "b\x00c", "x", "c a\nb"]
+    how = {"token_pattern": pattern, **how}
+    theirs = sk.CountVectorizer(**how).fit(texts)
+    if how.get("max_features") is None:
+        ours = vectors(CountVectorizer(["t"], **how), texts)
+        np.testing.assert_array_equal(ours.toarray(), theirs.transform(texts).toarray())
+    for stage in (CountVectorizer(["t"], **how), TfidfVectorizer(["t"], **how)):
+        fitted = Preprocessor([("t", stage)]).fit(pl.DataFrame({"t": texts}))
+        again = Preprocessor.from_json(json.loads(json.dumps(fitted.to_json())))
+        table = again.transform(pl.DataFrame({"t": texts}))["t"].to_list()
+        assert sum(len(row["indices"]) for row in table) > 0
+        run = again.row_function()
+        assert run is not None
+        for text, wanted in zip(texts, table, strict=True):
+            row = {"t": text}
+            run(row)
+            assert row["t"] == wanted
+
+
+def test_a_vocabulary_saved_without_keys_reads_as_before() -> None:
+    texts = ["snow on the way", "no snow"]
+    fitted = Preprocessor([("t", CountVectorizer(["t"], ngram_range=(1, 2)))]).fit(pl.DataFrame({"t": texts}))
+    saved = fitted.to_json()
+    (own,) = (entry for entry in _dicts(saved) if "vocabulary" in entry)
+    del own["keys"]
+    table = pl.DataFrame({"t": texts})
+    assert Preprocessor.from_json(saved).transform(table).equals(fitted.transform(table))
+
+
+def _dicts(value: Any) -> Any:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _dicts(item)
+
+
+@pytest.mark.parametrize("pattern", [r"(\w)\w+", r"#(\w+)", r"\B(\w\w)", r"(?:a|b)(\w*)", r"(\d)|x"])
+def test_a_group_of_the_pattern_is_the_token(pattern: str) -> None:
+    texts = ["#snow on #way", "abc bcd", "x 12 y3", "café"]
+    theirs = [sk.CountVectorizer(token_pattern=pattern).build_tokenizer()(text) for text in texts]
+    table = pl.DataFrame({"t": texts})
+    assert Preprocessor([("t", Tokenizer(["t"], token_pattern=pattern))]).fit_transform(table)["t"].to_list() == theirs
+    for stage, oracle in ((CountVectorizer, sk.CountVectorizer), (TfidfVectorizer, sk.TfidfVectorizer)):
+        wanted = oracle(token_pattern=pattern).fit_transform(texts).toarray()
+        np.testing.assert_allclose(vectors(stage(["t"], token_pattern=pattern), texts).toarray(), wanted)
+    for stage in (Vectorizer, HashingVectorizer):
+        ours = vectors(stage(["t"], token_pattern=pattern, norm=None, n_features=1 << 30), texts)
+        assert (ours.getnnz(axis=1) == [len(set(tokens)) for tokens in theirs]).all()
+
+
+@pytest.mark.parametrize("stage", [Tokenizer, Vectorizer, HashingVectorizer, CountVectorizer, TfidfVectorizer])
+def test_several_groups_are_refused(stage: Any) -> None:
+    with pytest.raises(ParameterError, match="at most one capturing group"):
+        Preprocessor([("t", stage(["t"], token_pattern=r"(a)(b)"))]).fit(pl.DataFrame({"t": ["ab"]}))

@@ -25,8 +25,9 @@ def blocks_of(texts: pl.Series) -> list[pl.Series]:
 
 def analyzer_of(options: Mapping[str, Any]) -> Analyzer:
     """How texts are taken apart, from the options of a request."""
-    stop_words = options.get("stop_words", ())
-    return Analyzer(options["lowercase"], options["token_pattern"], options["ngram_range"], stop_words)
+    return Analyzer(
+        options["lowercase"], options["token_pattern"], options["ngram_range"], options.get("stop_words", ()), options.get("group", False)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,10 @@ class DocumentFrequency(Statistic):
 
 @dataclass(frozen=True, eq=False)
 class GramCounts(Statistic):
-    """How often each gram occurs, and in how many texts, exactly, for up to MAX_CATEGORIES distinct grams."""
+    """How often each gram occurs, and in how many texts, exactly, for up to MAX_CATEGORIES distinct grams.
+
+    A gram is its key: a token may hold any character, so two grams may be spelled alike.
+    """
 
     n_rows: int = 0
     table: pl.DataFrame = field(default_factory=lambda: _NO_GRAMS)
@@ -97,7 +101,8 @@ class GramCounts(Statistic):
         _, occurring, _ = counted_pairs(grams.rows, place, max(len(keys), 1))
         n_rows = np.bincount(occurring, minlength=len(keys))
         spelled = grams.spell(first)
-        return cls(len(texts), pl.DataFrame({"gram": spelled, "n": n, "n_rows": n_rows}, schema=_NO_GRAMS.schema))
+        made = {"key": keys, "gram": spelled, "n": n, "n_rows": n_rows}
+        return cls(len(texts), pl.DataFrame(made, schema=_NO_GRAMS.schema))
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -110,14 +115,17 @@ class GramCounts(Statistic):
         tables = [state.table for state in states if state.table.height]
         if any(state.overflow for state in states):
             return cls(n_rows, _NO_GRAMS, overflow=True)
-        table = pl.concat(tables).group_by("gram").agg(pl.col("n", "n_rows").sum()) if tables else _NO_GRAMS
+        sums = (pl.col("gram").first(), pl.col("n", "n_rows").sum())
+        table = pl.concat(tables).group_by("key").agg(*sums) if tables else _NO_GRAMS
         return cls(n_rows, table) if table.height <= MAX_CATEGORIES else cls(n_rows, _NO_GRAMS, overflow=True)
 
     def merge(self, other: Self) -> Self:
         return self.merge_all([self, other])
 
 
-_NO_GRAMS: pl.DataFrame = pl.DataFrame(schema={"gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})
+_NO_GRAMS: pl.DataFrame = pl.DataFrame(
+    schema={"key": pl.UInt64, "gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64}
+)
 
 
 def counted(grams: Grams, n_features: int) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -99,25 +99,43 @@ class Grams:
         return pl.DataFrame(columns).select(pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)).to_series()
 
 
+def n_groups(pattern: str) -> int:
+    """How many capturing groups a regular expression has."""
+    return len(cast(pl.Struct, pl.select(pl.lit("").str.extract_groups(pattern)).to_series().dtype).fields)
+
+
 @dataclass(frozen=True)
 class Analyzer:
-    """How a text is taken apart."""
+    """How a text is taken apart.
+
+    With `group` a token is what the one capturing group of the pattern matches, otherwise the whole match.
+    """
 
     lowercase: bool = True
     token_pattern: str = WORDS
     ngram_range: tuple[int, int] = (1, 1)
     stop_words: tuple[str, ...] = ()
+    group: bool = False
 
-    def tokens(self, texts: pl.Series) -> pl.Series:
+    def split(self, texts: pl.Expr) -> pl.Expr:
         """The tokens of each text, in order; null of a missing text."""
         texts = texts.cast(pl.String)
         if self.lowercase:
             texts = texts.str.to_lowercase()
-        found = texts.str.extract_all(self.token_pattern)
+        if self.group:
+            # Marked where it stands, and then taken out: a match alone has lost what the pattern may say of its surroundings.
+            marked = texts.str.replace_all(f"[{_OPEN}{_CLOSE}]", "").str.replace_all(self.token_pattern, f"{_OPEN}${{1}}{_CLOSE}")
+            found = marked.str.extract_all(f"{_OPEN}[^{_CLOSE}]*").list.eval(pl.element().str.strip_prefix(_OPEN))
+        else:
+            found = texts.str.extract_all(self.token_pattern)
         if self.stop_words:
             stopped = pl.Series(self.stop_words, dtype=pl.String).implode()
             found = found.list.eval(pl.element().filter(~pl.element().is_in(stopped)))
         return found
+
+    def tokens(self, texts: pl.Series) -> pl.Series:
+        """As `split`, of a series."""
+        return texts.to_frame("text").select(self.split(pl.col("text"))).to_series()
 
     def grams(self, texts: pl.Series) -> Grams:
         """The grams of all texts, grouped by row for each size."""
@@ -174,9 +192,10 @@ class Analyzer:
         return found
 
     def spelled_key(self, gram: str) -> int:
-        """The key of a gram that `Grams.spell` wrote."""
+        """The key of a gram that `Grams.spell` wrote, of tokens without a space: for saved vocabularies without keys."""
         keys = [key_of(token) for token in gram.split(" ")]
         return functools.reduce(_longer, keys[1:], keys[0])
 
 
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # Unicode keeps them free for uses like this; no text should hold them
 _ASCII_WORDS = re.compile(WORDS, re.ASCII)

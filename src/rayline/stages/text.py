@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.counts import MAX_CATEGORIES
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, ParameterError
 from rayline.core.grams import DocumentFrequency, GramCounts
 from rayline.core.operations import Operation
 from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, an_int, one_of, param
 from rayline.core.statistics import Request
-from rayline.core.text import WORDS, Analyzer
+from rayline.core.text import WORDS, Analyzer, n_groups
 from rayline.stages.text_vectors import SplitWords, Vectorize
 
 
@@ -36,6 +36,18 @@ def _is_pattern(value: Any) -> bool:
 def _is_range(value: Any) -> bool:
     ok = isinstance(value, (tuple, list)) and len(value) == 2 and all(type(v) is int for v in value)
     return ok and 1 <= value[0] <= value[1] <= 10
+
+
+def _group(stage: Any) -> dict[str, Any]:
+    """That a token is what the pattern's one group matches, for what a fit learns (older files have the whole match)."""
+    n = n_groups(stage.token_pattern)
+    if n > 1:
+        raise ParameterError.value(type(stage).__name__, "token_pattern", "at most one capturing group (others are written (?:…))", stage.token_pattern)
+    return {"group": True} if n else {}
+
+
+def _group_of(learned: Mapping[str, Any]) -> dict[str, Any]:
+    return {"group": True} if learned.get("group") else {}
 
 
 _PATTERN = Check("a regular expression in Rust's syntax", _is_pattern)
@@ -67,20 +79,24 @@ class _TextStage(ColumnStage):
         "smooth_idf": "leave it out: idf is smoothed",
     }
 
-    @property
-    def analyzer(self) -> Analyzer:
+    def analyzer(self, learned: Mapping[str, Any]) -> Analyzer:
+        """How texts are cut, with what a fit learned of the pattern."""
         words = tuple(sorted(set(self.stop_words or ())))
-        return Analyzer(self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words)
+        return Analyzer(self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words, **_group_of(learned))
 
     def options(self) -> dict[str, Any]:
         """The analyzer as options of a request."""
-        analyzer = self.analyzer
+        analyzer = self.analyzer(_group(self))
         return {
             "lowercase": analyzer.lowercase,
             "token_pattern": analyzer.token_pattern,
             "ngram_range": analyzer.ngram_range,
             **({"stop_words": analyzer.stop_words} if analyzer.stop_words else {}),
+            **_group_of(_group(self)),
         }
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return _group(self)
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ class Vectorizer(_TextStage):
         Whether case is ignored.
     token_pattern
         What a word is, as a regular expression in Rust's syntax; words of two or more letters or digits. With "." every
-        character is one.
+        character is one. Where it has a capturing group, the word is what the group matches.
     stop_words
         Words that do not count, after `lowercase`; for instance `list(sklearn.feature_extraction.text.ENGLISH_STOP_WORDS)`.
     n_features
@@ -134,17 +150,18 @@ class Vectorizer(_TextStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if not self.use_idf:
-            return {}
+            return _group(self)
         counts: DocumentFrequency = answers[0]
         return {
+            **_group(self),
             "n_rows": counts.n_rows,
             "rows_with": {"feature": counts.features.tolist(), "n": counts.rows_with.tolist()},
         }
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [
-            Vectorize(column, self.analyzer, self.n_features, norm=self.norm, sublinear_tf=self.sublinear_tf, **learned)
-        ]
+        idf = {name: learned[name] for name in ("n_rows", "rows_with") if name in learned}
+        how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf}
+        return [Vectorize(column, self.analyzer(learned), self.n_features, **how, **idf)]
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,7 @@ class HashingVectorizer(_TextStage):
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [Vectorize(column, self.analyzer, self.n_features, norm=self.norm, binary=self.binary)]
+        return [Vectorize(column, self.analyzer(learned), self.n_features, norm=self.norm, binary=self.binary)]
 
 
 @dataclass(frozen=True)
@@ -206,9 +223,9 @@ class _Vocabulary(_TextStage):
                 "use HashingVectorizer or Vectorizer, which hash them.",
             )
         low, high = (v if isinstance(v, int) else v * counts.n_rows for v in (self.min_df, self.max_df))
-        table = counts.table.filter(pl.col("n_rows").is_between(low, high)).sort("gram")
+        table = counts.table.filter(pl.col("n_rows").is_between(low, high)).sort("gram", "key")
         if self.max_features is not None:
-            table = table.sort("n", descending=True, maintain_order=True).head(self.max_features).sort("gram")
+            table = table.sort("n", descending=True, maintain_order=True).head(self.max_features).sort("gram", "key")
         if not table.height:
             raise DataError(
                 f"{type(self).__name__}: column {column!r} has no grams to learn from.",
@@ -217,10 +234,16 @@ class _Vocabulary(_TextStage):
             )
         n = table["n_rows"].to_list()
         return {
+            **_group(self),
             "vocabulary": table["gram"].to_list(),
+            "keys": table["key"].to_list(),
             "n_rows": counts.n_rows,
             "rows_with": {"feature": list(range(len(n))), "n": n},
         }
+
+    def _vectorize(self, column: str, learned: Mapping[str, Any], **how: Any) -> Vectorize:
+        vocabulary, keys = learned["vocabulary"], learned.get("keys")
+        return Vectorize(column, self.analyzer(learned), len(vocabulary), vocabulary, keys=keys, binary=self.binary, **how)
 
 
 def _is_df(value: Any) -> bool:
@@ -262,8 +285,7 @@ class CountVectorizer(_Vocabulary):
     """
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        vocabulary = learned["vocabulary"]
-        return [Vectorize(column, self.analyzer, len(vocabulary), vocabulary, binary=self.binary)]
+        return [self._vectorize(column, learned)]
 
 
 @dataclass(frozen=True)
@@ -304,10 +326,9 @@ class TfidfVectorizer(_Vocabulary):
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        vocabulary = learned["vocabulary"]
         idf: dict[str, Any] = {"n_rows": learned["n_rows"], "rows_with": learned["rows_with"]} if self.use_idf else {}
-        how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf, "binary": self.binary}
-        return [Vectorize(column, self.analyzer, len(vocabulary), vocabulary, **idf, **how)]
+        how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf}
+        return [self._vectorize(column, learned, **idf, **how)]
 
 
 @dataclass(frozen=True)
@@ -338,5 +359,8 @@ class Tokenizer(ColumnStage):
     lowercase: bool = param(True, a_bool())
     token_pattern: str = param(WORDS, _PATTERN)
 
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return _group(self)
+
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [SplitWords(column, Analyzer(self.lowercase, self.token_pattern))]
+        return [SplitWords(column, Analyzer(self.lowercase, self.token_pattern, **_group_of(learned)))]

@@ -26,23 +26,28 @@ class Vectorize(InPlace):
     stays: ClassVar = False  # there is no way back: the order of the words is lost
     analyzer: Analyzer
     n_features: int
-    vocabulary: Sequence[str] | None = None  # None: features are hash buckets
+    vocabulary: Sequence[str] | None = None  # the spelling of each gram; None: features are hash buckets
     n_rows: int = 0  # texts seen in fit; 0 for no idf
     rows_with: Mapping[str, Sequence[int]] | None = None  # "feature": places, "n": texts with each; others had none
     norm: str | None = None
     sublinear_tf: bool = False
     binary: bool = False
+    keys: Sequence[int] | None = None  # of the grams of the vocabulary; None in files that spell them only
+
+    @cached_property
+    def _keys(self) -> list[int]:
+        return [self.analyzer.spelled_key(gram) for gram in self.vocabulary or ()] if self.keys is None else list(self.keys)
 
     @cached_property
     def _known(self) -> tuple[Any, Any]:
         """The sorted keys of the vocabulary, and the feature of each."""
-        keys = np.array([self.analyzer.spelled_key(gram) for gram in self.vocabulary or ()], dtype=np.uint64)
+        keys = np.array(self._keys, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 
     @cached_property
     def _places(self) -> dict[int, int]:
-        return {self.analyzer.spelled_key(gram): i for i, gram in enumerate(self.vocabulary or ())}
+        return {key: i for i, key in enumerate(self._keys)}
 
     @cached_property
     def _idf(self) -> tuple[Any, Any, float] | None:
@@ -62,7 +67,7 @@ class Vectorize(InPlace):
         return math.log((1 + self.n_rows) / (1 + n)) + 1.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_known", "_places", "_idf", "_idf_of")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_keys", "_known", "_places", "_idf", "_idf_of")}
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).map_batches(self._vectors, return_dtype=SPARSE, is_elementwise=True)]
@@ -153,8 +158,7 @@ class SplitWords(InPlace):
     analyzer: Analyzer
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        x = col(self.column).cast(pl.String)
-        return [(x.str.to_lowercase() if self.analyzer.lowercase else x).str.extract_all(self.analyzer.token_pattern)]
+        return [self.analyzer.split(col(self.column))]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, analyzer = self.column, self.analyzer
