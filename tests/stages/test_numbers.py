@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,31 @@ def test_scalers_share_the_scan_with_an_imputer() -> None:
         assert p.scans == 1
         filled = Preprocessor([("a", SimpleImputer(strategy="median"))]).fit_transform(table)
         np.testing.assert_allclose(p.transform(table).to_numpy(), transform(scaler, filled, filled), rtol=1e-9)
+
+
+def kmeans_edges(values: Any, n: int) -> tuple[Any, Any]:
+    stage = KBinsDiscretizer(n_bins=n, strategy="kmeans")
+    ours = Preprocessor([("b", stage)]).fit(pl.DataFrame({"x": values}))["b"].state["columns"]["x"]["edges"]  # type: ignore[union-attr]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer values than clusters
+        theirs = sk.KBinsDiscretizer(n, encode="ordinal", strategy="kmeans").fit(np.reshape(values, (-1, 1))).bin_edges_[0]
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    ("values", "n"),
+    [
+        ([0.0, 0.5, 2.0, 3.0, 9.0, 10.0], 3),
+        ([0.0, 0.0, 10.0, 10.0], 3),  # fewer values than bins
+        *((np.random.default_rng(seed).exponential(size=40) ** 3, 3 + seed % 5) for seed in range(8)),
+        *((1e6 + np.random.default_rng(seed).lognormal(0, 2, 40), 4 + seed % 6) for seed in range(3)),
+    ],
+)
+def test_kmeans_leaves_no_cluster_empty(values: Any, n: int) -> None:
+    ours, theirs = kmeans_edges(values, n)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_kmeans_with_a_bin_for_each_value() -> None:
+    ours, _ = kmeans_edges([1.0, 2.0, 1.0, 5.0, 3.0, 1.0, 4.0, 6.0, 1.0, 0.0, 3.0, 1.0, 6.0], 11)
+    assert ours == [0.0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.0]

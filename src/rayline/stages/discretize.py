@@ -156,23 +156,48 @@ def _steps(values: Any, weights: Any, places: Sequence[float]) -> list[float]:
 def _between_means(values: Any, weights: Any, n: int) -> list[float]:
     """Edges between the centres of Lloyd's algorithm, which begins with centres at equal distances as scikit-learn does.
 
-    In one dimension a cluster is a run of the sorted values, so a step is a search of n edges in running sums.
+    In one dimension a cluster is a run of the sorted values, so a step is a search of n edges in running sums. A cluster
+    without values takes the row that is farthest from its centre. The number of a cluster says who gets a value in the
+    middle between two; so the centres keep their order, and may cross.
     """
-    sums, counts = np.append(0.0, np.cumsum(values * weights)), np.append(0, np.cumsum(weights))
+    if len(values) <= n:  # each value is a centre
+        return [float(edge) for edge in values[1:] / 2 + values[:-1] / 2]
+    mean = float((values * weights).sum() / weights.sum())
+    x = values - mean
+    sums, counts = np.append(0.0, np.cumsum(x * weights)), np.append(0, np.cumsum(weights))
     edges = np.linspace(values[0], values[-1], n + 1)
-    centres = (edges[1:] + edges[:-1]) / 2
-    mean = sums[-1] / counts[-1]
-    tolerance = 1e-4 * float(((values - mean) ** 2 * weights).sum() / counts[-1])
+    centres = (edges[1:] + edges[:-1]) / 2 - mean  # rounded as theirs: both ends are as far from their centres, to rounding
+    tolerance = 1e-4 * float((x**2 * weights).sum() / counts[-1])
     before: Any = None
     for _ in range(300):
-        cuts = np.concatenate([[0], np.searchsorted(values, (centres[1:] + centres[:-1]) / 2, side="right"), [len(values)]])
-        size = counts[cuts[1:]] - counts[cuts[:-1]]
-        moved = np.where(size > 0, (sums[cuts[1:]] - sums[cuts[:-1]]) / np.maximum(size, 1), centres)
+        owners, cuts = _clusters(x, centres)
+        size, total = np.zeros(n), np.zeros(n)
+        size[owners], total[owners] = np.diff(counts[cuts]), np.diff(sums[cuts])
+        owner = np.repeat(owners, np.diff(cuts))  # of each value
+        empty = np.flatnonzero(size == 0)
+        if len(empty):
+            distance = (x - centres[owner]) ** 2
+            order = np.argsort(-distance, kind="stable")[: len(empty)]
+            rows = np.repeat(order, np.minimum(weights[order], len(empty)))[: len(empty)] if distance.max() else []
+            for cluster, row in zip(empty, rows, strict=False):
+                size[owner[row]] -= 1
+                total[owner[row]] -= x[row]
+                size[cluster], total[cluster] = 1, x[row]
+        moved = np.where(size > 0, total / np.maximum(size, 1), centres)
         shift, centres = float(((moved - centres) ** 2).sum()), moved
-        if shift <= tolerance or (before is not None and np.array_equal(before, cuts)):
+        if shift <= tolerance or (before is not None and np.array_equal(before, owner)):
             break
-        before = cuts
+        before = owner
+    centres = np.sort(centres) + mean
     return [float(edge) for edge in (centres[1:] + centres[:-1]) / 2]
+
+
+def _clusters(x: Any, centres: Any) -> tuple[Any, Any]:
+    """The clusters from left to right, and where among the ascending values each begins, and the last ends."""
+    different, owners = np.unique(centres, return_index=True)
+    middles = different[1:] / 2 + different[:-1] / 2
+    first, behind = (np.searchsorted(x, middles, side=side) for side in ("left", "right"))
+    return owners, np.concatenate([[0], np.where(owners[:-1] < owners[1:], behind, first), [len(x)]])
 
 
 @dataclass(frozen=True)
