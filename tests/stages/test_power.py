@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import preprocessing as sk
 
+from rayline.core.errors import DataError
 from rayline.data.preprocessor import Preprocessor
 from rayline.stages import PowerTransformer
 from tests.stages.numbers import NEW, TABLE
@@ -78,3 +79,74 @@ def test_the_power_transform_of_small_and_large_units(unit: float) -> None:
     known = stats.yeojohnson(table["a"].to_numpy(), power)
     expected = (known - known.mean()) / known.std()
     np.testing.assert_allclose(fitted.transform(table)["a"].to_numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+FAR = [
+    [1001.0, 1002.0, 1003.0, 1005.0, 1009.0],
+    [2003.0, 1950.0, 1997.0, 2000.0, 2009.0],
+    [1e6, 1e6 + 1, 1e6 + 2, 1e6 + 9],
+    [1e9 + 1, 1e9 + 2, 1e9 + 7],
+    [1e-9, 2e-9, 5e-9],
+    [1e200, 2e200, 5e200],
+]
+
+
+@pytest.mark.parametrize("values", FAR, ids=str)
+@pytest.mark.parametrize(("method", "sign"), [("yeo-johnson", 1.0), ("yeo-johnson", -1.0), ("box-cox", 1.0)])
+def test_columns_far_from_zero(method: str, sign: float, values: list[float]) -> None:
+    """Against extended precision, in which the powers neither overflow nor vanish."""
+    table = pl.DataFrame({"x": [sign * v for v in values]})
+    p = Preprocessor([("p", PowerTransformer(method=method))]).fit(table)
+    power = p["p"].state["columns"]["x"]["lambda"]  # type: ignore[union-attr]
+    power = power if sign > 0 else 2.0 - power
+    origin = 0.0 if method == "box-cox" else 1.0
+    # ln((origin + x) / (origin + x0)): a power of this has the same λ, and the same results once they are standardized
+    log = np.log1p((np.array(values, np.longdouble) - values[0]) / (np.longdouble(origin) + values[0]))
+
+    def results(at: float) -> Any:
+        return np.expm1(at * log) / at
+
+    def likelihood(at: float) -> float:
+        return float((at - 1) * log.sum() - len(log) / 2 * np.log(np.var(results(at))))
+
+    y = results(power)
+    wanted = sign * (y - y.mean()) / y.std()
+    found = p.transform(table)["x"].to_numpy()
+    np.testing.assert_allclose(found, wanted.astype(float), rtol=1e-6, atol=1e-6)
+    assert likelihood(power) >= max(likelihood(power * (1 - 1e-3)), likelihood(power * (1 + 1e-3)))
+    np.testing.assert_allclose(p.inverse_transform(p.transform(table))["x"], table["x"], rtol=1e-12, atol=1e-15)
+    run = p.row_function()
+    assert run is not None
+    for x, y in zip(table["x"], found, strict=True):
+        row = {"x": x}
+        run(row)
+        assert row["x"] == y
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_other_side_of_a_column_on_one_side(sign: float) -> None:
+    values = sign * np.random.default_rng(3).lognormal(1, 1, 100)
+    new = np.array([-50.0, -3.0, -0.5, -1e-9, 0.0, 1e-9, 0.5, 3.0, 50.0])
+    theirs = sk.PowerTransformer().fit(values[:, None]).transform(new[:, None])[:, 0]
+    p = Preprocessor([("p", PowerTransformer())]).fit(pl.DataFrame({"x": values}))
+    made = p.transform(pl.DataFrame({"x": new}))
+    np.testing.assert_allclose(made["x"], theirs, rtol=1e-6)
+    np.testing.assert_allclose(p.inverse_transform(made)["x"], new, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("values", [FAR[0], FAR[1], FAR[3]], ids=str)
+def test_results_that_collapse_are_refused(values: list[float]) -> None:
+    with pytest.raises(DataError, match=r"column 'x' are (all the same|too large)"):
+        Preprocessor([("p", PowerTransformer(standardize=False))]).fit(pl.DataFrame({"x": values}))
+
+
+def test_a_saved_power_without_a_center_gives_what_it_gave() -> None:
+    values = [1.0, 2.0, 9.0, 30.0]
+    theirs = sk.PowerTransformer().fit(np.reshape(values, (-1, 1)))
+    y = np.reshape(sk.power_transform(np.reshape(values, (-1, 1)), standardize=False), -1)
+    saved = Preprocessor([("p", PowerTransformer())]).fit(pl.DataFrame({"x": values})).to_json()
+    saved["stages"][0][1]["learned"]["columns"]["x"] = {"lambda": float(theirs.lambdas_[0]), "mean": float(y.mean()), "scale": float(y.std())}
+    old = Preprocessor.from_json(saved)
+    made = old.transform(pl.DataFrame({"x": values}))
+    np.testing.assert_allclose(made["x"], theirs.transform(np.reshape(values, (-1, 1)))[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(old.inverse_transform(made)["x"], values, rtol=1e-12)

@@ -178,7 +178,7 @@ def _between_means(values: Any, weights: Any, n: int) -> list[float]:
         if len(empty):
             distance = (x - centres[owner]) ** 2
             order = np.argsort(-distance, kind="stable")[: len(empty)]
-            rows = np.repeat(order, np.minimum(weights[order], len(empty)))[: len(empty)] if distance.max() else []
+            rows: Any = np.repeat(order, np.minimum(weights[order], len(empty)))[: len(empty)] if distance.max() else []
             for cluster, row in zip(empty, rows, strict=False):
                 size[owner[row]] -= 1
                 total[owner[row]] -= x[row]

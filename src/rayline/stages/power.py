@@ -70,7 +70,8 @@ class PowerTransformer(NumberStage):
     65,536 distinct values, of the sketch beyond. There λ was off by 1e-8 to 2e-6 on 1,000,000 values (normal, log-normal,
     uniform, Student's t with 4 degrees), and the results by at most 1e-6, in the far tails of the last by 2e-4.
     scikit-learn's search stops at about 1e-7, where the likelihood is flat to rounding; λ agrees with its own to that,
-    and has never less likelihood. Missing stays missing.
+    and has never less likelihood. A column on one side of zero is computed relative to its geometric mean, so λ and the
+    results are right also far from zero for its spread (years), where scikit-learn's λ is another. Missing stays missing.
 
     Parameters
     ----------
@@ -84,7 +85,8 @@ class PowerTransformer(NumberStage):
     Raises
     ------
     DataError
-        In fit, when a column has no values, infinite ones, or for "box-cox" any that is not positive.
+        In fit, when a column has no values, infinite ones, or for "box-cox" any that is not positive; without
+        `standardize` also when the results overflow, or are the same to the last digits.
 
     References
     ----------
@@ -115,36 +117,58 @@ class PowerTransformer(NumberStage):
         self.refuse_infinite(column, float(values[0]), float(values[-1]))
         if self.method == "box-cox":
             _refuse_below(self, column, float(values[0]), 0.0, int(n[values <= 0].sum()))
-        power = self._most_likely(values, n) if len(values) > 1 else 1.0
+        center = self._center(values, n)
+        sign, log = self._logarithms(values, center)
+        power = self._most_likely(sign, log, n) if len(values) > 1 else 1.0
+        if not self.standardize:  # then nothing takes the unit away again
+            center = None
+            sign, log = self._logarithms(values, center)
         with np.errstate(all="ignore"):
-            result = self._powered(values, power)
+            result = sign * log * _phi(np.where(sign > 0, power, 2.0 - power) * log)
             mean = float(np.average(result, weights=n))
-        unit = float(np.abs(result - mean).max())  # squares of results beyond 1e154 would be infinite
-        self.refuse_infinite(column, mean, unit)
+            unit = float(np.abs(result - mean).max())  # squares of results beyond 1e154 would be infinite
+        if not math.isfinite(unit):
+            raise self._collapsed(column, power, "are too large for float64")
         scale = unit * math.sqrt(np.average(((result - mean) / (unit or 1.0)) ** 2, weights=n))
-        return {"lambda": power, "mean": mean, "scale": scale if scale > 1e-12 * abs(mean) else 1.0}
+        if len(values) > 1 and scale <= 1e-12 * abs(mean):
+            raise self._collapsed(column, power, "are all the same to the last digits of float64")
+        centered = {} if center is None else {"center": center}
+        return {"lambda": power, "mean": mean, "scale": scale or 1.0, **centered}
 
-    def _powered(self, x: Any, power: float) -> Any:
+    def _collapsed(self, column: str, power: float, what: str) -> DataError:
+        return DataError(
+            f"{type(self).__name__}: with λ = {power:g}, the most likely one, the results of column {column!r} {what}.",
+            "Expected results that can be told apart.",
+            "leave standardize=True, or scale the column first (StandardScaler): its values are far from zero for their spread.",
+        )
+
+    def _center(self, x: Any, n: Any) -> float | None:
+        """The geometric mean of a column on one side of zero (of 1 + |x| for Yeo-Johnson, less 1, with its sign).
+
+        Divided by it the column has the same λ, and the same results once they are standardized; and powers of numbers
+        near 1 neither overflow nor vanish, however far from zero the column is.
+        """
         if self.method == "box-cox":
-            return np.log(x) if power == 0 else np.expm1(power * np.log(x)) / power
-        result = np.empty_like(x)
-        low, high = -np.log1p(-x[x < 0]), np.log1p(x[x >= 0])
-        result[x >= 0] = high if power == 0 else np.expm1(power * high) / power
-        result[x < 0] = low if power == 2 else -np.expm1((2 - power) * -low) / (2 - power)
-        return result
+            return float(np.exp(np.average(np.log(x), weights=n)))
+        if x[0] < 0 <= x[-1]:
+            return None
+        return math.copysign(float(np.expm1(np.average(np.log1p(np.abs(x)), weights=n))), x[0])
 
-    def _most_likely(self, x: Any, n: Any) -> float:
+    def _logarithms(self, x: Any, center: float | None) -> tuple[Any, Any]:
+        """The sign of each value, and the logarithm that is taken to a power."""
+        if self.method == "box-cox":
+            return np.ones_like(x), np.log(x) if center is None else np.log1p((x - center) / center)
+        sign = np.where(x < 0, -1.0, 1.0)
+        c = abs(center or 0.0)
+        return sign, np.log1p((np.abs(x) - c) / (1.0 + c))
+
+    def _most_likely(self, sign: Any, log: Any, n: Any) -> float:
         """λ of the largest likelihood: where its derivative is 0.
 
         The log-likelihood is concave in λ for both methods, so the derivative has one zero, and bisection of its sign
         finds it to the last bits. (A search of the likelihood itself stops where that is flat to rounding, at 1e-8.)
         """
-        box_cox = self.method == "box-cox"
-        sign = np.ones_like(x) if box_cox else np.where(x < 0, -1.0, 1.0)
-        log = np.log(x) if box_cox else np.log1p(np.abs(x))
         total = n.sum()
-        if sign[0] == sign[-1]:  # λ is then the same in any unit: in that of the geometric mean nothing cancels
-            log = log - (log @ n) / total
         jacobian = (sign * log) @ n
 
         def slope(power: float) -> float:
@@ -158,13 +182,13 @@ class PowerTransformer(NumberStage):
                 result = jacobian - ((deviation * change) @ n) / variance
             return float(result)
 
-        return _zero_of_falling(slope)
+        return _zero_of_falling(slope, 1.0 / float(np.abs(log).max()))
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        operations = self._powers(column, float(learned["lambda"]))
+        operations = self._powers(column, float(learned["lambda"]), learned.get("center"))
         return [*operations, Affine(column, learned["mean"], learned["scale"])] if self.standardize else operations
 
-    def _powers(self, column: str, power: float) -> list[Operation]:
+    def _powers(self, column: str, power: float, center: float | None) -> list[Operation]:
         """x becomes expm1(power · ln x) / power, to the last bits also where x is near 1 or the power near 0.
 
         In small steps: nested, the formula would repeat its parts many times.
@@ -173,9 +197,10 @@ class PowerTransformer(NumberStage):
         log, t, u = ("\x00log", "\x00exponent", "\x00power")
         steps: list[dict[str, Formula]] = [{column: ["number", x]}]
         if self.method == "box-cox":
-            steps += [{log: ["if", [">", x, 0], ["log", x], None]}, {t: ["*", ["col", log], power]}]
+            of_x: Formula = ["log", x] if center is None else ["log1p", ["/", ["-", x, center], center]]
+            steps += [{log: ["if", [">", x, 0], of_x, None]}, {t: ["*", ["col", log], power]}]
         else:
-            steps.append({log: ["log1p", ["abs", x]]})
+            steps.append({log: _log1p_from(x, center) if center else ["log1p", ["abs", x]]})
             steps.append({t: ["*", ["col", log], ["if", [">=", x, 0], power, 2.0 - power]]})
         steps.append({u: ["exp", ["col", t]]})
         # As Kahan does it: the rounding of u is in the numerator and in its logarithm, and cancels.
@@ -183,21 +208,54 @@ class PowerTransformer(NumberStage):
         steps.append({u: ["if", ["<", ["abs", ["col", t]], 0.5], near, ["-", ["col", u], 1.0]]})
         above: Formula = ["/", ["col", u], power] if power else ["col", log]
         below: Formula = ["*", -1.0, ["/", ["col", u], 2.0 - power] if power != 2 else ["col", log]]
+        if self.method == "yeo-johnson" and center:
+            factor, offset = _other_side(center, power)
+            if center > 0:
+                below = ["+", ["*", below, factor], offset]
+            else:
+                above = ["+", ["*", above, factor], offset]
         steps.append({column: above if self.method == "box-cox" else ["if", [">=", x, 0], above, below]})
         return [*(Assign(step) for step in steps), Drop([log, t, u])]
+
+    def _unpowered(self, y: Formula, power: float, center: float | None) -> Formula:
+        """The formula that leads back from a power."""
+        if self.method == "box-cox":
+            return _from_box_cox(y, power) if center is None else ["*", center, _from_box_cox(y, power)]
+        if not center:
+            below = ["-", 1.0, _from_box_cox(["*", -1.0, y], 2.0 - power)]
+            return ["if", [">=", y, 0], ["-", _from_box_cox(y, power), 1.0], below]
+        sign, c = math.copysign(1.0, center), abs(center)
+        powers = (power, 2.0 - power) if sign > 0 else (2.0 - power, power)
+        factor, offset = _other_side(center, power)
+        own: Formula = ["-", ["*", 1.0 + c, _from_box_cox(["*", sign, y], powers[0])], 1.0]
+        other: Formula = 0.0  # the whole other side has become one number
+        if factor:
+            other = ["-", 1.0, _from_box_cox(["*", -sign, ["/", ["-", y, offset], factor]], powers[1])]
+        return ["if", [">=", ["*", sign, y], sign * offset], ["*", sign, own], ["*", sign, other]]
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         back: list[Operation] = []
         for column, learned in self.state["columns"].items():
             if self.standardize:
                 back += Affine(column, learned["mean"], learned["scale"]).inverse(schema) or []
-            x, power = ["col", column], float(learned["lambda"])
-            made: Formula = _from_box_cox(x, power)
-            if self.method == "yeo-johnson":
-                below = ["-", 1.0, _from_box_cox(["*", -1.0, x], 2.0 - power)]
-                made = ["if", [">=", x, 0], ["-", _from_box_cox(x, power), 1.0], below]
-            back.append(Assign({column: made}))
+            power, center = float(learned["lambda"]), learned.get("center")
+            back.append(Assign({column: self._unpowered(["col", column], power, center)}))
         return back
+
+
+def _log1p_from(x: Formula, center: float) -> Formula:
+    """ln(1 + |x|), of values on the side of the center less the center's."""
+    sign, c = math.copysign(1.0, center), abs(center)
+    own = ["log1p", ["/", ["-", ["*", sign, x] if sign < 0 else x, c], 1.0 + c]]
+    return ["if", [">=", x, 0], own, ["log1p", ["abs", x]]] if sign > 0 else ["if", ["<", x, 0], own, ["log1p", x]]
+
+
+def _other_side(center: float, power: float) -> tuple[float, float]:
+    """What the power of a value on the other side of zero is multiplied by and moved by, to be in the center's unit too."""
+    sign, unit = math.copysign(1.0, center), math.log1p(abs(center))
+    own = power if sign > 0 else 2.0 - power
+    t = min(-own * unit, 700.0)  # beyond that it is as good as infinite
+    return math.exp(t), sign * (math.expm1(t) / own if own else -unit)
 
 
 def _from_box_cox(y: Formula, power: float) -> Formula:
@@ -222,15 +280,16 @@ def _phi_slope(t: Any) -> Any:
     return np.where(np.abs(t) < 0.25, series, (np.exp(t) * (t - 1.0) + 1.0) / (safe * safe))
 
 
-def _zero_of_falling(slope: Callable[[float], float]) -> float:
+def _zero_of_falling(slope: Callable[[float], float], unit: float) -> float:
     """Where a falling function crosses 0: widen the bracket, then halve it until it holds no other float.
 
-    Where the powers overflow the slope is NaN; that is too far out on the side that is being tried.
+    It looks within ±1024 units. Where the powers overflow the slope is NaN; that is too far out on the side that is being tried.
     """
-    low, high = -2.0, 2.0
-    while slope(low) < 0 and low > -1024:
+    low, high = -max(2.0, 2 * unit), max(2.0, 2 * unit)
+    most = max(1024.0, 1024 * unit)
+    while slope(low) < 0 and low > -most:
         low *= 2
-    while slope(high) > 0 and high < 1024:
+    while slope(high) > 0 and high < most:
         high *= 2
     while True:
         middle = low / 2 + high / 2
