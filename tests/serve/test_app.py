@@ -258,7 +258,7 @@ def test_overload_is_refused_and_passes(make_client: Any) -> None:
 
 def test_time_limit_holds_whatever_the_client_says(make_client: Any) -> None:
     client = make_client(odd(0.3), request_timeout_s=0.1)
-    client.app._batcher._usual_s = 1.0  # known to be slow: runs in a thread
+    client.app._batcher.expect(1.0)  # known to be slow: runs in a thread
     answer = client.post("/predict", json=[{"x": 1}], headers={"x-request-timeout-seconds": "0"})
     assert answer.status_code == 504
 

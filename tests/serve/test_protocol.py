@@ -68,7 +68,7 @@ def test_problems_are_bounded() -> None:
         Reader(SCHEMA).table([{}] * 1000)
     body = error.value.body()
     assert len(body["problems"]) == 100
-    assert body["more_problems"] == 7900
+    assert body["more_problems"] is True
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[Infinity]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"[1]]", b'"\\ud800"'])

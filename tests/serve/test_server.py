@@ -160,7 +160,7 @@ def test_many_connections_wait_for_each_other(port: int) -> None:
 
 def test_too_many_requests_are_refused_at_once(pipeline: InferencePipeline) -> None:
     app = create_app(odd(0.3), max_queued_requests=4)
-    app._batcher._usual_s = 1.0  # known to be slow: runs in a thread, so that the event loop is free to refuse
+    app._batcher.expect(1.0)  # known to be slow: runs in a thread, so that the event loop is free to refuse
     with served(app) as port, concurrent.futures.ThreadPoolExecutor(30) as pool:
 
         def ask(i: int) -> tuple[int, float, Any]:

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,18 +26,27 @@ from rayline.core.operations import Row
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import arrow, documentation, openapi, openinference, page
-from rayline.serve.batching import Batcher
-from rayline.serve.exchange import Answer, Gone, Memory, Receive, Request, Scope, Send, overloaded, refused, send_answer
+from rayline.serve.batching import Batcher, as_exceptions
+from rayline.serve.exchange import (
+    SHORT_BODY,
+    Answer,
+    Gone,
+    Memory,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    overloaded,
+    refused,
+    send_answer,
+)
 from rayline.serve.metrics import Metrics
 from rayline.serve.options import Options
-from rayline.serve.predictions import Count, Served, rows_asked
+from rayline.serve.predictions import Served, Work, instances_asked, rows_asked
 from rayline.serve.protocol import Refusal, dumps, loads
 
 FEW_ROWS = 32
 """So many rows go one by one through the compiled row functions into one call of the model; more are a table."""
-
-LONG_BODY = 64 << 10
-"""Bodies of more bytes are read and predicted in a thread."""
 
 _log = logging.getLogger("rayline.serve")
 
@@ -47,12 +57,12 @@ class App(FastAPI):
     """The app. `create_app` makes it; `swap` puts another pipeline in while it runs."""
 
     def __init__(self, pipeline: InferencePipeline, options: Options) -> None:
-        super().__init__(title=options.name, version="1", docs_url=None, redoc_url=None, separate_input_output_schemas=False)
+        super().__init__(title=options.name, version="1", docs_url=None, redoc_url=None, separate_input_output_schemas=False, redirect_slashes=False)
         self.settings = options
         self.metrics = Metrics(options.name)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="rayline-serve")
         self._batcher = Batcher(options, self._threads)
-        self._memory = Memory(4 * options.max_body_bytes)
+        self._memory = Memory(4 * options.max_body_bytes, SHORT_BODY * max(1024, 2 * options.max_queued_requests))
         self._n_threaded = 0
         self._handlers = self._make_handlers()
         self._paths = {path for _, path in self._handlers}
@@ -66,8 +76,17 @@ class App(FastAPI):
 
     def swap(self, pipeline: InferencePipeline) -> None:
         """Answer with another pipeline from the next request on; those that have begun end with the old one."""
-        self._served = Served(pipeline, self.settings.name)
-        self._document = openapi.document(self.settings, pipeline, self._served.has_probabilities)
+        self.answer_with(self.served(pipeline))
+
+    def served(self, pipeline: InferencePipeline) -> Served:
+        """What `answer_with` takes. Calls the model, which takes as long as it takes: in a server that runs, in a thread."""
+        return Served(pipeline, self.settings.name)
+
+    def answer_with(self, served: Served) -> None:
+        """The second half of `swap`: takes no time."""
+        self._document = openapi.document(self.settings, served.pipeline, served.has_probabilities)
+        self._served = served
+        self._batcher.expect(served.call_s)
 
     def close(self) -> None:
         """Let its threads go."""
@@ -97,7 +116,7 @@ class App(FastAPI):
             return
         protocol, handler, is_open = found or ("other", None, False)
         start = time.perf_counter()
-        request = Request(scope)
+        request = Request(scope, receive)
         try:
             if self._token is not None and not is_open and not self._is_allowed(request.headers):
                 raise _unauthorised()
@@ -109,24 +128,34 @@ class App(FastAPI):
                 raise overloaded()  # before any work is done for it
             else:
                 async with asyncio.timeout(self.settings.request_timeout_s):
-                    await request.read(receive, self.settings.max_body_bytes, self._memory)
+                    await request.read(self.settings.max_body_bytes, self._memory, self._threads)
                     answer = await handler(request, self._served)
-        except Gone:
-            return
-        except Refusal as refusal:
-            answer = refused(refusal)
-        except (SchemaError, DataError) as error:
-            answer = refused(Refusal(422, str(error)))
-        except TimeoutError:
-            leave = [] if request.is_read else [(b"connection", b"close")]
-            answer = refused(Refusal(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave))
-        except Exception:
-            _log.exception("A request to %s failed.", path)
-            answer = refused(Refusal(500, "The server failed on this request; its log tells why."))
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # libraries in Rust raise panics, which are no Exception
+            failed = self._failed(error, path, request)
+            _let_go(error)
+            if failed is None:
+                return
+            answer = failed
         finally:
             self._memory.give_back(request.size)
         await send_answer(send, answer)
         self.metrics.request(protocol, answer.status, time.perf_counter() - start)
+
+    def _failed(self, error: BaseException, path: str, request: Request) -> Answer | None:
+        """What an error is answered with; None when nobody waits for an answer."""
+        if isinstance(error, Gone):
+            return None
+        if isinstance(error, Refusal):
+            return refused(error)
+        if isinstance(error, (SchemaError, DataError)):
+            return refused(Refusal(422, str(error)))
+        if isinstance(error, TimeoutError):
+            leave = [] if request.is_read else [(b"connection", b"close")]
+            return refused(Refusal(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave))
+        _log.error("A request to %s failed.", path, exc_info=error)
+        return refused(Refusal(500, "The server failed on this request; its log tells why."))
 
     def overloaded(self) -> bytes:
         """The answer 503 as it goes over the wire, counted: for a server that refuses without asking the app."""
@@ -169,20 +198,16 @@ class App(FastAPI):
     async def _predict(self, request: Request, served: Served) -> Answer:
         proba = bool(request.query) and request.flag("proba")
         if request.content_type == arrow.TYPE:
-            return await self._threaded(partial(served.arrow, request.body, proba))
-        if len(request.body) > LONG_BODY:
-            return await self._threaded(partial(served.json, request.body, proba))
+            return await self._threaded(request, partial(served.arrow, request.body, proba))
+        if len(request.body) > SHORT_BODY:
+            return await self._threaded(request, partial(served.json, request.body, proba))
         rows, proba = rows_asked(loads(request.body), proba)
-        return await self._rows(served, rows, proba)
+        return await self._rows(request, served, rows, proba)
 
     async def _v1_predict(self, request: Request, served: Served) -> Answer:
-        asked = loads(request.body)
-        instances = asked.get("instances") if isinstance(asked, dict) else None
-        if not isinstance(instances, list):
-            raise Refusal(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
-        names = list(served.reader.columns)
-        rows = [dict(zip(names, i, strict=True)) if isinstance(i, list) and len(i) == len(names) else i for i in instances]
-        return await self._rows(served, rows, False)
+        if len(request.body) > SHORT_BODY:
+            return await self._threaded(request, partial(served.instances, request.body))
+        return await self._rows(request, served, instances_asked(loads(request.body), list(served.reader.columns)), False)
 
     async def _v2_infer(self, request: Request, served: Served) -> Answer:
         header, n = request.headers.get(openinference.HEADER), None
@@ -190,14 +215,14 @@ class App(FastAPI):
             if not header.isdigit() or len(header) > 18:
                 raise Refusal(400, "Inference-Header-Content-Length is not a length within the body.")
             n = int(header)
-        if len(request.body) > LONG_BODY:
-            return await self._threaded(partial(served.tensors, request.body, n))
+        if len(request.body) > SHORT_BODY:
+            return await self._threaded(request, partial(served.tensors, request.body, n))
         schema = served.pipeline.input_schema
         asked = openinference.decode(request.body, n, schema)
         if asked.n_rows <= FEW_ROWS and served.pipeline.takes_rows and all(name in asked.columns for name in schema):
             rows = served.reader.rows(served.reader.transposed(asked.columns, asked.n_rows))
             return served.tensor_predictions(asked, await self._few(served, rows))
-        return await self._threaded(partial(served.tensors, request.body, n))
+        return await self._threaded(request, partial(served.tensors, request.body, n))
 
     async def _v2_metadata(self, request: Request, served: Served) -> Answer:
         pipeline = served.pipeline
@@ -223,10 +248,10 @@ class App(FastAPI):
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    async def _rows(self, served: Served, rows: Any, proba: bool) -> Answer:
+    async def _rows(self, request: Request, served: Served, rows: Any, proba: bool) -> Answer:
         if isinstance(rows, list) and len(rows) <= FEW_ROWS and served.pipeline.takes_rows:
             return served.predictions(await self._few(served, served.reader.rows(rows)), proba)
-        return await self._threaded(partial(served.rows, rows, proba))
+        return await self._threaded(request, partial(served.rows, rows, proba))
 
     async def _few(self, served: Served, rows: Sequence[Row]) -> Any:
         prepare = served.pipeline.prepare
@@ -235,18 +260,30 @@ class App(FastAPI):
             served.skew.row(row, self.metrics.counts)
         return await scores
 
-    async def _threaded(self, work: Callable[[Count], Answer]) -> Answer:
-        """Run what takes long beside the event loop; so many at once as requests may wait."""
+    async def _threaded(self, request: Request, run: Callable[[Work], Answer]) -> Answer:
+        """Run what takes long beside the event loop; so many at once as requests may wait. It stops when nobody waits."""
         if self._n_threaded >= self.settings.max_queued_requests:
             raise overloaded()
         loop = asyncio.get_running_loop()
+        work = Work(lambda counts: loop.call_soon_threadsafe(self.metrics.counts.add, counts))
+        held, request.size = request.size, 0  # until the thread is done with it, which may be long after a timeout
         self._n_threaded += 1
-        running = self._threads.submit(work, lambda counts: loop.call_soon_threadsafe(self.metrics.counts.add, counts))
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._one_less))  # also long after a timeout
-        return await asyncio.wrap_future(running)
+        running = self._threads.submit(as_exceptions, partial(run, work))
+        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._one_less, held))
+        answer, gone = asyncio.wrap_future(running), loop.create_task(request.gone())
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise Gone
+            return answer.result()
+        finally:
+            work.is_wanted = False
+            answer.cancel()
+            gone.cancel()
 
-    def _one_less(self) -> None:
+    def _one_less(self, held: int) -> None:
         self._n_threaded -= 1
+        self._memory.give_back(held)
 
 
 def create_app(model: Any, options: Options | None = None, **changes: Any) -> App:
@@ -281,6 +318,14 @@ def _constant(body: bytes) -> Handler:
         return answer
 
     return handle
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold: rows, bodies, and futures that hold the error. Otherwise all of these stay until
+    the garbage collector looks for cycles, which it seldom does here."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _unauthorised() -> Refusal:

@@ -3,40 +3,82 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from rayline.serve.protocol import Refusal
+from rayline.serve.protocol import POLARS_ERRORS, Refusal
 
 TYPE = b"application/vnd.apache.arrow.stream"
-MOST_ROWS = 1 << 27
+
+FEW_VALUES = 1 << 18
+"""A stream may always hold so many values; a longer one has at most one for each of its bytes. Columns of nulls, booleans, runs
+and categories take few bytes or none, and the table that is made of them takes many."""
+
+MOST_DECODED_BYTES = 256 << 20
+"""So long may the texts be that a stream tells once and refers to (categories, views)."""
 
 _RECORD_BATCH, _DICTIONARY = 3, 2
 
 
-def decode(body: bytes) -> pl.DataFrame:
-    """The table of an uncompressed IPC stream.
+def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
+    """The table of an uncompressed IPC stream, with those of these columns that it has; other columns are not looked at.
 
     Raises
     ------
     Refusal
-        400 when it is damaged, compressed (a small body could then fill the memory), or no stream.
+        400 when it is damaged, compressed (a small body could then fill the memory), followed by more, or no stream; 413 when
+        it has more values than a body of its length may.
     """
     try:
         buffer = pa.py_buffer(body)
-        for compressed, n_rows in _batches(buffer):
-            if compressed or not 0 <= n_rows <= MOST_ROWS:
-                raise Refusal(400, "The Arrow stream is compressed or too long. Send it uncompressed, in parts.")
-        with pa.ipc.open_stream(buffer) as stream:
-            table = stream.read_all()
+        n_values = 0
+        for compressed, n in _batches(buffer):
+            if compressed:
+                raise Refusal(400, "The Arrow stream is compressed. Send it uncompressed.")
+            n_values += n
+            if n_values > max(len(body), FEW_VALUES):
+                raise Refusal(413, "The Arrow stream has more values than bytes. Send fewer rows in a request.")
+        source = pa.BufferReader(buffer)
+        with pa.ipc.open_stream(source) as stream:
+            names = [name for name in stream.schema.names if name in columns]
+            if len(set(names)) != len(names):
+                raise Refusal(400, "A column of the Arrow stream occurs twice.")
+            table = stream.read_all().select(names)
+        if source.tell() != len(body):
+            raise Refusal(400, f"{len(body) - source.tell()} bytes follow the Arrow stream.")
         table.validate(full=True)
-        frame = pl.from_arrow(table)
-    except (pa.ArrowException, OSError, ValueError, IndexError, struct.error, pl.exceptions.PolarsError) as error:
-        raise Refusal(400, f"The body is not an Arrow IPC stream: {str(error)[:200]}.") from None
+        if sum(map(_decoded_bytes, table.columns)) > MOST_DECODED_BYTES:
+            raise _too_long()
+        frame = pl.from_arrow(table.combine_chunks())
+    except (pa.ArrowException, OSError, ValueError, TypeError, IndexError, struct.error, *POLARS_ERRORS) as error:
+        raise Refusal(400, f"The body is not an Arrow IPC stream that can be read: {str(error)[:200]}.") from None
     assert isinstance(frame, pl.DataFrame)
+    if frame.estimated_size() > MOST_DECODED_BYTES + 16 * len(body):
+        raise _too_long()
     return frame
+
+
+def _too_long() -> Refusal:
+    return Refusal(413, f"The Arrow stream has texts of more than {MOST_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.")
+
+
+def _decoded_bytes(column: pa.ChunkedArray) -> int:
+    """How long the texts of a column of categories are when each row has its own."""
+    kind = column.type
+    if not pa.types.is_dictionary(kind):
+        if "dictionary<" in str(kind):
+            raise Refusal(400, "The Arrow stream has categories inside of a nested column. Send their values.")
+        return 0
+    total = 0
+    for chunk in column.chunks:
+        values = chunk.dictionary
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+            lengths = pc.binary_length(values.cast(pa.large_string())).take(chunk.indices)
+            total += pc.sum(lengths).as_py() or 0
+    return total
 
 
 def encode(table: pl.DataFrame) -> bytes:
@@ -50,7 +92,7 @@ def encode(table: pl.DataFrame) -> bytes:
 
 
 def _batches(buffer: pa.Buffer) -> Iterator[tuple[bool, int]]:
-    """Of each record batch whether it is compressed and how many rows it claims, read from the messages' heads alone."""
+    """Of each record batch whether it is compressed and how many values it claims, read from the messages' heads alone."""
     reader = pa.ipc.MessageReader.open_stream(buffer)
     while True:
         try:
@@ -66,7 +108,18 @@ def _batches(buffer: pa.Buffer) -> Iterator[tuple[bool, int]]:
         if head[kind] == _DICTIONARY:
             table = _table(head, table, 1)
         length = _field(head, table, 0)
-        yield _field(head, table, 3) is not None, 0 if length is None else struct.unpack_from("<q", head, length)[0]
+        n_values = 0 if length is None else _length(head, length)
+        if _field(head, table, 1) is not None:  # a node for each column, and for each of the columns inside of it
+            nodes = _table(head, table, 1)
+            n_values += sum(_length(head, nodes + 4 + 16 * i) for i in range(_uint(head, nodes)))
+        yield _field(head, table, 3) is not None, n_values
+
+
+def _length(data: bytes, at: int) -> int:
+    length: int = struct.unpack_from("<q", data, at)[0]
+    if length < 0:
+        raise ValueError("a negative length")
+    return length
 
 
 def _uint(data: bytes, at: int) -> int:

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from rayline.core.operations import Row
 from rayline.inference.model import Model
@@ -18,6 +19,8 @@ from rayline.serve.options import Options
 
 SLOW_S = 0.01
 """Calls of a model that usually take longer than this run in a thread, so that the event loop stays free."""
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger("rayline.serve")
 
@@ -42,13 +45,17 @@ class Batcher:
         self._n_rows = 0
         self._due: asyncio.Handle | None = None
         self._running = False
-        self._usual_s = 0.0
+        self._usual_s: float | None = None  # not known yet: such a call runs in a thread, too
         self.n_calls = 0
 
     @property
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return len(self._waiting)
+
+    def expect(self, call_s: float | None) -> None:
+        """Take so long for what a call usually takes; None when nobody knows."""
+        self._usual_s = call_s
 
     def scores(self, model: Model, rows: Sequence[Row]) -> asyncio.Future[Any]:
         """The scores of preprocessed rows, when their turn comes. Raises Refusal (503) when the queue is full."""
@@ -90,7 +97,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         batch = self._take()
         if batch:
-            if self._usual_s > SLOW_S:
+            if self._usual_s is None or self._usual_s > SLOW_S:
                 self._running = True
                 loop.run_in_executor(self._threads, self._call, batch).add_done_callback(self._finished)
                 return
@@ -109,8 +116,8 @@ class Batcher:
         model = batch[0].model
         try:
             if len(batch) == 1:
-                return [(batch[0], model.row_scores(*batch[0].rows))]
-            scores = model.row_scores(*[row for request in batch for row in request.rows])
+                return [(batch[0], as_exceptions(partial(model.row_scores, *batch[0].rows)))]
+            scores = as_exceptions(partial(model.row_scores, *[row for request in batch for row in request.rows]))
             done, at = [], 0
             for request in batch:
                 done.append((request, scores[at : at + len(request.rows)]))
@@ -123,7 +130,19 @@ class Batcher:
             return [pair for request in batch for pair in self._call([request])]
         finally:
             self.n_calls += 1
-            self._usual_s += 0.2 * (time.perf_counter() - start - self._usual_s)
+            call_s = time.perf_counter() - start
+            self._usual_s = call_s if self._usual_s is None else self._usual_s + 0.2 * (call_s - self._usual_s)
+
+
+def as_exceptions(call: Callable[[], Result]) -> Result:
+    """What a call of somebody else's code gives. What it raises is an Exception: not the panic of a library in Rust, and not the
+    SystemExit of one that wants to end the process, which is ours."""
+    try:
+        return call()
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _deliver(done: list[tuple[_Waiting, Any]]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,6 +18,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
+
+SHORT_BODY = 64 << 10
+"""Bodies of more bytes are long: they are read and predicted in a thread."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,10 @@ class Gone(Exception):  # noqa: N818  # it is no error
 class Request:
     """One request: the parts of it that a handler may need, and its body once it is read."""
 
-    __slots__ = ("body", "headers", "is_read", "query", "scope", "size")
+    __slots__ = ("body", "headers", "is_read", "query", "receive", "scope", "size")
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope, self.receive = scope, receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.query: bytes = scope.get("query_string", b"")
         self.body, self.is_read = b"", False
@@ -54,7 +60,7 @@ class Request:
         values = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
         return values is not None and values[-1].lower() in ("", "1", "true", "yes")
 
-    async def read(self, receive: Receive, most: int, memory: Memory) -> None:
+    async def read(self, most: int, memory: Memory, threads: ThreadPoolExecutor) -> None:
         """Read the body, unpacked. Raises Refusal when it is longer than `most`, or `memory` is full, and Gone."""
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
@@ -62,7 +68,7 @@ class Request:
         parts: list[bytes] = []
         is_open = True
         while is_open:
-            message = await receive()
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Gone
             part = message.get("body", b"")
@@ -72,30 +78,52 @@ class Request:
             parts.append(part)
             is_open = message.get("more_body", False)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.is_read = True
         if b"content-encoding" in self.headers:
-            body = _unpacked(body, self.headers[b"content-encoding"], most)
+            unpack = partial(_unpacked, body, self.headers[b"content-encoding"], most)
+            body = await asyncio.get_running_loop().run_in_executor(threads, unpack)
             self._take(len(body), memory)
-        self.body, self.is_read = body, True
+        self.body = body
+
+    async def gone(self) -> None:
+        """Return when the client has gone."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
     def _take(self, n: int, memory: Memory) -> None:
-        memory.take(n)
+        memory.take(self.size, n)
         self.size += n
 
 
 class Memory:
-    """How many bytes of bodies are held at the moment, and how many may be."""
+    """How many bytes of bodies are held at the moment, and how many may be.
 
-    def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
+    The first `SHORT_BODY` bytes of each body have room of their own: a few clients that are slow with long bodies keep nobody
+    else out.
+    """
 
-    def take(self, n: int) -> None:
-        """Hold so many more. Raises Refusal (503) when these are too many."""
-        if self._held + n > self._most:
+    def __init__(self, most: int, most_short: int) -> None:
+        self._room = {False: most, True: most_short}
+
+    def take(self, held: int, n: int) -> None:
+        """Hold `n` more bytes of a body of which `held` are held. Raises Refusal (503) when these are too many."""
+        short, long = _split(held + n, held)
+        if short > self._room[True] or long > self._room[False]:
             raise overloaded()
-        self._held += n
+        self._room[True] -= short
+        self._room[False] -= long
 
     def give_back(self, n: int) -> None:
-        self._held -= n
+        """Hold a body of `n` bytes no longer."""
+        short, long = _split(n, 0)
+        self._room[True] += short
+        self._room[False] += long
+
+
+def _split(n: int, since: int) -> tuple[int, int]:
+    """Of the bytes from `since` to `n` of a body, how many are among its first ones, and how many are not."""
+    short = min(n, SHORT_BODY) - min(since, SHORT_BODY)
+    return short, n - since - short
 
 
 def overloaded() -> Refusal:
@@ -134,4 +162,6 @@ def _unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
         raise _too_large(most)
     if not unpacker.eof:
         raise Refusal(400, "The compressed body was cut off.")
+    if unpacker.unused_data:
+        raise Refusal(400, f"{len(unpacker.unused_data)} bytes follow the compressed body. Send one gzip member.")
     return data

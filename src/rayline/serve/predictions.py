@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
@@ -11,12 +12,22 @@ from rayline.core.schema import col
 from rayline.core.target import has_probabilities
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
-from rayline.serve.exchange import Answer
+from rayline.serve.exchange import Answer, Gone
 from rayline.serve.metrics import Counts, Skew
-from rayline.serve.protocol import Reader, Refusal, Writer, dumps, loads
+from rayline.serve.protocol import MOST_PROBLEMS, Reader, Refusal, Writer, dumps, loads
 
-Count = Callable[[Counts], Any]
-"""Takes what one request has counted."""
+
+class Work:
+    """One piece of work in a thread: takes what it counts, and stops it when nobody waits for its answer any more."""
+
+    def __init__(self, count: Callable[[Counts], Any]) -> None:
+        self.count = count
+        self.is_wanted = True
+
+    def check(self) -> None:
+        """Raise Gone when nobody waits. Between two steps of which each may take long."""
+        if not self.is_wanted:
+            raise Gone
 
 
 class Served:
@@ -30,6 +41,7 @@ class Served:
         self.reader, self.writer = Reader(pipeline.input_schema), Writer(pipeline.target)
         self.skew = Skew(pipeline)
         self.has_probabilities = self._has_probabilities()
+        self.call_s = self._call_s()
 
     def _has_probabilities(self) -> bool:
         if not self.pipeline.target.task.is_classification:
@@ -37,41 +49,72 @@ class Served:
         rows = self.pipeline.examples.head(1)
         return not rows.height or has_probabilities(self.pipeline.scores(rows.lazy()))
 
+    def _call_s(self) -> float | None:
+        """How long a call of the model with one row takes, the second: the first may load something. None when no row is known."""
+        rows = self.pipeline.examples.head(1).to_dicts()
+        if not rows or not self.pipeline.takes_rows:
+            return None
+        self.pipeline.row_scores(rows[0])
+        start = time.perf_counter()
+        self.pipeline.row_scores(rows[0])
+        return time.perf_counter() - start
+
     # -- many rows -------------------------------------------------------------------------------------------------
 
-    def json(self, body: bytes, proba: bool, count: Count) -> Answer:
+    def json(self, body: bytes, proba: bool, work: Work) -> Answer:
         """The body of a /predict."""
-        return self.rows(*rows_asked(loads(body), proba), count)
+        return self.rows(*rows_asked(loads(body), proba), work)
 
-    def rows(self, rows: Any, proba: bool, count: Count) -> Answer:
+    def instances(self, body: bytes, work: Work) -> Answer:
+        """The body of KServe's V1 protocol."""
+        return self.rows(instances_asked(loads(body), list(self.reader.columns)), False, work)
+
+    def rows(self, rows: Any, proba: bool, work: Work) -> Answer:
         """Rows (a list) or columns (a dict) as JSON has them."""
+        work.check()
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
-        return self.predictions(self._scores(table, count), proba)
+        return self.predictions(self._scores(table, work), proba)
 
-    def arrow(self, body: bytes, proba: bool, count: Count) -> Answer:
+    def arrow(self, body: bytes, proba: bool, work: Work) -> Answer:
         """An Arrow IPC stream, answered with one."""
-        table = arrow.decode(body)
-        if not table.height:
-            raise Refusal(422, "Expected at least one row; got none.")
+        table = arrow.decode(body, self.reader.columns)
+        work.check()
         missing = [{"column": name, "problem": "missing"} for name in self.reader.columns if name not in table.columns]
         if missing:
-            raise Refusal(422, f"The table lacks {len(missing)} columns.", missing)
-        scores = self._scores(table.select(map(col, self.reader.columns)), count)
+            raise Refusal.of_rows(missing)
+        if not table.height:
+            raise Refusal(422, "Expected at least one row; got none.")
+        table = table.select(map(col, self.reader.columns))
+        self._refuse_infinity(table)
+        scores = self._scores(table, work)
         answer = self.pipeline.target.predictions(scores)
         if proba:
             self._refuse_without_probabilities()
             answer = answer.hstack(self.pipeline.target.probabilities(scores))
         return Answer(200, arrow.encode(answer), arrow.TYPE)
 
-    def tensors(self, body: bytes, header_bytes: int | None, count: Count) -> Answer:
+    def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> Answer:
         """A request of the Open Inference Protocol."""
         asked = openinference.decode(body, header_bytes, self.pipeline.input_schema)
-        return self.tensor_predictions(asked, self._scores(self.reader.table_of_columns(asked.columns), count))
+        work.check()
+        return self.tensor_predictions(asked, self._scores(self.reader.table_of_columns(asked.columns), work))
 
-    def _scores(self, table: pl.DataFrame, count: Count) -> Any:
+    def _scores(self, table: pl.DataFrame, work: Work) -> Any:
+        work.check()
         scores = self.pipeline.scores(table.lazy())
-        count(self.skew.table(table))
+        work.check()
+        work.count(self.skew.table(table))
         return scores
+
+    def _refuse_infinity(self, table: pl.DataFrame) -> None:
+        """As the values of JSON, which has no infinity."""
+        infinite = {column.name: column.is_infinite() for column in table if column.dtype.is_float()}
+        if any(found.any() for found in infinite.values()):
+            raise Refusal.of_rows(
+                {"row": row, "column": name, "problem": f"expected {self.reader.columns[name].words} or null; got {table[name][row]}"}
+                for name, found in infinite.items()
+                for row in found.arg_true()[: MOST_PROBLEMS + 1]
+            )
 
     # -- from scores to answers ------------------------------------------------------------------------------------
 
@@ -111,3 +154,12 @@ def rows_asked(asked: Any, proba: bool) -> tuple[Any, bool]:
     if not isinstance(asked["columns"], dict):
         raise Refusal(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
     return asked["columns"], proba
+
+
+def instances_asked(asked: Any, columns: Sequence[str]) -> list[Any]:
+    """The rows of a body of KServe's V1 protocol; a list of values is a row in the order of the columns."""
+    instances = asked.get("instances") if isinstance(asked, dict) else None
+    if not isinstance(instances, list):
+        raise Refusal(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
+    n = len(columns)
+    return [dict(zip(columns, i, strict=True)) if isinstance(i, list) and len(i) == n else i for i in instances]

@@ -10,8 +10,9 @@ import binascii
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NoReturn
 
 import polars as pl
@@ -20,7 +21,12 @@ from rayline.core.operations import Row
 from rayline.core.target import Target
 
 MOST_PROBLEMS = 100
-"""So many problems are listed; of more only the number is told."""
+"""So many problems are listed. Nobody looks for more: a body can hold millions."""
+
+POLARS_ERRORS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises; a panic is no `Exception`."""
+
+_UNREADABLE: tuple[type[BaseException], ...] = (KeyError, TypeError, ValueError, OverflowError, *POLARS_ERRORS)
 
 
 class Refusal(Exception):  # noqa: N818  # said of a request
@@ -33,13 +39,20 @@ class Refusal(Exception):  # noqa: N818  # said of a request
         self.status, self.message, self.problems, self.headers = status, message, problems, tuple(headers)
 
     def body(self) -> dict[str, Any]:
-        """The answer: `error`, and `problems` when there are any."""
+        """The answer: `error`, `problems` when there are any, and `more_problems` (true) when these are not all."""
         body: dict[str, Any] = {"error": self.message}
         if self.problems:
             body["problems"] = list(self.problems[:MOST_PROBLEMS])
             if len(self.problems) > MOST_PROBLEMS:
-                body["more_problems"] = len(self.problems) - MOST_PROBLEMS
+                body["more_problems"] = True
         return body
+
+    @classmethod
+    def of_rows(cls, problems: Iterable[Mapping[str, Any]]) -> Refusal:
+        """422 with the problems of rows; takes only as many of them as are told."""
+        listed = list(islice(problems, MOST_PROBLEMS + 1))
+        n = f"more than {MOST_PROBLEMS}" if len(listed) > MOST_PROBLEMS else str(len(listed))
+        return cls(422, f"The rows are not as the model needs them: {n} problem{'s' if len(listed) != 1 else ''}.", listed)
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------
@@ -49,13 +62,22 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON; send null for a missing value")
 
 
-_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"the key {_shown(twice)} occurs twice in an object")
+    return made
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object).decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
 
 
 def loads(body: bytes) -> Any:
-    """The value of a JSON text. Raises Refusal (400) when it is none; NaN and Infinity are none, and half of a surrogate
-    pair is no character."""
+    """The value of a JSON text. Raises Refusal (400) when it is none; NaN and Infinity are none, half of a surrogate pair is
+    no character, and a key that occurs twice in an object has no value."""
     try:
         value = _decode(body.decode("utf-8"))
         if b"\\ud" in body or b"\\uD" in body:
@@ -156,6 +178,14 @@ class Column:
         except (ValueError, OverflowError, TypeError):
             raise ValueError(f"expected {self.words} or null; got {_shown(value)}") from None
 
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a JSON value; None when nothing is."""
+        try:
+            self.value(value)
+        except ValueError as error:
+            return str(error)
+        return None
+
     def series(self, name: str, values: Sequence[Any]) -> pl.Series:
         """All of a column. Raises ValueError when a value is none of this column, without telling which."""
         if not set(map(type, values)) <= self.types:
@@ -217,7 +247,7 @@ def _nested(dtype: pl.DataType) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         try:
             pl.Series([value], dtype=dtype, strict=True)
-        except pl.exceptions.PolarsError as error:
+        except POLARS_ERRORS as error:
             raise ValueError from error
         return value
 
@@ -225,8 +255,19 @@ def _nested(dtype: pl.DataType) -> Callable[[Any], Any]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    """The beginning of a value as JSON; no more than that is written."""
+    text = json.dumps(_beginning(value, 5), ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _beginning(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return value[:60]
+    if isinstance(value, list):
+        return [_beginning(v, depth - 1) for v in value[:31]] if depth else []
+    if isinstance(value, dict):
+        return {k[:60]: _beginning(v, depth - 1) for k, v in islice(value.items(), 16)} if depth else {}
+    return "a number of more than 60 digits" if type(value) is int and abs(value) >= 10**60 else value
 
 
 # -- rows of a schema ----------------------------------------------------------------------------------------------
@@ -267,7 +308,7 @@ class Reader:
             if not set(map(type, rows)) <= {dict}:
                 raise TypeError
             series = [column.series(name, [row[name] for row in rows]) for name, column in self.columns.items()]
-        except (KeyError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        except _UNREADABLE:
             raise self._refusal(rows) from None
         return pl.DataFrame(series, height=len(rows))
 
@@ -275,9 +316,8 @@ class Reader:
         """A table from `{"column": [value, …], …}`. Raises as `rows`."""
         if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
             raise Refusal(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
-        missing = [{"column": name, "problem": "missing"} for name in self.columns if name not in columns]
-        if missing:
-            raise Refusal(422, self._message(len(missing)), missing)
+        if not self.columns.keys() <= columns.keys():
+            raise Refusal.of_rows({"column": name, "problem": "missing"} for name in self.columns if name not in columns)
         lengths = {name: len(columns[name]) for name in self.columns}
         if len(set(lengths.values())) > 1:
             problems = [{"column": name, "problem": f"{n} values"} for name, n in lengths.items()]
@@ -287,8 +327,8 @@ class Reader:
             raise Refusal(422, "Expected at least one row; got none.")
         try:
             return pl.DataFrame([column.series(name, columns[name]) for name, column in self.columns.items()], height=n)
-        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-            raise self._refusal(self.transposed(columns, n)) from None
+        except _UNREADABLE:
+            raise Refusal.of_rows(self._problems_of_columns(columns)) from None
 
     def transposed(self, columns: Mapping[str, Sequence[Any]], n: int) -> list[Row]:
         """Columns of n values as rows."""
@@ -302,23 +342,24 @@ class Reader:
         return rows
 
     def _refusal(self, rows: Sequence[Any]) -> Refusal:
-        problems: list[dict[str, Any]] = []
+        return Refusal.of_rows(self._problems(rows))
+
+    def _problems(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
         for i, row in enumerate(rows):
             if not isinstance(row, dict):
-                problems.append({"row": i, "problem": f'expected an object {{"column": value, ...}}; got {_shown(row)}'})
+                yield {"row": i, "problem": f'expected an object {{"column": value, ...}}; got {_shown(row)}'}
                 continue
             for name, column in self.columns.items():
                 if name not in row:
-                    problems.append({"row": i, "column": name, "problem": "missing"})
-                    continue
-                try:
-                    column.value(row[name])
-                except ValueError as error:
-                    problems.append({"row": i, "column": name, "problem": str(error)})
-        return Refusal(422, self._message(len(problems)), problems)
+                    yield {"row": i, "column": name, "problem": "missing"}
+                elif (problem := column.problem(row[name])) is not None:
+                    yield {"row": i, "column": name, "problem": problem}
 
-    def _message(self, n: int) -> str:
-        return f"The rows are not as the model needs them: {n} problem{'s' if n != 1 else ''}."
+    def _problems_of_columns(self, columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+        for name, column in self.columns.items():
+            for i, value in enumerate(columns[name]):
+                if (problem := column.problem(value)) is not None:
+                    yield {"row": i, "column": name, "problem": problem}
 
 
 class Writer:

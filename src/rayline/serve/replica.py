@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import ray
@@ -32,7 +33,7 @@ class Replica:
         self._options, self._key = Options(**options), ""
         self._app: App | None = None
         if model is not None:
-            self._answer_with(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model))
+            self._app = create_app(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model), self._options)
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
         """Answer with the model that the holder has under this key."""
@@ -40,8 +41,18 @@ class Replica:
             return
         holder = ray.get_actor(config["holder"], namespace=NAMESPACE)
         packed = await (await holder.get.remote(config["key"]))[0]
-        self._answer_with(await asyncio.to_thread(cloudpickle.loads, packed))
+        answer_with = await asyncio.to_thread(self._loaded, packed)  # health checks are answered meanwhile
+        answer_with()
         self._key = config["key"]
+
+    def _loaded(self, packed: bytes) -> Callable[[], None]:
+        """What makes the app answer with a packed pipeline, which has been unpacked and tried."""
+        pipeline: InferencePipeline = cloudpickle.loads(packed)
+        app = self._app
+        if app is not None:
+            return partial(app.answer_with, app.served(pipeline))
+        made = create_app(pipeline, self._options)
+        return partial(setattr, self, "_app", made)
 
     async def predict(self, rows: Any) -> Any:
         """As `InferencePipeline.predict`, for other deployments of a larger application: `handle.predict.remote(rows)`."""
@@ -52,12 +63,6 @@ class Replica:
         """As `InferencePipeline.predict_proba`, in the same way."""
         assert self._app is not None
         return await asyncio.to_thread(self._app.pipeline.predict_proba, rows)
-
-    def _answer_with(self, pipeline: InferencePipeline) -> None:
-        if self._app is None:
-            self._app = create_app(pipeline, self._options)
-        else:
-            self._app.swap(pipeline)
 
     def __serve_build_asgi_app__(self) -> Any:
         async def answer(scope: Any, receive: Any, send: Any) -> None:
