@@ -15,14 +15,15 @@ from rayline.stages import OneHotEncoding, Vectorizer
 
 
 def reviews(n: int) -> pl.DataFrame:
-    """Made-up reviews of three products, and whether the customer came back."""
+    """Made-up reviews of three products, and whether the customer came back or left."""
     random = np.random.default_rng(0)
     back = random.random(n) < 0.5
     glad, sad = ["good", "fast", "kind", "solid", "nice"], ["late", "broke", "poor", "slow", "box"]
     texts = [
         " ".join(random.choice(["the", "it", "was", *(glad + glad + sad if b else sad + sad + glad)], 8)) for b in back
     ]
-    return pl.DataFrame({"review": texts, "product": random.choice(["chair", "lamp", "table"], n), "labels": back})
+    labels = np.where(back, "came back", "left")
+    return pl.DataFrame({"review": texts, "product": random.choice(["chair", "lamp", "table"], n), "labels": labels})
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
         ds = data.read_parquet(f"{folder}/reviews.parquet")
         trainset, testset = data.train_test_split(ds, percentage=0.2)
         pipeline = train.Preprocessor(stages=[("vectorizer", Vectorizer()), ("onehot", OneHotEncoding())])
-        pipeline = pipeline.fit(trainset)  # updates the stateful parameters
+        pipeline = pipeline.fit(trainset)  # updates the stateful parameters; which column is the target, train.fit says
         pipeline.save(f"{folder}/file.json")
 
         # Training
@@ -67,7 +68,7 @@ def main() -> None:
         by_hand = transformed.map_batches(lambda batch: model.predict(batch))  # noqa: PLW0108
         inference_pipeline = pipeline.chain(model)
         chained = inference_pipeline.transform(ds)
-        assert by_hand.to_pandas()["prediction"].sum() == chained.to_pandas()["prediction"].sum()
+        assert sorted(by_hand.to_pandas()["prediction"]) == sorted(chained.to_pandas()["prediction"])
 
         # Serving: the model with its stages, so that it can be asked about what customers write
         model_deployment = serve.to_deployment(inference_pipeline, name="proposal")

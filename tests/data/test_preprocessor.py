@@ -225,14 +225,6 @@ def test_bad_data() -> None:
         p.transform(TABLE.to_pandas()[["age", "age"]])
 
 
-def test_a_preprocessor_that_took_the_target_is_refused() -> None:
-    with pytest.raises(rl.SchemaError, match="works on 'city'"):
-        impute_scale_encode().fit(TABLE).setting_aside(["city"], "train.fit")
-    dropped = rl.Preprocessor([("keep", SelectColumns(["age"]))]).fit(TABLE)
-    with pytest.raises(rl.SchemaError, match="fitted with 'late' as a feature"):
-        dropped.setting_aside(["late"], "train.fit")
-
-
 def test_a_target_that_no_stage_looked_at_is_set_aside() -> None:
     told = impute_scale_encode().fit(TABLE, target_columns="late")
     assert told.setting_aside(["late"], "train.fit") is told

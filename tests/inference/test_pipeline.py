@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 
 import rayline as rl
+from rayline import train
 from rayline.inference.pipeline import as_pipeline
+from rayline.stages import Vectorizer
 from tests import toy
 
 
@@ -132,3 +134,16 @@ def test_loading_imports_neither_ray_nor_training(tmp_path: Any) -> None:
         "assert not bad, bad\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_sparse_vectors_may_come_back_as_a_batch_of_numpy_has_them() -> None:
+    """By hand, `ds.map_batches(pipeline.transform).map_batches(model.predict)` hands structs over as dicts of int64."""
+    table = pl.DataFrame({"note": ["the good lamp is nice", "a bad one it is"] * 10, "y": ["a", "b"] * 10})
+    trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=2)
+    result = train.fit(trainer, train.Preprocessor([("words", Vectorizer())]), table, target_columns="y", verbose=False)
+    vectors = np.empty(table.height, dtype=object)
+    vectors[:] = result.preprocessor.transform(table.drop("y"))["note"].to_list()
+    assert list(result.model.predict({"note": vectors})["prediction"]) == table["y"].to_list()
+    vectors[0] = {"size": 3, "indices": [-1], "values": [1.0]}
+    with pytest.raises(rl.SchemaError, match="'note'"):
+        result.model.predict({"note": vectors})

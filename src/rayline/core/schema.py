@@ -18,6 +18,12 @@ from rayline.core.errors import ParameterError, SchemaError
 Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
 """Columns by name, by Polars selector, or (None) by type."""
 
+
+
+class Selected(list[str]):
+    """The columns that a selector chose in a fit, in a saved stage: nobody has named them, so targets among them are let go."""
+
+
 SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": pl.List(pl.Float64)})
 """A sparse vector per row: its length, and the places and the values of what is not zero."""
 

@@ -23,7 +23,7 @@ import polars as pl
 from rayline.core.counts import TooManyValuesError
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
 from rayline.core.operations import Operation
-from rayline.core.schema import Columns, Kind, choose, kind_of, value_from_json, value_to_json
+from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
 from rayline.core.statistics import Request, Statistic, Words
 
 
@@ -145,6 +145,9 @@ class Stage(ABC, metaclass=_StageMeta):
     needs_columns: ClassVar[bool] = False
     """Whether `columns=None` is refused."""
 
+    by_column: ClassVar[bool] = False
+    """Whether what it learns of one of its columns depends on no other, and is in `learned["columns"]` alone: see `without`."""
+
     labels: ClassVar[bool] = False
     """Whether it makes classes of a target: the codes are the places of its learned `categories`."""
 
@@ -199,7 +202,9 @@ class Stage(ABC, metaclass=_StageMeta):
         """The columns of this stage in a table: the chosen ones, or by type without the targets."""
         name = type(self).__name__
         if self.columns is not None:
-            chosen = choose(self.columns, {k: v for k, v in schema.items() if k not in exclude} if isinstance(self.columns, pl.Expr) else schema, where=f"{where} ({name})")
+            features = {k: v for k, v in schema.items() if k not in exclude}
+            columns = [c for c in self.columns if c not in exclude] if isinstance(self.columns, Selected) else self.columns
+            chosen = choose(columns, features if isinstance(columns, pl.Expr) else schema, where=f"{where} ({name})")
             if not chosen and isinstance(self.columns, pl.Expr):
                 raise SchemaError(
                     f"{where} ({name}): the selector {self.columns} chooses no column.",
@@ -267,10 +272,22 @@ class Stage(ABC, metaclass=_StageMeta):
         """The operations on the training rows themselves, where they differ (cross-fitted codes, resampling)."""
         return self.lower(where)
 
+    def without(self, columns: Collection[str]) -> Self | None:
+        """This fitted stage as a fit without these columns would have left it; None where that cannot be said without the
+        data, because what was learned of other columns depends on them."""
+        own = self.state.get("columns", ())
+        if not any(name in columns for name in own):
+            return self
+        if not self.by_column:
+            return None
+        rest = {k: v for k, v in own.items() if k not in columns} if isinstance(own, Mapping) else [c for c in own if c not in columns]
+        return self.fitted({**self.state, "columns": rest})
+
     # -- JSON ------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         parameters = self.parameters()
+        selected = isinstance(self.columns, (pl.Expr, Selected))
         if isinstance(parameters["columns"], pl.Expr):
             if self.learned is None:
                 raise ParameterError(
@@ -283,17 +300,23 @@ class Stage(ABC, metaclass=_StageMeta):
             "stage": type(self).__name__,
             "parameters": value_to_json(parameters),
             "learned": None if self.learned is None else value_to_json(dict(self.learned)),
+            **({"selected": True} if selected else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        stage = cls(**value_from_json(data["parameters"]))
+        parameters = value_from_json(data["parameters"])
+        if data.get("selected"):
+            parameters["columns"] = Selected(parameters["columns"])
+        stage = cls(**parameters)
         return stage if data["learned"] is None else stage.fitted(value_from_json(data["learned"]))
 
 
 @dataclass(frozen=True)
 class ColumnStage(Stage):
     """A stage that treats each column by itself."""
+
+    by_column: ClassVar = True
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         """The statistics of a column of this type that `learn_column` needs, in its order."""

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations import Row, RowFunction
-from rayline.core.schema import Kind, col, kind_of
+from rayline.core.schema import SPARSE, Kind, col, kind_of
 
 
 def readable(schema: Mapping[str, pl.DataType]) -> pl.Schema:
@@ -71,7 +71,7 @@ class Conform:
             return column.cast(pl.String).cast(dtype, strict=False)  # a category that training did not see is missing
         if got == pl.Null:
             return column.cast(dtype)
-        if isinstance(dtype, pl.Array) and isinstance(got, pl.List):
+        if (isinstance(dtype, pl.Array) and isinstance(got, pl.List)) or (dtype == SPARSE and _is_sparse(got)):
             return column.map_batches(_OfLength(name, dtype, self.where), return_dtype=dtype)
         kinds = kind_of(got), kind_of(dtype)
         if dtype.is_integer() and got.is_float():
@@ -98,9 +98,13 @@ class _Whole:
         return values.cast(self.dtype)
 
 
+def _is_sparse(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.Struct) and [field.name for field in dtype.fields] == [field.name for field in SPARSE.fields]
+
+
 @dataclass(frozen=True)
 class _OfLength:
-    """Vectors that came as lists, as they do from JSON and from rows."""
+    """Vectors that came as lists, or sparse ones with numbers of other types, as they do from JSON, rows and batches of NumPy."""
 
     name: str
     dtype: pl.DataType

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.schema import Selected
 from rayline.core.stage import Stage
 
 WHERE = "Preprocessor"
@@ -53,15 +54,23 @@ def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tupl
     return found
 
 
+def named_columns(leaf: Stage) -> set[str]:
+    """The columns that a stage names, itself or in a parameter given by column; none where they are chosen by type."""
+    named = {leaf.columns} if isinstance(leaf.columns, str) else set()
+    if isinstance(leaf.columns, (list, tuple)) and not isinstance(leaf.columns, Selected):
+        named |= set(leaf.columns)
+    for value in leaf.parameters().values():
+        named |= {name for name in value if isinstance(name, str)} if isinstance(value, Mapping) else set()
+    return named
+
+
 def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str], where: str) -> None:
-    """Raise SchemaError when one of these stages works on a target."""
+    """Raise SchemaError when one of these stages names a target among its columns."""
     for path, leaf in leaves:
-        chosen = leaf.learned["columns"] if leaf.learned is not None and "columns" in leaf.learned else leaf.columns
-        named = {chosen} if isinstance(chosen, str) else {*chosen} if isinstance(chosen, (list, tuple, dict)) else set()
-        taken = sorted(named & set(targets))
+        taken = sorted(named_columns(leaf) & set(targets))
         if taken:
             raise SchemaError(
                 f"{where}: stage {path!r} works on {taken[0]!r}, which is a target column.",
                 f"Expected stages on features only; the targets are {list(targets)}.",
-                "name the stage's columns; what a model shall learn of a target instead goes into target_stages.",
+                "name other columns in it; to transform the target, use target_stages=.",
             )

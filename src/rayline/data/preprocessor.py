@@ -22,6 +22,7 @@ from rayline.data.folds import FoldFitter
 from rayline.data.lineage import Origins, origins
 from rayline.data.splitters import splitter
 from rayline.data.trial import try_out
+from rayline.data.without import without_targets
 
 FORMAT_VERSION = 1
 
@@ -151,7 +152,8 @@ class Preprocessor:
         data
             Any table, or a ray.data.Dataset (then the scan runs on Ray).
         target_columns
-            Columns that no stage may touch. They need not be there when data is transformed.
+            Columns that no stage may touch. They need not be there when data is transformed. When omitted, a later
+            `train.fit` lets stages without `columns` let go of its targets.
 
         Raises
         ------
@@ -283,13 +285,18 @@ class Preprocessor:
         """Raise SchemaError when a stage works on one of these targets."""
         named.refuse_targets(self.leaves, targets, where)
 
-    def setting_aside(self, targets: Sequence[str], where: str) -> Self:
-        """This fitted preprocessor for a training with these targets: itself, or a copy that does not know them where it
-        was fitted with them among its columns and no stage looks at them.
+    def setting_aside(self, targets: Sequence[str], where: str, *, beside: Sequence[str] = ()) -> Self:
+        """This fitted preprocessor for a training with these targets: itself, or, where it was fitted with them among its
+        columns, a copy whose stages have let go of them, and of the columns `beside` (sample weights).
 
-        Raises SchemaError when a stage does.
+        It is the preprocessor that a fit with these targets would have given; nothing is scanned.
+
+        Raises
+        ------
+        SchemaError
+            When a stage names a target, or has learned of other columns what depends on a target.
         """
-        self.refuse_targets(targets, where)
+        self.refuse_targets([*targets, *beside], where)
         learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
         other = sorted(learned - set(targets))
         if other:
@@ -298,24 +305,16 @@ class Preprocessor:
                 f"Expected the targets of Preprocessor.fit, {list(self._targets)}; got {list(targets)}.",
                 "train on these, or hand the preprocessor over unfitted (preprocessor.clone()).",
             )
-        known = [t for t in targets if t in self.input_schema]
+        known = [name for name in (*targets, *beside) if name in self.input_schema]
         if not known:
             return self
-        rest = {name: dtype for name, dtype in self.input_schema.items() if name not in known}
-        try:
-            for operations in (self.operations, self._training_operations):
-                apply_all(operations, pl.LazyFrame(schema=rest)).collect_schema()
-        except pl.exceptions.PolarsError as error:
-            raise SchemaError(
-                f"{where}: the preprocessor was fitted with {known[0]!r} as a feature, and now it is a target.",
-                f"Expected target_columns={list(targets)} in Preprocessor.fit too.",
-                "refit it with these targets, or hand it over unfitted.",
-            ) from error
+        leaves, output = without_targets(self.leaves, self.input_schema, known, where)
         copy = type(self)()
         copy.adopt(self)
-        copy._input = pl.Schema(rest)
-        copy._output = pl.Schema({name: dtype for name, dtype in self.output_schema.items() if name not in known})
-        copy._targets = (*self._targets, *(t for t in known if t not in self._targets))
+        copy._take(leaves)
+        copy._input = pl.Schema({name: dtype for name, dtype in self.input_schema.items() if name not in known})
+        copy._output = output
+        copy._targets = (*self._targets, *(t for t in known if t not in self._targets and t not in beside))
         return copy
 
     # -- transform -------------------------------------------------------------------------------------------------

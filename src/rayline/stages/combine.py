@@ -53,6 +53,7 @@ class PolynomialFeatures(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
     keeps: ClassVar = True
+    by_column: ClassVar = True
     elsewhere: ClassVar = {**Stage.elsewhere, "include_bias": "leave it out: models have an intercept of their own"}
 
     degree: int = param(2, an_int(2, 10))
@@ -111,6 +112,7 @@ class Ratio(Stage):
     needs_columns: ClassVar = True
     accepts: ClassVar = _NUMBERS
     keeps: ClassVar = True
+    by_column: ClassVar = True
 
     per: str = param("", Check("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v)))
     zero: float | None = param(None, Check("a number or None", lambda v: v is None or type(v) in (int, float)))
@@ -227,6 +229,7 @@ class Concatenator(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
+    by_column: ClassVar = True
 
     output: str = param("features", a_string())
 
@@ -322,6 +325,7 @@ class FunctionTransformer(Stage):
     """
 
     needs_columns: ClassVar = True
+    by_column: ClassVar = True
 
     function: str = param(
         "",

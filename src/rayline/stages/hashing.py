@@ -128,6 +128,7 @@ class FeatureHasher(Stage):
 
     kinds: ClassVar = (Kind.CATEGORY, Kind.NUMERIC, Kind.BOOLEAN)
     accepts: ClassVar = (Kind.CATEGORY, Kind.NUMERIC, Kind.BOOLEAN)
+    by_column: ClassVar = True
 
     n_features: int = param(1 << 18, an_int(1, 1 << 31))
     output: str = param("hashed", a_string())

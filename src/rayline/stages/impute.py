@@ -218,6 +218,7 @@ class GroupImputer(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN, Kind.CATEGORY)
+    by_column: ClassVar = True
 
     loses: ClassVar = "which values were missing"
 

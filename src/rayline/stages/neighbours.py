@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -350,6 +350,9 @@ class SMOTE(Stage):
             return []
         how = (list(s["hashed"]), self.n_neighbors, self.seed)
         return [Synthesize(list(s["columns"]), s["by"], list(s["classes"]), list(s["rates"]), list(s["donors"]), *how)]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in self.state["hashed"]) else self
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -286,9 +286,15 @@ class SelectKBest(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         scores = {column: self._score(answers[self._ask(view, column)]) for column in view.columns}
-        order = sorted(view.columns, key=lambda column: -scores[column])
-        kept = set(order[: self.k])
-        return {"columns": list(view.columns), "scores": scores, "removed": [c for c in view.columns if c not in kept]}
+        return self._chosen(view.columns, scores)
+
+    def _chosen(self, columns: Sequence[str], scores: Mapping[str, float]) -> dict[str, Any]:
+        kept = set(sorted(columns, key=lambda column: -scores[column])[: self.k])
+        own = {column: scores[column] for column in columns}
+        return {"columns": list(columns), "scores": own, "removed": [c for c in columns if c not in kept]}
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return self.fitted(self._chosen([c for c in self.state["columns"] if c not in columns], self.state["scores"]))
 
     def _score(self, answer: Any) -> float:
         """F, with ±∞ and NaN as a float that can be compared: a column that tells nothing has 0."""

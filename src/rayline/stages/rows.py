@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import polars as pl
 
 from rayline.core.codes import Codes
 from rayline.core.counts import ValueCounts
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.expression import Formula, check, kind, to_polars
+from rayline.core.expression import Formula, check, columns_of, kind, to_polars
 from rayline.core.joint import row_hash
 from rayline.core.operations import Operation
 from rayline.core.schema import col
@@ -78,6 +78,9 @@ class DropRows(Stage):
     def lower_training(self, where: str) -> list[Operation]:
         _ = self.state
         return [Without(self.where)]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in columns_of(self.where)) else self
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,9 @@ class _Resample(Stage):
     def lower_training(self, where: str) -> list[Operation]:
         state = self.state
         return [Repeat(state["by"], list(state["classes"]), list(state["rates"]), list(state["hashed"]), self.seed)]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in self.state["hashed"]) else self
 
 
 @dataclass(frozen=True)

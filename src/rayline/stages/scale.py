@@ -268,6 +268,7 @@ class Normalizer(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+    by_column: ClassVar = True
 
     norm: str = param("l2", one_of("l2", "l1", "max"))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from rayline.core.operations import Drop, Operation
 from rayline.core.stage import Stage, View
@@ -37,6 +37,7 @@ class DropColumns(Stage):
     loses: ClassVar = "the columns that it removes: they come back without values"
 
     needs_columns: ClassVar[bool] = True
+    by_column: ClassVar[bool] = True
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         return {"columns": list(view.columns)}
@@ -71,6 +72,7 @@ class SelectColumns(Stage):
     loses: ClassVar = "the columns that it removes: they come back without values"
 
     needs_columns: ClassVar[bool] = True
+    by_column: ClassVar[bool] = True
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         kept = {*view.columns, *view.targets}
@@ -78,3 +80,7 @@ class SelectColumns(Stage):
 
     def lower(self, where: str) -> list[Operation]:
         return [Drop(list(self.state["dropped"]))]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        rest = {name: [c for c in self.state[name] if c not in columns] for name in ("columns", "dropped")}
+        return self.fitted(rest)

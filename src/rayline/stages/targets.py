@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -192,6 +192,9 @@ class TargetEncoder(Stage):
             else:
                 made.append(MapCodes(codes, own["values"]))
         return [*made, *self._drop()]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in self.state["hashed"]) else self  # they decide on the inner folds
 
     def lower_training(self, where: str) -> list[Operation]:
         state = self.state

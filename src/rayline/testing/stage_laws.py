@@ -14,8 +14,12 @@ from polars.testing import assert_frame_equal
 
 from rayline.core.errors import NotFittedError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations import Operation, apply_all, row_function
+from rayline.core.schema import Kind, kind_of
 from rayline.core.stage import Check, Stage
 from rayline.data.preprocessor import Preprocessor
+from rayline.stages.encode import OneHotEncoder
+from rayline.stages.impute import SimpleImputer
+from rayline.stages.scale import StandardScaler
 from rayline.testing.compare import difference, same_bits
 from rayline.testing.odd import DRIFTS, LOSSLESS, NAME, Case, example_table
 from rayline.testing.parts import Arrange, Arranged, InParts, cut, fit_with
@@ -254,6 +258,34 @@ def _targets_stay(case: Case) -> None:
         assert_frame_equal(training.select(targets), case.table.select(targets), check_exact=True)
 
 
+BEFORE = [("imputer", SimpleImputer()), ("onehot", OneHotEncoder())]
+BEHIND = [("scaler", StandardScaler())]
+"""Stages that work on columns of a law's stage, or on what it makes."""
+
+
+def _targets_are_let_go(case: Case) -> None:
+    """A fitted stage that lets go of a column that it has not named is what a fit with that column as a target gives, or says
+    that it cannot; between other stages too."""
+    free = [name for name in case.table.columns if name not in _named(case.stage) and name not in case.targets]
+    kinds = {kind_of(case.table.schema[name]): name for name in free}
+    chain = [*BEFORE, (NAME, case.stage), *BEHIND]
+    for kind in (Kind.NUMERIC, Kind.CATEGORY):
+        target = (*case.targets, kinds.get(kind, ""))
+        try:
+            fitted = Preprocessor(chain).fit(case.table, target_columns=case.targets)
+            expected = Preprocessor(chain).fit(case.table, target_columns=target)
+            found = fitted.setting_aside(target, "train.fit")
+        except RaylineError:
+            continue
+        problem = difference(_of(expected), _of(found), case.rtol, "preprocessor")
+        assert problem is None, f"without {target[-1]!r}: {problem}"
+        found.transform(case.table.drop(target))
+
+
+def _of(fitted: Preprocessor) -> Any:
+    return {k: v for k, v in json.loads(json.dumps(fitted.to_json())).items() if k != "scans"}
+
+
 def _promises_are_kept(case: Case) -> None:
     """`becomes` names the one operation of each column; `keeps` leaves source columns alone."""
     fitted = case.fit()
@@ -353,6 +385,7 @@ LAWS: list[Callable[[Case], None]] = [
     _wrong_parameters_are_refused,
     _unfitted_use_is_refused,
     _targets_stay,
+    _targets_are_let_go,
     _promises_are_kept,
     _no_column_is_overwritten,
     _the_way_back_leads_back,

@@ -228,7 +228,7 @@ def _prepare(
         if len(fitted):
             line.part(f"preprocessor {counted(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:
-        fitted = preprocessor.setting_aside([*inputs.targets, *beside], WHERE)
+        fitted = preprocessor.setting_aside(inputs.targets, WHERE, beside=beside)
         conform.Conform(fitted.input_schema, WHERE)(pl.LazyFrame(schema=engine.schema(inputs.train))).collect_schema()
         asked = [fitting.ROWS, *questions(View((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted)))]
         columns = [*questions.features(fitted.output_schema), *inputs.targets, *beside]
