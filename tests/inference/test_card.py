@@ -40,7 +40,8 @@ def test_the_card_says_what_the_pipeline_is(tmp_path: Path) -> None:
         "binary classification of late, by xgboost",
         "| late | no, yes |",
         "| age | Float64 |",
-        "| test-roc_auc |",
+        "| metric | train | test |",
+        "| roc_auc |",
         "onehot",
     ):
         assert words in text, words
@@ -78,7 +79,11 @@ def test_importance_by_column_and_by_feature() -> None:
     text = model_card(result.inference_pipeline)
     assert "| city |" in text
     assert "| pca0 |" in text
-    assert "log: Log(columns=None, offset=1.0)" in text
+    assert "log: Log()" in text
+    shares = re.findall(r"\| (\w+) \| ([0-9.]+)% \|", text.partition("## Its features")[0])
+    assert float(dict(shares)["city"]) == pytest.approx(100 * cities / sum(columns.values()), abs=0.1)
+    text = model_card(result.inference_pipeline, history=result.history)
+    assert "after the target stages log: not that of the labels" in text
 
 
 @pytest.mark.parametrize(
@@ -135,6 +140,36 @@ def test_a_markdown_card_has_its_plots_beside_it(tmp_path: Path) -> None:
     assert names == ["card-predicted-late.svg", "card-errors-late.svg"]
     for name in names:
         ElementTree.parse(tmp_path / name)
+
+
+def test_shares_are_of_all_features_and_the_rest_is_said() -> None:
+    random = np.random.default_rng(0)
+    table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(40)}).with_columns(y=pl.sum_horizontal(pl.all()))
+    result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=20).fit(None, table, target_columns="y", verbose=False)
+    text = model_card(result.inference_pipeline)
+    shares = [float(share) for share in re.findall(r"\| x\d+ \| ([0-9.]+)% \|", text)]
+    rest = float(re.findall(r"Shares of all 40 columns; those not shown have ([0-9.]+)% together", text)[0])
+    assert len(shares) == 20
+    assert sum(shares) + rest == pytest.approx(100, abs=1.1)
+    assert rest > 5
+
+
+def test_a_metric_of_both_is_there_once() -> None:
+    text = model_card(fitted(toy.table(), "late").inference_pipeline)
+    assert len(re.findall(r"\| log_?loss \|", text)) == 1
+
+
+def test_numbers_are_for_people(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = pl.DataFrame({"area": random.uniform(30, 300, 200)}).with_columns(price=pl.col("area") * 3000)
+    result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=3).fit(
+        None, table, table, target_columns="price", verbose=False
+    )
+    text = model_card(result.inference_pipeline, tmp_path / "card.html", data=table, history=result.history)
+    page = (tmp_path / "card.html").read_text()
+    assert not re.search(r"\de[+-]?\d", text)
+    assert not re.search(r">[^<]*\de[+]\d", page)
+    assert not re.search(r"\d\.\d{6}", text)
 
 
 def test_many_classes_and_wrong_data(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import polars as pl
 from rayline.core.counts import TooManyValuesError
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
 from rayline.core.operations import Operation
+from rayline.core.representation import representation
 from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
 from rayline.core.statistics import Request, Statistic, Words
 
@@ -156,6 +157,13 @@ class Stage(ABC, metaclass=_StageMeta):
 
     columns: Columns = None
     learned: Mapping[str, Any] | None = field(default=None, init=False, repr=False, kw_only=True)
+
+    __repr__ = representation
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # otherwise each data class would get one of its own, with every default
+            cls.__repr__ = Stage.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

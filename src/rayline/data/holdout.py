@@ -15,7 +15,7 @@ from rayline.data.rowhash import RowHash
 from rayline.data.splitting import Folds, Splitter, check_seed, schema_with, time_division
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Holdout(Splitter):
     """One training and one held-out part; what `train_test_split` cuts by. Takes at most one of stratify, group and time.
 

@@ -12,6 +12,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.representation import representation
 from rayline.core.schema import Kind, kind_of
 from rayline.data.cells import Cells, TimeKey, content_keys
 from rayline.data.conform import refuse_empty
@@ -43,6 +44,8 @@ class Folds:
 
 class Splitter(ABC):
     """How rows are divided into training and held-out parts, any number of times."""
+
+    __repr__ = representation
 
     @abstractmethod
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:

@@ -16,9 +16,9 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import SchemaError, counted
-from rayline.core.target import Task
+from rayline.core.target import Target, Task
 from rayline.inference import evidence
-from rayline.inference.plots import Plot
+from rayline.inference.plots import Plot, number
 
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
@@ -43,7 +43,7 @@ h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.4rem 0 .5rem;p
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0;font-size:.92rem}
 td,th{padding:.28rem 1.1rem .28rem 0;text-align:left;vertical-align:top;border-bottom:1px solid light-dark(#eef1f4,#222931)}
 th{font-weight:600;color:light-dark(#5b6875,#93a0ae)}td{font-variant-numeric:tabular-nums}
-.bar{background:#2f6db3;height:.75rem;display:inline-block;vertical-align:middle;border-radius:2px;margin-right:.5rem}
+.bar{background:#1f5fa8;height:.75rem;display:inline-block;vertical-align:middle;border-radius:2px;margin-right:.5rem}
 .plots{display:flex;flex-wrap:wrap;gap:1.2rem 2rem}figure{margin:.4rem 0;max-width:26.5rem}
 figure b{display:block;margin-bottom:.3rem}figcaption{font-size:.85rem;color:light-dark(#5b6875,#93a0ae)}
 svg{max-width:100%;height:auto}@media print{body{margin:0}h2{break-after:avoid}figure,tr{break-inside:avoid}}"""
@@ -154,18 +154,21 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
         ),
         _Section("What it was trained on", trained),
         _Section("How rows are prepared", "", ["stage", "what"], [[path, repr(stage)] for path, stage in stages]),
-        _Section(
-            "How good it is", "", ["metric", "value"], [[f"{n}{target.of_class(n)}", f"{v:.4g}"] for n, v in sorted(model.metrics.items())]
-        ),
+        _measured(model.metrics, target),
         _Section("How it does on rows with labels", seen, plots=shown),
-        _Section("How it learned", plots=[] if history is None else evidence.learning(history)),
-        _Section("What matters to it", "", ["column", "importance"], bars=columns[:MOST]),
-        _Section("Its features", "", ["feature", "importance"], bars=[] if columns == features else features[:MOST]),
+        _Section("How it learned", plots=[] if history is None else evidence.learning(history, target)),
+        _Section("What matters to it", _rest(columns, "column"), ["column", "importance"], bars=_shares(columns)),
+        _Section(
+            "Its features",
+            "" if columns == features else _rest(features, "feature"),
+            ["feature", "importance"],
+            bars=[] if columns == features else _shares(features),
+        ),
         _Section(
             "Examples",
             "",
             [*examples.columns, "prediction"],
-            [[*map(str, row), str(p)] for row, p in zip(examples.rows(), _predictions(pipeline), strict=True)],
+            [[*map(_value, row), _value(p)] for row, p in zip(examples.rows(), _predictions(pipeline), strict=True)],
         ),
     ]
     told = [s for s in sections if s.text or s.rows or s.bars or s.plots]
@@ -174,6 +177,45 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
 
 def _ranked(importance: Mapping[str, float] | None) -> list[tuple[str, float]]:
     return sorted((importance or {}).items(), key=lambda item: -abs(item[1]))
+
+
+def _shares(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The first ones, each as a share of all."""
+    total = sum(abs(value) for _, value in ranked) or 1.0
+    return [(name, abs(value) / total) for name, value in ranked[:MOST]]
+
+
+def _rest(ranked: Sequence[tuple[str, float]], noun: str) -> str:
+    """What is said of those that are not shown."""
+    total = sum(abs(value) for _, value in ranked)
+    rest = ranked[MOST:]
+    if not rest or not total:
+        return ""
+    return f"Shares of all {counted(len(ranked), noun)}; those not shown have {sum(abs(v) for _, v in rest) / total:.1%} together."
+
+
+def _measured(found: Mapping[str, float], target: Target) -> _Section:
+    """The metrics, with a column for each table that they were computed on. A metric that the framework and Rayline both
+    computed is there once, where both found the same."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, value in sorted(found.items(), key=lambda item: "_" not in item[0]):
+        table = next((t for t in ("train", "test") if name.startswith(f"{t}-")), "value")
+        plain = name.removeprefix(f"{table}-")
+        same = (n for n, row in rows.items() if _letters(n) == _letters(plain) and row.get(table, number(value)) == number(value))
+        rows.setdefault(next(same, plain), {})[table] = number(value)
+    tables = [t for t in ("value", "train", "test") if any(t in row for row in rows.values())]
+    lines = [[f"{name}{target.of_class(name)}", *(row.get(t, "") for t in tables)] for name, row in sorted(rows.items())]
+    return _Section("How good it is", "", ["metric", *tables], lines)
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return ", ".join(map(_value, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _predictions(pipeline: InferencePipeline) -> list[Any]:
@@ -195,7 +237,7 @@ def _markdown(title: str, sections: Sequence[_Section], stem: str) -> str:
         lines += ["", f"## {section.title}"]
         if section.text:
             lines += ["", section.text]
-        rows = [*section.rows, *([name, f"{value:.4g}"] for name, value in section.bars)]
+        rows = [*section.rows, *([name, f"{value:.1%}"] for name, value in section.bars)]
         if rows:
             lines += ["", f"| {' | '.join(map(cell, section.head))} |", f"|{'---|' * len(section.head)}"]
             lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
@@ -214,11 +256,10 @@ def _html(title: str, about: str, sections: Sequence[_Section]) -> str:
         out.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.text:
             out.append(f"<p>{html.escape(section.text)}</p>")
-        most = max((abs(value) for _, value in section.bars), default=0.0) or 1.0
-        total = sum(abs(value) for _, value in section.bars) or 1.0
+        most = max((value for _, value in section.bars), default=0.0) or 1.0
         rows = [[html.escape(value) for value in row] for row in section.rows]
         for name, value in section.bars:
-            bar = f'<span class="bar" style="width:{18 * abs(value) / most:.2f}rem"></span>{abs(value) / total:.1%}'
+            bar = f'<span class="bar" style="width:{18 * value / most:.2f}rem"></span>{value:.1%}'
             rows.append([html.escape(name), bar])
         if rows:
             head = "".join(f"<th>{html.escape(name)}</th>" for name in section.head)

@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.inference import plots
-from rayline.inference.plots import Plot
+from rayline.inference.plots import Plot, number
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ def columns(table: pl.DataFrame, names: Sequence[str]) -> list[list[str]]:
         summary = ""
         if kind is Kind.NUMERIC and len(present):
             low, mean, high = (float(v) for v in (present.min(), present.mean(), present.max()))  # type: ignore[arg-type]
-            summary = f"{low:.4g} to {high:.4g}, mean {mean:.4g}"
+            summary = f"{number(low)} to {number(high)}, mean {number(mean)}"
         elif kind in (Kind.CATEGORY, Kind.BOOLEAN) and len(present):
             top = present.value_counts(sort=True, name="n").row(0)
             summary = f"{present.n_unique():,} different, most often {str(top[0])[:24]!r} ({top[1] / len(present):.0%})"
@@ -44,20 +44,24 @@ def columns(table: pl.DataFrame, names: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def learning(history: pl.DataFrame) -> list[Plot]:
-    """A curve for each metric of the history, the tables beside one another."""
+def learning(history: pl.DataFrame, target: Target) -> list[Plot]:
+    """A curve for each metric of the history, of the training and the test rows together."""
     names = [name for name in history.columns if name != "iteration" and history[name].dtype.is_numeric()]
     metrics = dict.fromkeys(name.partition("-")[2] or name for name in names)
     made = []
     for metric in list(metrics)[:3] if history.height > 1 else []:
         series = {
-            name: list(zip(history["iteration"].to_list(), history[name].cast(pl.Float64).to_list(), strict=True))
+            name.removesuffix(metric).rstrip("-") or name: list(zip(history["iteration"].to_list(), history[name].cast(pl.Float64).to_list(), strict=True))
             for name in names
             if (name.partition("-")[2] or name) == metric
         }
         series = {name: [(a, b) for a, b in points if b is not None] for name, points in series.items()}
         svg = plots.lines(series, x="iteration", y=metric)
-        made.append(Plot(f"history-{metric}", f"Learning: {metric}", "After each iteration of the training.", svg))
+        caption = "After each iteration of the training."
+        if target.stages:
+            stages = ", ".join(name for name, _ in target.stages)
+            caption += f" On the scale that the model learns, after the target stages {stages}: not that of the labels."
+        made.append(Plot(f"history-{metric}", f"Learning: {metric}{target.of_class(metric)}", caption, svg))
     return made
 
 
@@ -90,9 +94,10 @@ def _roc(classes: Sequence[str], chances: Array, truth: Array) -> Plot:
             ends = np.flatnonzero(np.diff(chances[order, code], append=-1.0))  # equal scores are one step
             hits, misses = np.cumsum(positive[order])[ends], np.cumsum(~positive[order])[ends]
             x, y = np.concatenate([[0], misses / misses[-1]]), np.concatenate([[0], hits / hits[-1]])
-            areas.append(f"{classes[code]} {float(np.trapezoid(y, x)):.3f}")
+            area = f"{classes[code]} {float(np.trapezoid(y, x)):.3f}"
+            areas.append(area)
             some = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).astype(int))
-            series[classes[code]] = list(zip(x[some].tolist(), y[some].tolist(), strict=True))
+            series[area] = list(zip(x[some].tolist(), y[some].tolist(), strict=True))
     svg = plots.lines(series, x="false positive rate", y="true positive rate", diagonal=True, unit=True)
     return Plot("roc", "ROC", f"Area under the curve: {', '.join(areas)}. The dashed line is chance.", svg)
 
@@ -102,7 +107,7 @@ def _calibration(name: str, chance: Array, truth: Array) -> Plot:
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     points = [(float(chance[part].mean()), float((truth[part] == 1).mean())) for part in parts]
     svg = plots.lines(
-        {name: points}, x=f"predicted probability of {name}", y="share that was", diagonal=True, unit=True
+        {name: points}, x=f"predicted probability of {name}", y=f"share that is {name}", diagonal=True, unit=True
     )
     words = f"Rows in {len(parts)} groups of equal size; on the dashed line probabilities are what they say."
     return Plot("calibration", "Calibration", words, svg)
@@ -117,16 +122,13 @@ def _regression(target: Target, scores: Array, table: pl.DataFrame) -> list[Plot
         error = (both["got"] - both["true"]).to_numpy()
         every = max(1, both.height // MOST_DOTS)
         dots = both.gather_every(every).rows()
-        caption = f"Every {every}. row. " * (every > 1) + "On the dashed line the prediction is the truth."
+        caption = f"One row in {every} is shown. " * (every > 1) + "On the dashed line the prediction is the truth."
         svg = plots.lines({name: dots}, x=f"true {name}", y="predicted", diagonal=True, dots=True)
         made.append(Plot(f"predicted-{name}", f"Predicted and true {name}", caption, svg))
         if len(error):
             counts, edges = np.histogram(error, bins=min(40, max(5, int(np.sqrt(len(error))))))
-            middle = (edges[:-1] + edges[1:]) / 2
-            svg = plots.lines(
-                {name: list(zip(middle.tolist(), counts.tolist(), strict=True))}, x="predicted − true", y="rows"
-            )
-            middle_half = np.quantile(error, [0.25, 0.5, 0.75])
-            words = f"Median {middle_half[1]:.4g}; half of the rows lie between {middle_half[0]:.4g} and {middle_half[2]:.4g}."
+            svg = plots.bars(edges.tolist(), counts.tolist(), x="predicted − true", y="rows")
+            low, middle, high = (number(v) for v in np.quantile(error, [0.25, 0.5, 0.75]))
+            words = f"Median {middle}; half of the rows lie between {low} and {high}."
             made.append(Plot(f"errors-{name}", f"Errors of {name}", words, svg))
     return made

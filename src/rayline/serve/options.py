@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rayline.core.errors import ParameterError
+from rayline.core.representation import representation
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Options:
     """Limits and behaviour of a server.
 
@@ -44,7 +45,9 @@ class Options:
     max_queued_requests: int = 512
     max_body_bytes: int = 16 << 20
     request_timeout_s: float = 30.0
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    __repr__ = representation
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):

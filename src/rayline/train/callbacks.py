@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayline.core.errors import ParameterError
+from rayline.core.representation import representation
 from rayline.train import metrics as named_metrics
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Callback:
 
     checkpoint_every: int | None = None
     """Iterations between checkpoints that this callback wants, where the trainer says nothing."""
+
+    __repr__ = representation
 
     def on_start(self, run: Run) -> None:
         """Before the first iteration."""
@@ -167,7 +170,7 @@ class ModelCheckpoint(Callback):
 
     def __init__(self, directory: str | Path, every: int = 10, keep: int | None = 1) -> None:
         self.directory = Path(directory)
-        self.checkpoint_every = _positive("ModelCheckpoint", "every", every)
+        self.every = self.checkpoint_every = _positive("ModelCheckpoint", "every", every)
         self.keep = None if keep is None else _positive("ModelCheckpoint", "keep", keep)
 
     def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:

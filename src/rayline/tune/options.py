@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayline.core.errors import ParameterError
+from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
 from rayline.tune.evaluate import WHERE
 from rayline.tune.prepare import whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Options:
     """The arguments of `run` beside trainer, data and search space; see there."""
 
@@ -29,6 +30,8 @@ class Options:
     callbacks: Sequence[Callback] = ()
     verbose: bool | None = None
     pos_label: Any = None
+
+    __repr__ = representation
 
     def check(self) -> None:
         """Raise ParameterError on a value that no search could have."""

@@ -21,6 +21,7 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer, Quantize
 from ray.tune.search.variant_generator import generate_variants
 
 from rayline.core.errors import ParameterError
+from rayline.core.representation import representation
 from rayline.tune import space
 from rayline.tune.evaluate import WHERE, Problem
 
@@ -30,7 +31,7 @@ GENERATIONS = 10
 Random = np.random.Generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Population:
     """Population based training, as `scheduler=` of `tune.run`; "pbt" is one with these defaults.
 
@@ -59,6 +60,8 @@ class Population:
     >>> tune.Population(interval=5)
     Population(interval=5, quantile=0.25, resample=0.25, factors=(0.8, 1.2))
     """
+
+    __repr__ = representation
 
     interval: int | None = None
     quantile: float = 0.25
