@@ -79,7 +79,15 @@ def test_the_path_in_process(table: pl.DataFrame) -> None:
     assert preprocessor.chain(trainer.fitted_model).predict(data[400:]).equals(predicted)
     assert result.inference_pipeline.examples.equals(data.drop("late").head(5))
     assert "computed by" in repr(result)
-    assert len(result.plot().lines) == 4
+    loss, error = result.plot()  # two scales are two axes
+    assert [len(ax.lines) for ax in (loss, error)] == [2, 2]
+    assert result.plot("test-error").get_ylabel() == "error"
+    assert [line.get_label() for line in result.plot("logloss").lines] == ["test-logloss", "train-logloss"]
+    assert result.plot(["test-error", "train-error"], ax=error) is error
+    with pytest.raises(rl.ParameterError, match="do not fit on one axis"):
+        result.plot(ax=error)
+    with pytest.raises(rl.ParameterError, match="did you mean"):
+        result.plot("test-eror")
 
 
 def test_trainer_fit_is_train_fit(table: pl.DataFrame) -> None:
@@ -402,3 +410,11 @@ def test_progress_is_one_line(table: pl.DataFrame, capfd: Any, monkeypatch: pyte
     assert " · test logloss 0." in err
     trainer.fit(stages(), data, data, "late", verbose=False)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_framework_without_iterations_has_no_curves(table: pl.DataFrame) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    result = train.SklearnTrainer(LinearRegression()).fit(None, table.select("x", "delay"), target_columns="delay", verbose=False)
+    with pytest.raises(rl.ParameterError, match="reports no metrics of its iterations"):
+        result.plot()

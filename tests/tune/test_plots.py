@@ -49,7 +49,7 @@ def test_parallel_draws_full_trials_the_best_on_top() -> None:
     assert {"a", "b"} <= {text.get_text() for text in ax.texts}
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "importance"])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("importance", "learning")])
 @pytest.mark.parametrize("some", [[], [Trial(0, {"x": 1}, 2, [FoldScore(0, 1.0, 9)])], trials()[:1]])
 def test_few_trials_are_no_error(kind: str, some: list[Trial], tmp_path: Any) -> None:
     found = plot(kind, some, metric="log_loss", mode="min")
@@ -66,7 +66,25 @@ def test_learning_draws_each_fold_of_the_best_and_their_mean() -> None:
     assert len(ax.get_lines()) == 2 * 3
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert lines["test-loss"].get_ydata().tolist() == [0.5, 1.5, 2.5, 3.5]  # as long as both trained
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["test-loss", "train-loss"]
+    assert [text.get_text() for text in ax.texts] == ["train", "test"]
+    assert ax.get_ylabel() == "loss"
+    best.histories = {0: [{"iteration": 0.0, "test-loss": 1.0, "test-auc": 0.9}]}
+    loss, auc = plot("learning", [*trials(), best], metric="roc_auc", mode="min")
+    assert (loss.get_ylabel(), auc.get_ylabel()) == ("loss", "auc")  # two scales are two axes
+    assert plot("learning", [*trials(), best], metric="roc_auc", mode="min", ax=loss).get_ylabel() == "auc"
+
+
+def test_learning_without_iterations_is_refused() -> None:
+    with pytest.raises(ParameterError, match="no metrics of iterations"):
+        plot("learning", trials(), metric="log_loss", mode="min")
+
+
+def test_a_single_bar_is_as_thick_as_others() -> None:
+    few = [Trial(t.number, {"eta": t.config["eta"]}, 3, t.folds) for t in trials()]
+    one, two = (plot("importance", some, metric="log_loss", mode="min") for some in (few, trials()))
+    thick = [ax.patches[0].get_window_extent().height for ax in (one, two)]
+    assert thick[0] == pytest.approx(thick[1], rel=0.5)
+    assert [text.get_text() for text in one.texts] == ["100%"]
 
 
 def test_an_axis_of_ones_own() -> None:

@@ -47,6 +47,7 @@ def columns(table: pl.DataFrame, names: Sequence[str]) -> list[list[str]]:
 def learning(history: pl.DataFrame, target: Target) -> list[Plot]:
     """A curve for each metric of the history, of the training and the test rows together."""
     names = [name for name in history.columns if name != "iteration" and history[name].dtype.is_numeric()]
+    names.sort(key=lambda name: name.startswith("train-"))  # the test rows first, as in every picture
     metrics = dict.fromkeys(name.partition("-")[2] or name for name in names)
     made = []
     for metric in list(metrics)[:3] if history.height > 1 else []:

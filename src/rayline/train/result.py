@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rayline.core.errors import MissingExtraError, ParameterError, counted
+from rayline.core.errors import ParameterError, counted
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.train import metrics as named_metrics
-from rayline.train import progress
+from rayline.train import plots, progress
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
@@ -77,31 +77,47 @@ class Result:
             raise ParameterError.unknown("Result.metric", [name], self.metrics)
         return self.metrics[found]
 
-    def plot(self, metrics: Sequence[str] | None = None, ax: Any = None) -> Any:
-        """The history as curves, on a Matplotlib axis that is returned.
+    def plot(self, metrics: str | Sequence[str] | None = None, ax: Any = None) -> Any:
+        """Draw the history as curves with Matplotlib, each metric on an axis of its own.
 
         Parameters
         ----------
         metrics
-            Columns of the history; all of them when omitted.
+            A column of the history ("test-logloss"), a metric on all its rows ("logloss"), or a list of these; all of them
+            when omitted.
         ax
-            The axis to draw on; a new one when omitted.
+            The axis to draw on, which takes one metric; a new figure when omitted.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axis; a list of them when several metrics are drawn.
+
+        Raises
+        ------
+        ParameterError
+            On a metric that the history has not, on several metrics for one `ax`, and when the framework reports no
+            iterations.
+        MissingExtraError
+            Without Matplotlib.
         """
-        if ax is None:
-            try:
-                from matplotlib.figure import Figure
-            except ImportError as error:
-                raise MissingExtraError.of("Result.plot", "matplotlib", "plot") from error
-            ax = Figure(figsize=(7, 4)).subplots()
-        present = [name for name in self.history.columns if name != "iteration"]
-        unknown = [name for name in metrics or [] if name not in present]
-        if unknown:
-            raise ParameterError.unknown("Result.plot", unknown, present)
-        for name in metrics or present:
-            ax.plot(self.history["iteration"].to_list(), self.history[name].to_list(), label=name)
-        ax.set_xlabel("iteration")
-        ax.legend()
-        return ax
+        present = plots.by_metric([name for name in self.history.columns if name != "iteration"])
+        if not present:
+            raise ParameterError(
+                f"Result.plot: {self.trainer.framework} reports no metrics of its iterations.",
+                "Expected a framework that trains in iterations, such as XGBoost, LightGBM, CatBoost or PyTorch.",
+                "see result.metrics, or rayline.model_card(pipeline, data=…) for pictures of predictions.",
+            )
+        wanted = [metrics] if isinstance(metrics, str) else list(metrics or present)
+        every = [name for own in present.values() for name in own]
+        if unknown := [name for name in wanted if name not in present and name not in every]:
+            raise ParameterError.unknown("Result.plot", unknown, [*present, *every], "metric")
+        shown = plots.by_metric([n for name in wanted for n in present.get(name, [name])])
+        axes = plots.panels(len(shown), "Result.plot", ax)
+        for axis, (metric, names) in zip(axes, shown.items(), strict=True):
+            frame = {name: self.history.select("iteration", name).drop_nulls().rows() for name in dict.fromkeys(names)}
+            plots.curves(axis, metric, {name: rows for name, rows in frame.items() if rows})
+        return axes[0] if len(axes) == 1 else axes
 
     def __repr__(self) -> str:
         spent = ", ".join(f"{name} {progress.seconds(s)}" for name, s in self.seconds.items())

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.inference.plots import COLORS, number
+from rayline.train import metrics
+from rayline.train import plots as style
+from rayline.train.plots import QUIET
 from rayline.tune import record, space
 from rayline.tune.importance import importance
 from rayline.tune.record import Trial
 
 KINDS = ("history", "slices", "parallel", "importance", "learning")
 
-DOT, BEST, QUIET = "#1f5fa8", "#d9541e", "#b8c4d4"
-"""The colours of trials, of the best one, and of what stays behind."""
-
-OTHERS = ("#2c8a5b", "#8a5bb0", "#a8791d")
-"""Further ones, to tell curves apart."""
+DOT, BEST = COLORS[:2]
+"""The colours of trials, and of the best one."""
 
 WIDE = 10.0
 """Positive numbers whose largest is so many times the smallest are drawn by their order of magnitude."""
@@ -36,19 +36,28 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if kind == "slices":
         return _slices(scored, metric, mode, Figure)
-    ax = Figure(figsize=(7, 4), layout="constrained").subplots() if ax is None else ax
+    if kind == "learning":
+        return _learning(record.best(trials, mode), metric, ax)
+    shares = importance(trials) if kind == "importance" else {}
+    height = 1.2 + 0.5 * len(shares) if shares else 4.0
+    ax = Figure(figsize=(7, height), layout="constrained").subplots() if ax is None else ax
     if kind == "history":
         _history(scored, metric, mode, ax)
     elif kind == "parallel":
         _parallel(scored, metric, mode, ax)
-    elif kind == "learning":
-        _learning(record.best(trials, mode), ax)
     else:
-        shares = importance(trials)
-        ax.barh([_label(name) for name in shares][::-1], list(shares.values())[::-1], color=DOT)
-        ax.set_xlabel(f"share of the explained differences in {metric}")
-        _open(ax)
+        _importance(shares, metric, ax)
     return ax
+
+
+def _importance(shares: Mapping[str, float], metric: str, ax: Any) -> None:
+    drawn = ax.barh([_label(name) for name in shares][::-1], list(shares.values())[::-1], height=0.6, color=DOT)
+    ax.bar_label(drawn, labels=[f"{share:.0%}" for share in list(shares.values())[::-1]], padding=4)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(-0.6, max(len(shares), 1) - 0.4)
+    ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.set_xlabel(f"share of the explained differences in {metric}")
+    style.open_frame(ax)
 
 
 def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
@@ -74,8 +83,9 @@ def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
     ax.set_xlabel("trial")
     ax.set_ylabel(metric)
     if trials:
-        ax.legend(frameon=False, fontsize="small")
-    _open(ax)
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "ncols": 3, "columnspacing": 1.0}
+        ax.legend(frameon=False, fontsize="x-small", handletextpad=0.3, **above)
+    style.open_frame(ax)
 
 
 HOLLOW = {"markersize": 4, "markerfacecolor": "none", "markeredgecolor": QUIET}
@@ -99,7 +109,7 @@ def _slices(trials: Sequence[Trial], metric: str, mode: str, figure: Any) -> Any
         elif axis.is_log:
             ax.set_xscale("log")
         ax.set_xlabel(_label(name))
-        _open(ax)
+        style.open_frame(ax)
     axes[0].set_ylabel(metric)
     return axes
 
@@ -126,28 +136,41 @@ def _parallel(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _learning(trial: Trial | None, ax: Any) -> None:
-    """What the framework reported of each fold, and the mean over the folds."""
-    rows = [row for history in (trial.histories if trial is not None else {}).values() for row in history]
-    names = sorted(
-        {name for row in rows for name in row} - {"iteration"}, key=lambda name: (name.startswith("train-"), name)
-    )
-    for name, color in zip(names, itertools.cycle((BEST, DOT, *OTHERS)), strict=False):
-        found: dict[float, list[float]] = {}
-        for history in trial.histories.values() if trial is not None else ():
-            line = [(row["iteration"], row[name]) for row in history if name in row]
-            ax.plot(*zip(*line, strict=True), color=color, alpha=0.25, linewidth=0.8)
-            for iteration, value in line:
-                found.setdefault(iteration, []).append(value)
-        most = max(map(len, found.values()))  # beyond, where some folds have ended, the mean would be that of the others
-        means = [(iteration, record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most]
-        ax.plot(*zip(*means, strict=True), color=color, linewidth=2.0, label=name)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel("iteration")
-    ax.set_ylabel("mean over the folds, and each of them")
-    if names:
-        ax.legend(frameon=False, fontsize="small")
-    _open(ax)
+def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
+    """What the framework reported of each fold, and the mean over the folds: each metric on an axis of its own. An axis
+    that was given takes the metric that was tuned, or the first."""
+    histories = [history for history in (trial.histories if trial is not None else {}).values() if history]
+    names = list(dict.fromkeys(name for history in histories for row in history for name in row if name != "iteration"))
+    shown = style.by_metric(names)
+    if not shown:
+        raise ParameterError(
+            "Analysis.plot: there are no metrics of iterations to draw.",
+            "Expected a framework that reports its iterations, such as XGBoost, LightGBM, CatBoost or PyTorch.",
+            'choose another kind, as plot("history").',
+        )
+    if ax is not None:
+        tuned = metrics.resolve(metric, names)
+        one = next((m for m, own in shown.items() if tuned in own), next(iter(shown)))
+        shown = {one: shown[one]}
+    axes = style.panels(len(shown), "Analysis.plot", ax)
+    for axis, (one, own) in zip(axes, shown.items(), strict=True):
+        folds = {name: [_points(history, name) for history in histories if any(name in row for row in history)] for name in own}
+        style.curves(axis, one, {name: _means(lines) for name, lines in folds.items()}, folds)
+        axis.set_title("mean over the folds, and each of them", fontsize="small")
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _points(history: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    return [(row["iteration"], row[name]) for row in history if name in row]
+
+
+def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    found: dict[float, list[float]] = {}
+    for line in lines:
+        for iteration, value in line:
+            found.setdefault(iteration, []).append(value)
+    most = max(map(len, found.values()))  # beyond, where some folds have ended, the mean would be that of the others
+    return [(iteration, record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most]
 
 
 class _Axis(NamedTuple):
@@ -179,7 +202,7 @@ class _Axis(NamedTuple):
         """What is written beside it: the ends, or all categories."""
         if self.categories is not None:
             return [(self.height(name), name) for name in self.categories]
-        return [(self.height(value), f"{value:.4g}") for value in dict.fromkeys((self.low, self.high))]
+        return [(self.height(value), number(value)) for value in dict.fromkeys((self.low, self.high))]
 
 
 def _varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
@@ -192,8 +215,3 @@ def _varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
 def _label(name: str) -> str:
     """A parameter as people read it; what stands in the preprocessor on lines of its own."""
     return name.removeprefix(f"{space.STAGES}/").replace("/", "\n")
-
-
-def _open(ax: Any) -> None:
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
