@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,6 +143,8 @@ class Job:
     num_workers, resources_per_worker, max_failures
         For a framework that acts: the workers that it shall start itself (0 for none), what each holds, and how often
         a lost one is replaced. The others are started and replaced for them.
+    lineage
+        Gives for each raw column the features that come from it.
     """
 
     train: Rows
@@ -161,6 +164,40 @@ class Job:
     num_workers: int = 0
     resources_per_worker: Mapping[str, float] = field(default_factory=dict)
     max_failures: int = 0
+    lineage: Callable[[], Mapping[str, Sequence[str]]] = dict
+
+    def columns(self, name: str | int, where: str) -> list[int]:
+        """The columns of the matrix of features (`Features.matrix`) that a feature is, or all that come from a raw column of
+        this name. A number is a column itself. Raises ParameterError when there is none; `where` begins the error."""
+        places = self._places
+        if name in places:
+            return [*places[str(name)]]
+        if isinstance(name, str):
+            lineage = self.lineage()
+            found = [place for feature in lineage.get(name, ()) for place in places.get(feature, ())]
+            if not found:
+                raise ParameterError.unknown(where, [name], [*places, *(n for n in lineage if n not in places)])
+            return found
+        if not 0 <= name < self.n_columns:
+            raise ParameterError.value(where, "the number of a feature", f"less than {self.n_columns}", name)
+        return [int(name)]
+
+    def by_column(self, values: Mapping[str | int, T], where: str) -> dict[int, T]:
+        """What is said of features by name, by columns of the matrix. Raises as `columns`."""
+        return {place: value for name, value in values.items() for place in self.columns(name, where)}
+
+    def groups(self, groups: Sequence[Sequence[str | int]], where: str) -> list[list[int]]:
+        """Groups of features by name as groups of columns of the matrix. Raises as `columns`."""
+        return [[place for name in group for place in self.columns(name, where)] for group in groups]
+
+    @property
+    def n_columns(self) -> int:
+        """The width of the matrix of features."""
+        return max((place.stop for place in self._places.values()), default=0)
+
+    @cached_property
+    def _places(self) -> dict[str, range]:
+        return self.train.features.places
 
 
 @dataclass(frozen=True)
@@ -218,6 +255,9 @@ class Framework(ABC):
     acts: ClassVar[bool] = False
     """Whether it makes its experience itself, in an environment. A fit then takes no data, `spaces` says what the models
     read and predict, and `train` runs in this process on a Job without rows, with workers of its own."""
+
+    max_label: ClassVar[float] = math.inf
+    """The largest label that it learns from; where it is finite, labels are numbers of single precision to it."""
 
     models: ClassVar[str] = ""
     """The framework whose models it trains, where that is another one (Horovod trains PyTorch's)."""
@@ -327,9 +367,24 @@ class Framework(ABC):
         Must not import the library to say no."""
         return False
 
+    def records(self, callback: Any) -> bool:
+        """Whether a callback of the library writes what it hears into an object of the user's, and carries nothing from one
+        training to the next: such a one is handed over as it is, all other arguments as copies."""
+        return False
+
     def best_iteration(self, model: Any) -> int | None:
         """The iteration that predictions stop at, counted from 0, when early stopping has chosen one."""
         return None
+
+    def predicts_margins(self, model: Any) -> bool:
+        """Whether `predict` gives the raw scores of a classifier in place of probabilities, as of an objective of the user's
+        own: above 0 is the second class, of several the largest is chosen. They rank rows, and are no probabilities."""
+        return False
+
+    def scores(self, model: Any, features: Features, target: Target) -> Array:
+        """What `predict` gives, as `target` reads it."""
+        found = self.predict(model, features)
+        return target.of_margins(found) if target.task.is_classification and self.predicts_margins(model) else found
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:

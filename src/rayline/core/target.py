@@ -62,6 +62,13 @@ def decisions(codes: Array, *, probabilities: Array | None = None, margins: Arra
     return made
 
 
+def normalized(scores: Array) -> Array:
+    """Probabilities of classes that were learned each by itself, so that they add up to 1; alike where all are 0."""
+    total = scores.sum(axis=1, keepdims=True)
+    made: Array = np.divide(scores, total, out=np.full_like(scores, 1 / scores.shape[1]), where=total > 0)
+    return made
+
+
 def has_probabilities(scores: Array) -> bool:
     """Whether a classifier's scores hold probabilities, and not classes or margins alone."""
     if scores.dtype.names is not None:
@@ -231,6 +238,11 @@ class Target:
         if self.task is Task.MULTICLASS:
             return ", mean over classes"
         return f" of {', '.join(repr(classes[1]) for classes in self.classes)}"
+
+    def of_margins(self, margins: Array) -> Array:
+        """Scores from raw ones that are no probabilities: the class that they decide for, and what ranks the rows."""
+        codes = margins.argmax(axis=1) if self.task is Task.MULTICLASS else (margins > 0).astype(np.int64)
+        return decisions(codes, margins=margins)
 
     @property
     def _schema(self) -> pl.Schema:

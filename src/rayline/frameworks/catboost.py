@@ -16,7 +16,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native, Rows
 from rayline.core.names import Escaping
 from rayline.core.schema import col
-from rayline.core.target import Task
+from rayline.core.target import Task, normalized
 from rayline.frameworks import catboost_file
 
 try:
@@ -27,6 +27,7 @@ except ImportError as error:
 CLASSES = {
     "Logloss": Task.BINARY,
     "CrossEntropy": Task.BINARY,
+    "Focal": Task.BINARY,
     "MultiLogloss": Task.BINARY,
     "MultiCrossEntropy": Task.BINARY,
     "MultiClass": Task.MULTICLASS,
@@ -34,8 +35,21 @@ CLASSES = {
 }
 """Loss functions of classifications; all others are regressions."""
 
-EXPONENTIAL = ("Poisson", "Tweedie")
+OWN = "PythonUserDefined"
+"""What the names of losses begin with that are objects of the user's own."""
+
+EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile")
 """Regressions that are learned as logarithms."""
+
+BY_FEATURE = ("monotone_constraints", "feature_weights", "first_feature_use_penalties", "per_object_feature_penalties")
+"""Parameters that say something of features by name."""
+
+OF_GROUPS = ("Query", "Yeti", "Pair", "Stochastic", "Group", "Lambda", "Survival", "Cox")
+SEVERAL = ("MultiQuantile", "RMSEWithUncertainty")
+"""What losses begin with that rank rows in groups or learn times of survival, and those with several predictions for a target."""
+
+NOT_HERE = ("class_names", "cat_features", "text_features", "embedding_features", "classes_count", "target_border")
+"""Parameters that say what the target and the features are, which a fit knows."""
 
 MISSING = "\u2205"
 """What a missing category is to CatBoost, which takes strings only."""
@@ -54,19 +68,27 @@ class CatBoost(Framework):
 
     Without a `loss_function`, class labels give Logloss, MultiClass or MultiLogloss, numbers RMSE or MultiRMSE. String
     features are CatBoost's own categories. With a test set predictions stop at the best iteration, unless
-    `use_best_model` is False. One worker.
+    `use_best_model` is False. Parameters name features, or raw columns for all features that come from them; a loss of the
+    user's own gives labels and no probabilities. `init_model` is continued. One worker.
     """
 
     name = "catboost"
     package = "catboost"
     strings = "categories"
+    max_label = 1e37
 
     def train(
-        self, job: Job, params: Mapping[str, Any] | None = None, *, callbacks: Sequence[Any] | None = None
+        self,
+        job: Job,
+        params: Mapping[str, Any] | None = None,
+        *,
+        callbacks: Sequence[Any] | None = None,
+        init_model: Any = None,
     ) -> Any:
         model = catboost.CatBoost(self._params(job, params or {}))
         test = None if job.test is None or not job.test.n_rows else _pool(job.test)
-        return model.fit(_pool(job.train), eval_set=test, callbacks=[_Listener(job), *(callbacks or ())])
+        listening = [_Listener(job), *(callbacks or ())]
+        return model.fit(_pool(job.train), eval_set=test, callbacks=listening, init_model=init_model)
 
     def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
         several, task = len(job.target.columns) > 1, job.target.task
@@ -82,7 +104,22 @@ class CatBoost(Framework):
             params["task_type"] = "GPU"
         if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
             params["logging_level"] = "Silent"
-        return {**params, **given}
+        made = {**params, **given}
+        for name in BY_FEATURE:
+            if isinstance(made.get(name), Mapping):
+                made[name] = job.by_column(made[name], f"catboost trainer: {name}")
+        if made.get("ignored_features") is not None:
+            names = made["ignored_features"]
+            names = [names] if isinstance(names, (str, int)) else names
+            made["ignored_features"] = [p for n in names for p in job.columns(n, "catboost trainer: ignored_features")]
+        weights = made.get("class_weights")
+        if isinstance(weights, Mapping) and job.target.classes:
+            labels = job.target.classes[0]
+            strange = [label for label in weights if label not in labels]
+            if strange:
+                raise ParameterError.value("catboost trainer", "class_weights", f"labels among {[*labels]!r}", strange[0])
+            made["class_weights"] = [weights.get(label, 1.0) for label in labels]
+        return made
 
     def predict(self, model: Any, features: Features) -> Array:
         loss = _loss(model.get_all_params() if model.is_fitted() else {})
@@ -91,7 +128,12 @@ class CatBoost(Framework):
         if features.categories:
             table = catboost.Pool(table, cat_features=_categories(features), feature_names=model.feature_names_)
         scores: Array = np.asarray(model.predict(table, prediction_type=kind))
+        if loss == "MultiClassOneVsAll":  # each class by itself: they do not add up to 1
+            scores = normalized(scores)
         return scores
+
+    def predicts_margins(self, model: Any) -> bool:
+        return _loss(model.get_all_params()).startswith(OWN)
 
     def save(self, model: Any, directory: Path) -> None:
         model.save_model(str(directory / "model.cbm"), format="cbm")
@@ -110,7 +152,11 @@ class CatBoost(Framework):
         return isinstance(model, catboost.CatBoost)
 
     def inspect(self, model: Any) -> Native:
-        task = CLASSES.get(_loss(model.get_all_params()), Task.REGRESSION)
+        loss = _loss(model.get_all_params())
+        task = CLASSES.get(loss, Task.REGRESSION)
+        outputs = np.size(model.get_scale_and_bias()[1])
+        if loss.startswith(OWN) and outputs > 1:
+            return Native(Task.MULTICLASS, outputs, 1, [NAMES.restore(name) for name in model.feature_names_])
         n_classes = len(model.classes_) if task is Task.MULTICLASS else 2
         return Native(task, n_classes, 1, [NAMES.restore(name) for name in model.feature_names_])
 
@@ -128,9 +174,24 @@ class CatBoost(Framework):
         unknown = {*params} - known
         if unknown:
             raise ParameterError.unknown("catboost trainer", unknown, known)
+        given = [name for name in NOT_HERE if params.get(name) is not None]
+        if given:
+            raise ParameterError(
+                f"catboost trainer: {given[0]} is known from the data of a fit.",
+                "Expected parameters of the training only.",
+                "leave it out: strings are categories, and numbers are where they are cast to strings.",
+            )
+        loss = _loss(params)
+        if loss.startswith((*OF_GROUPS, *SEVERAL)):
+            raise ParameterError.value(
+                "catboost trainer", "loss_function", "one of a classification, or of a regression with one prediction", loss
+            )
 
     def needs_test(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in ("early_stopping_rounds", "use_best_model") if (params or {}).get(name)), "")
+
+    def owns_callback(self, callback: Any) -> bool:
+        return not isinstance(callback, type) and callable(getattr(callback, "after_iteration", None))
 
     def best_iteration(self, model: Any) -> int | None:
         best: int | None = model.get_best_iteration()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native, Rows
 from rayline.core.names import Escaping
 from rayline.core.schema import col
-from rayline.core.target import Task
+from rayline.core.target import Task, normalized
 from rayline.frameworks import lightgbm_file
 
 try:
     import lightgbm
     from lightgbm.basic import _ConfigAliases
-    from lightgbm.callback import EarlyStopException
+    from lightgbm.callback import EarlyStopException, _RecordEvaluationCallback
 except ImportError as error:
     raise MissingExtraError.of("LightGBMTrainer", "lightgbm", "lightgbm") from error
 
@@ -43,6 +44,9 @@ OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_lea
 """Parameters that say where a model was trained and not what it is: left out of files."""
 
 
+OF_FILES = ("ignore_column", "label_column", "weight_column", "group_column", "data", "valid", "header", "two_round")
+"""Parameters of LightGBM's own reading of files, which tables do not go through."""
+
 TRAINING = (
     "objective", "metric", "num_class", "num_iterations", "learning_rate", "num_leaves", "max_depth", "boosting",
     "lambda_l1", "lambda_l2", "min_gain_to_split", "min_sum_hessian_in_leaf", "path_smooth", "extra_trees",
@@ -60,7 +64,8 @@ class LightGBM(Framework):
 
     Training and test rows are evaluated as "train" and "test". Without an objective, class labels give `binary` or
     `multiclass`, numbers `regression`; `num_class` follows from the labels. Predictions stop at the best iteration.
-    String features are LightGBM's own categories. On several workers trees are learned from all rows
+    String features are LightGBM's own categories. Parameters name features, or raw columns for all features that come from
+    them. An objective of the user's own gives labels (above 0 is the second class) and no probabilities. On several workers trees are learned from all rows
     (`tree_learner="data"`) unless the parameters say otherwise.
     """
 
@@ -68,6 +73,7 @@ class LightGBM(Framework):
     package = "lightgbm"
     strings = "categories"
     distributed = True
+    max_label = 1e37
 
     def train(
         self,
@@ -86,13 +92,18 @@ class LightGBM(Framework):
                 "train one model for each.",
             )
         given = self._params(job, params or {})
+        named = given.pop(CATEGORIES, ())
         # A Dataset that a model is continued on is bound to that model's scores, and is not used again.
         continued = init_model is not None or job.resume is not None
-        kind = ("Dataset", *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
-        train = _dataset(job.train) if continued else job.train.remember(kind, lambda: _dataset(job.train))
+        kind = ("Dataset", *named, *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
+        train = (
+            _dataset(job.train, None, named)
+            if continued
+            else job.train.remember(kind, lambda: _dataset(job.train, None, named))
+        )
         sets = {"train": train} if job.watched else {}
         if job.test is not None:
-            sets["test"] = _dataset(job.test, train)
+            sets["test"] = _dataset(job.test, train, named)
         rounds = next((given.pop(name) for name in _aliases("num_iterations") if name in given), num_boost_round)
         if job.resume is not None:
             init_model = self.load(job.resume)
@@ -125,12 +136,7 @@ class LightGBM(Framework):
         if job.use_gpu:
             default("device_type", "gpu")
         default("num_threads", job.n_threads)
-        constraints = params.get("monotone_constraints")
-        if isinstance(constraints, Mapping):
-            unknown = [name for name in constraints if name not in job.train.schema]
-            if unknown:
-                raise ParameterError.unknown("lightgbm trainer: monotone_constraints", unknown, job.train.schema)
-            params["monotone_constraints"] = [constraints.get(name, 0) for name in job.train.schema]
+        _of_features(params, job)
         if job.world_size > 1:
             default("tree_learner", "data")
             port = int(job.peers[job.rank].rpartition(":")[2])
@@ -145,7 +151,12 @@ class LightGBM(Framework):
             else _codes(features.table)
         )
         scores: Array = model.predict(data)
+        if _head(model).get("objective", "").startswith("multiclassova"):  # each class by itself: they do not add up to 1
+            scores = normalized(scores)
         return scores
+
+    def predicts_margins(self, model: Any) -> bool:
+        return not _head(model).get("objective")  # a function: it is not in the model
 
     def save(self, model: Any, directory: Path) -> None:
         text = model.model_to_string()
@@ -168,12 +179,10 @@ class LightGBM(Framework):
         return isinstance(model, lightgbm.Booster)
 
     def inspect(self, model: Any) -> Native:
-        head = dict(
-            line.split("=", 1)
-            for line in model.model_to_string(num_iteration=1).split("\n\n")[0].split("\n")
-            if "=" in line
-        )
+        head = _head(model)
         task = CLASSES.get(head.get("objective", "").split(" ")[0], Task.REGRESSION)
+        if self.predicts_margins(model) and int(head["num_class"]) > 1:
+            task = Task.MULTICLASS
         return Native(task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()])
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
@@ -202,13 +211,22 @@ class LightGBM(Framework):
         unknown = {*params} - known
         if unknown:
             raise ParameterError.unknown("lightgbm trainer", unknown, known)
-        tried = {k: v for k, v in params.items() if not callable(v) and k != "monotone_constraints"}
+        refused = [name for main in OF_FILES for name in _aliases(main) if name in params]
+        if refused:
+            raise ParameterError(
+                f"lightgbm trainer: {refused[0]} is for tables that LightGBM reads from a file itself.",
+                f"Expected none of {sorted(alias for main in OF_FILES for alias in _aliases(main))}.",
+                "name the target and the weights in fit, and leave columns out with DropColumns.",
+            )
+        of_columns = {alias for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES) for alias in _aliases(main)}
+        tried = {k: v for k, v in params.items() if not callable(v) and k not in of_columns}
         more = (
             {"num_class": 2}
             if self.task(params) is Task.MULTICLASS and not {*_aliases("num_class")} & {*params}
             else {}
         )
-        data = lightgbm.Dataset(np.zeros((2, 1)), np.array([0.0, 1.0]), params={"verbosity": -1})
+        labels = [0.0, 1.0] if self.task(params) in (Task.BINARY, Task.MULTICLASS) else [0.5, 1.0]  # some take no 0, some none above 1
+        data = lightgbm.Dataset(np.zeros((2, 1)), np.array(labels), params={"verbosity": -1})
         try:
             lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)
         except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
@@ -228,6 +246,9 @@ class LightGBM(Framework):
     def owns_callback(self, callback: Any) -> bool:
         return type(callback).__module__.partition(".")[0] == "lightgbm"
 
+    def records(self, callback: Any) -> bool:
+        return isinstance(callback, _RecordEvaluationCallback)
+
     def best_iteration(self, model: Any) -> int | None:
         return model.best_iteration - 1 if model.best_iteration > 0 else None
 
@@ -237,6 +258,12 @@ class LightGBM(Framework):
             from onnxmltools.convert.common.data_types import FloatTensorType
         except ImportError as error:
             raise MissingExtraError.of("to_onnx of a LightGBM model", "onnxmltools", "onnx") from error
+        if _head(model).get("objective", "").startswith("multiclassova"):
+            raise ParameterError(
+                "to_onnx: LightGBM models of the objective multiclassova have no form in ONNX here.",
+                "Expected classes that are learned together, or a regression.",
+                "train with objective='multiclass', or serve the pipeline with rayline.",
+            )
         return convert_lightgbm(model, initial_types=[("matrix", FloatTensorType([None, width]))], zipmap=False)
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
@@ -274,6 +301,17 @@ def _aliases(name: str) -> tuple[str, ...]:
     return tuple(_ConfigAliases.get(name))
 
 
+def _head(model: Any) -> Mapping[str, str]:
+    """What the text of a model says before its trees."""
+    if model not in _heads:
+        text = model.model_to_string(num_iteration=1).split("\n\n")[0]
+        _heads[model] = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
+    return _heads[model]
+
+
+_heads: weakref.WeakKeyDictionary[Any, Mapping[str, str]] = weakref.WeakKeyDictionary()
+
+
 def _codes(table: pl.DataFrame) -> pl.DataFrame:
     """Categories as their codes; the codes are those of the Enum, so they mean the same in every table."""
     return table.select(
@@ -282,7 +320,41 @@ def _codes(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _dataset(rows: Rows, reference: Any = None) -> Any:
+BY_FEATURE = {"monotone_constraints": 0, "feature_contri": 1.0, "max_bin_by_feature": 255,
+              "cegb_penalty_feature_lazy": 0.0, "cegb_penalty_feature_coupled": 0.0}  # fmt: skip
+"""Parameters with a value for each feature, and that of the features that are not named."""
+
+
+def _of_features(params: dict[str, Any], job: Job) -> None:
+    """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
+    for main, rest in BY_FEATURE.items():
+        for name in _aliases(main):
+            if isinstance(params.get(name), Mapping):
+                found = job.by_column(params[name], f"lightgbm trainer: {name}")
+                params[name] = [found.get(place, rest) for place in range(job.n_columns)]
+    for name in _aliases("interaction_constraints"):
+        if params.get(name) is not None and not isinstance(params[name], str):
+            params[name] = job.groups(params[name], f"lightgbm trainer: {name}")
+    for name in _aliases("categorical_feature"):
+        if name in params:
+            params[CATEGORIES] = sorted(_places(params.pop(name), job, f"lightgbm trainer: {name}"))
+
+
+CATEGORIES = "categorical_feature"
+
+
+def _places(named: Any, job: Job, where: str) -> set[int]:
+    """The columns that are named, or numbered, in a list or in LightGBM's own form ("0,1", "name:age,city")."""
+    if isinstance(named, str):
+        by_name = named.startswith("name:")
+        parts = [part for part in named.removeprefix("name:").split(",") if part]
+        named = parts if by_name or not all(part.isdigit() for part in parts) else [int(part) for part in parts]
+    elif isinstance(named, int):
+        named = [named]
+    return {place for name in named for place in job.columns(name, where)}
+
+
+def _dataset(rows: Rows, reference: Any = None, categories: Sequence[int] = ()) -> Any:
     features = rows.features
     names: Any = [NAMES.escape(name) for name in features.schema]
     if features.has_vectors:
@@ -295,6 +367,6 @@ def _dataset(rows: Rows, reference: Any = None) -> Any:
         weight=rows.weight,
         reference=reference,
         feature_name=names,
-        categorical_feature=[features.places[name].start for name in features.categories],
+        categorical_feature=sorted({*categories, *(features.places[name].start for name in features.categories)}),
         free_raw_data=True,
     )

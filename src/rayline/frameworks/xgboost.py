@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Task
@@ -23,12 +24,16 @@ try:
 
     from rayline.frameworks import xgboost_params
     from rayline.frameworks.xgboost_matrix import NAMES, matrix
+    from rayline.frameworks.xgboost_params import of_features
     from rayline.frameworks.xgboost_predict import scores
 except ImportError as error:
     raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
 
 TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS}
 """Objectives by what stands before the colon; all others are regressions."""
+
+OF_CLASSES = ("multi:softmax", "binary:hinge")
+"""Objectives whose models predict classes and no probabilities."""
 
 PREDICT_ROWS = 1 << 16
 
@@ -40,13 +45,15 @@ class XGBoost(Framework):
     Training and test rows are evaluated as "train" and "test". Without an objective, class labels give
     `binary:logistic` or `multi:softprob`, numbers `reg:squarederror`; `num_class` follows from the labels. After early
     stopping, predictions stop at the best iteration. String features are XGBoost's own categories. `params["seed"]`,
-    `["nthread"]` and `["device"]` come from the trainer unless they are given.
+    `["nthread"]` and `["device"]` come from the trainer unless they are given. Constraints name features, or raw columns for
+    all features that come from them.
     """
 
     name = "xgboost"
     package = "xgboost-cpu"
     strings = "categories"
     distributed = True
+    max_label = 1e18  # XGBoost squares their sums in single precision
     iterations = "num_boost_round"
 
     def train(
@@ -73,6 +80,10 @@ class XGBoost(Framework):
             evals = [(train, "train")] if job.watched else []
             if job.test is not None:
                 evals.append((matrix(job.test, params), "test"))
+            if xgb_model is not None:
+                # What an earlier early stopping chose is nothing that later trees may be left out for.
+                xgb_model = xgboost.Booster(model_file=xgb_model)
+                xgb_model.set_attr(best_iteration=None, best_score=None)
             if job.resume is not None:
                 xgb_model = self.load(job.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()
@@ -92,9 +103,10 @@ class XGBoost(Framework):
 
     def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
         params = dict(given)
-        names = job.train.schema
         if job.target.task.is_classification and "objective" not in params:
             params["objective"] = "binary:logistic" if job.target.task is Task.BINARY else "multi:softprob"
+        if params.get("objective") == "binary:logitraw" and "eval_metric" not in params:
+            params["eval_metric"] = "auc"  # its own choice takes the raw scores for probabilities
         if job.target.task is Task.MULTICLASS:
             params.setdefault("num_class", len(job.target.classes[0]))
         if job.seed is not None and not {"seed", "random_state"} & {*params}:
@@ -103,12 +115,7 @@ class XGBoost(Framework):
             params["nthread"] = job.n_threads
         if job.use_gpu:
             params.setdefault("device", "cuda")
-        constraints = params.get("monotone_constraints")
-        if isinstance(constraints, Mapping):
-            unknown = [name for name in constraints if name not in names]
-            if unknown:
-                raise ParameterError.unknown("xgboost trainer: monotone_constraints", unknown, names)
-            params["monotone_constraints"] = {NAMES.escape(name): value for name, value in constraints.items()}
+        of_features(params, job)
         return params
 
     def predict(self, model: Any, features: Features) -> Array:
@@ -119,7 +126,9 @@ class XGBoost(Framework):
         zeros = features.has_vectors and model.feature_types is not None  # a model of a sparse matrix without types took none
         parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
         found = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return found.astype(np.int64) if objective == "multi:softmax" else found
+        if objective == "binary:logitraw":
+            return np.asarray(special.expit(found.astype(np.float64)))
+        return found.astype(np.int64) if objective in OF_CLASSES else found
 
     def for_few_rows(self, model: Any) -> Any:
         single = model.copy()
@@ -191,7 +200,9 @@ class XGBoost(Framework):
         return convert_xgboost(plain, initial_types=[("matrix", FloatTensorType([None, width]))])
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        gains = model.get_score(importance_type="weight" if _kind(model)[1] == "gblinear" else "gain")
+        best = self.best_iteration(model)
+        used = model if best is None else model[: best + 1]
+        gains = used.get_score(importance_type="weight" if _kind(model)[1] == "gblinear" else "total_gain")
         own = model.feature_names or [f"f{i}" for i in range(model.num_features())]
         if len(own) != len(names):
             return None

@@ -7,13 +7,14 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xgboost
 
 from rayline.core.errors import ParameterError
+from rayline.core.framework import Job
 
 OTHER_TASKS = ("rank", "survival")
 """Objectives by what stands before the colon that are neither a classification nor a regression."""
@@ -23,6 +24,9 @@ NOT_TRIED = ("device", "monotone_constraints", "interaction_constraints", "verbo
 
 SHORT = ("eta", "alpha", "lambda", "gamma", "nthread", "seed", "num_class", "tweedie_variance_power", "quantile_alpha")
 """Names beside those of its scikit-learn wrapper and of its own configuration."""
+
+REAL = ("reg:", "count:")
+"""What objectives of numbers begin with: some take positive ones only, some none above 1."""
 
 BOOSTERS = ("gbtree", "dart", "gblinear")
 
@@ -38,7 +42,8 @@ def check(params: Any) -> None:
     asked = {name: value for name, value in params.items() if name not in NOT_TRIED}
     if str(params.get("objective", "")).startswith("multi:"):
         asked.setdefault("num_class", 2)
-    data = _two_rows()
+    _refuse_several(params)
+    data = _two_rows((0.5, 1.0) if str(params.get("objective", "")).startswith(REAL) else (0.0, 1.0))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -62,8 +67,26 @@ def check(params: Any) -> None:
         raise ParameterError.unknown("xgboost trainer", unknown, known())
 
 
-def _two_rows() -> Any:
-    return xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array([0.0, 1.0]), nthread=1)
+def _refuse_several(params: Mapping[str, Any]) -> None:
+    """Raise ParameterError on several quantiles, of which each would be a prediction of its own."""
+    for name in ("quantile_alpha", "expectile_alpha"):
+        value = params.get(name)
+        if value is not None and np.size(np.array(value, dtype=object)) > 1:
+            raise ParameterError.value("xgboost trainer", name, "one number: a model predicts one value for a target", value)
+
+
+def of_features(params: dict[str, Any], job: Job) -> None:
+    """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
+    constraints, groups = params.get("monotone_constraints"), params.get("interaction_constraints")
+    if isinstance(constraints, Mapping):
+        found = job.by_column(constraints, "xgboost trainer: monotone_constraints")
+        params["monotone_constraints"] = tuple(int(found.get(place, 0)) for place in range(job.n_columns))
+    if groups is not None and not isinstance(groups, str):
+        params["interaction_constraints"] = json.dumps(job.groups(groups, "xgboost trainer: interaction_constraints"))
+
+
+def _two_rows(labels: Sequence[float] = (0.0, 1.0)) -> Any:
+    return xgboost.DMatrix(np.zeros((2, 1), np.float32), label=np.array(labels), nthread=1)
 
 
 @functools.cache

@@ -118,7 +118,7 @@ class Model:
 
     def _answer(self, native: Any, features: Features) -> Scores:
         try:
-            scores = self.adapter.predict(native, features)
+            scores = self.adapter.scores(native, features, self.target)
             self._refuse_other_shape(scores, features.n_rows)
             return scores
         except RaylineError:
@@ -228,6 +228,10 @@ class Model:
                 "Expected a model trained with feature names, or a preprocessor before it.",
                 "use preprocessor.chain(model).",
             )
+        if target is not None and target.task.is_classification and registry.framework(name).predicts_margins(native):
+            own_outputs = about.n_classes if about.n_classes > 2 else about.n_targets
+            if target.n_outputs == own_outputs:  # it cannot say itself that it is a classifier
+                return cls(name, native, schema, target)
         if target is None or (target.task, target.n_outputs) != (
             about.task,
             about.n_classes if about.n_classes > 2 else about.n_targets,

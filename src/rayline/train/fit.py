@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from rayline.train.inputs import WHERE, Inputs
 from rayline.train.questions import Learned, Questions
 from rayline.train.result import Result
 from rayline.train.training import Training
-from rayline.train.work import Outcome
+from rayline.train.work import FeaturesFrom, Outcome
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
@@ -214,7 +214,7 @@ def _prepare(
     stages = () if preprocessor is None else preprocessor.target_stages
     questions = Questions(
         inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight, stages,
-        pos_label=trainer.pos_label,
+        pos_label=trainer.pos_label, max_label=adapter.max_label,
     )  # fmt: skip
     engine = registry.engine_for(inputs.train)
     beside = () if inputs.weight is None else (inputs.weight,)
@@ -238,6 +238,7 @@ def _prepare(
         answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
         conform.refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
     learned = questions.learn(fitted.output_schema, answers, fitted.target_stages)
+    learned = replace(learned, lineage=FeaturesFrom(fitted.operations, fitted.input_schema))
     seconds["preprocessor"] = time.perf_counter() - begun
     return fitted, learned, transformed
 

@@ -7,7 +7,7 @@ categories of string features for frameworks that take them as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -44,6 +44,9 @@ class Present(Statistic):
         return type(self)(self.count + other.count)
 
 
+SMALLEST, PRECISION = 1e-36, 2.0**-22
+"""The smallest labels that single precision holds, and how close to one another they may be, in parts of their size."""
+
 _ENCODERS = {
     Kind.CATEGORY: "OneHotEncoder, OrdinalEncoder, Vectorizer",
     Kind.DATETIME: "DatetimeEncoder",
@@ -58,6 +61,7 @@ class Learned:
     target: Target
     features: pl.Schema
     class_weights: dict[Any, float] | None = None
+    lineage: Callable[[], Mapping[str, Sequence[str]]] = dict  # see `core.framework.Job`
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Questions:
     target_stages: Sequence[tuple[str, Stage]] = ()
     where: str = WHERE
     pos_label: Any = None
+    max_label: float = math.inf  # see `core.framework.Framework`
 
     @property
     def _classifies(self) -> bool:
@@ -121,6 +126,8 @@ class Questions:
         counts = [answers.get(Request(ValueCounts, (t,))) for t in self.targets]
         for name in self.targets:
             self._check_numbers(name, answers.get(Request(Extremes, (name,))), "the target", low=None)
+            if not self.target_stages:
+                self._check_size(name, answers.get(Request(Extremes, (name,))))
         target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where, self.pos_label)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[Request(Extremes, (self.weight,))], "the weight", low=0.0)
@@ -170,6 +177,25 @@ class Questions:
                 f"{self.where}: {noun} {name!r} {problem}.",
                 f"Expected a finite number{' of at least 0' if low is not None else ''} in every row.",
                 "drop or mend these rows first.",
+            )
+
+    def _check_size(self, name: str, found: Extremes | None) -> None:
+        """Raise on labels that single precision cannot hold, or cannot tell apart."""
+        if found is None or found.low is None or math.isinf(self.max_label):
+            return
+        largest, spread, problem = max(abs(found.low), abs(found.high)), found.high - found.low, ""
+        if largest > self.max_label:
+            problem = f"numbers of up to {self.max_label:g}"
+        elif 0 < largest < SMALLEST:
+            problem = f"numbers of more than {SMALLEST:g}"
+        elif 0 < spread < largest * PRECISION:
+            problem = f"numbers that differ by more than {PRECISION:.1g} of their size"
+        if problem:
+            raise DataError(
+                f"{self.where}: the target {name!r} holds numbers that this framework, which learns them in single precision, "
+                f"cannot take.",
+                f"Expected {problem}; got {found.low:g} to {found.high:g}.",
+                "let a target stage scale them: Preprocessor(…, target_stages=[('scale', StandardScaler())]).",
             )
 
     def _class_weights(self, target: Target, counts: Sequence[ValueCounts | None]) -> dict[Any, float] | None:

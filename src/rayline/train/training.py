@@ -59,6 +59,7 @@ class Training:
             num_workers=self.trainer.num_workers or 0,
             resources_per_worker=room(self.trainer) if self.trainer.adapter.acts else {},
             max_failures=self.trainer.max_failures,
+            lineage=self.learned.lineage,
             legs=legs,
         )
 

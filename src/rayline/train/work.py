@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +17,13 @@ from rayline.core import registry
 from rayline.core.errors import RaylineError, TrainingError
 from rayline.core.features import Features
 from rayline.core.framework import Framework, Job, Rows
+from rayline.core.operations import Operation
 from rayline.core.scan import TableFunction
 from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.data.conform import Conform
 from rayline.data.fingerprint import Fingerprint
+from rayline.data.lineage import origins
 from rayline.inference.model import pack
 from rayline.train import legs
 from rayline.train.inputs import WHERE
@@ -155,6 +158,7 @@ class Work:
     max_failures: int = 0
     where: str = WHERE
     watched: bool = True  # see `core.framework.Job`
+    lineage: Callable[[], Mapping[str, Sequence[str]]] = dict  # see `core.framework.Job`
     legs: Sequence[Leg] = ()  # in place of `args` and `kwargs`, where these change during the training
 
     @property
@@ -207,9 +211,14 @@ class Work:
             num_workers=self.num_workers,
             resources_per_worker=self.resources_per_worker,
             max_failures=self.max_failures,
+            lineage=self.lineage,
         )
         try:
-            native = legs.train(adapter, job, self.legs) if self.legs else adapter.train(job, *self.args, **self.kwargs)
+            if self.legs:
+                native = legs.train(adapter, job, [replace(leg, **_own(adapter, leg.args, leg.kwargs)) for leg in self.legs])
+            else:
+                own = _own(adapter, self.args, self.kwargs)
+                native = adapter.train(job, *own["args"], **own["kwargs"])
             scored = {name: self._scored(native, rows[name]) for name in self.score if name in rows}
             data = Fingerprint()
             if not adapter.acts:
@@ -234,4 +243,37 @@ class Work:
         return Scored(self._predict(native, features), rows.truth, rows.weight)
 
     def _predict(self, native: Any, features: Features) -> Array:
-        return self.adapter.predict(native, features)
+        return self.adapter.scores(native, features, self.target)
+
+
+def _own(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's own copy of the framework's arguments: what the user handed over is not changed, and callbacks carry
+    nothing from one training to the next. What cannot be copied is handed over as it is."""
+    memo = {id(callback): callback for callback in kwargs.get("callbacks") or () if adapter.records(callback)}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(map(copied, value))
+        if type(value) is dict:
+            return {key: copied(inner) for key, inner in value.items()}
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception:  # whatever an object of the user's raises
+            return value
+
+    return {"args": copied(tuple(args)), "kwargs": copied(dict(kwargs))}
+
+
+@dataclass(frozen=True)
+class FeaturesFrom:
+    """For each raw column the features that the operations make of it."""
+
+    operations: Sequence[Operation]
+    schema: Mapping[str, pl.DataType]
+
+    def __call__(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for feature, sources in origins(self.operations, self.schema).columns.items():
+            for source in sources:
+                found.setdefault(source, []).append(feature)
+        return found

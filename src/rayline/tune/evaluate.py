@@ -32,7 +32,7 @@ from rayline.train.custom_metrics import Custom
 from rayline.train.legs import Leg
 from rayline.train.questions import Learned, Questions
 from rayline.train.trainer import Trainer
-from rayline.train.work import WEIGHT, Alone, Prepare, Work
+from rayline.train.work import WEIGHT, Alone, FeaturesFrom, Prepare, Work
 from rayline.tune import space
 from rayline.tune.cache import Tables, fingerprint
 from rayline.tune.record import FoldScore
@@ -259,7 +259,7 @@ class Evaluator:
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
-        scores = learned.target.values(trainer.adapter.predict(native, rows.features))
+        scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
         predicted = time.perf_counter()
         best = trainer.adapter.best_iteration(native)
         found, *others = [self._score(metric, scores, rows, history, best, fold) for metric in problem.metrics]
@@ -309,13 +309,15 @@ class Evaluator:
         task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
         questions = Questions(
             problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight, named,
-            WHERE,
+            WHERE, max_label=trainer.adapter.max_label,
         )  # fmt: skip
         split, place, _ = self._folds[fold]
         fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
         stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
         learned = questions.learn(fit.output, fit.final, stages)
-        return fit.leaves, replace(learned, target=replace(problem.target, stages=learned.target.stages))
+        operations = [o for (path, _), leaf in zip(preprocessor.leaves, fit.leaves, strict=True) for o in leaf.lower(path)]
+        target = replace(problem.target, stages=learned.target.stages)
+        return fit.leaves, replace(learned, target=target, lineage=FeaturesFrom(operations, problem.schema))
 
     def _make(self, key: tuple[Any, ...], make: Callable[[], Any], recurs: bool) -> Any:
         """Something new, or what another evaluator has made; what no other trial will ask for is not shared."""
@@ -371,6 +373,7 @@ class Evaluator:
             args=trainer.args,
             kwargs=trainer.kwargs,
             features=learned.features,
+            lineage=learned.lineage,
             target=learned.target,
             weighs=WEIGHT in train.columns,
             weighs_test=problem.weighs_test,

@@ -249,7 +249,7 @@ def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor:
     named = preprocessor.target_stages
     questions = Questions(
         inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named, WHERE,
-        trainer.pos_label,
+        trainer.pos_label, trainer.adapter.max_label,
     )  # fmt: skip
     beside = [inputs.weight] if inputs.weight is not None else []
     # Without stages the features are what the framework gets, and can be judged here.
