@@ -59,15 +59,46 @@ if TYPE_CHECKING:
     from rayline.inference.model import Model
     from rayline.inference.pipeline import InferencePipeline
 
-__all__ = [*_MODULES, *_NAMES]  # noqa: PLE0604  # the names of the table above
+__all__ = [
+    "ArtifactError",
+    "ColumnStage",
+    "DataError",
+    "Framework",
+    "InferencePipeline",
+    "MissingExtraError",
+    "Model",
+    "NotFittedError",
+    "ParameterError",
+    "PredictionError",
+    "Preprocessor",
+    "RaylineError",
+    "ResourceError",
+    "SchemaError",
+    "ServeError",
+    "Stage",
+    "TrainingError",
+    "data",
+    "inference",
+    "load",
+    "model_card",
+    "register_framework",
+    "register_stage",
+    "serve",
+    "stages",
+    "testing",
+    "train",
+    "tune",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"rayline.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'rayline' has no attribute {name!r}")
+if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"rayline.{name}")
+        if name in _NAMES:
+            return getattr(importlib.import_module(_NAMES[name]), name)
+        raise AttributeError(f"module 'rayline' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,6 @@ import pytest
 
 import rayline as rl
 from rayline import train
-from rayline.core import registry
 from tests import toy
 
 
@@ -17,15 +16,6 @@ def test_both_forms_say_the_same() -> None:
     assert (one.args, one.kwargs, one.num_workers) == (two.args, two.kwargs, two.num_workers)
     assert repr(one) == repr(two) == "XGBoostTrainer({'max_depth': 3}, num_boost_round=7, num_workers=2)"
     assert repr(train.Trainer("least-squares", ridge=1.0, seed=0)) == "Trainer('least-squares', ridge=1.0, seed=0)"
-
-
-def test_there_is_a_class_for_every_trainer_of_the_registry() -> None:
-    assert set(registry.trainers()) <= set(dir(train))
-    assert train.XGBoostTrainer is train.XGBoostTrainer
-    assert issubclass(train.XGBoostTrainer, train.Trainer)
-    assert "num_boost_round" in (train.XGBoostTrainer.__doc__ or "")
-    with pytest.raises(AttributeError, match="XGBoostTrainer"):
-        _ = train.NoSuchTrainer
 
 
 def test_pickle() -> None:

@@ -1,4 +1,4 @@
-"""What can be named: stages, frameworks and engines, by the id that stands in JSON and in `train.<Name>Trainer`.
+"""What can be named: stages, frameworks and engines, by the id that saved JSON uses.
 
 Each is one line here: an id and where its class is, loaded when it is first used. A user's own stage or framework is
 registered by `register_stage` / `register_framework` (as a decorator or a call), or by an entry point in the group
@@ -84,18 +84,6 @@ _FRAMEWORKS: dict[str, str | type] = {
 _ROOTS: dict[str, str] = {"huggingface": "transformers", "rllib": "ray"}
 """The top-level package of a framework's native models, where it is not the framework's id."""
 
-_TRAINERS: dict[str, str] = {
-    "XGBoostTrainer": "xgboost",
-    "LightGBMTrainer": "lightgbm",
-    "CatBoostTrainer": "catboost",
-    "SklearnTrainer": "sklearn",
-    "TorchTrainer": "torch",
-    "HuggingFaceTrainer": "huggingface",
-    "HorovodTrainer": "horovod",
-    "RLlibTrainer": "rllib",
-}
-"""The class names under `rayline.train`; a framework without one is trained by `train.Trainer(framework, …)`."""
-
 _ENGINES: dict[str, str] = {
     "ray": "rayline.engine.ray:RayEngine",
     "local": "rayline.engine.local:LocalEngine",
@@ -131,9 +119,9 @@ def frameworks() -> list[str]:
     return sorted({*_FRAMEWORKS, *(e.name for e in importlib.metadata.entry_points(group="rayline.frameworks"))})
 
 
-def trainers() -> dict[str, str]:
-    """Trainer class names and the framework of each."""
-    return dict(_TRAINERS)
+def own_frameworks() -> list[str]:
+    """The ids of the frameworks that come with Rayline."""
+    return [name for name, place in _FRAMEWORKS.items() if isinstance(place, str)]
 
 
 def engine_for(data: Any) -> Any:

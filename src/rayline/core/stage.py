@@ -16,7 +16,7 @@ from abc import ABC, ABCMeta, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import polars as pl
 
@@ -88,21 +88,23 @@ class View:
 class _StageMeta(ABCMeta):
     """Turns a wrong keyword of a constructor into an error that names the right ones."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        names = list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
-        unknown = [name for name in kwargs if name not in names]
-        elsewhere = [name for name in unknown if name in cls.elsewhere]  # type: ignore[attr-defined]
-        if elsewhere:
-            raise ParameterError(
-                f"{cls.__name__}: {elsewhere[0]!r} is not a parameter of it.",
-                f"Expected some of {shorten(names, 20)}.",
-                f"{cls.elsewhere[elsewhere[0]]}.",  # type: ignore[attr-defined]
-            )
-        if unknown:
-            raise ParameterError.unknown(cls.__name__, unknown, names)
-        if len(args) > len(names):
-            raise ParameterError(f"{cls.__name__}: too many arguments.", f"Expected at most {len(names)}; got {len(args)}.")
-        return super().__call__(*args, **kwargs)
+    if not TYPE_CHECKING:  # a type checker reads the constructor of each dataclass
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            names = list(inspect.signature(cls.__init__).parameters)[1:]
+            unknown = [name for name in kwargs if name not in names]
+            elsewhere = [name for name in unknown if name in cls.elsewhere]
+            if elsewhere:
+                raise ParameterError(
+                    f"{cls.__name__}: {elsewhere[0]!r} is not a parameter of it.",
+                    f"Expected some of {shorten(names, 20)}.",
+                    f"{cls.elsewhere[elsewhere[0]]}.",
+                )
+            if unknown:
+                raise ParameterError.unknown(cls.__name__, unknown, names)
+            if len(args) > len(names):
+                raise ParameterError(f"{cls.__name__}: too many arguments.", f"Expected at most {len(names)}; got {len(args)}.")
+            return super().__call__(*args, **kwargs)
 
 
 @dataclass(frozen=True)

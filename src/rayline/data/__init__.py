@@ -33,13 +33,33 @@ if TYPE_CHECKING:
     from rayline.data.splitters import Bootstrap, GroupKFold, KFold, RepeatedKFold, StratifiedKFold, TimeSeriesSplit
     from rayline.data.splitting import Folds, Splitter
 
-__all__ = [*_NAMES]  # noqa: PLE0604  # the names of the table above
+__all__ = [
+    "Bootstrap",
+    "Folds",
+    "GroupKFold",
+    "Holdout",
+    "KFold",
+    "Preprocessor",
+    "RepeatedKFold",
+    "Splitter",
+    "StratifiedKFold",
+    "TimeSeriesSplit",
+    "from_arrow",
+    "from_pandas",
+    "from_polars",
+    "read_csv",
+    "read_json",
+    "read_parquet",
+    "train_test_split",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"rayline.data.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'rayline.data' has no attribute {name!r}")
+if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
+
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            return getattr(importlib.import_module(f"rayline.data.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'rayline.data' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Deployment", "Options", "create_app", "deploy_config", "run", "to_deployment"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'rayline.serve' has no attribute {name!r}")
+if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
+
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            return getattr(importlib.import_module(_NAMES[name]), name)
+        raise AttributeError(f"module 'rayline.serve' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rayline.core import registry
 from rayline.data.preprocessor import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
 from rayline.train.fit import fit
@@ -16,33 +13,39 @@ from rayline.train.mlflow import MLflow
 from rayline.train.result import Result
 from rayline.train.tensorboard import TensorBoard
 from rayline.train.tracking import Tracker
-from rayline.train.trainer import Trainer, named
+from rayline.train.trainer import Trainer
+from rayline.train.trainers import (
+    CatBoostTrainer,
+    HorovodTrainer,
+    HuggingFaceTrainer,
+    LightGBMTrainer,
+    RLlibTrainer,
+    SklearnTrainer,
+    TorchTrainer,
+    XGBoostTrainer,
+)
 from rayline.train.wandb import WandB
 
 __all__ = [
     "Callback",
+    "CatBoostTrainer",
     "EarlyStopping",
+    "HorovodTrainer",
+    "HuggingFaceTrainer",
+    "LightGBMTrainer",
     "MLflow",
     "ModelCheckpoint",
     "Preprocessor",
     "Progress",
+    "RLlibTrainer",
     "Result",
     "Run",
+    "SklearnTrainer",
     "TensorBoard",
+    "TorchTrainer",
     "Tracker",
     "Trainer",
     "WandB",
+    "XGBoostTrainer",
     "fit",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    trainers = registry.trainers()
-    if name not in trainers:
-        raise AttributeError(f"module 'rayline.train' has no attribute {name!r}; there are {__dir__()}")
-    globals()[name] = made = named(name, trainers[name])  # one class for ever: its instances are pickled by its name
-    return made
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *registry.trainers()])

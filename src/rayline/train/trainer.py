@@ -269,27 +269,6 @@ class Trainer:
         self.__dict__.update(state)
 
 
-def named(name: str, framework: str) -> type[Trainer]:
-    """The class `train.<name>`: a Trainer that knows its framework."""
-
-    def make(self: Trainer, *arguments: Any, **options: Any) -> None:
-        Trainer.__init__(self, framework, *arguments, **options)
-
-    about = f"""A Trainer of the framework {framework!r}.
-
-    Takes the framework's own arguments, as they are or as `args=` and `kwargs=`, and all the options of
-    `rayline.train.Trainer`.
-    """
-    doc = type(registry.framework(framework)).__doc__
-    body = {
-        "__init__": make,
-        "__module__": "rayline.train",
-        "__qualname__": name,
-        "__doc__": f"{about}\n{doc or ''}",
-    }
-    return type(name, (Trainer,), body)
-
-
 _OPTIONS = (
     "num_workers", "use_gpu", "resources_per_worker", "seed", "max_failures", "checkpoint_every", "storage_path", "metrics",
     "class_weight", "pos_label",

@@ -1,0 +1,53 @@
+"""The whole public surface, as a type checker must see it: `reveal_type` must show no `Any` (see test_public_types.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, reveal_type
+
+import polars as pl
+
+import rayline as rl
+from rayline import data, serve, stages, train, tune
+from rayline.stages import OneHotEncoder, OneHotEncoding, SimpleImputer, StandardScaler, TargetEncoder
+
+table = pl.DataFrame({"x": [1.0, 2.0], "late": ["no", "yes"]})
+
+if TYPE_CHECKING:
+    imputer = SimpleImputer(strategy="median")
+    pipeline = train.Preprocessor(
+        stages=[("impute", imputer), ("scale", StandardScaler(with_mean=False)), ("onehot", OneHotEncoder())],
+    )
+    trainer = train.XGBoostTrainer({"max_depth": 3}, num_boost_round=20, num_workers=2, seed=1)
+    result = train.fit(trainer, pipeline, train_dataset=table, target_columns=["late"])
+    analysis = tune.run(trainer, data_config={"train_dataset": table}, config={})
+    inference_pipeline = pipeline.chain(trainer.fitted_model)
+    loaded = rl.load("late.rayline")
+    deployment = serve.to_deployment(loaded, name="late")
+
+    reveal_type(imputer)
+    reveal_type(stages.PCA(n_components=2))
+    reveal_type(OneHotEncoding())
+    reveal_type(TargetEncoder())
+    reveal_type(pipeline)
+    reveal_type(pipeline.fit(table))
+    reveal_type(trainer)
+    reveal_type(train.LightGBMTrainer({}, num_boost_round=3))
+    reveal_type(train.CatBoostTrainer({}))
+    reveal_type(train.SklearnTrainer(object()))
+    reveal_type(train.TorchTrainer("MLP", max_epochs=2))
+    reveal_type(train.HorovodTrainer("MLP"))
+    reveal_type(train.HuggingFaceTrainer("path"))
+    reveal_type(train.RLlibTrainer("PPO", "CartPole-v1"))
+    reveal_type(train.EarlyStopping("test-logloss", patience=3))
+    reveal_type(trainer.fit(pipeline, table, target_columns=["late"]))
+    reveal_type(result)
+    reveal_type(result.metrics)
+    reveal_type(result.inference_pipeline)
+    reveal_type(analysis)
+    reveal_type(analysis.best_pipeline)
+    reveal_type(loaded)
+    reveal_type(deployment)
+    reveal_type(deployment.url)
+    reveal_type(data.KFold(5))
+    reveal_type(rl.RaylineError)
+    reveal_type(rl.InferencePipeline)

@@ -1,0 +1,55 @@
+"""What a type checker and an editor see of the public names: real types, and errors on misspelt ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rayline as rl
+from rayline import data, serve, stages, train, tune
+from rayline.core import registry
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    pytest.importorskip("mypy")
+    command = [sys.executable, "-m", "mypy", str(HERE / "accepted.py"), str(HERE / "rejected.py")]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+    ).stdout
+
+
+def lines(path: Path, pattern: str) -> set[int]:
+    return {number for number, line in enumerate(path.read_text().splitlines(), 1) if re.search(pattern, line)}
+
+
+def test_every_public_name_has_a_type(report: str) -> None:
+    revealed = dict(re.findall(r'accepted\.py:(\d+): note: Revealed type is "(.*)"', report))
+    assert {int(line) for line in revealed} == lines(HERE / "accepted.py", r"^    reveal_type\(")
+    assert not [line for line, kind in revealed.items() if kind == "Any"]
+    assert "accepted.py" not in re.sub(r".*note: .*", "", report)
+
+
+def test_every_mistake_is_reported(report: str) -> None:
+    errors = {int(line) for line in re.findall(r"rejected\.py:(\d+): error", report)}
+    assert errors == lines(HERE / "rejected.py", r"# wrong$")
+
+
+@pytest.mark.parametrize("module", [rl, data, serve, stages, train, tune], ids=lambda module: module.__name__)
+def test_star_imports_give_every_public_name(module: object) -> None:
+    namespace: dict[str, object] = {}
+    exec(f"from {module.__name__} import *", namespace)  # type: ignore[attr-defined]
+    assert {*module.__all__} <= {*namespace}  # type: ignore[attr-defined]
+
+
+def test_all_stages_are_exported() -> None:
+    assert {*registry.stages()} <= {*stages.__all__}
