@@ -47,6 +47,9 @@ def serve(
     max_body_bytes: Annotated[int, typer.Option(help="Longer bodies are answered 413.")] = 16 << 20,
     request_timeout_s: Annotated[float, typer.Option(help="Requests that take longer are answered 504.")] = 30.0,
     token_env: Annotated[str | None, typer.Option(help="The environment variable with the bearer token to ask for.")] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name that clients may ask for, beside localhost; needed behind a proxy that keeps theirs.")
+    ] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
@@ -65,8 +68,9 @@ def serve(
         if name is None:
             name = path.stem if NAME.fullmatch(path.stem) else "model"
         options = Options(
-            name, max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token
-        )
+            name, max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token,
+            tuple(allowed_host) if allowed_host else None,
+        )  # fmt: skip
         typer.echo(f"{name} answers at http://{host}:{port} (POST /predict, form at /, documentation at /docs).")
         run(pipeline, host=host, port=port, options=options)
 

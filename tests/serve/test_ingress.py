@@ -164,7 +164,7 @@ def test_what_is_written_in_one_step_is_sent_in_one_piece() -> None:
             self.closed = True
 
     loop, transport = Loop(), Transport()
-    piece = OnePiece(transport, loop)  # type: ignore[arg-type]
+    piece = OnePiece(transport, loop, lambda: False)  # type: ignore[arg-type]
     piece.write(b"head")
     piece.write(b"body")
     assert not sent

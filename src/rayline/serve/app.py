@@ -11,7 +11,7 @@ import hmac
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -41,7 +41,7 @@ from rayline.serve.exchange import (
     send_answer,
 )
 from rayline.serve.metrics import Metrics
-from rayline.serve.options import Options
+from rayline.serve.options import LOOPBACK, Options
 from rayline.serve.predictions import Served, Work, instances_asked, rows_asked
 from rayline.serve.protocol import Refusal, dumps, loads
 
@@ -108,18 +108,20 @@ class App(FastAPI):
             path = path[len(root) :] or "/"
         method: str = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body out
         found = self._handlers.get((method, path))
-        if found is None and not path.startswith(("/v1/", "/v2/")) and path not in self._paths:
-            if self._token is None or self._is_allowed(dict(scope["headers"])):
-                await super().__call__(scope, receive, send)
-            else:
-                await send_answer(send, refused(_unauthorised()))
-            return
         protocol, handler, is_open = found or ("other", None, False)
         start = time.perf_counter()
         request = Request(scope, receive)
+        if found is None and not path.startswith(("/v1/", "/v2/")) and path not in self._paths:
+            try:
+                self._admit(request, method)
+            except Refusal as refusal:
+                await send_answer(send, refused(refusal))
+                return
+            await super().__call__(scope, receive, send)
+            return
         try:
-            if self._token is not None and not is_open and not self._is_allowed(request.headers):
-                raise _unauthorised()
+            if not is_open:
+                self._admit(request, method)
             if handler is None:
                 raise self._unknown(path)
             if method != "POST":
@@ -127,6 +129,8 @@ class App(FastAPI):
             elif max(self._batcher.n_waiting, self._n_threaded) >= self.settings.max_queued_requests:
                 raise overloaded()  # before any work is done for it
             else:
+                if request.content_type in _FORMS:
+                    raise Refusal(415, "Expected the Content-Type application/json, not one that any page may post.")
                 async with asyncio.timeout(self.settings.request_timeout_s):
                     await request.read(self.settings.max_body_bytes, self._memory, self._threads)
                     answer = await handler(request, self._served)
@@ -162,8 +166,15 @@ class App(FastAPI):
         self.metrics.request("refused", 503, 0.0)
         return _OVERLOADED
 
-    def _is_allowed(self, headers: Mapping[bytes, bytes]) -> bool:
-        return self._token is None or hmac.compare_digest(headers.get(b"authorization", b""), self._token)
+    def _admit(self, request: Request, method: str) -> None:
+        """Raise Refusal when the client is not allowed to ask: by its token, by the name it asks, by the page it asks from."""
+        headers, hosts = request.headers, self.settings.allowed_hosts
+        if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+            raise _unauthorised()
+        if hosts is not None and not all(host_name(v) in hosts for k, v in request.scope["headers"] if k == b"host"):
+            raise Refusal(421, "This server does not answer to that Host. Ask it as localhost, or start it with allowed_hosts=.")
+        if method != "GET" and not _is_own_page(headers, hosts or ()):
+            raise Refusal(403, "A page of another site may not ask this server. Start it with allowed_hosts= to let it.")
 
     def _unknown(self, path: str) -> Refusal:
         methods = sorted(method for method, own in self._handlers if own == path)
@@ -308,6 +319,9 @@ def create_app(model: Any, options: Options | None = None, **changes: Any) -> Ap
 
 # -- small parts ---------------------------------------------------------------------------------------------------
 
+_FORMS = (b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
+"""What a browser posts to any server for any page without asking that server before."""
+
 _SERVER = {"name": "rayline", "version": rayline.__version__, "extensions": ["binary_tensor_data"]}
 
 
@@ -318,6 +332,25 @@ def _constant(body: bytes) -> Handler:
         return answer
 
     return handle
+
+
+def host_name(host: bytes) -> str:
+    """The name in a Host header or an origin, without its port and brackets."""
+    name, _, port = host.decode("latin-1").strip().lower().rpartition(":")
+    if not name or not (port.isdigit() or not port):
+        name = name + ":" + port if name else port
+    return name.removeprefix("[").removesuffix("]").removesuffix(".")
+
+
+def _is_own_page(headers: Mapping[bytes, bytes], hosts: Collection[str]) -> bool:
+    """Whether no page of another site asks. Browsers say which does, by one of two headers; other clients send neither."""
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin", b"")
+    if site in (b"same-origin", b"none") or (site is None and not origin):
+        return True
+    scheme, _, asking = origin.partition(b"://")
+    if host_name(asking) in hosts and host_name(asking) not in LOOPBACK:
+        return True  # allowed by name
+    return site is None and scheme in (b"http", b"https") and asking.lower() == headers.get(b"host", b"").lower()
 
 
 def _let_go(error: BaseException | None) -> None:

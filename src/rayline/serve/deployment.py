@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -57,7 +57,7 @@ class Deployment:
             is_new = self.status() == "NOT_STARTED"
             model = hold(self.name, self.pipeline)
             try:
-                serve.run(self._plan.application(None, model), name=self.name, route_prefix=self._route())
+                serve.run(self._plan.application(None, model, ingress.listening_host()), name=self.name, route_prefix=self._route())
             except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
                 reason = ingress.reason(self.name, error)
                 if is_new:
@@ -141,6 +141,7 @@ def to_deployment(
     max_body_bytes: int = Options.max_body_bytes,
     request_timeout_s: float = Options.request_timeout_s,
     token: str | None = None,
+    allowed_hosts: Sequence[str] | None = None,
     autoscaling: Mapping[str, Any] | None = None,
     ray_actor_options: Mapping[str, Any] | None = None,
     host: str = "127.0.0.1",
@@ -157,8 +158,8 @@ def to_deployment(
         The name of the application and of the model in URLs.
     num_replicas
         How many replicas answer; 1 when neither this nor `autoscaling` says otherwise.
-    max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token
-        As in `Options`; each replica has a queue of its own.
+    max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token, allowed_hosts
+        As in `Options`; each replica has a queue of its own. A Ray Serve that listens on this machine only is asked as localhost.
     autoscaling
         Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, in place of `num_replicas`.
     ray_actor_options
@@ -224,8 +225,8 @@ class _Plan:
             placement["num_replicas"] = num_replicas or 1
         return cls(options, placement, given["host"], given["port"], route)
 
-    def application(self, model: bytes | str | None, config: Mapping[str, str] | None) -> Any:
-        """The Ray Serve application: of a model in its arguments, or of one that the holder has."""
+    def application(self, model: bytes | str | None, config: Mapping[str, str] | None, host: str = "") -> Any:
+        """The Ray Serve application: of a model in its arguments, or of one that the holder has; on a Ray Serve at this address."""
         # The version is ours and constant: Ray Serve then changes a running deployment in place where it can.
         made = serve.deployment(replica_class()).options(
             name=self.options.name,
@@ -235,7 +236,7 @@ class _Plan:
             **deployment_options(self.options),
             **self.placement,
         )
-        return made.bind(model, asdict(self.options))
+        return made.bind(model, asdict(self.options.at(host)))
 
 
 def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: Any) -> str:

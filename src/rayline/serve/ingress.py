@@ -73,11 +73,16 @@ def _shut_down(place: str) -> None:
 def address() -> str:
     """Where Ray Serve listens, as a URL without a path: this machine, or the cluster's head when it listens everywhere."""
     options = _get_global_client().http_config
-    host = options.host or "127.0.0.1"
+    host = listening_host()
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
         heads = [node["NodeManagerAddress"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
         host = heads[0] if heads else "127.0.0.1"
     return f"http://{host}:{options.port}"
+
+
+def listening_host() -> str:
+    """The address that Ray Serve is bound to."""
+    return str(_get_global_client().http_config.host or "127.0.0.1")
 
 
 def routes() -> dict[str, str]:

@@ -149,7 +149,7 @@ def _values(kind: str, data: Any, shape: Sequence[int], name: str) -> list[Any]:
     if isinstance(data, bytes):
         values = _strings(data, name) if kind == "BYTES" else _numbers(kind, data, name)
     elif isinstance(data, list):
-        values = _flat(data, 0)
+        values = _declared(kind, _flat(data, 0), name)
     else:
         raise Refusal(400, f"The tensor {name!r} has no data.")
     if len(values) != n:
@@ -163,6 +163,29 @@ def _flat(data: list[Any], depth: int) -> list[Any]:
     if not any(isinstance(v, list) for v in data):
         return data
     return [x for v in data for x in (_flat(v, depth + 1) if isinstance(v, list) else [v])]
+
+
+def _declared(kind: str, values: list[Any], name: str) -> list[Any]:
+    """JSON values as the datatype has them: those that it cannot hold are refused, and numbers have its precision. BYTES are whatever
+    the column takes."""
+    if kind == "BYTES":
+        return values
+    try:
+        if not set(map(type, values)) <= ({bool, type(None)} if kind == "BOOL" else {int, float, type(None)}):
+            raise ValueError
+        if kind.startswith("FP"):
+            with np.errstate(over="ignore"):
+                numbers = np.array([0 if v is None else v for v in values], dtype=np.float64).astype(_NUMPY[kind])
+            if not np.isfinite(numbers).all():
+                raise ValueError
+            return [None if v is None else x for v, x in zip(values, numbers.astype(np.float64).tolist(), strict=True)]
+        if kind != "BOOL":
+            low, high = np.iinfo(_NUMPY[kind]).min, np.iinfo(_NUMPY[kind]).max
+            if any(v is not None and not (v == int(v) and low <= v <= high) for v in values):
+                raise ValueError
+    except (ValueError, OverflowError):
+        raise Refusal(400, f"The tensor {name!r} has values that are no {kind}.") from None
+    return values
 
 
 def _numbers(kind: str, data: bytes, name: str) -> list[Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -32,6 +38,10 @@ class Options:
         A request that takes longer is answered 504. Clients cannot change it.
     token
         When given, requests other than health checks need `Authorization: Bearer <token>`.
+    allowed_hosts
+        Names under which requests other than health checks may ask (their Host header, without the port), and whose pages may
+        post; others are answered 421 and 403. None allows every name, but a server that only this machine can reach is reached as
+        localhost: other names are those of pages that a browser on this machine has opened.
 
     Raises
     ------
@@ -46,6 +56,7 @@ class Options:
     max_body_bytes: int = 16 << 20
     request_timeout_s: float = 30.0
     token: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] | None = None
 
     __repr__ = representation
 
@@ -62,3 +73,22 @@ class Options:
                 raise ParameterError.value("serve", name, f"seconds from {low_s:g} to {high_s:g}", value)
         if self.token is not None and (not isinstance(self.token, str) or not self.token or not self.token.isprintable()):
             raise ParameterError("serve: token has a wrong value.", "Expected printable characters.", "change token.")
+        if self.allowed_hosts is not None:
+            names: Any = self.allowed_hosts
+            if isinstance(names, str) or not all(isinstance(name, str) and HOST.fullmatch(name) for name in names):
+                raise ParameterError.value("serve", "allowed_hosts", "names of hosts without a port, such as 'late.example.com'", self.allowed_hosts)
+            object.__setattr__(self, "allowed_hosts", tuple(name.lower() for name in names))
+
+    def at(self, host: str) -> Options:
+        """The options of a server at this address: one that only this machine can reach is asked by the names of this machine."""
+        if not is_loopback(host):
+            return self
+        return replace(self, allowed_hosts=tuple(dict.fromkeys([*LOOPBACK, host.lower(), *(self.allowed_hosts or ())])))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server at this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

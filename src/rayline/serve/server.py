@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -30,9 +31,10 @@ KEEP_ALIVE_S = 75
 def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Options | None = None, **changes: Any) -> None:
     """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
 
-    Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`).
+    Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`), and then only by the names of this machine and those of
+    `allowed_hosts`.
     """
-    app = create_app(model, options, **changes)
+    app = create_app(model, replace(options or Options(), **changes).at(host))
     before = gc.get_threshold()
     gc.freeze()  # what lives now lives until the end
     seldom_search_for_cycles()
@@ -73,7 +75,6 @@ class Connection(OnePieceConnection):
         app = config.app
         assert isinstance(app, App)
         self._overloaded, self._most = app.overloaded, app.settings.max_queued_requests
-        self._between = True  # no request is half read
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None  # until the head, or the rest of an unread body, has come
         self._refused_s = 0.0
@@ -91,27 +92,30 @@ class Connection(OnePieceConnection):
             self._refuse()
             return
         super().data_received(data)
+        if self.transport.is_closing():
+            return
         if self._between and self.timeout_keep_alive_task is None and not self._is_answering():
             self._idle(KEEP_ALIVE_S)  # empty lines are no request
         if self._head_bytes < 0 or self._between:  # the head is complete
             return
         self._head_bytes += len(data)
         if self._head_bytes > MOST_HEAD_BYTES:
-            self._close(b"431 Request Header Fields Too Large")
+            self._too_long()
         elif self._timer is None:
             self._due(self._too_slow)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._between, self._head_bytes = False, 0
+        self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         self._head_bytes = -1
         self._in_time()
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES:  # in one packet
+            self._too_long()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._between = True
         self._in_time()
         super().on_message_complete()
 
@@ -146,6 +150,9 @@ class Connection(OnePieceConnection):
             self._timer.cancel()
             self._timer = None
 
+    def _too_long(self) -> None:
+        self._close(b"431 Request Header Fields Too Large")
+
     def _too_slow(self) -> None:
         self._close(b"408 Request Timeout")
 
@@ -164,7 +171,7 @@ def _is_whole_post(data: bytes) -> bool:
     if b" http/1.1\r\n" not in head or b"\r\ntransfer-encoding:" in head:
         return False
     length = _value(head, b"content-length")
-    return length.isdigit() and len(length) < 18 and int(length) == len(body) and _value(head, b"connection") in (b"", b"keep-alive")
+    return head.count(b"content-length") == 1 and length.isdigit() and len(length) < 18 and int(length) == len(body) and _value(head, b"connection") in (b"", b"keep-alive")
 
 
 def _value(head: bytes, name: bytes) -> bytes:
