@@ -13,7 +13,7 @@ import polars.selectors as cs
 
 from rayline.core.errors import DataError
 from rayline.core.operations import InPlace, Operation, Row, RowFunction
-from rayline.core.schema import col
+from rayline.core.schema import col, is_category
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Refuse:
 
 
 def _plain(dtype: pl.DataType) -> pl.DataType:
-    return pl.String() if dtype in (pl.Categorical, pl.Enum) else dtype
+    return pl.String() if is_category(dtype) else dtype
 
 
 def _series(values: Sequence[Any], dtype: pl.DataType) -> pl.Series:

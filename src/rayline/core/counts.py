@@ -13,6 +13,7 @@ import polars as pl
 from rayline.core.distinct import Gate
 from rayline.core.errors import DataError
 from rayline.core.frequent import Frequent
+from rayline.core.schema import is_category
 from rayline.core.statistics import Statistic
 
 MAX_CATEGORIES = 1_000_000
@@ -96,7 +97,7 @@ class ValueCounts(Statistic):
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         table: pl.DataFrame = values[0]
-        if table.schema["value"] in (pl.Categorical, pl.Enum):
+        if is_category(table.schema["value"]):
             table = table.with_columns(pl.col("value").cast(pl.String))
         missing = table["value"].is_null()
         if table.schema["value"].is_float():

@@ -16,7 +16,7 @@ import polars as pl
 
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction
-from rayline.core.schema import Kind, col, kind_of
+from rayline.core.schema import Kind, col, is_category, kind_of
 
 Formula: TypeAlias = Any
 """A number, a string, a boolean, None, or a list of a function's name and its arguments."""
@@ -240,7 +240,7 @@ def _polars(formula: Formula, schema: Mapping[str, pl.DataType], *, number: bool
     name, *arguments = formula
     if name == "col":
         dtype, column = schema[arguments[0]], col(arguments[0])
-        if dtype in (pl.Categorical, pl.Enum):
+        if is_category(dtype):
             column = column.cast(pl.String)
         return column.cast(pl.Float64) if (number or dtype.is_numeric()) and dtype != pl.Float64 else column
     function = FUNCTIONS[name]

@@ -13,6 +13,7 @@ import polars as pl
 
 from rayline.core.counts import MAX_CATEGORIES, GroupTable
 from rayline.core.errors import DataError
+from rayline.core.schema import is_category
 from rayline.core.statistics import Statistic, missing_as_null
 
 _BLOCK_ROWS = 1 << 16
@@ -147,7 +148,7 @@ class GroupClasses(GroupTable):
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         table: pl.DataFrame = values[0]
-        if table.schema["class"] in (pl.Categorical, pl.Enum):
+        if is_category(table.schema["class"]):
             table = table.with_columns(pl.col("class").cast(pl.String))
         return cls.limited(table.filter(missing_as_null_of(table, "class").is_not_null()))
 

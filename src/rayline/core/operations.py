@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import polars as pl
 import polars.selectors as cs
 
-from rayline.core.schema import col
+from rayline.core.schema import col, is_category
 from rayline.core.statistics import Statistic
 
 Row: TypeAlias = dict[str, Any]
@@ -103,7 +103,7 @@ class Fill(InPlace):
         dtype, column = schema[self.column], col(self.column)
         if self.dtype is not None and dtype != self.dtype:
             column = column.cast(self.dtype)
-        elif dtype in (pl.Categorical, pl.Enum):
+        elif is_category(dtype):
             column = column.cast(pl.String)
         if (self.dtype or dtype).is_float():
             column = column.fill_nan(None)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import polars as pl
 
 from rayline.core.joint import row_hash
+from rayline.core.schema import is_category
 from rayline.core.statistics import Statistic, missing_as_null
 
 _SEED = 0xD0_12
@@ -52,7 +53,7 @@ class RowSample(Statistic):
     @classmethod
     def _limited(cls, tables: list[pl.DataFrame], size: int) -> Self:
         table = pl.concat(tables, how="vertical_relaxed")
-        if table.schema["group"] in (pl.Categorical, pl.Enum):
+        if is_category(table.schema["group"]):
             table = table.with_columns(pl.col("group").cast(pl.String))
         keys = [name for name in table.columns if name != "n"]
         summed = table.group_by(keys).agg(pl.col("n").sum()).sort(keys)

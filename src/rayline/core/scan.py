@@ -20,6 +20,16 @@ from rayline.core.statistics import Request
 
 TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 
+
+def passed_through(function: TableFunction, names: Sequence[str]) -> list[str]:
+    """The columns of a table that a function keeps as they are, row for row: what its method `passes` says, else none.
+
+    An engine hands these back as they came, in types too that Polars does not have.
+    """
+    passes = getattr(function, "passes", None)
+    return [] if passes is None else list(passes(names))
+
+
 CELL = "\x00cell"
 
 CHUNK_ROWS = 1 << 18

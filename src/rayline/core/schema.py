@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import enum
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
 import polars as pl
 import polars.selectors as cs
 
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, shorten
 
 Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
 """Columns by name, by Polars selector, or (None) by type."""
@@ -46,13 +47,63 @@ class Kind(enum.StrEnum):
     OTHER = "other"
 
 
+def is_category(dtype: Any) -> bool:
+    """Whether a type is one of Polars' category types, also one with categories of its own name."""
+    return isinstance(dtype, (pl.Categorical, pl.Enum)) or dtype in (pl.Categorical, pl.Enum)
+
+
+_VALUES = "rayline:"
+"""How the name of the categories begins whose values are no text; the rest is the type of the values as JSON."""
+
+
+def category_of(values: pl.DataType) -> pl.DataType:
+    """The type of a column that its owner declared a category, with values of this type: numbers, truth values, dates.
+
+    Polars' categories are text, so the column holds the values' text (`category_text`); the type remembers the values'.
+    """
+    if values == pl.String:
+        return pl.Categorical()
+    return pl.Categorical(pl.Categories(_VALUES + json.dumps(dtype_to_json(values), separators=(",", ":"))))
+
+
+def category_values(dtype: Any) -> pl.DataType | None:
+    """The inverse of `category_of`: the type of the values, None for any other type and for categories that are text."""
+    name = dtype.categories.name() if isinstance(dtype, pl.Categorical) else ""
+    return dtype_from_json(json.loads(name.removeprefix(_VALUES))) if name.startswith(_VALUES) else None
+
+
+def category_text(value: Any) -> str | None:
+    """The text that stands for a value of a category: 3 and 3.0 are "3", True is "true", a date is as in ISO 8601."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if value != value:
+            return None
+        return str(int(value)) if value.is_integer() else repr(value)
+    return value.isoformat() if isinstance(value, (dt.date, dt.time)) else str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a Python value says that there is none: None, NaN, or pandas' NA or NaT."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and value != value
+
+
+def without_categories(schema: Mapping[str, pl.DataType]) -> pl.Schema:
+    """The schema behind `Conform`: every category is text."""
+    return pl.Schema({name: pl.String() if isinstance(dtype, pl.Categorical) else dtype for name, dtype in schema.items()})
+
+
 def kind_of(dtype: pl.DataType) -> Kind:
     """The kind of a type. A string is a category here; free text shows only in the data (see `Words`)."""
     if dtype.is_numeric():
         return Kind.NUMERIC
     if dtype == pl.Boolean:
         return Kind.BOOLEAN
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
+    if dtype == pl.String or is_category(dtype):
         return Kind.CATEGORY
     if dtype in (pl.Date, pl.Datetime):
         return Kind.DATETIME
@@ -103,12 +154,25 @@ def usual_numbers(dtype: pl.DataType) -> pl.DataType:
     return pl.Float64() if dtype in (pl.Decimal, pl.Int128, pl.UInt128) else dtype
 
 
+def refuse_taken(where: str, added: Iterable[str], present: Collection[str]) -> None:
+    """Raise SchemaError when a table has a column already under a name that is added to it."""
+    taken = [name for name in added if name in present]
+    if taken:
+        raise SchemaError(
+            f"{where}: the table has a column {taken[0]!r} already, which would be replaced.",
+            f"Expected other names than those of the columns that are added; got {shorten(taken)}.",
+            f"rename {taken[0]!r}, or leave it out.",
+        )
+
+
 def dtype_to_json(dtype: pl.DataType) -> Any:
     """A type as JSON: a name, or `[name, argument, …]` for a type with arguments."""
     if isinstance(dtype, pl.Datetime):
         return ["Datetime", dtype.time_unit, dtype.time_zone]
     if isinstance(dtype, pl.Duration):
         return ["Duration", dtype.time_unit]
+    if (values := category_values(dtype)) is not None:
+        return ["Category", dtype_to_json(values)]
     if isinstance(dtype, pl.Enum):
         return ["Enum", dtype.categories.to_list()]
     if isinstance(dtype, pl.Array):
@@ -144,6 +208,8 @@ def dtype_from_json(value: Any) -> pl.DataType:
             return pl.Duration(cast(Any, unit))
         case ["Enum", list() as categories] if all(isinstance(c, str) for c in categories):
             return pl.Enum(categories)
+        case ["Category", inner]:
+            return category_of(dtype_from_json(inner))
         case ["Array", inner, int() as size] if 0 <= size <= 2**31:
             return pl.Array(dtype_from_json(inner), size)
         case ["List", inner]:

@@ -17,7 +17,17 @@ from rayline.core.backward import Leaf, inverse
 from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function, schema_after
-from rayline.core.schema import Kind, col, dtype_from_json, dtype_to_json, kind_of, value_from_json, value_to_json
+from rayline.core.schema import (
+    Kind,
+    category_values,
+    col,
+    dtype_from_json,
+    dtype_to_json,
+    is_category,
+    kind_of,
+    value_from_json,
+    value_to_json,
+)
 
 Array = npt.NDArray[Any]
 
@@ -133,7 +143,7 @@ class Target:
         dtypes = tuple(_plain(schema[column]) for column in columns)
         given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
         if task is None:
-            numbers = all(d.is_numeric() and c not in given for c, d in zip(columns, dtypes, strict=True))
+            numbers = all(schema[c].is_numeric() and c not in given for c in columns)
             task = Task.REGRESSION if numbers else Task.BINARY
             guessed = True
         else:
@@ -162,7 +172,10 @@ class Target:
         for column, count in zip(columns, counts, strict=True):
             if count is None:
                 raise RaylineError(f"Target.learn: the classes of {column!r} were not counted.")
-            found = tuple(given[column] if column in given else count.table["value"].to_list())
+            labels = labels_of(count.table["value"], schema[column])
+            if category_values(schema[column]) is not None:
+                labels = labels.sort()  # they were counted as text
+            found = tuple(given.get(column, labels))
             if len(found) < 2:
                 raise DataError(
                     f"{where}: the target {column!r} has {'one class only' if found else 'no labels'}: {list(found)!r}.",
@@ -179,7 +192,7 @@ class Target:
                 f"Expected two classes; got {list(classes[0][:6])!r}.",
                 "choose a multiclass objective, or merge classes.",
             )
-        numeric = [c for c, d in zip(columns, dtypes, strict=True) if d.is_numeric() and c not in given]
+        numeric = [c for c in columns if schema[c].is_numeric() and c not in given]
         if guessed and numeric and task is Task.MULTICLASS and len(columns) > 1:
             raise DataError(
                 f"{where}: the targets are of different kinds: {numeric} are numbers, the others have classes.",
@@ -311,7 +324,7 @@ class Target:
             series = table[column]
             if self.task.is_classification:
                 values = pl.Series(list(self.classes[i]), dtype=self.dtypes[i])
-                codes = series.cast(self.dtypes[i]).replace_strict(
+                codes = _labels(series, self.dtypes[i]).replace_strict(
                     values, range(len(values)), default=None, return_dtype=pl.Int64
                 )
                 if codes.null_count():
@@ -324,7 +337,7 @@ class Target:
                     )
                 out.append(codes.to_numpy(writable=True))
             else:
-                values = series.cast(pl.Float64).fill_nan(None)
+                values = _labels(series, pl.Float64()).fill_nan(None)
                 _refuse_missing(column, values)
                 out.append(values.to_numpy(writable=True))
         return out[0] if len(out) == 1 else np.stack(out, axis=1)
@@ -478,8 +491,23 @@ def is_class_like(dtype: pl.DataType) -> bool:
     return kind_of(dtype) in (Kind.CATEGORY, Kind.BOOLEAN)
 
 
+def labels_of(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Labels that were counted, in their own type: that of the values where numbers or truth values were declared
+    categories."""
+    return texts if category_values(dtype) is None else _labels(texts, _plain(dtype))
+
+
+def _labels(series: pl.Series, dtype: pl.DataType) -> pl.Series:
+    if is_category(series.dtype):
+        series = series.cast(pl.String)
+    return series == "true" if series.dtype == pl.String and dtype == pl.Boolean else series.cast(dtype)
+
+
 def _plain(dtype: pl.DataType) -> pl.DataType:
-    return pl.String() if dtype in (pl.Categorical, pl.Enum) else dtype
+    values = category_values(dtype)
+    if values is not None and (values.is_numeric() or values == pl.Boolean):
+        return values
+    return pl.String() if is_category(dtype) else dtype
 
 
 def _word(value: Any) -> str:

@@ -24,6 +24,7 @@ from rayline.core.engine import Scanner
 from rayline.core.errors import DataError, RaylineError, SchemaError
 from rayline.core.operations import Operation, schema_after
 from rayline.core.scan import Scan
+from rayline.core.schema import without_categories
 from rayline.core.stage import Stage, View, text_request
 from rayline.core.statistics import Request, RowCount, Statistic
 from rayline.data import conform
@@ -65,6 +66,9 @@ class Walk:
     output: pl.Schema = field(default_factory=pl.Schema)
     _operations: list[list[Operation]] = field(default_factory=lambda: [[]])  # those of the first 0, 1, 2, … stages
     _digests: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.schema = without_categories(self.schema)  # as `Conform` leaves the table
 
     def run(self, ask: Ask | None) -> None:
         """Walk as far as the answers lead, and note what is missing; `ask` puts questions about the output table."""

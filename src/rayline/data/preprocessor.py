@@ -14,7 +14,7 @@ from rayline.core.backward import inverse
 from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
-from rayline.core.schema import schema_from_json, schema_to_json
+from rayline.core.schema import refuse_taken, schema_from_json, schema_to_json, without_categories
 from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data import backward, conform, fitting, named
@@ -308,7 +308,7 @@ class Preprocessor:
         known = [name for name in (*targets, *beside) if name in self.input_schema]
         if not known:
             return self
-        leaves, output = without_targets(self.leaves, self.input_schema, known, where)
+        leaves, output = without_targets(self.leaves, without_categories(self.input_schema), known, where)
         copy = type(self)()
         copy.adopt(self)
         copy._take(leaves)
@@ -381,18 +381,19 @@ class Preprocessor:
         where = "Preprocessor.inverse_transform"
         self._require_fitted(where)
         check = conform.Conform(self.output_schema, where)
-        operations = inverse(self.leaves, self.input_schema, where)
+        operations = inverse(self.leaves, without_categories(self.input_schema), where)
         back = backward.Backward(check, operations, list(self.input_schema))
         return registry.engine_for(data).map(data, back)
 
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
         """The transformation as a function of a LazyFrame; it can be sent to workers."""
         operations = self._training_operations if training else self.operations
-        return _Transform(conform.Conform(self.input_schema, "Preprocessor.transform"), operations)
+        own = None if training else [name for name in self.output_schema if name not in self.input_schema]
+        return _Transform(conform.Conform(self.input_schema, "Preprocessor.transform"), operations, own)
 
     def row_function(self) -> RowFunction | None:
         """The transformation of one row (a dict, changed in place); None when a stage has no such form."""
-        operate = row_function(self.operations, self.input_schema)
+        operate = row_function(self.operations, without_categories(self.input_schema))
         check = conform.row_function(self.input_schema, "Preprocessor.transform")
         if operate is None or check is None:
             return None
@@ -450,7 +451,7 @@ class Preprocessor:
 
     @property
     def _origins(self) -> Origins:
-        return origins(self.operations, self.input_schema)
+        return origins(self.operations, without_categories(self.input_schema))
 
     @property
     def target_columns(self) -> list[str]:
@@ -566,11 +567,17 @@ class Preprocessor:
 class _Transform:
     """A fitted transformation of LazyFrames; small, and serialisable to workers."""
 
-    def __init__(self, check: conform.Conform, operations: Sequence[Operation]) -> None:
-        self._check, self._operations = check, list(operations)
+    def __init__(self, check: conform.Conform, operations: Sequence[Operation], adds: Sequence[str] | None) -> None:
+        self._check, self._operations, self._adds = check, list(operations), adds
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        if self._adds:
+            refuse_taken(self._check.where, self._adds, table.collect_schema())
         return apply_all(self._operations, self._check(table))
+
+    def passes(self, names: Sequence[str]) -> list[str]:
+        """The columns that no stage knows; with resampling (no `adds`) rows are others, and none passes."""
+        return [] if self._adds is None else [name for name in names if name not in self._check.schema]
 
 
 def _stage_from_json(data: Any) -> Stage | Preprocessor:

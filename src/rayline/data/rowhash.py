@@ -23,7 +23,7 @@ import polars as pl
 import pyarrow as pa
 
 from rayline.core.errors import SchemaError
-from rayline.core.schema import col
+from rayline.core.schema import col, is_category
 
 Words = npt.NDArray[np.uint64]
 
@@ -134,7 +134,7 @@ def value_words(values: pl.Series) -> Words:
         return _numbers(values)
     if dtype.is_temporal():
         return _instants(values)
-    if dtype in (pl.Categorical, pl.Enum):
+    if is_category(dtype):
         return _texts(values.cast(pl.String))
     if dtype in (pl.String, pl.Binary):
         return _texts(values)

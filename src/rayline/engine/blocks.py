@@ -19,7 +19,7 @@ from ray.exceptions import UserCodeException
 
 from rayline.core.errors import RaylineError
 from rayline.core.parts import PartFiles
-from rayline.core.scan import Scan, TableFunction
+from rayline.core.scan import Scan, TableFunction, passed_through
 from rayline.engine.pieces import Piece, from_arrow
 
 
@@ -67,6 +67,11 @@ class Shipped:
         return pl.concat(function(part.lazy()).collect() for part in frame.iter_slices(batch_size))
 
 
+    def passed_through(self, names: Sequence[str]) -> list[str]:
+        """As `scan.passed_through`."""
+        return passed_through(_unpacked(self), names)
+
+
 @functools.lru_cache(maxsize=4)
 def _unpacked(shipped: Shipped) -> TableFunction:
     function: TableFunction = pickle.loads(shipped.packed)  # noqa: S301  # packed by our own driver
@@ -93,7 +98,13 @@ class Mapped:
     tensors: bool = True
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return to_block(self.function(to_frame(block)), tensors=self.tensors) if block.num_columns else block
+        if not block.num_columns:
+            return block
+        made = to_block(self.function(to_frame(block)), tensors=self.tensors)
+        for name in self.function.passed_through(block.column_names):
+            if name in made.column_names:
+                made = made.set_column(made.column_names.index(name), block.schema.field(name), block.column(name))
+        return made
 
 
 @dataclass(frozen=True)

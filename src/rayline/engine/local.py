@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from rayline.core.answers import Answers
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import ParameterError, SchemaError, shorten
 from rayline.core.parts import PartFiles
-from rayline.core.scan import Scan, TableFunction
+from rayline.core.scan import Scan, TableFunction, passed_through
 from rayline.core.schema import col
+from rayline.engine import local_columns
 
 
 class LocalEngine(Engine):
@@ -34,11 +34,12 @@ class LocalEngine(Engine):
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         size = _batch_size(placement)
-        if size is None:
-            return restore(data, function(to_lazy(data)))
+        if size is None and isinstance(data, pl.LazyFrame):
+            return function(data)
         whole = to_polars(data)
-        pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] or [whole]
-        return restore(data, pl.concat([function(piece.lazy()).collect() for piece in pieces]).lazy())
+        pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] if size else []
+        made = pl.concat([function(piece.lazy()).collect() for piece in pieces or [whole]])
+        return restore(data, made.lazy(), passed_through(function, whole.columns))
 
     def write(
         self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
@@ -108,14 +109,15 @@ def to_polars(data: Any) -> pl.DataFrame:
         data = pa.table(data)
     if isinstance(data, pa.Table):
         _refuse_duplicates(data.column_names)
-        return _from_arrow(data)
+        return local_columns.from_arrow(data)
     if isinstance(data, Mapping):
+        _refuse_duplicates(list(map(str, data)))
         return _from_arrays(data)
     if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
-        return pl.DataFrame([dict(row) for row in data], infer_schema_length=None)
+        return _from_rows(data)
     if _is_pandas(data):
         _refuse_duplicates([str(name) for name in data.columns])
-        return _from_pandas(data)
+        return local_columns.from_pandas(data)
     hint = "convert the data, for example with polars.DataFrame(data)."
     if isinstance(data, (str, Path)):
         hint = f"read the file first: rayline.data.read_parquet({str(data)!r}), or polars.scan_parquet."
@@ -128,22 +130,48 @@ def to_polars(data: Any) -> pl.DataFrame:
     )
 
 
-def restore(like: Any, result: pl.LazyFrame) -> Any:
-    """A result in the type of the table that was given (a LazyFrame stays lazy)."""
+def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
+    """A result in the type of the table that was given (a LazyFrame stays lazy).
+
+    Columns named in `kept` are the given table's own: they come back as they were, in types that Polars does not have too.
+    """
     if isinstance(like, pl.LazyFrame):
         return result
     frame = result.collect()
     if isinstance(like, pl.DataFrame):
         return frame
+    own = [name for name in frame.columns if name in set(kept)]
+    rest = frame.select(col(name) for name in frame.columns if name not in own)
     if isinstance(like, (pa.Table, pa.RecordBatch)):
-        return to_arrow(frame)
+        made = to_arrow(rest)
+        columns = {name: like.column(name) if name in own else made.column(name) for name in frame.columns}
+        fields = [(like if name in own else made).schema.field(name) for name in columns]
+        return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
     if isinstance(like, list):
-        return frame.to_dicts()
+        given = [{str(name): value for name, value in row.items()} for row in like] if own else ()
+        rows = rest.to_dicts() if rest.width else [{} for _ in range(frame.height)]
+        if not own:
+            return rows
+        return [{n: old.get(n) if n in own else new[n] for n in frame.columns} for old, new in zip(given, rows, strict=True)]
     if _is_pandas(like):
-        pandas = frame.to_pandas()
-        pandas.index = like.index if len(like) == len(pandas) else pandas.index
-        return pandas
-    return {name: _to_array(frame[name]) for name in frame.columns}
+        index = like.index if len(like) == frame.height else None
+        made = _to_pandas(rest)
+        places = {str(name): i for i, name in enumerate(like.columns)}
+        columns = {name: like.iloc[:, places[name]].array if name in own else made[name].array for name in frame.columns}
+        return type(made)(columns, index=index, columns=list(columns))
+    places = {str(name): name for name in like}
+    return {name: like[places[name]] if name in own else _to_array(frame[name]) for name in frame.columns}
+
+
+def _to_pandas(frame: pl.DataFrame) -> Any:
+    """As Polars makes it, but whole numbers with gaps are pandas' nullable ones: floats would round them."""
+    import pandas as pd
+
+    pandas = frame.to_pandas()
+    for name, dtype in frame.schema.items():
+        if dtype.is_integer() and dtype != pl.Int128 and frame[name].null_count():
+            pandas[name] = pd.array(frame[name].to_list(), dtype=str(dtype))
+    return pandas
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
@@ -159,30 +187,7 @@ def _to_array(series: pl.Series) -> np.ndarray[Any, Any]:
     return series.to_numpy(writable=True)
 
 
-def _from_arrow(table: pa.Table) -> pl.DataFrame:
-    # Tensor columns, Arrow's own and Ray's, are extension types: Polars reads what they are stored as.
-    for i, field in enumerate(table.schema):
-        if isinstance(field.type, pa.BaseExtensionType):
-            table = table.set_column(i, field.name, _stored(table.column(i)))
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of an extension type as plain Arrow: tensors of one shape as vectors, of several shapes as lists."""
-    kind = column.type
-    stored = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
-    shape = getattr(kind, "shape", None)
-    if shape is not None:
-        return stored.cast(pa.list_(kind.value_type, math.prod(shape)))
-    if pa.types.is_struct(stored.type) and {"data", "shape"} == {field.name for field in stored.type}:
-        return pa.chunked_array([chunk.field("data") for chunk in stored.chunks], stored.type.field("data").type)
-    return stored
-
-
-def _from_arrays(data: Mapping[str, Any]) -> pl.DataFrame:
-    columns = []
+def _from_arrays(data: Mapping[Any, Any]) -> pl.DataFrame:
     single = [name for name, values in data.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")]
     if single:
         raise SchemaError(
@@ -190,13 +195,7 @@ def _from_arrays(data: Mapping[str, Any]) -> pl.DataFrame:
             "Expected a dict of arrays, each with one entry for each row.",
             "put one row into a list: [{…}].",
         )
-    for name, values in data.items():
-        if isinstance(values, np.ndarray) and values.ndim > 1:
-            columns.append(_array_series(name, values))
-        elif isinstance(values, np.ndarray) and values.dtype == object:
-            columns.append(_object_series(name, values))
-        else:
-            columns.append(pl.Series(name, values))
+    columns = [_of_array(str(name), values) for name, values in data.items()]
     lengths = {len(column) for column in columns}
     if len(lengths) > 1:
         raise SchemaError(
@@ -204,48 +203,34 @@ def _from_arrays(data: Mapping[str, Any]) -> pl.DataFrame:
             f"Expected one length; got { {c.name: len(c) for c in columns} }.",
             "pass arrays with one entry for each row.",
         )
-    return pl.DataFrame(columns)
+    return local_columns.frame_of(columns)
 
 
-def _array_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
-    return pl.Series(name, np.ascontiguousarray(values.reshape(len(values), -1)))
+def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pl.DataFrame:
+    names = dict.fromkeys(name for row in rows for name in row)
+    _refuse_duplicates(list(map(str, names)))
+    if not names:
+        return pl.DataFrame(height=len(rows))
+    return local_columns.frame_of([local_columns.of_values(str(name), [row.get(name) for row in rows]) for name in names])
 
 
-def _object_series(name: str, values: np.ndarray[Any, Any]) -> pl.Series:
-    items = [None if isinstance(v, float) and v != v else v for v in values.tolist()]
+def _of_array(name: str, values: Any) -> pl.Series:
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return pl.Series(name, np.ascontiguousarray(values.reshape(len(values), -1)))
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return local_columns.from_arrow(pa.table({name: values})).to_series()
+    if _is_of_pandas(values) and hasattr(values, "dtype"):
+        return local_columns.of_pandas(name, values if hasattr(values, "cat") or not hasattr(values, "to_series") else values.to_series())
+    if isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.dtype == object):
+        return local_columns.of_values(name, list(values))
     try:
-        return pl.Series(name, items)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
-        kinds = sorted({type(v).__name__ for v in items})
+        return pl.Series(name, values)
+    except local_columns.UNREADABLE as error:
         raise SchemaError(
-            f"Column {name!r} mixes types.",
-            f"Expected values of one type; got {shorten(kinds)}.",
+            f"Column {name!r} holds a {type(values).__name__} that is no column: {str(error)[:200]}.",
+            "Expected an array or a list with one entry for each row.",
             f"convert {name!r} first.",
         ) from error
-
-
-def _from_pandas(data: Any) -> pl.DataFrame:
-    try:
-        return pl.from_pandas(data.rename(columns=str) if not all(isinstance(c, str) for c in data.columns) else data)
-    except (TypeError, ValueError, OverflowError, pa.ArrowException):
-        # A column that has no form in Arrow: find it, so that the error names it.
-        return pl.DataFrame([_pandas_series(str(name), data[name]) for name in data.columns])
-
-
-def _pandas_series(name: str, column: Any) -> pl.Series:
-    if column.dtype == object:
-        return _object_series(name, column.to_numpy(dtype=object))
-    if type(column.dtype).__name__ == "SparseDtype":
-        column = column.sparse.to_dense()
-    try:
-        series: Any = pl.from_pandas(column)
-    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise SchemaError(
-            f"Column {name!r} holds {column.dtype}, which has no form in Arrow.",
-            "Expected numbers, truth values, strings, dates, times, or lists of these.",
-            f"convert {name!r}, or drop it.",
-        ) from error
-    return pl.Series(name, series)
 
 
 def _refuse_duplicates(names: Sequence[str]) -> None:
@@ -259,4 +244,8 @@ def _refuse_duplicates(names: Sequence[str]) -> None:
 
 
 def _is_pandas(data: Any) -> bool:
-    return type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
+    return _is_of_pandas(data) and hasattr(data, "columns")
+
+
+def _is_of_pandas(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "pandas"

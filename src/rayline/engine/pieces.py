@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import polars.selectors as cs
 import pyarrow as pa
 import ray
 
 from rayline.core import registry
+from rayline.core.schema import category_values, col
 
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:
     """An Arrow table as a Polars one, without a copy where the types allow it; dictionaries are strings."""
     frame: pl.DataFrame = registry.engine("local").collect(table)
-    return frame.with_columns(cs.categorical().cast(pl.String))
+    texts = [n for n, d in frame.schema.items() if isinstance(d, pl.Categorical) and category_values(d) is None]
+    return frame.with_columns(col(name).cast(pl.String) for name in texts)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import polars as pl
 from rayline.core.errors import MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native
+from rayline.core.schema import is_category
 from rayline.core.target import Target, Task
 from rayline.frameworks import huggingface_file as files
 from rayline.frameworks import huggingface_trainer as training
@@ -184,7 +185,7 @@ class HuggingFace(Framework):
 
 def _columns(schema: pl.Schema) -> list[str]:
     columns = list(schema)
-    if len(columns) > 2 or not all(d in (pl.String, pl.Categorical, pl.Enum) for d in schema.values()):
+    if len(columns) > 2 or not all(d == pl.String or is_category(d) for d in schema.values()):
         raise SchemaError(
             f"huggingface trainer: the features are {dict(schema)!r}.",
             "Expected one column of text, or two that are read as a pair.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from rayline.core import registry
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError
 from rayline.core.parts import PartFiles
-from rayline.core.schema import col, schema_to_json
+from rayline.core.schema import col, refuse_taken, schema_to_json
 from rayline.core.target import numbers
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ERROR = "prediction_error"
 """The column that `on_error="collect"` adds: what was wrong with the row, null where nothing was."""
+
+WHERE = "InferencePipeline.transform"
 
 ON_ERROR = ("raise", "null", "collect")
 
@@ -55,15 +57,29 @@ class Predict:
         on_error: str = "raise",
     ) -> None:
         if on_error not in ON_ERROR:
-            raise ParameterError.value("InferencePipeline.transform", "on_error", f"one of {ON_ERROR}", on_error)
+            raise ParameterError.value(WHERE, "on_error", f"one of {ON_ERROR}", on_error)
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
+        refuse_taken(f"{WHERE} (keep_columns)", self._adds, keep or ())
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         frame = table.collect()
         kept = frame if self.keep is None else self._kept(frame)
+        refuse_taken(f"{WHERE} (keep_columns)", self._adds, kept.columns)
         made = self._made(frame)
-        kept = kept.select(col(name) for name in kept.columns if name not in made.columns)
         return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
+
+    def passes(self, names: Sequence[str]) -> list[str]:
+        """The columns that are kept are the caller's own."""
+        return [name for name in names if self.keep is None or name in self.keep]
+
+    @property
+    def _adds(self) -> list[str]:
+        """The names of the columns that are added."""
+        target = self.pipeline.target
+        names = [*target.prediction_names] if self.labels else []
+        if self.proba and target.task.is_classification:
+            names += target.probability_names
+        return [*names, ERROR] if self.on_error == "collect" else names
 
     def _made(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.on_error == "raise":
@@ -101,7 +117,7 @@ class Predict:
         assert self.keep is not None
         missing = [name for name in self.keep if name not in frame.columns]
         if missing:
-            raise SchemaError.missing("InferencePipeline.transform (keep_columns)", missing, frame.columns)
+            raise SchemaError.missing(f"{WHERE} (keep_columns)", missing, frame.columns)
         return frame.select(map(col, self.keep))
 
 

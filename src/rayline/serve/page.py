@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from rayline.core.schema import is_category
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.openapi import example_rows
 
@@ -192,7 +193,7 @@ def words(dtype: pl.DataType) -> str:
         return "number"
     if isinstance(dtype, pl.Duration):
         return "seconds"
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
+    if dtype == pl.String or is_category(dtype):
         return "text"
     return "date" if dtype == pl.Date else "date and time" if isinstance(dtype, pl.Datetime) else str(dtype)
 

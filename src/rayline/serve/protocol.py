@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 import polars as pl
 
 from rayline.core.operations import Row
+from rayline.core.schema import category_values, is_category
 from rayline.core.target import Target
+from rayline.data.conform import category_reader, integer_range, text_reader
 
 MOST_PROBLEMS = 100
 """So many problems are listed. Nobody looks for more: a body can hold millions."""
@@ -147,20 +149,22 @@ class Column:
         if dtype.is_float():
             return cls(dtype, "a number", frozenset({float, int, null}), _number)
         if dtype.is_integer():
-            low, high = (int(pl.select(bound).item()) for bound in (dtype.min(), dtype.max()))  # type: ignore[attr-defined]
+            low, high = integer_range(dtype)
             return cls(dtype, f"a whole number from {low} to {high}", frozenset({int, float, null}), _whole(low, high))
         if dtype == pl.Boolean:
             return cls(dtype, "true or false", frozenset({bool, null}))
-        if dtype in (pl.String, pl.Categorical, pl.Enum):
+        if (values := category_values(dtype)) is not None:
+            return cls(pl.String(), "a category", Column.of(values).types | {str}, category_reader(values))
+        if dtype == pl.String or is_category(dtype):
             return cls(pl.String(), "text", frozenset({str, null}))
         if dtype == pl.Date:
-            return cls(dtype, "a date such as 2013-01-31", frozenset({str, null}), _date)
+            return cls(dtype, "a date such as 2013-01-31", frozenset({str, null}), text_reader(dtype))
         if isinstance(dtype, pl.Datetime):
             zoned = dtype.time_zone is not None
             words = f"a date and time such as 2013-01-31T12:30:00{'+00:00' if zoned else ''}"
-            return cls(dtype, words, frozenset({str, null}), _zoned if zoned else _unzoned)
+            return cls(dtype, words, frozenset({str, null}), text_reader(dtype))
         if dtype == pl.Time:
-            return cls(dtype, "a time such as 12:30:00", frozenset({str, null}), dt.time.fromisoformat)
+            return cls(dtype, "a time such as 12:30:00", frozenset({str, null}), text_reader(dtype))
         if isinstance(dtype, pl.Duration):
             return cls(dtype, "a number of seconds", frozenset({float, int, null}), lambda s: dt.timedelta(seconds=_number(s)))
         if dtype == pl.Binary:
@@ -216,24 +220,6 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
         return number
 
     return read
-
-
-def _date(text: str) -> dt.date:
-    return dt.date.fromisoformat(text)
-
-
-def _unzoned(text: str) -> dt.datetime:
-    value = dt.datetime.fromisoformat(text)
-    if value.tzinfo is not None:
-        raise ValueError
-    return value
-
-
-def _zoned(text: str) -> dt.datetime:
-    value = dt.datetime.fromisoformat(text)
-    if value.tzinfo is None:
-        raise ValueError
-    return value.astimezone(dt.UTC)
 
 
 def _bytes(text: str) -> bytes:

@@ -15,7 +15,7 @@ from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.joint import GroupMoments, PairCounts
 from rayline.core.operations import Fill, Operation, Row, RowFunction
 from rayline.core.quantiles import Quantiles
-from rayline.core.schema import Kind, col, kind_of
+from rayline.core.schema import Kind, col, is_category, kind_of
 from rayline.core.stage import Check, ColumnStage, Stage, View, anything, one_of, param
 from rayline.core.statistics import Missing, Moments, Request, Statistic
 
@@ -321,7 +321,7 @@ class FillByGroup(Operation):
     dtype: pl.DataType | None = None
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        dtype = self.dtype or (pl.String() if schema[self.column] in (pl.Categorical, pl.Enum) else schema[self.column])
+        dtype = self.dtype or (pl.String() if is_category(schema[self.column]) else schema[self.column])
         n = len(self.groups)
         codes = Codes(self.by, self.groups, n, n).expression(schema)
         values = pl.lit(pl.Series([*self.values, self.overall], dtype=dtype))

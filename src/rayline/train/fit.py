@@ -229,7 +229,7 @@ def _prepare(
             line.part(f"preprocessor {counted(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:
         fitted = preprocessor.setting_aside(inputs.targets, WHERE, beside=beside)
-        conform.Conform(fitted.input_schema, WHERE)(pl.LazyFrame(schema=engine.schema(inputs.train))).collect_schema()
+        conform.Conform(fitted.input_schema, WHERE).refuse_types(engine.schema(inputs.train))
         asked = [fitting.ROWS, *questions(View((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted)))]
         columns = [*questions.features(fitted.output_schema), *inputs.targets, *beside]
         rows = engine.map(inputs.train, _Chosen(fitted.table_function(training=True), columns))

@@ -18,7 +18,7 @@ from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import Stage, View
 from rayline.core.statistics import Extremes, Request, Statistic
-from rayline.core.target import Target, Task
+from rayline.core.target import Target, Task, labels_of
 from rayline.train.inputs import WHERE
 
 
@@ -207,7 +207,8 @@ class Questions:
                 f"Got a {target.task} of {list(target.columns)}.",
                 "leave it out.",
             )
-        labels, n = counts[0].table["value"].to_list(), counts[0].table["n"].to_list()
+        labels = labels_of(counts[0].table["value"], self.schema[self.targets[0]]).to_list()
+        n = counts[0].table["n"].to_list()
         if self.class_weight == "balanced":
             return {label: sum(n) / (len(n) * k) for label, k in zip(labels, n, strict=True)}
         assert isinstance(self.class_weight, Mapping)
