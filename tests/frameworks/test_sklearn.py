@@ -11,20 +11,41 @@ import numpy as np
 import polars as pl
 import pytest
 import skops.io
+from scipy.stats import loguniform
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor, VotingClassifier
-from sklearn.linear_model import LogisticRegression, Perceptron, Ridge, SGDClassifier
+from sklearn.ensemble import (
+    BaggingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
+)
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+from sklearn.linear_model import LogisticRegression, Perceptron, Ridge, SGDClassifier, TweedieRegressor
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    RandomizedSearchCV,
+    StratifiedKFold,
+    TunedThresholdClassifierCV,
+)
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVC, LinearSVC
+from sklearn.utils import all_estimators
 
 import rayline as rl
 from rayline import train, tune
@@ -244,20 +265,24 @@ def test_blocks_are_streamed() -> None:
     assert told[-1][1]["test-accuracy"] == by_hand.score(table.select("a", "b").to_numpy(), table["code"].to_numpy())
 
 
+class Strange(LogisticRegression):
+    """An estimator of the caller's own."""
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
 def test_types_are_trusted_by_the_caller_alone(tmp_path: Path) -> None:
     path = tmp_path / "h.rayline"
-    result = fit(KNeighborsClassifier(algorithm="kd_tree"), "code")
+    result = fit(Strange(), "code")
     result.inference_pipeline.save(path)
-    with pytest.raises(rl.ArtifactError, match="not trusted(.|\n)*KDTree"):  # noqa: RUF043
+    with pytest.raises(rl.ArtifactError, match="not trusted(.|\n)*Strange"):  # noqa: RUF043
         rl.load(path)
     with pytest.raises(rl.ArtifactError, match="not trusted"):
         rl.load(path, trusted=["sklearn.ensemble._forest.RandomForestClassifier"])
     with pytest.raises(rl.ParameterError, match="trusted"):
         rl.load(path, trust=["everything"])
-    trusted = ["sklearn.neighbors._kd_tree.KDTree", "sklearn.metrics._dist_metrics.EuclideanDistance64"]
+    trusted = [f"{__name__}.Strange"]
     assert rl.load(path, trusted=trusted).predict(numbers()).equals(result.inference_pipeline.predict(numbers()))
 
 
@@ -288,3 +313,103 @@ def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "model.skops").write_bytes(content)
         with pytest.raises(rl.ArtifactError, match="cannot be read"):
             ADAPTER.load(tmp_path)
+
+
+def is_loaded_again(estimator: Any, label: str, path: Path) -> None:
+    table = numbers().with_columns(y=pl.col("y").abs() + 0.1)
+    if type(estimator).__name__.endswith("NB"):
+        table = table.with_columns(pl.col("a", "b").abs())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's remarks about default arguments
+        pipeline = train.SklearnTrainer(estimator, seed=0).fit(
+            None, table.select("a", "b", label), None, label, verbose=False
+        ).inference_pipeline
+        pipeline.save(path)
+        loaded = rl.load(path)
+        expected = pipeline.predict(table)
+    assert loaded.predict(table).equals(expected)
+    assert (loaded.model.native.predict(table.select("a", "b").to_numpy(order="c")) is not None)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "label"),
+    [
+        (GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=StratifiedKFold(3), scoring="roc_auc"), "code"),
+        (GridSearchCV(KNeighborsRegressor(), {"n_neighbors": [2, 3]}), "y"),
+        (RandomizedSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, n_iter=1), "many"),
+        (VotingClassifier([("a", LogisticRegression()), ("b", KNeighborsClassifier())]), "code"),
+        (StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())]), "many"),
+        (StackingRegressor([("a", Ridge()), ("b", KNeighborsRegressor())]), "y"),
+        (VotingRegressor([("a", Ridge()), ("b", MLPRegressor(hidden_layer_sizes=(3,), max_iter=20))]), "y"),
+        (CalibratedClassifierCV(RandomForestClassifier(3), method="isotonic"), "code"),
+        (TunedThresholdClassifierCV(LogisticRegression()), "code"),
+        (SelfTrainingClassifier(LogisticRegression()), "code"),
+        (BaggingClassifier(KNeighborsClassifier(algorithm="ball_tree", metric="manhattan")), "many"),
+        (KNeighborsClassifier(metric="seuclidean", metric_params={"V": np.ones(2)}, algorithm="ball_tree"), "code"),
+        (KNeighborsClassifier(metric="mahalanobis", metric_params={"V": np.eye(2)}, algorithm="ball_tree"), "code"),
+        (GaussianProcessRegressor(Matern() + WhiteKernel()), "y"),
+        (MLPClassifier((3,), solver="sgd", max_iter=20), "many"),
+        (TweedieRegressor(power=1.5, link="log"), "y"),
+        (make_pipeline(SelectKBest(f_classif, k=1), SGDClassifier()), "code"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_estimators_of_estimators_are_loaded_again(estimator: Any, label: str, tmp_path: Path) -> None:
+    is_loaded_again(estimator, label, tmp_path / "e.rayline")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for k in ("classifier", "regressor") for n, _ in all_estimators(k)])
+def test_every_estimator_is_loaded_again(name: str, kind: str, tmp_path: Path) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # some are deprecated
+            estimator = dict(all_estimators(kind))[name]()
+    except TypeError:
+        pytest.skip("it needs arguments")
+    outside = {"CCA", "PLSCanonical", "IsotonicRegression", "SelfTrainingClassifier"}  # one target, other widths, no default
+    if name in outside or name.startswith("MultiTask"):
+        pytest.skip("it does not take one target of two features with default arguments")
+    if name == "NuSVC":
+        estimator.set_params(nu=0.2)
+    is_loaded_again(estimator, "many" if kind == "classifier" else "y", tmp_path / "e.rayline")
+
+
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
+@pytest.mark.parametrize(
+    ("place", "spoil", "words"),
+    [
+        (1, lambda a: a.__setitem__(0, 10**9), "rows that it does not have"),
+        (1, lambda a: a.__setitem__(0, -5), "rows that it does not have"),
+        (2, lambda a: a["idx_end"].__setitem__(0, 10**9), "rows that it does not have"),
+        (2, lambda a: a["is_leaf"].__setitem__(-1, 0), "nodes that it does not have"),
+        (3, lambda a: a[:, :1], "other nodes than it says"),
+    ],
+)
+def test_trees_of_neighbours_are_looked_at(tmp_path: Path, algorithm: str, place: int, spoil: Any, words: str) -> None:
+    x = numbers().select("a", "b").to_numpy(order="c")
+    model = make_pipeline(StandardScaler(), CalibratedClassifierCV(KNeighborsClassifier(algorithm=algorithm)))
+    model.fit(x, numbers()["code"].to_numpy())
+    tree = model[-1].calibrated_classifiers_[0].estimator._tree
+    state = list(tree.__getstate__())
+    state[place] = state[place].copy()
+    other = spoil(state[place])
+    state[place] = state[place] if other is None else np.ascontiguousarray(other)
+    tree.__setstate__(state)
+    skops.io.dump(model, tmp_path / "model.skops")
+    with pytest.raises(rl.ArtifactError, match=words):
+        ADAPTER.load(tmp_path)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    """Distributions of SciPy make code of their state, and a function of the session cannot be found again."""
+    search = RandomizedSearchCV(LogisticRegression(), {"C": loguniform(0.1, 1.0)}, n_iter=1)
+    pipeline = fit(search, "code").inference_pipeline
+    path = tmp_path / "s.rayline"
+    pipeline.save(path)  # the caller may name the distribution
+    with pytest.raises(rl.ArtifactError, match="not trusted(.|\n)*rv_continuous_frozen"):  # noqa: RUF043
+        rl.load(path)
+    pipeline = fit(make_pipeline(FunctionTransformer(lambda x: x * 2), LogisticRegression()), "code").inference_pipeline
+    with pytest.raises(rl.RaylineError, match=r"^[^\n]*(save|lambda)"):
+        pipeline.save(tmp_path / "f.rayline")
+    assert not (tmp_path / "f.rayline").exists()

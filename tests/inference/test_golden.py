@@ -36,8 +36,10 @@ def make() -> None:
 
 
 def _predicted(pipeline: rl.InferencePipeline) -> Any:
-    """The scores of the table, as lists."""
-    return np.asarray(pipeline.scores(hostile.BINARY.lazy()), np.float64).round(7).tolist()
+    """The scores of the table, as lists; of decisions the probabilities."""
+    scores = pipeline.scores(hostile.BINARY.lazy())
+    scores = scores if scores.dtype.names is None else scores["probability"]
+    return np.asarray(scores, np.float64).round(7).tolist()
 
 
 def _skip_without(kind: str) -> None:

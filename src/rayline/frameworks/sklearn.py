@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
@@ -77,25 +78,25 @@ class Sklearn(Framework):
 
     def load(self, directory: Path, *, trusted: Sequence[str] = ()) -> Any:
         """`trusted` names the types ("package.module.Class") that a file may hold beyond those of scikit-learn, NumPy
-        and SciPy, which skops trusts, and trees, which are checked: `rayline.load(path, trusted=[…])`."""
+        and SciPy that skops trusts or that were reviewed: `rayline.load(path, trusted=[…])`."""
         file = directory / "model.skops"
         if not file.is_file():
             raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
         io = _skops()
         try:
-            strange = [
-                name for name in io.get_untrusted_types(file=file) if name not in {*sklearn_file.CHECKED, *trusted}
-            ]
+            allowed = sklearn_file.safe().union(trusted)
+            asked = io.get_untrusted_types(file=file)
+            strange = [name for name in asked if name not in allowed]
             if not strange:
-                model = io.load(file, trusted=[*sklearn_file.CHECKED, *trusted])
+                model = io.load(file, trusted=asked)
                 sklearn_file.check(model)
                 return model
         except Exception as error:  # skops raises whatever the broken part of the file leads to
             raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
         raise ArtifactError(
             "The saved estimator holds types that are not trusted.",
-            f"Expected those of scikit-learn, or of the caller's own list; got {strange}.",
-            "if you know them, name them: rayline.load(path, trusted=[…]).",
+            f"Expected types that can only compute, or that the caller names; got {strange}.",
+            "if you know the types and who made the file, name them: rayline.load(path, trusted=[…]).",
         )
 
     def to_onnx(self, model: Any, width: int) -> Any:
@@ -110,7 +111,8 @@ class Sklearn(Framework):
 
     def load_options(self, model: Any) -> dict[str, Any]:
         """Between our own processes an estimator may hold whatever it holds."""
-        return {"trusted": _skops().get_untrusted_types(data=_skops().dumps(model))}
+        asked = _skops().get_untrusted_types(data=_skops().dumps(model))
+        return {"trusted": [name for name in asked if name not in sklearn_file.safe()]}
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, BaseEstimator) and hasattr(model, "predict")
@@ -183,6 +185,8 @@ def _decides_by_probability(model: Any) -> bool:
     kind = type(model)
     if kind is Pipeline:
         return _decides_by_probability(model.steps[-1][1])
+    if kind is KNeighborsClassifier:  # sums of other weights are rounded otherwise
+        return bool(model.weights == "uniform")
     return kind.__module__.startswith("sklearn.") and kind.__name__ in PROBABLE
 
 

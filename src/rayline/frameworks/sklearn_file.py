@@ -1,8 +1,9 @@
-"""What compiled code of scikit-learn follows without looking, looked at when an estimator was loaded: trees, sparse
-matrices, support vectors."""
+"""What a file of an estimator may hold: types of scikit-learn that were reviewed, and of those whose compiled code follows
+numbers without looking (trees, sparse matrices, support vectors, neighbours) the numbers themselves."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,56 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.neighbors import BallTree, KDTree
 from sklearn.svm._base import BaseLibSVM
 from sklearn.tree._tree import Tree
 
 from rayline.core import forest
 
-CHECKED = (
-    "sklearn.tree._tree.Tree",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-)
-"""Types that skops leaves to the caller, and that may be loaded because they are looked at here."""
+BinaryTree = (KDTree, BallTree)
+
+METRICS = ("Euclidean", "SEuclidean", "Manhattan", "Chebyshev", "Minkowski", "Mahalanobis", "Hamming", "Canberra")
+"""Distances without a function of the file's own (which PyFuncDistance has)."""
+
+REVIEWED = {
+    "sklearn.tree._tree": ("Tree",),
+    "sklearn.ensemble._hist_gradient_boosting.predictor": ("TreePredictor",),
+    "sklearn.neighbors._kd_tree": ("KDTree",),
+    "sklearn.neighbors._ball_tree": ("BallTree",),
+    "sklearn.metrics._dist_metrics": tuple(f"{name}Distance64" for name in METRICS),
+    "sklearn._loss.loss": ("HalfTweedieLoss", "HalfTweedieLossIdentity"),
+    "sklearn.calibration": ("_CalibratedClassifier", "_SigmoidCalibration", "_TemperatureScaling"),
+    "sklearn.gaussian_process._gpc": ("_BinaryGaussianProcessClassifierLaplace",),
+    "sklearn.gaussian_process.kernels": (
+        *("CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "Product"),
+        *("RBF", "RationalQuadratic", "Sum", "WhiteKernel"),
+    ),
+    "sklearn.neural_network._stochastic_optimizers": ("AdamOptimizer", "SGDOptimizer"),
+    "sklearn.impute._iterative": ("IterativeImputer", "_ImputerTriplet"),
+    "sklearn.multiclass": ("_ConstantPredictor",),
+    "sklearn.metrics._scorer": ("_CurveScorer", "_PassthroughScorer", "_Scorer"),
+    "sklearn.model_selection._search_successive_halving": ("HalvingGridSearchCV", "HalvingRandomSearchCV"),
+    "sklearn.model_selection._split": (
+        *("GroupKFold", "KFold", "LeaveOneOut", "RepeatedKFold", "RepeatedStratifiedKFold", "ShuffleSplit"),
+        *("StratifiedGroupKFold", "StratifiedKFold", "StratifiedShuffleSplit", "TimeSeriesSplit"),
+    ),
+    "sklearn.utils._bunch": ("Bunch",),
+    "sklearn.utils._metadata_requests": ("MetadataRequest", "MethodMetadataRequest"),
+    "sklearn.feature_selection._univariate_selection": ("chi2", "f_classif", "f_regression", "r_regression"),
+    "numpy": ("dtype",),
+}
+"""What skops leaves to the caller and a file may hold all the same: plain Python objects of numbers and of other such
+objects, functions that compute numbers of arrays, and compiled objects that `check` looks at. None of them runs what a file
+says. Distributions of SciPy are not among them: they make code of their state."""
+
+
+@cache
+def safe() -> frozenset[str]:
+    """The names of what is reviewed, and of the functions behind scikit-learn's own scorers."""
+    scorers = [get_scorer(name) for name in get_scorer_names()]
+    functions = {f"{s._score_func.__module__}.{s._score_func.__name__}" for s in scorers}
+    return frozenset({f"{module}.{name}" for module, names in REVIEWED.items() for name in names} | functions)
 
 
 def check(model: Any) -> None:
@@ -37,7 +78,10 @@ def check(model: Any) -> None:
         elif sparse.issparse(found):
             if hasattr(found, "check_format"):
                 found.check_format(full_check=True)
+        elif isinstance(found, BinaryTree):
+            _neighbours(found)
         elif isinstance(found, np.ndarray):
+            found = np.asarray(found)  # of a masked array also what is masked
             todo += [(value, owner) for value in found.ravel().tolist()] if found.dtype == object else []
         elif isinstance(found, dict):
             todo += [(value, owner) for value in found.values()]
@@ -46,7 +90,33 @@ def check(model: Any) -> None:
         elif isinstance(found, BaseEstimator):
             if isinstance(found, BaseLibSVM):
                 _support_vectors(found)
+            if hasattr(found, "_y") and hasattr(found, "_fit_X") and len(found._y) != found._fit_X.shape[0]:
+                raise ValueError("there are other labels than neighbours")
             todo += [(value, found) for value in vars(found).values()]
+        elif type(found).__module__.startswith("sklearn.") and hasattr(found, "__dict__"):
+            todo += [(value, owner) for value in vars(found).values()]
+
+
+def _neighbours(tree: Any) -> None:
+    data, places, nodes, bounds, leaf_size, n_levels, n_nodes, *_, metric, weight = tree.__getstate__()
+    n, width = data.shape
+    if places.shape != (n,) or (places < 0).any() or (places >= n).any():
+        raise ValueError("a tree of neighbours asks for rows that it does not have")
+    n_bounds = 2 if isinstance(tree, KDTree) else 1
+    if n_nodes != 2**n_levels - 1 or nodes.shape != (n_nodes,) or bounds.shape != (n_bounds, n_nodes, width) or leaf_size < 1:
+        raise ValueError("a tree of neighbours has other nodes than it says")
+    start, end = nodes["idx_start"], nodes["idx_end"]
+    if (start < 0).any() or (end < start).any() or (end > n).any():
+        raise ValueError("a tree of neighbours asks for rows that it does not have")
+    if (2 * np.flatnonzero(nodes["is_leaf"] == 0) + 2 >= n_nodes).any():
+        raise ValueError("a tree of neighbours asks for nodes that it does not have")
+    if weight is not None and np.shape(weight) != (n,):
+        raise ValueError("a tree of neighbours has other weights than rows")
+    _, vector, matrix = metric.__getstate__()
+    metric._validate_data(data)
+    kind = type(metric).__name__
+    if (kind.startswith("SE") and len(vector) != width) or (kind.startswith("Maha") and matrix.shape != (width, width)):
+        raise ValueError("a distance has another width than its rows")
 
 
 def _tree(tree: Any, owner: Any) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, strictjson
-from rayline.core.errors import ArtifactError, RaylineError
+from rayline.core.errors import ArtifactError, MissingExtraError, RaylineError
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.data.preprocessor import Preprocessor
@@ -64,8 +64,8 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
     Raises
     ------
     ArtifactError
-        When the pipeline cannot be saved as data (a stage with a function of its own), the directory exists, or the
-        disk refuses.
+        When the pipeline cannot be saved as data (a stage with a function of its own) or could not be loaded again (which
+        is tried first, with the golden rows), the directory exists, or the disk refuses.
     ParameterError
         When `sign_with` is no private key.
     MissingExtraError
@@ -184,15 +184,16 @@ def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[
     """The pipeline as named pieces, `digest` and `manifest.json` first; the model's files are written into the folder."""
     model = pipeline.model
     try:
-        model.adapter.save(model.native, folder)
+        (folder / "model").mkdir()
+        model.adapter.save(model.native, folder / "model")
+        if pipeline.preprocessor is not None:
+            (folder / "preprocessor.json").write_bytes(strictjson.dumps(pipeline.preprocessor.to_json(), indent=1))
+        (folder / "golden.json").write_bytes(strictjson.dumps(_golden(pipeline)))
     except OSError as error:
         raise manifest.no_room(f"The {model.framework} model", error) from error
     body: dict[str, archive.Content] = {
-        f"model/{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
-    if pipeline.preprocessor is not None:
-        body["preprocessor.json"] = strictjson.dumps(pipeline.preprocessor.to_json(), indent=1)
-    body["golden.json"] = strictjson.dumps(_golden(pipeline))
     bad = [name for name in body if not archive.is_name(name)]
     if bad:
         raise ArtifactError(
@@ -215,6 +216,7 @@ def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[
         "members": manifest.listing(body),
     }
     text = strictjson.dumps(about, indent=1)
+    _read_back(model, strictjson.loads(text, manifest.MANIFEST), folder)
     outer: dict[str, archive.Content] = {
         manifest.DIGEST: archive.sha256_of(text).encode(),
         manifest.MANIFEST: text,
@@ -224,6 +226,20 @@ def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[
 
         outer[manifest.SIGNATURE] = signature.sign(text, sign_with)
     return {**outer, **body}
+
+
+def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
+    """Load what is about to be saved. Raises ArtifactError when it cannot be loaded, or predicts otherwise."""
+    try:
+        _pipeline(about, folder, "save", model.adapter.load_options(model.native))
+    except MissingExtraError:
+        raise
+    except Exception as error:  # before any file is written: whatever it is, `load` would meet it
+        raise ArtifactError(
+            f"save: this {model.framework} pipeline could not be loaded again, so nothing was written.",
+            f"Expected what `load` reads; got {type(error).__name__}: {' '.join(str(error).split())[:500]}",
+            "change what the error names; the pipeline itself can still be used in this process.",
+        ) from error
 
 
 def _pipeline(about: Mapping[str, Any], directory: Path, where: str, options: Mapping[str, Any]) -> InferencePipeline:
