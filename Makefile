@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint package bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -70,9 +70,21 @@ $(VENV)/.horovod: $(VENV)/.everything
 horovod: $(VENV)/.horovod  ## build Horovod with gloo into the environment (minutes), and test it on two workers
 	$(PYTEST) -q tests/frameworks/test_horovod.py
 
-lint: $(VENV)/.dev  ## style and types
+lint: $(VENV)/.dev  ## style, spelling and types
 	$(BIN)/ruff check .
+	$(BIN)/typos
 	$(BIN)/mypy
+
+# The wheel as a user installs it: into an empty environment, away from the source, where the path is walked.
+package: $(VENV)/.dev  ## build sdist and wheel, install the wheel into an empty environment and walk the path
+	rm -rf dist $(VENV)/package
+	$(BIN)/python -m build --quiet
+	$(PYTHON) -m venv $(VENV)/package 2>/dev/null || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV)/package && $(PYTHON) -m pip --quiet --python $(VENV)/package/bin/python install pip; }
+	$(VENV)/package/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt "$$(ls dist/*.whl)[xgboost]"
+	cp examples/in_process.py examples/proposal.py $(VENV)/package/
+	cd $(VENV)/package && bin/python in_process.py && bin/python proposal.py && bin/rayline --help > /dev/null
+	du -sh dist/*.whl $(VENV)/package
 
 bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side with what they are compared with
 	$(BIN)/python -m bench
