@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import time
@@ -15,8 +17,9 @@ EVERY_S = 0.1
 class Line:
     """A line of progress. `part` adds what is done, `now` shows what goes on; parts stay, the rest is replaced."""
 
-    def __init__(self, title: str, status: Any = None) -> None:
-        self._title, self._status, self._parts, self._shown = title, status, list[str](), 0.0
+    def __init__(self, title: str, live: Any = None) -> None:
+        self._title, self._live, self._parts, self._shown = title, live, list[str](), 0.0
+        self._spinner: Any = None
 
     def part(self, text: str) -> None:
         """Add something that is done."""
@@ -31,13 +34,27 @@ class Line:
     @property
     def is_due(self) -> bool:
         """Whether something new would be shown now."""
-        return self._status is not None and time.monotonic() - self._shown > EVERY_S
+        return self._live is not None and time.monotonic() - self._shown > EVERY_S
 
     def _show(self, text: str, below: Callable[[], Any] | None = None) -> None:
         self._shown = time.monotonic()
-        if self._status is not None:
+        if self._live is not None:
             line = f"{self._title}  {' · '.join([*self._parts, *([text] if text else [])])}"
-            self._status.update(line if below is None else _stacked(line, below()))
+            self._live.update(self._rendered(line, below))
+
+    def _rendered(self, text: str, below: Callable[[], Any] | None) -> Any:
+        """A line that is cut where the terminal ends, behind something that turns, and what is below it."""
+        from rich.console import Group
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        self._spinner = self._spinner or Spinner("dots")
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True, min_width=1)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(self._spinner, Text(text))
+        return line if below is None else Group(line, below())
 
     def __str__(self) -> str:
         return f"{self._title}  {' · '.join(self._parts)}"
@@ -60,10 +77,12 @@ def line(title: str, verbose: bool | None = None) -> Iterator[Line]:
         yield Line(title)
     elif sys.stderr.isatty():
         from rich.console import Console
+        from rich.live import Live
 
         console = Console(stderr=True)
-        with console.status(title) as status:
-            made = Line(title, status)
+        with Live(console=console, transient=True, refresh_per_second=10) as live, _logs_above():
+            made = Line(title, live)
+            made.now("")
             yield made
         console.print(str(made), highlight=False, markup=False)
     else:
@@ -85,8 +104,30 @@ def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
 
 
-def _stacked(line: str, below: Any) -> Any:
-    from rich.console import Group
-    from rich.text import Text
+def left(done: int, total: int | None, since: int, elapsed_s: float) -> str:
+    """How far something is, and how long it still takes, when it is so long since fewer were done.
 
-    return Group(Text(line), below)
+    >>> left(20, 100, 10, 5.0), left(20, None, 10, 5.0), left(100, 100, 10, 5.0)
+    ('20/100, about 40 s left', '20', '100/100')
+    """
+    if not total or done > total:
+        return f"{done}"
+    if done == total or done <= since:
+        return f"{done}/{total}"
+    return f"{done}/{total}, about {seconds(elapsed_s / (done - since) * (total - done))} left"
+
+
+@contextlib.contextmanager
+def _logs_above() -> Iterator[None]:
+    """Handlers of `logging` that were made before hold the terminal itself; while a line lives they write above it."""
+    loggers = [logging.getLogger(), *(found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger))]
+    handlers = {handler for logger in loggers for handler in logger.handlers if type(handler) is logging.StreamHandler}
+    proxies = {getattr(proxy, "rich_proxied_file", proxy): proxy for proxy in (sys.stderr, sys.stdout)}
+    redirected = [(handler, handler.stream) for handler in handlers if handler.stream in proxies]
+    for handler, stream in redirected:
+        handler.setStream(proxies[stream])
+    try:
+        yield
+    finally:
+        for handler, stream in redirected:
+            handler.setStream(stream)

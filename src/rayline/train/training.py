@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,21 @@ class Training:
     run: Run
     line: progress.Line
     score: Sequence[str]
+    _first: tuple[int, float] | None = None
+
+    def _place(self, iteration: int) -> str:
+        """How far the training is, by the pace since the first iteration that was reported."""
+        first, at = self._first or (iteration + 1, time.perf_counter())
+        return progress.left(iteration + 1, self._total, first, time.perf_counter() - at)
+
+    @cached_property
+    def _total(self) -> int | None:
+        """How many iterations there will be at most, where the arguments say so."""
+        trainer, adapter = self.trainer, self.trainer.adapter
+        count: Any = adapter.resumable(*trainer.args, **trainer.kwargs)
+        if not count and adapter.iterations:
+            count = adapter.argument(adapter.iterations, trainer.args, trainer.kwargs)
+        return count if isinstance(count, int) and count > 0 else None
 
     @property
     def work(self) -> Work:
@@ -138,8 +155,11 @@ class Training:
         for callback in self.callbacks:
             if callback.on_iteration(self.run, iteration, values):
                 self.run.stop(type(callback).__name__)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.line.now(f"{self.trainer.framework} iteration {iteration + 1}  {shown}")
+        self._first = self._first or (iteration + 1, time.perf_counter())
+        if self.line.is_due:
+            ordered = sorted(values.items(), key=lambda item: item[0].startswith("train-"))
+            shown = "  ".join(f"{name.replace('-', ' ', 1)} {value:.4g}" for name, value in ordered)
+            self.line.now(f"{self.trainer.framework} iteration {self._place(iteration)}  {shown}")
         return bool(self.run.stopped_by)
 
     def keep(self, iteration: int, save: Callable[[Path], None]) -> None:
