@@ -188,7 +188,7 @@ def _ray(
 
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     results: dict[tuple[str, int], list[Load]] = {}
 
     def ask(name: str, port: int, request: bytes) -> None:

@@ -49,7 +49,7 @@ def run(options: Options) -> Section:
         packages=("ray", "xgboost-cpu", "scikit-learn"),
     )
     os.environ["RAYLINE_QUIET"] = "1"
-    started = seconds(lambda: ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"))
+    started = seconds(lambda: ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"))
     note(f"Ray has started in {started:.1f} s")
     parts: list[Callable[[], list[Comparison]]] = [
         lambda: small(options, rows),

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.pop("RAY_ADDRESS", None)  # no test joins a Ray that somebody else has started
 
 # Other examples at every run here, the same ones in CI: what it says of a change must be the change's doing.
 hypothesis.settings.register_profile("rayline", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")))
@@ -22,7 +23,7 @@ def ray_session() -> Iterator[Any]:
     import ray
 
     assert not ray.is_initialized(), "a test started Ray without asking for ray_session"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
     ray.shutdown()

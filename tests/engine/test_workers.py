@@ -341,7 +341,7 @@ def script(code: str, folder: Path) -> None:
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_two_workers_from_a_dataset_on_few_cpus(tmp_path: Path, cpus: int) -> None:
     script(
-        f"ray.init(num_cpus={cpus}, **quiet); data = read()\n"
+        f"ray.init('local', num_cpus={cpus}, **quiet); data = read()\n"
         "out = engine.train(seen, num_workers=2, train=data, test=data, prepare=encode, prepare_test=encode, "
         f"resources_per_worker={None if cpus == 1 else {'CPU': 1}})\n"
         "assert [o['train'].height for o in out] == [50, 51]\n",
@@ -352,7 +352,7 @@ def test_two_workers_from_a_dataset_on_few_cpus(tmp_path: Path, cpus: int) -> No
 @pytest.mark.slow
 def test_each_rank_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     script(
-        "import os; ray.init(num_cpus=2, num_gpus=2, **quiet)\n"  # Ray does not look whether they are there
+        "import os; ray.init('local', num_cpus=2, num_gpus=2, **quiet)\n"  # Ray does not look whether they are there
         "given = engine.train(lambda w: os.environ['CUDA_VISIBLE_DEVICES'], num_workers=2, train=TABLE, use_gpu=True)\n"
         "assert sorted(given) == ['0', '1'], given\n",
         tmp_path,
