@@ -137,3 +137,75 @@ ray.shutdown()
 @pytest.mark.slow
 def test_two_workers_on_two_cpus_never_hang() -> None:
     run(NEVER_HANGS)
+
+
+LOST_NODE = '''
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+import xgboost
+from ray.cluster_utils import Cluster
+
+import rayline as rl
+from rayline import data, train
+from rayline.testing import training_table
+
+folder = Path(sys.argv[1])
+
+
+class Slow(xgboost.callback.TrainingCallback):
+    """Says where it is."""
+
+    def after_iteration(self, model, epoch, evals_log):
+        (folder / f"{ray.get_runtime_context().get_node_id()}-{epoch}").touch()
+        time.sleep(0.1)
+        return False
+
+
+def lose(node):
+    """Let a node go in the middle of a training, with all its processes."""
+    while not (folder / f"{node.node_id}-12").exists():
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def fit(max_failures):
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    threading.Thread(target=lose, args=[node], daemon=True).start()
+    trainer = train.XGBoostTrainer(
+        {"eta": 0.3}, num_boost_round=16, num_workers=2, max_failures=max_failures, checkpoint_every=5, seed=1
+    )
+    return node, trainer.fit(None, rows, None, ["late"], callbacks=[Slow()], verbose=False)
+
+
+if __name__ == "__main__":
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
+    )
+    try:
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+        training_table(1200).select("wind", "hour", "late").write_parquet(folder / "t.parquet")
+        rows = data.read_parquet(folder / "t.parquet").repartition(4)
+        node, result = fit(max_failures=1)
+        assert (folder / f"{node.node_id}-12").exists() and not (folder / f"{node.node_id}-15").exists()
+        assert result.history["iteration"].to_list() == list(range(16)), result.history
+        try:
+            fit(max_failures=0)
+        except rl.TrainingError as error:
+            assert "was lost with its node" in str(error) and "max_failures=1" in str(error), error
+        else:
+            raise AssertionError("nobody missed the node")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+'''
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_survived_and_named(tmp_path: Path) -> None:
+    run(LOST_NODE, str(tmp_path))

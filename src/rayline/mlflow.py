@@ -6,12 +6,12 @@ model registries and Spark UDFs work, and opening the model runs no code of the 
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from rayline.core import scratch
 from rayline.core.errors import MissingExtraError
 from rayline.core.schema import Kind, kind_of
 from rayline.inference.artifact import load
@@ -52,14 +52,14 @@ def log_model(model: Any, name: str = "model", **options: Any) -> Any:
         mlflow.pyfunc.load_model(info.model_uri).predict(table)
     """
     pipeline = as_pipeline(model)
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-        pipeline.save(Path(folder) / FILE)
+    with scratch.folder("model") as folder:
+        pipeline.save(folder / FILE)
         if mlflow.active_run() is not None and pipeline.model.metrics:
             mlflow.log_metrics(pipeline.model.metrics)
         return mlflow.pyfunc.log_model(
             name=name,
             loader_module="rayline.mlflow",
-            data_path=str(Path(folder) / FILE),
+            data_path=str(folder / FILE),
             signature=signature(pipeline),
             pip_requirements=options.pop("pip_requirements", ["rayline"]),
             **options,

@@ -14,30 +14,39 @@ def trainer(**options: object) -> train.Trainer:
 
 
 def test_in_the_trial_itself() -> None:
-    found = plan(trainer(), None, {"CPU": 4})
+    found = plan(trainer(), None, [{"CPU": 4}])
     assert (found.resources, found.concurrency, found.n_threads) == ({"CPU": 1.0}, 4, 1)
-    assert plan(trainer(), 3, {"CPU": 4}).concurrency == 3
-    two = plan(trainer(resources_per_worker={"CPU": 2}), None, {"CPU": 5})
+    assert plan(trainer(), 3, [{"CPU": 4}]).concurrency == 3
+    two = plan(trainer(resources_per_worker={"CPU": 2}), None, [{"CPU": 5}])
     assert (two.concurrency, two.n_threads) == (2, 2)
 
 
+def test_a_worker_is_on_one_node() -> None:
+    two = trainer(resources_per_worker={"CPU": 2})
+    assert plan(two, None, [{"CPU": 3}, {"CPU": 3}]).concurrency == 2  # not three, as their sum says
+    assert plan(trainer(num_workers=2, resources_per_worker={"CPU": 2}), None, [{"CPU": 5}, {"CPU": 3}]).concurrency == 1
+
+
 def test_workers_take_their_resources_themselves() -> None:
-    found = plan(trainer(num_workers=2, use_gpu=True), None, {"CPU": 8, "GPU": 4})
+    found = plan(trainer(num_workers=2, use_gpu=True), None, [{"CPU": 8, "GPU": 4}])
     assert found.concurrency == 2
     assert found.resources.required_resources == {"memory": 1}
-    assert plan(trainer(num_workers=2), 7, {"CPU": 2}).concurrency == 1
+    assert plan(trainer(num_workers=2), 7, [{"CPU": 2}]).concurrency == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "cluster", "message"),
+    ("options", "nodes", "message"),
     [
-        ({"num_workers": 3}, {"CPU": 2}, "3 × 1 = 3 CPU, and the cluster has 2"),
-        ({"num_workers": 2, "resources_per_worker": {"CPU": 2}}, {"CPU": 3}, "2 × 2 = 4 CPU, and the cluster has 3"),
-        ({"num_workers": 1, "use_gpu": True}, {"CPU": 2}, "1 × 1 = 1 GPU, and the cluster has 0"),
+        ({"num_workers": 3}, [{"CPU": 2}], "3 × 1 = 3 CPU, and the cluster has 2"),
+        ({"num_workers": 2, "resources_per_worker": {"CPU": 2}}, [{"CPU": 2}, {"CPU": 1}], "2 × 2 = 4 CPU, and the cluster has 3"),
+        ({"num_workers": 1, "use_gpu": True}, [{"CPU": 2}], "1 × 1 = 1 GPU, and the cluster has 0"),
+        ({"resources_per_worker": {"CPU": 2}}, [{"CPU": 1}] * 2, r"1 × \(2 CPU\), each of them on one node.(.|\n)*1 CPU; 1 CPU"),
+        ({"num_workers": 2, "resources_per_worker": {"CPU": 2}}, [{"CPU": 3}, {"CPU": 1}], r"2 × \(2 CPU\), each"),
+        ({"resources_per_worker": {"CPU": 1, "x": 1}}, [{"CPU": 1}, {"x": 1}], r"1 × \(1 CPU, 1 x\), each"),
     ],
 )
 def test_the_impossible_is_refused_with_the_arithmetic(
-    options: dict[str, object], cluster: dict[str, float], message: str
+    options: dict[str, object], nodes: list[dict[str, float]], message: str
 ) -> None:
     with pytest.raises(ResourceError, match=message):
-        plan(trainer(**options), None, cluster)
+        plan(trainer(**options), None, nodes)

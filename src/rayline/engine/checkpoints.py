@@ -7,7 +7,6 @@ import io
 import secrets
 import socket
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import fsspec  # Ray Data brings it
 from pyarrow import fs
 
+from rayline.core import scratch
 from rayline.core.errors import ResourceError
 
 ARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
@@ -27,8 +27,8 @@ KEEP = 2
 
 def pack(save: Callable[[Path], None]) -> bytes:
     """What `save(directory)` writes, as bytes."""
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-        save(Path(folder))
+    with scratch.folder("checkpoint") as folder:
+        save(folder)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             archive.add(folder, arcname=".")

@@ -5,7 +5,7 @@ again from it when a worker is lost.
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,14 +14,16 @@ from typing import Any, TypeAlias
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayline.core import scratch
 from rayline.core.errors import ParameterError, RaylineError, ResourceError, TrainingError
+from rayline.core.waiting import patience
 from rayline.engine.checkpoints import Storage, unpack
 from rayline.engine.pieces import Piece, first_line
-from rayline.engine.placement import WHERE, Plan
+from rayline.engine.placement import WHERE, Plan, busy, free, gone
 from rayline.engine.workers import Heard, Start, WorkerActor
 
 Coordinate: TypeAlias = Callable[[int, str], AbstractContextManager[Mapping[str, Any]]]
@@ -38,6 +40,12 @@ SHARE_S = 1.0
 GRACE_S = 1.0
 """Seconds in which a lost worker has to show, when another one has failed because of it."""
 
+LOSS_S = 60.0
+"""Seconds in which Ray has to say what has become of a worker that does not answer: of a lost machine it hears late."""
+
+AGAIN_S = 0.5
+"""Seconds between two questions to a worker that cannot be reached."""
+
 CHECKPOINT_EVERY = 10
 """Iterations between checkpoints when failures are to be survived and nobody says how often."""
 
@@ -48,7 +56,6 @@ class Shares:
 
     train: Sequence[Sequence[Piece]]
     test: Sequence[Sequence[Piece]] | None
-    kept: Any = field(default=None, repr=False)  # what keeps the blocks there
 
 
 @dataclass
@@ -60,7 +67,7 @@ class Training:
     function
         What every rank runs: it is given a `Worker`.
     plan
-        Where the ranks are.
+        Where the ranks are; it is made for each attempt, as a node may have gone.
     coordinate
         A context manager of (world size, the driver's host) that gives what the workers need to find one another.
     on_report, on_checkpoint
@@ -72,7 +79,7 @@ class Training:
     """
 
     function: Callable[[Any], Any]
-    plan: Plan
+    plan: Callable[[], Plan]
     coordinate: Coordinate
     on_report: Callable[[int, Mapping[str, float]], bool]
     on_checkpoint: Callable[[int, Path], None] | None
@@ -98,19 +105,38 @@ class Training:
         """
         packed = _packed(self.function)
         shares: Shares | None = None
+        before: TrainingError | None = None
         for attempt in range(self.max_failures + 1):
-            with _Group(self.plan, packed) as group:
+            plan = self._planned(before)
+            with _Group(plan, packed) as group:
                 try:
                     shares = shares or share()
                     group.join()
-                    with self.coordinate(len(self.plan.nodes), ray.util.get_node_ip_address()) as rendezvous:
+                    with self.coordinate(len(plan.nodes), ray.util.get_node_ip_address()) as rendezvous:
                         return self._attempt(group, rendezvous, shares)
                 except LostError as lost:
-                    error = lost.as_error(len(self.plan.nodes), attempt, self.max_failures)
+                    error = lost.as_error(plan, attempt, self.max_failures)
                     if attempt == self.max_failures or not isinstance(error, TrainingError):
                         raise error from lost.error
-                    self._again = self._heard
+                    self._again, before = self._heard, error
         raise AssertionError
+
+    def _planned(self, before: TrainingError | None) -> Plan:
+        """Where the next group runs. After a loss, a node that is replaced has time to come."""
+        until = time.monotonic() + PLACE_S
+        while True:
+            try:
+                return self.plan()
+            except ResourceError as error:
+                if before is None:
+                    raise
+                if time.monotonic() > until:
+                    raise ResourceError(
+                        f"{WHERE}: the workers that were lost cannot start again on the nodes that are left.",
+                        f"Expected room for them within {PLACE_S:.0f} s; {error.within(WHERE)}",
+                        "add a node, or ask for fewer workers or for less for each.",
+                    ) from before
+                time.sleep(AGAIN_S)
 
     def _attempt(self, group: _Group, rendezvous: Mapping[str, Any], shares: Shares) -> list[Any]:
         resume = None if self._last is None else self._last.checkpoint
@@ -146,8 +172,8 @@ class Training:
         self._last = heard
         if self.on_checkpoint is not None:
             content = self.storage.read(heard.checkpoint) if self.storage else heard.checkpoint
-            with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-                self.on_checkpoint(heard.iteration, unpack(content, Path(folder)))
+            with scratch.folder("checkpoint") as folder:
+                self.on_checkpoint(heard.iteration, unpack(content, folder))
         return False
 
 
@@ -194,13 +220,15 @@ class _Group:
 
     def join(self) -> None:
         """Wait until all workers are there, and reserve their CPUs."""
+        n, held = len(self.actors), dict(self.plan.held)
         for rank, joining in enumerate(self._joining):
             try:
-                self.peers.append(ray.get(joining, timeout=START_S))
+                with patience(lambda: busy(f"waiting for {n} workers with {held}", *held) if held else ""):
+                    self.peers.append(ray.get(joining, timeout=START_S))
             except GetTimeoutError as error:
                 raise ResourceError(
                     f"{WHERE}: rank {rank} of {len(self.actors)} did not start within {START_S:.0f} s.",
-                    f"Expected a worker with {dict(self.plan.held) or 'no resources'}; free are {_free()}.",
+                    f"Expected a worker with {dict(self.plan.held) or 'no resources'}; free are {free()}.",
                     "end what holds these resources, or ask for fewer workers.",
                 ) from error
             except RayError as error:
@@ -210,11 +238,12 @@ class _Group:
         bundles = [{"CPU": self.plan.cpus}] * len(self.actors)
         places = [{"ray.io/node-id": node} for node in self.plan.nodes]
         self._reserved = placement_group(bundles, strategy="PACK", bundle_label_selector=places)
-        if not self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S) and self.plan.strict:
-            n = len(self.actors)
+        with patience(lambda: busy(f"waiting for {n} × {self.plan.cpus:g} CPU for the workers")):
+            is_there = self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S)
+        if not is_there and self.plan.strict:
             raise ResourceError(
                 f"{WHERE}: the CPUs of {n} workers were not free within {PLACE_S:.0f} s.",
-                f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {_free()}.",
+                f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {free()}.",
                 "end what holds them, or ask for less (resources_per_worker).",
             )
 
@@ -230,7 +259,7 @@ class _Group:
             try:
                 value = ray.get(ready)
             except RayError as error:
-                raise _first_cause(runs, runs.get(ready, 0), error) from error
+                raise self._first_cause(runs, LostError(runs.get(ready, 0), error)) from error
             if ready != ear:
                 results[runs.pop(ready)] = value
                 self._runs.remove(ready)
@@ -241,6 +270,33 @@ class _Group:
                     told = True
             ear = None if None in value else first.listen.remote()
         return [results[rank] for rank in sorted(results)]
+
+    def _first_cause(self, runs: Mapping[Any, int], found: LostError) -> LostError:
+        """The loss that the others follow from: one rank that dies makes the rest fail in their communication."""
+        if not found.is_cause:
+            rest = [run for run in runs if runs[run] != found.rank]
+            done, unknown = ray.wait(rest, num_returns=len(rest), timeout=GRACE_S) if rest else ([], [])
+            failed = (LostError(runs[run], error) for run in done if (error := _error_of(run)) is not None)
+            silent = (self._lost(runs[run]) for run in unknown)
+            found = next((lost for lost in (*failed, *silent) if lost is not None and lost.is_cause), found)
+        if isinstance(found.error, ActorUnavailableError):  # until Ray knows, a new plan would have the lost node in it
+            found = self._lost(found.rank) or found
+        return found
+
+    def _lost(self, rank: int) -> LostError | None:
+        """Whether the process of a rank is gone: asked until it answers, or Ray says what has become of it."""
+        until, error = time.monotonic() + LOSS_S, None
+        while (left := until - time.monotonic()) > 0:
+            try:
+                ray.get(self.actors[rank].is_there.remote(), timeout=left)
+                return None
+            except ActorUnavailableError as unreachable:
+                error = unreachable
+                time.sleep(AGAIN_S)
+            except RayError as gone:
+                error = gone
+                break
+        return None if error is None else LostError(rank, error)
 
 
 class LostError(Exception):
@@ -257,8 +313,9 @@ class LostError(Exception):
             return True
         return isinstance(self.error.cause, RaylineError) and not isinstance(self.error.cause, TrainingError)
 
-    def as_error(self, n: int, attempt: int, max_failures: int) -> RaylineError:
+    def as_error(self, plan: Plan, attempt: int, max_failures: int) -> RaylineError:
         """The error that the user sees."""
+        n = len(plan.nodes)
         if isinstance(self.error, RayTaskError):
             cause = self.error.cause
             if isinstance(cause, RaylineError):
@@ -268,28 +325,28 @@ class LostError(Exception):
                 "Expected every rank to finish.",
                 "the error of the worker stands above this one.",
             )
+        node = gone(plan.nodes[self.rank])
+        failed = f"{attempt + 1} group{'s' * (attempt > 0)} of workers failed, and max_failures is {max_failures}"
+        more = "" if max_failures else "; max_failures=1 goes on from the last checkpoint"
+        if node is not None:
+            return TrainingError(
+                f"{WHERE}: rank {self.rank} of {n} was lost with its node {node}, which has left the cluster.",
+                f"Expected every node to stay; {failed}.",
+                f"see why the node ended (preempted, out of memory, unreachable){more}.",
+            )
         return TrainingError(
             f"{WHERE}: rank {self.rank} of {n} was lost: its process ended before its work did.",
-            f"Expected every rank to finish; {attempt + 1} groups of workers failed, and max_failures is {max_failures}.",
-            "look for a lack of memory or a crash in native code; max_failures=1 goes on from the last checkpoint.",
+            f"Expected every rank to finish; {failed}.",
+            f"look for a lack of memory or a crash in native code{more}.",
         )
 
 
-def _first_cause(runs: Mapping[Any, int], rank: int, error: RayError) -> LostError:
-    """The loss that the others follow from: one rank that dies makes the rest fail in their communication."""
-    found = LostError(rank, error)
-    rest = [run for run in runs if runs[run] != rank]
-    if found.is_cause or not rest:
-        return found
-    done, _ = ray.wait(rest, num_returns=len(rest), timeout=GRACE_S)
-    for run in done:
-        try:
-            ray.get(run)
-        except RayError as other:
-            lost = LostError(runs[run], other)
-            if lost.is_cause:
-                return lost
-    return found
+def _error_of(run: Any) -> RayError | None:
+    try:
+        ray.get(run)
+    except RayError as error:
+        return error
+    return None
 
 
 def _packed(function: Callable[[Any], Any]) -> bytes:
@@ -302,8 +359,3 @@ def _packed(function: Callable[[Any], Any]) -> bytes:
             "take out open files, locks and connections.",
         ) from error
     return packed
-
-
-def _free() -> str:
-    free = ray.available_resources()
-    return ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free) or "no CPU"

@@ -83,6 +83,38 @@ def refuse_no_room(where: str, needs: Mapping[str, float]) -> None:
         raise _too_much(where, "one worker does", there, 1, needs)
 
 
+def gone(node_id: str) -> str | None:
+    """The address of a node that is no longer there; None of one that is."""
+    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    return None if node is None or node["Alive"] else str(node["NodeManagerAddress"])
+
+
+def held_here(name: str) -> float:
+    """How much of a resource the task or actor holds that this runs in; nothing on the driver."""
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return 0.0
+    return float(context.get_assigned_resources().get(name, 0.0))
+
+
+def free() -> str:
+    """What is free in the cluster now."""
+    found = ray.available_resources()
+    return ", ".join(f"{found[name]:g} {name}" for name in ("CPU", "GPU") if name in found) or "no CPU"
+
+
+def busy(what: str, *names: str) -> str:
+    """A sentence on a wait when the cluster has nothing free of one of these resources (CPUs when omitted), else nothing."""
+    found, there = ray.available_resources(), ray.cluster_resources()
+    state = {name: (found.get(name, 0.0), there.get(name, 0.0)) for name in names or ("CPU",)}
+    if all(now >= 1.0 for now, _ in state.values()):
+        return ""
+    free_of = ", ".join(f"{now:g} of {whole:g} {name}" for name, (now, whole) in state.items())
+    held = {name: held_here(name) for name in state}
+    by = ", ".join(f"{amount:g} {name}" for name, amount in held.items() if amount)
+    return f"{what}: {free_of} free; the rest is held by tasks and actors of this Ray{f', {by} by this task itself' if by else ''}"
+
+
 def _share(there: Mapping[str, Mapping[str, float]], num_workers: int, asked: Mapping[str, float]) -> float:
     """The most whole CPUs that every worker can have; 0 when there are fewer CPUs than workers."""
     most = int(max((has.get("CPU", 0.0) for has in there.values()), default=0.0))

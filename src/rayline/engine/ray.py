@@ -23,11 +23,12 @@ from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
+from rayline.core.waiting import patience
 from rayline.engine.blocks import Mapped, Partial, RaylineActor, RaylineTask, Shipped, to_block, to_frame, write_part
 from rayline.engine.checkpoints import Storage
 from rayline.engine.group import Coordinate, Shares, Training
 from rayline.engine.pieces import Piece, first_line, shared
-from rayline.engine.placement import WHERE, Plan, refuse_no_room
+from rayline.engine.placement import WHERE, Plan, busy, held_here, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
 
 SAMPLE_ROWS = 1000
@@ -177,7 +178,11 @@ class RayEngine(Engine):
         if max_failures < 0:
             raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
         ensure_ray()
-        plan = Plan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+
+        def plan() -> Plan:
+            return Plan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+
+        plan()  # what the cluster has no room for is refused before anything is written
         training = Training(
             function=function,
             plan=plan,
@@ -190,8 +195,7 @@ class RayEngine(Engine):
         )
 
         def share() -> Shares:
-            rows, kept = _placed(train, prepare, num_workers)
-            others, kept_others = _placed(test, prepare_test, num_workers)
+            rows, others = _placed(train, prepare, num_workers), _placed(test, prepare_test, num_workers)
             if train is not None:
                 _refuse_too_few(rows, num_workers)
             if test is not None:
@@ -199,7 +203,6 @@ class RayEngine(Engine):
             return Shares(
                 [[]] * num_workers if train is None else shared(rows, num_workers),
                 None if test is None else shared(others, num_workers),
-                (kept, kept_others),
             )
 
         return training.run(share)
@@ -212,19 +215,18 @@ class RayEngine(Engine):
         return Plan.of(num_workers, resources, use_gpu=False).cpus
 
 
-def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> tuple[list[Piece], Any]:
-    """The prepared rows in the object store, and what keeps them there."""
+def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[Piece]:
+    """The prepared rows in the object store."""
     if data is None:
-        return [], None
+        return []
     if isinstance(data, Dataset):
         with _answering("preparation for training"):
             work = Mapped(Shipped.of(prepare or _as_it_is), tensors=False)
-            blocks = _own(data).map_batches(RaylineTask(work), batch_format="pyarrow").materialize()
-            return list(_rows(blocks)), blocks
+            return list(_rows(_own(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, -(-frame.height // num_workers))
-    return [Piece(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)], None
+    return [Piece(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
 
 
 def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
@@ -272,6 +274,7 @@ def _possible(placement: Placement | None) -> Placement:
 
 def _own(data: Dataset) -> Dataset:
     """The same dataset with settings of our own: no progress bar, blocks in their order, errors as they were raised."""
+    _refuse_no_cpu_left(data)
     own: Dataset = Dataset.copy(data, _deep_copy=True)
     own.context.enable_progress_bars = False
     own.context.execution_options.preserve_order = True
@@ -287,11 +290,34 @@ def _batch_size(data: Dataset) -> int | None:
 
 def _rows(data: Dataset) -> Iterator[Piece]:
     """The blocks in the order of the rows, as places in the object store."""
-    for bundle in data.iter_internal_ref_bundles():
+    for bundle in _bundles(data):
         for entry in bundle.blocks:
             rows = entry.metadata.num_rows
             if rows:
                 yield Piece(entry.ref, 0, rows)
+
+
+def _refuse_no_cpu_left(data: Dataset) -> None:
+    """Raise ResourceError in a task that has left no CPU for the tasks that make these rows: they would wait for its end."""
+    held = held_here("CPU")
+    if not held or isinstance(data, MaterializedDataset):
+        return
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if there - held < 1.0:
+        raise ResourceError(
+            f"A Dataset cannot be read inside a task that holds {held:g} of {there:g} CPU of this Ray.",
+            f"Expected at least 1 CPU for the tasks that read it; {there - held:g} are left.",
+            "give the task less (num_cpus=0 where it only waits), or read the Dataset on the driver.",
+        )
+
+
+def _bundles(data: Dataset) -> Iterator[Any]:
+    """The blocks as places in the object store, as they are ready; when the first one takes long, what it may wait for."""
+    _refuse_no_cpu_left(data)
+    with patience(lambda: busy("no rows of a Dataset are there yet")) as is_over:
+        for bundle in data.iter_internal_ref_bundles():
+            is_over()
+            yield bundle
 
 
 @contextlib.contextmanager
@@ -325,7 +351,7 @@ def _cut(pieces: Iterator[Piece], n_rows: int) -> Iterator[list[Piece]]:
 
 def _blocks(data: Dataset) -> Iterator[Any]:
     """The blocks, one after the other as they are ready."""
-    for bundle in data.iter_internal_ref_bundles():
+    for bundle in _bundles(data):
         yield from ray.get(list(bundle.block_refs))
 
 
@@ -356,7 +382,10 @@ def _answering(what: str) -> Iterator[None]:
 
 
 def _schema_of(data: Dataset) -> pl.Schema:
-    known = data.schema(fetch_if_missing=False) or _own(data).schema()
+    known = data.schema(fetch_if_missing=False)
+    if known is None:
+        with patience(lambda: busy("no rows of a Dataset are there yet")):
+            known = _own(data).schema()
     if known is None:
         return pl.Schema()
     twice = sorted({name for name in known.names if known.names.count(name) > 1})

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,8 +31,15 @@ def ensure_ray() -> None:
     ResourceError
         When Ray cannot be reached or started.
     """
-    if ray.is_initialized():
-        return
+    with _starting:  # of two threads the second takes what the first has started
+        if not ray.is_initialized():
+            _start()
+
+
+_starting = threading.Lock()
+
+
+def _start() -> None:
     address = os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":

@@ -7,7 +7,6 @@ import os
 import pickle
 import queue
 import socket
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import polars as pl
 import ray
 
+from rayline.core import scratch
 from rayline.core.errors import RaylineError
 from rayline.engine.checkpoints import Storage, pack, unpack
 from rayline.engine.pieces import Piece
@@ -86,9 +86,9 @@ class WorkerActor:
             stack.callback(self._outbox.put, None)
             directory = None
             if resume is not None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rayline-"))
+                folder = stack.enter_context(scratch.folder("checkpoint"))
                 content = start.storage.read(resume) if start.storage and isinstance(resume, str) else resume
-                directory = unpack(content, Path(folder))
+                directory = unpack(content, folder)
             worker = Worker(
                 rank=self._rank,
                 world_size=self._world_size,
@@ -115,6 +115,10 @@ class WorkerActor:
             while heard[-1] is not None:
                 heard.append(self._outbox.get_nowait())
         return heard
+
+    @ray.method(concurrency_group="tell")
+    def is_there(self) -> None:
+        """Answers while this process lives, whatever it works on."""
 
     @ray.method(concurrency_group="tell")
     def stop(self) -> None:

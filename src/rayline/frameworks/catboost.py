@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline.core import scratch
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, Job, Native, Rows
@@ -209,7 +209,7 @@ class CatBoost(Framework):
             import onnx
         except ImportError as error:
             raise MissingExtraError.of("to_onnx of a CatBoost model", "onnx", "onnx") from error
-        with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+        with scratch.folder("catboost") as folder:
             model.save_model(f"{folder}/model.onnx", format="onnx")
             made = onnx.load(f"{folder}/model.onnx")
         trees = made.graph.node[0]

@@ -6,13 +6,13 @@ import contextlib
 import copy
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rayline.core import scratch
 from rayline.core.errors import MissingExtraError
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target
@@ -39,9 +39,9 @@ def fit(
     save: Callable[[Path], None],
 ) -> None:
     """Train the model in place; `save` writes its files, for checkpoints."""
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+    with scratch.folder("trainer") as folder:
         # Its arguments begin the conversation of the workers.
-        args = transformers.TrainingArguments(**_arguments(job, folder, training_args))
+        args = transformers.TrainingArguments(**_arguments(job, str(folder), training_args))
         trainer = _Trainer(
             model=model,
             args=args,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Job
 from rayline.core.target import Task
@@ -53,7 +53,7 @@ def fit(
     callbacks: Sequence[Any],
 ) -> Any:
     """The module, trained by Lightning's Trainer on this worker's rows and together with the other workers."""
-    with seeded(job), tempfile.TemporaryDirectory(prefix="rayline-") as folder, warnings.catch_warnings():
+    with seeded(job), scratch.folder("lightning") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that are not ours
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         made = modules.built(job, module, module_kwargs, inputs)

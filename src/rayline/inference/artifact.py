@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core import registry, strictjson
+from rayline.core import registry, scratch, strictjson
 from rayline.core.errors import ArtifactError, MissingExtraError, RaylineError
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
@@ -85,8 +84,8 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
     >>> loaded.predict([{"x": 3.0}])
     [{'prediction': 'yes'}]
     """
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-        archive.write(Path(path), _members(pipeline, Path(folder), sign_with), directory=directory)
+    with scratch.folder("artifact") as folder:
+        archive.write(Path(path), _members(pipeline, folder, sign_with), directory=directory)
 
 
 def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> str:
@@ -118,12 +117,12 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
     from rayline.inference import signature  # optional: it needs cryptography
 
     place, where = Path(path), str(path)
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+    with scratch.folder("artifact") as folder:
         with archive.opened(place, sys.maxsize) as members:
             about = manifest.parse(members, where, expected_digest)
-            manifest.extract(members, about, Path(folder), where)
+            manifest.extract(members, about, folder, where)
             outer: dict[str, archive.Content] = {n: members.read(n) for n in (manifest.DIGEST, manifest.MANIFEST)}
-            body = {name: Path(folder) / name for name in members.sizes if name not in manifest.OUTER}
+            body = {name: folder / name for name in members.sizes if name not in manifest.OUTER}
         own = signature.sign(bytes(outer[manifest.MANIFEST]), key)
         if place.is_dir():
             archive.replace_in(place, manifest.SIGNATURE, own)
@@ -173,11 +172,11 @@ def load(
         On an option that the framework does not know.
     """
     where = str(path)
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
+    with scratch.folder("artifact") as folder:
         with archive.opened(Path(path), max_bytes) as members:
             about = manifest.parse(members, where, expected_digest, trusted_keys)
-            manifest.extract(members, about, Path(folder), where)
-        return _pipeline(about, Path(folder), where, options)
+            manifest.extract(members, about, folder, where)
+        return _pipeline(about, folder, where, options)
 
 
 def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[str, archive.Content]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import registry, scratch
 from rayline.core.errors import ParameterError, PredictionError, RaylineError, counted, shorten
 from rayline.core.features import Features
 from rayline.core.framework import Framework, Native
@@ -244,16 +243,16 @@ class Model:
 
 def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
     """The files that the framework writes for a model, by relative path."""
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-        root = Path(folder)
+    with scratch.folder("model") as folder:
+        root = folder
         adapter.save(native, root)
         return files_in(root)
 
 
 def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str, Any] | None = None) -> Any:
     """The model from such files, whose names must be known to be harmless. Raises as `read`."""
-    with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-        root = Path(folder)
+    with scratch.folder("model") as folder:
+        root = folder
         write_files(root, files)
         return read(adapter, root, options)
 

@@ -5,7 +5,6 @@ Population based training finds such schedules (`rayline.tune.population`), and 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rayline.core import scratch
 from rayline.core.framework import Framework, Job
 
 
@@ -61,9 +61,9 @@ class Leg:
 def train(adapter: Framework, job: Job, legs: Sequence[Leg]) -> Any:
     """One leg after the other, each from the checkpoint of the one before. Returns the model of the last."""
     native = None
-    with tempfile.TemporaryDirectory(prefix="rayline-legs-") as folder:
+    with scratch.folder("legs") as folder:
         for leg in legs:
-            directory = Path(folder) / str(leg.number)
+            directory = folder / str(leg.number)
 
             def keep(save: Callable[[Path], None], directory: Path = directory) -> None:
                 directory.mkdir()

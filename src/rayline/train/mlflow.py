@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rayline.core import scratch
 from rayline.core.errors import ParameterError
 from rayline.train.callbacks import Run
 from rayline.train.tracking import Tracker
@@ -79,9 +79,9 @@ class MLflow(Tracker):
 
     def finished(self, run: Run) -> None:
         if self.save_pipeline and run.result is not None:
-            with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-                run.result.inference_pipeline.save(Path(folder) / "pipeline.rayline")
-                self._record.file(Path(folder) / "pipeline.rayline")
+            with scratch.folder("model") as folder:
+                run.result.inference_pipeline.save(folder / "pipeline.rayline")
+                self._record.file(folder / "pipeline.rayline")
 
 
 class _MLflow:

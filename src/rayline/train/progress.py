@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from rayline.core import waiting
 
 EVERY_S = 0.1
 
@@ -17,8 +18,9 @@ EVERY_S = 0.1
 class Line:
     """A line of progress. `part` adds what is done, `now` shows what goes on; parts stay, the rest is replaced."""
 
-    def __init__(self, title: str, live: Any = None) -> None:
+    def __init__(self, title: str, live: Any = None, *, plain: bool = False) -> None:
         self._title, self._live, self._parts, self._shown = title, live, list[str](), 0.0
+        self._plain = plain  # no terminal, but somebody reads it
         self._spinner: Any = None
 
     def part(self, text: str) -> None:
@@ -30,6 +32,13 @@ class Line:
         """Show what is going on, in a terminal with something of Rich's below it; at most ten times a second."""
         if self.is_due:
             self._show(text, below)
+
+    def wait(self, text: str) -> None:
+        """Say what is waited for: in a terminal in the line, elsewhere once in a line of its own."""
+        self._show(text)
+        if self._plain:
+            self._plain = False
+            print(f"{self._title}  {text}", file=sys.stderr, flush=True)  # noqa: T201  # as in `line`
 
     @property
     def is_due(self) -> bool:
@@ -71,10 +80,9 @@ def line(title: str, verbose: bool | None = None) -> Iterator[Line]:
     verbose
         False for none; None leaves it to the environment variable RAYLINE_QUIET.
     """
-    if verbose is None:
-        verbose = os.environ.get("RAYLINE_QUIET", "") in ("", "0")
-    if not verbose:
-        yield Line(title)
+    if not (waiting.is_verbose() if verbose is None else verbose):
+        with waiting.told_to(lambda text: None):
+            yield Line(title)
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live
@@ -83,11 +91,13 @@ def line(title: str, verbose: bool | None = None) -> Iterator[Line]:
         with Live(console=console, transient=True, refresh_per_second=10) as live, _logs_above():
             made = Line(title, live)
             made.now("")
-            yield made
+            with waiting.told_to(made.wait):
+                yield made
         console.print(str(made), highlight=False, markup=False)
     else:
-        made = Line(title)
-        yield made
+        made = Line(title, plain=True)
+        with waiting.told_to(made.wait):
+            yield made
         print(made, file=sys.stderr, flush=True)  # noqa: T201  # this is the one place that prints
 
 

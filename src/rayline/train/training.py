@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import registry, scratch
 from rayline.core.errors import TrainingError
 from rayline.data import conform
 from rayline.data.preprocessor import Preprocessor
@@ -166,9 +165,9 @@ class Training:
         """After an iteration in this process: a checkpoint for the callbacks, when one is due."""
         every = self.checkpoint_every
         if every is not None and (iteration + 1) % every == 0:
-            with tempfile.TemporaryDirectory(prefix="rayline-") as folder:
-                save(Path(folder))
-                self.kept(iteration, Path(folder))
+            with scratch.folder("checkpoint") as folder:
+                save(folder)
+                self.kept(iteration, folder)
 
     def kept(self, iteration: int, directory: Path) -> None:
         """After a checkpoint."""

@@ -49,6 +49,8 @@ class Analysis:
         What was optimised, and whether it was to be small ("min") or large ("max").
     seconds
         How long the run took.
+    interrupted
+        Whether the user ended it before all trials were finished.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Analysis:
         *,
         seconds: float,
         verbose: bool | None = None,
+        interrupted: bool = False,
     ) -> None:
+        self.interrupted = interrupted
         self.trials, self._prepared, self._journal, self.seconds, self._verbose = (
             list(trials),
             prepared,
@@ -367,7 +371,8 @@ class Analysis:
             for word, n in (("stopped early", fits["stopped"]), ("taken over", fits["reused"]))
             if n
         ]
-        return " · ".join([*parts, *saved, *([f"{failed} failed"] if failed else [])])
+        ends = [*([f"{failed} failed"] if failed else []), *(["interrupted"] if self.interrupted else [])]
+        return " · ".join([*parts, *saved, *ends])
 
     @property
     def of_class(self) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
 
+from rayline.core.waiting import PATIENCE_S
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
-from rayline.tune import live, space
+from rayline.tune import live
 from rayline.tune.journal import Journal
 from rayline.tune.prepare import Prepared
+from rayline.tune.quiet import Interruption
 from rayline.tune.record import FoldScore, Trial
-from rayline.tune.trial import BOX, told
+from rayline.tune.trial import BOX, own_config, told
 
 DEATHS = 3
 """How often a trial starts again after its process has died."""
+
+
+class StopSearch(Exception):  # noqa: N818  # no error: the user's wish
+    """Ends the trials of a search that was interrupted."""
 
 
 @dataclass
@@ -43,8 +50,10 @@ class Book(tune.Callback):
         budget_s: float | None,
         callbacks: Sequence[Callback],
         watched: Run,
+        waiting: Callable[[], str] = lambda: "",
     ) -> None:
-        self._callbacks, self._watched = callbacks, watched
+        self._callbacks, self._watched, self._waiting = callbacks, watched, waiting
+        self.interruption = Interruption()
         self._journal, self._line, self._n_folds = journal, line, len(prepared.problem.folds)
         self._metric, self._mode, self._total, self._budget_s = prepared.problem.metric, prepared.mode, total, budget_s
         self._entries: dict[str, Entry] = {}
@@ -63,7 +72,11 @@ class Book(tune.Callback):
         return sorted((entry.trial for entry in self._entries.values()), key=lambda trial: trial.number)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.interruption.signal is not None:
+            raise StopSearch  # Ray Tune then ends the actors of all trials
         self._number(trials)
+        if not self._entries and trials and time.monotonic() - self._started > PATIENCE_S:
+            self._line.wait(self._waiting())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._number(trials)
@@ -108,14 +121,18 @@ class Book(tune.Callback):
         if not entry.over:
             entry.over = True
             self.trials()  # puts its folds in their order
-            for callback in self._callbacks:
-                callback.on_trial(self._watched, entry.trial)
+            try:
+                for callback in self._callbacks:
+                    callback.on_trial(self._watched, entry.trial)
+            except KeyboardInterrupt:
+                self.interruption.signal = signal.SIGINT
+                raise StopSearch from None
         self._show()
 
     def _entry(self, trials: Sequence[Any], trial: Any) -> Entry:
         if trial.trial_id not in self._entries:
             self._number(trials)
-            made = Trial(self._order[trial.trial_id], space.to_plain(trial.config), self._n_folds)
+            made = Trial(self._order[trial.trial_id], own_config(trial.config), self._n_folds)
             self._entries[trial.trial_id] = Entry(made, time.monotonic())
         return self._entries[trial.trial_id]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ray
 from ray.tune import PlacementGroupFactory
 
 from rayline.core.errors import ResourceError
@@ -26,7 +27,7 @@ class Capacity(NamedTuple):
     most_bytes: int
 
 
-def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, float]) -> Capacity:
+def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[str, float]]) -> Capacity:
     """How the trials fit into the cluster.
 
     A trial that trains in its own process holds one CPU, or what `resources_per_worker` says. One with
@@ -38,8 +39,8 @@ def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, flo
         What is tuned.
     max_concurrent
         The user's limit.
-    cluster
-        The resources of the whole cluster.
+    nodes
+        The resources of each node: a worker is on one of them, so their sum alone says little.
 
     Raises
     ------
@@ -51,16 +52,9 @@ def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, flo
         worker.setdefault("GPU", 1.0)
     worker = {name: float(amount) for name, amount in worker.items() if amount}
     n_workers = trainer.num_workers or 1
-    fitting = math.inf
-    for name, each in worker.items():
-        there = cluster.get(name, 0.0)
-        fitting = min(fitting, there // (n_workers * each))
-        if not there // (n_workers * each):
-            raise ResourceError(
-                f"tune.run: a trial needs {n_workers} × {each:g} = {n_workers * each:g} {name}, and the cluster has {there:g}.",
-                f"Expected at least {n_workers * each:g} {name} for one trial at a time.",
-                "use fewer workers or smaller resources_per_worker, or connect to a larger cluster.",
-            )
+    fitting = sum(_workers(node, worker) for node in nodes) // n_workers
+    if not fitting:
+        raise _too_much(worker, n_workers, nodes)
     concurrency = int(min(fitting, max_concurrent or math.inf))
     # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
     # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
@@ -68,6 +62,42 @@ def plan(trainer: Trainer, max_concurrent: int | None, cluster: Mapping[str, flo
     own = [worker] * n_workers if trainer.adapter.acts else []
     resources = worker if trainer.num_workers is None else PlacementGroupFactory([{"memory": 1}, *own])
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
+
+
+def waiting(capacity: Capacity) -> str:
+    """What a search waits for when none of its trials can start."""
+    resources = capacity.resources
+    needs = dict(resources if isinstance(resources, Mapping) else resources.required_resources)
+    free, there = ray.available_resources(), ray.cluster_resources()
+    names = [name for name in needs if name != "memory"] or ["CPU"]
+    needed = ", ".join(f"{needs.get(name, 0):g} {name}" for name in names)
+    state = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in names)
+    return f"waiting for {needed} for a trial: {state} free, the rest is held by other work on this Ray"
+
+
+def _workers(node: Mapping[str, float], worker: Mapping[str, float]) -> int:
+    """How many workers a node has room for."""
+    return min((int((node.get(name, 0.0) + 1e-6) / each) for name, each in worker.items()), default=1 << 20)
+
+
+def _too_much(worker: Mapping[str, float], n_workers: int, nodes: Sequence[Mapping[str, float]]) -> ResourceError:
+    sums = {name: math.fsum(node.get(name, 0.0) for node in nodes) for name in worker}
+    name = next((name for name, each in worker.items() if sums[name] < n_workers * each), None)
+    hint = "use fewer workers or smaller resources_per_worker, or connect to a larger cluster."
+    if name is not None:
+        need = n_workers * worker[name]
+        return ResourceError(
+            f"tune.run: a trial needs {n_workers} × {worker[name]:g} = {need:g} {name}, and the cluster has {sums[name]:g}.",
+            f"Expected at least {need:g} {name} for one trial at a time.",
+            hint,
+        )
+    each = ", ".join(f"{amount:g} {name}" for name, amount in worker.items())
+    has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in worker) for node in nodes)
+    return ResourceError(
+        f"tune.run: a trial needs {n_workers} × ({each}), each of them on one node.",
+        f"Expected room for that; got {len(nodes)} node{'s' if len(nodes) > 1 else ''} with {has}.",
+        hint,
+    )
 
 
 def _memory() -> int:

@@ -166,6 +166,9 @@ def compare(
         On a candidate that is none of the above.
     TrainingError
         When no candidate could be tuned.
+    KeyboardInterrupt
+        On Ctrl-C. With `on_interrupt="return"` the candidates that are finished, and the one that was interrupted, are
+        ranked; the others are left out.
     """
     if not isinstance(candidates, Mapping) or not candidates:
         raise ParameterError.value(COMPARE, "candidates", "a dict of names to trainers and their spaces", candidates)
@@ -187,6 +190,8 @@ def compare(
             errors[name] = str(error)
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
+        if name in analyses and analyses[name].interrupted:
+            break  # and so is the comparison: the others are not begun
     if not analyses:
         raise TrainingError(
             f"{COMPARE}: no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors."

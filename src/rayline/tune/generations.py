@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayActorError
 
+from rayline.core import scratch
 from rayline.inference.model import files_in, write_files
 from rayline.train import progress
 from rayline.train.callbacks import Run
@@ -28,6 +30,7 @@ from rayline.tune.journal import Journal
 from rayline.tune.options import Options
 from rayline.tune.population import Population, n_iterations
 from rayline.tune.prepare import Prepared
+from rayline.tune.quiet import Interruption
 from rayline.tune.record import FoldScore, Trial
 from rayline.tune.shelf import Shelf
 from rayline.tune.trial import rows_of, told
@@ -62,17 +65,17 @@ class Worker:
         kept: Files = {}
 
         def keep(save: Callable[[Path], None]) -> None:
-            with TemporaryDirectory(prefix="rayline-part-") as folder:
-                save(Path(folder))
-                kept.update(files_in(Path(folder)))
+            with scratch.folder("part") as folder:
+                save(folder)
+                kept.update(files_in(folder))
 
         try:
             candidate = self._problem.candidate(config)
             trainer = candidate.trainer
             leg = Leg(number, until, trainer.args, trainer.kwargs)
-            with TemporaryDirectory(prefix="rayline-part-") as folder:
-                write_files(Path(folder), checkpoint or {})
-                part = Part(leg, None if checkpoint is None else Path(folder), keep)
+            with scratch.folder("part") as folder:
+                write_files(folder, checkpoint or {})
+                part = Part(leg, None if checkpoint is None else folder, keep)
                 score, scores, history = self._evaluate(candidate, fold, part)
         except Exception as error:
             return Done(error=told(error)), {}
@@ -161,6 +164,7 @@ class Generations:
     line: progress.Line
     watched: Run
     known: Mapping[str, Any]
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def is_kept(self) -> bool:
@@ -181,9 +185,15 @@ class Generations:
             alive = [member for member in self._members if member.is_alive]
             if not alive or (over and number):
                 break
+            before = [(copy.deepcopy(member.trial), dict(member.scores)) for member in self._members]
             if number:
                 self._select(alive, np.random.default_rng((entropy, number)))
-            self._generation(workers, alive, number, ends, begun)
+            try:
+                self._generation(workers, alive, number, ends, begun)
+            except KeyboardInterrupt:  # the generation before this one is what there is
+                self.interruption.signal = signal.SIGINT
+                self._members = [Member(trial, scores=scores) for trial, scores in before]
+                break
             for key in kept:
                 self.journal.drop_files(key)
             kept = [fold.key for member in alive for fold in member.trial.folds] if self.is_kept else []

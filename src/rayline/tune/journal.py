@@ -8,8 +8,6 @@ import io
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import weakref
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core import strictjson
+from rayline.core import scratch, strictjson
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.framework import Framework
 from rayline.core.schema import col, schema_to_json
@@ -44,8 +42,9 @@ class Journal:
 
     def __init__(self, directory: Path | None = None) -> None:
         if directory is None:
-            directory = Path(tempfile.mkdtemp(prefix="rayline-tune-"))
-            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            folder = scratch.Scratch("tune")
+            weakref.finalize(self, folder.close)
+            directory = folder.path
         self._path = directory
         directory.mkdir(parents=True, exist_ok=True)
 

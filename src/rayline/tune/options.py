@@ -30,6 +30,7 @@ class Options:
     callbacks: Sequence[Callback] = ()
     verbose: bool | None = None
     pos_label: Any = None
+    on_interrupt: str = "raise"
 
     __repr__ = representation
 
@@ -48,6 +49,8 @@ class Options:
         for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
             if not isinstance(value, expected):
                 raise ParameterError.value(WHERE, name, "True or False", value)
+        if self.on_interrupt not in ("raise", "return"):
+            raise ParameterError.value(WHERE, "on_interrupt", "'raise' or 'return'", self.on_interrupt)
         if self.resume and self.name is None:
             raise ParameterError(
                 f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'

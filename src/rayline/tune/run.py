@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import secrets
-import tempfile
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +12,9 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.air._internal import usage
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from rayline.core import registry
+from rayline.core import registry, scratch
 from rayline.core.errors import TrainingError, counted
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
@@ -27,16 +24,17 @@ from rayline.tune import population as populations
 from rayline.tune import search as searching
 from rayline.tune import shelf, space
 from rayline.tune.analysis import Analysis
-from rayline.tune.book import DEATHS, Book
+from rayline.tune.book import DEATHS, Book, StopSearch
 from rayline.tune.evaluate import WHERE
 from rayline.tune.generations import Generations, Workers
 from rayline.tune.journal import Journal
 from rayline.tune.options import Options
 from rayline.tune.population import Population
 from rayline.tune.prepare import Material, Prepared, prepare
+from rayline.tune.quiet import quiet
 from rayline.tune.race import SCORE
 from rayline.tune.record import Status, Trial
-from rayline.tune.trial import FoldTrial
+from rayline.tune.trial import SEARCH, FoldTrial, SearchData, SearchRef
 
 TOGETHER_S = 0.3
 """Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
@@ -60,6 +58,7 @@ def run(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
+    on_interrupt: str = "raise",
 ) -> Analysis:
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
 
@@ -116,6 +115,10 @@ def run(
         (`train.MLflow`, …) write the run, and below it each trial.
     verbose
         False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
+    on_interrupt
+        What Ctrl-C does: "raise" KeyboardInterrupt, or "return" the analysis of the trials that are finished, with
+        `interrupted` set. Either way no trial is left running, and with `name=` every finished fold is kept for
+        `resume=True`.
 
     Returns
     -------
@@ -132,10 +135,13 @@ def run(
         When not even one trial fits into the cluster.
     TrainingError
         When all trials fail.
+    KeyboardInterrupt
+        On Ctrl-C, unless `on_interrupt="return"` and a trial is finished.
     """
     options = Options(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
+        on_interrupt=on_interrupt,
     )  # fmt: skip
     started = time.perf_counter()
     with progress.line("tune", verbose) as line:
@@ -190,7 +196,8 @@ class Search:
         digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
         registry.late("ensure_ray")()
-        capacity = planning.plan(problem.trainer, options.max_concurrent, ray.cluster_resources())
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        capacity = planning.plan(problem.trainer, options.max_concurrent, nodes)
         is_read = bool(options.callbacks) or isinstance(self.scheduler, Population)  # by trackers; a half is not made again
         problem = replace(problem, digest=digest, n_threads=capacity.n_threads, watched=is_read)
         prepared = replace(self.prepared, problem=problem)
@@ -204,17 +211,26 @@ class Search:
                     _keeper(prepared, capacity.concurrency) as keeper,
                     contextlib.closing(Workers(prepared, capacity, keeper)) as workers,
                 ):
-                    trials = Generations(prepared, self.scheduler, options, journal, line, watched, known).run(workers)
+                    generations = Generations(prepared, self.scheduler, options, journal, line, watched, known)
+                    trials, interruption = generations.run(workers), generations.interruption
             else:
                 total = _total(options.search, prepared.space, prepared.num_samples)
-                book = Book(journal, line, prepared, total, options.time_budget_s, options.callbacks, watched)
+                book = Book(
+                    journal, line, prepared, total, options.time_budget_s, options.callbacks, watched,
+                    lambda: planning.waiting(capacity),
+                )  # fmt: skip
                 searcher = searching.limited(self.searcher, capacity.concurrency)
                 _run_trials(prepared, capacity, searcher, self.scheduler, book, options, known)
-                trials = book.trials()
+                trials, interruption = book.trials(), book.interruption
+            interrupted = interruption.signal is not None
+            returns = options.on_interrupt == "return" and interruption.signal == signal.SIGINT
+            if interrupted and not (returns and any(trial.is_eligible for trial in trials)):
+                interruption.raise_again(_interrupted(trials, options))
             refuse_failures(trials)
             analysis = Analysis(
-                trials, prepared, journal, seconds=time.perf_counter() - started, verbose=options.verbose
-            )
+                trials, prepared, journal, seconds=time.perf_counter() - started, verbose=options.verbose,
+                interrupted=interrupted,
+            )  # fmt: skip
             watched.analysis = analysis
         finally:
             for callback in options.callbacks:
@@ -237,11 +253,11 @@ def _run_trials(
 ) -> None:
     with (
         _keeper(prepared, capacity.concurrency) as keeper,
-        _quiet(),
-        tempfile.TemporaryDirectory(prefix="rayline-tune-", ignore_cleanup_errors=True) as folder,
+        quiet(),
+        scratch.folder("tune") as folder,
+        book.interruption.heard(),
     ):
-        trainable = tune.with_parameters(
-            FoldTrial,
+        search = SearchData(
             problem=prepared.problem,
             table=[ray.put(prepared.arrow())],
             known=dict(known),
@@ -252,8 +268,8 @@ def _run_trials(
             n_actors=capacity.concurrency,
         )
         tuner = tune.Tuner(
-            tune.with_resources(trainable, capacity.resources),
-            param_space=dict(prepared.space),
+            tune.with_resources(FoldTrial, capacity.resources),
+            param_space={**prepared.space, SEARCH: SearchRef.of(ray.put(search))},
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode=prepared.mode,
@@ -267,7 +283,7 @@ def _run_trials(
             ),
             run_config=tune.RunConfig(
                 name="run",
-                storage_path=folder,
+                storage_path=str(folder),
                 verbose=0,
                 callbacks=[book],
                 failure_config=tune.FailureConfig(max_failures=DEATHS),
@@ -276,7 +292,9 @@ def _run_trials(
         )
         try:
             tuner.fit()
-        except tune.TuneError as error:
+        except (StopSearch, tune.TuneError) as error:
+            if book.interruption.signal is not None:
+                return
             raise TrainingError(
                 f"{WHERE}: Ray Tune failed: {str(error).strip().splitlines()[-1]}",
                 "Expected it to run the trials.",
@@ -297,34 +315,13 @@ def _keeper(prepared: Prepared, n_actors: int) -> Iterator[Any]:
             ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Tune writes neither tables nor logs nor result files meanwhile, and does not import every tracker that is
-    installed (wandb and MLflow take more than a second) only to count whose callbacks these are."""
-    ours = {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    }
-    before = {key: os.environ.get(key) for key in ours}
-    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
-    levels = [logger.level for logger in loggers]
-    os.environ.update(ours)
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    count = getattr(usage, "tag_callbacks", None)
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        usage.tag_callbacks = count
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+def _interrupted(trials: Sequence[Trial], options: Options) -> str:
+    finished = sum(trial.is_eligible for trial in trials)
+    if options.name is None:
+        kept = 'what they found is lost: name="…" would keep it, on_interrupt="return" would return it.'
+    else:
+        kept = f"every finished fold is kept: name={options.name!r}, resume=True goes on from there."
+    return f"{WHERE}: interrupted when {finished} of {len(trials)} trials were finished; {kept}"
 
 
 def _total(search: Any, config: Mapping[str, Any], num_samples: int) -> int | None:

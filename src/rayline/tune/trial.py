@@ -6,12 +6,13 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 import ray
 from ray import tune
+from ray._private.worker import global_worker
 
 from rayline.core.errors import RaylineError
 from rayline.tune import record, space
@@ -36,6 +37,73 @@ class Box(dict[str, Any]):
         return "Box"
 
 
+SEARCH = "rayline:search"
+"""The key of a configuration under which a trial finds the search that it belongs to, in the object store.
+
+It goes with the configuration because Ray Tune keeps what `tune.with_parameters` is given for as long as the driver lives."""
+
+
+class SearchRef(str):
+    """A reference in a configuration, which Ray Tune takes for a text.
+
+    Ray Tune writes configurations and the state of searchers down, and what is written with a reference in it stays in the
+    object store until the driver ends. So the reference travels with the arguments of actors alone.
+    """
+
+    ref: ray.ObjectRef[Any]
+
+    @classmethod
+    def of(cls, ref: ray.ObjectRef[Any]) -> SearchRef:
+        made = cls(SEARCH)
+        made.ref = ref
+        return made
+
+    def __reduce__(self) -> Any:
+        is_argument = global_worker.get_serialization_context().is_in_band_serialization()
+        return (SearchRef.of, (self.ref,)) if is_argument else (str, (SEARCH,))
+
+    def __deepcopy__(self, memo: Any) -> SearchRef:
+        return self
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What all trials of a search share.
+
+    Attributes
+    ----------
+    problem
+        What is tuned.
+    table
+        The rows, as a reference in a list, so that Ray hands over the reference.
+    known
+        Scores of an earlier run, by key.
+    modes
+        Of each metric.
+    most_bytes
+        Memory for prepared tables in each actor.
+    most_s
+        Folds that are done within so many seconds are reported together.
+    keeper, n_actors
+        What keeps that which trials share, and how many share it.
+    """
+
+    problem: Problem
+    table: Sequence[ray.ObjectRef[Any]]
+    known: Mapping[str, Any]
+    modes: Sequence[str]
+    most_bytes: int
+    most_s: float
+    keeper: Any
+    n_actors: int
+
+
+def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a trial alone."""
+    plain: dict[str, Any] = space.to_plain({name: value for name, value in config.items() if name != SEARCH})
+    return plain
+
+
 class FoldTrial(tune.Trainable):
     """Evaluates a configuration fold after fold; Ray Tune sees the running mean and may stop the trial after any.
 
@@ -45,34 +113,26 @@ class FoldTrial(tune.Trainable):
     only the death of the process counts as a failure for Ray.
     """
 
-    def setup(
-        self,
-        config: dict[str, Any],
-        problem: Problem | None = None,
-        table: Sequence[ray.ObjectRef[Any]] = (),
-        known: Mapping[str, Any] | None = None,
-        modes: Sequence[str] = ("min",),
-        most_bytes: int = 1 << 28,
-        most_s: float = 0.0,
-        keeper: Any = None,
-        n_actors: int = 1,
-    ) -> None:
-        assert problem is not None
-        frame = rows_of(table)
+    def setup(self, config: dict[str, Any]) -> None:
+        search: SearchData = ray.get(config[SEARCH].ref)
+        problem, frame, keeper = search.problem, rows_of(search.table), search.keeper
         acts = problem.trainer.adapter.acts
         shelf = None if keeper is None else Shelf(keeper)
         shared = None if shelf is None else shelf.get
-        self._evaluate = Practice(problem) if acts else Evaluator(problem, frame, most_bytes=most_bytes, shared=shared)
+        self._evaluate = (
+            Practice(problem) if acts else Evaluator(problem, frame, most_bytes=search.most_bytes, shared=shared)
+        )
         self._order = list(range(len(problem.folds)))
-        if shelf is not None and most_s:
+        if shelf is not None and search.most_s:
             # Actors begin with different folds, so that each prepares what the others will need.
-            first = shelf.place() * len(self._order) // n_actors % len(self._order)
+            first = shelf.place() * len(self._order) // search.n_actors % len(self._order)
             self._order = self._order[first:] + self._order[:first]
-        self._problem, self._known, self._modes, self._most_s = problem, dict(known or {}), modes, most_s
+        self._problem, self._known = problem, dict(search.known)
+        self._modes, self._most_s = search.modes, search.most_s
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.config = new_config
+        self.config = own_config(new_config)
         self._scores: list[FoldScore] = []
         self._made: Candidate | None = None
         return True
@@ -108,7 +168,7 @@ class FoldTrial(tune.Trainable):
     def _candidate(self) -> Candidate:
         """What this trial evaluates; made in the first fold, as it may raise."""
         if self._made is None:
-            self._made = self._problem.candidate(space.to_plain(self.config))
+            self._made = self._problem.candidate(self.config)
         return self._made
 
     def _reused(self, fold: int) -> FoldScore | None:
