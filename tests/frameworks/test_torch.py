@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -21,7 +23,8 @@ from rayline.core.framework import Job, Rows
 from rayline.core.schema import SPARSE
 from rayline.core.target import Target, Task
 from rayline.frameworks import torch_modules as modules
-from rayline.stages import StandardScaler
+from rayline.serve.app import create_app
+from rayline.stages import OrdinalEncoder, StandardScaler
 from rayline.testing import check_framework
 
 ADAPTER = registry.framework("torch")
@@ -503,3 +506,54 @@ def test_a_loop_of_ones_own_on_two_workers(ray_session: Any) -> None:
 def test_contract_on_ray(ray_session: Any) -> None:
     options = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
     check_framework("torch", **options, tuned={"lr": tune.grid_search([0.01, 0.02])}, ray=True, serve=True)
+
+
+class CityEmbedding(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.city, self.out = torch.nn.Embedding(5, 3), torch.nn.Linear(4, 1)  # three cities, an unknown and a missing one
+
+    def forward(self, city: Any, size: Any) -> Any:
+        return self.out(torch.cat([self.city(city), size[:, None]], dim=1))
+
+
+def cities() -> tuple[pl.DataFrame, pl.DataFrame, train.Preprocessor]:
+    random = np.random.default_rng(0)
+    city, size = random.choice(["Oslo", "Rome", "Lima", None], 120), random.normal(size=120)
+    table = pl.DataFrame({"city": pl.Series(city.tolist(), dtype=pl.String), "size": size})
+    table = table.with_columns(y=pl.col("size") + 2.0 * (pl.col("city").fill_null("Rome") == "Rome"))
+    new = pl.DataFrame({"city": ["Rome", None, "Bern", "Oslo"], "size": [0.5, 0.5, 0.5, 0.5]})
+    codes = OrdinalEncoder(dtype="int64", unknown_value="next", encoded_missing_value="next")
+    return table, new, train.Preprocessor([("codes", codes)])
+
+
+def test_codes_of_categories_feed_embeddings(tmp_path: Path) -> None:
+    table, new, preprocessor = cities()
+    trainer = train.TorchTrainer(CityEmbedding, inputs="columns", lr=0.05, max_epochs=30, seed=1)
+    result = trainer.fit(preprocessor, table, table, ["y"])
+    assert result.metrics["test-r2"] > 0.8
+    pipeline = result.inference_pipeline
+    wanted = pipeline.predict(new)["prediction"].to_list()
+    singly = [pipeline.predict([row])[0]["prediction"] for row in new.to_dicts()]
+    assert singly == pytest.approx(wanted, rel=1e-5)
+    pipeline.save(tmp_path / "p.rayline")
+    loaded = rl.load(tmp_path / "p.rayline", module=CityEmbedding)
+    assert loaded.predict(new)["prediction"].to_list() == wanted
+
+    async def served() -> Any:
+        transport = httpx.ASGITransport(app=create_app(loaded))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return (await client.post("/predict", json=new.to_dicts())).json()["predictions"]
+
+    assert asyncio.run(served()) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.ray
+def test_codes_of_categories_feed_embeddings_on_ray(ray_session: Any) -> None:
+    import ray
+
+    table, new, preprocessor = cities()
+    trainer = train.TorchTrainer(CityEmbedding, inputs="columns", lr=0.05, max_epochs=3, seed=1)
+    pipeline = trainer.fit(preprocessor, table, table, ["y"]).inference_pipeline
+    batches = pipeline.predict(ray.data.from_arrow(new.to_arrow())).to_pandas()["prediction"]
+    assert batches.tolist() == pytest.approx(pipeline.predict(new)["prediction"].to_list(), rel=1e-5)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
+import pytest
 
+from rayline.core.errors import ParameterError
 from rayline.data.preprocessor import Preprocessor
 from rayline.stages import (
     Categorizer,
@@ -32,3 +34,13 @@ def test_rare_and_native_categories() -> None:
     native = run(Categorizer(), CITIES, NEW)["c"]
     assert native.dtype == pl.Enum(["Oslo", "Rome"])
     assert native.to_list() == ["Rome", None, None]
+
+
+def test_a_frequent_category_keeps_its_name_to_itself() -> None:
+    table = pl.DataFrame({"c": ["other", "other", "a", "b", "b"]})
+    with pytest.raises(ParameterError, match="column 'c' has a frequent category 'other' of its own"):
+        Preprocessor([("s", RareCategories(min_frequency=2))]).fit(table)
+    made = Preprocessor([("s", RareCategories(min_frequency=2, name="rare"))]).fit_transform(table)["c"]
+    assert made.to_list() == ["other", "other", "rare", "b", "b"]
+    made = Preprocessor([("s", RareCategories(min_frequency=2))]).fit_transform(table[1:])["c"]  # rare itself
+    assert made.to_list() == ["other", "other", "b", "b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_one_hot_is_scikit_learns(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("warnings.warn", lambda *a, **k: None)  # they warn of unknown categories with drop
             expected = encoder.transform(more.to_pandas().astype(object).to_numpy())
-        ours = encode(OneHotEncoder(handle_unknown=handle_unknown, **how), table, more)
+        tables = (t.with_columns(kept=pl.lit(0)) for t in (table, more))  # a stage may not remove every column
+        ours = encode(OneHotEncoder(handle_unknown=handle_unknown, **how), *tables).drop("kept")
         assert ours.columns == their_names(encoder)
         np.testing.assert_array_equal(ours.to_numpy() if ours.width else np.zeros((len(new), 0)), expected)
 
@@ -129,3 +131,78 @@ def test_wrong_parameters() -> None:
     for how in ({"drop": "last"}, {"max_categories": 0}, {"min_frequency": True}, {"handle_unknown": "?"}):
         with pytest.raises(ParameterError):
             OneHotEncoder(**how)
+
+
+@pytest.mark.parametrize("stage", [OneHotEncoder, OrdinalEncoder])
+def test_none_and_nan_are_one_missing_category(stage: Any) -> None:
+    table = pl.DataFrame({"n": [1.0, None, float("nan")]})
+    made = [
+        Preprocessor([("s", stage(["n"], categories={"n": [1.0, missing]}))]).fit_transform(table)
+        for missing in (None, float("nan"))
+    ]
+    assert made[0].equals(made[1])
+    assert made[0].row(1) == made[0].row(2) != made[0].row(0)
+    with pytest.raises(ParameterError, match="different values"):
+        stage(["n"], categories={"n": [None, float("nan")]})
+
+
+@pytest.mark.parametrize("stage", [OneHotEncoder, OrdinalEncoder])
+def test_a_fit_refuses_what_given_categories_leave_out(stage: Any) -> None:
+    table = pl.DataFrame({"c": ["a", "b", "x", None]})
+    with pytest.raises(DataError, match=r"column 'c' has values that are none of its categories(.|\n)*got \['x'\]"):
+        Preprocessor([("s", stage(categories={"c": ["a", "b"]}, handle_unknown="error"))]).fit(table)
+    Preprocessor([("s", stage(categories={"c": ["a", "b"]}))]).fit(table)
+
+
+@pytest.mark.parametrize("how", [{"unknown_value": 1}, {"encoded_missing_value": 0}, {"unknown_value": 2}])
+def test_a_number_for_something_else_is_no_place(how: dict[str, Any]) -> None:
+    table = pl.DataFrame({"c": ["a", "b", "c", None]})
+    with pytest.raises(ParameterError, match=rf"{next(iter(how))} has a wrong value(.|\n)*no place of the 3 categories"):
+        Preprocessor([("s", OrdinalEncoder(**how))]).fit(table)
+    theirs = sk.OrdinalEncoder(**{"handle_unknown": "use_encoded_value", "unknown_value": -1, **how})
+    with pytest.raises(ValueError, match=r"already used|values already"):
+        theirs.fit(np.array(["a", "b", "c", np.nan], dtype=object)[:, None])
+
+
+def test_places_next_to_those_of_the_categories() -> None:
+    table = pl.DataFrame({"c": ["a", "b", None]})
+    p = Preprocessor([("s", OrdinalEncoder(unknown_value="next", encoded_missing_value="next"))]).fit(table)
+    assert p.transform(pl.DataFrame({"c": ["b", "z", None]}))["c"].to_list() == [1.0, 2.0, 3.0]
+    p = Preprocessor([("s", OrdinalEncoder(encoded_missing_value="next", max_categories=1))]).fit(table)
+    assert p.transform(pl.DataFrame({"c": ["b", "z", None]}))["c"].to_list() == [0.0, -1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", ["int64", pl.Int8, pl.UInt16(), np.int32, np.dtype("uint8"), int])
+def test_integers(dtype: Any) -> None:
+    table = pl.DataFrame({"c": ["b", "a", None]})
+    stage = OrdinalEncoder(dtype=dtype, unknown_value="next", encoded_missing_value="next")
+    p = Preprocessor.from_json(json.loads(json.dumps(Preprocessor([("s", stage)]).fit(table).to_json())))
+    made = p.transform(pl.DataFrame({"c": ["a", None, "new"]}))["c"]
+    assert made.to_list() == [0, 3, 2]
+    assert made.dtype.is_integer() and made.dtype == p.output_schema["c"]  # noqa: PT018
+    run = p.row_function()
+    assert run is not None
+    for value, wanted in zip(["a", None, "new"], made, strict=True):
+        row = {"c": value}
+        run(row)
+        assert row["c"] == wanted and type(row["c"]) is int  # noqa: PT018
+    assert p.inverse_transform(made.to_frame())["c"].to_list() == ["a", None, None]
+
+
+def test_integers_hold_no_missing_number() -> None:
+    table, known = pl.DataFrame({"c": ["b", "a", None]}), pl.DataFrame({"c": ["b", "a"]})
+    with pytest.raises(DataError, match="1 missing values, and dtype='int64' has no missing number"):
+        Preprocessor([("s", OrdinalEncoder(dtype="int64"))]).fit(table)
+    p = Preprocessor([("s", OrdinalEncoder(dtype="int64"))]).fit(known)
+    assert p.transform(table)["c"].to_list() == [1, 0, -1]  # where fit saw none it is an unknown category
+    with pytest.raises(DataError, match="does not know"):
+        Preprocessor([("s", OrdinalEncoder(dtype="int64", handle_unknown="error"))]).fit(known).transform(table)
+    with pytest.raises(ParameterError, match="unknown_value has a wrong value"):
+        OrdinalEncoder(dtype="int64", unknown_value=None)
+    with pytest.raises(ParameterError, match="a whole number from 0 to 255"):
+        OrdinalEncoder(dtype="uint8")
+    many = pl.DataFrame({"c": [str(i) for i in range(129)]})
+    with pytest.raises(ParameterError, match=r"a whole number from -128 to 127(.|\n)*got 128"):
+        Preprocessor([("s", OrdinalEncoder(dtype="int8"))]).fit(many)
+    with pytest.raises(ParameterError, match="dtype has a wrong value"):
+        OrdinalEncoder(dtype="float32")

@@ -37,3 +37,21 @@ def test_feature_hasher_has_the_same_geometry() -> None:
     dense = [dict(zip(v["indices"], v["values"], strict=True)) for v in vectors]
     ours = [[sum(a.get(k, 0.0) * v for k, v in b.items()) for b in dense] for a in dense]
     np.testing.assert_allclose(ours, (theirs @ theirs.T).toarray(), rtol=1e-12)
+
+
+def test_zeros_are_not_stored() -> None:
+    table = pl.DataFrame({"c": ["a", None, "b"], "x": [0.0, 0.0, 2.0], "flag": [0, 1, 0]})
+    p = Preprocessor([("h", FeatureHasher(n_features=1 << 20))]).fit(table)
+    made = p.transform(table)["hashed"].to_list()
+    theirs = Theirs(1 << 20, alternate_sign=False).transform(
+        [{k: v for k, v in row.items() if v is not None} for row in table.to_dicts()]
+    )
+    assert [len(row["values"]) for row in made] == theirs.getnnz(axis=1).tolist() == [1, 1, 2]
+    run = p.row_function()
+    assert run is not None
+    for row, wanted in zip(table.to_dicts(), made, strict=True):
+        run(row)
+        assert row["hashed"] == wanted
+    saved = p.to_json()
+    del saved["stages"][0][1]["learned"]["zeros"]  # as files of before
+    assert [len(row["values"]) for row in Preprocessor.from_json(saved).transform(table)["hashed"].to_list()] == [3, 2, 3]

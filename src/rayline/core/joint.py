@@ -29,6 +29,7 @@ class Covariance(Statistic):
     comoment: npt.NDArray[np.float64] = field(
         default_factory=lambda: np.zeros((0, 0))
     )  # sums of products of deviations
+    n_known: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # values of each column
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -44,13 +45,14 @@ class Covariance(Statistic):
     @classmethod
     def _of_block(cls, table: pl.DataFrame) -> Self:
         known = table.drop_nulls()
+        n_known = np.array([column.count() for column in table.iter_columns()], dtype=np.int64)
         if not known.height:
-            return cls(0, table.height)
+            return cls(0, table.height, n_known=n_known)
         matrix = known.to_numpy()
         with np.errstate(all="ignore"):  # infinite values: the stages refuse what comes of them
             mean = matrix.mean(axis=0)
             deviations = matrix - mean
-            return cls(known.height, table.height - known.height, mean, deviations.T @ deviations)
+            return cls(known.height, table.height - known.height, mean, deviations.T @ deviations, n_known)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -58,14 +60,15 @@ class Covariance(Statistic):
 
     def merge(self, other: Self) -> Self:
         count, n_null = self.count + other.count, self.n_null + other.n_null
+        n_known = self.n_known + other.n_known if len(self.n_known) == len(other.n_known) else max(self.n_known, other.n_known, key=len)
         if not self.count or not other.count:
             one = self if self.count else other
-            return type(self)(count, n_null, one.mean, one.comoment)
+            return type(self)(count, n_null, one.mean, one.comoment, n_known)
         with np.errstate(all="ignore"):
             delta = other.mean - self.mean
             mean = self.mean + delta * (other.count / count)
             between = np.outer(delta, delta) * (self.count * other.count / count)
-            return type(self)(count, n_null, mean, self.comoment + other.comoment + between)
+            return type(self)(count, n_null, mean, self.comoment + other.comoment + between, n_known)
 
     @property
     def correlation(self) -> npt.NDArray[np.float64]:

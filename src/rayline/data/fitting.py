@@ -21,7 +21,7 @@ import polars as pl
 
 from rayline.core.answers import Answers
 from rayline.core.engine import Scanner
-from rayline.core.errors import DataError, RaylineError, SchemaError
+from rayline.core.errors import DataError, RaylineError, SchemaError, shorten
 from rayline.core.operations import Operation, schema_after
 from rayline.core.scan import Scan
 from rayline.core.schema import without_categories
@@ -91,6 +91,16 @@ class Walk:
         self.prefixes |= walk.prefixes
         self.fitted_targets, self.complete = walk.fitted, self.complete and walk.complete
 
+    def _refuse_nothing(self, where: str, before: pl.Schema, after: pl.Schema) -> None:
+        """Raise DataError when a stage has removed every feature: a table without columns has no rows either."""
+        features = [name for name in before if name not in self.targets]
+        if features and all(name in self.targets for name in after):
+            raise DataError(
+                f"{where}: the stage removes every feature.",
+                f"Expected at least one of {shorten(features)} to stay.",
+                "change the stage's parameters, or choose fewer columns for it.",
+            )
+
     def _walk(self, ask: Ask | None) -> None:
         table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
         prefix: int | None = len(self._operations) - 1
@@ -128,6 +138,7 @@ class Walk:
             self.fitted.append(done)
             new = done.lower(path)
             after = pl.Schema(schema_after(new, table))
+            self._refuse_nothing(f"{where} ({type(done).__name__})", table, after)
             training = new if type(done).lower_training is Stage.lower_training else done.lower_training(path)
             self._operations.append([*self._operations[-1], *training])
             changed = {name for name in after if name not in table or name in columns}

@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core.codes import Codes, MapCodes
 from rayline.core.counts import MAX_CATEGORIES, ValueCounts
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, ParameterError
 from rayline.core.frequent import LEAST_SHARE
 from rayline.core.operations import InPlace, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col, kind_of
@@ -95,7 +95,7 @@ class RareCategories(ColumnStage):
     min_frequency
         Categories that occur less often are lumped: a count, or a share of the known values when below 1.
     name
-        The category that takes their place.
+        The category that takes their place. It may not be one of the frequent ones.
 
     Notes
     -----
@@ -106,6 +106,8 @@ class RareCategories(ColumnStage):
     ------
     DataError
         In fit, when a column has more than a million distinct values and `min_frequency` is less than a thousandth of them.
+    ParameterError
+        In fit, when `name` is a frequent category of a column.
 
     Examples
     --------
@@ -131,14 +133,26 @@ class RareCategories(ColumnStage):
         counts: ValueCounts = answers[0]
         least = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * counts.count
         if counts.sketch is None:
-            return {"categories": counts.table.filter(pl.col("n") >= least)["value"].to_list()}
+            kept = counts.table.filter(pl.col("n") >= least)["value"].to_list()
+            self._refuse_own(column, self.name in kept)
+            return {"categories": kept}
         if least < LEAST_SHARE * counts.count:
             raise DataError(
                 f"RareCategories: column {column!r} has more than {MAX_CATEGORIES:,} distinct values.",
                 f"Expected then a min_frequency of at least {LEAST_SHARE * counts.count:,.0f} ({LEAST_SHARE} of the values); got {self.min_frequency}.",
                 "raise min_frequency, or hash the column (HashEncoder).",
             )
-        return {"keys": sorted(key for key, n in counts.sketch.found().items() if n >= least)}
+        keys = sorted(key for key, n in counts.sketch.found().items() if n >= least)
+        self._refuse_own(column, key_of(self.name) in keys)
+        return {"keys": keys}
+
+    def _refuse_own(self, column: str, is_category: bool) -> None:
+        if is_category:
+            raise ParameterError(
+                f"RareCategories: column {column!r} has a frequent category {self.name!r} of its own.",
+                f"Expected a name that is none of its frequent categories; got name={self.name!r}.",
+                "choose another name, so that the rare ones stay apart from it.",
+            )
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         if "keys" in learned:

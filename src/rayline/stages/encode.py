@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
 
 from rayline.core.codes import Codes, MapCodes, OneHot
@@ -25,6 +26,27 @@ _CATEGORIES = Check(
     lambda v: v is None
     or (isinstance(v, dict) and all(isinstance(c, list) and len(c) == len(dict.fromkeys(c)) > 0 for c in v.values())),
 )
+
+
+_CODE = Check(
+    'a number, "next" or None',
+    lambda v: v is None or v == "next" or (isinstance(v, (int, float)) and not isinstance(v, bool)),
+)
+_DTYPES: dict[str, pl.DataType] = {
+    "float64": pl.Float64(),
+    **{str(t).lower(): t() for t in (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)},
+}
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """The name of a type of Polars or NumPy; what is neither stays, to be refused."""
+    if isinstance(dtype, str):
+        return dtype.lower()
+    if isinstance(dtype, pl.DataType) or (isinstance(dtype, type) and issubclass(dtype, pl.DataType)):
+        return str(dtype).lower()
+    if isinstance(dtype, type):
+        return {int: "int64", float: "float64"}.get(dtype, dtype.__name__)
+    return getattr(dtype, "name", dtype)
 
 
 @dataclass(frozen=True)
@@ -49,16 +71,16 @@ class OneHotEncoder(ColumnStage):
     drop
         "first" leaves out the first column, "if_binary" the first of two, a dict the category that it names for a column.
     missing
-        "category", or "ignore": zeros.
+        "category", or "ignore": zeros. Where the training rows had none missing, it is an unknown category for "category".
     categories
         The categories of each column, in their order, `{"size": ["S", "M", "L"]}`; learned where not given. Others that
-        the training rows hold are unknown ones.
+        the training rows hold are unknown ones. None (or NaN) is the missing value.
 
     Raises
     ------
     DataError
-        In fit, when a column has no values or more than a million distinct ones; in transform, on an unknown category
-        with `handle_unknown="error"`.
+        In fit, when a column has no values or more than a million distinct ones; in fit and transform, on an unknown
+        category with `handle_unknown="error"`.
 
     Examples
     --------
@@ -92,6 +114,10 @@ class OneHotEncoder(ColumnStage):
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
+    def __post_init__(self) -> None:
+        _one_missing(self, "categories", "drop")
+        super().__post_init__()
+
     def learn(self, view: View, answers: Mapping[Any, Any]) -> dict[str, Any]:
         self.refuse_strange("categories", self.categories, view)
         self.refuse_strange("drop", self.drop, view)
@@ -102,7 +128,7 @@ class OneHotEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: ValueCounts = answers[0]
-        values, n = _counted(counts, (self.categories or {}).get(column))
+        values, n = _counted(self, column, counts)
         n_rows = counts.count + counts.n_null
         if counts.n_null and self.missing == "category" and None not in values:
             values, n = [*values, None], [*n, counts.n_null]
@@ -138,12 +164,12 @@ def _are_classes(value: Any) -> bool:
 
 
 def _is_nested(value: Any) -> bool:
-    return value is None or isinstance(value, (list, tuple, dict, set))
+    return value is None or value != value or isinstance(value, (list, tuple, dict, set))
 
 
 @dataclass(frozen=True)
 class OrdinalEncoder(ColumnStage):
-    """Replace each category by its place (0.0, 1.0, …; Float64) among the training categories in ascending order.
+    """Replace each category by its place (0, 1, …) among the training categories in ascending order.
 
     Parameters
     ----------
@@ -154,16 +180,25 @@ class OrdinalEncoder(ColumnStage):
     handle_unknown
         "use_encoded_value": an unknown category becomes `unknown_value`; "error": it is refused.
     unknown_value
-        The number for unknown categories; None makes them missing.
+        The number for unknown categories; None makes them missing, "next" gives them the first number behind the places.
     encoded_missing_value
-        The number for missing values; None keeps them missing.
+        The number for missing values; None keeps them missing, "next" gives them the next number behind the places (and
+        behind that of unknown categories where it is "next" too).
     min_frequency, max_categories
         As in OneHotEncoder: rare categories share the last place.
+    dtype
+        "float64", or a type of integers ("int64", "uint8", …; Polars' and NumPy's types will do). Integers have no missing
+        number: `unknown_value` must be one, and `encoded_missing_value` too where the training rows have missing values;
+        otherwise a missing value is an unknown category. For an embedding layer: `OrdinalEncoder(dtype="int64",
+        unknown_value="next", encoded_missing_value="next")` gives numbers from 0 to the number of categories + 1.
 
     Raises
     ------
     DataError
-        In fit, when a column has no values; in transform, on an unknown category with `handle_unknown="error"`.
+        In fit, when a column has no values, or missing ones that integers cannot hold; in fit and transform, on an unknown
+        category with `handle_unknown="error"`.
+    ParameterError
+        When `unknown_value` or `encoded_missing_value` is the place of a category, or `dtype` does not hold the numbers.
 
     Examples
     --------
@@ -179,17 +214,46 @@ class OrdinalEncoder(ColumnStage):
 
     categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
     handle_unknown: str = param("use_encoded_value", one_of("use_encoded_value", "error"))
-    unknown_value: float | None = param(
-        -1.0,
-        Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))),
-    )
-    encoded_missing_value: float | None = param(
-        None,
-        Check("a number or None", lambda v: v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))),
-    )
+    unknown_value: float | str | None = param(-1.0, _CODE)
+    encoded_missing_value: float | str | None = param(None, _CODE)
 
     min_frequency: float | None = param(None, _LEAST)
     max_categories: int | None = param(None, an_int(1, none=True))
+    dtype: Any = param("float64", one_of(*_DTYPES))
+
+    elsewhere: ClassVar = {name: hint for name, hint in ColumnStage.elsewhere.items() if name != "dtype"}
+
+    def __post_init__(self) -> None:
+        _one_missing(self, "categories")
+        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
+        super().__post_init__()
+        if not self._number.is_integer():
+            return
+        if self.unknown_value is None and self.handle_unknown != "error":
+            raise ParameterError.value("OrdinalEncoder", "unknown_value", f"a number, as dtype={self.dtype!r} has no missing one", None)
+        self._refuse_large("unknown_value", self.unknown_value)
+        self._refuse_large("encoded_missing_value", self.encoded_missing_value)
+
+    @property
+    def _number(self) -> pl.DataType:
+        return _DTYPES[self.dtype]
+
+    def _refuse_large(self, parameter: str, value: Any) -> None:
+        """Raise ParameterError when the type does not hold a number."""
+        unused = parameter == "unknown_value" and self.handle_unknown == "error"
+        if unused or not isinstance(value, (int, float)) or not self._number.is_integer():
+            return
+        held = np.iinfo(self.dtype)
+        if value % 1 or not held.min <= value <= held.max:
+            expected = f"a whole number from {held.min} to {held.max}, as dtype={self.dtype!r} holds"
+            raise ParameterError.value("OrdinalEncoder", parameter, expected, value)
+
+    def _ends(self, n: int) -> list[Any]:
+        """The numbers of an unknown category and of a missing value, behind n places."""
+        ends: list[Any] = []
+        for value in (self.unknown_value, self.encoded_missing_value):
+            ends.append(n + ends.count(n) if value == "next" else value)
+        return ends
 
     def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
@@ -200,21 +264,44 @@ class OrdinalEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: ValueCounts = answers[0]
-        values, n = _counted(counts, (self.categories or {}).get(column))
+        values, n = _counted(self, column, counts)
+        if counts.n_null and self._number.is_integer() and self.encoded_missing_value is None and None not in values:
+            raise DataError(
+                f"OrdinalEncoder: column {column!r} has {counts.n_null:,} missing values, and dtype={self.dtype!r} has no missing number.",
+                "Expected encoded_missing_value to be a number, or no missing values.",
+                'set encoded_missing_value="next", or impute first (SimpleImputer).',
+            )
         if not values:
             raise self.all_null(column)
         rare = _rare(n, counts.count + counts.n_null, self.min_frequency, self.max_categories)
+        self._refuse_places(column, values, len(values) - sum(rare) + any(rare))
         learned = {"categories": [v for v, is_rare in zip(values, rare, strict=True) if not is_rare]}
         return learned | ({"rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare]} if any(rare) else {})
+
+    def _refuse_places(self, column: str, values: list[Any], n: int) -> None:
+        """Raise ParameterError when the number for something else is the place of a category."""
+        unknown, missing = self._ends(n)
+        self._refuse_large("dtype", n - 1)
+        checked = [("unknown_value", unknown)] if self.handle_unknown != "error" else []
+        checked += [("encoded_missing_value", missing)] if None not in values else []
+        for name, value in checked:
+            self._refuse_large(name, value)
+            if value is not None and value in range(n):
+                expected = f"a number that is no place of the {n} categories of column {column!r}, below 0 or from {n} on"
+                raise ParameterError.value("OrdinalEncoder", name, expected, value)
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         categories, rare = list(learned["categories"]), list(learned.get("rare", ()))
         n = len(categories)
         last = n + bool(rare)
         unknown = None if self.handle_unknown == "error" else last
-        values = [*(float(i) for i in range(last)), self.unknown_value, self.encoded_missing_value]
+        number = int if self._number.is_integer() else float
+        values = [*range(last), *self._ends(last)]
         codes = [*range(n), *[n] * len(rare)] if rare else None
-        return [MapCodes(Codes(column, [*categories, *rare], unknown, last + 1, where, codes), values)]
+        # What integers cannot say is missing is an unknown category.
+        missing = unknown if self.encoded_missing_value is None and self._number.is_integer() else last + 1
+        own = Codes(column, [*categories, *rare], unknown, missing, where, codes)
+        return [MapCodes(own, [None if v is None else number(v) for v in values], self._number)]
 
 
 @dataclass(frozen=True)
@@ -279,11 +366,19 @@ class LabelEncoder(ColumnStage):
         return [MapCodes(Codes(column, categories, None, n, where), [*range(n), None], pl.Int64())]
 
 
-def _counted(counts: ValueCounts, given: list[Any] | None) -> tuple[list[Any], list[int]]:
+def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts) -> tuple[list[Any], list[int]]:
     """The categories and how often each occurs; those that were given may not occur at all."""
     values, n = counts.table["value"].to_list(), counts.table["n"].to_list()
+    given = (stage.categories or {}).get(column)
     if given is None:
         return values, n
+    strange = [value for value in values if value not in set(given)] if stage.handle_unknown == "error" else []
+    if strange:
+        raise DataError(
+            f"{type(stage).__name__}: column {column!r} has values that are none of its categories.",
+            f"Expected some of {shorten(given)}; got {shorten(strange)}.",
+            "add these to categories, or let the stage ignore them (handle_unknown).",
+        )
     known = {**dict(zip(values, n, strict=True)), None: counts.n_null}
     return list(given), [known.get(value, 0) for value in given]
 
@@ -297,6 +392,19 @@ def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories
         kept = set(order[len(n) - max_categories + 1 :])
         rare = [is_rare or i not in kept for i, is_rare in enumerate(rare)]
     return rare
+
+
+def _one_missing(stage: Any, *names: str) -> None:
+    """NaN among given categories is the same missing value as None."""
+
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and value != value else value
+
+    for name in names:
+        given = getattr(stage, name)
+        if isinstance(given, dict):
+            made = {column: [plain(v) for v in own] if isinstance(own, list) else plain(own) for column, own in given.items()}
+            object.__setattr__(stage, name, made)
 
 
 def _name(column: str, value: Any) -> str:

@@ -105,7 +105,7 @@ class HashOneHot(Operation):
 class FeatureHasher(Stage):
     """Hash several columns into one sparse vector: categories as `column=value` with 1, numbers as `column` with the value.
 
-    Missing gives nothing. The source columns go away. Nothing is learned, and the hash never changes.
+    Missing and 0 give nothing. The source columns go away. Nothing is learned, and the hash never changes.
 
     Parameters
     ----------
@@ -135,11 +135,12 @@ class FeatureHasher(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         self.refuse_taken([self.output], view, gone=view.columns)
-        return {"columns": list(view.columns)}
+        return {"columns": list(view.columns), "zeros": False}
 
     def lower(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
-        return [HashRow(columns, self.n_features, self.output)] if columns else []
+        zeros = bool(self.state.get("zeros", True))  # files that do not say it were fitted with them
+        return [HashRow(columns, self.n_features, self.output, zeros)] if columns else []
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class HashRow(Operation):
     columns: Sequence[str]
     n_features: int
     output: str
+    zeros: bool = False  # whether a 0 is stored
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         raise NotImplementedError  # two steps, see apply
@@ -185,7 +187,7 @@ class HashRow(Operation):
         for feature, value in zip(features, values, strict=True):
             if value == value:
                 sums[feature] = sums.get(feature, 0.0) + value
-        places = sorted(sums)
+        places = sorted(place for place, value in sums.items() if value or self.zeros)
         return {"size": self.n_features, "indices": places, "values": [sums[p] for p in places]}
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:

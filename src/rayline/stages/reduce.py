@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
 from rayline.core.joint import Covariance, GroupMoments
 from rayline.core.linear import Linear
 from rayline.core.operations import Drop, Operation
@@ -27,21 +27,22 @@ class PCA(Stage):
 
     Of each component the entry with the largest size is positive. A row with a missing value has missing components.
     Components come from the covariance, which is merged exactly: they agree with scikit-learn's within 1e-9 while their
-    variance is above 1e-12 of the largest; below that, rounding decides in both.
+    variance is above 1e-12 of the largest. Where there is no variance left but rounding errors, a component is 0.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted. Scale them first when their units differ.
     n_components
-        How many components, or a share of the variance below 1.0: as many as it takes. All when omitted.
+        How many components, or a share of the variance below 1.0: as many as it takes for more than that. When omitted as
+        many as there are columns, or complete rows if these are fewer.
     whiten
         Whether each component gets variance 1 (with ddof=1).
 
     Raises
     ------
     DataError
-        In fit, when fewer than two rows are complete, or values are infinite.
+        In fit, when fewer than two rows are complete, or fewer than `n_components`, or values are infinite.
 
     Examples
     --------
@@ -58,8 +59,10 @@ class PCA(Stage):
 
     @property
     def loses(self) -> str:  # type: ignore[override]
-        n = len(self.state["columns"]) if self.is_fitted else None
-        return "" if self.n_components in (None, n) else "what the components leave out"
+        if self.is_fitted:
+            fewer = len(self.state["components"]) < len(self.state["columns"])
+            return "what the components leave out" if fewer else ""
+        return "" if self.n_components is None else "what the components leave out"
 
     n_components: int | float | None = param(
         None,
@@ -85,29 +88,27 @@ class PCA(Stage):
         if n > len(columns):
             raise ParameterError.value("PCA", "n_components", f"at most the number of columns, {len(columns)}", n)
         found: Covariance = answers[view.ask(Covariance, *columns)]
-        if found.count < 2:
-            raise DataError(
-                "PCA: fewer than two rows have no missing values.",
-                f"Expected more; got {found.count}.",
-                "impute first.",
-            )
+        self._refuse_few(columns, found, n if isinstance(self.n_components, int) else 2)
+        n = min(n, found.count)
         if not np.isfinite(found.comoment).all():
             raise DataError("PCA: a column holds infinite values.", "Expected finite numbers.", "clip first (Clipper).")
         sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
+        sizes = np.where(sizes > len(columns) * np.finfo(np.float64).eps * max(sizes[-1], 0.0), sizes, 0.0)  # the rest is rounding
         order = np.argsort(sizes)[::-1][:n]
         if isinstance(self.n_components, float):
             shares = np.cumsum(np.maximum(sizes[order], 0.0)) / max(float(np.maximum(sizes, 0.0).sum()), np.finfo(np.float64).tiny)
-            n = min(int(np.searchsorted(shares, self.n_components, side="right")) + 1, len(columns))
+            # As scikit-learn: more than the share, and what meets it but for rounding is not more.
+            n = min(int(np.searchsorted(shares, self.n_components + 1e-12, side="right")) + 1, n)
             order = order[:n]
         self.refuse_taken([f"pca{i}" for i in range(n)], view, gone=columns)
         components = vectors.T[order]
         size = np.abs(components)  # of entries that differ by rounding alone the first is the largest
         largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-9)).argmax(axis=1)
         components = components * np.sign(components[np.arange(n), largest])[:, None]
-        variances = np.maximum(sizes[order], 0.0)
+        variances = sizes[order]
+        components[variances == 0] = 0.0
         if self.whiten:
-            # As scikit-learn: a component without variance is not blown up beyond 1 / eps.
-            components = components / np.maximum(np.sqrt(variances), np.finfo(np.float64).eps)[:, None]
+            components = components / np.sqrt(np.where(variances > 0, variances, 1.0))[:, None]
         share = variances / max(float(np.trace(found.comoment)) / (found.count - 1), np.finfo(np.float64).tiny)
         return {
             "columns": columns,
@@ -115,6 +116,18 @@ class PCA(Stage):
             "components": components.tolist(),
             "explained": share.tolist(),
         }
+
+    def _refuse_few(self, columns: list[str], found: Covariance, n: int) -> None:
+        """Raise DataError when there are too few complete rows."""
+        if found.count >= max(n, 2):
+            return
+        empty = [column for column, known in zip(columns, found.n_known, strict=False) if not known]
+        hint = "impute first (SimpleImputer)." if found.n_null else "take fewer components, or fit on more rows."
+        raise DataError(
+            f"PCA: {'column ' + repr(empty[0]) + ' has no values, only missing ones' if empty else f'only {found.count} rows have no missing values'}.",
+            f"Expected at least {max(n, 2)} rows in which no column is missing; got {found.count}.",
+            f"drop {shorten(empty)} (DropColumns)." if empty else hint,
+        )
 
     def lower(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
@@ -132,7 +145,7 @@ class PCA(Stage):
         columns, components = list(self.state["columns"]), self.state["components"]
         if not columns:
             return []
-        sizes = [sum(w * w for w in weights) for weights in components]  # 1, or 1/variance of a whitened component
+        sizes = [sum(w * w for w in weights) or 1.0 for weights in components]  # 1, or 1/variance of a whitened component
         weights = [[own[i] / size for own, size in zip(components, sizes, strict=True)] for i in range(len(columns))]
         back = Linear(self._outputs, columns, weights, [0.0] * len(sizes), self.state["mean"])
         return [back, Drop([name for name in self._outputs if name not in columns])]
