@@ -67,7 +67,18 @@ def log_model(model: Any, name: str = "model", **options: Any) -> Any:
 
 
 def load_model(model_uri: str) -> InferencePipeline:
-    """The pipeline behind a URI of MLflow's, as `rayline.load` gives it."""
+    """The pipeline behind a URI of MLflow's, as `rayline.load` gives it.
+
+    Parameters
+    ----------
+    model_uri
+        A URI that MLflow resolves, such as "runs:/<id>/model" or "models:/late/1".
+
+    Examples
+    --------
+    >>> from rayline.mlflow import load_model
+    >>> pipeline = load_model("models:/late/1")  # doctest: +SKIP
+    """
     folder = Path(mlflow.artifacts.download_artifacts(model_uri))
     return load(next(folder.rglob(FILE)))
 

@@ -44,6 +44,23 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
         When a stage or the framework has no form in ONNX, a column has a type that ONNX does not know, the model has no
         probabilities or predicts other labels than the likeliest classes, or the graph answers otherwise than the
         pipeline: both are asked before it is returned.
+
+    Parameters
+    ----------
+    model
+        An InferencePipeline, a Model, or a framework's own model.
+    path
+        The file to write; nothing is written when omitted.
+
+    Returns
+    -------
+    onnx.ModelProto
+        One input for each raw column; outputs `prediction` and, of a classifier, `probabilities`.
+
+    Examples
+    --------
+    >>> from rayline.onnx import to_onnx
+    >>> graph = to_onnx(result.inference_pipeline, "late.onnx")  # doctest: +SKIP
     """
     pipeline = as_pipeline(model)
     graph = _Graph()

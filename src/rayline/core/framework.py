@@ -238,7 +238,28 @@ class Spaces:
 
 
 class Framework(ABC):
-    """An adapter: the only code that knows its library. Instances have no state."""
+    """An adapter: the only code that knows its library. Instances have no state.
+
+    Examples
+    --------
+    >>> import json, numpy as np, polars as pl
+    >>> from rayline import Framework, register_framework, train
+    >>> @register_framework
+    ... class Constant(Framework):
+    ...     name = "constant"
+    ...     def train(self, job):
+    ...         return float(job.train.target.mean())
+    ...     def predict(self, model, features):
+    ...         return np.full(features.n_rows, model)
+    ...     def save(self, model, directory):
+    ...         (directory / "model.json").write_text(json.dumps(model))
+    ...     def load(self, directory):
+    ...         return json.loads((directory / "model.json").read_text())
+    >>> table = pl.DataFrame({"x": [1.0, 2.0], "price": [3.0, 5.0]})
+    >>> result = train.fit(train.Trainer("constant"), train_dataset=table, target_columns=["price"], verbose=False)
+    >>> result.inference_pipeline.predict(table)["prediction"].to_list()
+    [4.0, 4.0]
+    """
 
     name: ClassVar[str]
     """The id: in artifacts, in the registry, in `train.Trainer(name, …)`."""

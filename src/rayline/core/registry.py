@@ -156,13 +156,45 @@ def runtime_class(name: str) -> type | None:
 
 
 def register_stage(cls: C) -> C:
-    """Make a Stage subclass loadable from JSON, under its class name. Usable as a decorator."""
+    """Make a Stage subclass loadable from JSON, under its class name. Usable as a decorator.
+
+    Parameters
+    ----------
+    cls
+        The class; its name is the id in files. A process that loads such a file must import the module that registers it.
+
+    Examples
+    --------
+    See `ColumnStage` for a complete one.
+
+    >>> from rayline import register_stage
+    >>> @register_stage  # doctest: +SKIP
+    ... class Mine(ColumnStage):
+    ...     ...
+    """
     _STAGES[cls.__name__] = cls
     return cls
 
 
 def register_function(name: str, function: Callable[[Any], Any]) -> None:
-    """Make a function of a Polars expression usable by name in FunctionTransformer."""
+    """Make a function of a Polars expression usable by name in FunctionTransformer.
+
+    Parameters
+    ----------
+    name
+        The id that a saved stage refers to. A process that loads such a file must register the function first.
+    function
+        From a Polars expression to one, row by row: a value may depend on its own row only.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import Preprocessor
+    >>> from rayline.stages import FunctionTransformer, register_function
+    >>> register_function("double", lambda x: x * 2)
+    >>> Preprocessor([("double", FunctionTransformer(["x"], "double"))]).fit_transform(pl.DataFrame({"x": [1.0]}))["x"].to_list()
+    [2.0]
+    """
     _FUNCTIONS[name] = function
 
 
@@ -178,7 +210,27 @@ def function(name: str) -> Callable[[Any], Any]:
 
 
 def register_framework(cls: C) -> C:
-    """Make a Framework subclass usable by its `name`. Usable as a decorator."""
+    """Make a Framework subclass usable by its `name`. Usable as a decorator.
+
+    Parameters
+    ----------
+    cls
+        The class; its `name` is the id in files and in `train.Trainer(name, …)`.
+
+    Raises
+    ------
+    ParameterError
+        When the class has no `name`.
+
+    Examples
+    --------
+    See `Framework` for a complete one.
+
+    >>> from rayline import register_framework
+    >>> @register_framework  # doctest: +SKIP
+    ... class Mine(Framework):
+    ...     name = "mine"
+    """
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name:
         raise ParameterError(

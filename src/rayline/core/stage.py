@@ -115,6 +115,15 @@ class Stage(ABC, metaclass=_StageMeta):
     ----------
     columns
         The columns it works on: names, a Polars selector, or None for all of the stage's own kinds.
+
+    Examples
+    --------
+    >>> from rayline.stages import StandardScaler
+    >>> stage = StandardScaler(columns=["x"], with_mean=False)
+    >>> stage.parameters()
+    {'columns': ['x'], 'with_mean': False, 'with_std': True}
+    >>> stage.replace(with_mean=True).is_fitted
+    False
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
@@ -324,7 +333,29 @@ class Stage(ABC, metaclass=_StageMeta):
 
 @dataclass(frozen=True)
 class ColumnStage(Stage):
-    """A stage that treats each column by itself."""
+    """A stage that treats each column by itself.
+
+    Parameters
+    ----------
+    columns
+        As in `Stage`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import polars as pl
+    >>> from rayline import ColumnStage, Preprocessor, register_stage
+    >>> from rayline.core.operations import Affine
+    >>> from rayline.core.schema import Kind
+    >>> @register_stage
+    ... @dataclass(frozen=True)
+    ... class Halve(ColumnStage):
+    ...     kinds = (Kind.NUMERIC,)
+    ...     def lower_column(self, column, learned, where):
+    ...         return [Affine(column, 0.0, 2.0)]
+    >>> Preprocessor([("halve", Halve())]).fit_transform(pl.DataFrame({"x": [1.0, 3.0]}))["x"].to_list()
+    [0.5, 1.5]
+    """
 
     by_column: ClassVar = True
 

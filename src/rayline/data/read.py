@@ -54,6 +54,13 @@ def read_parquet(paths: Paths, **options: Any) -> Dataset:
 def read_csv(paths: Paths, **options: Any) -> Dataset:
     """A dataset from CSV files. As `read_parquet`, with the arguments of `ray.data.read_csv`.
 
+    Parameters
+    ----------
+    paths
+        A path, a URL, or a list of them; directories are searched.
+    options
+        Those of `ray.data.read_csv`.
+
     Examples
     --------
     >>> from rayline import data
@@ -64,6 +71,13 @@ def read_csv(paths: Paths, **options: Any) -> Dataset:
 
 def read_json(paths: Paths, **options: Any) -> Dataset:
     """A dataset from JSON files (records, or one a line). As `read_parquet`, with the arguments of `ray.data.read_json`.
+
+    Parameters
+    ----------
+    paths
+        A path, a URL, or a list of them; directories are searched.
+    options
+        Those of `ray.data.read_json`.
 
     Examples
     --------
@@ -108,6 +122,13 @@ def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) ->
 def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.LazyFrame], **options: Any) -> Dataset:
     """A dataset from a Polars table or LazyFrame, or several. As `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
+    Parameters
+    ----------
+    table
+        A table or LazyFrame, or a list with the same columns; a LazyFrame is collected.
+    options
+        Those of `ray.data.from_arrow`.
+
     Examples
     --------
     >>> import polars as pl
@@ -122,6 +143,13 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
 
 def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
     """A dataset from an Arrow table, or several. As `from_pandas`, with the arguments of `ray.data.from_arrow`.
+
+    Parameters
+    ----------
+    table
+        An Arrow table, or a list of tables with the same columns.
+    options
+        Those of `ray.data.from_arrow`.
 
     Examples
     --------

@@ -35,6 +35,14 @@ class Folds:
         The cells to train on and those to hold out. A training cell that is named m times counts m times.
     sizes
         The number of rows of each cell; empty when they were not counted.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import data
+    >>> table = pl.DataFrame({"x": [1.0, 2.0, 3.0, 4.0]})
+    >>> [(train.height, held_out.height) for train, held_out in data.KFold(2, seed=0).split(table)]
+    [(2, 2), (2, 2)]
     """
 
     cells: Cells
@@ -43,7 +51,14 @@ class Folds:
 
 
 class Splitter(ABC):
-    """How rows are divided into training and held-out parts, any number of times."""
+    """How rows are divided into training and held-out parts, any number of times.
+
+    Examples
+    --------
+    >>> from rayline import data
+    >>> isinstance(data.KFold(5), data.Splitter)
+    True
+    """
 
     __repr__ = representation
 

@@ -170,6 +170,21 @@ def load(
         When the framework of the model is not installed, or `cryptography` when there are keys.
     ParameterError
         On an option that the framework does not know.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    >>> result = train.fit(trainer, train_dataset=table, target_columns=["late"], verbose=False)
+    >>> import tempfile
+    >>> import rayline as rl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result.inference_pipeline.save(f"{folder}/late.rayline")
+    ...     loaded = rl.load(f"{folder}/late.rayline")
+    >>> loaded.predict([{"x": 3.0}])
+    [{'prediction': 'yes'}]
     """
     where = str(path)
     with scratch.folder("artifact") as folder:

@@ -93,6 +93,17 @@ def model_card(
     ------
     SchemaError
         When `data` lacks a column or a label.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    >>> result = train.fit(trainer, train_dataset=table, target_columns=["late"], verbose=False)
+    >>> import rayline as rl
+    >>> rl.model_card(result.inference_pipeline, name="Late flights").splitlines()[0]
+    '# Late flights'
     """
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
     sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)

@@ -46,6 +46,16 @@ class Model:
         A few raw rows of the training data, for documentation and for the golden check of a saved pipeline.
     data
         The number of training rows and their fingerprint, which is the same for the same rows in any order.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    >>> result = train.fit(trainer, train_dataset=table, target_columns=["late"], verbose=False)
+    >>> result.model.classes
+    ['no', 'yes']
     """
 
     def __init__(

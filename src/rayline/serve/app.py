@@ -311,6 +311,18 @@ def create_app(model: Any, options: Options | None = None, **changes: Any) -> Ap
     -------
     App
         A FastAPI app; run it with uvicorn, or mount it into a larger one.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    >>> result = train.fit(trainer, train_dataset=table, target_columns=["late"], verbose=False)
+    >>> from rayline import serve
+    >>> app = serve.create_app(result.inference_pipeline, name="late")
+    >>> type(app).__name__
+    'App'
     """
     if isinstance(model, (str, Path)):
         model = artifact.load(model)

@@ -30,7 +30,24 @@ from rayline.serve.replica import deployment_options, replica_class
 
 
 class Deployment:
-    """A pipeline on Ray Serve; made by `to_deployment`."""
+    """A pipeline on Ray Serve; made by `to_deployment`.
+
+    Attributes
+    ----------
+    name
+        The name of the application and of the model in URLs.
+    pipeline
+        The InferencePipeline that it serves.
+
+    Examples
+    --------
+    >>> from rayline import serve
+    >>> deployment = serve.to_deployment("late.rayline", name="late")  # doctest: +SKIP
+    >>> deployment.deploy()  # doctest: +SKIP
+    >>> deployment.url  # doctest: +SKIP
+    'http://127.0.0.1:8000'
+    >>> deployment.delete()  # doctest: +SKIP
+    """
 
     def __init__(self, pipeline: InferencePipeline, plan: _Plan) -> None:
         self.pipeline, self._plan = pipeline, plan
@@ -179,6 +196,12 @@ def to_deployment(
     ------
     ParameterError
         When an argument is outside of what it may be.
+
+    Examples
+    --------
+    >>> from rayline import serve
+    >>> deployment = serve.to_deployment("late.rayline", name="late", num_replicas=2)  # doctest: +SKIP
+    >>> deployment.deploy()  # doctest: +SKIP
     """
     arguments = {name: value for name, value in locals().items() if name != "model"}
     plan = _Plan.of(arguments)
@@ -255,6 +278,11 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
     -------
     str
         The YAML.
+
+    Examples
+    --------
+    >>> from rayline import serve
+    >>> text = serve.deploy_config("/models/late.rayline", "serve.yaml", name="late", num_replicas=2)  # doctest: +SKIP
     """
     if "token" in arguments:
         raise ParameterError(

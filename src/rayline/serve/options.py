@@ -47,6 +47,12 @@ class Options:
     ------
     ParameterError
         When a value is outside of what it may be.
+
+    Examples
+    --------
+    >>> from rayline import serve
+    >>> serve.Options(name="late", request_timeout_s=5.0).max_queued_requests
+    512
     """
 
     name: str = "model"

@@ -33,6 +33,20 @@ def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Optio
 
     Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`), and then only by the names of this machine and those of
     `allowed_hosts`.
+
+    Parameters
+    ----------
+    model
+        An InferencePipeline, a Model, a framework's own model, or the path of a saved pipeline.
+    host, port
+        The address to listen on.
+    options, changes
+        As in `create_app`.
+
+    Examples
+    --------
+    >>> from rayline import serve
+    >>> serve.run("late.rayline", port=8080)  # doctest: +SKIP
     """
     app = create_app(model, replace(options or Options(), **changes).at(host))
     before = gc.get_threshold()

@@ -36,6 +36,13 @@ class Run:
         In `on_end`: the result, or None when the training failed.
     analysis
         In `on_end` of a tuning run: its Analysis, or None when it failed.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> class Last(train.Callback):
+    ...     def on_end(self, run: train.Run) -> None:
+    ...         print(run.history[-1])
     """
 
     trainer: Trainer
@@ -89,6 +96,11 @@ class Progress(Callback):
     ----------
     every
         Iterations between two lines.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> train.fit(trainer, train_dataset=ds, target_columns=["late"], callbacks=[train.Progress(every=25)])  # doctest: +SKIP
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -122,6 +134,12 @@ class EarlyStopping(Callback):
     ------
     ParameterError
         On the first iteration, when the history has no such metric or its direction is not known.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> stop = train.EarlyStopping("test-logloss", patience=20)
+    >>> train.fit(trainer, pipeline, train_dataset=ds, test_dataset=test, target_columns=["late"], callbacks=[stop])  # doctest: +SKIP
     """
 
     def __init__(self, metric: str, patience: int = 10, mode: str | None = None, min_delta: float = 0.0) -> None:
@@ -166,6 +184,12 @@ class ModelCheckpoint(Callback):
         Iterations between two copies.
     keep
         How many to keep; the oldest goes first. None keeps all.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> keep = train.ModelCheckpoint("checkpoints", every=50, keep=2)
+    >>> train.fit(trainer, pipeline, train_dataset=ds, target_columns=["late"], callbacks=[keep])  # doctest: +SKIP
     """
 
     def __init__(self, directory: str | Path, every: int = 10, keep: int | None = 1) -> None:

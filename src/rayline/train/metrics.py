@@ -2,7 +2,6 @@
 
 >>> import numpy as np, polars as pl
 >>> from rayline.core.target import Target, Task, has_probabilities
-from rayline.train.custom_metrics import Custom, CustomMetric, is_scorer, takes
 >>> from rayline.train import metrics
 >>> target = Target(("late",), Task.BINARY, (pl.String(),), (("no", "yes"),))
 >>> metrics.evaluate(["roc_auc", "accuracy"], target, np.array([0.1, 0.7, 0.4]), np.array([0, 1, 1]))

@@ -42,6 +42,11 @@ class MLflow(Tracker):
         When MLflow is not installed.
     ParameterError
         When a training starts, and MLflow cannot write there.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> train.fit(trainer, train_dataset=ds, target_columns=["late"], callbacks=[train.MLflow("flights", tracking_uri="sqlite:///runs.db")])  # doctest: +SKIP
     """
 
     package, _installs = "mlflow", "mlflow-skinny"

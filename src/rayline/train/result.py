@@ -41,6 +41,18 @@ class Result:
         The trainer.
     seconds
         Time of the steps: "preprocessor", "training", "metrics", and "total".
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    >>> result = train.fit(trainer, train_dataset=table, target_columns=["late"], verbose=False)
+    >>> result.history.height, sorted(result.metrics)
+    (3, ['train-logloss'])
+    >>> result.inference_pipeline.predict([{"x": 0.0}])
+    [{'prediction': 'no'}]
     """
 
     metrics: dict[str, float]

@@ -27,6 +27,11 @@ class Tracker(Callback):
     ----------
     name
         The run's name; the framework and the time when omitted.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> train.fit(trainer, train_dataset=ds, target_columns=["late"], callbacks=[train.TensorBoard("runs")])  # doctest: +SKIP
     """
 
     package = ""

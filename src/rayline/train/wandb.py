@@ -35,6 +35,11 @@ class WandB(Tracker):
     ------
     MissingExtraError
         When wandb is not installed.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> train.fit(trainer, train_dataset=ds, target_columns=["late"], callbacks=[train.WandB("flights", mode="offline")])  # doctest: +SKIP
     """
 
     package, _installs = "wandb", "wandb"

@@ -51,6 +51,12 @@ class Analysis:
         How long the run took.
     interrupted
         Whether the user ended it before all trials were finished.
+
+    Examples
+    --------
+    >>> analysis = tune.run(trainer, data_config=data_config, config=config)  # doctest: +SKIP
+    >>> analysis.best_score, analysis.best_config  # doctest: +SKIP
+    >>> analysis.best_inference_pipeline.save("late.rayline")  # doctest: +SKIP
     """
 
     def __init__(

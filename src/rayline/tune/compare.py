@@ -40,6 +40,11 @@ class Comparison:
         The analysis of each candidate that could be tuned, by name.
     errors
         Why the others could not, by name.
+
+    Examples
+    --------
+    >>> comparison = tune.compare(candidates, data_config=data_config)  # doctest: +SKIP
+    >>> comparison.best, comparison.best_pipeline  # doctest: +SKIP
     """
 
     def __init__(self, analyses: Mapping[str, Analysis], errors: Mapping[str, str]) -> None:
@@ -169,6 +174,16 @@ def compare(
     KeyboardInterrupt
         On Ctrl-C. With `on_interrupt="return"` the candidates that are finished, and the one that was interrupted, are
         ranked; the others are left out.
+
+    Examples
+    --------
+    >>> from rayline import train, tune
+    >>> comparison = tune.compare(  # doctest: +SKIP
+    ...     {"trees": (train.XGBoostTrainer({}), {"max_depth": tune.randint(3, 8)}), "linear": train.SklearnTrainer(LogisticRegression())},
+    ...     data_config={"train_dataset": ds, "target_columns": ["late"], "cv": 5},
+    ...     num_samples=10,
+    ... )
+    >>> comparison.leaderboard  # doctest: +SKIP
     """
     if not isinstance(candidates, Mapping) or not candidates:
         raise ParameterError.value(COMPARE, "candidates", "a dict of names to trainers and their spaces", candidates)

@@ -58,7 +58,7 @@ class Population:
     --------
     >>> from rayline import tune
     >>> tune.Population(interval=5)
-    Population(interval=5, quantile=0.25, resample=0.25, factors=(0.8, 1.2))
+    Population(interval=5)
     """
 
     __repr__ = representation

@@ -137,6 +137,18 @@ def run(
         When all trials fail.
     KeyboardInterrupt
         On Ctrl-C, unless `on_interrupt="return"` and a trial is finished.
+
+    Examples
+    --------
+    >>> from rayline import train, tune
+    >>> analysis = tune.run(  # doctest: +SKIP
+    ...     train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=100),
+    ...     data_config={"train_pipeline": pipeline, "train_dataset": ds, "target_columns": ["late"], "cv": 5},
+    ...     config={"max_depth": tune.randint(3, 10), "preprocessor": {"impute": {"strategy": tune.choice(["mean", "median"])}}},
+    ...     metric="roc_auc",
+    ...     num_samples=20,
+    ... )
+    >>> analysis.best_config, analysis.best_inference_pipeline  # doctest: +SKIP
     """
     options = Options(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
