@@ -12,7 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 from rayline.core.errors import DataError
-from rayline.core.operations import InPlace, Operation, Row, RowFunction
+from rayline.core.operations import Changes, InPlace, Operation, Row, RowFunction
 from rayline.core.schema import col, is_category
 
 
@@ -155,9 +155,8 @@ class OneHot(Operation):
             .drop(temporary)
         )
 
-    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        kept = {name: dtype for name, dtype in schema.items() if name != self.codes.column}
-        return kept | {name: pl.UInt8() for name in self.outputs if name is not None}
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({name: pl.UInt8() for name in self.outputs if name is not None}, [self.codes.column])
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, lookup, outputs = self.codes.column, self.codes.lookup(), list(self.outputs)
@@ -213,8 +212,8 @@ class MapCodes(Operation):
                 result = code.replace_strict(range(len(values)), values, default=None, return_dtype=self.dtype)
         return [result.alias(self.output or self.codes.column)]
 
-    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        return {**schema, self.output or self.codes.column: self.dtype}
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({self.output or self.codes.column: self.dtype})
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, output, lookup = self.codes.column, self.output or self.codes.column, self.codes.lookup()
@@ -276,9 +275,8 @@ class Choose(Operation):
             missing |= np.isnan(x)
         return pl.Series(rows.name, place).set(pl.Series(missing), None)
 
-    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        kept = {name: dtype for name, dtype in schema.items() if name not in self.columns}
-        return kept | {self.output: self.dtype}
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({self.output: self.dtype}, self.columns)
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return {self.output: tuple(self.columns)}

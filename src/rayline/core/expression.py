@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import polars as pl
 
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.operations import Operation, Row, RowFunction
+from rayline.core.operations import Changes, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col, is_category, kind_of
 
 Formula: TypeAlias = Any
@@ -343,6 +343,10 @@ class Assign(Operation):
         return (
             expression.fill_nan(None) if found == "n" else expression.cast(pl.Float64) if found == "?" else expression
         )
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        types = {"n": pl.Float64(), "b": pl.Boolean(), "s": pl.String(), "?": pl.Float64()}
+        return Changes({name: types[kind(formula, schema, "Assign")] for name, formula in self.formulas.items()})
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         makers = [(name, to_row(formula, schema)) for name, formula in self.formulas.items()]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.operations import Changes, Drop, Operation, Row, RowFunction
 from rayline.core.schema import col
 
 Array = npt.NDArray[np.float64]
@@ -77,9 +77,8 @@ class Linear(Operation):
 
         return linear
 
-    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        kept = {name: dtype for name, dtype in schema.items() if name not in self.outputs}
-        return kept | {name: pl.Float64() for name in self.outputs}
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({name: pl.Float64() for name in self.outputs}, self.outputs)
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(self.outputs, tuple(self.columns))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import polars as pl
 import polars.selectors as cs
@@ -20,6 +20,19 @@ from rayline.core.statistics import Statistic
 
 Row: TypeAlias = dict[str, Any]
 RowFunction: TypeAlias = Callable[[Row], None]
+
+
+class Changes(NamedTuple):
+    """What an operation does to a schema: columns go away, then others get a type, new ones behind all others."""
+
+    made: Mapping[str, pl.DataType]
+    removed: Sequence[str] = ()
+
+    def update(self, schema: dict[str, pl.DataType]) -> None:
+        """Change a schema in place."""
+        for name in self.removed:
+            schema.pop(name, None)
+        schema.update(self.made)
 
 
 class Operation(ABC):
@@ -61,9 +74,28 @@ class Operation(ABC):
         adds = not any(name in schema for name in made) and all(name in after for name in schema)
         return [Drop(list(made))] if adds else None
 
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        """Which columns this makes or changes, with their types, and which go away.
+
+        Planned by Polars on the columns that it reads, so that the cost does not grow with the width of the table; an operation
+        that is used for many columns says it itself.
+        """
+        try:
+            names = dict.fromkeys(name for made, own in self.sources(schema).items() for name in (*own, made))
+            return self._planned({name: schema[name] for name in names if name in schema})
+        except (pl.exceptions.PolarsError, KeyError):  # it reads more than it says, as what changes rows does
+            return self._planned(schema)
+
+    def _planned(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        after = dict(self.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
+        kept = [name for name in schema if name in after]
+        if list(after)[: len(kept)] != kept:  # some went away, and came back behind the others
+            return Changes(after, list(schema))
+        return Changes({n: d for n, d in after.items() if schema.get(n) != d}, [n for n in schema if n not in after])
+
     def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        """The columns and types after this operation. What is costly to plan overrides it."""
-        return dict(self.apply(pl.LazyFrame(schema=pl.Schema(schema))).collect_schema())
+        """The columns and types after this operation."""
+        return schema_after([self], schema)
 
     def push(self, statistic: Statistic) -> Statistic:
         """The statistic of the changed column from that of the column before; needs `algebra`."""
@@ -109,6 +141,9 @@ class Fill(InPlace):
             column = column.fill_nan(None)
         return [column.fill_null(pl.lit(self.value, dtype=self.dtype))]
 
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return super().changes(schema) if self.dtype is None else Changes({self.column: self.dtype})
+
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, value = self.column, self.value
         convert = float if self.dtype is not None and self.dtype.is_float() else None
@@ -143,6 +178,9 @@ class Affine(InPlace):
             x = x * (1.0 / self.scale)  # as Polars divides by a constant: said here, so that both forms do it
         return [x + self.offset if self.offset else x]
 
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({self.column: pl.Float64()})
+
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, shift, factor, offset = self.column, self.shift, 1.0 / self.scale, self.offset
 
@@ -172,6 +210,9 @@ class Clip(InPlace):
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).cast(pl.Float64).clip(self.low, self.high)]
 
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({self.column: pl.Float64()})
+
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, low, high = self.column, self.low, self.high
 
@@ -196,6 +237,9 @@ class Drop(Operation):
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return table.drop(cs.by_name(*self.columns)) if self.columns else table
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({}, self.columns)
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         columns = list(self.columns)
@@ -222,6 +266,9 @@ class Blank(Operation):
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [pl.lit(None, dtype=dtype).alias(name) for name, dtype in self.columns.items()]
 
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes(self.columns)
+
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         nothing = dict.fromkeys(self.columns)
         return lambda row: row.update(nothing)
@@ -243,7 +290,10 @@ def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFr
     for operation in operations:
         if not fuse or type(operation).apply is not Operation.apply:
             table, step = operation.apply(table.with_columns(**step) if step else table), {}
-            schema = dict(table.collect_schema()) if not fuse else operation.schema_after(schema)
+            if fuse:
+                operation.changes(schema).update(schema)
+            else:
+                schema = dict(table.collect_schema())
             continue
         expressions = operation.expressions(schema)
         reads = {name for expression in expressions for name in expression.meta.root_names()}
@@ -251,7 +301,7 @@ def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFr
         if step.keys() & (reads | made.keys()):
             table, step = table.with_columns(**step), {}
         step |= made
-        schema |= pl.LazyFrame(schema={name: schema[name] for name in reads}).select(**made).collect_schema()
+        operation.changes(schema).update(schema)
     return table.with_columns(**step) if step else table
 
 
@@ -259,19 +309,20 @@ def schema_after(operations: Sequence[Operation], schema: Mapping[str, pl.DataTy
     """The columns and types after all the operations."""
     after = dict(schema)
     for operation in operations:
-        after = operation.schema_after(after)
+        operation.changes(after).update(after)
     return after
 
 
 def row_function(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> RowFunction | None:
     """All the operations as one function of a row; None when one of them has no such form."""
     functions: list[RowFunction] = []
+    schema = dict(schema)
     for operation in operations:
         function = operation.row(schema)
         if function is None:
             return None
         functions.append(function)
-        schema = operation.schema_after(schema)
+        operation.changes(schema).update(schema)
 
     def run(row: Row) -> None:
         for function in functions:

@@ -7,6 +7,7 @@ import datetime as dt
 import enum
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
@@ -136,7 +137,7 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
     names = list(columns or [])
     if not all(isinstance(name, str) for name in names):
         raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise ParameterError.value(where, "columns", "each column once", twice)
     missing = [name for name in names if name not in schema]

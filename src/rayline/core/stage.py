@@ -278,14 +278,15 @@ class Stage(ABC, metaclass=_StageMeta):
 
         They follow from the operations of `lower` where each of these has an inverse.
         """
-        back: list[Operation] = []
+        back: list[list[Operation]] = []
+        schema = dict(schema)
         for operation in self.lower(where):
             undo = operation.inverse(schema)
             if undo is None:
                 return None
-            back = [*undo, *back]
-            schema = operation.schema_after(schema)
-        return back
+            back.append(undo)
+            operation.changes(schema).update(schema)
+        return [operation for undo in reversed(back) for operation in undo]
 
     def lower_training(self, where: str) -> list[Operation]:
         """The operations on the training rows themselves, where they differ (cross-fitted codes, resampling)."""

@@ -74,7 +74,8 @@ class Conform:
 
     def only(self, names: Collection[str]) -> Conform:
         """The same for some of the columns."""
-        return Conform({name: dtype for name, dtype in self.schema.items() if name in names}, self.where)
+        wanted = set(names)
+        return Conform({name: dtype for name, dtype in self.schema.items() if name in wanted}, self.where)
 
     def _column(self, name: str, got: pl.DataType, dtype: pl.DataType) -> pl.Expr | None:
         column = col(name)

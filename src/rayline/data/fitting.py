@@ -141,7 +141,8 @@ class Walk:
             self._refuse_nothing(f"{where} ({type(done).__name__})", table, after)
             training = new if type(done).lower_training is Stage.lower_training else done.lower_training(path)
             self._operations.append([*self._operations[-1], *training])
-            changed = {name for name in after if name not in table or name in columns}
+            own = set(columns)
+            changed = {name for name in after if name not in table or name in own}
             steps = {operation.column: operation for operation in new if leaf.becomes} if leaf.becomes else {}  # type: ignore[attr-defined]
             prefix = len(self._operations) - 1
             moved = {name: Lineage(name, prefix) for name in after} if leaf.changes_rows else {}
@@ -150,7 +151,7 @@ class Walk:
                     lineage[name] = moved[name]
                 elif name in steps:
                     lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
-                elif name in changed and not (leaf.keeps and name in columns):
+                elif name in changed and not (leaf.keeps and name in own):
                     lineage[name] = Lineage(name, prefix)
             table = after
         if len(self.fitted) == len(self.leaves):

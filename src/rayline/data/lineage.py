@@ -38,18 +38,25 @@ def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) 
     found: Lineage = {name: (name,) for name in schema}
     elements: dict[str, Lineage] = {}
     places = {name: place for place, name in enumerate(schema)}
+    schema = dict(schema)
     for operation in operations:
         reads, named = operation.sources(schema), operation.elements(schema)
         made = {
             name: tuple(sorted({source for read in own for source in found.get(read, ())}, key=places.__getitem__))
             for name, own in reads.items()
         }
-        elements = {name: own for name, own in elements.items() if name not in made}
+        for name in made:
+            elements.pop(name, None)
         for name, own in named.items():  # an element that is called as a column is that column
             apart = list(own) == list(reads[name])
             elements[name] = {e: found[e] for e in own} if apart else dict.fromkeys(own, made[name])
-        schema = operation.schema_after(schema)
-        found = {name: made.get(name, found.get(name, ())) for name in schema}
+        changes = operation.changes(schema)
+        changes.update(schema)
+        kept = {name: found.get(name, ()) for name in changes.made}
+        for name in changes.removed:
+            found.pop(name, None)
+        found |= kept  # new columns stand in the order of the table
+        found |= {name: sources for name, sources in made.items() if name in schema}
     return Origins(found, elements)
 
 

@@ -62,10 +62,11 @@ def _without(leaf: Stage, gone: Collection[str], changed: Collection[str], targe
 
 
 def _reads_absent(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> bool:
+    schema = dict(schema)
     for operation in operations:
         if any(read not in schema for own in operation.sources(schema).values() for read in own):
             return True
-        schema = operation.schema_after(schema)
+        operation.changes(schema).update(schema)
     return False
 
 

@@ -15,7 +15,7 @@ from rayline.core.codes import Codes
 from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.joint import row_hash
-from rayline.core.operations import Operation, Row, RowFunction
+from rayline.core.operations import Changes, Operation, Row, RowFunction
 from rayline.core.sample import RowSample
 from rayline.core.schema import Kind, col
 from rayline.core.stage import Check, Stage, View, a_string, an_int, one_of, param
@@ -153,8 +153,8 @@ class FillFromNeighbours(Operation):
         made = table.with_columns(filled.alias("\x00filled")).unnest("\x00filled")
         return made.with_columns(pl.col(n).alias(c) for c, n in zip(self.columns, names, strict=True)).drop(names)
 
-    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        return {**schema, **dict.fromkeys(self.columns, pl.Float64())}
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes(dict.fromkeys(self.columns, pl.Float64()))
 
     def _structs(self, rows: pl.Series) -> pl.Series:
         fields = rows.struct.unnest()

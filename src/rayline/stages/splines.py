@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.operations import Changes, Drop, Operation, Row, RowFunction
 from rayline.core.quantiles import Quantiles
 from rayline.core.schema import col
 from rayline.core.stage import Check, NumberStage, View, a_bool, an_int, one_of, param
@@ -245,9 +245,8 @@ class BSpline(Operation):
         temporary = f"{self.column}\x00splines"
         return Drop([self.column]).apply(table.with_columns(made.alias(temporary))).unnest(temporary)
 
-    def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        kept = {name: dtype for name, dtype in schema.items() if name != self.column}
-        return kept | {name: pl.Float64() for name in self.outputs}
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({name: pl.Float64() for name in self.outputs}, [self.column])
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(self.outputs, (self.column,))
