@@ -53,6 +53,7 @@ def test_predict(saved: Path, tmp_path: Path, suffix: str) -> None:
 
 def test_errors_have_no_traceback(tmp_path: Path, saved: Path) -> None:
     (tmp_path / "bad.rayline").write_bytes(b"no artifact")
+    pl.DataFrame({"x": [1.0, 2.0]}).write_csv(tmp_path / "rows.csv")
     for arguments in (
         ("show", tmp_path / "bad.rayline"),
         ("show", tmp_path / "none.rayline"),
@@ -60,6 +61,10 @@ def test_errors_have_no_traceback(tmp_path: Path, saved: Path) -> None:
         ("predict", saved, tmp_path / "rows.xls", tmp_path / "out.csv"),
         ("serve", saved, "--token-env", "NO_SUCH_VARIABLE"),
         ("serve", saved, "--max-batch-size", 0),
+        ("card", saved, tmp_path / "card.pdf"),
+        ("card", saved, tmp_path / "nothing" / "card.html"),
+        ("predict", saved, tmp_path / "rows.csv", tmp_path / "nothing" / "out.csv"),
+        ("sign", saved, "--key", tmp_path / "none.pem"),
     ):
         code, text = run(*arguments)
         assert code == 1, arguments

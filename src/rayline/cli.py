@@ -15,6 +15,7 @@ from rich.table import Table
 
 import rayline
 from rayline.core.errors import DataError, ParameterError, RaylineError, counted
+from rayline.core.files import replace_file
 from rayline.inference import archive, artifact
 from rayline.inference.card import model_card
 from rayline.inference.pipeline import InferencePipeline
@@ -116,7 +117,7 @@ def predict(
             raise _unreadable(output)
         table = _table(rows)
         table = _load(path, expected_digest, trusted_key, max_bytes).transform(table, proba=proba)
-        getattr(table, _READERS[output.suffix].replace("read", "write"))(output)
+        replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
         typer.echo(f"{counted(table.height, 'row')} in {output}")
 
 
@@ -181,6 +182,9 @@ def _errors() -> Iterator[None]:
         yield
     except RaylineError as error:
         _fail(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}.\n  Expected a file or a directory that is there and may be used.")
 
 
 def _fail(message: str) -> NoReturn:

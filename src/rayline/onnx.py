@@ -21,6 +21,7 @@ import polars as pl
 from rayline.core.codes import Codes, MapCodes, OneHot
 from rayline.core.errors import MissingExtraError, ParameterError, RaylineError
 from rayline.core.expression import Assign
+from rayline.core.files import replace_content
 from rayline.core.linear import Linear
 from rayline.core.operations import Affine, Clip, Drop, Fill, Operation
 from rayline.core.schema import Kind, kind_of
@@ -76,7 +77,7 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     made = graph.finish(matrix, model, pipeline)
     onnx_check.compare_pipeline(pipeline, made)
     if path is not None:
-        onnx.save(made, str(path))
+        replace_content(path, made.SerializeToString())
     return made
 
 

@@ -23,6 +23,7 @@ from rayline import train
 from rayline.core.errors import ParameterError, ServeError
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import deploy_config, ingress, to_deployment
+from rayline.serve.holder import differences, interface
 from rayline.stages import OneHotEncoder, SimpleImputer
 
 from .conftest import table
@@ -64,7 +65,10 @@ def test_a_deployment_from_start_to_end(ray_session: Any, pipeline: InferencePip
 
         asking = threading.Thread(target=ask)
         asking.start()
-        deployment.update(odd())
+        with pytest.raises(ServeError, match=r"(?s)the column 'x' is new.*allow_schema_change=True"):
+            deployment.update(odd())
+        assert deployment.pipeline is pipeline
+        deployment.update(odd(), allow_schema_change=True)
         stop.set()
         asking.join()
         assert set(codes) == {200}
@@ -85,6 +89,52 @@ def test_a_deployment_from_start_to_end(ray_session: Any, pipeline: InferencePip
     assert deployment.status() == "NOT_STARTED"
     assert not serve.status().applications
     assert ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_applications_of_others_are_left_alone(ray_session: Any, pipeline: InferencePipeline) -> None:
+    from ray import serve
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0.1})
+    class Theirs:
+        async def __call__(self, request: Any) -> str:
+            return "theirs"
+
+    mine = to_deployment(pipeline, name="mine", ray_actor_options={"num_cpus": 0.5})
+    try:
+        with ingress.quiet():
+            ingress.start("127.0.0.1", None)
+            serve.run(Theirs.bind(), name="mine", route_prefix="/mine")
+        for refused in (mine.deploy, mine.delete, lambda: mine.update(pipeline)):
+            with pytest.raises(ServeError, match="Rayline has not made"):
+                refused()
+        assert httpx.get(f"{ingress.address()}/mine", timeout=60).text == "theirs"
+    finally:
+        with ingress.quiet():
+            serve.delete("mine")
+            ingress.stop()
+    with pytest.raises(ServeError, match="does not run"):
+        mine.url  # noqa: B018
+
+
+def test_what_clients_notice_of_another_pipeline() -> None:
+    old = {"columns": {"a": "integer", "b": "string", "c": "number"}, "targets": {"y": "string"}}
+    assert differences(old, old) == []
+    assert differences({"columns": {"a": "number", "b": "string"}, "targets": {"y": "string"}}, old) == []
+    found = differences({"columns": {"a": "string", "c": "integer", "d": "number"}, "targets": {"z": "string"}}, old)
+    assert found == [
+        "the column 'a' was integer and is string", "the column 'c' was number and is integer", "the column 'd' is new",
+        "the target 'z' is new", "the target 'y' is gone",
+    ]  # fmt: skip
+    assert interface(odd()) == {"columns": {"x": "number"}, "targets": {"y": "number"}}
+
+
+def test_the_url_of_a_deployment_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = to_deployment(odd(), name="going")
+    monkeypatch.setattr(type(deployment), "status", lambda self: "DELETING")
+    monkeypatch.setattr(ingress, "routes", dict)
+    with pytest.raises(ServeError, match="being deleted"):
+        deployment.url  # noqa: B018
 
 
 def _opposite() -> InferencePipeline:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import ingress
 from rayline.serve.connection import OnePiece
 
@@ -96,7 +99,7 @@ def behind(tmp_path: Path) -> Iterator[Callable[..., Behind]]:
                 return subprocess.Popen([sys.executable, "-c", SERVER, str(port), str(seconds)])
 
             port, ports, path = free_port(), [free_port() for _ in range(n_servers)], tmp_path / "haproxy.cfg"
-            environment = {**os.environ, **ingress._environment(str(tmp_path))}
+            environment = {**os.environ, **ingress._environment(str(tmp_path), "127.0.0.1")}
             subprocess.run([sys.executable, "-c", CONFIGURE, str(path), *map(str, [port, *ports])], env=environment, check=True)
             libraries = {**os.environ, "LD_LIBRARY_PATH": str(BINARY.parent / "lib")}
             made = Behind(port, start, ports)
@@ -177,3 +180,52 @@ def test_what_is_written_in_one_step_is_sent_in_one_piece() -> None:
     for call in loop.soon:
         call()
     assert len(sent) == 2
+
+
+@pytest.fixture
+def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files with a path of more than 80 bytes, as jobs on clusters have."""
+    place = Path(str(tmp_path / ("scratch-" + "x" * 80)))
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return place
+
+
+def test_sockets_fit_whatever_the_directory_for_temporary_files(deep: Path) -> None:
+    place = ingress._new_directory()
+    try:
+        settings = ingress._environment(place, "127.0.0.1")
+        for name in ("RAY_SERVE_HAPROXY_SOCKET_PATH", "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"):
+            path, _, file = settings[name].rpartition("/")
+            assert len(f"{path}/{'f' * 56}/{file}") <= 97
+        assert os.stat(place).st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_it_runs_with_a_long_directory_for_temporary_files(deep: Path, tmp_path: Path, pipeline: InferencePipeline) -> None:
+    """In a process of its own: Ray starts there. Its ports for statistics are open to this machine only."""
+    pipeline.save(tmp_path / "flights.rayline")
+    script = """
+import json, sys, psutil, ray, rayline
+from rayline import serve
+try:
+    deployment = serve.to_deployment(sys.argv[1], name="flights", ray_actor_options={"num_cpus": 0.5}).deploy()
+    haproxy = [p for p in psutil.process_iter() if p.name() == "haproxy" and any("/rl-" in word for word in p.cmdline())]
+    listening = {c.laddr[0] for p in haproxy for c in p.net_connections("inet") if c.status == "LISTEN"}
+    print(json.dumps([deployment.status(), len(haproxy), sorted(listening)]))
+    deployment.delete()
+finally:
+    ray.shutdown()
+"""
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    command = [sys.executable, "-c", script, str(tmp_path / "flights.rayline")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    status, n_haproxy, listening = json.loads(done.stdout.strip().splitlines()[-1])
+    assert status == "RUNNING"
+    assert n_haproxy
+    assert listening == ["127.0.0.1"]

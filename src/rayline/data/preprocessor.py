@@ -13,6 +13,7 @@ from rayline.core import registry, strictjson
 from rayline.core.backward import inverse
 from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
+from rayline.core.files import replace_content
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.schema import refuse_taken, schema_from_json, schema_to_json, without_categories
 from rayline.core.stage import Stage
@@ -547,8 +548,8 @@ class Preprocessor:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, readable by people and by `load`."""
-        Path(path).write_bytes(strictjson.dumps(self.to_json(), indent=1))
+        """Write it as JSON, readable by people and by `load`: whole, or not at all. Raises ArtifactError when the disk refuses."""
+        replace_content(path, strictjson.dumps(self.to_json(), indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

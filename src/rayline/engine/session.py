@@ -15,9 +15,13 @@ import ray
 from ray.data import DataContext
 
 from rayline.core.errors import ResourceError
+from rayline.core.sockets import MAX_SOCKET_PATH, short_directory
 
 KNOCK_S = 5.0
 """Seconds in which a Ray at RAY_ADDRESS has to answer."""
+
+SESSION_BYTES = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+"""What the path of a socket of Ray has beyond the directory for temporary files."""
 
 
 def ensure_ray() -> None:
@@ -45,6 +49,7 @@ def _start() -> None:
     if address == "local":
         _keep_token_private()
         options["include_dashboard"] = False
+        options |= _short_session()
     try:
         _knock(address)
         ray.init(address, **options)
@@ -64,6 +69,14 @@ def _knock(address: str) -> None:
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
+def _short_session() -> dict[str, Any]:
+    """Where a Ray that starts here keeps its sockets, when its usual place is too long for them: `TMPDIR/ray/session_…/sockets/…`."""
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp")  # noqa: S108  # as Ray
+    if len(os.fsencode(usual)) + SESSION_BYTES <= MAX_SOCKET_PATH:
+        return {}
+    return {"_temp_dir": f"{short_directory(SESSION_BYTES)}/ray"}
 
 
 def _keep_token_private() -> None:

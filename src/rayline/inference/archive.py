@@ -12,16 +12,15 @@ import hashlib
 import itertools
 import os
 import re
-import secrets
-import shutil
 import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from rayline.core.errors import ArtifactError, ParameterError, RaylineError
+from rayline.core.files import replace_file, sync_directory
 
 MAX_MEMBERS = 10_000
 MAX_DIRECTORY_BYTES = 4 << 20
@@ -101,31 +100,14 @@ def write(path: Path, members: Mapping[str, Content], *, directory: bool = False
             "choose another name.",
         )
     if directory:
-        _replaced(path, lambda temporary: _write_directory(temporary, members))
+        replace_file(path, lambda temporary: _write_directory(temporary, members))
     else:
-        _replaced(path, lambda temporary: _write_archive(temporary, members, path))
-
-
-def _replaced(path: Path, make: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        make(temporary)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise ArtifactError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Expected a directory that exists, may be written to and has room; what was there before is still there.",
-            "choose another place.",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+        replace_file(path, lambda temporary: _write_archive(temporary, members, path))
 
 
 def replace_in(directory: Path, name: str, content: bytes) -> None:
     """Write one member of a directory anew, atomically. Raises ArtifactError when the disk refuses."""
-    _replaced(directory / name, lambda temporary: _write_file(temporary, content))
+    replace_file(directory / name, lambda temporary: _write_file(temporary, content))
 
 
 @contextlib.contextmanager
@@ -307,7 +289,7 @@ def _write_directory(temporary: Path, members: Mapping[str, Content]) -> None:
         (temporary / name).parent.mkdir(parents=True, exist_ok=True)
         _write_file(temporary / name, content)
     for place in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
-        _sync_directory(place)
+        sync_directory(place)
 
 
 def _write_file(path: Path, content: Content) -> None:
@@ -319,11 +301,3 @@ def _write_file(path: Path, content: Content) -> None:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

