@@ -81,7 +81,7 @@ class ParameterError(RaylineError, ValueError):
     def unknown(cls, where: str, names: Iterable[str], allowed: Iterable[str], noun: str = "parameter") -> Self:
         """A parameter (or another thing that has names) has a name that does not exist."""
         names, allowed = sorted(names), sorted(allowed)
-        near = [m for name in names for m in _near(name, allowed)]
+        near = [m for name in names for m in nearest(name, allowed)]
         return cls(
             f"{where}: unknown {noun}{'' if len(names) == 1 else 's'} {', '.join(map(repr, names))}.",
             f"Expected some of {shorten(allowed, 20)}.",
@@ -139,7 +139,7 @@ def _nearest(names: Iterable[str], present: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(m for name in names for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)))
 
 
-def _near(name: str, allowed: Sequence[str]) -> list[str]:
+def nearest(name: str, allowed: Sequence[str]) -> list[str]:
     """What was meant, perhaps: the same words in another order, or nearly the same letters."""
     words = sorted(name.lower().split("_"))
     same = [other for other in allowed if sorted(other.lower().split("_")) == words]

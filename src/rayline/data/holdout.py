@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError
 from rayline.data.cells import content_keys
@@ -15,6 +16,7 @@ from rayline.data.rowhash import RowHash
 from rayline.data.splitting import Folds, Splitter, check_seed, schema_with, time_division
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class Holdout(Splitter):
     """One training and one held-out part; what `train_test_split` cuts by. Takes at most one of stratify, group and time.

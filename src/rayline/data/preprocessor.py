@@ -10,6 +10,7 @@ from typing import Any, Self
 import polars as pl
 
 from rayline.core import registry, strictjson
+from rayline.core.arguments import known_arguments
 from rayline.core.backward import inverse
 from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
@@ -28,6 +29,7 @@ from rayline.data.without import without_targets
 FORMAT_VERSION = 1
 
 
+@known_arguments
 class Preprocessor:
     """Named stages, fitted in one scan of the data and applied as one query.
 

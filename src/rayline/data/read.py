@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray.data
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import DataError, ParameterError, SchemaError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+@known_arguments
 def read_parquet(paths: Paths, **options: Any) -> Dataset:
     """A dataset from Parquet files, read when it is used.
 
@@ -51,6 +53,7 @@ def read_parquet(paths: Paths, **options: Any) -> Dataset:
     return _read(ray.data.read_parquet, paths, options)
 
 
+@known_arguments
 def read_csv(paths: Paths, **options: Any) -> Dataset:
     """A dataset from CSV files. As `read_parquet`, with the arguments of `ray.data.read_csv`.
 
@@ -69,6 +72,7 @@ def read_csv(paths: Paths, **options: Any) -> Dataset:
     return _read(ray.data.read_csv, paths, options)
 
 
+@known_arguments
 def read_json(paths: Paths, **options: Any) -> Dataset:
     """A dataset from JSON files (records, or one a line). As `read_parquet`, with the arguments of `ray.data.read_json`.
 
@@ -87,6 +91,7 @@ def read_json(paths: Paths, **options: Any) -> Dataset:
     return _read(ray.data.read_json, paths, options)
 
 
+@known_arguments
 def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) -> Dataset:
     """A dataset from a pandas table, or several with the same columns. The index is let go.
 
@@ -119,6 +124,7 @@ def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) ->
     return _make(ray.data.from_pandas, tables, options)
 
 
+@known_arguments
 def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.LazyFrame], **options: Any) -> Dataset:
     """A dataset from a Polars table or LazyFrame, or several. As `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
@@ -141,6 +147,7 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
     return _make(ray.data.from_arrow, arrow, options)
 
 
+@known_arguments
 def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
     """A dataset from an Arrow table, or several. As `from_pandas`, with the arguments of `ray.data.from_arrow`.
 

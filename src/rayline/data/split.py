@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import DataError, ParameterError
 from rayline.data.conform import refuse_empty
 from rayline.data.holdout import Holdout, check_percentage, rounded
@@ -20,6 +21,7 @@ class _Split(Holdout):
     where: ClassVar[str] = WHERE
 
 
+@known_arguments
 def train_test_split(
     ds: Any,
     percentage: float = 0.2,

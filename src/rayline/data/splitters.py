@@ -14,6 +14,7 @@ from itertools import accumulate
 from math import exp
 from typing import Any, ClassVar
 
+from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError
 from rayline.data.cells import Thresholds, content_keys
@@ -33,6 +34,7 @@ from rayline.data.splitting import (
 )
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class KFold(Splitter):
     """Each row is held out once; the folds differ by one row at most.
@@ -68,6 +70,7 @@ class KFold(Splitter):
         return (_equal_folds(Division(engine, data, where, *keys), self.n_splits),)
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class StratifiedKFold(Splitter):
     """As KFold, with the same share of every class in every fold, to within one row.
@@ -113,6 +116,7 @@ class StratifiedKFold(Splitter):
         return (_equal_folds(Division(engine, data, "StratifiedKFold", *keys, stratum=column), self.n_splits),)
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class GroupKFold(Splitter):
     """Folds of whole groups, as equal in rows as the groups allow. Rows without a group are one group.
@@ -153,6 +157,7 @@ class GroupKFold(Splitter):
         return (_equal_folds(division, self.n_splits),)
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class TimeSeriesSplit(Splitter):
     """Train on the past, hold out what comes next: fold i trains on the first i + 1 stretches and holds out the next one.
@@ -196,6 +201,7 @@ class TimeSeriesSplit(Splitter):
         return (Folds(cells, folds, counted),)
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class RepeatedKFold(Splitter):
     """KFold several times, each time with another seed. Each repetition is a set of cells of its own.
@@ -232,6 +238,7 @@ class RepeatedKFold(Splitter):
         return tuple(_equal_folds(division, self.n_splits) for division in divisions)
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class Bootstrap(Splitter):
     """Train on as many rows as there are, drawn with replacement; hold out those that were never drawn (some 37 %).

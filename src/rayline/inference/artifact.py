@@ -30,7 +30,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, scratch, strictjson
-from rayline.core.errors import ArtifactError, MissingExtraError, RaylineError
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, RaylineError, nearest
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.data.preprocessor import Preprocessor
@@ -187,6 +187,9 @@ def load(
     [{'prediction': 'yes'}]
     """
     where = str(path)
+    own = ["expected_digest", "trusted_keys", "max_bytes"]
+    if misspelt := [name for name in options if nearest(name, own)]:
+        raise ParameterError.unknown("load", misspelt, own, "argument")
     with scratch.folder("artifact") as folder:
         with archive.opened(Path(path), max_bytes) as members:
             about = manifest.parse(members, where, expected_digest, trusted_keys)

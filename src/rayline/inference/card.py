@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, SchemaError, counted
 from rayline.core.files import replace_content
 from rayline.core.target import Target, Task
@@ -62,6 +63,7 @@ class _Section:
     plots: Sequence[Plot] = ()
 
 
+@known_arguments
 def model_card(
     pipeline: InferencePipeline,
     path: str | Path | None = None,

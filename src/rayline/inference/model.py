@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry, scratch
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, PredictionError, RaylineError, counted, shorten
 from rayline.core.features import Features
 from rayline.core.framework import Framework, Native
@@ -25,6 +26,7 @@ from rayline.data.conform import Conform
 Scores = npt.NDArray[Any]
 
 
+@known_arguments
 class Model:
     """A trained model: the framework's own object, the features that it takes, and the target that it predicts.
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations import Row
@@ -25,6 +26,7 @@ ROW_PATH_MOST = 4
 """So many rows of a list go one by one through the compiled row functions; more are a table."""
 
 
+@known_arguments
 class InferencePipeline:
     """A fitted preprocessor and a model.
 

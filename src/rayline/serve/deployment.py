@@ -20,6 +20,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, ServeError
 from rayline.core.files import replace_content
 from rayline.inference import artifact
@@ -30,6 +31,7 @@ from rayline.serve.options import Options
 from rayline.serve.replica import deployment_options, replica_class
 
 
+@known_arguments
 class Deployment:
     """A pipeline on Ray Serve; made by `to_deployment`.
 
@@ -199,6 +201,7 @@ class Deployment:
         return f"Deployment({self.name!r}, {self.status()})"
 
 
+@known_arguments
 def to_deployment(
     model: Any,
     *,

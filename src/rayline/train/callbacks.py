@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train import metrics as named_metrics
@@ -89,6 +90,7 @@ class Callback:
         """After the training, also when it failed."""
 
 
+@known_arguments
 class Progress(Callback):
     """Write the metrics of every n-th iteration to stderr.
 
@@ -112,6 +114,7 @@ class Progress(Callback):
             print(f"{iteration + 1:>6}  {values}", file=sys.stderr, flush=True)  # noqa: T201  # what it is for
 
 
+@known_arguments
 class EarlyStopping(Callback):
     """Stop when a metric has not become better for a number of iterations.
 
@@ -173,6 +176,7 @@ class EarlyStopping(Callback):
         return iteration - self.best_iteration >= self.patience
 
 
+@known_arguments
 class ModelCheckpoint(Callback):
     """Keep copies of the model while it is trained, in the framework's own format.
 

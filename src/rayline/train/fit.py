@@ -12,6 +12,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.answers import Answers
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, ResourceError, counted
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col
@@ -39,6 +40,7 @@ EXAMPLES = 5
 """Raw rows that a model remembers."""
 
 
+@known_arguments
 def fit(
     trainer: Trainer,
     preprocessor: Preprocessor | None = None,

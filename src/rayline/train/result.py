@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
 
 
+@known_arguments
 @dataclass(frozen=True)
 class Result:
     """What `train.fit` gives.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from rayline.core import registry
-from rayline.core.errors import NotFittedError, ParameterError
+from rayline.core.errors import NotFittedError, ParameterError, nearest
 from rayline.core.framework import Framework
 from rayline.data.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
@@ -128,6 +129,11 @@ class Trainer:
 
     def check(self) -> None:
         """Raise ParameterError on arguments that the framework would not take."""
+        known = inspect.signature(self.adapter.train).parameters.values()
+        names = [p.name for p in known][1:]
+        misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
+        if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], _OPTIONS):
+            raise ParameterError.unknown(self._name, misspelt, [*names, *_OPTIONS], "argument")
         self.adapter.check(*self.args, **self.kwargs)
         if (self.num_workers or 1) > 1 and not self.adapter.distributed:
             raise ParameterError(

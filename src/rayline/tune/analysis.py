@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.core.target import has_probabilities
 from rayline.data.holdout import Holdout
@@ -36,6 +37,7 @@ SHOWN = 5
 """Trials in the repr."""
 
 
+@known_arguments
 class Analysis:
     """The outcome of `tune.run`.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, RaylineError, TrainingError
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
@@ -31,6 +32,7 @@ COMPARE = "tune.compare"
 Candidate = Trainer | tuple[Trainer, Mapping[str, Any]] | tuple[Trainer, Mapping[str, Any], Preprocessor | None]
 
 
+@known_arguments
 class Comparison:
     """The outcome of `tune.compare`.
 

@@ -20,6 +20,7 @@ import numpy as np
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, Quantized
 from ray.tune.search.variant_generator import generate_variants
 
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.tune import space
@@ -31,6 +32,7 @@ GENERATIONS = 10
 Random = np.random.Generator
 
 
+@known_arguments
 @dataclass(frozen=True, repr=False)
 class Population:
     """Population based training, as `scheduler=` of `tune.run`; "pbt" is one with these defaults.

@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayline.core import registry, scratch
+from rayline.core.arguments import known_arguments
 from rayline.core.errors import TrainingError, counted
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
@@ -40,6 +41,7 @@ TOGETHER_S = 0.3
 """Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
 
 
+@known_arguments
 def run(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None = None,

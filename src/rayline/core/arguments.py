@@ -1,0 +1,62 @@
+"""A misspelt argument of a public function or class is refused with the name that was meant."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from typing import Any, TypeVar, cast
+
+from rayline.core.errors import ParameterError
+
+T = TypeVar("T")
+
+
+def known_arguments(public: T) -> T:
+    """Decorate a function, or every public method of a class: unknown keyword arguments raise ParameterError.
+
+    Without it Python raises a TypeError, which neither is a RaylineError nor says what was meant.
+
+    Examples
+    --------
+    >>> @known_arguments
+    ... def fit(data, target_columns=None): ...
+    >>> fit([], target_column="late")
+    Traceback (most recent call last):
+    rayline.core.errors.ParameterError: core.fit: unknown argument 'target_column'.
+      Expected some of ['data', 'target_columns'].
+      Hint: did you mean ['target_columns']?
+    """
+    if not isinstance(public, type):
+        return cast(T, _checked(cast(types.FunctionType, public), ""))
+    for name, member in list(vars(public).items()):
+        if name.startswith("_") and name != "__init__":
+            continue
+        if isinstance(member, types.FunctionType):
+            setattr(public, name, _checked(member, public.__name__))
+        elif isinstance(member, (classmethod, staticmethod)):
+            setattr(public, name, type(member)(_checked(cast(types.FunctionType, member.__func__), public.__name__)))
+    return public
+
+
+def _checked(function: types.FunctionType, owner: str) -> Any:
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return function
+    known = frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.kind is not p.VAR_POSITIONAL)
+    method = "" if function.__name__ == "__init__" else f".{function.__name__}"
+    where = f"{owner}{method}" if owner else f"{function.__module__.split('.')[1] if '.' in function.__module__ else 'core'}{method}"
+    refuse = functools.partial(_refuse, where, known)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not known.issuperset(kwargs):
+            refuse(kwargs)
+        return function(*args, **kwargs)
+
+    # With the globals of the function itself: doctest takes only what belongs to the module that it reads.
+    made = types.FunctionType(call.__code__, function.__globals__, function.__name__, None, call.__closure__)
+    return functools.update_wrapper(made, function)
+
+
+def _refuse(where: str, known: frozenset[str], given: dict[str, Any]) -> None:
+    raise ParameterError.unknown(where, [name for name in given if name not in known], known - {"self", "cls"}, "argument")
