@@ -337,6 +337,17 @@ def test_arguments_are_checked_before_anything_starts(wrong: dict[str, Any]) -> 
         to_deployment(odd(), **wrong)
 
 
+def test_a_gpu_that_would_stand_idle_is_refused(pipeline: InferencePipeline) -> None:
+    for refused in (
+        lambda: to_deployment(pipeline, ray_actor_options={"num_gpus": 1}),
+        lambda: deploy_config("/models/late.rayline", ray_actor_options={"num_gpus": 0.5}),
+    ):
+        with pytest.raises(ParameterError, match="num_gpus"):
+            refused()
+    to_deployment(pipeline, ray_actor_options={"num_gpus": 0})
+    to_deployment(odd(), ray_actor_options={"num_gpus": 1})  # a framework of one's own
+
+
 def test_deploy_config(tmp_path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 

@@ -9,13 +9,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import polars as pl
 import pytest
 
+from rayline import Framework, register_framework
+from rayline.core.target import Target, Task
+from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.serve import page
 from rayline.serve.app import create_app
 
 from .conftest import served
@@ -120,3 +127,66 @@ def test_the_documentation_shows_requests_that_work(url: str, browse: Any) -> No
     for command in commands:
         assert "SERVER" not in command
         subprocess.run(["sh", "-c", f"{command} --fail --silent --show-error"], capture_output=True, check=True)
+
+
+AWKWARD = ["elements", "dataset", "addEventListener", "getAttribute", "querySelectorAll", "__proto__", "name", "id", "length", "submit"]
+
+
+def awkward() -> InferencePipeline:
+    """A model whose columns are called as parts of a form are; the first is a number beyond 2^53, one a long text."""
+    schema = {"n": pl.Int64(), **dict.fromkeys(AWKWARD, pl.Float64()), "text": pl.String(), "tags": pl.List(pl.String())}
+    examples = pl.DataFrame([{"n": n, **dict.fromkeys(AWKWARD, 0.5), "text": text, "tags": ["a"]} for n, text in ((2**53 + 1, LONG), (7, "short"))], schema=schema)
+    target = Target(("y",), Task.REGRESSION, (pl.Int64(),))
+    return InferencePipeline(None, Model("serve-second", None, schema, target, examples=examples))
+
+
+LONG = "\nA text of\nseveral lines, with <b>&amp;</b> in it, and longer than a field is wide."
+
+
+@register_framework
+class Second(Framework):
+    """Answers with its first column, which is whole."""
+
+    name = "serve-second"
+
+    def train(self, job: Any) -> Any:
+        raise NotImplementedError
+
+    def predict(self, model: Any, features: Any) -> Any:
+        return np.array([2.0**53 + 2] * features.n_rows)
+
+    def save(self, model: Any, directory: Any) -> None:
+        raise NotImplementedError
+
+    def load(self, directory: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_long_text_has_a_field_for_it() -> None:
+    html = page.html("x", awkward(), {}, has_probabilities=False)[0].decode()
+    assert f'<textarea name="text" data-kind="text" rows="3">\n{escape(LONG)}</textarea>' in html
+    assert f'value="{2**53 + 1}"' in html
+    assert 'name="tags" data-kind="json" rows="1"' in html
+
+
+@pytest.mark.slow
+def test_columns_of_any_name_and_whole_numbers_of_any_size(browse: Any) -> None:
+    app = create_app(awkward(), name="awkward")
+    asked: list[Any] = []
+    reader = app._served.reader
+    rows = reader.rows
+    reader.rows = lambda sent: asked.append(sent) or rows(sent)  # type: ignore[method-assign, func-returns-value]
+    with served(app) as port:
+        open_page = browse(f"http://127.0.0.1:{port}/")
+        wait(lambda: open_page("document.querySelector('#row button') !== null"))
+        open_page("document.querySelector('#row button').click()")
+        shown = wait(lambda: open_page("document.querySelector('#result strong')?.textContent"))
+        assert shown == str(2**53 + 2)
+        assert asked == [[{"n": 2**53 + 1, **dict.fromkeys(AWKWARD, 0.5), "text": LONG, "tags": ["a"]}]]
+        assert str(2**53 + 1) in open_page("document.getElementById('wire').textContent")
+        open_page("document.getElementById('next').click()")
+        wait(lambda: len(asked) == 2)
+        assert (asked[1][0]["n"], asked[1][0]["text"]) == (7, "short")
+        open_page("document.getElementById('next').click()")
+        wait(lambda: len(asked) == 3)
+        assert asked[2] == asked[0]

@@ -95,7 +95,7 @@ class Deployment:
                 raise ServeError(
                     f"Deployment {self.name!r} did not start: {reason}.",
                     "Expected healthy replicas.",
-                    "check that the cluster has the CPUs and GPUs that ray_actor_options ask for.",
+                    "check that the cluster has the CPUs that ray_actor_options ask for.",
                 ) from error
             let_go(self.name, keep=model["key"])
             if not ingress.answers(f"{self.url}/health"):
@@ -235,7 +235,8 @@ def to_deployment(
     autoscaling
         Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, in place of `num_replicas`.
     ray_actor_options
-        Resources of a replica, `{"num_cpus": 1}` by default; `num_gpus`, `runtime_env`, ….
+        Resources of a replica, `{"num_cpus": 1}` by default; `runtime_env`, …. `num_gpus` is for frameworks of one's own: those of
+        Rayline predict on the CPU here.
     host, port
         Where Ray Serve listens when it is started here: this machine only, and port 8000 or the next free one. A cluster
         of several machines needs `host="0.0.0.0"`. A Ray Serve that runs already keeps what it has.
@@ -260,7 +261,10 @@ def to_deployment(
     """
     arguments = {name: value for name, value in locals().items() if name != "model"}
     plan = _Plan.of(arguments)
-    return Deployment(_pipeline_of(model), plan)
+    pipeline = _pipeline_of(model)
+    if type(pipeline.model.adapter).__module__.startswith("rayline."):
+        plan.require_no_gpu()
+    return Deployment(pipeline, plan)
 
 
 def _pipeline_of(model: Any) -> InferencePipeline:
@@ -302,6 +306,16 @@ class _Plan:
         else:
             placement["num_replicas"] = num_replicas or 1
         return cls(options, placement, given["host"], given["port"], route)
+
+    def require_no_gpu(self) -> None:
+        """Raise ParameterError when replicas would reserve a GPU: the frameworks of Rayline predict single rows on the CPU there."""
+        n_gpus = self.placement["ray_actor_options"].get("num_gpus")
+        if n_gpus:
+            raise ParameterError(
+                f"to_deployment: ray_actor_options reserve num_gpus={n_gpus}, and a replica computes on its CPUs.",
+                "Expected no GPU, which would stand idle.",
+                "leave num_gpus out; a framework of your own may use one.",
+            )
 
     def application(self, model: bytes | str | None, config: Mapping[str, str] | None, host: str = "") -> Any:
         """The Ray Serve application: of a model in its arguments, or of one that the holder has; on a Ray Serve at this address."""
@@ -346,6 +360,7 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
             "deploy with to_deployment(token=…), or guard the cluster's ingress.",
         )
     plan = _Plan.of(arguments)
+    plan.require_no_gpu()
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": plan.host, "port": plan.port or ingress.HTTP_PORT},

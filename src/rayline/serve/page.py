@@ -18,6 +18,9 @@ from rayline.serve.openapi import example_rows
 MOST_CHOICES = 200
 """Known categories up to so many become a list to choose from."""
 
+LONG_TEXT = 40
+"""A column with an example of more characters has a field as wide as the form."""
+
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent);
   --soft: color-mix(in srgb, currentColor 5%, transparent); --accent: light-dark(#1f5fbf, #7fb0ff); }
@@ -40,7 +43,9 @@ main { display: grid; grid-template-columns: minmax(0, 1fr) 22rem; gap: 2rem; ma
 form { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .9rem 1.1rem; }
 label { display: flex; flex-direction: column; gap: .15rem; font-weight: 600; overflow-wrap: anywhere; }
 label small { font-weight: 400; opacity: .65; }
-input, select { font: inherit; font-weight: 400; width: 100%; height: 2.3rem; padding: 0 .55rem; border: 1px solid var(--line); border-radius: .4rem; background: transparent; color: inherit; }
+.text { grid-column: 1 / -1; }
+input, select, textarea { font: inherit; font-weight: 400; width: 100%; height: 2.3rem; padding: 0 .55rem; border: 1px solid var(--line); border-radius: .4rem; background: transparent; color: inherit; }
+textarea { height: auto; min-height: 2.3rem; padding: .35rem .55rem; resize: vertical; field-sizing: content; max-height: 24rem; }
 option { color: initial; } @media (prefers-color-scheme: dark) { option { background: #222; color: #eee; } }
 .wrong { border-color: #c33; outline: 1px solid #c33; }
 .buttons { grid-column: 1 / -1; display: flex; gap: .6rem; flex-wrap: wrap; align-items: center; } .buttons small { opacity: .65; }
@@ -52,25 +57,27 @@ meter { width: 100%; min-width: 5rem; } details { margin-top: 1rem; } summary { 
 
 _SCRIPT = """
 "use strict";
-const form = document.getElementById("row"), result = document.getElementById("result"), wire = document.getElementById("wire");
-const fields = [...form.elements].filter(f => f.name), examples = JSON.parse(document.getElementById("examples").textContent);
+const rows = document.querySelector("main"), fields = [...document.querySelectorAll("#row [name]")];
+const result = document.getElementById("result"), wire = document.getElementById("wire");
+const examples = JSON.parse(document.getElementById("examples").textContent);
 const base = location.pathname.replace(/\\/$/, "");
 let shown = 0;
 for (const link of document.querySelectorAll("a[data-path]")) link.href = base + link.dataset.path;
 
+// Of the form nothing but its fields is asked: a column may be called as anything that a form has. A whole number is sent as it is
+// written, because a number of JavaScript ends at 2^53.
 function read(field) {
   const text = field.value.trim(), kind = field.dataset.kind;
-  if (text === "") return null;
-  if (kind === "number") return Number(text);
-  if (kind === "boolean") return text === "true";
-  if (kind === "json") return JSON.parse(text);
-  return field.value;
+  if (text === "") return "null";
+  if (kind === "number") return /^-?(0|[1-9]\\d*)$/.test(text) ? text : JSON.stringify(Number(text));
+  if (kind === "boolean") return String(text === "true");
+  return kind === "json" ? JSON.stringify(JSON.parse(text)) : JSON.stringify(field.value);
 }
-function write(field, value) {
-  const kind = field.dataset.kind;
-  field.value = value === null || value === undefined ? "" : kind === "json" ? JSON.stringify(value) : String(value);
+function row() { return "[{" + fields.map(f => JSON.stringify(f.name) + ":" + read(f)).join(",") + "}]"; }
+function exact(key, value, context) {
+  const source = context && context.source;
+  return typeof value === "number" && source && Number.isInteger(value) && !Number.isSafeInteger(value) && !/[.eE]/.test(source) ? source : value;
 }
-function row() { return Object.fromEntries(fields.map(f => [f.name, read(f)])); }
 function element(name, text) { const made = document.createElement(name); made.textContent = text; return made; }
 function words(value) {
   if (value === null) return "none";
@@ -89,17 +96,17 @@ function bars(title, probabilities) {
 }
 function curl() {
   try {
-    const body = JSON.stringify([row()]).replaceAll("'", "'\\\\''");
+    const body = row().replaceAll("'", "'\\\\''");
     wire.textContent = "curl " + location.origin + base + "/predict \\\\\\n  -H 'content-type: application/json' \\\\\\n  -d '" + body + "'";
   } catch { wire.textContent = ""; }
 }
 async function predict() {
   for (const field of fields) field.classList.remove("wrong");
   try {
-    const body = JSON.stringify([row()]), started = performance.now();
-    const answer = await fetch(base + "/predict" + (form.dataset.proba ? "?proba=true" : ""),
+    const body = row(), started = performance.now();
+    const answer = await fetch(base + "/predict" + (rows.dataset.proba ? "?proba=true" : ""),
       { method: "POST", headers: { "content-type": "application/json" }, body });
-    const said = await answer.json(), ms = performance.now() - started;
+    const said = JSON.parse(await answer.text(), exact), ms = performance.now() - started;
     if (!answer.ok) {
       result.replaceChildren(element("strong", said.error));
       for (const p of said.problems || []) {
@@ -110,18 +117,18 @@ async function predict() {
     }
     result.replaceChildren(element("strong", words(said.predictions[0])));
     const probabilities = said.probabilities && said.probabilities[0];
-    if (probabilities && form.dataset.targets === "1") result.append(bars("", probabilities));
+    if (probabilities && rows.dataset.targets === "1") result.append(bars("", probabilities));
     else if (probabilities) for (const [target, own] of Object.entries(probabilities)) result.append(bars(target, own));
     result.append(element("p", "answered in " + ms.toFixed(1) + " ms"));
   } catch (error) { result.replaceChildren(element("strong", "The request failed: " + error.message)); }
 }
-form.addEventListener("submit", event => { event.preventDefault(); predict(); });
-form.addEventListener("input", curl);
+document.addEventListener("submit", event => { event.preventDefault(); predict(); });
+document.addEventListener("input", curl);
 const next = document.getElementById("next");
 next.hidden = examples.length < 2;
 next.addEventListener("click", () => {
   shown = (shown + 1) % examples.length;
-  for (const field of fields) write(field, examples[shown][field.name]);
+  fields.forEach((field, i) => { field.value = examples[shown][i]; });
   curl();
   predict();
 });
@@ -132,7 +139,7 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$name</title><style nonce="$nonce">$style</style></head>
 <body><header><h1>$name</h1><p>$about</p><p class="facts">$facts</p></header>
-<main><form id="row" data-proba="$proba" data-targets="$targets">$fields
+<main data-proba="$proba" data-targets="$targets"><form id="row">$fields
 <div class="buttons"><button class="main">Predict</button><button type="button" id="next">Another example</button>
 <small>An empty field is a missing value.</small></div></form>
 <aside><h2>$title</h2><div id="result" role="status" aria-live="polite">–</div>
@@ -148,9 +155,13 @@ def html(
     name: str, pipeline: InferencePipeline, categories: Mapping[str, Collection[Any]], *, has_probabilities: bool
 ) -> tuple[bytes, Sequence[tuple[bytes, bytes]]]:
     """The page, and the headers that forbid it everything that it does not need."""
-    examples, target = example_rows(pipeline), pipeline.target
-    example = examples[0] if examples else {}
-    fields = [_field(c, d, example.get(c), categories.get(c, ())) for c, d in pipeline.input_schema.items()]
+    schema, target = pipeline.input_schema, pipeline.target
+    examples = [[_shown(d, row[c]) for c, d in schema.items()] for row in example_rows(pipeline)]
+    example = examples[0] if examples else [""] * len(schema)
+    fields = [
+        _field(c, d, example[i], categories.get(c, ()), any(len(row[i]) > LONG_TEXT or "\n" in row[i] for row in examples))
+        for i, (c, d) in enumerate(schema.items())
+    ]
     nonce = secrets.token_urlsafe(16)
     text = _PAGE.substitute(
         name=escape(name),
@@ -198,23 +209,34 @@ def words(dtype: pl.DataType) -> str:
     return "date" if dtype == pl.Date else "date and time" if isinstance(dtype, pl.Datetime) else str(dtype)
 
 
-def _field(name: str, dtype: pl.DataType, example: Any, categories: Collection[Any]) -> str:
-    kind, attributes, choices = "text", 'type="text"', None
+def _kind(dtype: pl.DataType) -> str:
+    """How the page writes and reads a value."""
     if dtype == pl.Boolean:
-        kind, choices = "boolean", ["true", "false"]
-    elif dtype.is_numeric() or isinstance(dtype, pl.Duration):
-        kind, attributes = "number", f'type="number" step="{1 if dtype.is_integer() else "any"}"'
-    elif dtype == pl.Date:
-        attributes = 'type="date"'
-    elif isinstance(dtype, (pl.List, pl.Array, pl.Struct)):
-        kind = "json"
-    elif 0 < len(categories) <= MOST_CHOICES and all(isinstance(c, str) for c in categories):
+        return "boolean"
+    if isinstance(dtype, (pl.List, pl.Array, pl.Struct)):
+        return "json"
+    return "number" if dtype.is_numeric() or isinstance(dtype, pl.Duration) else "text"
+
+
+def _shown(dtype: pl.DataType, value: Any) -> str:
+    """A value as it stands in its field."""
+    return "" if value is None else json.dumps(value) if _kind(dtype) in ("json", "boolean") else str(value)
+
+
+def _field(name: str, dtype: pl.DataType, shown: str, categories: Collection[Any], is_long: bool) -> str:
+    kind, choices = _kind(dtype), None
+    if kind == "boolean":
+        choices = ["true", "false"]
+    elif kind == "text" and 0 < len(categories) <= MOST_CHOICES and all(isinstance(c, str) for c in categories):
         choices = sorted(categories)
-    shown = "" if example is None else json.dumps(example) if kind in ("json", "boolean") else str(example)
-    named = f'name="{escape(name)}" data-kind="{kind}"'
+    named, place = f'name="{escape(name)}" data-kind="{kind}"', ""
     if choices is not None:
         options = "".join(f"<option{' selected' if c == shown else ''}>{escape(c)}</option>" for c in ["", *choices])
         control = f"<select {named}>{options}</select>"
-    else:
-        control = f'<input {named} {attributes} value="{escape(shown)}">'
-    return f"<label>{escape(name)} <small>{escape(words(dtype))}</small>{control}</label>"
+    elif kind == "number":
+        control = f'<input {named} type="number" step="{1 if dtype.is_integer() else "any"}" value="{escape(shown)}">'
+    elif dtype == pl.Date:
+        control = f'<input {named} type="date" value="{escape(shown)}">'
+    else:  # an element drops the first line break of its content
+        control, place = f'<textarea {named} rows="{3 if is_long else 1}">\n{escape(shown)}</textarea>', ' class="text"' if is_long else ""
+    return f"<label{place}>{escape(name)} <small>{escape(words(dtype))}</small>{control}</label>"
