@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import rayline
@@ -70,6 +71,58 @@ def test_errors_have_no_traceback(tmp_path: Path, saved: Path) -> None:
         assert code == 1, arguments
         assert "Traceback" not in text
         assert "Expected" in text
+
+
+OWN_STAGE = """
+from dataclasses import dataclass
+import polars as pl
+import rayline as rl
+from rayline.stages import Clipper
+
+@rl.register_stage
+@dataclass(frozen=True)
+class OwnClipper(Clipper):
+    pass
+"""
+
+MAKE = """
+import own_stages, polars as pl, rayline as rl
+from rayline import train
+table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 9.0] * 9, "y": [0.0, 1.0, 2.0, 3.0] * 9})
+steps = train.Preprocessor([("clip", own_stages.OwnClipper())])
+train.XGBoostTrainer({}, num_boost_round=2).fit(steps, table, target_columns="y", verbose=False).inference_pipeline.save("own.rayline")
+"""
+
+
+@pytest.mark.slow  # five processes
+def test_a_module_of_ones_own_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "own_stages.py").write_text(OWN_STAGE)
+    pl.DataFrame({"x": [1.0, 2.0]}).write_csv(tmp_path / "rows.csv")
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    made = python("-c", MAKE)
+    assert made.returncode == 0, made.stderr
+    command = ["-P", "-c", "import rayline.cli; rayline.cli.app()"]
+    without = python(*command, "show", "own.rayline")
+    assert (without.returncode, "Traceback" in without.stderr) == (1, False), without.stderr
+    for arguments in (["predict", "own.rayline", "rows.csv", "out.csv"], ["show", "own.rayline"]):
+        found = python(*command, *arguments, "--import", "own_stages")
+        assert found.returncode == 0, found.stderr
+    wrong = python(*command, "show", "own.rayline", "--import", "own_stage")
+    assert "The module 'own_stage' could not be imported: ModuleNotFoundError" in wrong.stderr
+    assert "Hint: " in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "show", "predict", "card", "sign"])
+def test_every_argument_is_explained(command: str) -> None:
+    code, text = run(command, "--help")
+    assert code == 0
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        assert parameter.help, parameter.name
+        assert parameter.help.endswith((".", "`.")), parameter.help
+    assert "--import" in text or command == "sign"
 
 
 SERVE = "import tests.serve.test_app, rayline.cli; rayline.cli.app()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -20,17 +21,29 @@ from rayline.inference import archive, artifact
 from rayline.inference.card import model_card
 from rayline.inference.pipeline import InferencePipeline
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Rayline's saved pipelines.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Use saved Rayline pipelines.")
 
-Artifact = Annotated[Path, typer.Argument(help="A pipeline saved by InferencePipeline.save.")]
-Digest = Annotated[str | None, typer.Option(help="Refuse any other artifact than that with this digest (rayline show says it).")]
-Trusted = Annotated[list[Path] | None, typer.Option(help="A PEM file with a public Ed25519 key: refuse what none of them signed.")]
-MaxBytes = Annotated[int, typer.Option(help="Refuse a larger artifact.")]
+Artifact = Annotated[Path, typer.Argument(help="The pipeline, as saved by InferencePipeline.save.")]
+Digest = Annotated[str | None, typer.Option(help="Refuse every artifact but the one with this digest, which `rayline show` prints.")]
+Trusted = Annotated[
+    list[Path] | None,
+    typer.Option(help="A PEM file with a public Ed25519 key. An artifact that none of the keys signed is refused. Can be repeated."),
+]
+MaxBytes = Annotated[int, typer.Option(help="Refuse an artifact with more bytes than this.")]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="Import this module first: one of yours that registers the stages or frameworks of the pipeline. Looked up in the "
+        "current directory too. Can be repeated.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
-def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Rayline's saved pipelines."""
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Use saved Rayline pipelines: serve them, predict with them, describe and sign them."""
     if version:
         typer.echo(rayline.__version__)
         raise typer.Exit
@@ -39,21 +52,22 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def serve(
     path: Artifact,
-    host: Annotated[str, typer.Option(help="Who can reach it: this machine only, or 0.0.0.0 for everyone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
-    name: Annotated[str | None, typer.Option(help="The model's name in URLs; the file's name when omitted.")] = None,
-    max_batch_size: Annotated[int, typer.Option(help="Rows of waiting requests that share a call of the model.")] = 64,
-    batch_wait_timeout_s: Annotated[float, typer.Option(help="How long a request may wait for others.")] = 0.0,
-    max_queued_requests: Annotated[int, typer.Option(help="More waiting requests are answered 503.")] = 512,
-    max_body_bytes: Annotated[int, typer.Option(help="Longer bodies are answered 413.")] = 16 << 20,
-    request_timeout_s: Annotated[float, typer.Option(help="Requests that take longer are answered 504.")] = 30.0,
-    token_env: Annotated[str | None, typer.Option(help="The environment variable with the bearer token to ask for.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on. The default serves this machine only, 0.0.0.0 serves everyone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080,
+    name: Annotated[str | None, typer.Option(help="The name of the model in URLs. The default is the name of the file.")] = None,
+    max_batch_size: Annotated[int, typer.Option(help="The most rows of waiting requests that are predicted in one call of the model.")] = 64,
+    batch_wait_timeout_s: Annotated[float, typer.Option(help="The seconds that a request may wait for others to share a call.")] = 0.0,
+    max_queued_requests: Annotated[int, typer.Option(help="The most requests that may wait. Further ones are answered with status 503.")] = 512,
+    max_body_bytes: Annotated[int, typer.Option(help="The largest body of a request. Larger ones are answered with status 413.")] = 16 << 20,
+    request_timeout_s: Annotated[float, typer.Option(help="The seconds that a request may take. Slower ones are answered with status 504.")] = 30.0,
+    token_env: Annotated[str | None, typer.Option(help="The environment variable that holds a token. Clients must then send it as `Authorization: Bearer …`.")] = None,
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A name that clients may ask for, beside localhost; needed behind a proxy that keeps theirs.")
     ] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
+    modules: Modules = None,
 ) -> None:
     """Serve a saved pipeline over HTTP in this process, until interrupted."""
     from rayline.serve.options import NAME, Options
@@ -65,7 +79,7 @@ def serve(
             token = os.environ.get(token_env)
             if not token:
                 raise ParameterError(f"The environment variable {token_env} is empty.", "Expected a token in it.", f"export {token_env}=…")
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
         if name is None:
             name = path.stem if NAME.fullmatch(path.stem) else "model"
         options = Options(
@@ -82,10 +96,11 @@ def show(
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
+    modules: Modules = None,
 ) -> None:
-    """Say what a saved pipeline is: who made it, its digest, stages, model, target and columns."""
+    """Print what a saved pipeline is: who made it, its digest, stages, model, target and columns."""
     with _errors():
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
         about, console = artifact.read_manifest(path), Console()
         made_by = ", ".join(f"{name} {version}" for name, version in about["made_by"].items())
         for line in (
@@ -104,19 +119,20 @@ def show(
 @app.command()
 def predict(
     path: Artifact,
-    rows: Annotated[Path, typer.Argument(help="A Parquet, CSV or JSON-lines file of raw rows.")],
-    output: Annotated[Path, typer.Argument(help="The Parquet, CSV or JSON-lines file to write.")],
-    proba: Annotated[bool, typer.Option(help="Whether to add probabilities.")] = False,
+    rows: Annotated[Path, typer.Argument(help="The rows to predict, as a file: .parquet, .csv or .jsonl.")],
+    output: Annotated[Path, typer.Argument(help="The file to write: .parquet, .csv or .jsonl.")],
+    proba: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
+    modules: Modules = None,
 ) -> None:
-    """Write rows with their predictions beside them, in this process."""
+    """Predict the rows of a file and write them with their predictions to another file."""
     with _errors():
         if output.suffix not in _READERS:
             raise _unreadable(output)
         table = _table(rows)
-        table = _load(path, expected_digest, trusted_key, max_bytes).transform(table, proba=proba)
+        table = _load(path, expected_digest, trusted_key, max_bytes, modules).transform(table, proba=proba)
         replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
         typer.echo(f"{counted(table.height, 'row')} in {output}")
 
@@ -125,16 +141,17 @@ def predict(
 def card(
     path: Artifact,
     output: Annotated[Path, typer.Argument(help="The .html or .md file to write.")],
-    rows: Annotated[Path | None, typer.Option(help="Rows with the target, for the plots: Parquet, CSV or JSON lines.")] = None,
-    name: Annotated[str | None, typer.Option(help="The title.")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Rows with the target, from which the plots are drawn: .parquet, .csv or .jsonl.")] = None,
+    name: Annotated[str | None, typer.Option(help="The title of the card. The default is the name of the file.")] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
+    modules: Modules = None,
 ) -> None:
-    """Write the model card of a saved pipeline."""
+    """Write the model card of a saved pipeline: what it predicts, what it takes, how good it is."""
     with _errors():
         data = None if rows is None else _table(rows)
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
         model_card(pipeline, output, name=name or path.stem, data=data)
         typer.echo(f"the card is {output}")
 
@@ -142,17 +159,35 @@ def card(
 @app.command()
 def sign(
     path: Artifact,
-    key: Annotated[Path, typer.Option(help="A PEM file with a private Ed25519 key (openssl genpkey -algorithm ed25519).")],
+    key: Annotated[Path, typer.Option(help="A PEM file with a private Ed25519 key, as made by `openssl genpkey -algorithm ed25519`.")],
     expected_digest: Digest = None,
 ) -> None:
-    """Sign a saved pipeline, so that others can ask with --trusted-key who made it. Its digest stays the same."""
+    """Sign a saved pipeline, so that others can require your signature with --trusted-key. Its digest stays the same."""
     with _errors():
         signer = artifact.sign(path, key, expected_digest=expected_digest)
         typer.echo(f"{path} is signed by {signer}")
 
 
-def _load(path: Path, digest: str | None, trusted: list[Path] | None, max_bytes: int) -> InferencePipeline:
+def _load(
+    path: Path, digest: str | None, trusted: list[Path] | None, max_bytes: int, modules: list[str] | None
+) -> InferencePipeline:
+    for module in modules or ():
+        _import(module)
     return artifact.load(path, expected_digest=digest, trusted_keys=trusted or None, max_bytes=max_bytes)
+
+
+def _import(module: str) -> None:
+    """Import a module of the user's, also one in the current directory. Raises ParameterError when that fails."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a module of the user's raises
+        raise ParameterError(
+            f"The module {module!r} could not be imported: {type(error).__name__}: {error}.",
+            "Expected a module that Python finds in the current directory or among what is installed.",
+            "check --import; it takes names such as my_package.stages, not paths.",
+        ) from error
 
 
 def _table(rows: Path) -> Any:
@@ -161,15 +196,19 @@ def _table(rows: Path) -> Any:
     if rows.suffix not in _READERS:
         raise _unreadable(rows)
     if not rows.exists():
-        raise ParameterError(f"{rows} does not exist.", "Expected a file of rows.")
+        raise ParameterError(f"{rows} does not exist.", "Expected a file of rows.", "check the path.")
     try:
         return getattr(pl, _READERS[rows.suffix])(rows)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{rows} cannot be read: {error}.", f"Expected a {rows.suffix[1:]} file of rows.") from error
+        raise DataError(f"{rows} cannot be read: {error}.", f"Expected a {rows.suffix} file of rows.", "check its content and its extension.") from error
 
 
 def _unreadable(file: Path) -> ParameterError:
-    return ParameterError(f"{file} is no kind of file that this command knows.", f"Expected one of {list(_READERS)}.")
+    return ParameterError(
+        f"{file} has an extension that this command does not read or write.",
+        f"Expected one of {', '.join(_READERS)}; got {file.suffix or 'none'}.",
+        "convert or rename the file.",
+    )
 
 
 _READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_ndjson"}
