@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rayline import Preprocessor
 from rayline.core.errors import DataError
 from rayline.data import conform
-from rayline.data.folds import Fold, FoldFitter
+from rayline.data.foldcells import Fold
+from rayline.data.folds import FoldFitter
 from rayline.engine.local import LocalEngine
 from rayline.stages import MinMaxScaler, OneHotEncoder, OrdinalEncoder, SimpleImputer, StandardScaler
 

@@ -11,7 +11,7 @@ import pytest
 
 from rayline import train
 from rayline.core.errors import ParameterError
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.tune.cache import fingerprint
 from rayline.tune.journal import Journal, digest
 from rayline.tune.record import FoldScore

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 import polars as pl
 import polars.selectors as cs
 
-from rayline.core.errors import ParameterError, SchemaError, shorten
+from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
 
 Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
 """Columns by name, by Polars selector, or (None) by type."""
@@ -294,3 +294,13 @@ def value_from_json(value: Any) -> Any:
 def _instance(dtype: Any) -> pl.DataType:
     made: pl.DataType = dtype() if isinstance(dtype, type) else dtype
     return made
+
+
+def refuse_empty(n_rows: int, where: str) -> None:
+    """Raise DataError when there are no rows."""
+    if not n_rows:
+        raise DataError(
+            f"{where}: the data has no rows.",
+            "Expected at least one.",
+            "check the filter or the path that it comes from.",
+        )

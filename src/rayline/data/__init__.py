@@ -22,12 +22,10 @@ _NAMES = {
     "RepeatedKFold": "splitters",
     "Bootstrap": "splitters",
     "Holdout": "holdout",
-    "Preprocessor": "preprocessor",
 }
 
 if TYPE_CHECKING:
     from rayline.data.holdout import Holdout
-    from rayline.data.preprocessor import Preprocessor
     from rayline.data.read import from_arrow, from_pandas, from_polars, read_csv, read_json, read_parquet
     from rayline.data.split import train_test_split
     from rayline.data.splitters import Bootstrap, GroupKFold, KFold, RepeatedKFold, StratifiedKFold, TimeSeriesSplit
@@ -39,7 +37,6 @@ __all__ = [
     "GroupKFold",
     "Holdout",
     "KFold",
-    "Preprocessor",
     "RepeatedKFold",
     "Splitter",
     "StratifiedKFold",

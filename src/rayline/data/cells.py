@@ -14,8 +14,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, SchemaError
-from rayline.core.schema import Kind, col, kind_of
-from rayline.data.conform import refuse_empty
+from rayline.core.schema import Kind, col, kind_of, refuse_empty
 from rayline.data.ranks import ALL
 from rayline.data.rowhash import RowHash, Words
 

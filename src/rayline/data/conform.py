@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError
+from rayline.core.errors import SchemaError
 from rayline.core.operations import Row, RowFunction
 from rayline.core.schema import SPARSE, Kind, category_text, category_values, col, is_category, is_missing, kind_of
 
@@ -437,13 +437,3 @@ def _datetime(value: Any) -> dt.datetime:
     if value.tzinfo is not None:
         raise TypeError
     return value
-
-
-def refuse_empty(n_rows: int, where: str) -> None:
-    """Raise DataError when there are no rows."""
-    if not n_rows:
-        raise DataError(
-            f"{where}: the data has no rows.",
-            "Expected at least one.",
-            "check the filter or the path that it comes from.",
-        )

@@ -12,9 +12,9 @@ import polars as pl
 from rayline.core.engine import Scanner
 from rayline.core.errors import DataError
 from rayline.core.scan import Scan
+from rayline.core.schema import refuse_empty
 from rayline.core.statistics import Request
 from rayline.data.cells import Cells, Key, Members, Thresholds
-from rayline.data.conform import refuse_empty
 from rayline.data.numbering import Numbered
 from rayline.data.ranks import KEY, MAX_STRATA, STRATUM, Cut, Ladder, Ranks
 from rayline.data.rowhash import RowHash

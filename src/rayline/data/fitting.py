@@ -24,7 +24,7 @@ from rayline.core.engine import Scanner
 from rayline.core.errors import DataError, RaylineError, SchemaError, shorten
 from rayline.core.operations import Operation, schema_after
 from rayline.core.scan import Scan
-from rayline.core.schema import without_categories
+from rayline.core.schema import refuse_empty, without_categories
 from rayline.core.stage import Stage, View, text_request
 from rayline.core.statistics import Request, RowCount, Statistic
 from rayline.data import conform
@@ -309,9 +309,5 @@ def finished(walk: Walk, answers: Mapping[Request, Statistic], scans: int) -> Fi
 
 def _refuse_empty(answers: Mapping[Request, Statistic], where: str) -> None:
     rows = answers.get(ROWS)
-    if isinstance(rows, RowCount) and not rows.count:
-        raise DataError(
-            f"{where}: the data has no rows.",
-            "Expected at least one.",
-            "check the filter or the path that it comes from.",
-        )
+    if isinstance(rows, RowCount):
+        refuse_empty(rows.count, where)

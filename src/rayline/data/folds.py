@@ -9,10 +9,8 @@ merged from cells, because those stages differ from fold to fold: they are asked
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
@@ -22,31 +20,10 @@ from rayline.core.errors import DataError
 from rayline.core.scan import Cells, Scan
 from rayline.core.statistics import Request, RowCount
 from rayline.data import conform, fitting
+from rayline.data.foldcells import Fold, Slice
 
 MOST_PREFIXED = 1_000
 """Answers about tables behind earlier stages that are kept for each fold; they differ with every tuned parameter."""
-
-
-class Fold(NamedTuple):
-    """The cells to train on (named m times, their rows count m times) and the cells to hold out."""
-
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The rows of some cells, as a function of a LazyFrame; those of a cell that is named m times come m times."""
-
-    cells: Cells
-    chosen: tuple[int, ...]
-
-    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        cell = self.cells(table.collect_schema().names())
-        times = Counter(self.chosen)
-        often = [[c for c in times if times[c] >= m] for m in range(1, max(times.values(), default=1) + 1)]
-        found = [table.filter(cell.is_in(cells)) for cells in often]
-        return found[0] if len(found) == 1 else pl.concat(found)
 
 
 class FoldFitter:

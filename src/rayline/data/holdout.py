@@ -11,7 +11,7 @@ from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError
 from rayline.data.cells import content_keys
 from rayline.data.division import Division, Sizes
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.data.rowhash import RowHash
 from rayline.data.splitting import Folds, Splitter, check_seed, schema_with, time_division
 

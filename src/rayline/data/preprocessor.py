@@ -16,7 +16,7 @@ from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
 from rayline.core.files import replace_content
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function
-from rayline.core.schema import refuse_taken, schema_from_json, schema_to_json, without_categories
+from rayline.core.schema import refuse_empty, refuse_taken, schema_from_json, schema_to_json, without_categories
 from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data import backward, conform, fitting, named
@@ -241,7 +241,7 @@ class Preprocessor:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         schema = conform.readable(engine.schema(data))
-        conform.refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+        refuse_empty(len(schema), where)  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
             raise SchemaError.absent(where, absent, schema)

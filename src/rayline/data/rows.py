@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rayline.core.engine import Engine
 from rayline.data.cells import Cells
-from rayline.data.folds import Slice
+from rayline.data.foldcells import Slice
 
 Chosen = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import DataError, ParameterError
-from rayline.data.conform import refuse_empty
+from rayline.core.schema import refuse_empty
 from rayline.data.holdout import Holdout, check_percentage, rounded
 from rayline.data.rows import take
 

@@ -19,7 +19,7 @@ from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError
 from rayline.data.cells import Thresholds, content_keys
 from rayline.data.division import Division, Sizes
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.data.numbering import Salted
 from rayline.data.rowhash import BITS, RowHash
 from rayline.data.splitting import (

@@ -13,11 +13,10 @@ from rayline.core import registry
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.representation import representation
-from rayline.core.schema import Kind, kind_of
+from rayline.core.schema import Kind, kind_of, refuse_empty
 from rayline.data.cells import Cells, TimeKey, content_keys
-from rayline.data.conform import refuse_empty
 from rayline.data.division import Division
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.data.numbering import Numbered
 from rayline.data.rowhash import RowHash
 from rayline.data.rows import parts

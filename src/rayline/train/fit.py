@@ -15,7 +15,7 @@ from rayline.core.answers import Answers
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, ResourceError, counted
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.schema import col
+from rayline.core.schema import col, refuse_empty
 from rayline.core.stage import View
 from rayline.core.target import Target
 from rayline.data import conform, fitting
@@ -238,7 +238,7 @@ def _prepare(
         if trainer.num_workers is None:
             rows = transformed = engine.collect(rows)
         answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
-        conform.refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
+        refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
     learned = questions.learn(fitted.output_schema, answers, fitted.target_stages)
     learned = replace(learned, lineage=FeaturesFrom(fitted.operations, fitted.input_schema))
     seconds["preprocessor"] = time.perf_counter() - begun

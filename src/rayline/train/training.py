@@ -14,7 +14,7 @@ import polars as pl
 
 from rayline.core import registry, scratch
 from rayline.core.errors import TrainingError
-from rayline.data import conform
+from rayline.core.schema import refuse_empty
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import unpack
 from rayline.train import progress
@@ -103,7 +103,7 @@ class Training:
             train = self.prepare(test=False, transformed=True)(transformed.lazy()).collect()
         test = None if self.inputs.test is None else _rows(self.inputs.test, self.prepare(test=True))
         if test is not None:
-            conform.refuse_empty(test.height, f"{WHERE} (test data)")
+            refuse_empty(test.height, f"{WHERE} (test data)")
         worker = Alone(
             [lambda: train], None if test is None else [lambda: test], self.report, self.keep, n_threads=_threads()
         )

@@ -24,7 +24,8 @@ from rayline.core.framework import Rows
 from rayline.core.operations import apply_all
 from rayline.core.stage import Stage
 from rayline.core.target import Target
-from rayline.data.folds import Fold, FoldFitter, Slice
+from rayline.data.foldcells import Fold, Slice
+from rayline.data.folds import FoldFitter
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import unpack
 from rayline.train import metrics

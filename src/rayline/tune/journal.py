@@ -22,7 +22,7 @@ from rayline.core import scratch, strictjson
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.framework import Framework
 from rayline.core.schema import col, schema_to_json
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.data.rowhash import RowHash
 from rayline.tune.record import FoldScore
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.train import metrics
 from rayline.train.acting import nothing_given
 from rayline.train.trainer import Trainer

@@ -12,10 +12,10 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.core.schema import col
+from rayline.core.schema import col, refuse_empty
 from rayline.core.target import Target
 from rayline.data import conform, fitting
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.data.preprocessor import Preprocessor
 from rayline.data.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
 from rayline.data.splitting import Splitter
@@ -204,7 +204,7 @@ def read(data: Mapping[str, Any]) -> Material:
     )  # fmt: skip
     given.check_test(inputs, None, WHERE)
     table = _collected(inputs.train, inputs.schema)
-    conform.refuse_empty(table.height, f"{WHERE} (training data)")
+    refuse_empty(table.height, f"{WHERE} (training data)")
     n_train, weighs_test = table.height, inputs.weight is not None
     splits: tuple[tuple[Fold, ...], ...]
     by_test_set = data["cv"] is None and inputs.test is not None
@@ -222,7 +222,7 @@ def read(data: Mapping[str, Any]) -> Material:
         test = _collected(
             inputs.test, {n: d for n, d in inputs.schema.items() if n != inputs.weight or inputs.test_weight}
         )
-        conform.refuse_empty(test.height, f"{WHERE} (test data)")
+        refuse_empty(test.height, f"{WHERE} (test data)")
         weighs_test = inputs.test_weight is not None
         table = pl.concat([table, test], how="diagonal")
         splits, cells = ((Fold((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)

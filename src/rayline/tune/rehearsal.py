@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from rayline.data.folds import Fold
+from rayline.data.foldcells import Fold
 from rayline.train import metrics
 from rayline.tune import space
 from rayline.tune.evaluate import CELL, Evaluator, Problem, reported
