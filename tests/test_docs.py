@@ -7,6 +7,7 @@ page whose blocks need Ray begins with the comment `<!-- test: ray -->`.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 import types
@@ -19,7 +20,9 @@ import pytest
 
 from rayline import train
 from rayline.core import registry
+from rayline.core.errors import MissingExtraError
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
+from rayline.train import metrics
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -93,6 +96,40 @@ def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
     for field in dataclasses.fields(registry.stage(name)):
         if field.init and field.name != "columns":
             assert f"`{field.name}`" in (text if page == "text.md" else line), f"{name}: {field.name} is not on {page}"
+
+
+def test_every_metric_is_listed() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert list(lines) == metrics.names()
+    for name, line in lines.items():
+        metric = metrics.get(name)
+        assert f"| `{name}` | {metric.mode} | " in line
+        assert metric.about in line
+        assert {*re.findall(r"`([^`]+)`", line.rpartition(" | ")[2])} == {a for a, own in metrics.aliases().items() if own == name}
+
+
+@pytest.mark.parametrize("name", [name for name in train.__all__ if name.endswith("Trainer") and name not in ("Trainer", "HorovodTrainer")])
+def test_every_trainer_is_described_with_its_arguments(name: str) -> None:
+    text = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    listed = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
+    try:
+        adapter = registry.framework(getattr(train, name).framework_id)
+    except MissingExtraError:
+        pytest.skip("its library is not installed")
+    assert listed == list(inspect.signature(adapter.train).parameters)[1:]
+    options = [line.split("`")[1] for line in text.partition("\n## Options of every trainer\n")[2].partition("\n## ")[0].splitlines()
+               if line.startswith("| `")]  # fmt: skip
+    own = inspect.signature(train.Trainer.__init__).parameters
+    assert options == [n for n, p in own.items() if p.kind is p.KEYWORD_ONLY]
+
+
+def test_the_first_page_leads_to_all_others() -> None:
+    docs = ROOT / "docs"
+    text = (docs / "index.md").read_text(encoding="utf-8")
+    for page in docs.glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in text, page.name
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))

@@ -328,7 +328,7 @@ _METRICS: dict[str, Metric] = {
         Metric("roc_auc", "max", "ranks", _ranked("roc_auc_score"), "area under the ROC curve"),
         Metric(
             "average_precision", "max", "ranks", _ranked("average_precision_score"),
-            "area under precision and recall",
+            "area under the curve of precision over recall",
         ),
         Metric("accuracy", "max", "labels", _counted("accuracy_score"), "share of right labels"),
         Metric("error", "min", "labels", _error, "share of wrong labels"),
