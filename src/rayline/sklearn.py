@@ -103,8 +103,8 @@ class _Estimator(_Tables):
         preprocessor = None if self.preprocessor is None else self.preprocessor.clone()
         trainer = self.trainer.replace({})
         result = fit(trainer, preprocessor, table, target_columns=[TARGET], sample_weight=weight, verbose=False)
-        self.pipeline_: InferencePipeline = result.inference_pipeline
         self.result_ = result
+        self.pipeline_: InferencePipeline = result.inference_pipeline
 
 
 class RaylineClassifier(ClassifierMixin, _Estimator):

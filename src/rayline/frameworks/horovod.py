@@ -93,6 +93,9 @@ class Ring(Alone):
         sums = hvd.allreduce(torch.from_numpy(np.array(values, np.float64)), op=hvd.Sum, name="total")
         return np.asarray(sums.numpy())
 
+    def gather(self, value: Any) -> list[Any]:
+        return list(hvd.allgather_object(value, name="values"))
+
     def agree(self, module: Any) -> None:
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
 

@@ -42,8 +42,9 @@ class Sklearn(Framework):
             }
             model.set_params(**open_)
         if epochs is None:
+            # Arrays of its own: some estimators write to what they are given.
             return model.fit(
-                job.train.features.matrix(np.float64), job.train.target, **_weights(model, "fit", job.train)
+                job.train.features.matrix(np.float64), job.train.target.copy(), **_weights(model, "fit", job.train)
             )
         classes = {"classes": np.arange(max(len(job.target.classes[0]), 2))} if is_classifier(model) else {}
         for epoch in range(epochs):
@@ -231,7 +232,7 @@ def _weights(model: Any, method: str, rows: Rows) -> dict[str, Any]:
             "Expected none.",
             "leave sample_weight and class_weight out.",
         )
-    return {"sample_weight": rows.weight}
+    return {"sample_weight": rows.weight.copy()}
 
 
 def _parameters(model: Any) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Task
 from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, seeded, two_class
+from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, reports_of_all, seeded, two_class
 from rayline.frameworks.torch_modules import MLP, register_module
 
 try:
@@ -63,7 +63,8 @@ class Torch(Framework):
         "columns" gives each feature to the module under its name, whole numbers as int64 (for embeddings).
     train_loop
         Your own loop in place of the standard one: called with the module, wrapped for the workers, and the Job (rows,
-        rank, report, checkpoint, resume); also with those of the arguments above that it names, such as `lr`. It may
+        rank, report, checkpoint, resume). With several workers, each calls `job.report` after an iteration with metrics of its
+        own rows: what is kept is their mean over all rows. It is also called with those of the arguments above that it names, such as `lr`. It may
         return another module.
     lightning_module
         A class or function that makes a LightningModule, or one, in place of `module`: Lightning's own Trainer trains
@@ -150,7 +151,8 @@ class Torch(Framework):
             else:
                 about = modules.recipe(made)
                 asked = {name: getattr(settings, name) for name in _named_by(train_loop)}
-                answer = train_loop(among.wrap(made, device(job)), job, **asked)
+                told = dataclasses.replace(job, report=reports_of_all(job, among))
+                answer = train_loop(among.wrap(made, device(job)), told, **asked)
                 made = modules.described(
                     getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else made, about
                 )

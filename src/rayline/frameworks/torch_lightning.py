@@ -71,13 +71,26 @@ def fit(
             use_distributed_sampler=False,  # each worker has its own rows
             callbacks=[*callbacks, _Listener(job)],
         )
+        if job.world_size > 1:
+            _log_for_all(made)
         resume = None if job.resume is None else str(job.resume / "training.pt")
         trainer.fit(made, datamodule=_Data(job, batch_size, inputs), ckpt_path=resume, weights_only=True)
         if job.world_size > 1:
             Gloo().agree(made)
             torch.distributed.destroy_process_group()
         made.trainer = None
+        made.__dict__.pop("log", None)
         return made.cpu().eval()
+
+
+def _log_for_all(module: Any) -> None:
+    """Let `module.log` give the mean over the rows of all workers, for metrics and for callbacks that stop by them."""
+    log = module.log
+
+    def synced(*args: Any, **kwargs: Any) -> None:
+        log(*args, **{**kwargs, "sync_dist": not kwargs.get("rank_zero_only", False)})
+
+    module.log = synced
 
 
 def is_callback(callback: Any) -> bool:

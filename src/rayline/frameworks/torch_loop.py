@@ -47,8 +47,41 @@ class Alone:
         """The sums over workers."""
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every worker, by rank."""
+        return [value]
+
     def agree(self, module: Any) -> None:
         """At the end: everything that is no parameter as rank 0 has it."""
+
+
+def reports_of_all(job: Job, among: Alone) -> Callable[[int, Mapping[str, float]], bool]:
+    """`job.report` for a loop of the user's own, which each worker calls with metrics of its own rows: what is told is their
+    mean over the rows of all workers, and each is told the same about stopping."""
+    if job.world_size == 1:
+        return job.report
+
+    def count(rows: Rows) -> float:
+        return float(rows.n_rows if rows.weight is None else rows.weight.sum())
+
+    train, test = count(job.train), None if job.test is None else count(job.test)
+
+    def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+        own = {
+            name: (float(value), train if test is None or name.startswith("train") else test)
+            for name, value in metrics.items()
+        }
+        told: dict[str, list[tuple[float, float]]] = {}
+        for part in among.gather(own):
+            for name, (value, weight) in part.items():
+                if weight and not math.isnan(value):  # a worker may have no test rows
+                    told.setdefault(name, []).append((value, weight))
+        means = {
+            name: float(np.average([v for v, _ in parts], weights=[w for _, w in parts])) for name, parts in told.items()
+        }
+        return any(among.gather(job.report(iteration, means)))
+
+    return report
 
 
 class Gloo(Alone):
@@ -63,6 +96,11 @@ class Gloo(Alone):
         sums = torch.from_numpy(np.asarray(values, np.float64)).to(device)
         torch.distributed.all_reduce(sums)
         return np.asarray(sums.cpu().numpy())
+
+    def gather(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, value)
+        return found
 
     def agree(self, module: Any) -> None:
         for buffer in module.buffers():
