@@ -139,3 +139,17 @@ def test_a_regressor_with_target_stages() -> None:
     stages = train.Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log(offset=0))])
     model = RaylineRegressor(train.SklearnTrainer(LinearRegression()), stages).fit(x, y)
     np.testing.assert_allclose(model.predict(x), y, rtol=1e-9)
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], [3, 7], [False, True], [1.0, 2.0], ["a", "b", "c"]], ids=repr)
+def test_the_pipeline_inside_answers_with_labels(labels: list[Any], tmp_path: Any) -> None:
+    x = np.arange(90.0)[:, None]
+    y = np.array(labels)[np.arange(90) // 7 % len(labels)]
+    model = RaylineClassifier(train.XGBoostTrainer({**ONE, "min_child_weight": 0}, num_boost_round=10, seed=0)).fit(x, y)
+    table = pd.DataFrame({"x0": x[:, 0]})
+    assert model.predict(x).dtype == y.dtype
+    assert model.pipeline_.classes == labels
+    model.pipeline_.save(tmp_path / "p.rayline")
+    for pipeline in (model.pipeline_, rl.load(tmp_path / "p.rayline"), model.result_.inference_pipeline):
+        assert pipeline.predict(table)["prediction"].tolist() == model.predict(x).tolist()
+        assert list(pipeline.predict_proba(table).columns) == [f"probability_{str(v).lower()}" for v in labels]

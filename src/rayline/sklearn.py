@@ -6,6 +6,7 @@ or an array of numbers (its columns are x0, x1, …). Missing values are allowed
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -115,7 +116,7 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
     classes_
         The classes in ascending order.
     pipeline_
-        The fitted `InferencePipeline`; it answers with codes of the classes.
+        The fitted `InferencePipeline`; it answers with the labels themselves.
 
     Examples
     --------
@@ -138,13 +139,16 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
         # Codes as strings are classes whatever the framework and the labels are, and keep their order.
         width = len(str(len(self.classes_)))
         self._fit(X, pl.Series([str(code).zfill(width) for code in codes.tolist()], dtype=pl.String), sample_weight)
+        labels = pl.Series(self.classes_.tolist(), strict=True)
+        model = self.result_.model  # and of the pipeline
+        model.target = replace(model.target, dtypes=(labels.dtype,), classes=(tuple(labels.to_list()),))
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
         """The class of each row, shape (n,)."""
         check_is_fitted(self)
-        found = self.pipeline_.predict(self._table(X, reset=False))["prediction"]
-        labels: Array = self.classes_[found.cast(pl.Int64).to_numpy()]
+        codes = self.pipeline_.target.codes(self.pipeline_.scores(self._table(X, reset=False).lazy()))[0]
+        labels: Array = self.classes_[codes.astype(np.int64)]
         return labels
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803

@@ -122,16 +122,22 @@ def test_callbacks_of_both_kinds(tiny: str) -> None:
         def on_iteration(self, run: Any, iteration: int, metrics: Any) -> bool:
             return iteration == 1
 
+    steps: list[int] = []
+
     class Count(transformers.TrainerCallback):
-        steps = 0
+        heard = 0
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.steps += 1
+            self.heard += 1
+            steps.append(self.heard)
 
     count = Count()
-    result = fit(tiny, options={"callbacks": [Stop(), count]})
-    assert result.history.height == 2
-    assert count.steps == 12
+    for _ in range(2):  # each training has a callback of its own
+        steps.clear()
+        result = fit(tiny, options={"callbacks": [Stop(), count]})
+        assert result.history.height == 2
+        assert steps == list(range(1, 13))
+    assert count.heard == 0
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tiny: str, tmp_path: Path) -> None:
@@ -205,6 +211,66 @@ def test_wrong_arguments_are_refused(tiny: str) -> None:
     tuned = train.HuggingFaceTrainer(tiny, training_args=ARGS).replace({"learning_rate": 0.1, "max_length": 8})
     assert tuned.kwargs["training_args"]["learning_rate"] == 0.1
     assert tuned.kwargs["max_length"] == 8
+
+
+def test_a_model_with_adapters_is_not_saved(classified: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classified.fitted_model, "_hf_peft_config_loaded", True)
+    with pytest.raises(rl.ArtifactError, match="has adapters"):
+        ADAPTER.save(classified.fitted_model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dataloader_num_workers": 2}, {"train_sampling_strategy": "group_by_length"}, {"logging_strategy": "steps"},
+        {"logging_steps": 3}, {"eval_strategy": "steps"}, {"eval_steps": 2}, {"dataloader_drop_last": True},
+        {"fsdp": "full_shard"}, {"deepspeed": {"zero": 3}}, {"metric_for_best_model": "accuracy"}, {"data_seed": 3},
+        {"remove_unused_columns": True}, {"auto_find_batch_size": True}, {"average_tokens_across_devices": True},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+def test_arguments_without_effect_are_refused(tiny: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(rl.ParameterError, match=f"{next(iter(wrong))}=.* would have no effect"):
+        train.HuggingFaceTrainer(tiny, training_args=wrong)
+
+
+def test_labels_are_smoothed(tiny: str) -> None:
+    """Without steps of any size, so that the loss is that of the untrained model."""
+    still = {**ARGS, "num_train_epochs": 1, "learning_rate": 0.0, "lr_scheduler_type": "constant"}
+    table = texts().select("text", "topic")
+
+    def loss(smoothing: float) -> tuple[float, float, Any]:
+        arguments = {**still, "label_smoothing_factor": smoothing}
+        result = train.HuggingFaceTrainer(tiny, training_args=arguments, seed=1).fit(None, table, table, ["topic"])
+        p = result.inference_pipeline.predict_proba(table).to_numpy()
+        return result.history["train-loss"][0], result.history["test-loss"][0], p
+
+    train_loss, test_loss, p = loss(0.4)
+    truth = (table["topic"] == "tech").to_numpy().astype(int)
+    plain = -np.log(p[np.arange(len(p)), truth]).mean()
+    assert test_loss == pytest.approx(plain, abs=1e-4)
+    smoothed = 0.6 * plain - 0.4 * np.log(p).mean()
+    assert train_loss == pytest.approx(smoothed, abs=0.05)  # with dropout
+    with pytest.raises(rl.ParameterError, match="label_smoothing_factor is for one target with classes"):
+        train.HuggingFaceTrainer(tiny, training_args={"label_smoothing_factor": 0.1}).fit(
+            None, texts().select("text", "score"), None, ["score"]
+        )
+
+
+def test_metrics_are_those_of_the_best_epoch(tiny: str, tmp_path: Path) -> None:
+    table = texts().select("text", "topic")
+    arguments = {**ARGS, "num_train_epochs": 6, "learning_rate": 0.2, "load_best_model_at_end": True}
+    result = train.HuggingFaceTrainer(tiny, training_args=arguments, seed=3).fit(None, table, table, ["topic"])
+    losses = result.history["test-loss"]
+    best = losses.arg_min()
+    assert best < len(losses) - 1, "the last epoch is the best: another seed is needed"
+    p = result.inference_pipeline.predict_proba(table).to_numpy()
+    truth = (table["topic"] == "tech").to_numpy().astype(int)
+    assert result.metrics["test-loss"] == losses[best]
+    assert -np.log(p[np.arange(len(p)), truth]).mean() == pytest.approx(losses[best], abs=1e-4)
+    result.inference_pipeline.save(tmp_path / "t.rayline")
+    loaded = rl.load(tmp_path / "t.rayline")
+    assert ADAPTER.best_iteration(loaded.model.native) == best
 
 
 ONCE = {"num_train_epochs": 6, "learning_rate": 5e-3, "per_device_train_batch_size": 32}
@@ -333,3 +399,25 @@ def test_a_real_model_regresses() -> None:
     trainer = train.HuggingFaceTrainer(model, task="text-regression", max_length=48, training_args=arguments, seed=1)
     result = trainer.fit(None, long.head(90), long.tail(30), ["words"])
     assert result.metrics["test-r2"] > 0.3
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+@pytest.mark.parametrize("targets", [["topic"], ["score"], ["score", "w"], ["up", "down"]], ids="-".join)
+def test_models_of_other_default_labels_are_loaded_again(kind: str, targets: list[str], tmp_path: Path) -> None:
+    """Bart has three labels unless it is told, and `transformers` leaves two out of its file."""
+    words = {**{word: i for i, word in enumerate(WORDS)}, "<s>": len(WORDS), "</s>": len(WORDS) + 1}
+    tokenizer = transformers.BertTokenizerFast(vocab=words, eos_token="</s>", bos_token="<s>")
+    common = {"vocab_size": len(words), "d_model": 16, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 3}
+    if kind == "bart":
+        layers = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 16))}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 32}
+        model = transformers.BartModel(transformers.BartConfig(**common, **layers, **heads, bos_token_id=len(WORDS)))
+    else:
+        model = transformers.T5Model(transformers.T5Config(**common, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    table = texts(16).with_columns(up=pl.col("topic") == "tech", down=pl.col("w") < 1).select("text", *targets)
+    trainer = train.HuggingFaceTrainer(str(tmp_path / "model"), training_args={"max_steps": 1}, seed=1)
+    pipeline = trainer.fit(None, table, None, targets, verbose=False).inference_pipeline
+    pipeline.save(tmp_path / "m.rayline")
+    assert rl.load(tmp_path / "m.rayline").predict(table).equals(pipeline.predict(table))

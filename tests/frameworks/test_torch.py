@@ -501,6 +501,31 @@ def test_a_loop_of_ones_own_on_two_workers(ray_session: Any) -> None:
     assert torch.allclose(one.fitted_model.weight, two.fitted_model.weight, atol=1e-4)
 
 
+def tell(model: Any, job: Job) -> None:
+    """Reports the means of this worker's rows alone."""
+    assert job.test is not None
+    for epoch in range(9):
+        told = {"train-mean": float(job.train.target.mean()), "test-mean": float(np.mean(job.test.target))}
+        if job.report(epoch, told):
+            break
+
+
+class StopByMean(train.Callback):
+    def on_iteration(self, run: Any, iteration: int, metrics: Any) -> bool:
+        return iteration == 2
+
+
+@pytest.mark.ray
+def test_what_a_loop_of_ones_own_tells_is_of_all_rows(ray_session: Any) -> None:
+    table = numbers(101).select("a", "b", "y").sort("y")
+    test = table.head(31)
+    trainer = train.TorchTrainer("Linear", train_loop=tell, seed=1, num_workers=2)
+    history = trainer.fit(None, table, test, ["y"], callbacks=[StopByMean()]).history
+    assert history.height == 3
+    assert np.allclose(history["train-mean"], table["y"].mean())
+    assert np.allclose(history["test-mean"], test["y"].mean())
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:

@@ -172,3 +172,25 @@ def test_contract() -> None:
 def test_contract_on_ray(ray_session: Any) -> None:
     tuned = {"batch_size": tune.grid_search([16, 32])}
     check_framework("torch", **OPTIONS, tasks=["multiclass"], tuned=tuned, ray=True, serve=True)
+
+
+class Local(Net):
+    """Logs what its own worker sees, and stops by it."""
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        super().log(*args, **{"sync_dist": False, **{k: v for k, v in kwargs.items() if k != "sync_dist"}})
+
+    def configure_callbacks(self) -> Any:
+        return [lightning.pytorch.callbacks.EarlyStopping("val_loss", patience=2)]
+
+
+@pytest.mark.ray
+def test_metrics_of_two_workers_are_those_of_all_rows(ray_session: Any) -> None:
+    rows = table().sort("a")  # the workers' rows differ much
+    options = {"lightning_module": Local, "module_kwargs": {"lr": 0.0}, "max_epochs": 9, "batch_size": 16, "seed": 1}
+    one, both = (
+        train.TorchTrainer(**options, num_workers=n).fit(None, rows, rows, ["label"]) for n in (1, 2)
+    )
+    assert both.history.height == one.history.height == 3  # stopped together
+    for name in ("train-loss", "test-loss"):
+        assert np.allclose(both.history[name], one.history[name], rtol=1e-4)

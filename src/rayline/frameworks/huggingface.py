@@ -42,6 +42,7 @@ class Text:
     tokenizer: Any
     columns: Sequence[str]
     max_length: int | None
+    best_iteration: int | None = None
 
     def encode(self, table: pl.DataFrame) -> Any:
         """Token numbers, one list for each row. A missing text is an empty one."""
@@ -67,7 +68,10 @@ class HuggingFace(Framework):
     task
         "text-classification" or "text-regression"; decided by the labels when omitted.
     training_args
-        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are those of one worker.
+        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are those of one worker. Those that would have no
+        effect here (of loaders, evaluation and logging by steps, sharded models) are refused. `label_smoothing_factor`
+        smooths the labels in training, not in `test-loss`; with `load_best_model_at_end` the metrics are those of the best
+        epoch.
     max_length
         Tokens of a text that are read; as many as the model can when omitted.
     callbacks
@@ -95,7 +99,7 @@ class HuggingFace(Framework):
             transformers.set_seed(0 if job.seed is None else job.seed)
             made = _prepared(model, job.target)
             text = Text(_tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made))
-            training.fit(
+            best = training.fit(
                 job,
                 _with_text(made, text),
                 text.encode,
@@ -104,6 +108,7 @@ class HuggingFace(Framework):
                 callbacks=callbacks or (),
                 save=lambda directory: self.save(made, directory),
             )
+            made.rayline_text = dataclasses.replace(text, best_iteration=best)
             return made.cpu().eval()
 
     def predict(self, model: Any, features: Features) -> Array:
@@ -132,12 +137,13 @@ class HuggingFace(Framework):
     def save(self, model: Any, directory: Path) -> None:
         text = _text(model)
         with quiet():
-            files.save(model, text.tokenizer, directory, {"columns": list(text.columns), "max_length": text.max_length})
+            about = {name: getattr(text, name) for name in ("max_length", "best_iteration")}
+            files.save(model, text.tokenizer, directory, {"columns": list(text.columns), **about})
 
     def load(self, directory: Path) -> Any:
         with quiet():
             model, tokenizer, about = files.load(directory)
-        return _with_text(model.eval(), Text(tokenizer, about["columns"], about["max_length"]))
+        return _with_text(model.eval(), Text(tokenizer, **about))
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, transformers.PreTrainedModel)
@@ -151,6 +157,9 @@ class HuggingFace(Framework):
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         return TASKS.get(str(kwargs.get("task")))
+
+    def best_iteration(self, model: Any) -> int | None:
+        return _text(model).best_iteration
 
     def owns_callback(self, callback: Any) -> bool:
         return isinstance(callback, transformers.TrainerCallback)
@@ -170,6 +179,7 @@ class HuggingFace(Framework):
         unknown = [name for name in kwargs.get("training_args") or {} if name not in known]
         if unknown:
             raise ParameterError.unknown(f"{where}: training_args", unknown, known)
+        training.refuse_unused(kwargs.get("training_args") or {})
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         """Tuned values that are no argument of the trainer are training arguments."""

@@ -35,8 +35,20 @@ _NO_SIZE = ("rope_theta",)
 
 
 def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) -> None:
-    """Raises ArtifactError when the tokenizer writes files that are not taken back."""
+    """Raises ArtifactError when the model has adapters beside its own weights (LoRA), of which only these would be saved, and
+    when the tokenizer writes files that are not taken back."""
+    if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "peft_config", None):
+        raise ArtifactError(
+            f"The {type(model).__name__} has adapters (peft): `transformers` would save these without the model.",
+            "Expected a model whose weights are its own.",
+            "merge the adapters into the weights (merge_and_unload of peft) and save the merged model.",
+        )
     model.save_pretrained(directory, max_shard_size="100TB")
+    # `transformers` leaves out labels that are some default, of which the class of the model may have another number.
+    config = strictjson.loads((directory / CONFIG).read_bytes(), CONFIG)
+    labels = {str(code): str(label) for code, label in model.config.id2label.items()}
+    config |= {"id2label": labels, "label2id": {label: int(code) for code, label in labels.items()}}
+    (directory / CONFIG).write_bytes(strictjson.dumps(config, indent=1))
     written = {Path(name).name for name in tokenizer.save_pretrained(directory) or ()}
     (directory / TEXT).write_bytes(strictjson.dumps(about, indent=1))
     strange = [name for name in _strange(_names(directory)) if name in written]
@@ -98,7 +110,10 @@ def _text(about: Any) -> dict[str, Any]:
         raise ArtifactError("text.json of a saved transformer names no columns.", f"Got {columns!r:.80}.", "save it again.")
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or not 0 < length < 1 << 31):
         raise ArtifactError("text.json of a saved transformer has no max_length.", f"Got {length!r:.80}.", "save it again.")
-    return {"columns": columns, "max_length": length}
+    best = about.get("best_iteration")  # files of earlier versions do not say it
+    if best is not None and (not isinstance(best, int) or isinstance(best, bool) or best < 0):
+        raise ArtifactError("text.json of a saved transformer has a wrong best_iteration.", f"Got {best!r:.80}.", "save it again.")
+    return {"columns": columns, "max_length": length, "best_iteration": best}
 
 
 def _refuse_code(name: str, value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rayline.core import scratch
-from rayline.core.errors import MissingExtraError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target
 
@@ -28,6 +28,62 @@ Encode = Callable[[Any], Mapping[str, Any]]
 """From a table to token numbers, one list for each row."""
 
 
+IN_MEMORY = "the rows are in memory, and each worker draws its own batches of them"
+BY_EPOCH = "an iteration is an epoch, with one line of the history"
+OWN_LOSS = "the loss of the test set is computed by the trainer itself"
+WHOLE = "a model is trained whole on each worker"
+
+UNUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    **{
+        name: ((None, default), IN_MEMORY)
+        for name, default in {
+            "data_seed": None, "dataloader_drop_last": False, "dataloader_num_workers": 0, "dataloader_in_order": True,
+            "dataloader_persistent_workers": False, "dataloader_prefetch_factor": None, "accelerator_config": None,
+            "dataloader_multiprocessing_context": None, "train_sampling_strategy": "random", "group_by_length": False,
+            "length_column_name": "length", "label_names": None, "remove_unused_columns": False,
+            "auto_find_batch_size": False,
+        }.items()
+    },
+    "logging_strategy": (("epoch",), BY_EPOCH),
+    "logging_steps": ((), BY_EPOCH),
+    "logging_first_step": ((None, False), BY_EPOCH),
+    "eval_strategy": (("epoch",), BY_EPOCH),
+    "eval_steps": ((None,), BY_EPOCH),
+    "eval_delay": ((None, 0), BY_EPOCH),
+    "eval_on_start": ((None, False), BY_EPOCH),
+    **{
+        name: ((None, default), OWN_LOSS)
+        for name, default in {
+            "prediction_loss_only": False, "eval_do_concat_batches": True, "eval_use_gather_object": False,
+            "eval_accumulation_steps": None, "include_for_metrics": None, "batch_eval_metrics": False,
+            "bf16_full_eval": False, "fp16_full_eval": False, "average_tokens_across_devices": False,
+            "do_predict": False, "do_train": False, "do_eval": False,
+        }.items()
+    },
+    "fsdp": ((None, "", False), WHOLE),
+    "fsdp_config": ((None,), WHOLE),
+    "deepspeed": ((None,), WHOLE),
+    "parallelism_config": ((None,), WHOLE),
+    "local_rank": ((None, -1), "the trainer's num_workers= starts the workers"),
+    "resume_from_checkpoint": ((None,), "a training goes on from the trainer's own checkpoints"),
+    "metric_for_best_model": ((None, "loss", "eval_loss"), "the loss of the test set is the only metric there is"),
+    "greater_is_better": ((None, False), "the loss of the test set is the only metric there is"),
+}  # fmt: skip
+"""Arguments of TrainingArguments that have no effect here: the values that say so themselves, and why."""
+
+
+def refuse_unused(given: Mapping[str, Any]) -> None:
+    """Raise ParameterError on arguments that `transformers` knows and that would have no effect here."""
+    for name, value in given.items():
+        allowed, why = UNUSED.get(name, ((value,), ""))
+        if value not in allowed and not (isinstance(value, (list, dict)) and not value):
+            raise ParameterError(
+                f"huggingface trainer: training_args: {name}={value!r} would have no effect: {why}.",
+                f"Expected one of {list(allowed)!r}." if allowed else "Expected no such argument.",
+                f"leave {name} out.",
+            )
+
+
 def fit(
     job: Job,
     model: Any,
@@ -37,8 +93,9 @@ def fit(
     training_args: Mapping[str, Any],
     callbacks: Sequence[Any],
     save: Callable[[Path], None],
-) -> None:
-    """Train the model in place; `save` writes its files, for checkpoints."""
+) -> int | None:
+    """Train the model in place; `save` writes its files, for checkpoints. Returns the epoch that the model is of, counted
+    from 0, where `load_best_model_at_end` has chosen one."""
     with scratch.folder("trainer") as folder:
         # Its arguments begin the conversation of the workers.
         args = transformers.TrainingArguments(**_arguments(job, str(folder), training_args))
@@ -53,7 +110,17 @@ def fit(
         trainer.model_accepts_loss_kwargs = False  # our loss is the mean of a batch, to be divided by accumulated steps
         trainer.remove_callback(transformers.PrinterCallback)  # it prints what the job is told
         trainer.add_callback(_Listener(job, trainer, save))
+        if trainer.args.label_smoothing_factor and model.config.problem_type != "single_label_classification":
+            raise ParameterError(
+                "huggingface trainer: training_args: label_smoothing_factor is for one target with classes.",
+                f"Expected such a target; got a {model.config.problem_type}.",
+                "leave label_smoothing_factor out.",
+            )
         trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
+        step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+        if not step:
+            return None
+        return next((round(log["epoch"]) - 1 for log in trainer.state.log_history if log["step"] == step and "epoch" in log), None)
 
 
 class _Trainer(transformers.Trainer):
@@ -67,7 +134,7 @@ class _Trainer(transformers.Trainer):
         return torch.utils.data.DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
-        losses, weight, outputs = self._losses(model, dict(inputs))
+        losses, weight, outputs = self._losses(model, dict(inputs), self.args.label_smoothing_factor)
         loss = losses.mean() if weight is None else (losses * weight).mean()
         return (loss, outputs) if return_outputs else loss
 
@@ -90,13 +157,13 @@ class _Trainer(transformers.Trainer):
     def store_flos(self) -> None:
         """Nothing: it gathers from all workers, and a checkpoint is written by the first alone."""
 
-    def _losses(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """One loss for each row, with its weight if it has one."""
+    def _losses(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[Any, Any, Any]:
+        """One loss for each row, with its weight if it has one. Labels are smoothed in training alone."""
         weight, labels = inputs.pop("weight", None), inputs.pop("labels")
         outputs, kind = model(**inputs), self.model.config.problem_type
         logits = outputs.logits.float()
         if kind == "single_label_classification":
-            return functional.cross_entropy(logits, labels, reduction="none"), weight, outputs
+            return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing), weight, outputs
         measure = functional.mse_loss if kind == "regression" else functional.binary_cross_entropy_with_logits
         losses = measure(logits.reshape(labels.shape), labels, reduction="none")
         return losses.reshape(len(labels), -1).mean(dim=1), weight, outputs
@@ -163,6 +230,8 @@ def _arguments(job: Job, folder: str, given: Mapping[str, Any]) -> dict[str, Any
         "average_tokens_across_devices": False,  # otherwise the loss of several workers is multiplied by their number
         "seed": 42 if job.seed is None else job.seed,
     }
+    if given.get("load_best_model_at_end"):
+        own |= {"save_strategy": "epoch", "save_on_each_node": True}  # each worker goes back to the best of its own files
     backend = {"ddp_backend": "nccl" if job.use_gpu else "gloo"} if job.world_size > 1 else {}
     return {**own, **backend, **copy.deepcopy(dict(given))}
 

@@ -16,7 +16,17 @@ from rayline.core.framework import Framework, Job, Native
 from rayline.core.target import Task
 from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch_loop import Alone, Gloo, Loop, Settings, device, per_class, reports_of_all, seeded, two_class
+from rayline.frameworks.torch_loop import (
+    Alone,
+    Gloo,
+    Loop,
+    Settings,
+    device,
+    per_class,
+    reports_of_all,
+    seeded,
+    two_class,
+)
 from rayline.frameworks.torch_modules import MLP, register_module
 
 try:
