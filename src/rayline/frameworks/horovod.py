@@ -31,9 +31,7 @@ try:
     from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousServer
 except ImportError as error:
-    raise MissingExtraError(
-        "HorovodTrainer needs the package 'horovod', which is not installed.", "", RECIPE
-    ) from error
+    raise MissingExtraError.of("HorovodTrainer", "horovod", "horovod", RECIPE) from error
 
 
 class Horovod(Torch):

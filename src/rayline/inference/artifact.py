@@ -30,13 +30,13 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, scratch, strictjson
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, RaylineError, nearest
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, nearest
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference import archive, manifest
 from rayline.inference.manifest import FORMAT_VERSION, digest_of, read_manifest, signer_of
-from rayline.inference.model import Model, read
+from rayline.inference.model import Model, check_options, read
 from rayline.inference.pipeline import InferencePipeline
 
 __all__ = ["FORMAT_VERSION", "digest_of", "load", "read_manifest", "save", "sign", "signer_of"]
@@ -169,7 +169,7 @@ def load(
     MissingExtraError
         When the framework of the model is not installed, or `cryptography` when there are keys.
     ParameterError
-        On an option that the framework does not know.
+        On a framework that is not registered here, or an option that it does not know.
 
     Examples
     --------
@@ -268,23 +268,46 @@ def _pipeline(about: Mapping[str, Any], directory: Path, where: str, options: Ma
         if "preprocessor.json" in about["members"]:
             preprocessor = Preprocessor.from_json(_json(directory / "preprocessor.json"))
         golden = value_from_json(_json(directory / "golden.json"))
-        adapter = registry.framework(framework)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        if isinstance(error, RaylineError):
-            raise
-        raise ArtifactError(f"{where}: the manifest is malformed: {error}.", "", "save the pipeline again.") from error
+    except (ArtifactError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever JSON that is not ours leads to
+        raise _malformed(where, "its manifest or preprocessor is malformed", error) from error
+    adapter = registry.framework(framework)
+    check_options(adapter, options)
     (directory / "model").mkdir(exist_ok=True)
     try:
         native = read(adapter, directory / "model", options)
-    except RaylineError:
+    except (ArtifactError, MissingExtraError):
         raise
     except Exception as error:  # whatever the native reader of a framework raises
-        raise ArtifactError(
-            f"{where}: {framework} cannot read its model: {error}.", "", "save the pipeline again."
-        ) from error
-    pipeline = InferencePipeline(preprocessor, Model(framework, native, features, target, metrics=metrics, data=data))
-    _check_golden(pipeline, golden, where)
+        if options and isinstance(error, ParameterError):  # about what the caller gave
+            raise
+        raise _malformed(where, f"{framework} cannot read its model", error) from error
+    try:
+        model = Model(framework, native, features, target, metrics=metrics, data=data)
+        pipeline = InferencePipeline(preprocessor, model)
+        for name in ("input_schema", "output_schema"):
+            told, own = about.get(name), schema_to_json(getattr(pipeline, name))
+            if told is not None and told != own:
+                raise ArtifactError(
+                    f"{where}: the manifest's {name} is not that of the pipeline.",
+                    f"Expected {str(own)[:300]}; got {str(told)[:300]}.",
+                    "save the pipeline again.",
+                )
+        _check_golden(pipeline, golden, where)
+    except (ArtifactError, MissingExtraError):
+        raise
+    except Exception as error:  # parts that do not belong together
+        raise _malformed(where, "its parts do not fit together", error) from error
     return pipeline
+
+
+def _malformed(where: str, what: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{where}: {what}: {' '.join(str(error).split())[:500] or type(error).__name__}.",
+        "Expected a file that `save` wrote.",
+        "save the pipeline again.",
+    )
 
 
 # -- the golden rows ---------------------------------------------------------------------------------------------------
@@ -315,7 +338,7 @@ def _check_golden(pipeline: InferencePipeline, golden: Any, where: str) -> None:
                 <= TOLERANCE * (1 + expected.cast(pl.Float64).abs())
             ).all()
         )
-    except (pl.exceptions.PolarsError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # also what the library raises of a model that is damaged
         raise ArtifactError(
             f"{where}: the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
         ) from error

@@ -287,9 +287,14 @@ def read(adapter: Framework, directory: Path, options: Mapping[str, Any] | None 
 
     Raises ParameterError when the framework knows no such argument.
     """
+    check_options(adapter, options)
+    return adapter.load(directory, **(options or {}))
+
+
+def check_options(adapter: Framework, options: Mapping[str, Any] | None) -> None:
+    """Raise ParameterError when a framework's `load` knows no such arguments."""
     try:
-        inspect.signature(adapter.load).bind(directory, **(options or {}))
+        inspect.signature(adapter.load).bind(Path(), **(options or {}))
     except TypeError as error:
         allowed = list(inspect.signature(adapter.load).parameters)[1:]
         raise ParameterError.unknown(f"load ({adapter.name})", options or {}, allowed) from error
-    return adapter.load(directory, **(options or {}))
