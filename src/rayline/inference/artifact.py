@@ -188,7 +188,7 @@ def load(
     """
     where = str(path)
     own = ["expected_digest", "trusted_keys", "max_bytes"]
-    if misspelt := [name for name in options if nearest(name, own)]:
+    if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
         raise ParameterError.unknown("load", misspelt, own, "argument")
     with scratch.folder("artifact") as folder:
         with archive.opened(Path(path), max_bytes) as members:
