@@ -166,14 +166,21 @@ def main(
             for name, loads_ in found.items():
                 rate, p99 = (statistics.median(getattr(one, of) for one in loads_) for of in ("rate", "p99_s"))
                 print(f"{clients} clients, {name}: {rate:.0f}/s, p99 {1000 * p99:.2f} ms, failed {sum(one.failed for one in loads_)}", flush=True)
-        for name, port in ports.items():  # one after the other: each has the machine for itself
-            capacity = statistics.median(measure(port, request, clients=64, seconds=seconds).rate for _ in range(3))
-            twice = measure(port, request, clients=1024, seconds=2 * seconds, rate=2 * capacity)
-            time.sleep(3)
-            after = measure(port, request, clients=1024, seconds=seconds, rate=0.7 * capacity)
+        overloads: dict[str, list[tuple[Load, Load, Load]]] = {name: [] for name in ports}
+        for _ in range(max(1, repeats // 2)):
+            for name, port in ports.items():
+                capacity = measure(port, request, clients=64, seconds=seconds)
+                twice = measure(port, request, clients=1024, seconds=2 * seconds, rate=2 * capacity.rate)
+                time.sleep(2)
+                overloads[name].append((capacity, twice, measure(port, request, clients=64, seconds=seconds)))
+        for name, runs in overloads.items():
+            capacity_rate, rate, p99, after = (
+                statistics.median(value) for value in zip(*((c.rate, t.rate, t.p99_s, a.rate) for c, t, a in runs), strict=True)
+            )
+            broken = sum(n for _, t, _ in runs for status, n in t.statuses.items() if status not in ("200", "503"))
             print(
-                f"overload, {name}: capacity {capacity:.0f}/s, at twice that {twice.rate:.0f}/s answered, p99 {1000 * twice.p99_s:.0f} ms, "
-                f"{twice.statuses}, afterwards p99 {1000 * after.p99_s:.1f} ms {after.statuses}",
+                f"overload, {name}: capacity {capacity_rate:.0f}/s, asked for twice that {rate:.0f}/s answered "
+                f"({rate / capacity_rate:.2f}), p99 {1000 * p99:.0f} ms, {broken} broken, afterwards {after:.0f}/s",
                 flush=True,
             )
 

@@ -28,7 +28,7 @@ from rayline.stages import OneHotEncoder, SimpleImputer
 
 from .conftest import table
 from .test_app import ARROW, odd, rows, tensors
-from .test_server import post, say, statuses
+from .test_server import heard, post, say, statuses
 
 
 @pytest.mark.ray
@@ -258,6 +258,16 @@ def test_protocols_and_strange_clients(ray_session: Any, pipeline: InferencePipe
             assert client.post(f"{url}/predict", json=asked, headers=slow).json() == {"predictions": expected}
         assert httpx.post(f"{url}/predict", json=asked).status_code == 401
         port, dice = int(url.rpartition(":")[2].partition("/")[0]), random.Random(0)
+        token = "authorization: Bearer s3cret"
+        smuggled = b"GET /air/metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        offers = ["connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEA", token]
+        own, foreign = b"host: localhost", b"host: evil.example.com"
+        for body, host, status in ((json.dumps(asked).encode(), own, 200), (smuggled, own, 400), (b"[]", foreign, 421)):
+            request = post("/air/predict", body, *offers).replace(b"host: here", host)
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(request)
+                assert statuses(heard(connection, b"}")) == [status]
+        assert httpx.post(f"{url}/predict", json=asked, headers={"origin": "https://evil.example.com"}).status_code in (401, 403)
         whole = post("/air/predict", json.dumps(asked).encode(), "authorization: Bearer s3cret")
         for _ in range(40):
             noise, at = dice.randbytes(dice.choice([1, 300, 5000])), dice.randrange(len(whole))
@@ -356,6 +366,8 @@ def test_deploy_config(tmp_path: Path) -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load(text))
     assert config.applications[0].import_path == "rayline.serve.deployment:build"
     assert config.applications[0].args == {"path": "/models/late.rayline", "name": "late", "num_replicas": 2}
+    local = yaml.safe_load(deploy_config("x", allowed_hosts=["late.example.com"]))["applications"][0]["args"]
+    assert local["allowed_hosts"] == ["localhost", "127.0.0.1", "::1", "late.example.com"]
     with pytest.raises(ParameterError, match="token"):
         deploy_config("x", token="s")
     with pytest.raises(ParameterError, match="num_replicas"):

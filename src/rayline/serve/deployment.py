@@ -361,6 +361,8 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
         )
     plan = _Plan.of(arguments)
     plan.require_no_gpu()
+    hosts = plan.options.at(plan.host).allowed_hosts
+    known = {} if hosts is None else {"allowed_hosts": list(hosts)}
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": plan.host, "port": plan.port or ingress.HTTP_PORT},
@@ -370,7 +372,7 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
                 "name": plan.options.name,
                 "route_prefix": plan.route or "/",
                 "import_path": f"{__name__}:build",
-                "args": {"path": str(path), **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")}},
+                "args": {"path": str(path), **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")}, **known},
             }
         ],
     }
