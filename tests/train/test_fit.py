@@ -72,7 +72,7 @@ def test_the_path_in_process(table: pl.DataFrame) -> None:
     assert result.metric("auc") == result.metrics["test-roc_auc"] > 0.9
     assert trainer.fitted_model is result.fitted_model is result.model.native
     assert result.model.classes == ["no", "yes"]
-    assert result.preprocessor is preprocessor
+    assert result.preprocessor == preprocessor
     predicted = result.inference_pipeline.predict(data[400:])
     assert predicted["prediction"].dtype == pl.String
     assert (predicted["prediction"] == data[400:]["late"]).mean() == pytest.approx(result.metrics["test-accuracy"])
@@ -202,9 +202,9 @@ def test_a_fitted_preprocessor_is_taken_as_it_is(table: pl.DataFrame) -> None:
     assert trainer.fit(both, data, target_columns="late").metrics == one
 
 
-def test_a_fitted_preprocessor_that_ate_the_target_is_refused(table: pl.DataFrame) -> None:
+def test_a_fitted_preprocessor_that_names_the_target_is_refused(table: pl.DataFrame) -> None:
     data = only(table, "delay")
-    ate = train.Preprocessor([("scale", StandardScaler())]).fit(data)
+    ate = train.Preprocessor([("scale", StandardScaler(["x", "delay"]))]).fit(data)
     with pytest.raises(rl.SchemaError, match="works on 'delay'"):
         train.Trainer("mean").fit(ate, data, target_columns="delay")
 

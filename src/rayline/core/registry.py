@@ -7,6 +7,7 @@ registered by `register_stage` / `register_framework` (as a decorator or a call)
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.metadata
 from collections.abc import Callable
@@ -198,6 +199,11 @@ def register_function(name: str, function: Callable[[Any], Any]) -> None:
     _FUNCTIONS[name] = function
 
 
+def functions() -> dict[str, Callable[[Any], Any]]:
+    """The registered functions by name."""
+    return dict(_FUNCTIONS)
+
+
 def function(name: str) -> Callable[[Any], Any]:
     """The registered function of this name. Raises ParameterError when there is none."""
     if name not in _FUNCTIONS:
@@ -258,7 +264,13 @@ def _look_up(table: dict[str, str | type], name: str, noun: str, group: str) -> 
             if entry.name == name:
                 table[name] = found = entry.load()
     if found is None:
-        raise ParameterError.unknown(f"registry: {noun}", [name], table)
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.8)
+        raise ParameterError(
+            f"registry: unknown {noun} {name!r}.",
+            f"Expected a {noun} of Rayline or a registered one; got {name!r}.",
+            (f"did you mean {near[0]!r}? If it is your own, " if near else "if it is your own, ")
+            + f"import the module that registers it (@rayline.register_{noun}) first, or declare an entry point in {group!r}.",
+        )
     return found if isinstance(found, type) else _load(found)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.schema import Selected
+from rayline.core.schema import Kind, Selected
 from rayline.core.stage import Stage
 
 WHERE = "Preprocessor"
@@ -74,3 +74,17 @@ def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str], 
                 f"Expected stages on features only; the targets are {list(targets)}.",
                 "name other columns in it; to transform the target, use target_stages=.",
             )
+
+
+_RULES = {Kind.TEXT: "strings of four words or more in the mean", Kind.CATEGORY: "strings of fewer than four words in the mean"}
+
+
+def idle(leaves: Sequence[tuple[str, Stage]]) -> list[tuple[str, str]]:
+    """The fitted stages that found no column of their kinds, each with the columns that it looked for, in words."""
+    found = []
+    for path, leaf in leaves:
+        if leaf.kinds and not leaf.state.get("columns"):
+            kinds = [f"{kind} columns" for kind in leaf.kinds]
+            rules = [rule for kind, rule in _RULES.items() if kind in leaf.kinds]
+            found.append((path, " or ".join(kinds) + (f" ({rules[0]})" if len(rules) == 1 else "")))
+    return found

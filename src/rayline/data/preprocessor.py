@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +120,13 @@ class Preprocessor:
     def clone(self) -> Self:
         """An unfitted copy."""
         return self.replace({})
+
+    def __copy__(self) -> Self:
+        """The same, as it is now: fitting one of both again does not change the other."""
+        made = type(self)()
+        made.__dict__.update(self.__dict__)
+        made._stages = tuple((n, copy.copy(s) if isinstance(s, Preprocessor) else s) for n, s in self._stages)
+        return made
 
     def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
         """An unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.

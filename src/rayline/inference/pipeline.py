@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -55,14 +56,20 @@ class InferencePipeline:
             lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
             if lacking:
                 raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
-        self.preprocessor, self.model = preprocessor, model
+        # A copy, here and below: who fits the preprocessor again does not change what was made of it.
+        self._preprocessor, self.model = copy.copy(preprocessor), model
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
+    def preprocessor(self) -> Preprocessor | None:
+        """The fitted preprocessor (a copy), None when the model takes raw rows."""
+        return copy.copy(self._preprocessor)
+
+    @property
     def input_schema(self) -> pl.Schema:
         """Columns and types of the raw rows."""
-        return self.model.schema if self.preprocessor is None else self.preprocessor.input_schema
+        return self.model.schema if self._preprocessor is None else self._preprocessor.input_schema
 
     @property
     def output_schema(self) -> pl.Schema:
@@ -87,7 +94,7 @@ class InferencePipeline:
         return rows.select(map(col, self.input_schema))
 
     def __repr__(self) -> str:
-        return f"InferencePipeline(\n  {str(self.preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
+        return f"InferencePipeline(\n  {str(self._preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
 
     def importance(self) -> dict[str, float] | None:
         """How much each column of the raw rows matters to the model, when its framework can tell.
@@ -95,9 +102,9 @@ class InferencePipeline:
         The importances of the features (`model.importance()`), each counted for the column that it comes from; what comes
         of several is shared equally (see `Preprocessor.lineage`).
         """
-        if self.preprocessor is None:
+        if self._preprocessor is None:
             return self.model.importance()
-        of = self.preprocessor.features_of
+        of = self._preprocessor.features_of
         sources = {feature: own for column in self.model.feature_names for feature, own in of[column].items()}
         found = self.model.adapter.importance(self.model.native, list(sources))
         return None if found is None else by_source(found, sources)
@@ -200,9 +207,9 @@ class InferencePipeline:
 
     @cached_property
     def _row(self) -> Callable[[Row], None] | None:
-        if self.preprocessor is None:
+        if self._preprocessor is None:
             return row_function(self.input_schema, "InferencePipeline.predict")
-        return self.preprocessor.row_function()
+        return self._preprocessor.row_function()
 
     @property
     def takes_rows(self) -> bool:
@@ -222,7 +229,7 @@ class InferencePipeline:
 
     def scores(self, table: pl.LazyFrame) -> Scores:
         """The model's scores for a table of raw rows."""
-        prepare = self._check if self.preprocessor is None else self.preprocessor.table_function()
+        prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
         return self.model.scores(prepare(table))
 
     @cached_property
@@ -230,7 +237,7 @@ class InferencePipeline:
         return Conform(self.input_schema, "InferencePipeline.predict")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"preprocessor": self.preprocessor, "model": self.model}
+        return {"_preprocessor": self._preprocessor, "model": self.model}
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -99,4 +99,4 @@ if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
 
 
 def __dir__() -> list[str]:
-    return [*registry.stages(), *_SECOND_NAMES]
+    return sorted({"register_function", *registry.stages(), *_SECOND_NAMES})

@@ -332,6 +332,18 @@ class FunctionTransformer(Stage):
         Check("the name that a function has from register_function(name, function)", lambda v: isinstance(v, str) and bool(v)),
     )
 
+    def __getstate__(self) -> dict[str, Any]:
+        # To another process, which has not registered it, the function goes along with its name.
+        known = registry.functions()
+        return {**self.__dict__, "\x00function": known[self.function]} if self.function in known else dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        function = state.pop("\x00function", None)
+        if function is not None:
+            registry.register_function(state["function"], function)
+        self.__dict__.update(state)
+
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         registry.function(self.function)
         return {"columns": list(view.columns)}

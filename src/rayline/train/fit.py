@@ -13,12 +13,13 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.answers import Answers
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, ResourceError, counted
+from rayline.core.errors import ParameterError, ResourceError, counted, shorten
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col, refuse_empty
 from rayline.core.stage import View
 from rayline.core.target import Target
 from rayline.data import conform, fitting
+from rayline.data.named import idle
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
@@ -56,6 +57,7 @@ def fit(
     callbacks: Sequence[Any] = (),
     metrics: Any = None,
     pos_label: Any = None,
+    refit: bool = False,
     verbose: bool | None = None,
 ) -> Result:
     """Train a model: fit the preprocessor where it is not fitted, prepare the rows, train, measure.
@@ -82,6 +84,9 @@ def fit(
         `rayline.train.Callback`s, and callback objects of the framework itself.
     metrics, pos_label
         As the trainer's, for this fit.
+    refit
+        Whether a fitted preprocessor is fitted again, on these training rows. By default it is used as it is, and the line of
+        progress says so.
     verbose
         False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
 
@@ -130,7 +135,7 @@ def fit(
         )  # fmt: skip
     else:
         inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
-        fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted else None
+        fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
         given.check_test(inputs, fitted_on)
     _check_resources(trainer)
     lacking = trainer.adapter.needs_test(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
@@ -146,7 +151,7 @@ def fit(
             spaces = trainer.adapter.spaces(*trainer.args, **trainer.kwargs)
             learned, examples = Learned(spaces.target, spaces.features), spaces.examples
         else:
-            fitted, learned, transformed = _prepare(measured, preprocessor, inputs, line, seconds)
+            fitted, learned, transformed = _prepare(measured, preprocessor, inputs, line, seconds, refit=refit)
             named_metrics.check(wanted or (), learned.target, WHERE, custom)
             if preprocessor is not None and preprocessor is not fitted:
                 preprocessor.adopt(fitted)
@@ -206,7 +211,7 @@ def _check_resources(trainer: Trainer) -> None:
 
 
 def _prepare(
-    trainer: Trainer, preprocessor: Preprocessor | None, inputs: Inputs, line: progress.Line, seconds: dict[str, float]
+    trainer: Trainer, preprocessor: Preprocessor | None, inputs: Inputs, line: progress.Line, seconds: dict[str, float], *, refit: bool
 ) -> tuple[Preprocessor, Learned, pl.DataFrame | None]:
     """The fitted preprocessor (not the caller's own, when that was not fitted), what the training must know, and the
     transformed training rows, when they are in this process anyway."""
@@ -222,7 +227,7 @@ def _prepare(
     beside = () if inputs.weight is None else (inputs.weight,)
     answers: Answers
     transformed: pl.DataFrame | None = None
-    if preprocessor is None or not preprocessor.is_fitted:
+    if preprocessor is None or not preprocessor.is_fitted or refit:
         line.now("preprocessor")
         fitted = (Preprocessor() if preprocessor is None else preprocessor).clone()
         found = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside, where=WHERE)
@@ -239,6 +244,12 @@ def _prepare(
             rows = transformed = engine.collect(rows)
         answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
         refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
+        known = {*preprocessor.input_schema, *preprocessor.target_columns, *inputs.targets, *beside}
+        new = [name for name in inputs.schema if name not in known]
+        without = f", without the new {'column' if len(new) == 1 else 'columns'} {shorten(new, 3).strip('[]')}" if new else ""
+        line.part(f"preprocessor as fitted before{without} (refit=True fits it again)")
+    for name, words in idle(fitted.leaves):
+        line.part(f"{name!r} does nothing: no {words}")
     learned = questions.learn(fitted.output_schema, answers, fitted.target_stages)
     learned = replace(learned, lineage=FeaturesFrom(fitted.operations, fitted.input_schema))
     seconds["preprocessor"] = time.perf_counter() - begun
