@@ -32,7 +32,7 @@ PARTS: dict[str, tuple[Callable[[pl.Expr], pl.Expr], Callable[[Any], int], int |
     "second": (lambda x: x.dt.second(), lambda d: d.second, 60),
     "is_weekend": (lambda x: x.dt.weekday() > 5, lambda d: d.isoweekday() > 5, None),
     "days": (
-        lambda x: x.cast(pl.Date).cast(pl.Int32),
+        lambda x: x.dt.date().cast(pl.Int32),  # a cast to Date would be the day in UTC
         lambda d: (dt.date(d.year, d.month, d.day) - _EPOCH.date()).days,
         None,
     ),
@@ -189,8 +189,7 @@ class CalendarParts(Operation):
         made = [PARTS[part][0](x).cast(pl.Int32).alias(f"{self.column}_{part}") for part in self.parts]
         if self.holidays is not None:
             days = pl.Series(self.holidays, dtype=pl.Date)
-            date = x.dt.date() if isinstance(schema[self.column], pl.Datetime) else x
-            made.append(date.is_in(days.implode()).cast(pl.Int32).alias(f"{self.column}_holiday"))
+            made.append(x.dt.date().is_in(days.implode()).cast(pl.Int32).alias(f"{self.column}_holiday"))
         return made
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
