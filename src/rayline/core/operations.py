@@ -276,6 +276,10 @@ class Blank(Operation):
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(self.columns, ())
 
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        new = [name for name in self.columns if name not in schema]
+        return [Drop(new)] if new else []  # what was there stays without values
+
 
 def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFrame:
     """The table after all the operations, in order.

@@ -78,7 +78,7 @@ class Quantiles(Statistic):
         lows = values[np.searchsorted(ends, [math.floor(p) for p in positions], side="right")].tolist()
         highs = values[np.searchsorted(ends, [math.ceil(p) for p in positions], side="right")].tolist()
         found = zip(lows, highs, positions, strict=True)
-        return [low + (high - low) * (p - math.floor(p)) if high != low else low for low, high, p in found]
+        return [_between(low, high, p - math.floor(p)) for low, high, p in found]
 
     def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """The values in ascending order (at a level above 0 the middle of each bucket), and how often each occurs."""
@@ -112,6 +112,14 @@ class Quantiles(Statistic):
         return (self.n_null, self.level, mine) == (other.n_null, other.level, theirs)
 
     __hash__ = None  # type: ignore[assignment]  # a table has no hash
+
+
+def _between(low: float, high: float, share: float) -> float:
+    if low == high or not share:
+        return low
+    if math.isfinite(high - low):
+        return low + (high - low) * share
+    return low * (1.0 - share) + high * share  # the span overflows
 
 
 # The float64 number line as integers: order-preserving, so buckets are runs of neighbouring floats.

@@ -22,7 +22,7 @@ import polars as pl
 
 from rayline.core.counts import TooManyValuesError
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
-from rayline.core.operations import Operation
+from rayline.core.operations import Blank, Drop, Operation
 from rayline.core.representation import representation
 from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
 from rayline.core.statistics import Request, Statistic, Words
@@ -66,6 +66,16 @@ def param(default: Any, check: Check) -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"check": check})
     return field(default=default, metadata={"check": check})
+
+
+def keep_empty() -> Any:
+    """The parameter that says what becomes of columns without values; it comes by its name only."""
+    check = Check("True, False or None", lambda v: v is None or isinstance(v, bool))
+    return field(default=None, kw_only=True, metadata={"check": check})
+
+
+class EmptyColumnError(DataError):
+    """A column has no values to learn from."""
 
 
 @dataclass(frozen=True)
@@ -388,21 +398,31 @@ class ColumnStage(Stage):
                 columns[column] = self.learn_column(column, dtype, *own)
             except TooManyValuesError as error:
                 raise TooManyValuesError.of(f"{type(self).__name__}: column {column!r}") from error
+            except EmptyColumnError:
+                keep = getattr(self, "keep_empty_features", None)
+                if keep is None:
+                    raise
+                columns[column] = self.learn_empty(column, dtype) if keep else {"empty": "drop"}
         return {"columns": columns}
 
     def lower(self, where: str) -> list[Operation]:
         return [
             operation
             for column, learned in self.state["columns"].items()
-            for operation in self.lower_column(column, learned, where)
+            for operation in (_of_empty(column, learned) or self.lower_column(column, learned, where))
         ]
 
-    def all_null(self, column: str) -> DataError:
-        return DataError(
-            f"{type(self).__name__}: column {column!r} has no values, only missing ones.",
-            "Expected at least one value to learn from.",
-            f"drop {column!r} (DropColumns), or impute it with a constant first.",
-        )
+    def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
+        """What is learned of a column without values that is kept: that it stays missing."""
+        return {"empty": "missing"}
+
+    def undo_empty(self, schema: Mapping[str, pl.DataType]) -> list[Operation]:
+        """The way back of the columns without values."""
+        dropped = [c for c, own in self.state["columns"].items() if own.get("empty") == "drop"]
+        return [Blank({column: schema[column] for column in dropped})] if dropped else []
+
+    def all_null(self, column: str) -> EmptyColumnError:
+        return no_values(type(self), column)
 
     def refuse_strange(self, parameter: str, given: Any, view: View) -> None:
         """Raise ParameterError when a parameter that is given by column names one that is not the stage's."""
@@ -427,6 +447,28 @@ class NumberStage(ColumnStage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+
+    keep_empty_features: bool | None = keep_empty()
+
+
+def no_values(stage: type[Stage], column: str) -> EmptyColumnError:
+    """The refusal of a column without values."""
+    keeps = "keep_empty_features" in stage.__dataclass_fields__
+    other = "say keep_empty_features=False (drop it) or True (keep it)" if keeps else "impute it with a constant first"
+    return EmptyColumnError(
+        f"{stage.__name__}: column {column!r} has no values, only missing ones.",
+        "Expected at least one value to learn from.",
+        f"drop {column!r} (DropColumns), or {other}.",
+    )
+
+
+def _of_empty(column: str, learned: Mapping[str, Any]) -> list[Operation]:
+    match learned.get("empty"):
+        case "drop":
+            return [Drop([column])]
+        case "missing":
+            return [Blank({column: pl.Float64()})]
+    return []
 
 
 def text_request(column: str) -> Request:

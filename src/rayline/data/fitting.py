@@ -143,7 +143,7 @@ class Walk:
             self._operations.append([*self._operations[-1], *training])
             own = set(columns)
             changed = {name for name in after if name not in table or name in own}
-            steps = {operation.column: operation for operation in new if leaf.becomes} if leaf.becomes else {}  # type: ignore[attr-defined]
+            steps = {operation.column: operation for operation in new if leaf.becomes and isinstance(operation, leaf.becomes)}  # type: ignore[attr-defined]
             prefix = len(self._operations) - 1
             moved = {name: Lineage(name, prefix) for name in after} if leaf.changes_rows else {}
             for name in after:

@@ -12,12 +12,13 @@ from rayline.core.errors import DataError
 from rayline.core.expression import Assign, Formula
 from rayline.core.operations import Clip, Operation
 from rayline.core.quantiles import Quantiles
-from rayline.core.stage import NumberStage, a_number, param
+from rayline.core.schema import Kind
+from rayline.core.stage import ColumnStage, NumberStage, a_number, param
 from rayline.core.statistics import Statistic
 
 
 @dataclass(frozen=True)
-class Binarizer(NumberStage):
+class Binarizer(ColumnStage):
     """Replace numbers by 1.0 where they are above the threshold, and 0.0 where not; missing stays missing.
 
     Parameters
@@ -35,6 +36,9 @@ class Binarizer(NumberStage):
     >>> Preprocessor([("late", Binarizer(threshold=15))]).fit_transform(pl.DataFrame({"x": [3, 20, None]}))["x"].to_list()
     [0.0, 1.0, None]
     """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
     threshold: float = param(0.0, a_number())
 
@@ -56,6 +60,8 @@ class Clipper(NumberStage):
         The quantiles that become the bounds; None for no such bound.
     low, high
         Bounds as numbers; they come before the quantiles.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------

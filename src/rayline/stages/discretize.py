@@ -57,6 +57,8 @@ class KBinsDiscretizer(NumberStage):
         one of them) or "linear"; NumPy's names.
     edges
         Given edges, for all columns or as a dict for some; then nothing is learned of these.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -89,7 +91,7 @@ class KBinsDiscretizer(NumberStage):
         self.refuse_strange("edges", self.edges, view)
         self.refuse_strange("n_bins", self.n_bins, view)
         learned = super().learn(view, answers)
-        names = [name for own in learned["columns"].values() for name in own["outputs"]]
+        names = [name for own in learned["columns"].values() for name in own.get("outputs", ())]
         self.refuse_taken(names, view, gone=view.columns)
         return learned
 
@@ -104,11 +106,11 @@ class KBinsDiscretizer(NumberStage):
             raise self.all_null(column)
         n = self.n_bins.get(column, 5) if isinstance(self.n_bins, dict) else self.n_bins
         if self.strategy == "uniform":
-            self.refuse_infinite(column, float(answer.low), float(answer.high))
+            self.refuse_infinite(column, float(answer.low), float(answer.high), float(answer.high) - float(answer.low))
             edges = np.linspace(float(answer.low), float(answer.high), n + 1).tolist()
         elif self.strategy == "kmeans":
             values, weights = answer.points()
-            self.refuse_infinite(column, float(values[0]), float(values[-1]), float(values[-1] - values[0]))
+            self.refuse_infinite(column, float(values[0]), float(values[-1]), float(values[-1]) - float(values[0]))
             with np.errstate(over="ignore"):  # values near the largest float64 are cut after one step
                 edges = [float(values[0]), *_between_means(values, weights, n), float(values[-1])]
         else:
@@ -130,8 +132,10 @@ class KBinsDiscretizer(NumberStage):
         return operations
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        back: list[Operation] = []
+        back = self.undo_empty(schema)
         for column, own in self.state["columns"].items():
+            if "empty" in own:
+                continue
             bins, edges = list(map(float, range(len(own["edges"]) - 1))), own["edges"]
             if self.encode == "onehot":
                 back.append(Choose(column, list(own["outputs"]), bins, None, pl.Float64()))

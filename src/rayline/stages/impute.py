@@ -13,10 +13,10 @@ from rayline.core.codes import Codes
 from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.joint import GroupMoments, PairCounts
-from rayline.core.operations import Fill, Operation, Row, RowFunction
+from rayline.core.operations import Drop, Fill, Operation, Row, RowFunction
 from rayline.core.quantiles import Quantiles
 from rayline.core.schema import Kind, col, is_category, kind_of
-from rayline.core.stage import Check, ColumnStage, Stage, View, anything, one_of, param
+from rayline.core.stage import Check, ColumnStage, Stage, View, anything, keep_empty, no_values, one_of, param
 from rayline.core.statistics import Missing, Moments, Request, Statistic
 
 
@@ -34,6 +34,9 @@ class SimpleImputer(ColumnStage):
         values) or "constant". A median is exact up to 65,536 distinct values; beyond that see `Quantiles`.
     fill_value
         The constant. None means 0 for numbers and "missing" for strings.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled (with `fill_value`
+        for "constant", otherwise with 0, "missing" or False).
 
     Raises
     ------
@@ -55,13 +58,13 @@ class SimpleImputer(ColumnStage):
         **Stage.elsewhere,
         "add_indicator": "put a MissingIndicator before it",
         "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
-        "keep_empty_features": "drop columns without values (DropColumns), or fill them with strategy='constant'",
     }
 
     loses: ClassVar = "which values were missing"
 
     strategy: str = param("mean", one_of("mean", "median", "most_frequent", "constant"))
     fill_value: Any = param(None, anything())
+    keep_empty_features: bool | None = keep_empty()
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
         chosen = Stage.select(self, schema, **how)
@@ -91,11 +94,11 @@ class SimpleImputer(ColumnStage):
             "median": [Quantiles],
             "most_frequent": [ValueCounts],
         }
-        return by_strategy.get(self.strategy, [])
+        return by_strategy.get(self.strategy, [Missing] if self.keep_empty_features is False else [])
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         value = self._value(dtype, *answers)
-        if value is None:
+        if value is None or (answers and isinstance(answers[0], Missing) and not answers[0].count):
             raise self.all_null(column)
         as_float = self.strategy in ("mean", "median") or (isinstance(value, float) and dtype.is_integer())
         if as_float:
@@ -109,9 +112,17 @@ class SimpleImputer(ColumnStage):
             return answers[0].quantile(0.5)
         if self.strategy == "most_frequent":
             return answers[0].most_frequent()
+        return self._constant(dtype)
+
+    def _constant(self, dtype: pl.DataType) -> Any:
         if self.fill_value is not None:
             return self.fill_value
         return {Kind.CATEGORY: "missing", Kind.BOOLEAN: False}.get(kind_of(dtype), 0.0 if dtype.is_float() else 0)
+
+    def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
+        as_float = self.strategy in ("mean", "median")
+        value = self._constant(dtype) if self.strategy == "constant" else self.replace(fill_value=None)._constant(dtype)
+        return {"value": 0.0 if as_float else value, "dtype": pl.Float64() if as_float else None}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Fill(column, learned["value"], learned["dtype"])]
@@ -199,6 +210,9 @@ class GroupImputer(Stage):
         The column whose values are the groups; missing is a group.
     strategy
         "mean" or "median" (numeric; the result is Float64), or "most_frequent" (the smallest of several).
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled (with 0,
+        "missing" or False).
 
     Raises
     ------
@@ -224,6 +238,7 @@ class GroupImputer(Stage):
 
     by: str = param("", Check("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v)))
     strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
+    keep_empty_features: bool | None = keep_empty()
 
     def requests(self, view: View) -> list[Request]:
         return [self._ask(view, column) for column in self._chosen(view)]
@@ -248,15 +263,17 @@ class GroupImputer(Stage):
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
+        dropped: list[str] = []
         for column in self._chosen(view):
             answer, dtype = answers[self._ask(view, column)], view.schema[column]
             groups, values, overall = self._means(answer) if self.strategy == "mean" else self._commonest(answer, dtype)
+            if overall is None and self.keep_empty_features is None:
+                raise no_values(type(self), column)
+            if overall is None and not self.keep_empty_features:
+                dropped.append(column)
+                continue
             if overall is None:
-                raise DataError(
-                    f"GroupImputer: column {column!r} has no values, only missing ones.",
-                    "Expected at least one value to learn from.",
-                    f"drop {column!r} (DropColumns).",
-                )
+                overall = {Kind.CATEGORY: "missing", Kind.BOOLEAN: False}.get(kind_of(dtype), 0)
             if any(isinstance(v, float) and not math.isfinite(v) for v in (*values, overall)):
                 raise DataError(
                     f"GroupImputer: column {column!r} holds infinite values.",
@@ -270,7 +287,7 @@ class GroupImputer(Stage):
                 "overall": overall,
                 "dtype": pl.Float64() if as_float else None,
             }
-        return {"columns": learned}
+        return {"columns": learned, **({"dropped": dropped} if dropped else {})}
 
     def _means(self, answer: GroupMoments) -> tuple[list[Any], list[Any], Any]:
         table = answer.by_key().filter(pl.col("n") > 0)
@@ -306,7 +323,7 @@ class GroupImputer(Stage):
         return [
             FillByGroup(column, self.by, own["groups"], own["values"], own["overall"], own["dtype"])
             for column, own in self.state["columns"].items()
-        ]
+        ] + ([Drop(list(self.state["dropped"]))] if self.state.get("dropped") else [])
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from rayline.core.codes import Codes
 from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.joint import row_hash
-from rayline.core.operations import Changes, Operation, Row, RowFunction
+from rayline.core.operations import Changes, Drop, Fill, Operation, Row, RowFunction
 from rayline.core.sample import RowSample
 from rayline.core.schema import Kind, col
-from rayline.core.stage import Check, Stage, View, a_string, an_int, one_of, param
+from rayline.core.stage import Check, Stage, View, a_string, an_int, keep_empty, no_values, one_of, param
 from rayline.core.statistics import Moments, Request
 
 Matrix = npt.NDArray[np.float64]
@@ -46,6 +46,8 @@ class KNNImputer(Stage):
         "uniform", or "distance": nearer rows count more, by 1 / distance.
     max_donors
         The size of the sample.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled with 0.
 
     Raises
     ------
@@ -74,12 +76,12 @@ class KNNImputer(Stage):
         "add_indicator": "put a MissingIndicator before it",
         "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
         "metric": "leave it out: distances are Euclidean",
-        "keep_empty_features": "drop columns without values (DropColumns)",
     }
 
     n_neighbors: int = param(5, an_int(1, 1000))
     weights: str = param("uniform", one_of("uniform", "distance"))
     max_donors: int = param(2000, an_int(1, 100_000))
+    keep_empty_features: bool | None = keep_empty()
 
     def requests(self, view: View) -> list[Request]:
         if not view.columns:
@@ -93,14 +95,14 @@ class KNNImputer(Stage):
         columns = list(view.columns)
         if not columns:
             return {"columns": [], "donors": [], "copies": [], "means": []}
+        empty: list[str] = []
         for column in columns:
             moments: Moments = answers[view.ask(Moments, column)]
             if not moments.count:
-                raise DataError(
-                    f"KNNImputer: column {column!r} has no values, only missing ones.",
-                    "Expected at least one value to learn from.",
-                    f"drop {column!r} (DropColumns), or impute it with a constant first.",
-                )
+                if self.keep_empty_features is None:
+                    raise no_values(type(self), column)
+                empty.append(column)
+                continue
             if not np.isfinite([moments.mean, moments.m2]).all():
                 raise DataError(
                     f"KNNImputer: column {column!r} holds infinite values, or values too large for float64.",
@@ -108,21 +110,27 @@ class KNNImputer(Stage):
                     f"clip {column!r} first (Clipper).",
                 )
         donors = answers[self._ask(view)].rows()
+        known = [column for column in columns if column not in empty]
         return {
-            "columns": columns,
-            "donors": [donors[str(i)].to_list() for i in range(len(columns))],
+            "columns": known,
+            "donors": [donors[str(i)].to_list() for i, column in enumerate(columns) if column in known],
             "copies": [min(n, self.n_neighbors) for n in donors["n"]],
-            "means": [answers[view.ask(Moments, column)].mean for column in columns],
+            "means": [answers[view.ask(Moments, column)].mean for column in known],
+            **({"empty": empty} if empty else {}),
         }
 
     def lower(self, where: str) -> list[Operation]:
         state = self.state
+        empty = list(state.get("empty", ()))
+        of_empty: list[Operation] = [Fill(c, 0.0, pl.Float64()) for c in empty] if self.keep_empty_features else [Drop(empty)]
+        if not empty:
+            of_empty = []
         if not state["columns"]:
-            return []
+            return of_empty
         copies = state["copies"]
         donors = [np.repeat(np.array(own, dtype=np.float64), copies).tolist() for own in state["donors"]]
         how = (self.n_neighbors, self.weights == "distance")
-        return [FillFromNeighbours(list(state["columns"]), donors, list(state["means"]), *how)]
+        return [FillFromNeighbours(list(state["columns"]), donors, list(state["means"]), *how), *of_empty]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Log(NumberStage):
         Numeric columns; all of them when omitted.
     offset
         What is added first; 1 by default, so that counts of 0 become 0.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -58,8 +60,9 @@ class Log(NumberStage):
         return [Assign({column: ["if", [">", x, 0], ["log", x], None]})]
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in self.state["columns"]}
-        return [Assign(back)] if back else []
+        known = [column for column, own in self.state["columns"].items() if "empty" not in own]
+        back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in known}
+        return [*self.undo_empty(schema), *([Assign(back)] if back else [])]
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class PowerTransformer(NumberStage):
         "yeo-johnson", or "box-cox" (positive values only).
     standardize
         Whether the result gets mean 0 and variance 1.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -133,7 +138,8 @@ class PowerTransformer(NumberStage):
         if len(values) > 1 and scale <= 1e-12 * abs(mean):
             raise self._collapsed(column, power, "are all the same to the last digits of float64")
         centered = {} if center is None else {"center": center}
-        return {"lambda": power, "mean": mean, "scale": scale or 1.0, **centered}
+        usable = scale > 0 and math.isfinite(1.0 / scale)
+        return {"lambda": power, "mean": mean, "scale": scale if usable else 1.0, **centered}
 
     def _collapsed(self, column: str, power: float, what: str) -> DataError:
         return DataError(
@@ -178,11 +184,14 @@ class PowerTransformer(NumberStage):
                 y = sign * log * _phi(t)
                 change = log * log * _phi_slope(t)
                 deviation = y - (y @ n) / total
+                size = np.abs(deviation).max() or 1.0  # squares beyond 1e154 would be infinite
+                deviation, change = deviation / size, change / size
                 variance = (deviation * deviation) @ n / total
                 result = jacobian - ((deviation * change) @ n) / variance
             return float(result)
 
-        return _zero_of_falling(slope, 1.0 / float(np.abs(log).max()))
+        middle = 0.0 if sign[0] > 0 else 2.0 if sign[-1] < 0 else 1.0  # where no side overflows
+        return _zero_of_falling(slope, middle, 1.0 / max(float(np.abs(log).max()), 1e-300))
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations = self._powers(column, float(learned["lambda"]), learned.get("center"))
@@ -234,8 +243,10 @@ class PowerTransformer(NumberStage):
         return ["if", [">=", ["*", sign, y], sign * offset], ["*", sign, own], ["*", sign, other]]
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        back: list[Operation] = []
+        back = self.undo_empty(schema)
         for column, learned in self.state["columns"].items():
+            if "empty" in learned:
+                continue
             if self.standardize:
                 back += Affine(column, learned["mean"], learned["scale"]).inverse(schema) or []
             power, center = float(learned["lambda"]), learned.get("center")
@@ -280,24 +291,25 @@ def _phi_slope(t: Any) -> Any:
     return np.where(np.abs(t) < 0.25, series, (np.exp(t) * (t - 1.0) + 1.0) / (safe * safe))
 
 
-def _zero_of_falling(slope: Callable[[float], float], unit: float) -> float:
+def _zero_of_falling(slope: Callable[[float], float], center: float, unit: float) -> float:
     """Where a falling function crosses 0: widen the bracket, then halve it until it holds no other float.
 
-    It looks within ±1024 units. Where the powers overflow the slope is NaN; that is too far out on the side that is being tried.
+    It looks within ±1024 units of the center. Where the powers overflow the slope is NaN; that is too far out on the side that is being tried.
     """
-    low, high = -max(2.0, 2 * unit), max(2.0, 2 * unit)
-    most = max(1024.0, 1024 * unit)
-    while slope(low) < 0 and low > -most:
-        low *= 2
-    while slope(high) > 0 and high < most:
-        high *= 2
+    step, most = max(2.0, 2 * unit), max(1024.0, 1024 * unit)
+    below, above = step, step
+    while slope(center - below) < 0 and below < most:
+        below *= 2
+    while slope(center + above) > 0 and above < most:
+        above *= 2
+    low, high = center - below, center + above
     while True:
         middle = low / 2 + high / 2
         if not low < middle < high:
             return middle
         found = slope(middle)
-        below = found > 0 if found == found else middle < 0
-        low, high = (middle, high) if below else (low, middle)
+        is_low = found > 0 if found == found else middle < center
+        low, high = (middle, high) if is_low else (low, middle)
 
 
 def _refuse_below(stage: ColumnStage, column: str, low: float | None, bound: float, n_rows: int) -> None:

@@ -146,6 +146,8 @@ class QuantileTransformer(NumberStage):
         Landmarks (at most the number of values).
     output_distribution
         "uniform" or "normal".
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -174,7 +176,8 @@ class QuantileTransformer(NumberStage):
         n_rows = quantiles.count + quantiles.n_null  # as scikit-learn, which counts missing values here
         references = np.linspace(0, 1, max(1, min(self.n_quantiles, n_rows)))
         landmarks = np.maximum.accumulate(np.array(quantiles.quantiles(references.tolist())))
-        self.refuse_infinite(column, float(landmarks[0]), float(landmarks[-1]))
+        low, high = float(landmarks[0]), float(landmarks[-1])
+        self.refuse_infinite(column, low, high, high - low)
         points, first = np.unique(landmarks, return_index=True)
         last = np.append(first[1:], len(landmarks)) - 1
         left, right = references[first], references[last]

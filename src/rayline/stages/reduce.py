@@ -21,6 +21,21 @@ from rayline.core.statistics import Moments, Request, Statistic
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
 
 
+def _infinite(stage: Stage, column: str) -> DataError:
+    return DataError(
+        f"{type(stage).__name__}: column {column!r} holds infinite values, or values too large for float64.",
+        "Expected finite numbers, whose squares are finite.",
+        f"clip {column!r} first (Clipper), scale it, or make the infinite values missing.",
+    )
+
+
+def _refuse_infinite(stage: Stage, columns: Sequence[str], found: Covariance) -> None:
+    """Raise DataError when a column has no finite variance."""
+    for column, size in zip(columns, np.diag(found.comoment), strict=False):
+        if not math.isfinite(size):
+            raise _infinite(stage, column)
+
+
 @dataclass(frozen=True)
 class PCA(Stage):
     """Replace columns by their first principal components `pca0`, `pca1`, … (Float64), as scikit-learn does.
@@ -90,8 +105,7 @@ class PCA(Stage):
         found: Covariance = answers[view.ask(Covariance, *columns)]
         self._refuse_few(columns, found, n if isinstance(self.n_components, int) else 2)
         n = min(n, found.count)
-        if not np.isfinite(found.comoment).all():
-            raise DataError("PCA: a column holds infinite values.", "Expected finite numbers.", "clip first (Clipper).")
+        _refuse_infinite(self, columns, found)
         sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
         sizes = np.where(sizes > len(columns) * np.finfo(np.float64).eps * max(sizes[-1], 0.0), sizes, 0.0)  # the rest is rounding
         order = np.argsort(sizes)[::-1][:n]
@@ -185,8 +199,7 @@ class VarianceThreshold(ColumnStage):
         moments: Moments = answers[0]
         # A variance within the rounding error of the mean is none.
         error = (1e-15 * moments.mean) * (1e-15 * moments.mean) * moments.count
-        removed = not (math.isnan(moments.variance) or moments.variance > max(self.threshold, error))
-        return {"removed": removed}
+        return {"removed": math.isfinite(moments.variance) and moments.variance <= max(self.threshold, error)}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Drop([column])] if learned["removed"] else []
@@ -230,6 +243,7 @@ class CorrelationFilter(Stage):
         if len(columns) > 1:
             found: Covariance = answers[view.ask(Covariance, *columns)]
             if found.count:
+                _refuse_infinite(self, columns, found)
                 sizes = np.abs(found.correlation)
                 for i in range(len(columns)):
                     (removed if any(sizes[i, j] > self.threshold for j in kept) else kept).append(i)
@@ -298,7 +312,7 @@ class SelectKBest(Stage):
         return view.ask(Covariance, column, target) if regression else view.ask(GroupMoments, column, target)
 
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
-        scores = {column: self._score(answers[self._ask(view, column)]) for column in view.columns}
+        scores = {column: self._score(column, answers[self._ask(view, column)]) for column in view.columns}
         return self._chosen(view.columns, scores)
 
     def _chosen(self, columns: Sequence[str], scores: Mapping[str, float]) -> dict[str, Any]:
@@ -309,10 +323,11 @@ class SelectKBest(Stage):
     def without(self, columns: Collection[str]) -> Self | None:
         return self.fitted(self._chosen([c for c in self.state["columns"] if c not in columns], self.state["scores"]))
 
-    def _score(self, answer: Any) -> float:
+    def _score(self, column: str, answer: Any) -> float:
         """F, with ±∞ and NaN as a float that can be compared: a column that tells nothing has 0."""
         if isinstance(answer, Covariance):
-            if answer.count < 3 or not np.isfinite(answer.comoment).all():
+            _refuse_infinite(self, [column, "the target"], answer)
+            if answer.count < 3:
                 return 0.0
             share = float(answer.correlation[0, 1]) ** 2
             return share / (1 - share) * (answer.count - 2) if share < 1 else math.inf
@@ -322,7 +337,9 @@ class SelectKBest(Stage):
         total = Moments.merge_all(Moments(n, 0, mean, m2) for n, mean, m2 in groups)
         within = sum(m2 for _, _, m2 in groups)
         free = total.count - len(groups)
-        if len(groups) < 2 or free < 1 or not math.isfinite(total.m2):
+        if not math.isfinite(total.m2):
+            raise _infinite(self, column)
+        if len(groups) < 2 or free < 1:
             return 0.0
         between = max(total.m2 - within, 0.0)
         return between / (len(groups) - 1) / (within / free) if within > 0 else (math.inf if between > 0 else 0.0)

@@ -32,6 +32,8 @@ class StandardScaler(NumberStage):
         Numeric columns; all of them when omitted.
     with_mean, with_std
         Whether to centre, and whether to scale.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -62,11 +64,17 @@ class StandardScaler(NumberStage):
         self.refuse_infinite(column, moments.mean, moments.m2)
         # As scikit-learn: a variance within the rounding error of the mean is none.
         error = moments.count * sys.float_info.epsilon
-        constant = moments.variance <= error * moments.variance + (error * moments.mean) ** 2
-        return {"mean": moments.mean, "scale": 1.0 if constant else math.sqrt(moments.variance)}
+        spread = math.sqrt(moments.variance)
+        constant = spread <= math.hypot(math.sqrt(error) * spread, error * moments.mean)  # squares of 1e200 would overflow
+        return {"mean": moments.mean, "scale": 1.0 if constant else _divisor(spread)}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Affine(column, learned["mean"] if self.with_mean else 0.0, learned["scale"] if self.with_std else 1.0)]
+
+
+def _divisor(scale: float) -> float:
+    """What a column of this scale is divided by: 1 where there is none, or so little that 1 / scale overflows."""
+    return scale if scale and math.isfinite(1.0 / scale) else 1.0
 
 
 def _is_range(value: Any) -> bool:
@@ -88,6 +96,8 @@ class MinMaxScaler(NumberStage):
         The low and the high end of the result.
     clip
         Whether new values are kept within `feature_range`.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -117,13 +127,13 @@ class MinMaxScaler(NumberStage):
         extremes: Extremes = answers[0]
         if not extremes.count:
             raise self.all_null(column)
-        self.refuse_infinite(column, extremes.low, extremes.high)
+        self.refuse_infinite(column, extremes.low, extremes.high, float(extremes.high) - float(extremes.low))
         return {"low": extremes.low, "high": extremes.high}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         low, high = self.feature_range
         span = learned["high"] - learned["low"]
-        operations: list[Operation] = [Affine(column, learned["low"], (span or 1.0) / (high - low), float(low))]
+        operations: list[Operation] = [Affine(column, learned["low"], _divisor(span) / (high - low), float(low))]
         return [*operations, Clip(column, float(low), float(high))] if self.clip else operations
 
 
@@ -137,6 +147,8 @@ class MaxAbsScaler(NumberStage):
         Numeric columns; all of them when omitted.
     clip
         Whether new values are kept within -1 and 1.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -167,7 +179,7 @@ class MaxAbsScaler(NumberStage):
             raise self.all_null(column)
         scale = float(max(abs(extremes.low), abs(extremes.high)))
         self.refuse_infinite(column, scale)
-        return {"scale": scale or 1.0}
+        return {"scale": _divisor(scale)}
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [Affine(column, 0.0, learned["scale"])]
@@ -194,6 +206,8 @@ class RobustScaler(NumberStage):
         The two quantiles, in percent.
     unit_variance
         Whether the range counts as that of a normal distribution of variance 1, so that normal columns get variance 1.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
 
     Raises
     ------

@@ -63,6 +63,9 @@ class SplineTransformer(NumberStage):
         Whether the last basis function is there; without it a linear model has no second intercept.
     handle_missing
         "keep": missing stays missing; "zeros".
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it (missing, or zeros with
+        `handle_missing`).
 
     Raises
     ------
@@ -102,7 +105,7 @@ class SplineTransformer(NumberStage):
     def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
         self.refuse_strange("knots", self.knots, view)
         learned = super().learn(view, answers)
-        new = [name for column, own in learned["columns"].items() for name in self._names(column, own["knots"])]
+        new = [name for column, own in learned["columns"].items() if "knots" in own for name in self._names(column, own["knots"])]
         self.refuse_taken(new, view, gone=view.columns)
         return learned
 
@@ -113,15 +116,21 @@ class SplineTransformer(NumberStage):
             raise ParameterError.value("SplineTransformer", "degree", f"less than the {len(base)} knots", self.degree)
         return {"knots": self._extended(base).tolist()}
 
+    def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
+        return {"knots": self._extended(np.linspace(0.0, 1.0, self.n_knots)).tolist()}  # any will do: there is nothing to place
+
     def _placed(self, column: str, answer: Any) -> npt.NDArray[np.float64]:
         if not answer.count:
             raise self.all_null(column)
         if isinstance(answer, Quantiles):
             base = np.array(answer.quantiles(np.linspace(0, 1, self.n_knots).tolist()))
-            self.refuse_infinite(column, float(base[0]), float(base[-1]))
-            return base
-        self.refuse_infinite(column, float(answer.low), float(answer.high), float(answer.high) - float(answer.low))
-        return np.linspace(float(answer.low), float(answer.high), self.n_knots)
+        else:
+            base = np.array([float(answer.low), float(answer.high)])
+        low, high = float(base[0]), float(base[-1])
+        self.refuse_infinite(column, low, high, high - low)
+        if high == low or not math.isfinite(1.0 / (high - low)):  # as good as constant
+            return np.full(self.n_knots, low)
+        return base if isinstance(answer, Quantiles) else np.linspace(low, high, self.n_knots)
 
     def _extended(self, base: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """With `degree` more knots on either side, at the distances that the knots have there."""
