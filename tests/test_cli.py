@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import importlib.util
 import re
 import socket
@@ -15,8 +16,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import rayline
+from rayline import train
 from rayline.cli import app
 from rayline.inference import artifact
+from rayline.stages import DatetimeEncoder, OneHotEncoder, SimpleImputer
 
 from .serve.test_app import odd
 
@@ -184,3 +187,28 @@ def test_a_pipeline_is_signed_and_asked_for_its_signature(tmp_path: Path, direct
     assert "not trusted" in run("show", path, "--trusted-key", tmp_path / "other.pem")[1]
     assert artifact.digest_of(path) == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_csv_and_json_lines_mean_what_the_pipeline_knows(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {
+            "day": [dt.date(2013, 1, 1) + dt.timedelta(days=i) for i in range(12)],
+            "code": [f"0{i % 3}" for i in range(12)],
+            "x": [float(i) for i in range(12)],
+            "y": [float(i % 3) for i in range(12)],
+        }
+    )
+    stages = [("impute", SimpleImputer(columns=["x"])), ("dates", DatetimeEncoder()), ("onehot", OneHotEncoder())]
+    trainer = train.Trainer("least-squares")
+    fitted = train.fit(trainer, train.Preprocessor(stages), train_dataset=table, target_columns=["y"], verbose=False)
+    fitted.inference_pipeline.save(tmp_path / "p.rayline")
+    rows = table.drop("y").with_columns(x=None)
+    expected = fitted.inference_pipeline.predict(rows)["prediction"].to_list()
+    rows.write_csv(tmp_path / "rows.csv")
+    rows.write_ndjson(tmp_path / "rows.jsonl")
+    for suffix in (".csv", ".jsonl"):
+        code, text = run("predict", tmp_path / "p.rayline", tmp_path / f"rows{suffix}", tmp_path / "out.parquet")
+        assert code == 0, text
+        found = pl.read_parquet(tmp_path / "out.parquet")
+        assert found["prediction"].to_list() == expected
+        assert found["code"].to_list() == table["code"].to_list()

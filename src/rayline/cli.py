@@ -17,6 +17,7 @@ from rich.table import Table
 import rayline
 from rayline.core.errors import DataError, ParameterError, RaylineError, counted
 from rayline.core.files import replace_file
+from rayline.core.schema import Kind, kind_of
 from rayline.inference import archive, artifact
 from rayline.inference.card import model_card
 from rayline.inference.pipeline import InferencePipeline
@@ -131,8 +132,8 @@ def predict(
     with _errors():
         if output.suffix not in _READERS:
             raise _unreadable(output)
-        table = _table(rows)
-        table = _load(path, expected_digest, trusted_key, max_bytes, modules).transform(table, proba=proba)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
+        table = pipeline.transform(_table(rows, pipeline), proba=proba)
         replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
         typer.echo(f"{counted(table.height, 'row')} in {output}")
 
@@ -150,8 +151,8 @@ def card(
 ) -> None:
     """Write the model card of a saved pipeline: what it predicts, what it takes, how good it is."""
     with _errors():
-        data = None if rows is None else _table(rows)
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
+        data = None if rows is None else _table(rows, pipeline)
         model_card(pipeline, output, name=name or path.stem, data=data)
         typer.echo(f"the card is {output}")
 
@@ -190,7 +191,8 @@ def _import(module: str) -> None:
         ) from error
 
 
-def _table(rows: Path) -> Any:
+def _table(rows: Path, pipeline: InferencePipeline) -> Any:
+    """The rows of a file. CSV has no types: what the pipeline knows as text, categories, dates or times is read as text."""
     import polars as pl
 
     if rows.suffix not in _READERS:
@@ -198,7 +200,15 @@ def _table(rows: Path) -> Any:
     if not rows.exists():
         raise ParameterError(f"{rows} does not exist.", "Expected a file of rows.", "check the path.")
     try:
-        return getattr(pl, _READERS[rows.suffix])(rows)
+        if rows.suffix == ".csv":
+            texts = (Kind.CATEGORY, Kind.DATETIME, Kind.OTHER)
+            known = {name: pl.String for name, dtype in pipeline.input_schema.items() if kind_of(dtype) in texts}
+            names = pl.read_csv(rows, n_rows=0, infer_schema=False).columns
+            overrides = {name: dtype for name, dtype in known.items() if name in names}
+            return pl.read_csv(rows, schema_overrides=overrides, infer_schema_length=None)
+        if rows.suffix == ".jsonl":
+            return pl.read_ndjson(rows, infer_schema_length=None)
+        return pl.read_parquet(rows)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{rows} cannot be read: {error}.", f"Expected a {rows.suffix} file of rows.", "check its content and its extension.") from error
 

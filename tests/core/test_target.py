@@ -87,7 +87,7 @@ def test_what_cannot_be_a_target() -> None:
     target = learn(pl.DataFrame({"y": ["a", "b"]}), "y")
     with pytest.raises(rl.DataError, match=r"did not see.*\n.*'c'"):
         target.encode(pl.DataFrame({"y": ["a", "c"]}))
-    with pytest.raises(rl.DataError, match="1 missing values"):
+    with pytest.raises(rl.DataError, match="1 missing value"):
         learn(pl.DataFrame({"y": [1.0, 2.0]}), "y").encode(pl.DataFrame({"y": [1.0, None]}))
     with pytest.raises(rl.ParameterError, match="no probabilities"):
         learn(pl.DataFrame({"y": [1.0, 2.0]}), "y").probabilities(np.array([1.0]))

@@ -346,3 +346,27 @@ def test_ray_of_pandas_blocks_without_shuffle_and_errors(ray_session: Any) -> No
     for options in ({}, {"group": "plane"}, {"shuffle": False}):
         with pytest.raises(DataError, match="no rows"):
             data.train_test_split(ds.limit(0), **options)
+
+
+def test_test_size_as_in_scikit_learn() -> None:
+    table = pl.DataFrame({"x": range(50), "g": [i // 5 for i in range(50)]})
+    for size, expected in ((0.3, 15), (7, 7), (1, 1), (49, 49)):
+        trainset, testset = data.train_test_split(table, test_size=size)
+        assert (trainset.height, testset.height) == (50 - expected, expected)
+    assert data.train_test_split(table, test_size=0.3)[1].equals(data.train_test_split(table, 0.3)[1])
+    assert data.train_test_split(table, test_size=7, shuffle=False)[1]["x"].to_list() == list(range(43, 50))
+    assert data.train_test_split(table, groups="g")[1].equals(data.train_test_split(table, group="g")[1])
+
+
+@pytest.mark.parametrize("size", [0, 50, -1, 1.0, True, "3", 0.0])
+def test_other_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(ParameterError, match="test_size"):
+        data.train_test_split(pl.DataFrame({"x": range(50)}), test_size=size)
+
+
+def test_other_keywords_are_refused_with_the_name_that_is_meant() -> None:
+    for keyword, meant in (("random_state", "'seed'"), ("stratified", "'stratify'"), ("train_size", "'test_size'")):
+        with pytest.raises(ParameterError, match=f"(?s){keyword}.*{meant}"):
+            data.train_test_split(pl.DataFrame({"x": range(50)}), **{keyword: 1})
+    with pytest.raises(ParameterError, match="together"):
+        data.train_test_split(pl.DataFrame({"x": range(50)}), 0.3, test_size=0.3)

@@ -104,7 +104,7 @@ def _n_blocks(worker: Any) -> Any:
 
 @ray_only
 def test_too_few_rows(engine: Any, ray_session: Any) -> None:
-    with pytest.raises(DataError, match="1 rows for 2 workers"):
+    with pytest.raises(DataError, match="1 row for 2 workers"):
         engine.train(seen, num_workers=2, train=TABLE.head(1))
     with pytest.raises(DataError, match="no rows"):
         engine.train(seen, num_workers=2, train=ray_session.data.from_arrow(TABLE.clear().to_arrow()))

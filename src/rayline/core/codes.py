@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, counted
 from rayline.core.operations import Changes, InPlace, Operation, Row, RowFunction
 from rayline.core.schema import col, is_category
 
@@ -93,7 +93,7 @@ class Codes:
 
     def error(self, values: Sequence[Any]) -> DataError:
         """The refusal of these values."""
-        known = f"{len(self.categories)} categories seen in fit"
+        known = f"{counted(len(self.categories), 'category')} seen in fit"
         return DataError(
             f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} that it does not know.",
             f"Expected one of the {known}; got {list(values)!r}.",

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, counted
 
 _ABOUT = "_rayline.json"
 
@@ -37,7 +37,7 @@ class PartFiles:
         done = {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
         if done and not resume:
             raise DataError(
-                f"{where}: {self.path} holds {len(done)} files already.",
+                f"{where}: {self.path} holds {counted(len(done), 'file')} already.",
                 "Expected an empty directory, or resume=True.",
                 "choose another directory, or continue the run that wrote them with resume=True.",
             )

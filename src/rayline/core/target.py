@@ -15,7 +15,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.backward import Leaf, inverse
 from rayline.core.counts import ValueCounts
-from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError
+from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, counted
 from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.schema import (
     Kind,
@@ -136,9 +136,9 @@ class Target:
         for column, count in zip(columns, counts, strict=True):
             if count is not None and count.n_null:
                 raise DataError(
-                    f"{where}: the target {column!r} has {count.n_null} missing values.",
+                    f"{where}: the target {column!r} has {counted(count.n_null, 'missing value')}.",
                     "Expected a label in every row.",
-                    f"drop these rows, for example ds.filter(lambda row: row[{column!r}] is not None).",
+                    f"drop these rows, None and NaN alike: table.dropna(subset=[{column!r}]) in pandas, the same in ds.map_batches.",
                 )
         dtypes = tuple(_plain(schema[column]) for column in columns)
         given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
@@ -304,7 +304,7 @@ class Target:
                 bad = frame[column].filter(~made[column].is_finite().fill_null(False))
                 if len(bad):
                     raise DataError(
-                        f"The target {column!r} has {len(bad):,} values that target stage {name!r} cannot take.",
+                        f"The target {column!r} has {counted(len(bad), 'value')} that target stage {name!r} cannot take.",
                         f"Expected values such as it was fitted on; got {bad.unique().sort().head(5).to_list()!r}.",
                         "drop or mend these rows, or choose another target stage.",
                     )
@@ -480,7 +480,7 @@ def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str,
 def _refuse_missing(column: str, labels: pl.Series) -> None:
     if labels.null_count():
         raise DataError(
-            f"The target {column!r} has {labels.null_count():,} missing values.",
+            f"The target {column!r} has {counted(labels.null_count(), 'missing value')}.",
             "Expected a label in every row.",
             "drop these rows first.",
         )

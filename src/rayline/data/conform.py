@@ -129,6 +129,8 @@ def _alike(got: pl.DataType, values: pl.DataType | None) -> bool:
 def _if_all_missing(got: pl.DataType, dtype: pl.DataType) -> bool:
     """Whether a column of one type can stand for one of another only when all its values are missing: NaN and NaT, as
     pandas and NumPy have them for want of another missing value."""
+    if got == pl.String:
+        return not (isinstance(dtype, (pl.Date, pl.Datetime, pl.Time)) or kind_of(dtype) is Kind.CATEGORY)
     if got.is_float():
         return not (dtype.is_numeric() or _alike(got, category_values(dtype)))
     return got.is_temporal() and not dtype.is_temporal() and not _alike(got, category_values(dtype))

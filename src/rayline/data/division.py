@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from rayline.core.engine import Scanner
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, counted
 from rayline.core.scan import Scan
 from rayline.core.schema import refuse_empty
 from rayline.core.statistics import Request
@@ -119,7 +119,7 @@ class Division:
             )
         if ranks.n_null:
             raise DataError(
-                f"{self.where}: column {key.columns[0]!r} is missing in {ranks.n_null:,} rows.",
+                f"{self.where}: column {key.columns[0]!r} is missing in {counted(ranks.n_null, 'row')}.",
                 "Expected a value in every row, to order the rows by.",
                 "drop these rows, or fill them.",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +14,7 @@ import ray.data
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.data import files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +24,16 @@ Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @known_arguments
-def read_parquet(paths: Paths, **options: Any) -> Dataset:
+def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any) -> Dataset:
     """A dataset from Parquet files, read when it is used.
 
     Parameters
     ----------
     paths
         A file, a folder or several of them; local, or a URL that PyArrow knows (s3://, gs://, …).
+    missing_columns
+        What it means that a local file lacks a column which another has: "raise" an error that names both, or "null":
+        missing values.
     **options
         Arguments of `ray.data.read_parquet`, unchanged.
 
@@ -41,7 +45,9 @@ def read_parquet(paths: Paths, **options: Any) -> Dataset:
     Raises
     ------
     DataError
-        When a local path does not exist.
+        When a local path does not exist, or a file is empty.
+    SchemaError
+        When the files disagree about their columns; it names file and column.
     ResourceError
         When Ray cannot be reached or started.
 
@@ -50,45 +56,76 @@ def read_parquet(paths: Paths, **options: Any) -> Dataset:
     >>> from rayline import data
     >>> ds = data.read_parquet("flights.parquet")  # doctest: +SKIP
     """
+    schema = files.common_schema("read_parquet", _local(paths), files.parquet_schema, missing_columns=missing_columns)
+    if schema is not None and "schema" not in options and "columns" not in options:
+        options["schema"] = schema
     return _read(ray.data.read_parquet, paths, options)
 
 
 @known_arguments
-def read_csv(paths: Paths, **options: Any) -> Dataset:
+def read_csv(
+    paths: Paths,
+    *,
+    null_values: Sequence[str] | None = None,
+    schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
+    missing_columns: str = "raise",
+    **options: Any,
+) -> Dataset:
     """A dataset from CSV files. As `read_parquet`, with the arguments of `ray.data.read_csv`.
+
+    Local files get one type for each column, whatever their order: the beginnings of all are looked at, whole numbers in one
+    and fractions in another are floats.
 
     Parameters
     ----------
-    paths
-        A path, a URL, or a list of them; directories are searched.
-    options
-        Those of `ray.data.read_csv`.
+    paths, missing_columns, **options
+        As for `read_parquet`.
+    null_values
+        Texts that mean a missing value, in columns of text too, such as ["NA"]. By default the empty field, "NA", "NaN",
+        "null" and the like are missing numbers, and text is as it stands.
+    schema
+        Polars types of some columns, where what the files begin with is not what they hold.
+
+    Raises
+    ------
+    As `read_parquet`; ParameterError when `schema` or `null_values` and `convert_options` are given together.
 
     Examples
     --------
     >>> from rayline import data
     >>> ds = data.read_csv(["january.csv", "february.csv"])  # doctest: +SKIP
     """
-    return _read(ray.data.read_csv, paths, options)
+    if "convert_options" in options:
+        if null_values is not None or schema is not None:
+            raise ParameterError(
+                "read_csv: convert_options was given together with schema or null_values.",
+                "Expected one of them: PyArrow's options, or ours.",
+                "put column_types and null_values into convert_options, or leave it out.",
+            )
+        return _read(ray.data.read_csv, paths, options)
+    reader = files.CsvReader(null_values, schema, options.get("parse_options"), options.get("read_options"))
+    common = files.common_schema("read_csv", _local(paths), reader.schema, missing_columns=missing_columns)
+    return _read(ray.data.read_csv, paths, {**options, "convert_options": reader.options(common)})
 
 
 @known_arguments
-def read_json(paths: Paths, **options: Any) -> Dataset:
+def read_json(paths: Paths, *, schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None, **options: Any) -> Dataset:
     """A dataset from JSON files (records, or one a line). As `read_parquet`, with the arguments of `ray.data.read_json`.
 
-    Parameters
-    ----------
-    paths
-        A path, a URL, or a list of them; directories are searched.
-    options
-        Those of `ray.data.read_json`.
+    `schema` says the Polars types of columns; of local files with one record a line the others have the type that holds
+    what all files begin with. A key that a row or a file lacks is a missing value.
 
     Examples
     --------
     >>> from rayline import data
     >>> ds = data.read_json("flights.jsonl", lines=True)  # doctest: +SKIP
     """
-    return _read(ray.data.read_json, paths, options)
+    said = files.arrow_schema("read_json", schema or {})
+    lines = _local(paths) if options.get("lines") else []
+    common = files.common_schema("read_json", lines, files.json_schema, missing_columns="null")
+    types = {field.name: field.type for own in (common or (), said) for field in own}
+    ds = _read(ray.data.read_json, paths, options)
+    return ds.map_batches(files.Typed(pa.schema(types.items())), batch_format="pyarrow") if types else ds
 
 
 @known_arguments
@@ -166,6 +203,19 @@ def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
     2
     """
     return _make(ray.data.from_arrow, _tables("from_arrow", table, lambda t: isinstance(t, pa.Table)), options)
+
+
+def _local(paths: Paths) -> list[Path]:
+    """The local files that paths mean; none when one is remote, or does not exist (which is refused later)."""
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    texts = [os.fspath(path) for path in several]
+    if any("://" in text or not Path(text).exists() for text in texts):
+        return []
+    found: list[Path] = []
+    for path in map(Path, texts):
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_")))
+        found += inside if path.is_dir() else [path]
+    return found
 
 
 def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:

@@ -9,7 +9,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, counted
 from rayline.core.schema import refuse_empty
 from rayline.data.holdout import Holdout, check_percentage, rounded
 from rayline.data.rows import take
@@ -28,16 +28,18 @@ def train_test_split(
     shuffle: bool = True,
     seed: int = 0,
     *,
+    test_size: float | int | None = None,
     stratify: str | None = None,
-    group: str | None = None,
+    groups: str | None = None,
     time: str | None = None,
+    **others: Any,
 ) -> tuple[Any, Any]:
     """Divide rows into a training set and a test set, both of the type that was given.
 
     The side of a row is decided by its values and the seed, not by its place: the same rows give the same two sets in
     pandas, Polars, Arrow and Ray, in any order and any blocks. The size is exact, the rounded share of the rows. Rows
     that are equal in all columns are drawn one by one, like any others; where they are copies of one observation, name a
-    column that tells the observations apart as `group`.
+    column that tells the observations apart as `groups`.
 
     Parameters
     ----------
@@ -52,7 +54,9 @@ def train_test_split(
         Another seed, another test set.
     stratify
         A column of classes: the share holds in every class, to within one row.
-    group
+    test_size
+        In place of `percentage`, as in scikit-learn: a share between 0 and 1, or a whole number of rows.
+    groups
         A column of groups: no group is divided. The size is then as near as whole groups allow.
     time
         A column of dates, times or numbers: the latest rows are the test set, and rows of one moment are not divided.
@@ -82,11 +86,14 @@ def train_test_split(
     >>> train_test_split(table, time="day")[1]["day"].to_list()
     [8, 9]
     """
+    groups = _renamed(others, groups)
+    if test_size is not None:
+        percentage = _share(ds, test_size, percentage)
     check_percentage(WHERE, percentage)
     if not isinstance(shuffle, bool):
         raise ParameterError.value(WHERE, "shuffle", "True or False", shuffle)
     if not shuffle and time is None:
-        given = [name for name, value in (("stratify", stratify), ("group", group)) if value is not None]
+        given = [name for name, value in (("stratify", stratify), ("groups", groups)) if value is not None]
         if given:
             raise ParameterError(
                 f"{WHERE}: shuffle=False and {given[0]} were given together.",
@@ -94,8 +101,43 @@ def train_test_split(
                 f"leave out shuffle=False, or {given[0]}.",
             )
         return _last_rows(ds, percentage)
-    ((train, test),) = _Split(percentage, seed, stratify, group, time).split(ds)
+    ((train, test),) = _Split(percentage, seed, stratify, groups, time).split(ds)
     return train, test
+
+
+_KEYWORDS = ("percentage", "shuffle", "seed", "test_size", "stratify", "groups", "time")
+_SAME = {"random_state": "seed", "train_size": "test_size"}
+
+
+def _renamed(others: dict[str, Any], groups: str | None) -> str | None:
+    """The groups, under their earlier name too. Raises ParameterError for any other keyword, and says what is meant."""
+    if "group" in others and groups is None:
+        groups = others.pop("group")
+    if others:
+        name = next(iter(others))
+        if name in _SAME:
+            raise ParameterError(
+                f"{WHERE}: unknown parameter {name!r}.", f"Expected some of {list(_KEYWORDS)}.", f"it is called {_SAME[name]!r} here."
+            )
+        raise ParameterError.unknown(WHERE, others, _KEYWORDS)
+    return groups
+
+
+def _share(ds: Any, test_size: Any, percentage: float) -> float:
+    """The share that `test_size` means: itself, or that of so many rows."""
+    if percentage != 0.2:
+        raise ParameterError(
+            f"{WHERE}: percentage and test_size were given together.", "Expected one of them.", "leave out percentage."
+        )
+    if isinstance(test_size, bool) or not isinstance(test_size, int):
+        if not isinstance(test_size, float) or not 0.0 < test_size < 1.0:
+            words = "a share between 0 and 1, or a whole number of rows"
+            raise ParameterError.value(WHERE, "test_size", words, test_size)
+        return test_size
+    n_rows = _n_rows(ds)
+    if not 0 < test_size < n_rows:
+        raise ParameterError.value(WHERE, "test_size", f"fewer than the {counted(n_rows, 'row')} that there are, and at least 1", test_size)
+    return test_size / n_rows
 
 
 def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.core import scratch
-from rayline.core.errors import ParameterError, RaylineError, ResourceError, TrainingError
+from rayline.core.errors import ParameterError, RaylineError, ResourceError, TrainingError, counted
 from rayline.core.waiting import patience
 from rayline.engine.checkpoints import Storage, unpack
 from rayline.engine.pieces import Piece, first_line
@@ -242,7 +242,7 @@ class _Group:
             is_there = self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S)
         if not is_there and self.plan.strict:
             raise ResourceError(
-                f"{WHERE}: the CPUs of {n} workers were not free within {PLACE_S:.0f} s.",
+                f"{WHERE}: the CPUs of {counted(n, 'worker')} were not free within {PLACE_S:.0f} s.",
                 f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {free()}.",
                 "end what holds them, or ask for less (resources_per_worker).",
             )

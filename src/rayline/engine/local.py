@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pyarrow as pa
 
 from rayline.core.answers import Answers
 from rayline.core.engine import Engine, Placement
-from rayline.core.errors import ParameterError, SchemaError, shorten
+from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
+from rayline.core.forks import refuse_after_fork
 from rayline.core.parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
 from rayline.core.schema import col
@@ -23,22 +25,25 @@ class LocalEngine(Engine):
     """pandas, Polars and Arrow tables, LazyFrames, dicts of arrays and lists of rows."""
 
     def schema(self, data: Any) -> pl.Schema:
-        return to_lazy(data).collect_schema()
+        with computing():
+            return to_lazy(data).collect_schema()
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         table = data if isinstance(data, pl.LazyFrame) else to_polars(data)
-        needed = table.lazy().select(map(col, scan.columns(table.collect_schema())))
-        if isinstance(table, pl.DataFrame):
-            return scan.of(needed, table.height)
-        return scan.of(needed, is_reread=table.explain(optimized=False).startswith(_COLUMNAR))
+        with computing():
+            needed = table.lazy().select(map(col, scan.columns(table.collect_schema())))
+            if isinstance(table, pl.DataFrame):
+                return scan.of(needed, table.height)
+            return scan.of(needed, is_reread=table.explain(optimized=False).startswith(_COLUMNAR))
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         size = _batch_size(placement)
-        if size is None and isinstance(data, pl.LazyFrame):
-            return function(data)
-        whole = to_polars(data)
-        pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] if size else []
-        made = pl.concat([function(piece.lazy()).collect() for piece in pieces or [whole]])
+        with computing():
+            if size is None and isinstance(data, pl.LazyFrame):
+                return function(data)
+            whole = to_polars(data)
+            pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] if size else []
+            made = pl.concat([function(piece.lazy()).collect() for piece in pieces or [whole]])
         return restore(data, made.lazy(), passed_through(function, whole.columns))
 
     def write(
@@ -54,7 +59,29 @@ class LocalEngine(Engine):
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         lazy = to_lazy(data)
-        return (lazy if columns is None else lazy.select(map(col, columns))).collect()
+        with computing():
+            return (lazy if columns is None else lazy.select(map(col, columns))).collect()
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Around work of Polars: what it raises, a panic too, is an error of ours with its first line."""
+    refuse_after_fork("Rayline")
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).strip().partition("\n")[0][:300]
+        if isinstance(error, pl.exceptions.ColumnNotFoundError):
+            raise SchemaError(
+                f"The table has not the columns that it says: {reason}.",
+                "Expected the same columns in every file or part of it.",
+                "read it so that a column which a file lacks is missing: polars.scan_parquet(…, missing_columns='insert').",
+            ) from error
+        raise DataError(
+            f"The table could not be read or computed: {type(error).__name__}: {reason}.",
+            "Expected rows that Polars can work with.",
+            "the error above is its own; table.collect() makes the same one for a LazyFrame.",
+        ) from error
 
 
 _COLUMNAR = ("DF [", "Parquet SCAN", "IPC SCAN")

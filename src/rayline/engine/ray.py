@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from rayline.core import registry
 from rayline.core.answers import Answers, merge_answers
 from rayline.core.engine import Engine, Placement
-from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, shorten
+from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, counted, shorten
 from rayline.core.parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.waiting import patience
@@ -125,10 +126,10 @@ class RayEngine(Engine):
             if names != list(schema):
                 needed = needed.select_columns(names)
             frames = [to_frame(block) for block in _blocks(needed)]
-        frames = [frame for frame in frames if frame.width]
-        if not frames:
-            return pl.DataFrame(schema={name: schema[name] for name in names})
-        return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
+            frames = [frame for frame in frames if frame.width]
+            if not frames:
+                return pl.DataFrame(schema={name: schema[name] for name in names})
+            return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
 
     def train(
         self,
@@ -236,8 +237,9 @@ def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
 def _refuse_too_few(rows: Sequence[Piece], needed: int, which: str = "") -> None:
     n_rows = sum(piece.stop - piece.start for piece in rows)
     if n_rows < needed:
+        found = f"{counted(n_rows, 'row')} for {counted(needed, 'worker')}" if n_rows else "no rows"
         raise DataError(
-            f"{WHERE}{which}: there are {n_rows or 'no'} rows{f' for {needed} workers' if n_rows else ''}.",
+            f"{WHERE}{which}: there are {found}.",
             f"Expected at least {needed}.",
             "check the filter or the path that they come from, or train with fewer workers.",
         )
@@ -355,16 +357,37 @@ def _blocks(data: Dataset) -> Iterator[Any]:
         yield from ray.get(list(bundle.block_refs))
 
 
+_LACKING = re.compile(r'Field \\?"(.+?)\\?" does not exist')
+
+
+def _disagreement(what: str) -> SchemaError:
+    return SchemaError(
+        f"The blocks of the dataset disagree: {what}.",
+        "Expected every column in every block, in one type and one time zone.",
+        "give them one type where they are read (schema=… of data.read_csv), or cast in ds.map_batches.",
+    )
+
+
 @contextlib.contextmanager
 def _answering(what: str) -> Iterator[None]:
     """Around an execution of our own: quiet, and with our own errors as they were raised."""
     try:
         with quietly():
             yield
+    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _disagreement(first_line(str(error))) from error
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, RaylineError):
             raise getattr(cause, "original", cause) from None
+        if isinstance(cause, KeyError) and (lacking := _LACKING.search(str(cause))):
+            raise _disagreement(f"one lacks the column {lacking.group(1)!r}") from error
+        if "CSV conversion error" in str(cause):
+            raise DataError(
+                f"A CSV file could not be read: {first_line(str(cause))}.",
+                "Expected the types that the beginnings of the files have.",
+                "say the column's type, data.read_csv(…, schema={'x': pl.Float64}), or what is missing, null_values=['NA'].",
+            ) from error
         raise DataError(
             f"The dataset could not be read: {type(cause).__name__}: {first_line(str(cause))}.",
             f"Expected its tasks to finish; one failed during a {what}.",

@@ -31,6 +31,7 @@ import polars as pl
 
 from rayline.core import registry, scratch, strictjson
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, nearest
+from rayline.core.forks import refuse_after_fork
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.data.preprocessor import Preprocessor
@@ -187,6 +188,7 @@ def load(
     [{'prediction': 'yes'}]
     """
     where = str(path)
+    refuse_after_fork("rayline.load")
     own = ["expected_digest", "trusted_keys", "max_bytes"]
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
         raise ParameterError.unknown("load", misspelt, own, "argument")

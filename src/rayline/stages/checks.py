@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.counts import ValueCounts
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, counted
 from rayline.core.operations import InPlace, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, a_number, one_of, param
@@ -82,7 +82,7 @@ class Require(InPlace):
             return " and ".join(
                 [*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])]
             )
-        return "a value in every row" if self.rule == "known" else f"one of the {len(self.allowed)} categories seen in fit"
+        return "a value in every row" if self.rule == "known" else f"one of {counted(len(self.allowed), 'category')} seen in fit"
 
     def _error(self, values: Sequence[Any]) -> DataError:
         return DataError(

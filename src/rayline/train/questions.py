@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from rayline.core.counts import ValueCounts
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import Stage, View
 from rayline.core.statistics import Extremes, Request, Statistic
@@ -167,7 +167,7 @@ class Questions:
             return
         problem = ""
         if found.n_null:
-            problem = f"has {found.n_null} missing values"
+            problem = f"has {counted(found.n_null, 'missing value')}"
         elif found.low is not None and not (math.isfinite(found.low) and math.isfinite(found.high)):
             problem = "has infinite values"
         elif low is not None and found.low is not None and (found.low < low or found.high <= low):

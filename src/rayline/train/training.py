@@ -187,6 +187,12 @@ def _rows(data: Any, prepare: Prepare) -> pl.DataFrame:
     return frame
 
 
+def available_cpus() -> int:
+    """The processors that this process may use; all of the machine's where the system does not tell (macOS, Windows)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def _threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+    return int(given) if given.isdigit() and int(given) else available_cpus()

@@ -1,0 +1,28 @@
+"""Processes that fork: a child has Polars' locks without the threads that hold them, and would wait for them for ever."""
+
+from __future__ import annotations
+
+import os
+
+from rayline.core.errors import ResourceError
+
+_state = {"used": False, "forked": False}
+
+
+def _in_child() -> None:
+    _state["forked"] = _state["used"]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+def refuse_after_fork(where: str) -> None:
+    """Raise ResourceError in a process that was forked from one which had worked on tables."""
+    if _state["forked"]:
+        raise ResourceError(
+            f"{where}: this process was forked from one that had worked on tables already, and would hang.",
+            "Expected a process that was started anew.",
+            'start it with multiprocessing.get_context("spawn"); see docs/values.md.',
+        )
+    _state["used"] = True
