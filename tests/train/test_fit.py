@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +419,12 @@ def test_a_framework_without_iterations_has_no_curves(table: pl.DataFrame) -> No
     result = train.SklearnTrainer(LinearRegression()).fit(None, table.select("x", "delay"), target_columns="delay", verbose=False)
     with pytest.raises(rl.ParameterError, match="reports no metrics of its iterations"):
         result.plot()
+
+
+def test_large_numbers_are_shown_without_exponents(table: pl.DataFrame) -> None:
+    data = table.select("x", delay=pl.col("delay") * 123_456.7)
+    result = train.XGBoostTrainer({"eval_metric": "rmse"}, num_boost_round=2).fit(None, data, data, "delay", verbose=False)
+    assert "regression of delay from 1 feature, after 2 iterations" in repr(result)
+    for text in (repr(result), result._repr_html_()):
+        assert not re.search(r"\de\+\d", text)
+        assert f"{round(result.metrics['test-rmse'], -int(np.log10(result.metrics['test-rmse'])) + 4):,.0f}" in text

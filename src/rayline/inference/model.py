@@ -22,6 +22,7 @@ from rayline.core.operations import Row
 from rayline.core.schema import col
 from rayline.core.target import Target, Task, numbers
 from rayline.data.conform import Conform
+from rayline.inference.plots import number
 
 Scores = npt.NDArray[Any]
 
@@ -176,7 +177,7 @@ class Model:
         return self.adapter.importance(self.native, self.feature_names)
 
     def __repr__(self) -> str:
-        metrics = ", ".join(f"{name}{self.target.of_class(name)}={value:.4g}" for name, value in self.metrics.items())
+        metrics = ", ".join(f"{name}{self.target.of_class(name)}={number(value)}" for name, value in self.metrics.items())
         return f"Model({self.framework}, {self.target.task} of {list(self.target.columns)}, {counted(len(self.schema), 'feature')}{', ' + metrics if metrics else ''})"
 
     # Models travel to workers through the framework's own files, so that every framework can be sent.

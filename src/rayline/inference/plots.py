@@ -34,17 +34,17 @@ class Plot:
     svg: str
 
 
-def number(value: float) -> str:
-    """A number for people: four digits that count, thousands apart, an exponent only where nothing else fits.
+def number(value: float, figures: int = 4) -> str:
+    """A number for people: four significant figures, thousands apart, an exponent only where nothing else fits.
 
-    >>> number(3), number(313614.0625), number(1.5), number(float("nan"))
-    ('3', '313,600', '1.5', 'nan')
+    >>> number(3), number(313614.0625), number(1.5), number(float("nan")), number(104409.8, figures=5)
+    ('3', '313,600', '1.5', 'nan', '104,410')
     """
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     if not 1e-4 <= abs(value) < 1e15:
-        return f"{value:.4g}"
-    digits = 3 - math.floor(math.log10(abs(value)))
+        return f"{value:.{figures}g}"
+    digits = figures - 1 - math.floor(math.log10(abs(value)))
     text = f"{round(value, digits):,.{max(digits, 0)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
+from rayline.inference.plots import number
 from rayline.train import metrics as named_metrics
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Progress(Callback):
 
     def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> None:
         if (iteration + 1) % self.every == 0:
-            values = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+            values = "  ".join(f"{name} {number(value, 5)}" for name, value in metrics.items())
             print(f"{iteration + 1:>6}  {values}", file=sys.stderr, flush=True)  # noqa: T201  # what it is for
 
 

@@ -23,6 +23,7 @@ from rayline.data.named import idle
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.plots import number
 from rayline.train import inputs as given
 from rayline.train import metrics as named_metrics
 from rayline.train import progress
@@ -347,4 +348,4 @@ def _tell(line: progress.Line, run: Run, trainer: Trainer, wanted: Sequence[str]
     first = first or next(iter(names), None)
     if first is not None:
         of_class = run.result.model.target.of_class(first)
-        line.part(f"{first.replace('-', ' ', 1)}{of_class} {run.result.metrics[first]:.4g}")
+        line.part(f"{first.replace('-', ' ', 1)}{of_class} {number(run.result.metrics[first])}")

@@ -14,6 +14,7 @@ from rayline.core.errors import ParameterError, counted
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.plots import number
 from rayline.train import metrics as named_metrics
 from rayline.train import plots, progress
 
@@ -150,7 +151,8 @@ class Result:
     def _about(self) -> str:
         target, iterations = self.model.target, self.history.height
         after = f", after {counted(iterations, 'iteration')}" if iterations else ""
-        return f"{target.task} of {', '.join(target.columns)} from {counted(len(self.model.schema), 'feature')}{after}"
+        task = f"{target.task} classification" if target.task.is_classification else "regression"
+        return f"{task} of {', '.join(target.columns)} from {counted(len(self.model.schema), 'feature')}{after}"
 
     @property
     def _metric_table(self) -> list[list[str]]:
@@ -163,7 +165,7 @@ class Result:
         tables = [t for t in ("value", "train", "test") if any(t in row for row in rows.values())]
         found = [["metric", *tables, "computed by"]]
         for (own, name), values in sorted(rows.items(), key=lambda row: row[0][0]):
-            cells = [f"{values[t]:.5g}" if t in values else "" for t in tables]
+            cells = [number(values[t], 5) if t in values else "" for t in tables]
             found.append([f"{name}{self.model.target.of_class(name)}", *cells, self.trainer.framework if own else "rayline"])
         return found
 
@@ -172,6 +174,6 @@ class Result:
         table = self._metric_table
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return [
-            "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]])
             for row in (table if len(table) > 1 else [])
         ]

@@ -17,6 +17,7 @@ from rayline.core.errors import TrainingError
 from rayline.core.schema import refuse_empty
 from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import unpack
+from rayline.inference.plots import number
 from rayline.train import progress
 from rayline.train.acting import room
 from rayline.train.callbacks import Callback, Run
@@ -157,7 +158,7 @@ class Training:
         self._first = self._first or (iteration + 1, time.perf_counter())
         if self.line.is_due:
             ordered = sorted(values.items(), key=lambda item: item[0].startswith("train-"))
-            shown = "  ".join(f"{name.replace('-', ' ', 1)} {value:.4g}" for name, value in ordered)
+            shown = "  ".join(f"{name.replace('-', ' ', 1)} {number(value)}" for name, value in ordered)
             self.line.now(f"{self.trainer.framework} iteration {self._place(iteration)}  {shown}")
         return bool(self.run.stopped_by)
 

@@ -21,6 +21,7 @@ from rayline.data.preprocessor import Preprocessor
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.plots import number
 from rayline.train import progress
 from rayline.train.fit import fit
 from rayline.train.result import Result
@@ -368,7 +369,7 @@ class Analysis:
     def summary(self) -> str:
         """One line."""
         fits, error = self.fits, self.best_standard_error
-        score = f"{self.best_score:.5g}" + (f" ± {error:.2g}" if error == error else "")
+        score = number(self.best_score, 5) + (f" ± {number(error, 2)}" if error == error else "")
         parts = [
             f"{counted(len(self.trials), 'trial')} {progress.seconds(self.seconds)}",
             f"{self.metric}{self.of_class} {score} (trial {self.best_trial.number})",

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from rayline.core import scratch
+from rayline.inference import plots
 from rayline.inference.model import files_in, write_files
 from rayline.train import progress
 from rayline.train.callbacks import Run
@@ -268,7 +269,7 @@ class Generations:
         best = record.best(trials, self.prepared.mode)
         parts = [f"generation {number + 1}/{len(ends)}"]
         if best is not None:
-            parts.append(f"best {self.prepared.problem.metric} {best.score:.5g} (trial {best.number})")
+            parts.append(f"best {self.prepared.problem.metric} {plots.number(best.score, 5)} (trial {best.number})")
         parts.append(progress.seconds(elapsed))
         if number:
             left = elapsed / ends[number - 1] * ends[-1] - elapsed

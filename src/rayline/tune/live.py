@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rayline.core.errors import counted
+from rayline.inference.plots import number
 from rayline.train import progress
 from rayline.tune import record, space
 from rayline.tune.record import Status, Trial
@@ -68,7 +69,7 @@ class Progress:
         over, found = self.over, record.best(self.trials, self.mode)
         parts = [f"{len(over)}/{counted(self.total, 'trial')}" if self.total else counted(len(over), "trial")]
         if found is not None:
-            parts.append(f"best {self.metric} {found.score:.5g} (trial {found.number})")
+            parts.append(f"best {self.metric} {number(found.score, 5)} (trial {found.number})")
         for status, word in ((Status.STOPPED, "stopped early"), (Status.FAILED, "failed")):
             if n := sum(trial.status is status for trial in over):
                 parts.append(f"{n} {word}")
@@ -95,8 +96,8 @@ def table(moment: Progress) -> Table:
         made.add_column(name.removeprefix(f"{space.STAGES}/"), no_wrap=True, overflow="ellipsis")
     for trial in shown:
         flat = space.flatten(trial.config)
-        score = f"{trial.score:.5g}" if trial.folds else "…"
-        error = f"{trial.standard_error:.2g}" if len(trial.folds) > 1 else ""
+        score = number(trial.score, 5) if trial.folds else "…"
+        error = number(trial.standard_error, 2) if len(trial.folds) > 1 else ""
         style = "bold" if able and trial is able[0] else "dim" if trial.number in moment.running else ""
         cells = [str(trial.number), f"{len(trial.folds)}/{trial.n_folds}", score, error]
         made.add_row(*cells, *(_short(flat.get(name)) for name in names), style=style)

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from rayline.inference.plots import number
 from rayline.tune import space
 
 LONGEST = 60
@@ -56,5 +57,5 @@ def _style(number: bool) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    text = number(value, 5) if isinstance(value, float) else str(value)
     return html.escape(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
