@@ -15,7 +15,7 @@ from sklearn import preprocessing as sk
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.data.preprocessor import Preprocessor
-from rayline.stages import OneHotEncoder, OneHotEncoding, OrdinalEncoder
+from rayline.stages import LabelEncoder, OneHotEncoder, OneHotEncoding, OrdinalEncoder
 
 letters = st.lists(st.sampled_from(["a", "b", "c", "d", "e e", "é", "Z"]), min_size=1, max_size=40)
 
@@ -206,3 +206,21 @@ def test_integers_hold_no_missing_number() -> None:
         Preprocessor([("s", OrdinalEncoder(dtype="int8"))]).fit(many)
     with pytest.raises(ParameterError, match="dtype has a wrong value"):
         OrdinalEncoder(dtype="float32")
+
+
+def test_a_label_that_is_no_class_is_refused_by_a_parameter_that_exists() -> None:
+    fitted = Preprocessor([("y", LabelEncoder(["c"]))]).fit(pl.DataFrame({"c": ["a", "b"]}))
+    with pytest.raises(DataError, match=r"got \['z'\](.|\n)*classes=") as caught:
+        fitted.transform(pl.DataFrame({"c": ["z"]}))
+    assert "handle_unknown" not in str(caught.value)
+
+
+def test_a_table_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayline.stages.encode.MANY_COLUMNS", 10)
+    monkeypatch.setattr("rayline.stages.encode.MOST_CELLS", 1000)
+    table = pl.DataFrame({"c": [str(i) for i in range(40)]})
+    with pytest.raises(DataError, match=r"column 'c' has 40 categories(.|\n)*40 rows × 40 columns(.|\n)*FeatureHasher"):
+        Preprocessor([("hot", OneHotEncoder())]).fit(table)
+    Preprocessor([("hot", OneHotEncoder(max_categories=9))]).fit(table)
+    Preprocessor([("hot", OneHotEncoder())]).fit(table.head(31))  # 961 cells
+    Preprocessor([("hot", OneHotEncoder())]).fit(pl.DataFrame({"c": ["a", "b"] * 1000}))  # long, and not wide

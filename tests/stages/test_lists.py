@@ -32,4 +32,12 @@ def test_multi_hot() -> None:
     np.testing.assert_array_equal(ours.to_numpy(), expected)
     assert run(MultiHotEncoder(max_categories=1), pl.DataFrame({"t": tags})).columns == ["t_a"]
     with pytest.raises(SchemaError, match="lists of strings"):
-        run(MultiHotEncoder(), pl.DataFrame({"t": [[1.5]]}))
+        run(MultiHotEncoder(["t"]), pl.DataFrame({"t": [[1.5]]}))
+
+
+def test_lists_that_are_no_categories_are_left_alone() -> None:
+    table = pl.DataFrame({"t": [["a"], ["b", "a"]], "nested": [[[1]], [[2]]], "x": [[0.5], []]})
+    made = Preprocessor([("m", MultiHotEncoder())]).fit_transform(table)
+    assert made.columns == ["nested", "x", "t_a", "t_b"]
+    with pytest.raises(SchemaError, match="column 'nested' has the wrong type"):
+        Preprocessor([("m", MultiHotEncoder(["nested"]))]).fit(table)

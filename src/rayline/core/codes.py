@@ -31,6 +31,7 @@ class Codes:
     missing: int | None
     stage: str = ""
     codes: Sequence[int] | None = None
+    hint: str = "let the stage ignore unknown values (handle_unknown), impute missing ones before it, or refit."
 
     def places(self) -> dict[Any, int]:
         """The code of each category."""
@@ -97,7 +98,7 @@ class Codes:
         return DataError(
             f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} that it does not know.",
             f"Expected one of the {known}; got {list(values)!r}.",
-            "let the stage ignore unknown values (handle_unknown), impute missing ones before it, or refit.",
+            self.hint,
         )
 
 

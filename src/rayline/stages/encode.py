@@ -17,6 +17,9 @@ from rayline.core.schema import Kind
 from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
 from rayline.core.statistics import Statistic
 
+MANY_COLUMNS, MOST_CELLS = 10_000, 2_000_000_000
+"""A column may become more 0/1 columns than the first only while these have no more cells (bytes) than the second."""
+
 _LEAST = Check(
     "a count, a share below 1, or None",
     lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0),
@@ -79,7 +82,8 @@ class OneHotEncoder(ColumnStage):
     Raises
     ------
     DataError
-        In fit, when a column has no values or more than a million distinct ones; in fit and transform, on an unknown
+        In fit, when a column has no values or more than a million distinct ones, or would become more than 10,000 columns
+        and, of all training rows, more than 2 GB; in fit and transform, on an unknown
         category with `handle_unknown="error"`.
 
     Examples
@@ -146,7 +150,17 @@ class OneHotEncoder(ColumnStage):
                 expected = f"a category of {column!r} with a column of its own, {shorten(frequent)}"
                 raise ParameterError.value("OneHotEncoder", "drop", expected, self.drop[column])
             outputs[frequent.index(self.drop[column])] = None
+        self._refuse_wide(column, len(outputs), n_rows)
         return {"categories": frequent, "rare": [v for v, r in zip(values, rare, strict=True) if r], "outputs": outputs}
+
+    def _refuse_wide(self, column: str, n_columns: int, n_rows: int) -> None:
+        """Raise DataError when the 0/1 columns of the training rows would not fit in memory."""
+        if n_columns > MANY_COLUMNS and n_columns * n_rows > MOST_CELLS:
+            raise DataError(
+                f"OneHotEncoder: column {column!r} has {n_columns:,} categories, too many for a column each.",
+                f"Expected at most {MOST_CELLS:,} cells; got {n_rows:,} rows × {n_columns:,} columns = {n_rows * n_columns / 1e9:,.1f} GB.",
+                "lump the rare ones (max_categories, min_frequency), hash the column (FeatureHasher makes one sparse column), or encode it otherwise (TargetEncoder, OrdinalEncoder).",
+            )
 
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         frequent, rare, outputs = learned["categories"], learned["rare"], learned["outputs"]
@@ -363,7 +377,8 @@ class LabelEncoder(ColumnStage):
     def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         categories = list(learned["categories"])
         n = len(categories)
-        return [MapCodes(Codes(column, categories, None, n, where), [*range(n), None], pl.Int64())]
+        hint = "drop these rows, or refit with the labels among its classes (classes=[…])."
+        return [MapCodes(Codes(column, categories, None, n, where, hint=hint), [*range(n), None], pl.Int64())]
 
 
 def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts) -> tuple[list[Any], list[int]]:

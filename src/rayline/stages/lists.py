@@ -17,6 +17,12 @@ from rayline.core.statistics import Request
 from rayline.core.text import row_as_text
 
 
+def _is_plain(dtype: pl.DataType) -> bool:
+    """Whether a list type has elements that can be categories."""
+    inner = getattr(dtype, "inner", None)
+    return inner is not None and (inner in (pl.String, pl.Boolean) or inner.is_integer())
+
+
 @dataclass(frozen=True)
 class MultiHotEncoder(ColumnStage):
     """Replace each list column by one 0/1 column (UInt8) for every element that fit saw, `column_element`.
@@ -26,7 +32,7 @@ class MultiHotEncoder(ColumnStage):
     Parameters
     ----------
     columns
-        List columns; all of them when omitted.
+        List columns; when omitted all whose elements are strings, integers or booleans.
     max_categories
         Only so many elements, the most frequent ones.
 
@@ -51,6 +57,10 @@ class MultiHotEncoder(ColumnStage):
 
     max_categories: int | None = param(None, an_int(1, none=True))
 
+    def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
+        chosen = super().select(schema, **how)
+        return chosen if self.columns is not None else [column for column in chosen if _is_plain(schema[column])]
+
     def questions(self, column: str, view: View) -> list[Request]:
         return [view.ask(ValueCounts, column, elements=True)]
 
@@ -61,8 +71,7 @@ class MultiHotEncoder(ColumnStage):
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        inner = getattr(dtype, "inner", None)
-        if not (inner == pl.String or inner == pl.Boolean or (inner is not None and inner.is_integer())):
+        if not _is_plain(dtype):
             raise SchemaError.dtype("MultiHotEncoder", column, "lists of strings, integers or booleans", dtype)
         table = answers[0].table
         if self.max_categories is not None:
