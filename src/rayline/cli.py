@@ -26,6 +26,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Artifact = Annotated[Path, typer.Argument(help="The pipeline, as saved by InferencePipeline.save.")]
 Digest = Annotated[str | None, typer.Option(help="Refuse every artifact but the one with this digest, which `rayline show` prints.")]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(help="A type that a scikit-learn model may hold beyond the reviewed ones, such as my_package.Estimator (repeatable)."),
+]
 Trusted = Annotated[
     list[Path] | None,
     typer.Option(help="A PEM file with a public Ed25519 key. An artifact that none of the keys signed is refused. Can be repeated."),
@@ -67,6 +71,7 @@ def serve(
     ] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
+    trusted_type: Types = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
     modules: Modules = None,
 ) -> None:
@@ -80,7 +85,7 @@ def serve(
             token = os.environ.get(token_env)
             if not token:
                 raise ParameterError(f"The environment variable {token_env} is empty.", "Expected a token in it.", f"export {token_env}=…")
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         if name is None:
             name = path.stem if NAME.fullmatch(path.stem) else "model"
         options = Options(
@@ -96,12 +101,13 @@ def show(
     path: Artifact,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
+    trusted_type: Types = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
     modules: Modules = None,
 ) -> None:
     """Print what a saved pipeline is: who made it, its digest, stages, model, target and columns."""
     with _errors():
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         about, console = artifact.read_manifest(path), Console()
         made_by = ", ".join(f"{name} {version}" for name, version in about["made_by"].items())
         for line in (
@@ -125,6 +131,7 @@ def predict(
     proba: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
+    trusted_type: Types = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
     modules: Modules = None,
 ) -> None:
@@ -132,7 +139,7 @@ def predict(
     with _errors():
         if output.suffix not in _READERS:
             raise _unreadable(output)
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         table = pipeline.transform(_table(rows, pipeline), proba=proba)
         replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
         typer.echo(f"{counted(table.height, 'row')} in {output}")
@@ -146,12 +153,13 @@ def card(
     name: Annotated[str | None, typer.Option(help="The title of the card. The default is the name of the file.")] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
+    trusted_type: Types = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
     modules: Modules = None,
 ) -> None:
     """Write the model card of a saved pipeline: what it predicts, what it takes, how good it is."""
     with _errors():
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         data = None if rows is None else _table(rows, pipeline)
         model_card(pipeline, output, name=name or path.stem, data=data)
         typer.echo(f"the card is {output}")
@@ -170,11 +178,17 @@ def sign(
 
 
 def _load(
-    path: Path, digest: str | None, trusted: list[Path] | None, max_bytes: int, modules: list[str] | None
+    path: Path,
+    digest: str | None,
+    trusted: list[Path] | None,
+    max_bytes: int,
+    modules: list[str] | None,
+    types: list[str] | None,
 ) -> InferencePipeline:
     for module in modules or ():
         _import(module)
-    return artifact.load(path, expected_digest=digest, trusted_keys=trusted or None, max_bytes=max_bytes)
+    options: dict[str, Any] = {"trusted": types} if types else {}
+    return artifact.load(path, expected_digest=digest, trusted_keys=trusted or None, max_bytes=max_bytes, **options)
 
 
 def _import(module: str) -> None:

@@ -6,6 +6,7 @@ model registries and Spark UDFs work, and opening the model runs no code of the 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ except ImportError as error:
     raise MissingExtraError.of("rayline.mlflow", "mlflow-skinny", "mlflow") from error
 
 FILE = "pipeline.rayline"
+TRUSTED_TYPES = "RAYLINE_TRUSTED_TYPES"
 
 
 def log_model(model: Any, name: str = "model", **options: Any) -> Any:
@@ -66,13 +68,15 @@ def log_model(model: Any, name: str = "model", **options: Any) -> Any:
         )
 
 
-def load_model(model_uri: str) -> InferencePipeline:
+def load_model(model_uri: str, **options: Any) -> InferencePipeline:
     """The pipeline behind a URI of MLflow's, as `rayline.load` gives it.
 
     Parameters
     ----------
     model_uri
         A URI that MLflow resolves, such as "runs:/<id>/model" or "models:/late/1".
+    options
+        As for `rayline.load`: `trusted=["my_package.Estimator"]`, `module=Net`, `trusted_keys=[…]`.
 
     Examples
     --------
@@ -80,7 +84,7 @@ def load_model(model_uri: str) -> InferencePipeline:
     >>> pipeline = load_model("models:/late/1")  # doctest: +SKIP
     """
     folder = Path(mlflow.artifacts.download_artifacts(model_uri))
-    return load(next(folder.rglob(FILE)))
+    return load(next(folder.rglob(FILE)), **options)
 
 
 def signature(pipeline: InferencePipeline) -> Any:
@@ -108,6 +112,9 @@ class _Predictor:
 
 
 def _load_pyfunc(path: str) -> _Predictor:
-    """MLflow's entry: `path` is the artifact, or the folder that holds it."""
+    """MLflow's entry: `path` is the artifact, or the folder that holds it. As MLflow passes no arguments of the caller's, the
+    environment variable RAYLINE_TRUSTED_TYPES names types (with commas) that an estimator may hold beyond the reviewed ones."""
     place = Path(path)
-    return _Predictor(load(place / FILE if place.is_dir() else place))
+    named = [name.strip() for name in os.environ.get(TRUSTED_TYPES, "").split(",") if name.strip()]
+    options: dict[str, Any] = {"trusted": named} if named else {}
+    return _Predictor(load(place / FILE if place.is_dir() else place, **options))

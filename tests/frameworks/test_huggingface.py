@@ -188,6 +188,30 @@ def test_a_hostile_file_is_refused(classified: Any, tmp_path: Path, file: str, c
         ADAPTER.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "good"),
+    [
+        (r"(a+)+$", False),
+        (r"(?:a|a)*b", False),
+        (r"(\s*x){2,}", False),
+        (r"a*" * 40, False),
+        (r"'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", True),  # GPT-2's
+        (r"[^\r\n\p{L}\p{N}]?[\p{Lu})+]*(?i:'s|'t)?|\p{N}{1,3}|\(\)+", True),
+    ],
+)
+def test_regular_expressions_are_bounded(classified: Any, tmp_path: Path, pattern: str, good: bool) -> None:
+    ADAPTER.save(classified.fitted_model, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    told = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    path.write_text(json.dumps({**told, "pre_tokenizer": split}))
+    if good:
+        ADAPTER.load(tmp_path)
+        return
+    with pytest.raises(rl.ArtifactError, match="regular expression"):
+        ADAPTER.load(tmp_path)
+
+
 def test_a_tensor_without_numbers_allows_nothing(classified: Any, tmp_path: Path) -> None:
     ADAPTER.save(classified.fitted_model, tmp_path)
     numbers, config = tmp_path / "model.safetensors", tmp_path / "config.json"

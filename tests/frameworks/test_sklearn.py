@@ -46,9 +46,10 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils import all_estimators
+from typer.testing import CliRunner
 
 import rayline as rl
-from rayline import train, tune
+from rayline import cli, train, tune
 from rayline.core import registry
 from rayline.core.framework import Job, Rows
 from rayline.core.target import Target, Task
@@ -284,6 +285,13 @@ def test_types_are_trusted_by_the_caller_alone(tmp_path: Path) -> None:
         rl.load(path, trust=["everything"])
     trusted = [f"{__name__}.Strange"]
     assert rl.load(path, trusted=trusted).predict(numbers()).equals(result.inference_pipeline.predict(numbers()))
+    rows = tmp_path / "rows.parquet"
+    numbers().write_parquet(rows)
+    command = ["predict", str(path), str(rows), str(tmp_path / "out.parquet")]
+    assert CliRunner().invoke(cli.app, command).exit_code == 1
+    assert CliRunner().invoke(cli.app, [*command, "--trusted-type", trusted[0]]).exit_code == 0
+    predicted = pl.read_parquet(tmp_path / "out.parquet")["prediction"]
+    assert predicted.equals(result.inference_pipeline.predict(numbers())["prediction"])
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ CODE = re.compile(r"auto_map|custom_pipelines|quantization_config|_?attn_impleme
 MOST = 1 << 20
 """What a number of a configuration may be beyond the sizes of the saved tensors: positions that are computed."""
 
+LONGEST_PATTERN = 2000
+"""Characters of a regular expression of a tokenizer."""
+
 _NO_SIZE = ("rope_theta",)
 """A whole number, often, that is a wavelength and no size."""
 
@@ -77,6 +80,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     read = {name: strictjson.loads((directory / name).read_bytes(), name) for name in sorted(names) if name.endswith(".json")}
     for name, value in read.items():
         _refuse_code(name, value)
+    _refuse_patterns(read.get("tokenizer.json"))
     about = _text(read[TEXT])
     _refuse_sizes(read[CONFIG], shapes)
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -123,6 +127,21 @@ def _refuse_code(name: str, value: Any) -> None:
         raise ArtifactError(
             f"{name} of a saved transformer sets {found[0]!r}, which names code or another file.", "", "do not load it."
         )
+
+
+def _refuse_patterns(tokenizer: Any) -> None:
+    """Regular expressions whose time grows beyond a small power of the text's length: a group that is repeated without bound,
+    or very many repetitions beside one another. The tokenizers' engine tries all ways through them."""
+    for key, value in _pairs(tokenizer):
+        if key != "Regex" or not isinstance(value, str):
+            continue
+        plain = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", value)  # without escapes and classes of characters
+        if len(value) > LONGEST_PATTERN or re.search(r"\)[*+{]", plain) or len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > 32:
+            raise ArtifactError(
+                f"tokenizer.json of a saved transformer has a regular expression that may take very long: {value[:80]!r}.",
+                "Expected one without repeated groups.",
+                "do not load it; where it is your own, rewrite the pattern.",
+            )
 
 
 def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
