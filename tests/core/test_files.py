@@ -15,6 +15,7 @@ import pytest
 
 from rayline.core.errors import ArtifactError
 from rayline.core.files import replace_content, replace_file
+from rayline.core.parts import PartFiles
 
 
 def test_a_file_is_replaced_with_its_mode_and_through_its_link(tmp_path: Path) -> None:
@@ -110,3 +111,24 @@ def test_what_is_written_where_nothing_is_raises_an_error_of_ours(tmp_path: Path
     pipeline: Any = rayline.load(saved)
     with pytest.raises(ArtifactError, match="cannot be written"):
         WRITERS[writer](pipeline, tmp_path / "nothing")
+
+
+def test_parts_of_predictions_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet
+
+    parts = PartFiles(str(tmp_path / "parts"), 10)
+    assert parts.begin(resume=False, where="test") == set()
+    kept = os.listdir(tmp_path / "parts")
+    write_table = pyarrow.parquet.write_table
+
+    def full(table: Any, where: str, *, filesystem: Any) -> None:
+        write_table(table, where, filesystem=filesystem)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    with pytest.raises(ArtifactError, match="cannot be written: No space left"):
+        parts.write(0, pl.DataFrame({"x": [1]}))
+    assert os.listdir(tmp_path / "parts") == kept
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        PartFiles(str(tmp_path / "file" / "parts"), 10).begin(resume=False, where="test")

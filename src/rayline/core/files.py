@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -22,21 +22,29 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(os.path.realpath(path))  # what a link points to, not the link
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     try:
-        write(temporary)
-        with contextlib.suppress(FileNotFoundError):
-            if not temporary.is_dir():
-                shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        with writing(path):
+            write(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                if not temporary.is_dir():
+                    shutil.copymode(path, temporary)
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise ArtifactError for what a disk, or Polars for it, says against writing to a path."""
+    try:
+        yield
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(
             f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.",
             "Expected a directory that exists, may be written to and has room; what was there before is still there.",
             "choose another place.",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
 def replace_content(path: str | Path, content: bytes | str) -> None:

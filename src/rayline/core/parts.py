@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core.errors import DataError, counted
+from rayline.core.errors import ArtifactError, DataError, counted
+from rayline.core.files import writing
 
 _ABOUT = "_rayline.json"
 
@@ -32,7 +34,8 @@ class PartFiles:
         Raises DataError when there are some and `resume` is False, or when they were made otherwise.
         """
         system, root = self._open()
-        system.create_dir(root, recursive=True)
+        with writing(self.path):
+            system.create_dir(root, recursive=True)
         names = [info.base_name for info in system.get_file_info(_files().FileSelector(root)) if info.is_file]
         done = {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
         if done and not resume:
@@ -52,17 +55,25 @@ class PartFiles:
                     "resume with the same rows_per_file, pipeline and options, or choose another directory.",
                 )
             return done
-        with system.open_output_stream(f"{root}/.{_ABOUT}") as file:
-            file.write(json.dumps(about).encode())
-        system.move(f"{root}/.{_ABOUT}", f"{root}/{_ABOUT}")
+        with writing(self.path):
+            with system.open_output_stream(f"{root}/.{_ABOUT}") as file:
+                file.write(json.dumps(about).encode())
+            system.move(f"{root}/.{_ABOUT}", f"{root}/{_ABOUT}")
         return done
 
     def write(self, number: int, frame: pl.DataFrame) -> int:
         """Write one file and return its rows. The file is there when it is complete, not before."""
         system, root = self._open()
         final, temporary = self._name(root, number), f"{root}/.part-{number:06d}.{secrets.token_hex(6)}.tmp"
-        _parquet().write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), temporary, filesystem=system)
-        system.move(temporary, final)
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        try:
+            with writing(self.path):
+                _parquet().write_table(table, temporary, filesystem=system)
+                system.move(temporary, final)
+        except ArtifactError:
+            with contextlib.suppress(OSError):  # a full disk is not to stay full
+                system.delete_file(temporary)
+            raise
         return frame.height
 
     def n_rows(self, number: int) -> int:
