@@ -196,6 +196,25 @@ def test_a_placement_that_no_node_has_room_for(engine: Any, ray_session: Any, pl
         engine.map(dataset(ray_session, TABLE), _prepare, placement)
 
 
+@pytest.mark.slow
+def test_workers_that_leave_no_cpu_to_read_the_data(tmp_path: Path) -> None:
+    """Two actors that hold both CPUs would wait for the tasks that read, and these for them."""
+    code = (
+        "import ray, polars as pl\n"
+        "from rayline.core import registry\nfrom rayline.core.engine import Placement\nfrom rayline.core.errors import ResourceError\n"
+        "ray.init('local', num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR')\n"
+        "engine, rows = registry.engine('ray'), ray.data.range(1000)\n"
+        "def go(**kw): return engine.collect(engine.map(rows, lambda t: t, Placement(num_gpus=1, **kw))).height\n"
+        "assert go(concurrency=2) == go(num_cpus=1) == 1000\n"
+        "for kw, said in ((dict(num_cpus=1, concurrency=2), '2 × 1 CPU for the workers leave 0 of 2'), (dict(concurrency=3), '3 workers do not')):\n"
+        "    try: go(**kw)\n"
+        "    except ResourceError as error: assert said in str(error), error\n"
+        "    else: raise AssertionError(kw)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_collect_names_a_missing_column(engine: Any, ray_session: Any) -> None:
     with pytest.raises(SchemaError, match="'nope'"):
         engine.collect(dataset(ray_session, TABLE), ["nope"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sklearn.metrics import accuracy_score, make_scorer
 from rayline import Preprocessor, train
 from rayline.core.errors import DataError, ParameterError
 from rayline.data import GroupKFold, KFold, RepeatedKFold
+from rayline.engine import group
 from rayline.train import metrics
 from rayline.train.legs import Leg
 from rayline.tune.evaluate import CELL, Evaluator, Part
@@ -225,3 +227,33 @@ def test_cells_are_no_feature(table: pl.DataFrame) -> None:
     train_rows, _, learned, _ = evaluator(made)._prepared(made.problem.candidate({}), 0)
     assert not [n for n in (*train_rows.columns, *learned.features) if n.startswith(CELL)]
     assert metrics.get("log_loss").mode == made.mode
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["xgboost", "torch"])
+def test_workers_that_train_again_give_what_new_ones_give(
+    table: pl.DataFrame, framework: str, monkeypatch: Any, ray_session: Any
+) -> None:
+    if framework == "xgboost":
+        trainer: Any = train.XGBoostTrainer({}, num_boost_round=3, num_workers=2, seed=1)
+    else:
+        pytest.importorskip("torch")
+        trainer = train.TorchTrainer("MLP", max_epochs=2, num_workers=2, seed=1)
+    made = prepared(table.select("z", "weight", "late"), None, trainer=trainer, cv=2)
+    started: list[int] = []
+    begin = group._Group.__init__
+
+    def count(self: Any, *given: Any) -> None:
+        started.append(1)
+        begin(self, *given)
+
+    monkeypatch.setattr(group._Group, "__init__", count)
+    scores = []
+    for reuses in (True, False):
+        monkeypatch.setattr(type(trainer.adapter), "reuses_workers", reuses)
+        with closing(evaluator(made)) as evaluate:
+            scores.append([evaluate({}, fold).scores.tolist() for fold in (0, 1, 0)])
+    assert scores[0] == scores[1]
+    assert scores[0][0] == scores[0][2]
+    assert len(started) == 1 + 3

@@ -289,7 +289,7 @@ def test_learning_curves_are_those_of_the_trial(table: pl.DataFrame, preprocesso
     assert len(analysis.plot("learning").get_lines()) == 2 * 4  # both sets: three folds and their mean
 
 
-def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
+def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor, tmp_path: Path) -> None:
     """Optuna searches the trade-off; each metric is that of the held-out predictions."""
     from sklearn.metrics import precision_score, recall_score
 
@@ -310,6 +310,20 @@ def test_several_metrics(table: pl.DataFrame, preprocessor: Preprocessor) -> Non
     assert list(recalls) == sorted(recalls, reverse=True)
     assert list(precisions) == sorted(precisions)
     assert found.results["score/precision"].to_list() == [t.means[1] for t in found.trials]
+    for trial in found.trials[:3]:
+        values = [score.others[0] for score in trial.folds]
+        error = found.results.filter(trial=trial.number)["standard_error/precision"].item()
+        assert error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+    means = dict(zip(found.metrics, found.best_trial.means, strict=True))
+    for metrics in (found.best_result.metrics, found.best_inference_pipeline.model.metrics):
+        assert {name: metrics[f"cv-{name}"] for name in means} == means
+        assert metrics["cv_standard_error-recall"] == found.best_standard_error
+    assert found.best_result.metric("precision") == means["precision"]
+    assert all(name in found.summary for name in means)
+    found.best_inference_pipeline.save(tmp_path / "best.rayline")
+    assert rl.load(tmp_path / "best.rayline").model.metrics == found.best_inference_pipeline.model.metrics
+    card = rl.model_card(found.best_inference_pipeline)
+    assert "cross validation" in str(card)
     alone = tune.run(
         booster(), data, space, metric=["recall", "precision"], search="optuna", num_samples=10, max_concurrent=1
     )
@@ -366,8 +380,11 @@ def test_compare_ensemble_and_pictures(table: pl.DataFrame, preprocessor: Prepro
         "linear": train.Trainer("least-squares"),
         "broken": (train.Trainer("faulty"), {"fail": True, "ridge": tune.uniform(0.1, 1.0)}),
     }
-    found = tune.compare(candidates, data, metric="roc_auc", num_samples=8)
+    found = tune.compare(candidates, data, metric=["roc_auc", "accuracy"], num_samples=8)
     board = found.leaderboard
+    best = found.best_analysis.best_trial
+    assert board["score/accuracy"][0] == best.means[1]
+    assert board["standard_error/accuracy"][0] == best.standard_errors[1]
     assert set(board["candidate"]) == {"trees", "linear", "broken"}
     assert board["candidate"][0] == found.best
     assert board["score"][0] == found.best_analysis.best_score

@@ -271,7 +271,14 @@ class Framework(ABC):
     """What it does with string features: "refuse", "categories" (Enum columns), or "text" (as they are)."""
 
     distributed: ClassVar[bool] = False
+
+    reuses_workers: ClassVar[bool] = False
+    """Whether a process that has trained as one of several workers can do so again. A search then keeps its workers from
+    fold to fold; otherwise each training starts its own."""
     """Whether it trains on several workers: `train` works with world_size > 1."""
+
+    predicts_on_gpu: ClassVar[bool] = False
+    """Whether `predict` computes on a GPU where it finds one; a GPU that is reserved for anything else would be idle."""
 
     acts: ClassVar[bool] = False
     """Whether it makes its experience itself, in an environment. A fit then takes no data, `spaces` says what the models

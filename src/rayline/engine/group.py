@@ -76,6 +76,8 @@ class Training:
         How many lost groups are replaced.
     storage, checkpoint_every
         Where checkpoints are kept (by the driver, when nowhere), and how many iterations are between them.
+    pool
+        Where the workers come from and go to, when they are to train again; otherwise they end with the training.
     """
 
     function: Callable[[Any], Any]
@@ -86,6 +88,7 @@ class Training:
     max_failures: int
     storage: Storage | None
     checkpoint_every: int | None
+    pool: Pool | None = None
 
     _last: Heard | None = field(default=None, init=False)  # the last checkpoint
     _heard: int = field(default=-1, init=False)  # the last iteration that was heard,
@@ -108,7 +111,7 @@ class Training:
         before: TrainingError | None = None
         for attempt in range(self.max_failures + 1):
             plan = self._planned(before)
-            with _Group(plan, packed) as group:
+            with self._group(plan, packed) as group:
                 try:
                     shares = shares or share()
                     group.join()
@@ -120,6 +123,13 @@ class Training:
                         raise error from lost.error
                     self._again, before = self._heard, error
         raise AssertionError
+
+    def _group(self, plan: Plan, packed: bytes) -> _Group:
+        idle = None if self.pool is None else self.pool.take(plan)
+        if idle is None:
+            return _Group(plan, packed)
+        idle.prepare(packed)
+        return idle
 
     def _planned(self, before: TrainingError | None) -> Plan:
         """Where the next group runs. After a loss, a node that is replaced has time to come."""
@@ -144,7 +154,7 @@ class Training:
         if every is None and (self.max_failures or self.storage):
             every = CHECKPOINT_EVERY
         try:
-            return group.run(
+            results = group.run(
                 [
                     Start(
                         peers=group.peers,
@@ -160,8 +170,12 @@ class Training:
                 resume if resume is None or isinstance(resume, str) else ray.put(resume),
                 self._hear,
             )
-        finally:
+            if self.pool is None or not self.pool.keep(group):
+                group.end()
+            return results
+        except BaseException:
             group.end()  # before the coordinator goes, which may wait for the workers
+            raise
 
     def _hear(self, heard: Heard) -> bool:
         if heard.metrics is not None:
@@ -177,17 +191,65 @@ class Training:
         return False
 
 
+class Pool:
+    """Keeps the workers of a training for the next one: starting processes takes longer than many a training.
+
+    Only workers that hold nothing but CPUs are kept: these are reserved for the time of a training alone.
+    """
+
+    def __init__(self) -> None:
+        self._idle: _Group | None = None
+
+    def take(self, plan: Plan) -> _Group | None:
+        """The workers that were kept, when they are what this plan asks for."""
+        group, self._idle = self._idle, None
+        if group is not None and group.plan != plan:
+            group.end()
+            return None
+        return group
+
+    def keep(self, group: _Group) -> bool:
+        """Keep the workers of a training that has ended well. False when they cannot be."""
+        if group.plan.held or group.was_stopped:
+            return False
+        self.close()
+        group.release()
+        self._idle = group
+        return True
+
+    def close(self) -> None:
+        """End the workers that are kept."""
+        if self._idle is not None:
+            self._idle.end()
+            self._idle = None
+
+
 class _Group:
-    """The actors of one attempt. They start when the group is entered, and none is left when it is left."""
+    """The actors of one attempt. They start when the group is entered, and none is left when it is left, unless a pool keeps
+    them."""
 
     def __init__(self, plan: Plan, packed: bytes) -> None:
         self.plan, self._packed = plan, packed
+        self.was_stopped = False
+        self._is_kept = False
         self.actors: list[Any] = []
         self.peers: list[str] = []
         self._reserved: PlacementGroup | None = None
         self._runs: list[Any] = []
 
+    def prepare(self, packed: bytes) -> None:
+        """Give the actors that there are another function."""
+        self._packed, self._is_kept, self.peers = packed, False, []
+
+    def release(self) -> None:
+        """Let go of the CPUs, but not of the actors."""
+        self._is_kept = True
+        self._unreserve()
+
     def __enter__(self) -> _Group:
+        if self.actors:
+            self._joining = [actor.join.remote(self._packed) for actor in self.actors]
+            return self
         held = dict(self.plan.held)
         options = {"num_gpus": held.pop("GPU", 0), "memory": held.pop("memory", None), "resources": held or None}
         try:
@@ -204,7 +266,8 @@ class _Group:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.end()
+        if not self._is_kept:
+            self.end()
 
     def end(self) -> None:
         """Take the actors and the reservation away."""
@@ -214,6 +277,9 @@ class _Group:
             with contextlib.suppress(RayError):
                 ray.get(run, timeout=GRACE_S)
         self.actors, self._runs = [], []
+        self._unreserve()
+
+    def _unreserve(self) -> None:
         if self._reserved is not None:
             remove_placement_group(self._reserved)
             self._reserved = None
@@ -267,7 +333,7 @@ class _Group:
             for heard in value:
                 if heard is not None and hear(heard) and not told:
                     first.stop.remote()
-                    told = True
+                    told = self.was_stopped = True
             ear = None if None in value else first.listen.remote()
         return [results[rank] for rank in sorted(results)]
 

@@ -76,11 +76,20 @@ class Plan:
         return cls(nodes, held, cpus, strict, max(1, int(share)))
 
 
-def refuse_no_room(where: str, needs: Mapping[str, float]) -> None:
-    """Raise ResourceError when no node could ever run what needs this: Ray would wait for one without an end."""
+def refuse_no_room(where: str, needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:
+    """Raise ResourceError when the nodes could never run so many workers that need this at a time, or when these would leave
+    fewer CPUs than that to the tasks that they take their rows from: Ray would wait without an end."""
     there = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    if not any(_fits(has, needs) for has in there.values()):
-        raise _too_much(where, "one worker does", there, 1, needs)
+    asked = {name: amount for name, amount in needs.items() if amount}
+    if sum(_fits(has, asked) for has in there.values()) < n:
+        raise _too_much(where, "one worker does" if n == 1 else f"{n} workers do", there, n, asked)
+    left = _cpus(there) - n * asked.get("CPU", 0.0)
+    if asked.get("CPU") and left < spare_cpus:
+        raise ResourceError(
+            f"{where}: {n} × {asked['CPU']:g} CPU for the workers leave {left:g} of {_cpus(there):g} to read the data.",
+            f"Expected at least {spare_cpus:g}.",
+            "ask for fewer workers (concurrency), or for fewer CPUs for each (num_cpus).",
+        )
 
 
 def gone(node_id: str) -> str | None:

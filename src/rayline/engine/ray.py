@@ -27,7 +27,7 @@ from rayline.core.scan import Scan, TableFunction
 from rayline.core.waiting import patience
 from rayline.engine.blocks import Mapped, Partial, RaylineActor, RaylineTask, Shipped, to_block, to_frame, write_part
 from rayline.engine.checkpoints import Storage
-from rayline.engine.group import Coordinate, Shares, Training
+from rayline.engine.group import Coordinate, Pool, Shares, Training
 from rayline.engine.pieces import Piece, first_line, shared
 from rayline.engine.placement import WHERE, Plan, busy, held_here, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
@@ -40,6 +40,11 @@ BLOCK_ROWS = 1 << 16
 
 GPU_ROWS = 4096
 """Rows that a worker with a GPU works on at a time when nobody says otherwise."""
+
+COSTLY = (
+    "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/index.md says how "
+    "often each step reads it)"
+)
 
 _schemas: weakref.WeakKeyDictionary[Dataset, pl.Schema] = weakref.WeakKeyDictionary()
 
@@ -85,6 +90,8 @@ class RayEngine(Engine):
         # An error of ours keeps its type on the way to whoever consumes the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
+            actors = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus}
+            refuse_no_room("transform", actors, placement.concurrency or 1, spare_cpus=1.0)
             options["batch_size"] = placement.batch_size or GPU_ROWS
             options["compute"] = ActorPoolStrategy(size=placement.concurrency or 1)
             options["fn_constructor_args"] = (work,)
@@ -148,6 +155,7 @@ class RayEngine(Engine):
         max_failures: int = 0,
         storage_path: str | Path | None = None,
         checkpoint_every: int | None = None,
+        pool: Pool | None = None,
     ) -> list[Any]:
         """Run a function on a group of workers, each with its share of the rows, and return what it gave on each rank.
 
@@ -166,6 +174,8 @@ class RayEngine(Engine):
             Functions of tables for the rows of `train` and of `test`.
         storage_path
             A directory or a URI for checkpoints, which every node reaches; without it the driver keeps the last one.
+        pool
+            Keeps the workers for the next call with the same pool; without it they end.
 
         Raises
         ------
@@ -193,6 +203,7 @@ class RayEngine(Engine):
             max_failures=max_failures,
             storage=None if storage_path is None else _storage(storage_path),
             checkpoint_every=checkpoint_every,
+            pool=pool,
         )
 
         def share() -> Shares:
@@ -207,6 +218,10 @@ class RayEngine(Engine):
             )
 
         return training.run(share)
+
+    def pool(self) -> Pool:
+        """What keeps workers from one `train` to the next; to be closed."""
+        return Pool()
 
     def share(self, num_workers: int, resources: Mapping[str, float]) -> float:
         """The CPUs that each of so many workers gets, when a framework starts them itself: as asked, or its part.
@@ -227,7 +242,8 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, -(-frame.height // num_workers))
-    return [Piece(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
+    with _answering("preparation for training"):
+        return [Piece(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
 
 
 def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
@@ -407,7 +423,7 @@ def _answering(what: str) -> Iterator[None]:
 def _schema_of(data: Dataset) -> pl.Schema:
     known = data.schema(fetch_if_missing=False)
     if known is None:
-        with patience(lambda: busy("no rows of a Dataset are there yet")):
+        with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
             known = _own(data).schema()
     if known is None:
         return pl.Schema()

@@ -67,12 +67,13 @@ class WorkerActor:
     def __init__(self, rank: int, world_size: int, n_threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
         self._rank, self._world_size, self._n_threads = rank, world_size, n_threads
+
+    def join(self, packed: bytes) -> str:
+        """Load the function (and with it the libraries that it needs), and say where this worker can be reached. Once for
+        each training."""
         self._outbox: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
         self._last: int | None = None  # no iteration after this one
         self._stop = False
-
-    def join(self, packed: bytes) -> str:
-        """Load the function (and with it the libraries that it needs), and say where this worker can be reached."""
         self._function = pickle.loads(packed)  # noqa: S301  # packed by our own driver
         self._place = socket.socket()
         self._place.bind(("", 0))  # held until the function runs: no two workers get the same port

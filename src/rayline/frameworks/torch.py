@@ -100,6 +100,7 @@ class Torch(Framework):
     name = "torch"
     package = "torch"
     distributed = True
+    reuses_workers = True
     iterations = "max_epochs"
 
     def train(

@@ -53,6 +53,7 @@ class XGBoost(Framework):
     package = "xgboost-cpu"
     strings = "categories"
     distributed = True
+    reuses_workers = True
     max_label = 1e18  # XGBoost squares their sums in single precision
     iterations = "num_boost_round"
 

@@ -216,18 +216,22 @@ def _rest(ranked: Sequence[tuple[str, float]], noun: str) -> str:
     return f"Shares of all {counted(len(ranked), noun)}; those not shown have {sum(abs(v) for _, v in rest) / total:.1%} together."
 
 
+TABLES = {"cv": "cross validation", "cv_standard_error": "standard error", "train": "train", "test": "test"}
+"""What the prefixes of metrics say of the rows that they were computed on, as headings."""
+
+
 def _measured(found: Mapping[str, float], target: Target) -> _Section:
     """The metrics, with a column for each table that they were computed on. A metric that the framework and Rayline both
     computed is there once, where both found the same."""
     rows: dict[str, dict[str, str]] = {}
     for name, value in sorted(found.items(), key=lambda item: "_" not in item[0]):
-        table = next((t for t in ("train", "test") if name.startswith(f"{t}-")), "value")
+        table = next((t for t in TABLES if name.startswith(f"{t}-")), "value")
         plain = name.removeprefix(f"{table}-")
         same = (n for n, row in rows.items() if _letters(n) == _letters(plain) and row.get(table, number(value)) == number(value))
         rows.setdefault(next(same, plain), {})[table] = number(value)
-    tables = [t for t in ("value", "train", "test") if any(t in row for row in rows.values())]
+    tables = [t for t in ("value", *TABLES) if any(t in row for row in rows.values())]
     lines = [[f"{name}{target.of_class(name)}", *(row.get(t, "") for t in tables)] for name, row in sorted(rows.items())]
-    return _Section("How good it is", "", ["metric", *tables], lines)
+    return _Section("How good it is", "", ["metric", *(TABLES.get(t, t) for t in tables)], lines)
 
 
 def _letters(name: str) -> str:

@@ -167,10 +167,15 @@ class InferencePipeline:
         batch_size
             Rows that are predicted at a time; whole blocks when omitted.
         num_cpus, num_gpus, concurrency
-            On Ray: what each worker holds, and how many workers there are.
+            On Ray: what each worker holds, and how many workers there are. `num_gpus` is for frameworks of your own that
+            predict on a GPU (`predicts_on_gpu`): those of Rayline predict on CPUs.
 
         Raises
         ------
+        ParameterError
+            On `num_gpus` where the framework predicts on CPUs.
+        ResourceError
+            When the cluster has no room for such workers, or they would leave no CPU to read the data.
         SchemaError
             When a column of training is missing or of a wrong type.
         DataError
@@ -179,6 +184,7 @@ class InferencePipeline:
         keep = None if keep_columns is None else tuple(keep_columns)
         predict = Predict(self, proba=proba, keep=keep, on_error=on_error)
         placement = Placement(batch_size, num_cpus, num_gpus, concurrency)
+        self._refuse_idle_gpu(data, num_gpus)
         return registry.engine_for(data).map(data, predict, placement)
 
     def write_predictions(
@@ -198,9 +204,19 @@ class InferencePipeline:
         keep = None if keep_columns is None else tuple(keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error}
         placement = Placement(num_cpus=num_cpus, num_gpus=num_gpus)
+        self._refuse_idle_gpu(data, num_gpus)
         return write_predictions(
             self, data, str(path), rows_per_file=rows_per_file, resume=resume, placement=placement, **how
         )
+
+    def _refuse_idle_gpu(self, data: Any, num_gpus: float | None) -> None:
+        on_ray = type(data).__module__.partition(".")[0] == "ray"  # a table in this process is refused by its engine
+        if num_gpus and on_ray and not self.model.adapter.predicts_on_gpu:
+            raise ParameterError(
+                f"InferencePipeline: num_gpus={num_gpus:g} would reserve a GPU that nothing computes on.",
+                f"Expected a framework whose predictions are made on a GPU; those of {self.model.framework} are made on CPUs.",
+                "leave num_gpus out, or say predicts_on_gpu = True in a framework of your own that uses it.",
+            )
 
     def _takes_rows(self, rows: Any) -> bool:
         return isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and all(map(_is_row, rows)) and self._row is not None

@@ -135,9 +135,10 @@ def fit(
             target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, metrics=wanted,
         )  # fmt: skip
     else:
-        inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
-        fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
-        given.check_test(inputs, fitted_on)
+        with progress.hushed(verbose):
+            inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
+            fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
+            given.check_test(inputs, fitted_on)
     _check_resources(trainer)
     lacking = trainer.adapter.needs_test(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
     if lacking:

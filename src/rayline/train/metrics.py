@@ -251,7 +251,7 @@ def _margins(target: Target, margins: Array) -> list[Array]:
 
 def _plain(name: str) -> str:
     """Without the table ("test-") that a history puts before it and the argument ("@5") that XGBoost puts behind it."""
-    return name.removeprefix("train-").removeprefix("test-").partition("@")[0]
+    return name.removeprefix("train-").removeprefix("test-").removeprefix("cv-").partition("@")[0]
 
 
 # -- the metrics -------------------------------------------------------------------------------------------------------
@@ -384,15 +384,15 @@ _OTHERS: dict[str, Mode] = {
 
 
 def resolve(name: str, available: Sequence[str]) -> str | None:
-    """The column of a history or of result.metrics that a name means: itself, or its value on the test set, or on the
-    training set; aliases count as the same ("auc" and "roc_auc"). None when there is none.
+    """The column of a history or of result.metrics that a name means: itself, or its value on the test set, in
+    cross validation, or on the training set; aliases count as the same ("auc" and "roc_auc"). None when there is none.
 
     >>> resolve("auc", ["train-logloss", "test-logloss", "test-roc_auc"])
     'test-roc_auc'
     """
     if name in available:
         return name
-    prefixes = [p for p in ("test-", "train-") if name.startswith(p)] or ["test-", "train-", ""]
+    prefixes = [p for p in ("test-", "cv-", "train-") if name.startswith(p)] or ["test-", "cv-", "train-", ""]
     plain = _plain(name)
     for prefix in prefixes:
         same = [

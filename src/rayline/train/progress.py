@@ -101,6 +101,13 @@ def line(title: str, verbose: bool | None = None) -> Iterator[Line]:
         print(made, file=sys.stderr, flush=True)  # noqa: T201  # this is the one place that prints
 
 
+@contextmanager
+def hushed(verbose: bool | None) -> Iterator[None]:
+    """Before the line of a step begins: what is waited for is not said when `verbose` is False."""
+    with contextlib.nullcontext() if verbose is not False else waiting.told_to(lambda text: None):
+        yield
+
+
 def seconds(value: float) -> str:
     """A duration for people.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import html
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ class Analysis:
     @cached_property
     def results(self) -> pl.DataFrame:
         """One row a trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one
-        `score/<metric>` for each further metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and
+        `score/<metric>` and one `standard_error/<metric>` for each further metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and
         one `config/<parameter>` each."""
         return record.table(self.trials, self._prepared.problem.others)
 
@@ -156,7 +157,8 @@ class Analysis:
     def _histories(self, trial: Trial, folds: Sequence[int]) -> dict[int, History]:
         problem = replace(self._prepared.problem, watched=True)
         evaluator, candidate = Evaluator(problem, self._prepared.rows), problem.candidate(trial.config)
-        return {fold: evaluator.history(candidate, fold) for fold in folds}
+        with contextlib.closing(evaluator):
+            return {fold: evaluator.history(candidate, fold) for fold in folds}
 
     def plot(self, kind: str = "history", ax: Any = None) -> Any:
         """A picture on a Matplotlib axis, which is returned.
@@ -228,8 +230,23 @@ class Analysis:
         return record.schedule(chosen)
 
     def refit(self, trial: Trial | int) -> Result:
-        """Train with the configuration of a trial on the whole training set."""
+        """Train with the configuration of a trial on the whole training set.
+
+        The metrics of the result and of its model have the trial's cross-validated scores too: `cv-<metric>`, the mean over
+        the folds, and `cv_standard_error-<metric>`. As those of the best of many they are a little too good.
+        """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
+        made = self._refitted(chosen)
+        if not self._prepared.material.by_test_set:  # there the score is that on the test set, which the fit measures
+            found = zip(self.metrics, chosen.means, chosen.standard_errors, strict=True)
+            for name, mean, error in found:
+                scores = {f"cv-{name}": mean, f"cv_standard_error-{name}": error}
+                known = {key: value for key, value in scores.items() if value == value}
+                made.metrics.update(known)
+                made.model.metrics.update(known)
+        return made
+
+    def _refitted(self, chosen: Trial) -> Result:
         problem, inputs = self._prepared.problem, self._prepared.inputs
         trainer = self._trainer(chosen)
         if trainer.adapter.acts:
@@ -254,10 +271,18 @@ class Analysis:
         )
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all metrics, that of the score first."""
+        return self._prepared.problem.metrics
+
+    @property
     def _metrics(self) -> Sequence[str] | None:
+        """What a refit measures: what the trainer asks for, and all that the search went by."""
         problem = self._prepared.problem
-        wanted = problem.trainer.metrics
-        return wanted if wanted is not None or not problem.computes(self.metric) else (self.metric,)
+        wanted, own = problem.trainer.metrics, tuple(name for name in self.metrics if problem.computes(name))
+        if wanted is None:
+            return own or None
+        return (*wanted, *(name for name in own if name not in wanted))
 
     def ensemble(self, top: int = 10) -> InferencePipeline:
         """The best mixture of the best trials, as an inference pipeline that predicts, saves and deploys like any.
@@ -368,11 +393,14 @@ class Analysis:
     @property
     def summary(self) -> str:
         """One line."""
-        fits, error = self.fits, self.best_standard_error
-        score = number(self.best_score, 5) + (f" ± {number(error, 2)}" if error == error else "")
+        fits, best, target = self.fits, self.best_trial, self._prepared.problem.target
+        scores = [
+            f"{name}{target.of_class(name)} {number(mean, 5)}" + (f" ± {number(error, 2)}" if error == error else "")
+            for name, mean, error in zip(self.metrics, best.means, best.standard_errors, strict=True)
+        ]
         parts = [
             f"{counted(len(self.trials), 'trial')} {progress.seconds(self.seconds)}",
-            f"{self.metric}{self.of_class} {score} (trial {self.best_trial.number})",
+            f"{', '.join(scores)} (trial {best.number})",
         ]
         failed = sum(trial.status is Status.FAILED for trial in self.trials)
         saved = [
@@ -392,7 +420,7 @@ class Analysis:
         names = [
             n
             for n in self.results.columns
-            if n in ("trial", "status", "score", "standard_error") or n.startswith(("score/", "config/"))
+            if n in ("trial", "status", "score", "standard_error") or n.startswith(("score/", "standard_error/", "config/"))
         ]
         # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
         partial = pl.col("status") != str(Status.FINISHED)

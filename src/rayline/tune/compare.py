@@ -57,9 +57,9 @@ class Comparison:
     @cached_property
     def leaderboard(self) -> pl.DataFrame:
         """One row a candidate, the best first: `candidate`, `score` (the mean over the folds of its best trial),
-        `standard_error`, `behind` and `behind_standard_error` (the mean difference to the best on the same folds),
+        `standard_error`, one `score/<metric>` and one `standard_error/<metric>` for each further metric, `behind` and `behind_standard_error` (the mean difference to the best on the same folds),
         `fit_s` and `predict_s` of one fold, `trials`, `error`."""
-        best = self.analyses[self.best].best_trial.scores
+        best, others = self.analyses[self.best].best_trial.scores, self.best_analysis.metrics[1:]
         rows = []
         for name, analysis in self.analyses.items():
             trial = analysis.best_trial
@@ -78,11 +78,15 @@ class Comparison:
                     "predict_s": mean([fold.predict_s for fold in trial.folds]),
                     "trials": len(analysis.trials),
                     "error": None,
+                    **{f"score/{name}": mean for name, mean in zip(others, trial.means[1:], strict=True)},
+                    **{f"standard_error/{n}": _number(e) for n, e in zip(others, trial.standard_errors[1:], strict=True)},
                 }
             )
         rows += [{"candidate": name, "error": error} for name, error in self.errors.items()]
+        further = [f"{kind}/{name}" for name in others for kind in ("score", "standard_error")]
         schema = {
-            "candidate": pl.String, "score": pl.Float64, "standard_error": pl.Float64, "behind": pl.Float64,
+            "candidate": pl.String, "score": pl.Float64, "standard_error": pl.Float64,
+            **dict.fromkeys(further, pl.Float64), "behind": pl.Float64,
             "behind_standard_error": pl.Float64, "fit_s": pl.Float64, "predict_s": pl.Float64, "trials": pl.Int64,
             "error": pl.String,
         }  # fmt: skip

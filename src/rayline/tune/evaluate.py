@@ -231,6 +231,7 @@ class Evaluator:
     ) -> None:
         self.problem, self._table, self._shared = problem, table, shared
         self._tables = Tables(most_bytes)
+        self._workers: Any = None if problem.trainer.num_workers is None else registry.engine("ray").pool()
         self._fits: list[dict[str, tuple[list[Stage], Learned]]] = [{} for _ in problem.folds]
         self._folds = problem.folds
         self.fitters = [
@@ -275,6 +276,11 @@ class Evaluator:
             others=tuple(others),
         )
         return Evaluation(score, scores, [row for row in history if len(row) > 1])
+
+    def close(self) -> None:
+        """End the workers that trainings on several have left."""
+        if self._workers is not None:
+            self._workers.close()
 
     def history(self, candidate: Candidate, fold: int) -> History:
         """What the framework reports when it is trained on a fold and sees the held-out rows. Raises as a call does."""
@@ -417,6 +423,7 @@ class Evaluator:
             max_failures=trainer.max_failures,
             storage_path=trainer.storage_path,
             checkpoint_every=None,
+            pool=self._workers if trainer.adapter.reuses_workers else None,
         )
         return unpack(trainer.adapter, outcomes[0].files, outcomes[0].load_options), history
 

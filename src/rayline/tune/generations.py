@@ -34,7 +34,7 @@ from rayline.tune.prepare import Prepared
 from rayline.tune.quiet import Interruption
 from rayline.tune.record import FoldScore, Trial
 from rayline.tune.shelf import Shelf
-from rayline.tune.trial import rows_of, told
+from rayline.tune.trial import rows_of, stored, told
 
 Files = dict[str, bytes]
 Key = tuple[int, int]
@@ -87,7 +87,7 @@ class Workers:
     """So many actors, which do one thing after another. For one that dies another comes, and what it did is done again."""
 
     def __init__(self, prepared: Prepared, capacity: Capacity, keeper: Any) -> None:
-        self._table = ray.put(prepared.arrow())
+        self._table = stored(prepared.arrow())
         wanted = dict(capacity.resources)
         known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}

@@ -142,6 +142,12 @@ class Trial:
         return standard_error(self.scores)
 
     @property
+    def standard_errors(self) -> tuple[float, ...]:
+        """That of the mean of each metric, the score first; NaN of fewer than two folds."""
+        others = zip(*(fold.others for fold in self.folds), strict=True)
+        return self.standard_error, *(standard_error(each) for each in others)
+
+    @property
     def is_eligible(self) -> bool:
         """Whether it can be the best: it ran all its folds, and each has a score."""
         return self.status is Status.FINISHED and math.isfinite(self.score)
@@ -184,8 +190,8 @@ def pareto(trials: Sequence[Trial], modes: Sequence[str]) -> list[Trial]:
 
 
 def table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
-    """One row a trial: `trial`, `status`, `score`, `standard_error`, one `score/<metric>` for each other metric, one
-    `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
+    """One row a trial: `trial`, `status`, `score`, `standard_error`, one `score/<metric>` and one
+    `standard_error/<metric>` for each other metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
     n_folds = max((trial.n_folds for trial in trials), default=0)
     names = list(dict.fromkeys(name for trial in trials for name in space.flatten(trial.config)))
     columns: dict[str, pl.Series] = {
@@ -196,6 +202,7 @@ def table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
     }
     for i, name in enumerate(others, 1):
         columns[f"score/{name}"] = _floats([t.means[i] if t.folds else math.nan for t in trials])
+        columns[f"standard_error/{name}"] = _floats([t.standard_errors[i] if t.folds else math.nan for t in trials])
     for fold in range(n_folds):
         own = [next((f.score for f in t.folds if f.fold == fold), math.nan) for t in trials]
         columns[f"fold_{fold}"] = _floats(own)

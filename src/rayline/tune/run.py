@@ -35,7 +35,7 @@ from rayline.tune.prepare import Material, Prepared, prepare
 from rayline.tune.quiet import quiet
 from rayline.tune.race import SCORE
 from rayline.tune.record import Status, Trial
-from rayline.tune.trial import SEARCH, FoldTrial, SearchData, SearchRef
+from rayline.tune.trial import SEARCH, FoldTrial, SearchData, SearchRef, stored
 
 TOGETHER_S = 0.3
 """Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
@@ -273,7 +273,7 @@ def _run_trials(
     ):
         search = SearchData(
             problem=prepared.problem,
-            table=[ray.put(prepared.arrow())],
+            table=[stored(prepared.arrow())],
             known=dict(known),
             modes=prepared.modes,
             most_bytes=capacity.most_bytes,

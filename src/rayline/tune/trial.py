@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import ray
 from ray import tune
 from ray._private.worker import global_worker
+from ray.exceptions import RayError
 
-from rayline.core.errors import RaylineError
+from rayline.core.errors import RaylineError, ResourceError
 from rayline.tune import record, space
 from rayline.tune.evaluate import Candidate, Evaluator, Problem
 from rayline.tune.practice import Practice
@@ -131,6 +133,10 @@ class FoldTrial(tune.Trainable):
         self._modes, self._most_s = search.modes, search.most_s
         self.reset_config(config)
 
+    def cleanup(self) -> None:
+        if isinstance(self._evaluate, Evaluator):
+            self._evaluate.close()
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = own_config(new_config)
         self._scores: list[FoldScore] = []
@@ -192,6 +198,18 @@ def rows_of(table: Sequence[ray.ObjectRef[Any]]) -> pl.DataFrame:
     frame = pl.from_arrow(ray.get(table[0]))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def stored(table: pa.Table) -> ray.ObjectRef[Any]:
+    """The rows of a search in the object store. Raises ResourceError when they do not fit."""
+    try:
+        return ray.put(table)
+    except RayError as error:
+        raise ResourceError(
+            f"tune.run: {table.nbytes >> 20} MB of rows do not fit into Ray's object store: {type(error).__name__}.",
+            "Expected room for them once on this machine, in memory or on the disk that it spills to.",
+            "start Ray with a larger object_store_memory, free the disk, or tune on fewer rows.",
+        ) from error
 
 
 def told(error: BaseException) -> str:
