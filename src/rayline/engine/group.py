@@ -203,10 +203,10 @@ class Pool:
     def take(self, plan: Plan) -> _Group | None:
         """The workers that were kept, when they are what this plan asks for."""
         group, self._idle = self._idle, None
-        if group is not None and group.plan != plan:
-            group.end()
-            return None
-        return group
+        if group is None or (group.plan == plan and group.is_there()):
+            return group
+        group.end()
+        return None
 
     def keep(self, group: _Group) -> bool:
         """Keep the workers of a training that has ended well. False when they cannot be."""
@@ -240,6 +240,14 @@ class _Group:
     def prepare(self, packed: bytes) -> None:
         """Give the actors that there are another function."""
         self._packed, self._is_kept, self.peers = packed, False, []
+
+    def is_there(self) -> bool:
+        """Whether all actors still answer."""
+        try:
+            ray.get([actor.is_there.remote() for actor in self.actors], timeout=START_S)
+        except RayError:
+            return False
+        return True
 
     def release(self) -> None:
         """Let go of the CPUs, but not of the actors."""

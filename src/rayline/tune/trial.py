@@ -134,8 +134,9 @@ class FoldTrial(tune.Trainable):
         self.reset_config(config)
 
     def cleanup(self) -> None:
-        if isinstance(self._evaluate, Evaluator):
-            self._evaluate.close()
+        evaluate = getattr(self, "_evaluate", None)  # none when the setup has failed
+        if isinstance(evaluate, Evaluator):
+            evaluate.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = own_config(new_config)
