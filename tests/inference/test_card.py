@@ -172,6 +172,12 @@ def test_numbers_are_for_people(tmp_path: Path) -> None:
     assert not re.search(r"\d\.\d{6}", text)
 
 
+def test_a_plot_of_some_classes_says_so() -> None:
+    table = pl.DataFrame({"x": [float(i % 10) for i in range(200)], "y": [f"class {i % 10}" for i in range(200)]})
+    text = model_card(fitted(table, "y").inference_pipeline, data=table)
+    assert "The first 8 of 10 classes." in text
+
+
 def test_many_classes_and_wrong_data(tmp_path: Path) -> None:
     table = toy.table().with_columns(late=pl.col("late") + pl.col("size").cast(pl.String))
     pipeline = fitted(table, "late").inference_pipeline

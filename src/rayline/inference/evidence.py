@@ -100,7 +100,8 @@ def _roc(classes: Sequence[str], chances: Array, truth: Array) -> Plot:
             some = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).astype(int))
             series[area] = list(zip(x[some].tolist(), y[some].tolist(), strict=True))
     svg = plots.lines(series, x="false positive rate", y="true positive rate", diagonal=True, unit=True)
-    return Plot("roc", "ROC", f"Area under the curve: {', '.join(areas)}. The dashed line is chance.", svg)
+    some_of = f"The first {len(plots.COLORS)} of {len(classes)} classes. " if len(classes) > len(plots.COLORS) else ""
+    return Plot("roc", "ROC", f"{some_of}Area under the curve: {', '.join(areas)}. The dashed line is chance.", svg)
 
 
 def _calibration(name: str, chance: Array, truth: Array) -> Plot:
