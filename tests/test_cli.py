@@ -21,6 +21,7 @@ from rayline.cli import app
 from rayline.inference import artifact
 from rayline.stages import DatetimeEncoder, OneHotEncoder, SimpleImputer
 
+from . import toy  # noqa: F401  # registers its framework
 from .serve.test_app import odd
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import decimal
 import math
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 import rayline as rl
-from rayline import train
+from rayline import data, train
 from rayline.core.schema import category_of, category_text, dtype_from_json, dtype_to_json
 from rayline.engine.local import to_polars
 from rayline.inference.pipeline import InferencePipeline
@@ -377,3 +378,54 @@ def test_names_that_are_no_text_are_their_text() -> None:
     for table in ({1: [1], "1": [2]}, [{1: 1, "1": 2}], pd.DataFrame([[1, 2]], columns=[1, "1"])):
         with pytest.raises(rl.SchemaError, match="more than once"):
             to_polars(table)
+
+
+def test_a_name_in_another_unicode_form_is_said_to_be_one() -> None:
+    fitted = train.Preprocessor([("impute", SimpleImputer())]).fit(pl.DataFrame({"caf\u00e9": [1.0]}))
+    with pytest.raises(rl.SchemaError, match="same text in another Unicode form") as caught:
+        fitted.transform(pl.DataFrame({"cafe\u0301": [1.0]}))
+    assert r"'cafe\u0301'" in str(caught.value)
+
+
+# -- no other error gets out -------------------------------------------------------------------------------------------
+
+HOSTILE: list[Any] = [
+    None, math.nan, math.inf, -0.0, 0, 1, -1, 2**31, 2**63, 2**64 - 1, 2**70, 10**50, 1e300, True, "", "a", "1.5", "\x00", "\ud800",
+    "2013-12-25", "2013-02-30", b"a", [], [1], ["a", None], [[1]], {}, {"a": 1}, (1, 2), {1}, 1j, object(), decimal.Decimal("1.5"),
+    decimal.Decimal("nan"), decimal.Decimal("1e400"), dt.date(1, 1, 1), dt.datetime(9999, 12, 31), dt.datetime.max.replace(tzinfo=dt.UTC),
+    dt.datetime(2013, 3, 10, 2, 30, tzinfo=NEW_YORK), dt.time(1), dt.timedelta(days=10**8), np.int8(1), np.float16(1), np.datetime64("NaT"),
+    np.datetime64("2013-01-01"), np.array([1]), pd.NA, pd.NaT, pd.Timestamp("2013-01-01", tz="UTC"), pd.Interval(0, 1), range(3), float,
+]  # fmt: skip
+
+
+def _survives(call: Callable[[Any], Any], table: Any) -> None:
+    with contextlib.suppress(rl.RaylineError):
+        call(table)
+
+
+@pytest.mark.parametrize("seed", [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 600))])
+def test_only_our_own_errors_get_out(pipeline: InferencePipeline, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n = int(random.integers(1, 7))
+
+    def values() -> list[Any]:
+        few = [HOSTILE[i] for i in random.integers(0, len(HOSTILE), int(random.integers(1, 3)))]
+        return [few[i] for i in random.integers(0, len(few), n)]
+
+    names = [*ROW, "", "*", "^x$", "prediction", "caf\u00e9", 1]
+    hostile = {name: values() for name in random.permutation(np.array(names, dtype=object))[: int(random.integers(1, 4))]}
+    columns = {name: [value] * n for name, value in ROW.items()} | hostile
+    tables: list[Any] = [[{name: column[i] for name, column in columns.items()} for i in range(n)], columns]
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # where pandas takes it no better
+        tables.append(pd.DataFrame({name: pd.Series(column, dtype=object) for name, column in columns.items()}))
+    stages = [("impute", SimpleImputer()), ("onehot", OneHotEncoder())]
+    calls: list[Callable[[Any], Any]] = [
+        pipeline.predict,
+        lambda table: pipeline.transform(table, on_error="collect"),
+        lambda table: train.Preprocessor(stages).fit_transform(table),
+        lambda table: data.train_test_split(table, 0.5),
+        lambda table: fitted(table, stages, "x"),
+    ]
+    for table in tables:
+        for call in calls:
+            _survives(call, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -51,7 +52,7 @@ class SchemaError(RaylineError, ValueError):
         return cls(
             f"{where}: {needs} {_columns(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.",
             f"Expected every column seen in fit; got {shorten(present)}.",
-            f"did you mean {shorten(near)}?" if near else "rename the column, or refit without it.",
+            _other_form(missing, present) or (f"did you mean {shorten(near)}?" if near else "rename the column, or refit without it."),
         )
 
     @classmethod
@@ -62,7 +63,8 @@ class SchemaError(RaylineError, ValueError):
         return cls(
             f"{where}: {_columns(names)} {'is' if len(names) == 1 else 'are'} missing.",
             f"Expected columns of the table, which has {shorten(present)}.",
-            f"did you mean {shorten(near)}?" if near else "check the names, and where the table comes from.",
+            _other_form(names, present)
+            or (f"did you mean {shorten(near)}?" if near else "check the names, and where the table comes from."),
         )
 
     @classmethod
@@ -169,6 +171,17 @@ def nearest(name: str, allowed: Sequence[str]) -> list[str]:
     words = sorted(name.lower().split("_"))
     same = [other for other in allowed if sorted(other.lower().split("_")) == words]
     return same[:1] or difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+
+
+def _other_form(names: Iterable[str], present: Iterable[str]) -> str:
+    """A hint about a name that is there in another Unicode form, and so looks the same; empty when none is."""
+    forms = {unicodedata.normalize("NFC", name): name for name in present}
+    for name in names:
+        other = forms.get(unicodedata.normalize("NFC", name))
+        if other is not None and other != name:
+            form = "NFC" if unicodedata.is_normalized("NFC", name) else "NFD"
+            return f'{other!a} is the same text in another Unicode form: unicodedata.normalize("{form}", name) gives {name!a}.'
+    return ""
 
 
 def shorten(names: Iterable[Any], most: int = 8) -> str:

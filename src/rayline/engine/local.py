@@ -44,7 +44,7 @@ class LocalEngine(Engine):
             whole = to_polars(data)
             pieces = [whole.slice(start, size) for start in range(0, whole.height, size)] if size else []
             made = pl.concat([function(piece.lazy()).collect() for piece in pieces or [whole]])
-        return restore(data, made.lazy(), passed_through(function, whole.columns))
+            return restore(data, made.lazy(), passed_through(function, whole.columns))
 
     def write(
         self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None

@@ -16,10 +16,8 @@ import pyarrow.compute as pc
 from rayline.core.errors import SchemaError
 from rayline.core.schema import category_of, category_text, is_missing
 
-UNREADABLE = (
-    TypeError, ValueError, OverflowError, RuntimeError, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException,
-)  # fmt: skip
-"""What Arrow and Polars raise about a column that they cannot hold; a panic of Polars is no Exception."""
+UNREADABLE = (Exception, pl.exceptions.PanicException)
+"""What the builders of columns raise about values that they cannot hold: anything, and a panic is no Exception."""
 
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:
@@ -147,7 +145,8 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
     except UNREADABLE as error:
         # Polars refuses a time in the hour that daylight saving skips; what Python makes of it is unambiguous in UTC.
         if all(item is None or (isinstance(item, dt.datetime) and item.tzinfo is not None) for item in items):
-            return pl.Series(name, [None if item is None else item.astimezone(dt.UTC) for item in items])
+            with contextlib.suppress(*UNREADABLE):
+                return pl.Series(name, [None if item is None else item.astimezone(dt.UTC) for item in items])
         if all(item is None or (isinstance(item, numbers.Real) and not isinstance(item, bool)) for item in items):
             with contextlib.suppress(*UNREADABLE):
                 return pl.Series(name, items, dtype=pl.Float64, strict=False)
@@ -158,7 +157,9 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
                 f"Expected numbers of at most 128 bits, text, dates or lists; got {str(error)[:200]}.",
                 f"convert {name!r}, or drop it.",
             ) from error
-        return pl.Series(name, items, dtype=pl.Object)  # harmless where nobody reads it
+        with contextlib.suppress(*UNREADABLE):
+            return pl.Series(name, items, dtype=pl.Object)  # harmless where nobody reads it
+        raise _no_form(name, f"values of the types {kinds}") from error
 
 
 def from_pandas(data: Any) -> pl.DataFrame:

@@ -438,7 +438,7 @@ class Evaluator:
         if not math.isfinite(found):
             raise DataError(
                 f"{WHERE}: {metric} of fold {fold + 1} is {found}.",
-                "Expected a number; a ranking needs both classes among the held-out rows.",
+                "Expected a number; a ranking needs rows of each class, with weights above 0, among those held out.",
                 "use fewer folds, or a stratified split.",
             )
         return float(found)
