@@ -249,6 +249,12 @@ BAD: dict[str, Any] = {
     "all null category": (lambda t: t.with_columns(city=pl.lit(None, pl.String)), rl.DataError, "'city' has no values"),
     "no target": (lambda t: t.drop("late"), rl.SchemaError, "column 'late' is missing"),
     "no features": (lambda t: t.select("late"), rl.SchemaError, "no features"),
+    "durations": (lambda t: t.with_columns(d=pl.lit(0).cast(pl.Duration)), rl.SchemaError, r"'d' holds Duration(.|\n)*total_seconds"),
+    "times": (lambda t: t.with_columns(d=pl.lit(0).cast(pl.Time)), rl.SchemaError, r"'d' holds Time(.|\n)*hour\(\)"),
+    "structs": (lambda t: t.with_columns(d=pl.struct(pl.lit(0))), rl.SchemaError, r"'d' holds Struct(.|\n)*unnest"),
+    "bytes": (lambda t: t.with_columns(d=pl.lit(b"a")), rl.SchemaError, r"'d' holds Binary(.|\n)*numbers or strings before"),
+    "nested lists": (lambda t: t.with_columns(d=pl.Series([[[0]]] * t.height)), rl.SchemaError, r"'d' holds List(.|\n)*numbers or strings"),
+    "lists as labels": (lambda t: t.with_columns(late=pl.concat_list("late")), rl.SchemaError, "'late' holds lists"),
     "dates": (lambda t: t.with_columns(d=pl.lit(0).cast(pl.Date)), rl.SchemaError, "'d' holds Date"),
     "duplicates": (lambda t: pa.table([pa.array([1, 2]), pa.array([1, 2]), pa.array(["a", "b"])], names=["x", "x", "late"]), rl.SchemaError, "'x' more than once"),
 }  # fmt: skip
@@ -261,7 +267,7 @@ def test_bad_training_data(table: pl.DataFrame, case: str, fitted: bool) -> None
     data = only(table, "late")
     preprocessor = None
     if fitted:
-        if case in ("dates", "no features"):
+        if case in ("dates", "durations", "times", "structs", "bytes", "nested lists", "no features"):
             return  # further columns are no features of a fitted preprocessor, lacking ones are its own error
         preprocessor = train.Preprocessor([("impute", SimpleImputer(["z"]))]).fit(data, target_columns="late")
     with pytest.raises(error, match=words) as caught:

@@ -132,7 +132,16 @@ class Target:
             in a binary task, on stages that make numbers of classes or classes of numbers.
         ParameterError
             When a stage has no way back; when `pos_label` is no class, or the task has no positive class.
+        SchemaError
+            When labels are lists.
         """
+        for column in columns:
+            if isinstance(schema[column], pl.List):
+                raise SchemaError(
+                    f"{where}: the target {column!r} holds lists ({schema[column]}), and a label is one value.",
+                    "Expected strings, truth values or numbers.",
+                    "make a 0/1 column of each label (polars: .list.contains), and name them all in target_columns.",
+                )
         for column, count in zip(columns, counts, strict=True):
             if count is not None and count.n_null:
                 raise DataError(

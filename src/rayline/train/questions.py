@@ -54,6 +54,22 @@ _ENCODERS = {
 }
 
 
+_NO_STAGE = {
+    pl.Time: "make it a number before (polars: .dt.hour())",
+    pl.Duration: "make it a number before (polars: .dt.total_seconds())",
+    pl.Struct: "make its fields columns of their own before (polars: .struct.unnest())",
+}
+"""Types that no stage takes, and what makes numbers of them."""
+
+
+def _hint(dtype: pl.DataType) -> str:
+    """What to do about a feature that a framework does not take."""
+    kind, inner = kind_of(dtype), getattr(dtype, "inner", pl.String())
+    if kind in _ENCODERS and (kind is not Kind.LIST or inner in (pl.String, pl.Boolean) or inner.is_integer()):
+        return f"add a stage that encodes it ({_ENCODERS[kind]}), or drop it (DropColumns)."
+    return f"{_NO_STAGE.get(dtype.base_type(), 'make it numbers or strings before')}, or drop it (DropColumns)."
+
+
 @dataclass(frozen=True)
 class Learned:
     """The answers: the target, the features with their types, and the weight of each class (None for all alike)."""
@@ -159,7 +175,7 @@ class Questions:
         raise SchemaError(
             f"{self.where}: feature {name!r} holds {dtype}, which this framework does not take.",
             f"Expected numbers, truth values{', categories' if self.strings == 'categories' else ''} or vectors after preprocessing.",
-            f"add a stage that encodes it ({_ENCODERS.get(kind, 'Expression')}), or drop it (DropColumns).",
+            _hint(dtype),
         )
 
     def _check_numbers(self, name: str, found: Extremes | None, noun: str, low: float | None) -> None:
