@@ -429,3 +429,22 @@ def test_only_our_own_errors_get_out(pipeline: InferencePipeline, seed: int) -> 
     for table in tables:
         for call in calls:
             _survives(call, table)
+
+
+@pytest.mark.ray
+def test_categories_and_ids_on_ray(ray_session: None) -> None:
+    table = _categories("integers").assign(id=pd.array([BIG + i if i % 5 else None for i in range(N)], dtype="Int64"))
+    features = table.drop(columns="id")
+    ds = data.from_pandas([table.head(10), table.iloc[10:]])
+    stages = [("onehot", OneHotEncoder())]
+    here, there = fitted(features, stages), fitted(ds.drop_columns(["id"]), stages)
+    assert here.input_schema == there.input_schema
+    expected = here.predict(features)["prediction"].tolist()
+    found = here.transform(ds, keep_columns=["id", "c"])
+    assert found.to_pandas()["prediction"].tolist() == expected
+    ids = [value for block in found.iter_batches(batch_format="pyarrow") for value in block["id"].to_pylist()]
+    assert ids == [None if value is pd.NA else value for value in table["id"].tolist()]
+    plain = data.from_pandas(features.assign(c=features["c"].astype(int)))
+    assert here.predict(plain).to_pandas()["prediction"].tolist() == expected
+    with pytest.raises(rl.SchemaError, match="'prediction' already"):
+        here.transform(ds.map_batches(lambda t: t.assign(prediction=1.0), batch_format="pandas")).take_all()
