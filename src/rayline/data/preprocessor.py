@@ -21,6 +21,7 @@ from rayline.core.schema import refuse_empty, refuse_taken, schema_from_json, sc
 from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data import backward, conform, fitting, named
+from rayline.data.equality import same
 from rayline.data.folds import FoldFitter
 from rayline.data.lineage import Origins, origins
 from rayline.data.splitters import splitter
@@ -47,6 +48,7 @@ class Preprocessor:
     Notes
     -----
     `fit` changes this object and returns it; nothing else does. Missing means null or NaN throughout.
+    Two preprocessors are equal (`==`) when what they learned differs by rounding at most: 1e-12 relative to the numbers beside.
 
     Examples
     --------
@@ -489,7 +491,7 @@ class Preprocessor:
         return registry.late("chain")(self, model)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Preprocessor) and self.to_json() == other.to_json()
+        return isinstance(other, Preprocessor) and same(self.to_json(), other.to_json())
 
     __hash__ = None  # type: ignore[assignment]  # fit changes it
 

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import polars as pl
+from polars.testing import assert_frame_equal
+
 
 def difference(a: Any, b: Any, rtol: float, path: str = "learned") -> str | None:
     """Where two learned values differ by more than rounding; None when they do not."""
@@ -35,3 +38,36 @@ def same_bits(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(same_bits(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and bool(a == b)
+
+
+def assert_same_frames(found: pl.DataFrame, expected: pl.DataFrame, **how: Any) -> None:
+    """As `polars.testing.assert_frame_equal`, with an error that names the columns, rows and values that differ."""
+    try:
+        assert_frame_equal(found, expected, **how)
+    except AssertionError as error:
+        raise AssertionError(_differing(found, expected, how) or str(error)) from None
+
+
+def _differing(found: pl.DataFrame, expected: pl.DataFrame, how: Mapping[str, Any]) -> str:
+    if found.columns != expected.columns:
+        return f"the columns are {found.columns}, expected {expected.columns}"
+    if found.schema != expected.schema:
+        types = [f"{n!r} is {d}, expected {expected.schema[n]}" for n, d in found.schema.items() if d != expected.schema[n]]
+        return f"the types differ: {'; '.join(types)}"
+    if found.height != expected.height:
+        return f"there are {found.height} rows, expected {expected.height}"
+    rtol, atol = (0.0, 0.0) if how.get("check_exact") else (how.get("rel_tol", 1e-5), how.get("abs_tol", 1e-8))
+
+    def same(a: Any, b: Any) -> bool:
+        numbers = isinstance(a, float) and isinstance(b, float)
+        return (numbers and (math.isclose(a, b, rel_tol=rtol, abs_tol=atol) or (a != a and b != b))) or a == b
+
+    told = []
+    for name in expected.columns:
+        pairs = enumerate(zip(found[name].to_list(), expected[name].to_list(), strict=True))
+        rows = [(i, a, b) for i, (a, b) in pairs if not same(a, b)]
+        if rows:
+            i, a, b = rows[0]
+            more = f", and {len(rows) - 1} more rows" if rows[1:] else ""
+            told.append(f"column {name!r} differs in row {i}: {a!r}, expected {b!r}{more}")
+    return "; ".join(told)

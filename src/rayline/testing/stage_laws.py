@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import polars as pl
-from polars.testing import assert_frame_equal
 
 from rayline.core.errors import NotFittedError, ParameterError, RaylineError, SchemaError
 from rayline.core.operations import Operation, apply_all, row_function
@@ -20,7 +19,7 @@ from rayline.data.preprocessor import Preprocessor
 from rayline.stages.encode import OneHotEncoder
 from rayline.stages.impute import SimpleImputer
 from rayline.stages.scale import StandardScaler
-from rayline.testing.compare import difference, same_bits
+from rayline.testing.compare import assert_same_frames, difference, same_bits
 from rayline.testing.odd import DRIFTS, LOSSLESS, NAME, Case, example_table
 from rayline.testing.parts import Arrange, Arranged, InParts, cut, fit_with
 
@@ -116,9 +115,9 @@ def _drift_has_an_outcome(case: Case) -> None:
     fitted = case.fit()
     expected = fitted.transform(case.table)
     reordered = fitted.transform(case.table.select(reversed(case.table.columns)))
-    assert_frame_equal(reordered.select(expected.columns), expected)
+    assert_same_frames(reordered.select(expected.columns), expected)
     more = fitted.transform(case.table.with_columns(pl.lit(1).alias("a new column")))
-    assert_frame_equal(more.select(expected.columns), expected)
+    assert_same_frames(more.select(expected.columns), expected)
     for name in fitted.input_schema:
         try:
             fitted.transform(case.table.drop(name))
@@ -133,7 +132,7 @@ def _drift_has_an_outcome(case: Case) -> None:
             continue
         _check_schema(fitted, result, f"transform after drift to {name!r}")
         if name in LOSSLESS:
-            assert_frame_equal(result.select(expected.columns), expected)
+            assert_same_frames(result.select(expected.columns), expected)
 
 
 def _rows_are_independent(case: Case) -> None:
@@ -144,7 +143,7 @@ def _rows_are_independent(case: Case) -> None:
         whole = run(case.table)
         for seed in range(3):
             parts = pl.concat([run(part) for part in cut(case.table, seed)])
-            assert_frame_equal(parts, whole, check_exact=True)
+            assert_same_frames(parts, whole, check_exact=True)
 
 
 def _single_rows_have_the_same_bits(case: Case) -> None:
@@ -191,7 +190,7 @@ def _json_gives_it_back(case: Case) -> None:
     again = Preprocessor.from_json(json.loads(text))
     assert again == fitted, "the fitted stage came back different"
     assert json.dumps(again.to_json(), allow_nan=False) == text
-    assert_frame_equal(again.transform(case.table), fitted.transform(case.table), check_exact=True)
+    assert_same_frames(again.transform(case.table), fitted.transform(case.table), check_exact=True)
     if not isinstance(case.stage.columns, pl.Expr):
         data = json.loads(json.dumps(case.stage.to_json(), allow_nan=False))
         assert type(case.stage).from_json(data).to_json() == case.stage.to_json(), (
@@ -203,7 +202,7 @@ def _workers_can_have_it(case: Case) -> None:
     """The transformation can be sent to another process."""
     fitted = case.fit()
     sent = pickle.loads(pickle.dumps(fitted.table_function()))  # noqa: S301  # just made
-    assert_frame_equal(sent(case.table.lazy()).collect(), fitted.transform(case.table), check_exact=True)
+    assert_same_frames(sent(case.table.lazy()).collect(), fitted.transform(case.table), check_exact=True)
 
 
 def _nothing_is_changed(case: Case) -> None:
@@ -211,7 +210,7 @@ def _nothing_is_changed(case: Case) -> None:
     before, parameters = case.table.clone(), repr(case.stage)
     fitted = case.fit()
     fitted.transform(case.table)
-    assert_frame_equal(case.table, before, check_exact=True)
+    assert_same_frames(case.table, before, check_exact=True)
     assert repr(case.stage) == parameters, "fit changed the stage's parameters"
     assert not case.stage.is_fitted, "fit changed the stage that was passed"
     learned = json.dumps(fitted.to_json())
@@ -248,14 +247,14 @@ def _targets_stay(case: Case) -> None:
         return
     fitted = case.preprocessor().fit(case.table, target_columns=targets)
     result = fitted.transform(case.table)
-    assert_frame_equal(result.select(targets), case.table.select(targets), check_exact=True)
+    assert_same_frames(result.select(targets), case.table.select(targets), check_exact=True)
     without = fitted.transform(case.table.drop(targets))
-    assert_frame_equal(without, result.drop(targets), check_exact=True)
+    assert_same_frames(without, result.drop(targets), check_exact=True)
     if case.stage.changes_rows:
-        assert_frame_equal(result, case.table, check_exact=True)  # only training rows are changed
+        assert_same_frames(result, case.table, check_exact=True)  # only training rows are changed
     else:
         training = fitted.transform_training(case.table)
-        assert_frame_equal(training.select(targets), case.table.select(targets), check_exact=True)
+        assert_same_frames(training.select(targets), case.table.select(targets), check_exact=True)
 
 
 BEFORE = [("imputer", SimpleImputer()), ("onehot", OneHotEncoder())]
@@ -298,7 +297,7 @@ def _promises_are_kept(case: Case) -> None:
         assert len(columns) == len(set(columns)), "a column has more than one operation"
     if stage.keeps:
         result = fitted.transform(case.table)
-        assert_frame_equal(result.select(case.table.columns), case.table, check_exact=True)
+        assert_same_frames(result.select(case.table.columns), case.table, check_exact=True)
 
 
 def _no_column_is_overwritten(case: Case) -> None:
@@ -333,10 +332,10 @@ def _the_way_back_leads_back(case: Case) -> None:
     before = fitted.inverse_transform(result)
     if leaf.loses:
         again = apply_all(fitted.operations, before.lazy()).collect()
-        assert_frame_equal(again.select(result.columns).cast(dict(result.schema)), result, rel_tol=1e-6, abs_tol=1e-6)
+        assert_same_frames(again.select(result.columns).cast(dict(result.schema)), result, rel_tol=1e-6, abs_tol=1e-6)
     else:
         kept = case.table.select(before.columns).cast(dict(before.schema))
-        assert_frame_equal(before, kept, rel_tol=1e-6, abs_tol=1e-6)
+        assert_same_frames(before, kept, rel_tol=1e-6, abs_tol=1e-6)
     _same_in_rows(back, fitted.output_schema, result, before)
 
 
@@ -367,7 +366,7 @@ def _lineage_is_true(case: Case) -> None:
         except RaylineError:
             continue
         rest = [output for output, sources in lineage.items() if name not in sources]
-        assert_frame_equal(changed.select(rest), expected.select(rest), check_exact=True)
+        assert_same_frames(changed.select(rest), expected.select(rest), check_exact=True)
 
 
 LAWS: list[Callable[[Case], None]] = [
