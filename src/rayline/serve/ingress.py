@@ -23,6 +23,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from rayline.core.errors import ServeError
+from rayline.core.shared_change import shared_change
 from rayline.core.sockets import short_directory
 from rayline.serve.options import is_loopback
 
@@ -228,6 +229,7 @@ def answers(url: str) -> bool:
     return False
 
 
+@shared_change
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Ray Serve's own messages of progress left out."""
