@@ -149,7 +149,7 @@ class CatBoostTrainer(FrameworkTrainer):
 
     Parameters
     ----------
-    params, callbacks
+    params, callbacks, init_model
         As in `catboost.CatBoost` and its `fit`; the number of iterations is `params["iterations"]`.
     **options
         Those of every `Trainer`: `num_workers` (None or 1), `seed`, `metrics`, `class_weight`, …
@@ -177,6 +177,7 @@ class CatBoostTrainer(FrameworkTrainer):
             params: Mapping[str, Any] | None = None,
             *,
             callbacks: Sequence[Any] | None = None,
+            init_model: Any = None,
             **options: Unpack[TrainerOptions],
         ) -> None: ...
 
