@@ -12,8 +12,8 @@ import pytest
 from scipy.special import expit, softmax
 
 import rayline as rl
-from rayline import train
-from rayline.core.errors import DataError, ParameterError
+from rayline import train, tune
+from rayline.core.errors import DataError, ParameterError, ResourceError, TrainingError
 from rayline.core.target import has_probabilities
 from rayline.stages import OneHotEncoder, StandardScaler
 
@@ -335,6 +335,25 @@ class Counting:
 
 
 @pytest.mark.parametrize("framework", STOPS)
+def test_where_a_training_stopped_is_saved(framework: str, tmp_path: Path) -> None:
+    data, (params, kwargs) = table(NUMBER), STOPS[framework]
+    result = fit(trainer(framework, params, 200, **kwargs), data.head(200), test_dataset=data.tail(100))
+    result.inference_pipeline.save(tmp_path / "x.rayline")
+    loaded = rl.load(tmp_path / "x.rayline")
+    best = [m.adapter.best_iteration(m.native) for m in (result.model, loaded.model)]
+    assert best[0] == best[1] is not None
+    assert (loaded.scores(data.lazy()) == result.inference_pipeline.scores(data.lazy())).all()
+
+
+def test_what_predicts_no_numbers_is_refused() -> None:
+    data = table(NUMBER)
+    with pytest.raises(TrainingError, match="predicts NaN"):
+        fit(trainer("xgboost", {"eta": float("nan")}), data, test_dataset=data)
+    with pytest.raises(ParameterError, match="objective"):
+        trainer("lightgbm", {"objective": ["binary"]})
+
+
+@pytest.mark.parametrize("framework", STOPS)
 def test_callbacks_carry_nothing_from_one_training_to_the_next(framework: str) -> None:
     data = table(NUMBER)
     stop = xgboost.callback.EarlyStopping(rounds=3) if framework == "xgboost" else Counting()
@@ -360,3 +379,33 @@ def test_importance_of_a_column_is_the_total_gain_of_its_features(framework: str
     own = model.get_score(importance_type="total_gain") if framework == "xgboost" else None
     total = sum(own.values()) if own is not None else model.feature_importance("gain").sum()
     assert sum(found.values()) == pytest.approx(total)
+
+
+# -- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_without_gpus_is_refused_before_anything_starts() -> None:
+    if xgboost.build_info().get("USE_CUDA"):
+        pytest.skip("this XGBoost computes on GPUs")
+    made = trainer("xgboost", {}, num_workers=2, use_gpu=True)
+    with pytest.raises(ResourceError, match="the package xgboost"):
+        fit(made, table(NUMBER))
+    with pytest.raises(ResourceError, match="the package xgboost"):
+        tune.run(made, {"train_dataset": table(NUMBER), "cv": 2, "target_columns": ["y"]}, {}, verbose=False)
+
+
+def test_catboost_is_given_no_callbacks_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, given = catboost.CatBoost.fit, []
+
+    def on_cpu(self: Any, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        given.append(callbacks)
+        self.set_params(task_type="CPU")
+        return right(self, *args, callbacks=callbacks, **kwargs)
+
+    monkeypatch.setattr(catboost.CatBoost, "fit", on_cpu)
+    data = table(NUMBER)
+    history = fit(trainer("catboost", {"task_type": "GPU"}), data, test_dataset=data).history
+    assert given == [None]
+    assert history.equals(fit(trainer("catboost", {}), data, test_dataset=data).history)
+    with pytest.raises(ParameterError, match="no callbacks on a GPU"):
+        fit(trainer("catboost", {"task_type": "GPU"}, callbacks=[Counting()]), data)

@@ -136,6 +136,9 @@ class Job:
     watched
         Whether anyone reads what is reported of the training rows. A framework that has to evaluate them for that after
         every iteration need not when nobody does; it reports the iterations all the same.
+    gather
+        `gather(value)` gives what every rank has called it with, in the order of the ranks: all must call it, the same number
+        of times. Metrics of all rows come from it, which all ranks have to know to stop together.
     checkpoint
         `checkpoint(iteration, save)` keeps what `save(directory)` writes, when one is due. Rank 0 is heard.
     resume
@@ -159,6 +162,7 @@ class Job:
     rendezvous: Mapping[str, Any] = field(default_factory=dict)
     report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
     watched: bool = True
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
     checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None
     resume: Path | None = None
     num_workers: int = 0
@@ -403,6 +407,10 @@ class Framework(ABC):
     def best_iteration(self, model: Any) -> int | None:
         """The iteration that predictions stop at, counted from 0, when early stopping has chosen one."""
         return None
+
+    def without_gpu(self) -> str:
+        """Why the library that is installed computes on no GPU at all, and what to install instead; empty when it does."""
+        return ""
 
     def predicts_margins(self, model: Any) -> bool:
         """Whether `predict` gives the raw scores of a classifier in place of probabilities, as of an objective of the user's

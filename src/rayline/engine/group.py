@@ -158,7 +158,7 @@ class Training:
                 [
                     Start(
                         peers=group.peers,
-                        others=group.actors[1:] if rank == 0 else [],
+                        others=group.actors[1:] if rank == 0 else group.actors[:1],
                         rendezvous=rendezvous,
                         train=shares.train[rank],
                         test=None if shares.test is None else shares.test[rank],

@@ -35,6 +35,7 @@ class Worker:
     test: Sequence[Callable[[], pl.DataFrame]] | None
     report: Callable[[int, Mapping[str, float]], bool]
     checkpoint: Callable[[int, Callable[[Path], None]], None]
+    gather: Callable[[Any], list[Any]]
     resume: Path | None = None
 
 
@@ -43,7 +44,7 @@ class Start:
     """What the driver sends to one worker to begin."""
 
     peers: Sequence[str]
-    others: Sequence[Any]
+    others: Sequence[Any]  # of rank 0 all others, of the others rank 0
     rendezvous: Mapping[str, Any]
     train: Sequence[Piece]
     test: Sequence[Piece] | None
@@ -74,6 +75,8 @@ class WorkerActor:
         self._outbox: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
         self._last: int | None = None  # no iteration after this one
         self._stop = False
+        self._given: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()  # of the other ranks, on rank 0
+        self._gathered: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._function = pickle.loads(packed)  # noqa: S301  # packed by our own driver
         self._place = socket.socket()
         self._place.bind(("", 0))  # held until the function runs: no two workers get the same port
@@ -100,6 +103,7 @@ class WorkerActor:
                 test=start.test,
                 report=self._report,
                 checkpoint=self._checkpoint,
+                gather=self._gather,
                 resume=directory,
             )
             try:
@@ -130,6 +134,30 @@ class WorkerActor:
     def stop_after(self, iteration: int) -> None:
         """To the other ranks: the iterations after this one are not made."""
         self._last = iteration
+
+    @ray.method(concurrency_group="tell")
+    def give(self, rank: int, value: Any) -> None:
+        """To rank 0: what another rank gathers."""
+        self._given.put((rank, value))
+
+    @ray.method(concurrency_group="tell")
+    def take(self, values: list[Any]) -> None:
+        """To the other ranks: what all have gathered."""
+        self._gathered.put(values)
+
+    def _gather(self, value: Any) -> list[Any]:
+        if self._rank:
+            self._start.others[0].give.remote(self._rank, value)
+            return self._gathered.get()
+        found = {0: value}
+        while len(found) < self._world_size:  # none gives another before it has taken this
+            rank, theirs = self._given.get()
+            found[rank] = theirs
+        values = [theirs for _, theirs in sorted(found.items())]
+        shared = ray.put(values) if self._world_size > 1 else None
+        for other in self._start.others:
+            other.take.remote(shared)
+        return values
 
     def _report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
         if self._last is not None:

@@ -85,10 +85,19 @@ class CatBoost(Framework):
         callbacks: Sequence[Any] | None = None,
         init_model: Any = None,
     ) -> Any:
-        model = catboost.CatBoost(self._params(job, params or {}))
+        made = self._params(job, params or {})
+        model = catboost.CatBoost(made)
         test = None if job.test is None or not job.test.n_rows else _pool(job.test)
-        listening = [_Listener(job), *(callbacks or ())]
-        return model.fit(_pool(job.train), eval_set=test, callbacks=listening, init_model=init_model)
+        on_gpu = made.get("task_type") == "GPU"  # where CatBoost takes no callbacks: what it has told is told at the end
+        if on_gpu and callbacks:
+            raise ParameterError(
+                "catboost trainer: CatBoost takes no callbacks on a GPU.", f"Got {list(callbacks)!r}.", "leave callbacks out."
+            )
+        listening = None if on_gpu else [_Listener(job), *(callbacks or ())]
+        model.fit(_pool(job.train), eval_set=test, callbacks=listening, init_model=init_model)
+        if on_gpu:
+            _tell(job, model.get_evals_result())
+        return model
 
     def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
         several, task = len(job.target.columns) > 1, job.target.task
@@ -237,6 +246,13 @@ class _Listener:
             for name, history in metrics.items()
         }
         return not self._job.report(info.iteration - 1, values)
+
+
+def _tell(job: Job, found: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """The metrics of every iteration, after the training."""
+    named = {f"{SETS.get(where, where)}-{name}": v for where, metrics in found.items() for name, v in metrics.items()}
+    for iteration in range(min(map(len, named.values()), default=0)):
+        job.report(iteration, {name: float(values[iteration]) for name, values in named.items()})
 
 
 def _pool(rows: Rows) -> Any:

@@ -161,6 +161,10 @@ class HuggingFace(Framework):
     def best_iteration(self, model: Any) -> int | None:
         return _text(model).best_iteration
 
+    def without_gpu(self) -> str:
+        built = torch.version.cuda or getattr(torch.version, "hip", None)
+        return "" if built else "this build of PyTorch is for CPUs; pip install torch from an index of builds with CUDA"
+
     def owns_callback(self, callback: Any) -> bool:
         return isinstance(callback, transformers.TrainerCallback)
 

@@ -24,6 +24,8 @@ try:
     import lightgbm
     from lightgbm.basic import _ConfigAliases
     from lightgbm.callback import EarlyStopException, _RecordEvaluationCallback
+
+    from rayline.frameworks.lightgbm_metrics import AllRows, refuse
 except ImportError as error:
     raise MissingExtraError.of("LightGBMTrainer", "lightgbm", "lightgbm") from error
 
@@ -108,15 +110,21 @@ class LightGBM(Framework):
         if job.resume is not None:
             init_model = self.load(job.resume)
             rounds -= init_model.current_iteration()
+        everyone = None
+        if job.world_size > 1:
+            asked = _metrics(given)
+            refuse(asked)
+            everyone = AllRows(job, {"train": job.train, "test": job.test or job.train}, asked, feval)
+            everyone.of(sets)
         return lightgbm.train(
             given,
             train,
             rounds,
             valid_sets=list(sets.values()),
             valid_names=list(sets),
-            feval=feval,
+            feval=feval if everyone is None else everyone.functions,
             init_model=init_model,
-            callbacks=[_Listener(job, self), *(callbacks or ())],
+            callbacks=[_Listener(job, self, everyone), *(callbacks or ())],
         )
 
     def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +170,8 @@ class LightGBM(Framework):
         text = model.model_to_string()
         text = re.sub(rf"^\[(?:{'|'.join(OWN)}): .*\]\n", "", text, flags=re.MULTILINE)
         (directory / "model.txt").write_text(text, encoding="utf-8")
+        if model.best_iteration > 0:  # the text holds the iterations up to this one, and does not say why
+            (directory / BEST).write_text(str(model.best_iteration), encoding="ascii")
 
     def load(self, directory: Path) -> Any:
         file = directory / "model.txt"
@@ -171,7 +181,10 @@ class LightGBM(Framework):
             )
         text = lightgbm_file.check(file.read_bytes())
         try:
-            return lightgbm.Booster(model_str=text)
+            model = lightgbm.Booster(model_str=text)
+            if (directory / BEST).is_file():
+                model.best_iteration = _best(directory / BEST, model.current_iteration())
+            return model
         except lightgbm.basic.LightGBMError as error:
             raise ArtifactError(f"The saved LightGBM model cannot be read: {error}.", "", "save it again.") from error
 
@@ -187,7 +200,7 @@ class LightGBM(Framework):
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         objective = next(((params or {})[name] for name in _aliases("objective") if name in (params or {})), None)
-        if objective is None or callable(objective):
+        if not isinstance(objective, str):
             return None
         return CLASSES.get(
             {
@@ -211,6 +224,9 @@ class LightGBM(Framework):
         unknown = {*params} - known
         if unknown:
             raise ParameterError.unknown("lightgbm trainer", unknown, known)
+        for name in _aliases("objective"):
+            if not (params.get(name) is None or isinstance(params[name], str) or callable(params[name])):
+                raise ParameterError.value("lightgbm trainer", name, "the name of an objective, or a function", params[name])
         refused = [name for main in OF_FILES for name in _aliases(main) if name in params]
         if refused:
             raise ParameterError(
@@ -249,6 +265,15 @@ class LightGBM(Framework):
     def records(self, callback: Any) -> bool:
         return isinstance(callback, _RecordEvaluationCallback)
 
+    def without_gpu(self) -> str:
+        rows = lightgbm.Dataset(np.arange(20.0).reshape(-1, 1), np.arange(20.0), params={"verbosity": -1})
+        try:
+            lightgbm.Booster({"device_type": "gpu", "verbosity": -1}, rows)
+        except lightgbm.basic.LightGBMError as error:
+            if "not enabled in this build" in str(error):
+                return "this build of LightGBM has none; one built with -DUSE_GPU=1 has"
+        return ""  # what else a GPU may lack, the workers say
+
     def best_iteration(self, model: Any) -> int | None:
         return model.best_iteration - 1 if model.best_iteration > 0 else None
 
@@ -277,11 +302,13 @@ class _Listener:
     order = 0  # before LightGBM's own early stopping, which ends the round of calls
     before_iteration = False
 
-    def __init__(self, job: Job, adapter: LightGBM) -> None:
-        self._job, self._adapter = job, adapter
+    def __init__(self, job: Job, adapter: LightGBM, everyone: AllRows | None) -> None:
+        self._job, self._adapter, self._everyone = job, adapter, everyone
 
     def __call__(self, env: Any) -> None:
         found = env.evaluation_result_list
+        if self._everyone is not None:
+            self._everyone.merge(found)  # in place: the callbacks after this one read the same list
         stop = self._job.report(env.iteration, {f"{r[0]}-{r[1]}": r[2] for r in found})
         self._job.checkpoint(env.iteration, lambda directory: self._adapter.save(env.model, directory))
         if stop:
@@ -295,6 +322,27 @@ MANY_ROWS = 4096
 def _training() -> frozenset[str]:
     """The names of `TRAINING`, with their aliases."""
     return frozenset(alias for name in TRAINING for alias in _aliases(name))
+
+
+def _best(file: Path, n_iterations: int) -> int:
+    text = file.read_text(encoding="ascii", errors="replace")
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not 1 <= int(text) <= n_iterations:
+        raise ArtifactError("The saved LightGBM model is damaged: its best iteration is none.", "", "save it again.")
+    return int(text)
+
+
+def _metrics(params: Mapping[str, Any]) -> set[str]:
+    """The names of LightGBM's metrics that are asked for."""
+    found: set[str] = set()
+    for name in _aliases("metric"):
+        value = params.get(name) or ()
+        found |= {*value.split(",")} if isinstance(value, str) else {str(one) for one in value if one is not None}
+    return {METRICS.get(name.strip(), name.strip()) for name in found}
+
+
+BEST = "best_iteration.txt"
+
+METRICS = {"mean_average_precision": "map", "lambdarank": "ndcg", "rank_xendcg": "ndcg"}
 
 
 def _aliases(name: str) -> tuple[str, ...]:
@@ -355,7 +403,10 @@ def _places(named: Any, job: Job, where: str) -> set[int]:
 
 
 def _dataset(rows: Rows, reference: Any = None, categories: Sequence[int] = ()) -> Any:
-    features = rows.features
+    features, label, weight = rows.features, rows.target, rows.weight
+    if not features.n_rows:  # LightGBM takes no table without rows: one without weight in the place of none
+        features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
+        label, weight = np.ones(1), np.zeros(1)
     names: Any = [NAMES.escape(name) for name in features.schema]
     if features.has_vectors:
         data, names = features.matrix(np.float64), "auto"
@@ -363,8 +414,8 @@ def _dataset(rows: Rows, reference: Any = None, categories: Sequence[int] = ()) 
         data = _codes(features.table)
     return lightgbm.Dataset(
         data,
-        rows.target,
-        weight=rows.weight,
+        label,
+        weight=weight,
         reference=reference,
         feature_name=names,
         categorical_feature=sorted({*categories, *(features.places[name].start for name in features.categories)}),

@@ -214,6 +214,10 @@ class Torch(Framework):
 
         return torch_onnx.to_onnx(model, width)
 
+    def without_gpu(self) -> str:
+        built = torch.version.cuda or getattr(torch.version, "hip", None)
+        return "" if built else "this build of PyTorch is for CPUs; pip install torch from an index of builds with CUDA"
+
     def owns_callback(self, callback: Any) -> bool:
         return "lightning" in sys.modules and bool(_lightning().is_callback(callback))
 

@@ -24,6 +24,7 @@ try:
 
     from rayline.frameworks import xgboost_params
     from rayline.frameworks.xgboost_matrix import NAMES, matrix
+    from rayline.frameworks.xgboost_metrics import AllRows
     from rayline.frameworks.xgboost_params import of_features
     from rayline.frameworks.xgboost_predict import scores
 except ImportError as error:
@@ -81,6 +82,11 @@ class XGBoost(Framework):
             evals = [(train, "train")] if job.watched else []
             if job.test is not None:
                 evals.append((matrix(job.test, params), "test"))
+            everyone = None
+            if distributed:
+                everyone = AllRows(job, {"train": job.train, "test": job.test or job.train}, params, custom_metric)
+                everyone.of({name: data for data, name in evals})
+                custom_metric = everyone.function if everyone.needed else None
             if xgb_model is not None:
                 # What an earlier early stopping chose is nothing that later trees may be left out for.
                 xgb_model = xgboost.Booster(model_file=xgb_model)
@@ -98,7 +104,7 @@ class XGBoost(Framework):
                 early_stopping_rounds=early_stopping_rounds,
                 verbose_eval=verbose_eval and job.rank == 0,
                 xgb_model=xgb_model,
-                callbacks=[_Listener(job, self), *(callbacks or ())],  # first: after one that stops none is called
+                callbacks=[_Listener(job, self, everyone), *(callbacks or ())],  # first: after one that stops none is called
                 custom_metric=custom_metric,
             )
 
@@ -185,6 +191,10 @@ class XGBoost(Framework):
     def owns_callback(self, callback: Any) -> bool:
         return isinstance(callback, TrainingCallback)
 
+    def without_gpu(self) -> str:
+        has_cuda = xgboost.build_info().get("USE_CUDA")
+        return "" if has_cuda else "this build of XGBoost has no CUDA; the package xgboost (in place of xgboost-cpu) has"
+
     def best_iteration(self, model: Any) -> int | None:
         best = model.attr("best_iteration")
         return None if best is None else int(best)
@@ -227,11 +237,13 @@ class XGBoost(Framework):
 class _Listener(TrainingCallback):
     """Tells the job of every iteration, and ends the training, on all ranks at once, when it is told to."""
 
-    def __init__(self, job: Job, adapter: XGBoost) -> None:
-        self._job, self._adapter = job, adapter
+    def __init__(self, job: Job, adapter: XGBoost, everyone: AllRows | None) -> None:
+        self._job, self._adapter, self._everyone = job, adapter, everyone
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         iteration = model.num_boosted_rounds() - 1
+        if self._everyone is not None:
+            self._everyone.correct(evals_log)  # in place: the callbacks after this one read the same history
         metrics = {
             f"{table}-{name}": values[-1][0] if isinstance(values[-1], tuple) else values[-1]
             for table, found in evals_log.items()

@@ -210,6 +210,7 @@ def _check_resources(trainer: Trainer) -> None:
         raise ResourceError(
             f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected one.", "leave use_gpu out."
         )
+    trainer.check_gpu_build(WHERE)
 
 
 def _prepare(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from rayline.core import registry
-from rayline.core.errors import NotFittedError, ParameterError, nearest
+from rayline.core.errors import NotFittedError, ParameterError, ResourceError, nearest
 from rayline.core.framework import Framework
 from rayline.data.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
@@ -140,6 +140,16 @@ class Trainer:
                 f"{self._name}: {self.framework} trains on one worker only.",
                 f"Expected num_workers=None or 1; got {self.num_workers}.",
                 "leave num_workers out.",
+            )
+
+    def check_gpu_build(self, where: str) -> None:
+        """Raise ResourceError when a GPU is asked for and the framework's library was built without."""
+        reason = self.adapter.without_gpu() if self.use_gpu else ""
+        if reason:
+            raise ResourceError(
+                f"{where}: use_gpu=True, and {self.framework} would compute on the CPU: {reason}.",
+                "Expected a build of the library for GPUs.",
+                "install that, or leave use_gpu out.",
             )
 
     def fit(

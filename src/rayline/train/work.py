@@ -20,7 +20,7 @@ from rayline.core.framework import Framework, Job, Rows
 from rayline.core.operations import Operation
 from rayline.core.scan import TableFunction
 from rayline.core.schema import col
-from rayline.core.target import Target
+from rayline.core.target import Target, numbers
 from rayline.data.conform import Conform
 from rayline.data.fingerprint import Fingerprint
 from rayline.data.lineage import origins
@@ -55,6 +55,7 @@ class Worker(Protocol):
     @property
     def resume(self) -> Path | None: ...
     def report(self, iteration: int, metrics: Mapping[str, float], /) -> bool: ...
+    def gather(self, value: Any, /) -> list[Any]: ...
     def checkpoint(self, iteration: int, save: Callable[[Path], None], /) -> None: ...
 
 
@@ -72,6 +73,9 @@ class Alone:
     peers: Sequence[str] = ()
     rendezvous: Mapping[str, Any] = field(default_factory=dict)
     resume: Path | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,7 @@ class Work:
             rendezvous=worker.rendezvous,
             report=worker.report,
             watched=self.watched,
+            gather=worker.gather,
             checkpoint=worker.checkpoint,
             resume=worker.resume,
             num_workers=self.num_workers,
@@ -240,7 +245,14 @@ class Work:
         if not features.n_rows:
             shape = (0, self.target.n_outputs) if self.target.n_outputs > 1 else (0,)
             return Scored(np.empty(shape), rows.truth, rows.weight)
-        return Scored(self._predict(native, features), rows.truth, rows.weight)
+        scores = self._predict(native, features)
+        if np.isnan(numbers(scores)).any():
+            raise TrainingError(
+                f"{self.where}: the trained {self.framework} model predicts NaN.",
+                f"Expected a number for each of {features.n_rows:,} rows.",
+                "check the parameters, such as the learning rate, and how large the features are.",
+            )
+        return Scored(scores, rows.truth, rows.weight)
 
     def _predict(self, native: Any, features: Features) -> Array:
         return self.adapter.scores(native, features, self.target)

@@ -142,6 +142,7 @@ def prepare(
     if custom:
         trainer = copy.copy(trainer)
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
+    trainer.check_gpu_build(WHERE)
     unknown = [key for key in data_config if key not in DATA]
     if unknown:
         raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)

@@ -1,0 +1,138 @@
+"""LightGBM's metrics over the rows of all workers: by itself each worker measures its own rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import lightgbm
+import numpy as np
+
+from rayline.core.errors import ParameterError
+from rayline.core.features import Array
+from rayline.core.framework import Job, Rows
+
+MEANS = frozenset(
+    ("l1", "l2", "rmse", "quantile", "huber", "fair", "poisson", "mape", "gamma", "gamma_deviance", "tweedie",
+     "binary_logloss", "binary_error", "multi_logloss", "multi_error", "cross_entropy", "cross_entropy_lambda",
+     "kullback_leibler")
+)  # fmt: skip
+"""Metrics that follow from those of parts of the rows."""
+
+
+def _auc(truth: Array, scores: Array, weight: Array) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth > 0, scores, sample_weight=weight)) if 0 < (truth > 0).mean() < 1 else 1.0
+
+
+def _average_precision(truth: Array, scores: Array, weight: Array) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth > 0, scores, sample_weight=weight)) if (truth > 0).any() else 1.0
+
+
+def _r2(truth: Array, scores: Array, weight: Array) -> float:
+    from sklearn.metrics import r2_score
+
+    return float(r2_score(truth, scores, sample_weight=weight))
+
+
+OF_ALL: Mapping[str, Callable[[Array, Array, Array], float]] = {
+    "auc": _auc, "average_precision": _average_precision, "r2": _r2
+}  # fmt: skip
+"""Metrics that need all rows at once."""
+
+
+class AllRows:
+    """What every rank knows of the metrics, so that all of them stop after the same iteration.
+
+    Metrics that are means are merged. For those that are not, and for functions of the user's, the predictions of all ranks
+    are put together.
+
+    Parameters
+    ----------
+    job
+        This rank.
+    rows
+        The rows of each set.
+    metrics
+        The names of LightGBM's metrics that were asked for.
+    functions
+        The user's own (`feval`).
+    """
+
+    def __init__(self, job: Job, rows: Mapping[str, Rows], metrics: Iterable[str], functions: Any) -> None:
+        self._job, self._rows = job, rows
+        self._functions = [f for f in (functions if isinstance(functions, (list, tuple)) else [functions]) if f is not None]
+        self._is_whole = bool(self._functions) or bool({*metrics} & {*OF_ALL})
+        self._sets: dict[int, str] = {}
+        self._whole: dict[str, tuple[Array, Array, Array]] = {}
+
+    def of(self, sets: Mapping[str, Any]) -> None:
+        """Tell which Dataset is which."""
+        self._sets = {id(data): name for name, data in sets.items()}
+
+    def functions(self, predictions: Array, data: Any) -> list[Any]:
+        """In place of the user's functions, once for each set and iteration on every rank."""
+        if not self._is_whole:
+            return []
+        name = self._sets[id(data)]
+        rows = self._rows[name]
+        n = rows.n_rows
+        weight = np.ones(n) if rows.weight is None else rows.weight
+        parts = self._job.gather((predictions[:n], rows.target.astype(np.float64), weight))
+        scores, truth, weights = (np.concatenate(own) for own in zip(*parts, strict=True))
+        self._whole[name] = scores, truth, weights
+        if not self._functions:
+            return []
+        given = None if rows.weight is None else weights
+        whole = lightgbm.Dataset(np.zeros((len(truth), 1), np.float32), truth, weight=given)
+        found: list[Any] = []
+        for function in self._functions:
+            values = function(scores, whole)
+            found += values if isinstance(values, list) else [values]
+        return found
+
+    def merge(self, results: list[Any]) -> None:
+        """Put the metrics of all rows in the place of those of this rank's."""
+        own = [(name, metric, float(value), *self._size(name)) for name, metric, value, *_ in results]
+        everyone = self._job.gather(own)
+        for place, (name, metric, *_) in enumerate(own):
+            if metric in OF_ALL:
+                scores, truth, weights = self._whole[name]
+                results[place] = _with(results[place], OF_ALL[metric](truth, scores, weights))
+            elif metric.partition("@")[0] in MEANS:
+                results[place] = _with(results[place], _merged(metric, [part[place][2:] for part in everyone]))
+
+    def _size(self, name: str) -> tuple[float, int]:
+        rows = self._rows[name]
+        return (float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())), rows.n_rows
+
+
+def refuse(metrics: Iterable[str]) -> None:
+    """Raise ParameterError on metrics that cannot be known of all rows."""
+    strange = [name for name in metrics if name.partition("@")[0] in ("auc_mu", "ndcg", "map")]
+    if strange:
+        raise ParameterError(
+            f"lightgbm trainer: the metric {strange[0]!r} is not known of all rows on several workers.",
+            f"Expected some of {sorted({*MEANS, *OF_ALL})}.",
+            "choose another, or train in one process (num_workers=None).",
+        )
+
+
+def _merged(metric: str, parts: Sequence[tuple[float, float, int]]) -> float:
+    """A metric of all rows from its value, the sum of the weights and the number of rows of each rank."""
+    parts = [part for part in parts if part[1] > 0 and part[2] > 0]
+    if metric == "gamma_deviance":  # a sum
+        return sum(value for value, _, _ in parts)
+    sizes = [float(n) if metric == "cross_entropy_lambda" else weight for _, weight, n in parts]
+    values = [value**2 if metric == "rmse" else value for value, _, _ in parts]
+    mean = sum(v * s for v, s in zip(values, sizes, strict=True)) / sum(sizes) if sizes else math.nan
+    return math.sqrt(mean) if metric == "rmse" else mean
+
+
+def _with(result: Any, value: float) -> Any:
+    made = (*result[:2], value, *result[3:])
+    return made if type(result) is tuple else type(result)(*made)
