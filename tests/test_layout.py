@@ -53,8 +53,8 @@ RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replic
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {
-    "xgboost": {"xgboost", "xgboost_params", "xgboost_matrix", "xgboost_predict"},
-    "lightgbm": {"lightgbm"},
+    "xgboost": {"xgboost", "xgboost_params", "xgboost_matrix", "xgboost_metrics", "xgboost_predict"},
+    "lightgbm": {"lightgbm", "lightgbm_metrics"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
     "torch": {"torch", "torch_bounds", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
