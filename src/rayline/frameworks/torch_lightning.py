@@ -61,6 +61,7 @@ def fit(
             raise ParameterError.value(
                 "torch trainer", "lightning_module", "something that makes a LightningModule", made
             )
+        listener = _Listener(job)
         trainer = lightning.Trainer(
             **{**QUIET, "default_root_dir": folder, **trainer_args},
             max_epochs=max_epochs,
@@ -69,10 +70,10 @@ def fit(
             num_nodes=job.world_size,
             strategy=_strategy(job) if job.world_size > 1 else "auto",
             use_distributed_sampler=False,  # each worker has its own rows
-            callbacks=[*callbacks, _Listener(job)],
+            callbacks=[*callbacks, listener],
         )
         if job.world_size > 1:
-            _log_for_all(made)
+            _log_for_all(made, listener, job.world_size)
         resume = None if job.resume is None else str(job.resume / "training.pt")
         trainer.fit(made, datamodule=_Data(job, batch_size, inputs), ckpt_path=resume, weights_only=True)
         if job.world_size > 1:
@@ -83,14 +84,19 @@ def fit(
         return made.cpu().eval()
 
 
-def _log_for_all(module: Any) -> None:
-    """Let `module.log` give the mean over the rows of all workers, for metrics and for callbacks that stop by them."""
+def _log_for_all(module: Any, listener: _Listener, world_size: int) -> None:
+    """Let `module.log` give the mean over the rows of all workers, for metrics and for callbacks that stop by them.
+
+    Lightning divides the numbers of rows, which are integers, by that of workers: as multiples of it they stay exact.
+    """
     log = module.log
 
-    def synced(*args: Any, **kwargs: Any) -> None:
-        log(*args, **{**kwargs, "sync_dist": not kwargs.get("rank_zero_only", False)})
+    def log_for_all(*args: Any, **kwargs: Any) -> None:
+        n_rows = kwargs.get("batch_size") or listener.n_rows
+        synced = not kwargs.get("rank_zero_only", False)
+        log(*args, **{**kwargs, "sync_dist": synced, "batch_size": n_rows * world_size})
 
-    module.log = synced
+    module.log = log_for_all
 
 
 def is_callback(callback: Any) -> bool:
@@ -175,6 +181,16 @@ class _Listener(lightning.Callback):
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self.n_rows = 1
+        """Rows of the batch that is worked on."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.n_rows = len(batch[1])
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.n_rows = len(batch[1])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         metrics = {_word(name): float(value) for name, value in trainer.callback_metrics.items()}
