@@ -131,7 +131,7 @@ class Stage(ABC, metaclass=_StageMeta):
     >>> from rayline.stages import StandardScaler
     >>> stage = StandardScaler(columns=["x"], with_mean=False)
     >>> stage.parameters()
-    {'columns': ['x'], 'with_mean': False, 'with_std': True}
+    {'columns': ['x'], 'keep_empty_features': None, 'with_mean': False, 'with_std': True}
     >>> stage.replace(with_mean=True).is_fitted
     False
     """

@@ -115,6 +115,20 @@ def read_json(paths: Paths, *, schema: Mapping[str, pl.DataType | type[pl.DataTy
     `schema` says the Polars types of columns; of local files with one record a line the others have the type that holds
     what all files begin with. A key that a row or a file lacks is a missing value.
 
+    Parameters
+    ----------
+    paths
+        A path, a URL, or a list of them; directories are searched.
+    schema
+        Polars types by column; the others are inferred.
+    options
+        Those of `ray.data.read_json`.
+
+    Raises
+    ------
+    SchemaError
+        When files disagree about a column, or a value does not have the type of its column.
+
     Examples
     --------
     >>> from rayline import data
