@@ -27,9 +27,9 @@ from bench.serving import CATEGORIES, _fit
 from bench.synthetic import FLOATS, table
 from rayline.inference import artifact
 from rayline.serve.batching import Batcher
-from rayline.serve.options import Options
-from rayline.serve.predictions import Served
-from rayline.serve.protocol import Refusal, dumps, loads
+from rayline.serve.options import ServerOptions
+from rayline.serve.predictions import ServedModel
+from rayline.serve.protocol import HTTPError, dumps, loads
 
 PIPELINE = "RAYLINE_BENCH_PIPELINE"
 MAX_BODY_BYTES = 16 << 20
@@ -50,8 +50,8 @@ class Predictor:
     """The handler that the plain variants share."""
 
     def __init__(self) -> None:
-        self.served = Served(artifact.load(os.environ[PIPELINE]), "model")
-        self.batcher = Batcher(Options(), ThreadPoolExecutor(2))
+        self.served = ServedModel(artifact.load(os.environ[PIPELINE]), "model")
+        self.batcher = Batcher(ServerOptions(), ThreadPoolExecutor(2))
 
     async def answer(self, body: bytes) -> tuple[int, bytes]:
         """The status and the body of an answer to /predict."""
@@ -59,7 +59,7 @@ class Predictor:
             rows, pipeline = self.served.reader.rows(loads(body)), self.served.pipeline
             scores = await self.batcher.scores(pipeline.model, [pipeline.prepare(row) for row in rows])
             return 200, self.served.predictions(scores).body
-        except Refusal as refusal:
+        except HTTPError as refusal:
             return refusal.status, dumps(refusal.body())
 
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_iris
 import rayline as rl
 from rayline import train, tune
 from rayline.core.features import Array, Features
-from rayline.core.framework import Job
+from rayline.core.framework import TrainContext
 from rayline.stages import StandardScaler
 
 
@@ -26,9 +26,9 @@ class NearestCentroid(rl.Framework):
 
     name = "nearest-centroid"
 
-    def train(self, job: Job, *, shrink: float = 0.0) -> dict[str, Any]:
-        x, y = job.train.features.matrix(np.float64), job.train.target
-        centroids = np.stack([x[y == code].mean(axis=0) for code in range(len(job.target.classes[0]))])
+    def train(self, context: TrainContext, *, shrink: float = 0.0) -> dict[str, Any]:
+        x, y = context.train.features.matrix(np.float64), context.train.target
+        centroids = np.stack([x[y == code].mean(axis=0) for code in range(len(context.target.classes[0]))])
         return {"centroids": (centroids * (1 - shrink) + x.mean(axis=0) * shrink).tolist()}
 
     def predict(self, model: dict[str, Any], features: Features) -> Array:

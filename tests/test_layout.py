@@ -22,10 +22,11 @@ MAY_IMPORT = {
     "frameworks": {"core"},
     "engine": {"core"},
     "data": {"core"},
-    "inference": {"core", "data"},
-    "train": {"core", "data", "inference"},
-    "tune": {"core", "data", "inference", "train"},
-    "serve": {"core", "data", "inference"},
+    "preprocessing": {"core", "data"},
+    "inference": {"core", "data", "preprocessing"},
+    "train": {"core", "data", "preprocessing", "inference"},
+    "tune": {"core", "data", "preprocessing", "inference", "train"},
+    "serve": {"core", "data", "preprocessing", "inference"},
 }
 """For each package the packages of ours that it may import besides itself. Others (cli, testing, sklearn) stand above all."""
 
@@ -34,7 +35,7 @@ SEPARATE = {"stages", "frameworks", "engine"}
 
 RAY_ENGINE = {
     f"rayline.engine.{name}"
-    for name in ("ray", "session", "blocks", "pieces", "group", "workers", "placement", "checkpoints")
+    for name in ("ray", "session", "blocks", "object_refs", "group", "workers", "placement", "checkpoints")
 }
 """The files of one engine, which import one another."""
 
@@ -42,14 +43,14 @@ TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_file", "torch
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
 RLLIB = {
-    f"rayline.frameworks.{name}" for name in ("rllib", "rllib_file", "rllib_modules", "rllib_running", "rllib_settings")
+    f"rayline.frameworks.{name}" for name in ("rllib", "rllib_file", "rllib_modules", "rllib_training", "rllib_settings")
 }
 """The adapter of RLlib, and its policies as data."""
 
-BOUNDS = "rayline.frameworks.torch_bounds"
-"""Of all adapters that build modules of PyTorch from a file."""
+VERIFY = "rayline.frameworks.verify."
+"""Checks of untrusted model files: every adapter may use them, and they may use one another."""
 
-RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replica", "holder", "ingress")), "rayline.data.read"}
+RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replica", "model_store", "ingress")), "rayline.data.read"}
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {
@@ -57,7 +58,7 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm", "lightgbm_metrics"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "torch_bounds", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
+    "torch": {"torch", "verify.module_size", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
     "transformers": {"huggingface", "huggingface_file", "huggingface_trainer"},
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},
@@ -107,7 +108,7 @@ def test_imports_go_down_only(module: str) -> None:
             or {module, name} <= RAY_ENGINE
             or {module, name} <= TORCH
             or {module, name} <= RLLIB
-            or (name == BOUNDS and own == "frameworks")
+            or (name.startswith(VERIFY) and own == "frameworks")
             or (other == own and own not in SEPARATE)
         )
         assert other in allowed or together or name == module, (
@@ -154,7 +155,7 @@ HEAVY = ("ray", "pandas", "sklearn", "scipy", "fastapi", *ONE_PLACE)
 
 
 @pytest.mark.parametrize(
-    "module", ["rayline", "rayline.data", "rayline.stages", "rayline.core.framework", "rayline.data.preprocessor"]
+    "module", ["rayline", "rayline.data", "rayline.stages", "rayline.core.framework", "rayline.preprocessing.preprocessor"]
 )
 def test_import_loads_neither_ray_nor_a_framework(module: str) -> None:
     loaded = run(f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])")

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline import Framework, Preprocessor, register_framework
 from rayline.core.features import Features
-from rayline.core.framework import Job, Native, Spaces
+from rayline.core.framework import EnvironmentSpec, ModelInfo, TrainContext
 from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
@@ -29,9 +29,9 @@ class LeastSquares(Framework):
 
     name = "least-squares"
 
-    def train(self, job: Job, *, ridge: float = 1e-6) -> Weights:
-        x = np.nan_to_num(job.train.features.matrix(np.float64))
-        y = job.train.target.astype(float)
+    def train(self, context: TrainContext, *, ridge: float = 1e-6) -> Weights:
+        x = np.nan_to_num(context.train.features.matrix(np.float64))
+        y = context.train.target.astype(float)
         w = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ (y - y.mean()))
         return Weights(w=w.tolist(), b=float(y.mean()))
 
@@ -49,8 +49,8 @@ class LeastSquares(Framework):
     def owns(self, model: Any) -> bool:
         return isinstance(model, Weights)
 
-    def inspect(self, model: Weights) -> Native:
-        return Native(Task.REGRESSION)
+    def inspect(self, model: Weights) -> ModelInfo:
+        return ModelInfo(Task.REGRESSION)
 
 
 class Policy(dict[str, Any]):
@@ -62,22 +62,22 @@ class Guesser(Framework):
     """Makes its experience itself: numbers, of which it learns to tell whether they are positive."""
 
     name = "guesser"
-    acts = True
+    generates_own_data = True
     iterations = "iterations"
 
-    def train(self, job: Job, *, iterations: int = 3, step: float = 0.5) -> Policy:
-        random, policy = np.random.default_rng(job.seed), Policy(w=0.0)
+    def train(self, context: TrainContext, *, iterations: int = 3, step: float = 0.5) -> Policy:
+        random, policy = np.random.default_rng(context.seed), Policy(w=0.0)
         for iteration in range(iterations):
             x = random.normal(size=20)
             policy["w"] += step * float(np.abs(x).mean())
-            job.checkpoint(iteration, lambda directory: self.save(policy, directory))
-            if job.report(iteration, {"episode_return_mean": policy["w"], "loss": -policy["w"]}):
+            context.checkpoint(iteration, lambda directory: self.save(policy, directory))
+            if context.report(iteration, {"episode_return_mean": policy["w"], "loss": -policy["w"]}):
                 break
         return policy
 
-    def spaces(self, **options: Any) -> Spaces:
+    def spaces(self, **options: Any) -> EnvironmentSpec:
         target = Target(("action",), Task.BINARY, (pl.Int64(),), ((0, 1),))
-        return Spaces(pl.Schema({"x": pl.Float64()}), target, pl.DataFrame({"x": [-1.0, 0.5, 2.0]}), "episode_return_mean")
+        return EnvironmentSpec(pl.Schema({"x": pl.Float64()}), target, pl.DataFrame({"x": [-1.0, 0.5, 2.0]}), "episode_return_mean")
 
     def predict(self, model: Policy, features: Features) -> Any:
         return np.array([1 / (1 + math.exp(-model["w"] * x)) for (x,) in features.matrix(np.float64).tolist()])

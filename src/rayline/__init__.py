@@ -28,7 +28,7 @@ _NAMES = {
     "ColumnStage": "rayline.core.stage",
     "register_framework": "rayline.core.registry",
     "register_stage": "rayline.core.registry",
-    "Preprocessor": "rayline.data.preprocessor",
+    "Preprocessor": "rayline.preprocessing.preprocessor",
     "InferencePipeline": "rayline.inference.pipeline",
     "Model": "rayline.inference.model",
     "load": "rayline.inference.artifact",
@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     from rayline.core.framework import Framework
     from rayline.core.registry import register_framework, register_stage
     from rayline.core.stage import ColumnStage, Stage
-    from rayline.data.preprocessor import Preprocessor
     from rayline.inference.artifact import load
     from rayline.inference.card import model_card
     from rayline.inference.model import Model
     from rayline.inference.pipeline import InferencePipeline
+    from rayline.preprocessing.preprocessor import Preprocessor
 
 __all__ = [
     "ArtifactError",

@@ -76,7 +76,7 @@ def serve(
     modules: Modules = None,
 ) -> None:
     """Serve a saved pipeline over HTTP in this process, until interrupted."""
-    from rayline.serve.options import NAME, Options
+    from rayline.serve.options import NAME, ServerOptions
     from rayline.serve.server import run
 
     with _errors():
@@ -88,7 +88,7 @@ def serve(
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         if name is None:
             name = path.stem if NAME.fullmatch(path.stem) else "model"
-        options = Options(
+        options = ServerOptions(
             name, max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token,
             tuple(allowed_host) if allowed_host else None,
         )  # fmt: skip

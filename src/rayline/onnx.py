@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.codes import Codes, MapCodes, OneHot
 from rayline.core.errors import MissingExtraError, ParameterError, RaylineError
-from rayline.core.expression import Assign
 from rayline.core.files import replace_content
-from rayline.core.linear import Linear
-from rayline.core.operations import Affine, Clip, Drop, Fill, Operation
+from rayline.core.operations.base import Affine, Clip, Drop, Fill, Operation
+from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
+from rayline.core.operations.expression import Assign
+from rayline.core.operations.linear import Linear
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import Target, Task
 from rayline.inference import onnx_check
@@ -294,7 +294,7 @@ def _map_codes(graph: _Graph, columns: dict[str, _Column], operation: Any) -> No
     columns[output] = _Column(graph.node("Cast", [tensor], to=TensorProto.DOUBLE))
 
 
-def _codes(graph: _Graph, column: _Column, codes: Codes) -> str:
+def _codes(graph: _Graph, column: _Column, codes: CategoryCodes) -> str:
     places = codes.places()
     missing = places.pop(None, codes.missing)
     if codes.unknown is None or missing is None:

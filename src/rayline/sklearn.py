@@ -25,7 +25,7 @@ from sklearn.utils.validation import (
 from rayline.core.errors import ParameterError
 from rayline.core.features import Features
 from rayline.core.schema import col
-from rayline.data.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train.fit import fit
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 
 import rayline as rl
 from rayline import data, serve, train, tune
-from rayline.data.preprocessor import Preprocessor
 from rayline.inference.pipeline import InferencePipeline
+from rayline.preprocessing.preprocessor import Preprocessor
 
 XGBOOST = train.XGBoostTrainer
 

@@ -15,7 +15,7 @@ import pytest
 
 from rayline.core.errors import ArtifactError
 from rayline.core.files import replace_content, replace_file
-from rayline.core.parts import PartFiles
+from rayline.core.parquet_parts import PartFiles
 
 
 def test_a_file_is_replaced_with_its_mode_and_through_its_link(tmp_path: Path) -> None:

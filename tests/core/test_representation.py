@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rayline import data, stages, train, tune
-from rayline.serve.options import Options
+from rayline.serve.options import ServerOptions
 from tests.testing.test_stages import CASES
 
 
@@ -22,7 +22,7 @@ from tests.testing.test_stages import CASES
         (data.KFold(3), "KFold(n_splits=3)"),
         (data.KFold(), "KFold()"),
         (tune.Population(quantile=0.5), "Population(quantile=0.5)"),
-        (Options(token="secret", max_batch_size=8), "Options(max_batch_size=8)"),
+        (ServerOptions(token="secret", max_batch_size=8), "Options(max_batch_size=8)"),
         (train.EarlyStopping("auc"), "EarlyStopping(metric='auc')"),
         (train.ModelCheckpoint("models", every=5), "ModelCheckpoint(directory=PosixPath('models'), every=5)"),
         (train.XGBoostTrainer({"eta": 0.1}, num_boost_round=3), "XGBoostTrainer({'eta': 0.1}, num_boost_round=3)"),

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.core import counts, scan
-from rayline.core.answers import evaluate, merge_answers, merge_folds
-from rayline.core.counts import ValueCounts
-from rayline.core.distinct import SHARE, Gate
+from rayline.core import scan
 from rayline.core.errors import DataError
-from rayline.core.joint import GroupMoments, PairCounts
-from rayline.core.operations import Affine
-from rayline.core.quantiles import Quantiles
+from rayline.core.operations.base import Affine
 from rayline.core.scan import Scan
-from rayline.core.statistics import Extremes, Missing, Moments, Request, RowCount, Words
+from rayline.core.scan_results import evaluate, merge_answers, merge_folds
+from rayline.core.statistics.base import MinMax, MissingCount, Moments, RowCount, StatisticRequest, WordCount, counts
+from rayline.core.statistics.cardinality_guard import SHARE, CardinalityGate
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.multi_column import GroupMoments, PairCounts
+from rayline.core.statistics.quantiles import Quantiles
 
 N = 2_000
 RNG = np.random.default_rng(0)
@@ -35,18 +35,18 @@ TABLE = pl.DataFrame(
     }
 ).with_columns(city=pl.when(pl.col("n") == 0).then(None).otherwise("city"))
 EXACT = [
-    Request(RowCount, ()),
-    Request(Missing, ("city",)),
-    Request(Words, ("city",)),
-    Request(ValueCounts, ("city",)),
-    Request(ValueCounts, ("tags",), (("elements", True),)),
-    Request(ValueCounts, ("n",)),
-    Request(Extremes, ("n",)),
-    Request(Quantiles, ("x",)),
-    Request(PairCounts, ("city", "n")),
+    StatisticRequest(RowCount, ()),
+    StatisticRequest(MissingCount, ("city",)),
+    StatisticRequest(WordCount, ("city",)),
+    StatisticRequest(ValueCounts, ("city",)),
+    StatisticRequest(ValueCounts, ("tags",), (("elements", True),)),
+    StatisticRequest(ValueCounts, ("n",)),
+    StatisticRequest(MinMax, ("n",)),
+    StatisticRequest(Quantiles, ("x",)),
+    StatisticRequest(PairCounts, ("city", "n")),
 ]
-REQUESTS = [*EXACT, Request(Moments, ("x",)), Request(GroupMoments, ("x", "city"))]
-BEHIND = Request(Moments, ("x",), (), "scaled")
+REQUESTS = [*EXACT, StatisticRequest(Moments, ("x",)), StatisticRequest(GroupMoments, ("x", "city"))]
+BEHIND = StatisticRequest(Moments, ("x",), (), "scaled")
 PREFIXES = {"scaled": [Affine("x", 3.0, 2.0)]}
 
 
@@ -146,7 +146,7 @@ class _Marked:
 
 def test_what_sees_the_whole_table_is_made_once() -> None:
     marked = _Marked()
-    asked = [Request(ValueCounts, ("number",)), Request(RowCount, ())]
+    asked = [StatisticRequest(ValueCounts, ("number",)), StatisticRequest(RowCount, ())]
     answers = Scan(asked, attach=marked).of(TABLE.lazy())[0]
     counts = answers[asked[0]]
     assert isinstance(counts, ValueCounts)
@@ -168,17 +168,17 @@ def test_errors_in_chunks_are_raised_as_they_are() -> None:
 
 def test_a_gate_lets_no_more_through_than_it_must() -> None:
     values = pl.Series([None, *(f"identifier {i}" for i in range(400_000))])
-    gate = Gate(50_000)
+    gate = CardinalityGate(50_000)
     parts = [gate(part) for part in (values[i : i + 10_000] for i in range(0, len(values), 10_000))]
     passed = pl.concat(parts)
     assert len(passed) == len(values)
     assert passed.null_count() == 1
     assert 50_000 < passed.n_unique() < 100_000
-    assert Gate(1)(pl.Series([None, None], dtype=pl.String)).to_list() == [None, None]
+    assert CardinalityGate(1)(pl.Series([None, None], dtype=pl.String)).to_list() == [None, None]
 
 
 def test_a_gate_stays_open_for_few_values() -> None:
-    gate = Gate(20 * SHARE)
+    gate = CardinalityGate(20 * SHARE)
     for i in range(20):
         values = pl.Series(np.random.default_rng(i).integers(0, 20 * SHARE, 50_000))
         assert gate(values) is values
@@ -188,7 +188,7 @@ def test_a_gate_stays_open_for_few_values() -> None:
 def test_what_a_gate_holds_back_is_counted_in_chunks(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counts, "MAX_CATEGORIES", 20_000)
     monkeypatch.setattr(scan, "TABLE_ROWS", 10_000)
-    requests = [Request(ValueCounts, ("id",)), Request(RowCount, ())]
+    requests = [StatisticRequest(ValueCounts, ("id",)), StatisticRequest(RowCount, ())]
     table = pl.DataFrame({"id": [None, *range(100_000)], "cell": [i % 2 for i in range(100_001)]})
     for cell, found in Scan(requests, cells=cells).of(table.lazy()).items():
         rows = table if cells is None else table.filter(pl.col("cell") == cell)

@@ -5,14 +5,14 @@ import polars as pl
 import pytest
 
 import rayline as rl
-from rayline.core.answers import evaluate
-from rayline.core.counts import ValueCounts
-from rayline.core.statistics import Request
+from rayline.core.scan_results import evaluate
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
 from rayline.core.target import Target, Task
 
 
 def learn(table: pl.DataFrame, *columns: str, task: Task | None = None) -> Target:
-    requests = [Request(ValueCounts, (c,)) for c in columns]
+    requests = [StatisticRequest(ValueCounts, (c,)) for c in columns]
     answers = evaluate(table.lazy(), requests)
     return Target.learn(columns, table.schema, [answers[r] for r in requests], task)  # type: ignore[misc]
 

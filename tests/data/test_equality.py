@@ -8,7 +8,7 @@ from rayline import train
 from rayline.data.equality import same
 from rayline.stages import PCA, SimpleImputer, StandardScaler
 from rayline.testing.compare import assert_same_frames
-from rayline.testing.parts import InParts
+from rayline.testing.partial_scans import RandomPartsEngine
 
 
 def chain() -> train.Preprocessor:
@@ -19,7 +19,7 @@ def test_rows_in_parts_give_an_equal_preprocessor(monkeypatch: pytest.MonkeyPatc
     values = np.random.default_rng(0).normal(size=(501, 3)) * [1.0, 1e-9, 1e9]
     table = pl.DataFrame(values - values.mean(axis=0) + [0.0, 1e-9, 1e9], schema=["a", "b", "c"])
     whole = chain().fit(table)
-    monkeypatch.setattr("rayline.core.registry.engine_for", lambda data: InParts(3))
+    monkeypatch.setattr("rayline.core.registry.engine_for", lambda data: RandomPartsEngine(3))
     parts = chain().fit(table)
     assert parts == whole
     assert parts.to_json() != whole.to_json(), "the parts change no bit: this proves nothing"

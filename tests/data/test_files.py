@@ -16,7 +16,7 @@ from rayline.core import forks, registry
 from rayline.data import files
 from rayline.stages import SimpleImputer
 from rayline.train import Preprocessor
-from rayline.train.training import available_cpus
+from rayline.train.training_run import available_cpus
 
 
 @pytest.fixture

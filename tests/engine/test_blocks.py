@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ray.exceptions import UserCodeException
 
 from rayline.core.errors import SchemaError
-from rayline.engine.blocks import Mapped, RaylineActor, Shipped, to_block, to_frame
-from rayline.engine.pieces import Piece, first_line, from_arrow, shared
+from rayline.engine.blocks import MappedBlock, RaylineActor, SerializedFunction, to_block, to_frame
+from rayline.engine.object_refs import BlockSlice, first_line, from_arrow, shared
 from rayline.engine.ray import _cut
 
 VECTORS = pl.DataFrame({"v": [[1.0, 2.0], [3.0, 4.0]]}, schema={"v": pl.Array(pl.Float32, 2)})
@@ -60,14 +60,14 @@ def _double(table: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def test_a_function_of_blocks() -> None:
-    work = RaylineActor(Mapped(Shipped.of(_double)))
+    work = RaylineActor(MappedBlock(SerializedFunction.of(_double)))
     assert work(pa.table({"x": [1, 2]})).to_pydict() == {"x": [2, 4]}
     assert work(pa.table({"x": pa.array([], pa.int64())})).schema.field("x").type == pa.int64()
     assert work(pa.table({})).num_columns == 0
 
 
 def test_a_shipped_function_is_unpacked_once_and_works_in_batches() -> None:
-    shipped = Shipped.of(_Counted())
+    shipped = SerializedFunction.of(_Counted())
     frame = pl.DataFrame({"x": range(10)})
     before = len(_Counted.made)
     assert shipped(frame, batch_size=3).equals(frame)
@@ -98,7 +98,7 @@ def _fail(table: pl.LazyFrame) -> pl.LazyFrame:
 
 def test_an_error_of_ours_is_the_users_to_see() -> None:
     with pytest.raises(SchemaError, match="what") as caught:
-        RaylineActor(Mapped(Shipped.of(_fail)))(pa.table({"x": [1]}))
+        RaylineActor(MappedBlock(SerializedFunction.of(_fail)))(pa.table({"x": [1]}))
     assert isinstance(caught.value, UserCodeException)
     assert type(caught.value.original) is SchemaError  # type: ignore[attr-defined]
 
@@ -106,13 +106,13 @@ def test_an_error_of_ours_is_the_users_to_see() -> None:
 Sizes = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
-def rows(pieces: list[Piece]) -> list[tuple[Any, int]]:
+def rows(pieces: list[BlockSlice]) -> list[tuple[Any, int]]:
     return [(piece.block, row) for piece in pieces for row in range(piece.start, piece.stop)]
 
 
 @given(Sizes, st.integers(1, 12))
 def test_shares_are_equal_and_in_order(sizes: list[int], n: int) -> None:
-    pieces: list[Any] = [Piece(i, 0, size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
+    pieces: list[Any] = [BlockSlice(i, 0, size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
     shares = shared(pieces, n)
     assert len(shares) == n
     assert all(shares)  # also a rank without rows knows their types
@@ -123,7 +123,7 @@ def test_shares_are_equal_and_in_order(sizes: list[int], n: int) -> None:
 
 @given(Sizes, st.integers(1, 12))
 def test_files_are_full_but_for_the_last(sizes: list[int], n_rows: int) -> None:
-    pieces: list[Any] = [Piece(i, 0, size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
+    pieces: list[Any] = [BlockSlice(i, 0, size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
     files = list(_cut(iter(pieces), n_rows))
     assert [row for file in files for row in rows(file)] == rows(pieces)
     assert all(len(rows(file)) == n_rows for file in files[:-1])

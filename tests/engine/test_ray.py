@@ -19,13 +19,13 @@ import pytest
 
 import rayline as rl
 from rayline.core import registry
-from rayline.core.counts import ValueCounts
 from rayline.core.engine import Placement
 from rayline.core.errors import DataError, RaylineError, SchemaError
-from rayline.core.parts import PartFiles
-from rayline.core.quantiles import Quantiles
+from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan
-from rayline.core.statistics import Extremes, Moments, Request, RowCount, Statistic
+from rayline.core.statistics.base import MinMax, Moments, RowCount, Statistic, StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.quantiles import Quantiles
 from rayline.stages import SimpleImputer
 
 pytestmark = pytest.mark.ray
@@ -43,11 +43,11 @@ TABLE = pl.DataFrame(
 )
 
 REQUESTS = [
-    Request(Moments, ("x",)),
-    Request(Extremes, ("n",)),
-    Request(ValueCounts, ("city",)),
-    Request(Quantiles, ("x",)),
-    Request(RowCount, ()),
+    StatisticRequest(Moments, ("x",)),
+    StatisticRequest(MinMax, ("n",)),
+    StatisticRequest(ValueCounts, ("city",)),
+    StatisticRequest(Quantiles, ("x",)),
+    StatisticRequest(RowCount, ()),
 ]
 
 
@@ -63,7 +63,7 @@ def dataset(ray: Any, table: pl.DataFrame, blocks: int = 1) -> Any:
     )
 
 
-def close(mine: dict[Request, Statistic], other: dict[Request, Statistic]) -> bool:
+def close(mine: dict[StatisticRequest, Statistic], other: dict[StatisticRequest, Statistic]) -> bool:
     """Equal, moments up to the last bits (the rows were added up in another order)."""
     a, b = mine.pop(REQUESTS[0]), other.pop(REQUESTS[0])
     assert isinstance(a, Moments)
@@ -305,7 +305,7 @@ def test_it_keeps_its_type_when_the_user_consumes_the_dataset(engine: Any, ray_s
 def test_an_error_of_the_users_own_function_is_named(engine: Any, ray_session: Any) -> None:
     data = ray_session.data.range(5).map_batches(lambda batch: 1 // 0)
     with pytest.raises(DataError, match="ZeroDivisionError") as caught:
-        engine.scan(data, Scan([Request(RowCount, ())]))
+        engine.scan(data, Scan([StatisticRequest(RowCount, ())]))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 

@@ -21,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import rayline as rl
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, ResourceError, SchemaError, TrainingError
-from rayline.engine.checkpoints import Storage, pack, unpack
+from rayline.engine.checkpoints import CheckpointStore, pack, unpack
 
 ray_only = pytest.mark.ray
 
@@ -56,7 +56,7 @@ def seen(worker: Any) -> dict[str, Any]:
     return {
         "rank": worker.rank,
         "world_size": worker.world_size,
-        "peers": list(worker.peers),
+        "peers": list(worker.worker_addresses),
         "rendezvous": dict(worker.rendezvous),
         "n_threads": worker.n_threads,
         "omp": os.environ["OMP_NUM_THREADS"],
@@ -428,15 +428,15 @@ def test_a_directory_goes_through_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["", "file://", "local://", "simplecache::local://"])
 def test_storage_keeps_the_newest(tmp_path: Path, scheme: str) -> None:
     place = tmp_path / "a" / "store"
-    storage = Storage.begin(f"{scheme}{place}")
+    storage = CheckpointStore.begin(f"{scheme}{place}")
     names = [storage.write(i, str(i).encode()) for i in (3, 7, 11)]
     assert storage.read(names[-1]) == b"11"
     assert sorted(path.name for path in (place / storage.run).iterdir()) == names[1:]
-    assert Storage.begin(place).run != storage.run
+    assert CheckpointStore.begin(place).run != storage.run
 
 
 def test_a_storage_that_another_node_does_not_see(tmp_path: Path) -> None:
-    storage = Storage.begin(tmp_path / "mine")
+    storage = CheckpointStore.begin(tmp_path / "mine")
     name = storage.write(3, b"3")
     (tmp_path / "mine").rename(tmp_path / "elsewhere")  # as if on another machine
     with pytest.raises(ResourceError, match=r"not the same place(.|\n)*all nodes share"):
@@ -459,7 +459,7 @@ class Bucket(MemoryFileSystem):
 
 def test_storage_on_a_file_system_of_ones_own() -> None:
     fsspec.register_implementation("bucket", Bucket, clobber=True)
-    storage = Storage.begin("bucket://runs/late")
+    storage = CheckpointStore.begin("bucket://runs/late")
     names = [storage.write(i, bytes([i])) for i in (3, 7, 11)]
     assert storage.read(names[-1]) == bytes([11])
     assert sorted(Bucket.store) == [f"/runs/late/{storage.run}/{name}" for name in names[1:]]

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test
 import rayline as rl
 from rayline import data, serve, train, tune
 from rayline.core import registry
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 from rayline.testing import check_framework
 
@@ -144,16 +144,16 @@ def test_a_resumed_training_is_the_uninterrupted_one(tiny: str, tmp_path: Path) 
     table, schema = texts(), {"text": pl.String()}
     target = Target(("topic",), Task.BINARY, (pl.String(),), (("sport", "tech"),))
 
-    def job(**options: Any) -> Job:
-        return Job(Rows.of(table, schema, target), None, target, seed=1, **options)
+    def context(**options: Any) -> TrainContext:
+        return TrainContext(Rows.of(table, schema, target), None, target, seed=1, **options)
 
     def keep(iteration: int, save: Any) -> None:
         if iteration == 1:
             save(tmp_path)
 
-    whole = ADAPTER.train(job(checkpoint=keep), tiny, training_args=ARGS)
+    whole = ADAPTER.train(context(checkpoint=keep), tiny, training_args=ARGS)
     heard: list[int] = []
-    resumed = job(resume=tmp_path, report=lambda iteration, metrics: bool(heard.append(iteration)))
+    resumed = context(resume=tmp_path, report=lambda iteration, metrics: bool(heard.append(iteration)))
     model = ADAPTER.train(resumed, tiny, training_args=ARGS)
     assert heard == [2, 3]
     for one, other in zip(whole.parameters(), model.parameters(), strict=True):

@@ -17,7 +17,7 @@ import rayline as rl
 from rayline import train
 from rayline.core import registry
 from rayline.core.features import Features
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 
 FEATURES = ["a", "b", "flag"]
@@ -194,13 +194,13 @@ def test_damaged_files_are_errors_and_no_crashes(tmp_path: Path) -> None:
 # -- several workers ---------------------------------------------------------------------------------------------------
 
 
-def work(rank: int, peers: list[str], shard: pl.DataFrame, folder: Path) -> dict[str, bytes]:
+def work(rank: int, worker_addresses: list[str], shard: pl.DataFrame, folder: Path) -> dict[str, bytes]:
     target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
     rows = Rows.of(shard, shard.drop("score").schema, target)
     adapter = registry.framework("lightgbm")
-    job = Job(rows, rows, target, rank=rank, world_size=len(peers), peers=peers)
+    context = TrainContext(rows, rows, target, rank=rank, world_size=len(worker_addresses), worker_addresses=worker_addresses)
     (folder / str(rank)).mkdir()
-    adapter.save(adapter.train(job, {"min_data_in_leaf": 5}, 10), folder / str(rank))
+    adapter.save(adapter.train(context, {"min_data_in_leaf": 5}, 10), folder / str(rank))
     return {"model": (folder / str(rank) / "model.txt").read_bytes()}
 
 

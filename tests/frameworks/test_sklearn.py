@@ -51,9 +51,9 @@ from typer.testing import CliRunner
 import rayline as rl
 from rayline import cli, train, tune
 from rayline.core import registry
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
-from rayline.data.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.serve.app import create_app
 from tests.serve.conftest import Client
 
@@ -254,8 +254,8 @@ def test_blocks_are_streamed() -> None:
     schema = table.select("a", "b").schema
     rows = Rows([lambda i=i: table[i * 100 : (i + 1) * 100] for i in range(3)], schema, target, None)
     told: list[Any] = []
-    job = Job(rows, Rows.of(table, schema, target), target, seed=1, report=lambda i, m: told.append((i, m)) or i == 2)
-    model = ADAPTER.train(job, SGDClassifier(), epochs=10)
+    context = TrainContext(rows, Rows.of(table, schema, target), target, seed=1, report=lambda i, m: told.append((i, m)) or i == 2)
+    model = ADAPTER.train(context, SGDClassifier(), epochs=10)
     by_hand = SGDClassifier(random_state=1)
     for _ in range(3):
         for i in range(3):

@@ -19,7 +19,7 @@ import rayline as rl
 from rayline import train, tune
 from rayline.core import registry
 from rayline.core.features import Features
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.schema import SPARSE
 from rayline.core.target import Target, Task
 from rayline.frameworks import torch_modules as modules
@@ -58,7 +58,7 @@ def numbers(n: int = 120, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame({"a": a, "b": b, "y": 2 * a - b + 0.5, "label": np.where(a > b, "up", "down")})
 
 
-def job(table: pl.DataFrame, target: str = "y", test: pl.DataFrame | None = None, **options: Any) -> Job:
+def context(table: pl.DataFrame, target: str = "y", test: pl.DataFrame | None = None, **options: Any) -> TrainContext:
     weight = "w" if "w" in table.columns else None
     schema = {name: dtype for name, dtype in table.schema.items() if name not in ("y", "label", "w")}
     if target == "y":
@@ -66,7 +66,7 @@ def job(table: pl.DataFrame, target: str = "y", test: pl.DataFrame | None = None
     else:
         aim = Target((target,), Task.BINARY, (pl.String(),), (("down", "up"),))
     tests = None if test is None else Rows.of(test, schema, aim)
-    return Job(Rows.of(table, schema, aim, weight), tests, aim, **{"seed": 3, **options})
+    return TrainContext(Rows.of(table, schema, aim, weight), tests, aim, **{"seed": 3, **options})
 
 
 def fit(table: pl.DataFrame, target: str = "y", *, test: Any = None, **options: Any) -> Any:
@@ -95,7 +95,7 @@ def test_full_batches_are_plain_gradient_descent() -> None:
         error = x @ weight + bias - y
         weight -= 0.1 * 2 * (w * error) @ x / w.sum()
         bias -= 0.1 * 2 * (w * error).sum() / w.sum()
-    module = ADAPTER.train(job(table), start, optimizer="SGD", lr=0.1, batch_size=1000, max_epochs=5)
+    module = ADAPTER.train(context(table), start, optimizer="SGD", lr=0.1, batch_size=1000, max_epochs=5)
     assert np.allclose(module.weight.detach().numpy()[0], weight, atol=1e-5)
     assert module.bias.item() == pytest.approx(bias, abs=1e-5)
     assert not np.allclose(start.weight.detach().numpy()[0], weight, atol=1e-2), "the caller's module was trained"
@@ -107,7 +107,7 @@ def test_losses_of_each_task_are_the_usual_ones() -> None:
         "label": (1, torch.nn.functional.binary_cross_entropy_with_logits),
     }
     for target, (width, loss) in outputs.items():
-        given, heard = job(numbers(), target), []
+        given, heard = context(numbers(), target), []
         given.report = lambda iteration, metrics, heard=heard: bool(heard.append(metrics["train-loss"]))
         start = torch.nn.Linear(2, width)
         ADAPTER.train(given, start, batch_size=1000, max_epochs=1)
@@ -137,7 +137,7 @@ def test_a_loss_of_ones_own() -> None:
     result = fit(table, loss=absolute, module="Linear", lr=0.1, max_epochs=30, batch_size=20)
     assert result.history["train-loss"][-1] < 0.2
     with pytest.raises(rl.ParameterError, match="reduction='none'"):
-        ADAPTER.train(job(table.with_columns(w=1.0)), loss=absolute)
+        ADAPTER.train(context(table.with_columns(w=1.0)), loss=absolute)
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -145,17 +145,17 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
         numbers(),
         {"optimizer": "Adam", "scheduler": "CosineAnnealingLR", "module_kwargs": {"dropout": 0.2}, "max_epochs": 6},
     )
-    whole = ADAPTER.train(job(table, test=table), patience=3, **options)
+    whole = ADAPTER.train(context(table, test=table), patience=3, **options)
 
     def keep(iteration: int, save: Any) -> None:
         if iteration == 2:
             save(tmp_path)
 
     ADAPTER.train(
-        job(table, test=table, checkpoint=keep, report=lambda iteration, metrics: iteration == 2), patience=3, **options
+        context(table, test=table, checkpoint=keep, report=lambda iteration, metrics: iteration == 2), patience=3, **options
     )
     heard: list[int] = []
-    again = job(table, test=table, resume=tmp_path, report=lambda iteration, metrics: bool(heard.append(iteration)))
+    again = context(table, test=table, resume=tmp_path, report=lambda iteration, metrics: bool(heard.append(iteration)))
     resumed = ADAPTER.train(again, patience=3, **options)
     assert heard[0] == 3
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -196,10 +196,10 @@ def test_options_of_the_loop() -> None:
 
 
 def test_a_loop_of_ones_own() -> None:
-    def loop(model: Any, job: Job) -> None:
+    def loop(model: Any, context: TrainContext) -> None:
         x, y = (
-            torch.from_numpy(job.train.features.matrix(np.float64)).float(),
-            torch.from_numpy(job.train.target).float(),
+            torch.from_numpy(context.train.features.matrix(np.float64)).float(),
+            torch.from_numpy(context.train.target).float(),
         )
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=50)
 
@@ -209,7 +209,7 @@ def test_a_loop_of_ones_own() -> None:
             loss.backward()
             return loss
 
-        job.report(0, {"train-mse": float(optimizer.step(closure).detach())})
+        context.report(0, {"train-mse": float(optimizer.step(closure).detach())})
 
     table = numbers().select("a", "b", "y")
     result = train.TorchTrainer("Linear", train_loop=loop, seed=1).fit(None, table, None, ["y"])
@@ -218,17 +218,17 @@ def test_a_loop_of_ones_own() -> None:
     assert result.history.columns == ["iteration", "train-mse"]
 
 
-def descend(model: Any, job: Job, lr: float, max_epochs: int) -> None:
+def descend(model: Any, context: TrainContext, lr: float, max_epochs: int) -> None:
     """Gradient descent on the shard of this worker; DDP shares the gradients."""
-    x = torch.from_numpy(job.train.features.matrix(np.float64)).float()
-    y = torch.from_numpy(job.train.target).float()
+    x = torch.from_numpy(context.train.features.matrix(np.float64)).float()
+    y = torch.from_numpy(context.train.target).float()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     for epoch in range(max_epochs):
         optimizer.zero_grad()
         loss = ((model(x)[:, 0] - y) ** 2).mean()
         loss.backward()
         optimizer.step()
-        if job.report(epoch, {"train-mse": float(loss.detach()), "n_rows": job.train.n_rows}):
+        if context.report(epoch, {"train-mse": float(loss.detach()), "n_rows": context.train.n_rows}):
             break
 
 
@@ -299,7 +299,7 @@ def test_missing_features_are_named() -> None:
     table = numbers().with_columns(a=pl.when(pl.col("b") > 1).then(None).otherwise("a"))
     with pytest.raises(rl.DataError, match=r"\['a'\] have missing values"):
         fit(table)
-    module = ADAPTER.train(job(numbers()), max_epochs=1)
+    module = ADAPTER.train(context(numbers()), max_epochs=1)
     schema = {"a": pl.Float64(), "b": pl.Float64()}
     with pytest.raises(rl.DataError, match=r"\['b'\] have missing values"):
         ADAPTER.predict(module, Features(row={"a": 1.0, "b": None}, schema=schema))
@@ -369,7 +369,7 @@ def test_chained_by_hand() -> None:
     ids=str,
 )
 def test_a_hostile_file_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
-    ADAPTER.save(ADAPTER.train(job(numbers()), max_epochs=1), tmp_path)
+    ADAPTER.save(ADAPTER.train(context(numbers()), max_epochs=1), tmp_path)
     file = tmp_path / "module.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(rl.ArtifactError):
@@ -377,7 +377,7 @@ def test_a_hostile_file_is_refused(change: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_damaged_numbers_are_refused(tmp_path: Path) -> None:
-    ADAPTER.save(ADAPTER.train(job(numbers()), max_epochs=1), tmp_path)
+    ADAPTER.save(ADAPTER.train(context(numbers()), max_epochs=1), tmp_path)
     file = tmp_path / "module.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(rl.ArtifactError):
@@ -501,12 +501,12 @@ def test_a_loop_of_ones_own_on_two_workers(ray_session: Any) -> None:
     assert torch.allclose(one.fitted_model.weight, two.fitted_model.weight, atol=1e-4)
 
 
-def tell(model: Any, job: Job) -> None:
+def tell(model: Any, context: TrainContext) -> None:
     """Reports the means of this worker's rows alone."""
-    assert job.test is not None
+    assert context.test is not None
     for epoch in range(9):
-        told = {"train-mean": float(job.train.target.mean()), "test-mean": float(np.mean(job.test.target))}
-        if job.report(epoch, told):
+        told = {"train-mean": float(context.train.target.mean()), "test-mean": float(np.mean(context.test.target))}
+        if context.report(epoch, told):
             break
 
 

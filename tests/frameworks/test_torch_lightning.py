@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test
 import rayline as rl
 from rayline import train, tune
 from rayline.core import registry
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 from rayline.testing import check_framework
 
@@ -99,8 +99,8 @@ def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
             save(tmp_path)
 
     options: dict[str, Any] = {"max_epochs": 5, "batch_size": 1000}
-    whole = adapter.train(Job(rows, None, target, seed=1, checkpoint=keep), lightning_module=Net, **options)
-    again = Job(rows, None, target, seed=1, resume=tmp_path, report=lambda i, metrics: bool(heard.append(i)))
+    whole = adapter.train(TrainContext(rows, None, target, seed=1, checkpoint=keep), lightning_module=Net, **options)
+    again = TrainContext(rows, None, target, seed=1, resume=tmp_path, report=lambda i, metrics: bool(heard.append(i)))
     resumed = adapter.train(again, lightning_module=Net, **options)
     assert heard == [3, 4]
     assert torch.allclose(whole.out.weight, resumed.out.weight, atol=1e-6)

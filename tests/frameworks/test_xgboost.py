@@ -17,7 +17,7 @@ import rayline as rl
 from rayline import train
 from rayline.core import registry
 from rayline.core.features import Features
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 from rayline.frameworks.xgboost_predict import scores
 
@@ -178,9 +178,9 @@ def test_resume_takes_the_rest_of_the_rounds(tmp_path: Path) -> None:
     table = numbers()
     target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
     rows = Rows.of(table, table.select(FEATURES).schema, target)
-    ADAPTER.save(ADAPTER.train(Job(rows, None, target), {}, 3), tmp_path)
-    resumed = ADAPTER.train(Job(rows, None, target, resume=tmp_path), {}, 8)
-    whole = ADAPTER.train(Job(rows, None, target), {}, 8)
+    ADAPTER.save(ADAPTER.train(TrainContext(rows, None, target), {}, 3), tmp_path)
+    resumed = ADAPTER.train(TrainContext(rows, None, target, resume=tmp_path), {}, 8)
+    whole = ADAPTER.train(TrainContext(rows, None, target), {}, 8)
     assert (resumed.inplace_predict(matrix(table)) == whole.inplace_predict(matrix(table))).all()
 
 
@@ -233,8 +233,8 @@ def test_blocks_are_streamed_into_the_same_model() -> None:
     schema = table.select(*FEATURES, "kind").schema
     target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
     blocks = [lambda i=i: table[i * 700 : (i + 1) * 700] for i in range(5)]
-    one = ADAPTER.train(Job(Rows([lambda: table], schema, target, "w"), None, target), {})
-    many = ADAPTER.train(Job(Rows(blocks, schema, target, "w"), None, target), {})
+    one = ADAPTER.train(TrainContext(Rows([lambda: table], schema, target, "w"), None, target), {})
+    many = ADAPTER.train(TrainContext(Rows(blocks, schema, target, "w"), None, target), {})
     features = Features(table.select(list(schema)), schema=schema)
     assert np.abs(ADAPTER.predict(one, features) - ADAPTER.predict(many, features)).max() < 0.2
     assert many.feature_types == one.feature_types
@@ -362,7 +362,7 @@ def together(
         blocks = [shards[rank]] if rank == 0 else [shards[rank][::2], shards[rank][1::2]]
         rows = [Rows([lambda b=b: b for b in blocks], schema, target, None)]  # type: ignore[misc]
         rows += [Rows.of(s, schema, target) for s in (tests[rank : rank + 1] if tests else [])]
-        job = Job(
+        context = TrainContext(
             rows[0],
             rows[1] if tests else None,
             target,
@@ -371,7 +371,7 @@ def together(
             rendezvous=rendezvous,
             report=report,
         )
-        return ADAPTER.train(job, {"max_bin": 64}, **options)
+        return ADAPTER.train(context, {"max_bin": 64}, **options)
 
     with ADAPTER.coordinate(len(shards), "127.0.0.1") as rendezvous, ThreadPoolExecutor(len(shards)) as pool:
         models = list(pool.map(work, range(len(shards)), [rendezvous] * len(shards)))
@@ -407,11 +407,11 @@ def test_all_ranks_stop_when_one_is_told_to() -> None:
 def test_a_gpu_is_the_trainers_wish_unless_the_parameters_say_otherwise() -> None:
     table = numbers()
     rows = Rows.of(table, table.select(FEATURES).schema, Target(("score",), Task.REGRESSION, (pl.Float64(),)))
-    job = Job(rows, None, Target(("score",), Task.REGRESSION, (pl.Float64(),)))
-    assert "device" not in ADAPTER._params(job, {})
-    job.use_gpu = True
-    assert ADAPTER._params(job, {})["device"] == "cuda"
-    assert ADAPTER._params(job, {"device": "cuda:1"})["device"] == "cuda:1"
+    context = TrainContext(rows, None, Target(("score",), Task.REGRESSION, (pl.Float64(),)))
+    assert "device" not in ADAPTER._params(context, {})
+    context.use_gpu = True
+    assert ADAPTER._params(context, {})["device"] == "cuda"
+    assert ADAPTER._params(context, {"device": "cuda:1"})["device"] == "cuda:1"
 
 
 @pytest.mark.ray

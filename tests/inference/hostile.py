@@ -26,7 +26,7 @@ import polars as pl
 
 import rayline as rl
 from rayline import train
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.inference import archive
 from rayline.inference.ensemble import combine
 from rayline.inference.manifest import OUTER
@@ -116,14 +116,14 @@ def pipeline(kind: str) -> rl.InferencePipeline:
 
 def reseal(members: dict[str, bytes], **changes: bytes) -> dict[str, bytes]:
     """An attacker's members: changed ones with right sizes and hashes, and no golden rows to give them away."""
-    made = {**members, "golden.json": strictjson.dumps({"rows": [], "scores": []}), **changes}
-    manifest = strictjson.loads(members["manifest.json"], "manifest.json")
+    made = {**members, "golden.json": strict_json.dumps({"rows": [], "scores": []}), **changes}
+    manifest = strict_json.loads(members["manifest.json"], "manifest.json")
     body = {name: content for name, content in made.items() if name not in OUTER}
     manifest["members"] = {
         name: {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in body.items()
     }
-    return sealed({**made, "manifest.json": strictjson.dumps(manifest)})
+    return sealed({**made, "manifest.json": strict_json.dumps(manifest)})
 
 
 def sealed(members: dict[str, bytes]) -> dict[str, bytes]:

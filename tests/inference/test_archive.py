@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import rayline as rl
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.inference import archive, artifact
 from tests import toy
 from tests.inference import hostile
@@ -118,7 +118,7 @@ def test_json_that_grows_is_refused(tmp_path: Path, members: dict[str, bytes]) -
     quotes = b"[" * 50 + b"[]" * 60 + b'"' + b'\\"' * 5_000_000  # quadratic for a careless expression
     started = time.process_time()
     with pytest.raises(rl.ArtifactError):
-        strictjson.loads(quotes, "x")
+        strict_json.loads(quotes, "x")
     assert time.process_time() - started < 2
 
 
@@ -190,7 +190,7 @@ def test_a_full_disk_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.Monke
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x.rayline"]
     with monkeypatch.context() as patch:
-        patch.setattr(archive.Members, "copy", lambda *_: full(0))
+        patch.setattr(archive.ArchiveMembers, "copy", lambda *_: full(0))
         with pytest.raises(rl.ArtifactError, match="TMPDIR"):
             rl.load(path)
 

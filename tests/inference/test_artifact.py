@@ -19,7 +19,7 @@ import pytest
 
 import rayline as rl
 from rayline import train
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.inference import artifact
 from rayline.stages import OneHotEncoder
 from tests import toy
@@ -273,11 +273,11 @@ assert not bad, bad
 
 
 def test_strict_json() -> None:
-    assert strictjson.loads(b'{"a": [1, 2.5, "[[[", null, true]}', "x") == {"a": [1, 2.5, "[[[", None, True]}
-    assert strictjson.loads(strictjson.dumps({"ü": 1}), "x") == {"ü": 1}
+    assert strict_json.loads(b'{"a": [1, 2.5, "[[[", null, true]}', "x") == {"a": [1, 2.5, "[[[", None, True]}
+    assert strict_json.loads(strict_json.dumps({"ü": 1}), "x") == {"ü": 1}
     with pytest.raises(rl.ArtifactError, match="deeper"):
-        strictjson.loads(b"[" * 101 + b"]" * 101, "x")
-    assert strictjson.loads(json.dumps(["[" * 500, '\\"[']).encode(), "x") == ["[" * 500, '\\"[']
+        strict_json.loads(b"[" * 101 + b"]" * 101, "x")
+    assert strict_json.loads(json.dumps(["[" * 500, '\\"[']).encode(), "x") == ["[" * 500, '\\"[']
 
 
 def test_the_manifest_says_what_it_is(members: dict[str, bytes]) -> None:

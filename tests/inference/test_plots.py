@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rayline.inference.plots import bars, lines, number, table, ticks
+from rayline.inference.svg_plots import bars, lines, number, table, ticks
 
 
 @pytest.mark.parametrize(

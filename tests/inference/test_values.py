@@ -21,7 +21,7 @@ from rayline import data, train
 from rayline.core.schema import category_of, category_text, dtype_from_json, dtype_to_json
 from rayline.engine.local import to_polars
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve.protocol import Reader
+from rayline.serve.protocol import RowReader
 from rayline.stages import DatetimeEncoder, OneHotEncoder, SimpleImputer
 from tests import toy  # registers its framework
 
@@ -69,7 +69,7 @@ def predicted(pipeline: InferencePipeline, door: str, row: dict[str, Any]) -> fl
     if door == "JSON":
         plain = {name: v.isoformat() if isinstance(v, (dt.date, dt.datetime)) else v for name, v in row.items()}
         plain["zoned"] = row["zoned"].isoformat() if isinstance(row["zoned"], dt.datetime) else row["zoned"]
-        return float(pipeline.predict(Reader(pipeline.input_schema).table([plain]))["prediction"][0])
+        return float(pipeline.predict(RowReader(pipeline.input_schema).table([plain]))["prediction"][0])
     found = to_polars(pipeline.predict(DOORS[door](row)))["prediction"]
     assert found.n_unique() == 1
     return float(found[0])
@@ -307,7 +307,7 @@ def test_a_declared_category_is_one_at_every_door(name: str, tmp_path: Any) -> N
         ].tolist(),
     }
     if name != "times":
-        found["JSON"] = pipeline.predict(Reader(pipeline.input_schema).table(records))["prediction"].to_list()
+        found["JSON"] = pipeline.predict(RowReader(pipeline.input_schema).table(records))["prediction"].to_list()
     pipeline.save(tmp_path / "p.rayline")
     loaded = rl.load(tmp_path / "p.rayline")
     assert loaded.input_schema == pipeline.input_schema

@@ -31,7 +31,7 @@ class Odd(Framework):
 
     name = "serve-odd"
 
-    def train(self, job: Any) -> Any:
+    def train(self, context: Any) -> Any:
         raise NotImplementedError
 
     def predict(self, model: Any, features: Any) -> Any:

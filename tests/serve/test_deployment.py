@@ -23,7 +23,7 @@ from rayline import train
 from rayline.core.errors import ParameterError, ServeError
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import deploy_config, ingress, to_deployment
-from rayline.serve.holder import differences, interface
+from rayline.serve.model_store import differences, interface
 from rayline.stages import OneHotEncoder, SimpleImputer
 
 from .conftest import table

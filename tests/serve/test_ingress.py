@@ -20,7 +20,7 @@ import pytest
 
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import ingress
-from rayline.serve.connection import OnePiece
+from rayline.serve.http_connection import CoalescingTransport
 
 from .test_deployment import _Asking
 
@@ -40,7 +40,7 @@ HAProxyApi(HAProxyConfig(http_options=options), {"late": backend}, config_file_p
 
 SERVER = """
 import asyncio, sys, uvicorn
-from rayline.serve.connection import use_for_ray_serve
+from rayline.serve.http_connection import use_for_ray_serve
 
 async def app(scope, receive, send):
     while (await receive()).get("more_body"):
@@ -167,7 +167,7 @@ def test_what_is_written_in_one_step_is_sent_in_one_piece() -> None:
             self.closed = True
 
     loop, transport = Loop(), Transport()
-    piece = OnePiece(transport, loop, lambda: False)  # type: ignore[arg-type]
+    piece = CoalescingTransport(transport, loop, lambda: False)  # type: ignore[arg-type]
     piece.write(b"head")
     piece.write(b"body")
     assert not sent

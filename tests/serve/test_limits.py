@@ -24,9 +24,9 @@ from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.app import App, create_app
-from rayline.serve.exchange import SHORT_BODY, Gone, Memory
+from rayline.serve.http_messages import SHORT_BODY, BodyBudget, ClientDisconnected
 from rayline.serve.predictions import Work
-from rayline.serve.protocol import Reader, Refusal, loads
+from rayline.serve.protocol import HTTPError, RowReader, loads
 
 from .conftest import Client, table
 from .test_app import ARROW, odd, rows, tensors
@@ -38,7 +38,7 @@ class Raises(Framework):
 
     name = "serve-raises"
 
-    def train(self, job: Any) -> Any:
+    def train(self, context: Any) -> Any:
         raise NotImplementedError
 
     def predict(self, model: Any, features: Any) -> Any:
@@ -159,10 +159,10 @@ def test_a_request_that_fails_is_freed(n: int) -> None:
 
 
 def test_a_few_slow_bodies_keep_nobody_out() -> None:
-    memory = Memory(4 << 20, 2 * SHORT_BODY)
+    memory = BodyBudget(4 << 20, 2 * SHORT_BODY)
     memory.take(0, 4 << 20)
     memory.take(4 << 20, SHORT_BODY)  # all of the room for long bodies
-    with pytest.raises(Refusal):
+    with pytest.raises(HTTPError):
         memory.take(SHORT_BODY, 1)
     memory.take(0, 34)
     memory.give_back(34)
@@ -184,7 +184,7 @@ def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
                 yield value
 
     read = Rows([row] * 100_000)
-    refusal = Reader({"x": pl.Int64(), "y": pl.String()})._refusal(read)
+    refusal = RowReader({"x": pl.Int64(), "y": pl.String()})._refusal(read)
     assert read.n_seen <= 101
     assert len(refusal.body()["problems"]) == 100
     assert refusal.body()["more_problems"] is True
@@ -194,8 +194,8 @@ def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
 def test_large_values_are_not_written_out_to_be_shown() -> None:
     started = time.perf_counter()
     for value in ("x" * 5_000_000, [1] * 1_000_000, {"a": ["y" * 5_000_000]}, 10**4000, [[[]] * 100_000]):
-        with pytest.raises(Refusal) as error:
-            Reader({"x": pl.Boolean()}).rows([{"x": value}] * 100)
+        with pytest.raises(HTTPError) as error:
+            RowReader({"x": pl.Boolean()}).rows([{"x": value}] * 100)
         assert len(json.dumps(error.value.body())) < 30_000
     assert time.perf_counter() - started < 5
 
@@ -212,7 +212,7 @@ def test_work_stops_when_nobody_waits_for_it(make_client: Any) -> None:
     assert client.app._n_threaded == 0 or client.get("/health").status_code == 200
     work = Work(lambda _: None)
     work.is_wanted = False
-    with pytest.raises(Gone):
+    with pytest.raises(ClientDisconnected):
         served.rows([{"x": 1}], False, work)
 
 

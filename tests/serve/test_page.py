@@ -22,7 +22,7 @@ from rayline import Framework, register_framework
 from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve import page
+from rayline.serve import form_page
 from rayline.serve.app import create_app
 
 from .conftest import served
@@ -149,7 +149,7 @@ class Second(Framework):
 
     name = "serve-second"
 
-    def train(self, job: Any) -> Any:
+    def train(self, context: Any) -> Any:
         raise NotImplementedError
 
     def predict(self, model: Any, features: Any) -> Any:
@@ -163,7 +163,7 @@ class Second(Framework):
 
 
 def test_a_long_text_has_a_field_for_it() -> None:
-    html = page.html("x", awkward(), {}, has_probabilities=False)[0].decode()
+    html = form_page.html("x", awkward(), {}, has_probabilities=False)[0].decode()
     assert f'<textarea name="text" data-kind="text" rows="3">\n{escape(LONG)}</textarea>' in html
     assert f'value="{2**53 + 1}"' in html
     assert 'name="tags" data-kind="json" rows="1"' in html

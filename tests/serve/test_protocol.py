@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayline.core.target import Target, Task
-from rayline.serve.protocol import Reader, Refusal, Writer, dumps, loads
+from rayline.serve.protocol import HTTPError, PredictionWriter, RowReader, dumps, loads
 
 SCHEMA = {
     "x": pl.Float64(),
@@ -28,7 +28,7 @@ ROW = {
 
 
 def test_values_become_what_the_schema_says() -> None:
-    row = Reader(SCHEMA).row(ROW)
+    row = RowReader(SCHEMA).row(ROW)
     assert row["x"] == 1.0
     assert isinstance(row["x"], float)
     assert (row["n"], row["b"], row["s"], row["d"]) == (3, True, "é", dt.date(2013, 1, 31))
@@ -37,7 +37,7 @@ def test_values_become_what_the_schema_says() -> None:
 
 
 def test_rows_and_table_agree() -> None:
-    reader, rows = Reader(SCHEMA), [ROW, dict.fromkeys(SCHEMA), ROW]
+    reader, rows = RowReader(SCHEMA), [ROW, dict.fromkeys(SCHEMA), ROW]
     table = reader.table(rows)
     assert table.schema == pl.Schema(SCHEMA)
     assert table.equals(pl.DataFrame(reader.rows(rows), schema=SCHEMA))
@@ -52,10 +52,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("column", "value"), WRONG)
 def test_every_problem_is_listed(column: str, value: object) -> None:
-    reader = Reader(SCHEMA)
+    reader = RowReader(SCHEMA)
     rows = [ROW, {**ROW, column: value}, {k: v for k, v in ROW.items() if k != "s"}, 7]
     for read in (reader.rows, reader.table):
-        with pytest.raises(Refusal) as error:
+        with pytest.raises(HTTPError) as error:
             read(rows)
         problems = error.value.problems
         assert error.value.status == 422
@@ -64,8 +64,8 @@ def test_every_problem_is_listed(column: str, value: object) -> None:
 
 
 def test_problems_are_bounded() -> None:
-    with pytest.raises(Refusal) as error:
-        Reader(SCHEMA).table([{}] * 1000)
+    with pytest.raises(HTTPError) as error:
+        RowReader(SCHEMA).table([{}] * 1000)
     body = error.value.body()
     assert len(body["problems"]) == 100
     assert body["more_problems"] is True
@@ -73,7 +73,7 @@ def test_problems_are_bounded() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[Infinity]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"[1]]", b'"\\ud800"'])
 def test_what_is_no_json_is_refused(body: bytes) -> None:
-    with pytest.raises(Refusal) as error:
+    with pytest.raises(HTTPError) as error:
         loads(body)
     assert error.value.status == 400
 
@@ -84,15 +84,15 @@ def test_what_is_written_is_json(value: object) -> None:
 
 
 def test_infinity_in_a_number_is_refused() -> None:
-    reader = Reader({"x": pl.Float64()})
+    reader = RowReader({"x": pl.Float64()})
     for read in (reader.rows, reader.table):
-        with pytest.raises(Refusal):
+        with pytest.raises(HTTPError):
             read(loads(b'[{"x": 1e400}]'))
 
 
 def test_several_targets_are_an_object_a_row() -> None:
     target = Target(("a", "b"), Task.BINARY, (pl.String(), pl.Date()), (("n", "y"), (dt.date(2013, 1, 1), dt.date(2013, 1, 2))))
-    writer = Writer(target)
+    writer = PredictionWriter(target)
     scores = np.array([[0.9, 0.25]] * 2)
     assert writer.predictions(scores) == [{"a": "y", "b": "2013-01-01"}] * 2
     assert writer.predictions(np.repeat(scores, 10, axis=0)) == [{"a": "y", "b": "2013-01-01"}] * 20

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.operations import row_function
-from rayline.data.preprocessor import Preprocessor
+from rayline.core.operations.base import row_function
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.stages import DatetimeEncoder
 from rayline.stages.dates import PARTS
 

@@ -9,9 +9,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from rayline import stages
-from rayline.core.frequent import Frequent
-from rayline.data.preprocessor import Preprocessor
-from rayline.testing.odd import example_table
+from rayline.core.statistics.sketches import FrequentValues
+from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.testing.edge_cases import example_table
 
 TABLE = example_table(300).drop("tags", "time", "day")
 
@@ -45,4 +45,4 @@ def test_the_same_as_in_process(ray_session: Any) -> None:
 
 def test_a_sketch_has_a_size_that_travels() -> None:
     values = pl.DataFrame({"value": [str(i) for i in range(50)], "n": [1] * 50})
-    assert Frequent.of(values["value"], values["n"]).cells.nbytes < 14e6
+    assert FrequentValues.of(values["value"], values["n"]).cells.nbytes < 14e6

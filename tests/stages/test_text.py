@@ -17,8 +17,8 @@ from sklearn.feature_extraction import text as sk
 
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.schema import SPARSE
-from rayline.core.text import Analyzer, key_of
-from rayline.data.preprocessor import Preprocessor
+from rayline.core.text_analysis import Analyzer, key_of
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.stages import CountVectorizer, HashingVectorizer, TfidfVectorizer, Tokenizer, Vectorizer
 
 WORDS = ["snow", "Snow", "gate", "b12", "late,", "a", "no", "x_y", "ça", "delay!"]
@@ -104,7 +104,7 @@ def test_hashed_counts_have_the_same_geometry(texts: list[str]) -> None:
 def test_keys_are_the_same_in_every_process() -> None:
     assert key_of("snow") == 0x2A1FC81074CDA2D6
     code = (
-        "from rayline.core.text import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
+        "from rayline.core.text_analysis import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
     )
     seen = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -20,8 +20,8 @@ from rayline.core import registry
 from rayline.core.errors import TrainingError
 from rayline.testing import check_framework
 from rayline.train import metrics
-from rayline.train.questions import Questions
-from rayline.train.work import Work
+from rayline.train.target_inference import TargetProfiler
+from rayline.train.worker_task import WorkerTask
 from tests import toy
 
 
@@ -126,8 +126,8 @@ class Careless(toy.LeastSquares):
 
     name = "careless"
 
-    def train(self, job: Any, *, fault: str = "") -> Any:
-        model = super().train(job)
+    def train(self, context: Any, *, fault: str = "") -> Any:
+        model = super().train(context)
         model["fault"] = fault
         if fault == "forgets the seed":
             model["b"] += float(np.random.default_rng().normal())
@@ -169,10 +169,10 @@ class Forgetful(type(registry.framework("xgboost"))):  # type: ignore[misc]
 
     name = "forgetful"
 
-    def train(self, job: Any, params: Any = None, num_boost_round: int = 15, *, fault: str = "") -> Any:
+    def train(self, context: Any, params: Any = None, num_boost_round: int = 15, *, fault: str = "") -> Any:
         if fault == "forgets weights":
-            job.train._weight = None
-        return super().train(job, params, num_boost_round)
+            context.train._weight = None
+        return super().train(context, params, num_boost_round)
 
     def owns(self, model: Any) -> bool:
         return False
@@ -184,13 +184,13 @@ def test_forgotten_weights_are_found() -> None:
 
 
 def test_other_weights_of_classes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Questions._class_weights
+    right = TargetProfiler._class_weights
 
     def mixed(*args: Any) -> Any:
         found = right(*args)
         return found and dict(zip(found, reversed(found.values()), strict=True))
 
-    monkeypatch.setattr(Questions, "_class_weights", mixed)
+    monkeypatch.setattr(TargetProfiler, "_class_weights", mixed)
     with pytest.raises(AssertionError, match="weighs_classes"):
         check_framework("xgboost", tasks=["binary"], num_boost_round=15)
 
@@ -209,8 +209,8 @@ def test_an_error_that_loses_its_cause_is_found(monkeypatch: pytest.MonkeyPatch)
         except TrainingError as error:
             raise TrainingError(str(error)) from None
 
-    right = Work.run
-    monkeypatch.setattr(Work, "run", run)
+    right = WorkerTask.run
+    monkeypatch.setattr(WorkerTask, "run", run)
     with pytest.raises(AssertionError, match="tells_what_failed"):
         check_framework("least-squares", tasks=["regression"], weights=False)
 

@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Self
 import polars as pl
 import pytest
 
-from rayline.core.operations import Affine, Fill, Operation, RowFunction
+from rayline.core.operations.base import Affine, Fill, Operation, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, Stage, a_number, param
-from rayline.core.statistics import Extremes, Moments, Statistic
-from rayline.data.preprocessor import Preprocessor
+from rayline.core.statistics.base import MinMax, Moments, Statistic
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.stages.impute import IsMissing
 from rayline.testing import check_stage
-from rayline.testing.odd import example_table
+from rayline.testing.edge_cases import example_table
 from rayline.testing.stage_laws import LAWS
 
 
@@ -30,7 +30,7 @@ class Good(ColumnStage):
 
     factor: float = param(1.0, a_number())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Good(ColumnStage):
         self.refuse_infinite(column, answers[0].mean)
         return {"mean": answers[0].mean}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Affine(column, learned["mean"], self.factor)]
 
 
@@ -75,17 +75,17 @@ class First(MeanOfMeans):
 
 
 class DependsOnBatches(Good):
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MeanOfMeans]
 
 
 class NoIdentity(Good):
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [WithoutIdentity]
 
 
 @dataclass(frozen=True, slots=True)
-class WithoutIdentity(Extremes):
+class WithoutIdentity(MinMax):
     """Right in `merge_all`, which begins with a state that has rows; wrong where an empty state is merged."""
 
     @property
@@ -101,7 +101,7 @@ class WithoutIdentity(Extremes):
         states = list(states)
         found = states[0]
         for state in states[1:]:
-            found = Extremes.merge(found, state)
+            found = MinMax.merge(found, state)
         return found
 
 
@@ -118,13 +118,13 @@ class ForgetsAFactor(Good):
 
 
 class ChangesWhatItLearned(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         learned["mean"] += 1.0  # type: ignore[index]
         return [Affine(column, 0.0, 1.0)]
 
 
 class Promises(Good):
-    becomes: ClassVar = Fill
+    column_operation: ClassVar = Fill
 
 
 class Overwrites(Good):
@@ -132,8 +132,8 @@ class Overwrites(Good):
 
 
 class TouchesTheTarget(Good):
-    def lower(self, where: str) -> list[Operation]:
-        return [*super().lower(where), Shifted("y", False)]
+    def to_operations(self, where: str) -> list[Operation]:
+        return [*super().to_operations(where), Shifted("y", False)]
 
 
 @dataclass(frozen=True)
@@ -168,27 +168,27 @@ class Shifted(Operation):
 
 
 class LooksAtNeighbours(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Shifted(column, True)]
 
 
 class RoundsOtherwise(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Shifted(column, False, odd_row=True)]
 
 
 class HidesASource(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Shifted(column, False, lies=True)]
 
 
 class NoWayBack(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Shifted("small", False)]
 
 
 class CannotTravel(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Local(column, lambda x: x + 1)]
 
 
@@ -207,12 +207,12 @@ class TakesAnything(Good):
 
 
 class WorksUnfitted(Good):
-    def lower(self, where: str) -> list[Operation]:
-        return [] if self.learned is None else super().lower(where)
+    def to_operations(self, where: str) -> list[Operation]:
+        return [] if self.learned is None else super().to_operations(where)
 
 
 class TypesComeFromTheData(Good):
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Narrow(column)]
 
 
@@ -230,7 +230,7 @@ class Narrow(Operation):
 class TakesANameThatIsThere(Good):
     keeps: ClassVar = True
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [IsMissing(column, f"{column}_missing")]
 
 

@@ -34,15 +34,15 @@ class Mean(rl.Framework):
 
     name = "mean"
 
-    def train(self, job: Any, *, shrink: float = 1.0, rounds: int = 0, fail: bool = False) -> Any:
+    def train(self, context: Any, *, shrink: float = 1.0, rounds: int = 0, fail: bool = False) -> Any:
         if fail:
             raise ZeroDivisionError("no mean today")
         for i in range(rounds):
-            job.checkpoint(i, functools.partial(self.save, {"mean": i}))
-            if job.report(i, {"train-loss": 1.0 / (i + 1)}):
+            context.checkpoint(i, functools.partial(self.save, {"mean": i}))
+            if context.report(i, {"train-loss": 1.0 / (i + 1)}):
                 break
-        y = job.train.target
-        return {"mean": float(np.average(y, weights=job.train.weight)) * shrink}
+        y = context.train.target
+        return {"mean": float(np.average(y, weights=context.train.weight)) * shrink}
 
     def predict(self, model: Any, features: Any) -> Any:
         return np.full(features.n_rows, model["mean"])

@@ -251,7 +251,7 @@ def test_target_is_data() -> None:
 
 def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path) -> None:
     from rayline.core import registry
-    from rayline.tune.evaluate import Evaluator
+    from rayline.tune.evaluate import FoldEvaluator
     from rayline.tune.prepare import prepare
 
     found = prepare(
@@ -259,7 +259,7 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
         {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, "rmse", None, 1, 0,
     )  # fmt: skip
     rows = registry.engine("local").collect(found.arrow())
-    evaluator = Evaluator(found.problem, rows)
+    evaluator = FoldEvaluator(found.problem, rows)
     for method in ("box-cox", "yeo-johnson", "box-cox"):
         for fold, (train_rows, test_rows) in enumerate(_slices(found)):
             candidate = found.problem.candidate({"preprocessor": {"target0": {"method": method}}})
@@ -285,7 +285,7 @@ def _slices(found: Any) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
 
 def test_held_out_labels_leave_no_trace() -> None:
     """The canary: labels of held-out rows set to 1e30 change neither what the stages learn nor the model."""
-    from rayline.tune.evaluate import Evaluator
+    from rayline.tune.evaluate import FoldEvaluator
     from rayline.tune.prepare import prepare
 
     config = {"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 3, "target_columns": "price"}
@@ -295,7 +295,7 @@ def test_held_out_labels_leave_no_trace() -> None:
     for fold, (split, _, cells) in enumerate(found.problem.folds):
         held = pl.Series(found.cells[split]).is_in(cells.test)
         poisoned = rows.with_columns(pl.when(held).then(1e30).otherwise("price").alias("price"))
-        clean, dirty = (Evaluator(found.problem, data)(found.problem.candidate({}), fold).scores for data in (rows, poisoned))
+        clean, dirty = (FoldEvaluator(found.problem, data)(found.problem.candidate({}), fold).scores for data in (rows, poisoned))
         assert clean.tolist() == dirty.tolist()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from rayline import Preprocessor, register_framework
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
-from rayline.tune.evaluate import Evaluation, Evaluator
+from rayline.tune.evaluate import FoldEvaluation, FoldEvaluator
 from tests.toy import LeastSquares, Weights
 
 
@@ -26,7 +26,7 @@ class Faulty(LeastSquares):
     name = "faulty"
 
     def train(
-        self, job: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "", doomed: bool = False
+        self, context: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "", doomed: bool = False
     ) -> Weights:
         if fail:
             raise ZeroDivisionError("the loss became infinite")
@@ -35,7 +35,7 @@ class Faulty(LeastSquares):
         if die and not Path(die).exists():
             Path(die).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().train(job, ridge=ridge)
+        return super().train(context, ridge=ridge)
 
 
 @register_framework
@@ -46,13 +46,13 @@ class Descent(LeastSquares):
     iterations = "steps"
 
     def train(
-        self, job: Any, *, steps: int = 12, rate: float = 0.1, die: str = "", fail_above: float = math.inf
+        self, context: Any, *, steps: int = 12, rate: float = 0.1, die: str = "", fail_above: float = math.inf
     ) -> Weights:
-        x = np.nan_to_num(job.train.features.matrix(np.float64))
-        y = job.train.target.astype(float)
+        x = np.nan_to_num(context.train.features.matrix(np.float64))
+        y = context.train.target.astype(float)
         model, first = Weights(w=[0.0] * x.shape[1], b=float(y.mean()), steps=0), 0
-        if job.resume is not None:
-            model = self.load(job.resume)
+        if context.resume is not None:
+            model = self.load(context.resume)
             first = model["steps"]
         for step in range(first, steps):
             if rate > fail_above and step > 3:
@@ -62,20 +62,20 @@ class Descent(LeastSquares):
                 os.kill(os.getpid(), signal.SIGKILL)
             off = x @ np.array(model["w"]) + model["b"] - y
             model |= {"w": (np.array(model["w"]) - rate * (x.T @ off) / len(y)).tolist(), "steps": step + 1}
-            stop = job.report(step, {"train-loss": float((off**2).mean())})
-            job.checkpoint(step, partial(self.save, model))
+            stop = context.report(step, {"train-loss": float((off**2).mean())})
+            context.checkpoint(step, partial(self.save, model))
             if stop:
                 break
         return model
 
-    def resumable(self, *args: Any, **kwargs: Any) -> int:
+    def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         return int(self.argument("steps", args, kwargs))
 
 
-class Configured(Evaluator):
+class Configured(FoldEvaluator):
     """An evaluator that is asked by configuration."""
 
-    def __call__(self, config: Any, fold: int) -> Evaluation:  # type: ignore[override]
+    def __call__(self, config: Any, fold: int) -> FoldEvaluation:  # type: ignore[override]
         return super().__call__(self.problem.candidate(config), fold)
 
 

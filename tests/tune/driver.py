@@ -21,11 +21,11 @@ class Logged(LeastSquares):
 
     name = "logged"
 
-    def train(self, job: Any, *, ridge: float = 1e-6, log: str = "") -> Weights:
+    def train(self, context: Any, *, ridge: float = 1e-6, log: str = "") -> Weights:
         time.sleep(0.2)
         with Path(log).open("a") as file:
             file.write(f"{ridge}\n")
-        return super().train(job, ridge=ridge)
+        return super().train(context, ridge=ridge)
 
 
 def main(address: str, log: str) -> None:

@@ -17,15 +17,15 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.data import GroupKFold, KFold, RepeatedKFold
 from rayline.engine import group
 from rayline.train import metrics
-from rayline.train.legs import Leg
-from rayline.tune.evaluate import CELL, Evaluator, Part
-from rayline.tune.prepare import Prepared, prepare
+from rayline.train.training_phases import Phase
+from rayline.tune.evaluate import CELL, FoldEvaluator, TrainingPart
+from rayline.tune.prepare import PreparedSearch, prepare
 
 SPACE: dict[str, Any] = {}
 from tests.tune.conftest import Configured
 
 
-def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any) -> Prepared:
+def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any) -> PreparedSearch:
     given = {"train_dataset": data, "train_pipeline": preprocessor, "target_columns": ["late"], "cv": 4} | more
     metric = given.pop("metric", "log_loss")
     trainer = given.pop("trainer", train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5))
@@ -33,7 +33,7 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
     return prepare(trainer, given, space, metric, mode, 1, 0, pos_label=pos_label)
 
 
-def evaluator(made: Prepared, **changes: Any) -> Evaluator:
+def evaluator(made: PreparedSearch, **changes: Any) -> FoldEvaluator:
     frame = pl.from_arrow(made.arrow())
     assert isinstance(frame, pl.DataFrame)
     return Configured(replace(made.problem, **changes), frame)
@@ -150,7 +150,7 @@ def test_what_did_not_change_is_not_computed_again(table: pl.DataFrame, preproce
 
 
 def test_early_stopping_sees_the_held_out_rows_only_when_it_was_asked_for(table: pl.DataFrame) -> None:
-    plain = evaluator(prepared(table.drop("city"), None), watched=True)({}, 0)
+    plain = evaluator(prepared(table.drop("city"), None), log_train_metrics=True)({}, 0)
     assert {name for row in plain.history for name in row} == {"iteration", "train-logloss"}
     trainer = train.XGBoostTrainer({"eta": 1.0}, num_boost_round=50, early_stopping_rounds=2)
     stopped = evaluator(prepared(table.drop("city"), None, trainer=trainer))({}, 0)
@@ -165,7 +165,7 @@ def test_rows_are_evaluated_after_every_iteration_only_where_someone_asks(table:
     made = prepared(table.drop("city"), None)
     found = evaluator(made)({}, 0)
     assert found.history == []
-    assert found.score.iterations == evaluator(made, watched=True)({}, 0).score.iterations
+    assert found.score.iterations == evaluator(made, log_train_metrics=True)({}, 0).score.iterations
     curve = evaluator(made).history(made.problem.candidate({}), 0)
     assert {"train-logloss", "test-logloss"} <= {*curve[0]}
 
@@ -187,14 +187,14 @@ def test_parts_of_a_training_are_scored_by_their_own_last_iteration(table: pl.Da
     made = prepared(numbers, None, trainer=trainer, metric="fair")
     frame = pl.from_arrow(made.arrow())
     assert isinstance(frame, pl.DataFrame)
-    evaluate, candidate = Evaluator(made.problem, frame), made.problem.candidate({})
+    evaluate, candidate = FoldEvaluator(made.problem, frame), made.problem.candidate({})
     whole = evaluate(candidate, 0)
 
     def keep(save: Any) -> None:
         save(tmp_path)
 
-    first = evaluate(candidate, 0, Part(Leg(0, 4, trainer.args, trainer.kwargs), None, keep))
-    second = evaluate(candidate, 0, Part(Leg(1, 6, trainer.args, trainer.kwargs), tmp_path, lambda save: None))
+    first = evaluate(candidate, 0, TrainingPart(Phase(0, 4, trainer.args, trainer.kwargs), None, keep))
+    second = evaluate(candidate, 0, TrainingPart(Phase(1, 6, trainer.args, trainer.kwargs), tmp_path, lambda save: None))
     assert first.history + second.history == whole.history
     assert first.score.score == whole.history[3]["test-fair"]
     assert second.score.score == whole.score.score == whole.history[5]["test-fair"]
@@ -242,13 +242,13 @@ def test_workers_that_train_again_give_what_new_ones_give(
         trainer = train.TorchTrainer("MLP", max_epochs=2, num_workers=2, seed=1)
     made = prepared(table.select("z", "weight", "late"), None, trainer=trainer, cv=2)
     started: list[int] = []
-    begin = group._Group.__init__
+    begin = group._WorkerGroup.__init__
 
     def count(self: Any, *given: Any) -> None:
         started.append(1)
         begin(self, *given)
 
-    monkeypatch.setattr(group._Group, "__init__", count)
+    monkeypatch.setattr(group._WorkerGroup, "__init__", count)
     scores = []
     for reuses in (True, False):
         monkeypatch.setattr(type(trainer.adapter), "reuses_workers", reuses)

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from rayline import Preprocessor, train
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
-from rayline.tune.evaluate import Evaluator
+from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.prepare import prepare
 from tests.tune.conftest import Configured
 
@@ -45,7 +45,7 @@ def drawn(n: int) -> pl.DataFrame:
     )
 
 
-def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> Evaluator:
+def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> FoldEvaluator:
     data = {"train_dataset": table, "train_pipeline": stages(), "target_columns": ["late"], "cv": cv}
     made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
     frame = pl.from_arrow(made.arrow())
@@ -59,7 +59,7 @@ def fitted(table: pl.DataFrame, fold: int) -> bytes:
     evaluate = evaluator(table, trainer, GroupKFold(5, column="fold"))
     evaluate._prepared(evaluate.problem.candidate({}), fold)
     ((leaves, learned),) = evaluate._fits[fold].values()
-    return strictjson.dumps([[leaf.to_json() for leaf in leaves], repr(learned.features)])
+    return strict_json.dumps([[leaf.to_json() for leaf in leaves], repr(learned.features)])
 
 
 @pytest.mark.parametrize("fold", range(5))

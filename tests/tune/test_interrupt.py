@@ -18,7 +18,7 @@ from ray.air._internal import usage
 from rayline import train, tune
 from rayline.core import waiting
 from rayline.core.errors import ParameterError, ResourceError
-from rayline.tune import generations
+from rayline.tune.pbt import runner
 from rayline.tune.quiet import LOGGERS, VARIABLES
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -115,7 +115,7 @@ def test_a_comparison_ends_with_its_candidate(data: Any, on_interrupt: str) -> N
 
 def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: Any, ray_session: Any) -> None:
     space, config = {"rate": tune.uniform(0.05, 0.2), "steps": 12}, {"num_samples": 3, "scheduler": tune.Population(interval=4)}
-    whole = generations.Workers.__call__
+    whole = runner.PopulationWorkers.__call__
     calls: list[int] = []
 
     def interrupted(self: Any, work: Any) -> Any:
@@ -125,7 +125,7 @@ def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: A
                 raise KeyboardInterrupt
             yield made
 
-    monkeypatch.setattr(generations.Workers, "__call__", interrupted)
+    monkeypatch.setattr(runner.PopulationWorkers, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         tune.run(train.Trainer("descent"), data, space, **config)
     assert all_free(ray_session)
@@ -174,7 +174,7 @@ def test_nothing_stays_in_the_object_store(data: Any, ray_session: Any) -> None:
 
 
 def test_a_search_says_what_it_waits_for(data: Any, ray_session: Any, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr("rayline.tune.book.PATIENCE_S", 0.5)
+    monkeypatch.setattr("rayline.tune.trial_log.PATIENCE_S", 0.5)
     monkeypatch.delenv("RAYLINE_QUIET")
 
     @ray_session.remote(num_cpus=2)

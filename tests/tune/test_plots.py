@@ -10,7 +10,7 @@ import pytest
 
 from rayline.core.errors import ParameterError
 from rayline.tune.plots import KINDS, plot
-from rayline.tune.record import FoldScore, Trial
+from rayline.tune.trial_record import FoldScore, Trial
 
 
 def trials() -> list[Trial]:

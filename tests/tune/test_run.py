@@ -19,7 +19,7 @@ import rayline as rl
 from rayline import Preprocessor, train, tune
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.data import KFold, StratifiedKFold
-from rayline.tune.record import Status
+from rayline.tune.trial_record import Status
 from tests.tune import conftest
 
 pytestmark = pytest.mark.ray

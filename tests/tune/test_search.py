@@ -12,8 +12,8 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
 from rayline.tune import choice, grid_search, randn, uniform
-from rayline.tune.race import SCORE, Race
-from rayline.tune.search import Rounds, limited, scheduler, searcher
+from rayline.tune.fold_racing import SCORE, FoldRacingScheduler
+from rayline.tune.search import BatchedSearcher, limited, scheduler, searcher
 
 
 class Counting(Searcher):
@@ -38,7 +38,7 @@ class Counting(Searcher):
 @pytest.mark.parametrize("order", [*permutations("abc")])
 def test_rounds_hear_in_the_order_of_the_suggestions(order: tuple[str, ...]) -> None:
     inner = Counting()
-    rounds = Rounds(inner, 3)
+    rounds = BatchedSearcher(inner, 3)
     assert [rounds.suggest(name) for name in "abcd"] == [{"x": 1}, {"x": 2}, {"x": 3}, None]
     for name in order:
         assert inner.heard == []
@@ -49,7 +49,7 @@ def test_rounds_hear_in_the_order_of_the_suggestions(order: tuple[str, ...]) -> 
 
 def test_a_trial_that_is_stopped_while_it_waits_is_heard_of() -> None:
     inner = Counting()
-    rounds = Rounds(inner, 1)
+    rounds = BatchedSearcher(inner, 1)
     rounds.suggest("a")
     rounds.on_trial_result("a", {SCORE: 2.0})
     rounds.on_trial_complete("a")
@@ -80,7 +80,7 @@ def test_searchers() -> None:
 
 def test_schedulers() -> None:
     assert isinstance(scheduler(None, n_folds=1), FIFOScheduler)
-    assert isinstance(scheduler("asha", n_folds=5), Race)
+    assert isinstance(scheduler("asha", n_folds=5), FoldRacingScheduler)
     own = AsyncHyperBandScheduler(max_t=3)
     made = scheduler(own, n_folds=5)
     assert type(made) is type(own)

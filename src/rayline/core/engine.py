@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core.answers import Answers
-from rayline.core.parts import PartFiles
+from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
+from rayline.core.scan_results import Answers
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ A framework of your own is this class and one line:
 >>> @register_framework
 ... class Mean(Framework):
 ...     name = "mean"
-...     def train(self, job, *, shrink=1.0):
-...         return {"mean": float(job.train.target.mean()) * shrink}
+...     def train(self, context, *, shrink=1.0):
+...         return {"mean": float(context.train.target.mean()) * shrink}
 ...     def predict(self, model, features):
 ...         return np.full(features.n_rows, model["mean"])
 ...     def save(self, model, directory):
@@ -114,7 +114,7 @@ class Rows:
 
 
 @dataclass
-class Job:
+class TrainContext:
     """Everything that `Framework.train` is given. Nothing about it is global.
 
     Attributes
@@ -158,10 +158,10 @@ class Job:
     use_gpu: bool = False
     rank: int = 0
     world_size: int = 1
-    peers: Sequence[str] = ()
+    worker_addresses: Sequence[str] = ()
     rendezvous: Mapping[str, Any] = field(default_factory=dict)
     report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False
-    watched: bool = True
+    log_train_metrics: bool = True
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     checkpoint: Callable[[int, Callable[[Path], None]], None] = lambda iteration, save: None
     resume: Path | None = None
@@ -205,7 +205,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Native:
+class ModelInfo:
     """What a bare model of the framework says about itself, for `preprocessor.chain(booster)`.
 
     `features` gives names and types where the model knows them itself, `target` what it predicts.
@@ -220,7 +220,7 @@ class Native:
 
 
 @dataclass(frozen=True)
-class Spaces:
+class EnvironmentSpec:
     """What the models of a framework that acts read and predict.
 
     Attributes
@@ -251,8 +251,8 @@ class Framework(ABC):
     >>> @register_framework
     ... class Constant(Framework):
     ...     name = "constant"
-    ...     def train(self, job):
-    ...         return float(job.train.target.mean())
+    ...     def train(self, context):
+    ...         return float(context.train.target.mean())
     ...     def predict(self, model, features):
     ...         return np.full(features.n_rows, model)
     ...     def save(self, model, directory):
@@ -271,7 +271,7 @@ class Framework(ABC):
     package: ClassVar[str] = ""
     """What to install, for the error when it is missing; its extra of Rayline is called `name`."""
 
-    strings: ClassVar[str] = "refuse"
+    string_features: ClassVar[str] = "refuse"
     """What it does with string features: "refuse", "categories" (Enum columns), or "text" (as they are)."""
 
     distributed: ClassVar[bool] = False
@@ -284,9 +284,9 @@ class Framework(ABC):
     predicts_on_gpu: ClassVar[bool] = False
     """Whether `predict` computes on a GPU where it finds one; a GPU that is reserved for anything else would be idle."""
 
-    acts: ClassVar[bool] = False
-    """Whether it makes its experience itself, in an environment. A fit then takes no data, `spaces` says what the models
-    read and predict, and `train` runs in this process on a Job without rows, with workers of its own."""
+    generates_own_data: ClassVar[bool] = False
+    """Whether it makes its experience itself, in an environment. A fit then takes no data, `environment_spec` says what the models
+    read and predict, and `train` runs in this process on a TrainContext without rows, with workers of its own."""
 
     max_label: ClassVar[float] = math.inf
     """The largest label that it learns from; where it is finite, labels are numbers of single precision to it."""
@@ -300,8 +300,8 @@ class Framework(ABC):
     # -- the four that everyone writes -----------------------------------------------------------------------------
 
     @abstractmethod
-    def train(self, job: Job, *args: Any, **kwargs: Any) -> Any:
-        """Train on `job.train` and return the native model. The parameters after `job` are the trainer's arguments."""
+    def train(self, context: TrainContext, *args: Any, **kwargs: Any) -> Any:
+        """Train on `context.train` and return the native model. The parameters after `context` are the trainer's arguments."""
 
     @abstractmethod
     def predict(self, model: Any, features: Features) -> Array:
@@ -333,9 +333,9 @@ class Framework(ABC):
         stand in no file."""
         return {}
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         """What a native model says about itself."""
-        return Native(Task.REGRESSION)
+        return ModelInfo(Task.REGRESSION)
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         """The task that the arguments ask for; None lets the labels decide. "classification" is binary or multiclass,
@@ -353,20 +353,20 @@ class Framework(ABC):
                 raise ParameterError.unknown(f"{self.name} trainer", unknown, allowed) from error
             raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
 
-    def spaces(self, *args: Any, **kwargs: Any) -> Spaces:
+    def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
         """What the models of a framework that acts read and predict, as the trainer's arguments say."""
         raise NotImplementedError(f"{type(self).__name__}.spaces, which a framework with acts = True needs")
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         """The arguments with tuned values put in: a keyword of `train` where there is one, otherwise a key of the
         first argument when that is a dict of parameters. Raises ParameterError when neither takes it."""
-        own = inspect.signature(self.train).parameters
+        own = dict([*inspect.signature(self.train).parameters.items()][1:])  # without the context
         takes_dict = bool(args) and isinstance(args[0], Mapping)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in own.values())
         new_args, new_kwargs = list(args), dict(kwargs)
         unknown = []
         for key, value in changes.items():
-            if key in own and key != "job":
+            if key in own:
                 new_kwargs[key] = value
             elif takes_dict:
                 new_args[0] = {**new_args[0], key: value}
@@ -375,15 +375,15 @@ class Framework(ABC):
             else:
                 unknown.append(key)
         if unknown:
-            raise ParameterError.unknown(f"{self.name} trainer", unknown, [p for p in own if p != "job"])
+            raise ParameterError.unknown(f"{self.name} trainer", unknown, list(own))
         return tuple(new_args), new_kwargs
 
-    def needs_test(self, *args: Any, **kwargs: Any) -> str:
+    def validation_argument(self, *args: Any, **kwargs: Any) -> str:
         """The argument that makes no sense without a test set (early stopping); empty when there is none."""
         return ""
 
-    def resumable(self, *args: Any, **kwargs: Any) -> int:
-        """How many iterations a training with these arguments makes, where it goes on from a checkpoint (`Job.resume`) also
+    def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
+        """How many iterations a training with these arguments makes, where it goes on from a checkpoint (`TrainContext.resume`) also
         with other arguments than it began with; 0 where it does not. With the same arguments, going on is what a training
         without a break would have done, but for random numbers."""
         return 0
@@ -424,10 +424,10 @@ class Framework(ABC):
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
-        """Runs on the driver around a distributed training, and gives what `job.rendezvous` will hold."""
+        """Runs on the driver around a distributed training, and gives what `context.rendezvous` will hold."""
         yield {}
 
-    def for_few_rows(self, model: Any) -> Any:
+    def single_row_view(self, model: Any) -> Any:
         """The model as a server asks it, a few rows a call: the same bits, with one thread where the library would start
         many. Threads that wait for one another make a short call long as soon as the machine has other work."""
         return model

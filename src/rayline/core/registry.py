@@ -35,22 +35,22 @@ _STAGES: dict[str, str | type] = {
     "RobustScaler": "rayline.stages.scale:RobustScaler",
     "Normalizer": "rayline.stages.scale:Normalizer",
     "Log": "rayline.stages.power:Log",
-    "Binarizer": "rayline.stages.clip:Binarizer",
-    "Clipper": "rayline.stages.clip:Clipper",
+    "Binarizer": "rayline.stages.clipping:Binarizer",
+    "Clipper": "rayline.stages.clipping:Clipper",
     "PowerTransformer": "rayline.stages.power:PowerTransformer",
     "QuantileTransformer": "rayline.stages.quantile:QuantileTransformer",
     "MissingIndicator": "rayline.stages.impute:MissingIndicator",
-    "KNNImputer": "rayline.stages.neighbours:KNNImputer",
-    "SMOTE": "rayline.stages.neighbours:SMOTE",
+    "KNNImputer": "rayline.stages.neighbors:KNNImputer",
+    "SMOTE": "rayline.stages.neighbors:SMOTE",
     "GroupImputer": "rayline.stages.impute:GroupImputer",
     "FrequencyEncoder": "rayline.stages.category:FrequencyEncoder",
     "RareCategories": "rayline.stages.category:RareCategories",
     "Categorizer": "rayline.stages.category:Categorizer",
     "HashEncoder": "rayline.stages.hashing:HashEncoder",
     "FeatureHasher": "rayline.stages.hashing:FeatureHasher",
-    "MultiHotEncoder": "rayline.stages.lists:MultiHotEncoder",
+    "MultiHotEncoder": "rayline.stages.multi_hot:MultiHotEncoder",
     "KBinsDiscretizer": "rayline.stages.discretize:KBinsDiscretizer",
-    "TargetEncoder": "rayline.stages.targets:TargetEncoder",
+    "TargetEncoder": "rayline.stages.target_encoder:TargetEncoder",
     "PolynomialFeatures": "rayline.stages.combine:PolynomialFeatures",
     "SplineTransformer": "rayline.stages.splines:SplineTransformer",
     "Ratio": "rayline.stages.combine:Ratio",
@@ -62,12 +62,12 @@ _STAGES: dict[str, str | type] = {
     "CorrelationFilter": "rayline.stages.reduce:CorrelationFilter",
     "SelectKBest": "rayline.stages.reduce:SelectKBest",
     "DatetimeEncoder": "rayline.stages.dates:DatetimeEncoder",
-    "CheckMissing": "rayline.stages.checks:CheckMissing",
-    "CheckRange": "rayline.stages.checks:CheckRange",
-    "CheckCategories": "rayline.stages.checks:CheckCategories",
-    "DropRows": "rayline.stages.rows:DropRows",
-    "Upsample": "rayline.stages.rows:Upsample",
-    "Downsample": "rayline.stages.rows:Downsample",
+    "CheckMissing": "rayline.stages.validators:CheckMissing",
+    "CheckRange": "rayline.stages.validators:CheckRange",
+    "CheckCategories": "rayline.stages.validators:CheckCategories",
+    "DropRows": "rayline.stages.resampling:DropRows",
+    "Upsample": "rayline.stages.resampling:Upsample",
+    "Downsample": "rayline.stages.resampling:Downsample",
 }
 
 _FRAMEWORKS: dict[str, str | type] = {
@@ -136,7 +136,7 @@ def engine(name: str) -> Any:
     return _load(_ENGINES[name])()
 
 
-def late(name: str) -> Any:
+def resolve(name: str) -> Any:
     """A function of a higher layer."""
     return _load(_LATE[name])
 

@@ -13,10 +13,10 @@ from typing import Protocol, TypeAlias
 
 import polars as pl
 
-from rayline.core.answers import Answers, Question, evaluate, merge_answers
-from rayline.core.operations import Operation, apply_all
+from rayline.core.operations.base import Operation, apply_all
+from rayline.core.scan_results import Answers, TableQuery, evaluate, merge_answers
 from rayline.core.schema import col
-from rayline.core.statistics import Request
+from rayline.core.statistics.base import StatisticRequest
 
 TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 
@@ -45,7 +45,7 @@ MERGED_AT = 16
 """Chunks whose answers wait to be merged."""
 
 
-class Attach(Protocol):
+class RowMapper(Protocol):
     """A function of a whole table that gives its rows what a scan looks at."""
 
     @property
@@ -59,12 +59,12 @@ class Attach(Protocol):
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame: ...
 
 
-class Cells(Protocol):
+class CellExpression(Protocol):
     """From the names of a table's columns to the expression that gives each row its cell, a small integer."""
 
     @property
     def is_local(self) -> bool:
-        """As that of `Attach`."""
+        """As that of `RowMapper`."""
 
     def __call__(self, names: Sequence[str], /) -> pl.Expr: ...
 
@@ -78,11 +78,11 @@ class Scan:
     itself.
     """
 
-    requests: Sequence[Request]
+    requests: Sequence[StatisticRequest]
     prefixes: Mapping[str, Sequence[Operation]] = field(default_factory=dict)
     prepare: TableFunction | None = None
-    cells: Cells | None = None
-    attach: Attach | None = None
+    cells: CellExpression | None = None
+    attach: RowMapper | None = None
 
     @property
     def is_local(self) -> bool:
@@ -127,10 +127,10 @@ class Scan:
         return table if self.prepare is None else self.prepare(table)
 
     def _in_one_query(
-        self, table: pl.LazyFrame, streamed: Sequence[Request], optimizations: pl.QueryOptFlags
+        self, table: pl.LazyFrame, streamed: Sequence[StatisticRequest], optimizations: pl.QueryOptFlags
     ) -> dict[int, Answers]:
         by = [] if self.cells is None else [CELL]
-        question = Question(table, streamed, by)
+        question = TableQuery(table, streamed, by)
         rest = [request for request in self.requests if request not in set(streamed)]
         queries, chunks = [*question.queries], _Chunks(self, rest)
         if rest:
@@ -141,20 +141,20 @@ class Scan:
         again = self._in_chunks(self._needed(table, beyond), beyond) if beyond else {}
         return {cell: answers | others.get(cell, {}) | again.get(cell, {}) for cell, answers in found.items()}
 
-    def _needed(self, table: pl.LazyFrame, requests: Sequence[Request]) -> pl.LazyFrame:
+    def _needed(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> pl.LazyFrame:
         """The columns of these requests, and the cells."""
         if any(request.prefix for request in requests):
             return table
         names = dict.fromkeys(column for request in requests for column in request.columns)
         return table.select(*map(col, names), *([] if self.cells is None else [CELL]))
 
-    def _in_chunks(self, table: pl.LazyFrame, requests: Sequence[Request]) -> dict[int, Answers]:
+    def _in_chunks(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> dict[int, Answers]:
         chunks = _Chunks(self, requests)
         for chunk in table.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True, engine="streaming"):
             chunks(chunk)
         return chunks.answers(table.collect_schema())
 
-    def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[Request]) -> dict[int, Answers]:
+    def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, Answers]:
         chunk = chunk.rechunk()  # numbers are added up piece by piece, and pieces depend on where they come from
         if self.cells is None:
             return {0: self._answers(chunk.lazy(), requests)}
@@ -165,7 +165,7 @@ class Scan:
             parts = {key[0]: part.lazy() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
         return {int(cell): self._answers(part.drop(CELL), requests) for cell, part in parts.items()}
 
-    def _answers(self, chunk: pl.LazyFrame, requests: Sequence[Request]) -> Answers:
+    def _answers(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> Answers:
         answers: Answers = {}
         for prefix in dict.fromkeys(request.prefix for request in requests):
             table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
@@ -176,7 +176,7 @@ class Scan:
 class _Chunks:
     """Takes the chunks of a table in turn, and holds no more of them than their answers."""
 
-    def __init__(self, scan: Scan, requests: Sequence[Request]) -> None:
+    def __init__(self, scan: Scan, requests: Sequence[StatisticRequest]) -> None:
         self._scan, self._requests = scan, requests
         self._parts: dict[int, list[Answers]] = {}
 

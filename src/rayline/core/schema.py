@@ -94,12 +94,12 @@ def is_missing(value: Any) -> bool:
 
 
 def without_categories(schema: Mapping[str, pl.DataType]) -> pl.Schema:
-    """The schema behind `Conform`: every category is text."""
+    """The schema behind `SchemaCheck`: every category is text."""
     return pl.Schema({name: pl.String() if isinstance(dtype, pl.Categorical) else dtype for name, dtype in schema.items()})
 
 
 def kind_of(dtype: pl.DataType) -> Kind:
-    """The kind of a type. A string is a category here; free text shows only in the data (see `Words`)."""
+    """The kind of a type. A string is a category here; free text shows only in the data (see `WordCount`)."""
     if dtype.is_numeric():
         return Kind.NUMERIC
     if dtype == pl.Boolean:

@@ -1,7 +1,7 @@
 """The contract of a stage: parameters, what it asks of the data, what it learns, and the operations it becomes.
 
 A stage is a frozen dataclass: its fields are its parameters, its constructor only checks and stores them. Fitting
-never scans: `requests` names statistics, `learn` turns their answers into plain JSON-able values, `lower` turns those
+never scans: `required_statistics` names statistics, `learn` turns their answers into plain JSON-able values, `to_operations` turns those
 into operations. All three are pure functions of their arguments.
 
 Most stages treat each column by itself: they derive from `ColumnStage` and see one column at a time.
@@ -20,48 +20,48 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import polars as pl
 
-from rayline.core.counts import TooManyValuesError
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
-from rayline.core.operations import Blank, Drop, Operation
+from rayline.core.operations.base import AddNullColumns, Drop, Operation
 from rayline.core.representation import representation
 from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
-from rayline.core.statistics import Request, Statistic, Words
+from rayline.core.statistics.base import Statistic, StatisticRequest, WordCount
+from rayline.core.statistics.counts import TooManyValuesError
 
 
-class Check:
+class ParameterCheck:
     """What values a parameter takes: a test, and the words for it in the error."""
 
     def __init__(self, words: str, test: Callable[[Any], bool]) -> None:
         self.words, self.test = words, test
 
 
-def one_of(*values: Any) -> Check:
-    return Check(f"one of {', '.join(map(repr, values))}", lambda v: any(v is w or (type(v) is type(w) and v == w) for w in values))
+def one_of(*values: Any) -> ParameterCheck:
+    return ParameterCheck(f"one of {', '.join(map(repr, values))}", lambda v: any(v is w or (type(v) is type(w) and v == w) for w in values))
 
 
-def a_bool() -> Check:
-    return Check("True or False", lambda v: isinstance(v, bool))
+def a_bool() -> ParameterCheck:
+    return ParameterCheck("True or False", lambda v: isinstance(v, bool))
 
 
-def an_int(low: int | None = None, high: int | None = None, *, none: bool = False) -> Check:
+def an_int(low: int | None = None, high: int | None = None, *, none: bool = False) -> ParameterCheck:
     words = f"an integer{_bounds(low, high)}{' or None' if none else ''}"
-    return Check(words, lambda v: (none and v is None) or (_is_int(v) and _within(v, low, high)))
+    return ParameterCheck(words, lambda v: (none and v is None) or (_is_int(v) and _within(v, low, high)))
 
 
-def a_number(low: float | None = None, high: float | None = None, *, none: bool = False) -> Check:
+def a_number(low: float | None = None, high: float | None = None, *, none: bool = False) -> ParameterCheck:
     words = f"a number{_bounds(low, high)}{' or None' if none else ''}"
-    return Check(words, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high)))
+    return ParameterCheck(words, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high)))
 
 
-def a_string(*, none: bool = False) -> Check:
-    return Check(f"a string{' or None' if none else ''}", lambda v: (none and v is None) or isinstance(v, str))
+def a_string(*, none: bool = False) -> ParameterCheck:
+    return ParameterCheck(f"a string{' or None' if none else ''}", lambda v: (none and v is None) or isinstance(v, str))
 
 
-def anything() -> Check:
-    return Check("any value", lambda v: True)
+def anything() -> ParameterCheck:
+    return ParameterCheck("any value", lambda v: True)
 
 
-def param(default: Any, check: Check) -> Any:
+def param(default: Any, check: ParameterCheck) -> Any:
     """A parameter of a stage: its default, and what it takes."""
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"check": check})
@@ -70,7 +70,7 @@ def param(default: Any, check: Check) -> Any:
 
 def keep_empty() -> Any:
     """The parameter that says what becomes of columns without values; it comes by its name only."""
-    check = Check("True, False or None", lambda v: v is None or isinstance(v, bool))
+    check = ParameterCheck("True, False or None", lambda v: v is None or isinstance(v, bool))
     return field(default=None, kw_only=True, metadata={"check": check})
 
 
@@ -79,7 +79,7 @@ class EmptyColumnError(DataError):
 
 
 @dataclass(frozen=True)
-class View:
+class FitContext:
     """What a stage sees when it is fitted: the columns that are its own, their types, and the targets' names.
 
     `untouched` (for the caller of a fit, who sees the output table) names columns that no stage has changed.
@@ -91,8 +91,8 @@ class View:
     n_hint: int | None = None
     untouched: tuple[str, ...] = ()
 
-    def ask(self, statistic: type[Statistic], *columns: str, **options: Any) -> Request:
-        return Request(statistic, columns, tuple(sorted(options.items())))
+    def ask(self, statistic: type[Statistic], *columns: str, **options: Any) -> StatisticRequest:
+        return StatisticRequest(statistic, columns, tuple(sorted(options.items())))
 
 
 class _StageMeta(ABCMeta):
@@ -103,12 +103,12 @@ class _StageMeta(ABCMeta):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             names = list(inspect.signature(cls.__init__).parameters)[1:]
             unknown = [name for name in kwargs if name not in names]
-            elsewhere = [name for name in unknown if name in cls.elsewhere]
+            elsewhere = [name for name in unknown if name in cls.unsupported_params]
             if elsewhere:
                 raise ParameterError(
                     f"{cls.__name__}: {elsewhere[0]!r} is not a parameter of it.",
                     f"Expected some of {shorten(names, 20)}.",
-                    f"{cls.elsewhere[elsewhere[0]]}.",
+                    f"{cls.unsupported_params[elsewhere[0]]}.",
                 )
             if unknown:
                 raise ParameterError.unknown(cls.__name__, unknown, names)
@@ -142,17 +142,17 @@ class Stage(ABC, metaclass=_StageMeta):
     accepts: ClassVar[tuple[Kind, ...]] = ()
     """What named columns may be; empty for any."""
 
-    becomes: ClassVar[type[Operation] | None] = None
+    column_operation: ClassVar[type[Operation] | None] = None
     """The operation that every column becomes in place, when the stage changes nothing else: later stages can then
     compute their statistics through it in the same scan."""
 
-    keeps: ClassVar[bool] = False
+    keep_input: ClassVar[bool] = False
     """Whether its source columns stay as they are beside what it adds."""
 
-    changes_rows: ClassVar[bool] = False
+    resamples: ClassVar[bool] = False
     """Whether training rows are dropped, added or repeated; such a stage does nothing in prediction."""
 
-    elsewhere: ClassVar[Mapping[str, str]] = {
+    unsupported_params: ClassVar[Mapping[str, str]] = {
         "copy": "leave it out: what is passed in is never changed",
         "n_jobs": "leave it out: all cores work",
         "dtype": "leave it out: numbers are Float64, 0/1 columns UInt8",
@@ -173,7 +173,7 @@ class Stage(ABC, metaclass=_StageMeta):
     labels: ClassVar[bool] = False
     """Whether it makes classes of a target: the codes are the places of its learned `categories`."""
 
-    loses: ClassVar[str] = ""
+    lossy_reason: ClassVar[str] = ""
     """What the way back (`invert`) cannot bring back, in words; empty when it brings back every value."""
 
     columns: Columns = None
@@ -190,7 +190,7 @@ class Stage(ABC, metaclass=_StageMeta):
         for f in dataclasses.fields(self):
             check = f.metadata.get("check")
             value = getattr(self, f.name)
-            if isinstance(check, Check) and not check.test(value):
+            if isinstance(check, ParameterCheck) and not check.test(value):
                 raise ParameterError.value(type(self).__name__, f.name, check.words, value)
         if self.needs_columns and self.columns is None:
             raise ParameterError(
@@ -257,19 +257,19 @@ class Stage(ABC, metaclass=_StageMeta):
     def _accepted(self) -> set[Kind]:
         return {*self.accepts, *([Kind.CATEGORY] if Kind.TEXT in self.accepts else [])}
 
-    def requests(self, view: View) -> list[Request]:
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         """The statistics that `learn` needs."""
         return []
 
     @abstractmethod
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         """What the stage learns: plain values that JSON can hold. Raises DataError when the data does not allow it."""
 
     @abstractmethod
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         """The operations that the fitted stage becomes; `where` is its name, for errors."""
 
-    def refuse_taken(self, names: Sequence[str], view: View, *, gone: Collection[str] = ()) -> None:
+    def refuse_taken(self, names: Sequence[str], view: FitContext, *, gone: Collection[str] = ()) -> None:
         """Raise SchemaError when a column that the stage adds is there already, or is added twice.
 
         Columns named in `gone` go away, and their names are free.
@@ -286,11 +286,11 @@ class Stage(ABC, metaclass=_StageMeta):
         """The operations that lead back from the fitted stage's outputs to a table that had this schema before it; None
         when there is no way back.
 
-        They follow from the operations of `lower` where each of these has an inverse.
+        They follow from the operations of `to_operations` where each of these has an inverse.
         """
         back: list[list[Operation]] = []
         schema = dict(schema)
-        for operation in self.lower(where):
+        for operation in self.to_operations(where):
             undo = operation.inverse(schema)
             if undo is None:
                 return None
@@ -300,7 +300,7 @@ class Stage(ABC, metaclass=_StageMeta):
 
     def lower_training(self, where: str) -> list[Operation]:
         """The operations on the training rows themselves, where they differ (cross-fitted codes, resampling)."""
-        return self.lower(where)
+        return self.to_operations(where)
 
     def without(self, columns: Collection[str]) -> Self | None:
         """This fitted stage as a fit without these columns would have left it; None where that cannot be said without the
@@ -356,7 +356,7 @@ class ColumnStage(Stage):
     >>> from dataclasses import dataclass
     >>> import polars as pl
     >>> from rayline import ColumnStage, Preprocessor, register_stage
-    >>> from rayline.core.operations import Affine
+    >>> from rayline.core.operations.base import Affine
     >>> from rayline.core.schema import Kind
     >>> @register_stage
     ... @dataclass(frozen=True)
@@ -370,7 +370,7 @@ class ColumnStage(Stage):
 
     by_column: ClassVar = True
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         """The statistics of a column of this type that `learn_column` needs, in its order."""
         return []
 
@@ -379,17 +379,17 @@ class ColumnStage(Stage):
         return {}
 
     @abstractmethod
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         """The operations on one column."""
 
-    def questions(self, column: str, view: View) -> list[Request]:
-        """As `asks`, for a stage whose statistics take options."""
-        return [view.ask(statistic, column) for statistic in self.asks(view.schema[column])]
+    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
+        """As `column_statistics`, for a stage whose statistics take options."""
+        return [view.ask(statistic, column) for statistic in self.column_statistics(view.schema[column])]
 
-    def requests(self, view: View) -> list[Request]:
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         return [request for column in view.columns for request in self.questions(column, view)]
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for column in view.columns:
             dtype = view.schema[column]
@@ -405,11 +405,11 @@ class ColumnStage(Stage):
                 columns[column] = self.learn_empty(column, dtype) if keep else {"empty": "drop"}
         return {"columns": columns}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         return [
             operation
             for column, learned in self.state["columns"].items()
-            for operation in (_of_empty(column, learned) or self.lower_column(column, learned, where))
+            for operation in (_of_empty(column, learned) or self.column_to_operations(column, learned, where))
         ]
 
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
@@ -419,12 +419,12 @@ class ColumnStage(Stage):
     def undo_empty(self, schema: Mapping[str, pl.DataType]) -> list[Operation]:
         """The way back of the columns without values."""
         dropped = [c for c, own in self.state["columns"].items() if own.get("empty") == "drop"]
-        return [Blank({column: schema[column] for column in dropped})] if dropped else []
+        return [AddNullColumns({column: schema[column] for column in dropped})] if dropped else []
 
     def all_null(self, column: str) -> EmptyColumnError:
         return no_values(type(self), column)
 
-    def refuse_strange(self, parameter: str, given: Any, view: View) -> None:
+    def refuse_strange(self, parameter: str, given: Any, view: FitContext) -> None:
         """Raise ParameterError when a parameter that is given by column names one that is not the stage's."""
         strange = [name for name in given if name not in view.columns] if isinstance(given, Mapping) else []
         if strange:
@@ -467,13 +467,13 @@ def _of_empty(column: str, learned: Mapping[str, Any]) -> list[Operation]:
         case "drop":
             return [Drop([column])]
         case "missing":
-            return [Blank({column: pl.Float64()})]
+            return [AddNullColumns({column: pl.Float64()})]
     return []
 
 
-def text_request(column: str) -> Request:
+def text_request(column: str) -> StatisticRequest:
     """The question whether a string column is free text."""
-    return Request(Words, (column,))
+    return StatisticRequest(WordCount, (column,))
 
 
 def _bounds(low: float | None, high: float | None) -> str:

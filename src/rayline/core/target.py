@@ -13,10 +13,9 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.backward import Leaf, inverse
-from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, counted
-from rayline.core.operations import Operation, Row, RowFunction, apply_all, row_function, schema_after
+from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
+from rayline.core.operations.inverse import Leaf, inverse
 from rayline.core.schema import (
     Kind,
     category_values,
@@ -28,6 +27,7 @@ from rayline.core.schema import (
     value_from_json,
     value_to_json,
 )
+from rayline.core.statistics.counts import ValueCounts
 
 Array = npt.NDArray[Any]
 
@@ -272,7 +272,7 @@ class Target:
 
     @cached_property
     def _forth(self) -> list[Operation]:
-        return [operation for name, stage in self.stages for operation in stage.lower(name)]
+        return [operation for name, stage in self.stages for operation in stage.to_operations(name)]
 
     @cached_property
     def back(self) -> list[Operation]:
@@ -308,7 +308,7 @@ class Target:
         frame = self._frame(truth)
         made = frame
         for name, stage in self.stages:
-            made = apply_all(stage.lower(name), made.lazy()).select(map(col, self.columns)).collect().cast(pl.Float64)
+            made = apply_all(stage.to_operations(name), made.lazy()).select(map(col, self.columns)).collect().cast(pl.Float64)
             for column in self.columns:
                 bad = frame[column].filter(~made[column].is_finite().fill_null(False))
                 if len(bad):

@@ -12,24 +12,31 @@ _NAMES = {
     "from_pandas": "read",
     "from_polars": "read",
     "from_arrow": "read",
-    "train_test_split": "split",
-    "Splitter": "splitting",
-    "Folds": "splitting",
-    "KFold": "splitters",
-    "StratifiedKFold": "splitters",
-    "GroupKFold": "splitters",
-    "TimeSeriesSplit": "splitters",
-    "RepeatedKFold": "splitters",
-    "Bootstrap": "splitters",
-    "Holdout": "holdout",
+    "train_test_split": "split.train_test",
+    "Splitter": "split.base",
+    "Folds": "split.base",
+    "KFold": "split.splitters",
+    "StratifiedKFold": "split.splitters",
+    "GroupKFold": "split.splitters",
+    "TimeSeriesSplit": "split.splitters",
+    "RepeatedKFold": "split.splitters",
+    "Bootstrap": "split.splitters",
+    "Holdout": "split.holdout",
 }
 
 if TYPE_CHECKING:
-    from rayline.data.holdout import Holdout
     from rayline.data.read import from_arrow, from_pandas, from_polars, read_csv, read_json, read_parquet
-    from rayline.data.split import train_test_split
-    from rayline.data.splitters import Bootstrap, GroupKFold, KFold, RepeatedKFold, StratifiedKFold, TimeSeriesSplit
-    from rayline.data.splitting import Folds, Splitter
+    from rayline.data.split.base import Folds, Splitter
+    from rayline.data.split.holdout import Holdout
+    from rayline.data.split.splitters import (
+        Bootstrap,
+        GroupKFold,
+        KFold,
+        RepeatedKFold,
+        StratifiedKFold,
+        TimeSeriesSplit,
+    )
+    from rayline.data.split.train_test import train_test_split
 
 __all__ = [
     "Bootstrap",

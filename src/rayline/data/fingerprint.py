@@ -9,7 +9,7 @@ from typing import Any, Self
 import polars as pl
 
 from rayline.core.framework import Rows
-from rayline.data.rowhash import RowHash
+from rayline.data.split.row_hash import RowHash
 
 TARGET = "rayline:target"
 

@@ -18,9 +18,9 @@ from ray.data.extensions import ArrowTensorArray
 from ray.exceptions import UserCodeException
 
 from rayline.core.errors import RaylineError
-from rayline.core.parts import PartFiles
+from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
-from rayline.engine.pieces import Piece, from_arrow
+from rayline.engine.object_refs import BlockSlice, from_arrow
 
 
 def to_frame(block: Any) -> pl.DataFrame:
@@ -43,19 +43,19 @@ def _is_dense(vectors: pl.Series) -> bool:
 
 
 @dataclass(frozen=True)
-class Shipped:
+class SerializedFunction:
     """A function of tables on its way to workers, which unpack it once in a process and not once for each block."""
 
     packed: bytes
     digest: bytes
 
     @classmethod
-    def of(cls, function: TableFunction) -> Shipped:
+    def of(cls, function: TableFunction) -> SerializedFunction:
         packed = cloudpickle.dumps(function)
         return cls(packed, hashlib.blake2b(packed, digest_size=16).digest())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shipped) and self.digest == other.digest
+        return isinstance(other, SerializedFunction) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -73,13 +73,13 @@ class Shipped:
 
 
 @functools.lru_cache(maxsize=4)
-def _unpacked(shipped: Shipped) -> TableFunction:
+def _unpacked(shipped: SerializedFunction) -> TableFunction:
     function: TableFunction = pickle.loads(shipped.packed)  # noqa: S301  # packed by our own driver
     return function
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialScan:
     """The answers to a scan for one block, as one row."""
 
     scan: Scan
@@ -91,10 +91,10 @@ class Partial:
 
 
 @dataclass(frozen=True)
-class Mapped:
+class MappedBlock:
     """One block after a function of tables; `tensors` as in `to_block`."""
 
-    function: Shipped
+    function: SerializedFunction
     tensors: bool = True
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -132,7 +132,7 @@ class RaylineActor(RaylineTask):
 
 @ray.remote
 def write_part(
-    number: int, pieces: Sequence[Piece], function: Shipped, files: PartFiles, batch_size: int | None
+    number: int, pieces: Sequence[BlockSlice], function: SerializedFunction, files: PartFiles, batch_size: int | None
 ) -> int:
     """Write one file of a directory of files: the rows of some pieces after a function."""
     frames = [to_frame(ray.get(piece.block)).slice(piece.start, piece.stop - piece.start) for piece in pieces]

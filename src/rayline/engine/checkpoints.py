@@ -43,7 +43,7 @@ def unpack(packed: Any, directory: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Storage:
+class CheckpointStore:
     """A directory, local or behind a URL that Arrow or fsspec knows, with the checkpoints of one run.
 
     Each checkpoint is one file, `checkpoint-<iteration>.tar`, which is there whole or not at all.
@@ -53,7 +53,7 @@ class Storage:
     run: str
 
     @classmethod
-    def begin(cls, path: str | Path) -> Storage:
+    def begin(cls, path: str | Path) -> CheckpointStore:
         """A place for a new run under `path`. Raises OSError when nothing can be written there."""
         storage = cls(str(path), f"run-{secrets.token_hex(4)}")
         system, root = storage._open()

@@ -21,10 +21,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rayline.core import scratch
 from rayline.core.errors import ParameterError, RaylineError, ResourceError, TrainingError, counted
 from rayline.core.waiting import patience
-from rayline.engine.checkpoints import Storage, unpack
-from rayline.engine.pieces import Piece, first_line
-from rayline.engine.placement import WHERE, Plan, busy, free, gone
-from rayline.engine.workers import Heard, Start, WorkerActor
+from rayline.engine.checkpoints import CheckpointStore, unpack
+from rayline.engine.object_refs import BlockSlice, first_line
+from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
+from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 
 Coordinate: TypeAlias = Callable[[int, str], AbstractContextManager[Mapping[str, Any]]]
 
@@ -51,21 +51,21 @@ CHECKPOINT_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Shares:
+class DataShards:
     """The prepared rows of each rank, as places in the object store."""
 
-    train: Sequence[Sequence[Piece]]
-    test: Sequence[Sequence[Piece]] | None
+    train: Sequence[Sequence[BlockSlice]]
+    test: Sequence[Sequence[BlockSlice]] | None
 
 
 @dataclass
-class Training:
+class DistributedRun:
     """A training on workers, over all its attempts.
 
     Attributes
     ----------
     function
-        What every rank runs: it is given a `Worker`.
+        What every rank runs: it is given a `RayWorker`.
     plan
         Where the ranks are; it is made for each attempt, as a node may have gone.
     coordinate
@@ -81,20 +81,20 @@ class Training:
     """
 
     function: Callable[[Any], Any]
-    plan: Callable[[], Plan]
+    plan: Callable[[], PlacementPlan]
     coordinate: Coordinate
     on_report: Callable[[int, Mapping[str, float]], bool]
     on_checkpoint: Callable[[int, Path], None] | None
     max_failures: int
-    storage: Storage | None
+    storage: CheckpointStore | None
     checkpoint_every: int | None
     pool: Pool | None = None
 
-    _last: Heard | None = field(default=None, init=False)  # the last checkpoint
+    _last: WorkerMessage | None = field(default=None, init=False)  # the last checkpoint
     _heard: int = field(default=-1, init=False)  # the last iteration that was heard,
     _again: int = field(default=-1, init=False)  # and the one up to which they are made once more after a failure
 
-    def run(self, share: Callable[[], Shares]) -> list[Any]:
+    def run(self, share: Callable[[], DataShards]) -> list[Any]:
         """What the function returned on each rank. The rows are shared while the workers start.
 
         Raises
@@ -107,7 +107,7 @@ class Training:
             What the function itself raised.
         """
         packed = _packed(self.function)
-        shares: Shares | None = None
+        shares: DataShards | None = None
         before: TrainingError | None = None
         for attempt in range(self.max_failures + 1):
             plan = self._planned(before)
@@ -117,21 +117,21 @@ class Training:
                     group.join()
                     with self.coordinate(len(plan.nodes), ray.util.get_node_ip_address()) as rendezvous:
                         return self._attempt(group, rendezvous, shares)
-                except LostError as lost:
+                except WorkerLostError as lost:
                     error = lost.as_error(plan, attempt, self.max_failures)
                     if attempt == self.max_failures or not isinstance(error, TrainingError):
                         raise error from lost.error
                     self._again, before = self._heard, error
         raise AssertionError
 
-    def _group(self, plan: Plan, packed: bytes) -> _Group:
+    def _group(self, plan: PlacementPlan, packed: bytes) -> _WorkerGroup:
         idle = None if self.pool is None else self.pool.take(plan)
         if idle is None:
-            return _Group(plan, packed)
+            return _WorkerGroup(plan, packed)
         idle.prepare(packed)
         return idle
 
-    def _planned(self, before: TrainingError | None) -> Plan:
+    def _planned(self, before: TrainingError | None) -> PlacementPlan:
         """Where the next group runs. After a loss, a node that is replaced has time to come."""
         until = time.monotonic() + PLACE_S
         while True:
@@ -148,7 +148,7 @@ class Training:
                     ) from before
                 time.sleep(AGAIN_S)
 
-    def _attempt(self, group: _Group, rendezvous: Mapping[str, Any], shares: Shares) -> list[Any]:
+    def _attempt(self, group: _WorkerGroup, rendezvous: Mapping[str, Any], shares: DataShards) -> list[Any]:
         resume = None if self._last is None else self._last.checkpoint
         every = self.checkpoint_every
         if every is None and (self.max_failures or self.storage):
@@ -156,8 +156,8 @@ class Training:
         try:
             results = group.run(
                 [
-                    Start(
-                        peers=group.peers,
+                    WorkerStart(
+                        worker_addresses=group.worker_addresses,
                         others=group.actors[1:] if rank == 0 else group.actors[:1],
                         rendezvous=rendezvous,
                         train=shares.train[rank],
@@ -177,7 +177,7 @@ class Training:
             group.end()  # before the coordinator goes, which may wait for the workers
             raise
 
-    def _hear(self, heard: Heard) -> bool:
+    def _hear(self, heard: WorkerMessage) -> bool:
         if heard.metrics is not None:
             if heard.iteration <= self._again:
                 return False
@@ -198,9 +198,9 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self._idle: _Group | None = None
+        self._idle: _WorkerGroup | None = None
 
-    def take(self, plan: Plan) -> _Group | None:
+    def take(self, plan: PlacementPlan) -> _WorkerGroup | None:
         """The workers that were kept, when they are what this plan asks for."""
         group, self._idle = self._idle, None
         if group is None or (group.plan == plan and group.is_there()):
@@ -208,7 +208,7 @@ class Pool:
         group.end()
         return None
 
-    def keep(self, group: _Group) -> bool:
+    def keep(self, group: _WorkerGroup) -> bool:
         """Keep the workers of a training that has ended well. False when they cannot be."""
         if group.plan.held or group.was_stopped:
             return False
@@ -224,22 +224,22 @@ class Pool:
             self._idle = None
 
 
-class _Group:
+class _WorkerGroup:
     """The actors of one attempt. They start when the group is entered, and none is left when it is left, unless a pool keeps
     them."""
 
-    def __init__(self, plan: Plan, packed: bytes) -> None:
+    def __init__(self, plan: PlacementPlan, packed: bytes) -> None:
         self.plan, self._packed = plan, packed
         self.was_stopped = False
         self._is_kept = False
         self.actors: list[Any] = []
-        self.peers: list[str] = []
+        self.worker_addresses: list[str] = []
         self._reserved: PlacementGroup | None = None
         self._runs: list[Any] = []
 
     def prepare(self, packed: bytes) -> None:
         """Give the actors that there are another function."""
-        self._packed, self._is_kept, self.peers = packed, False, []
+        self._packed, self._is_kept, self.worker_addresses = packed, False, []
 
     def is_there(self) -> bool:
         """Whether all actors still answer."""
@@ -254,7 +254,7 @@ class _Group:
         self._is_kept = True
         self._unreserve()
 
-    def __enter__(self) -> _Group:
+    def __enter__(self) -> _WorkerGroup:
         if self.actors:
             self._joining = [actor.join.remote(self._packed) for actor in self.actors]
             return self
@@ -298,7 +298,7 @@ class _Group:
         for rank, joining in enumerate(self._joining):
             try:
                 with patience(lambda: busy(f"waiting for {n} workers with {held}", *held) if held else ""):
-                    self.peers.append(ray.get(joining, timeout=START_S))
+                    self.worker_addresses.append(ray.get(joining, timeout=START_S))
             except GetTimeoutError as error:
                 raise ResourceError(
                     f"{WHERE}: rank {rank} of {len(self.actors)} did not start within {START_S:.0f} s.",
@@ -306,7 +306,7 @@ class _Group:
                     "end what holds these resources, or ask for fewer workers.",
                 ) from error
             except RayError as error:
-                raise LostError(rank, error) from error
+                raise WorkerLostError(rank, error) from error
         if not self.plan.cpus:
             return
         bundles = [{"CPU": self.plan.cpus}] * len(self.actors)
@@ -321,7 +321,7 @@ class _Group:
                 "end what holds them, or ask for less (resources_per_worker).",
             )
 
-    def run(self, starts: Sequence[Start], resume: Any, hear: Callable[[Heard], bool]) -> list[Any]:
+    def run(self, starts: Sequence[WorkerStart], resume: Any, hear: Callable[[WorkerMessage], bool]) -> list[Any]:
         """What each rank returned. Raises LostError when one did not."""
         runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
         results: dict[int, Any] = {}
@@ -333,7 +333,7 @@ class _Group:
             try:
                 value = ray.get(ready)
             except RayError as error:
-                raise self._first_cause(runs, LostError(runs.get(ready, 0), error)) from error
+                raise self._first_cause(runs, WorkerLostError(runs.get(ready, 0), error)) from error
             if ready != ear:
                 results[runs.pop(ready)] = value
                 self._runs.remove(ready)
@@ -345,19 +345,19 @@ class _Group:
             ear = None if None in value else first.listen.remote()
         return [results[rank] for rank in sorted(results)]
 
-    def _first_cause(self, runs: Mapping[Any, int], found: LostError) -> LostError:
+    def _first_cause(self, runs: Mapping[Any, int], found: WorkerLostError) -> WorkerLostError:
         """The loss that the others follow from: one rank that dies makes the rest fail in their communication."""
         if not found.is_cause:
             rest = [run for run in runs if runs[run] != found.rank]
             done, unknown = ray.wait(rest, num_returns=len(rest), timeout=GRACE_S) if rest else ([], [])
-            failed = (LostError(runs[run], error) for run in done if (error := _error_of(run)) is not None)
+            failed = (WorkerLostError(runs[run], error) for run in done if (error := _error_of(run)) is not None)
             silent = (self._lost(runs[run]) for run in unknown)
             found = next((lost for lost in (*failed, *silent) if lost is not None and lost.is_cause), found)
         if isinstance(found.error, ActorUnavailableError):  # until Ray knows, a new plan would have the lost node in it
             found = self._lost(found.rank) or found
         return found
 
-    def _lost(self, rank: int) -> LostError | None:
+    def _lost(self, rank: int) -> WorkerLostError | None:
         """Whether the process of a rank is gone: asked until it answers, or Ray says what has become of it."""
         until, error = time.monotonic() + LOSS_S, None
         while (left := until - time.monotonic()) > 0:
@@ -370,10 +370,10 @@ class _Group:
             except RayError as gone:
                 error = gone
                 break
-        return None if error is None else LostError(rank, error)
+        return None if error is None else WorkerLostError(rank, error)
 
 
-class LostError(Exception):
+class WorkerLostError(Exception):
     """A rank did not finish."""
 
     def __init__(self, rank: int, error: RayError) -> None:
@@ -387,7 +387,7 @@ class LostError(Exception):
             return True
         return isinstance(self.error.cause, RaylineError) and not isinstance(self.error.cause, TrainingError)
 
-    def as_error(self, plan: Plan, attempt: int, max_failures: int) -> RaylineError:
+    def as_error(self, plan: PlacementPlan, attempt: int, max_failures: int) -> RaylineError:
         """The error that the user sees."""
         n = len(plan.nodes)
         if isinstance(self.error, RayTaskError):

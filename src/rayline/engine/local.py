@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from rayline.core.answers import Answers
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
 from rayline.core.forks import refuse_after_fork
-from rayline.core.parts import PartFiles
+from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
+from rayline.core.scan_results import Answers
 from rayline.core.schema import col
 from rayline.engine import local_columns
 

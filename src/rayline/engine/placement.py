@@ -15,7 +15,7 @@ WHERE = "train.fit"
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlacementPlan:
     """Where each worker runs, and with what.
 
     Attributes

@@ -19,17 +19,26 @@ from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
-from rayline.core.answers import Answers, merge_answers
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, counted, shorten
-from rayline.core.parts import PartFiles
+from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
+from rayline.core.scan_results import Answers, merge_answers
 from rayline.core.waiting import patience
-from rayline.engine.blocks import Mapped, Partial, RaylineActor, RaylineTask, Shipped, to_block, to_frame, write_part
-from rayline.engine.checkpoints import Storage
-from rayline.engine.group import Coordinate, Pool, Shares, Training
-from rayline.engine.pieces import Piece, first_line, shared
-from rayline.engine.placement import WHERE, Plan, busy, held_here, refuse_no_room
+from rayline.engine.blocks import (
+    MappedBlock,
+    PartialScan,
+    RaylineActor,
+    RaylineTask,
+    SerializedFunction,
+    to_block,
+    to_frame,
+    write_part,
+)
+from rayline.engine.checkpoints import CheckpointStore
+from rayline.engine.group import Coordinate, DataShards, DistributedRun, Pool
+from rayline.engine.object_refs import BlockSlice, first_line, shared
+from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
 
 SAMPLE_ROWS = 1000
@@ -72,7 +81,7 @@ class RayEngine(Engine):
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = _batch_size(data) if scan.is_local else None  # else whole blocks
-            partial = needed.map_batches(RaylineTask(Partial(scan)), batch_format="pyarrow", batch_size=size)
+            partial = needed.map_batches(RaylineTask(PartialScan(scan)), batch_format="pyarrow", batch_size=size)
             for table in _blocks(partial):
                 for packed in table.column("answers").to_pylist() if table.num_columns else ():
                     for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
@@ -84,7 +93,7 @@ class RayEngine(Engine):
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         _refuse_other(data)
         placement = _possible(placement)
-        work = Mapped(Shipped.of(function))
+        work = MappedBlock(SerializedFunction.of(function))
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
         mapped: Dataset = Dataset.copy(data, _deep_copy=True)
         # An error of ours keeps its type on the way to whoever consumes the dataset.
@@ -106,7 +115,7 @@ class RayEngine(Engine):
         _refuse_other(data)
         placement = _possible(placement)
         task = write_part.options(num_cpus=placement.num_cpus or 1, num_gpus=placement.num_gpus or 0)
-        shipped = ray.put(Shipped.of(function))
+        shipped = ray.put(SerializedFunction.of(function))
         most = placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1)))
         under_way: deque[ray.ObjectRef[int]] = deque()
         written: int = 0
@@ -190,11 +199,11 @@ class RayEngine(Engine):
             raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
         ensure_ray()
 
-        def plan() -> Plan:
-            return Plan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+        def plan() -> PlacementPlan:
+            return PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
 
         plan()  # what the cluster has no room for is refused before anything is written
-        training = Training(
+        training = DistributedRun(
             function=function,
             plan=plan,
             coordinate=coordinate,
@@ -206,13 +215,13 @@ class RayEngine(Engine):
             pool=pool,
         )
 
-        def share() -> Shares:
+        def share() -> DataShards:
             rows, others = _placed(train, prepare, num_workers), _placed(test, prepare_test, num_workers)
             if train is not None:
                 _refuse_too_few(rows, num_workers)
             if test is not None:
                 _refuse_too_few(others, 1, " (test data)")
-            return Shares(
+            return DataShards(
                 [[]] * num_workers if train is None else shared(rows, num_workers),
                 None if test is None else shared(others, num_workers),
             )
@@ -228,29 +237,29 @@ class RayEngine(Engine):
 
         Raises ResourceError when the cluster, even empty, has no room for them.
         """
-        return Plan.of(num_workers, resources, use_gpu=False).cpus
+        return PlacementPlan.of(num_workers, resources, use_gpu=False).cpus
 
 
-def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[Piece]:
+def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:
     """The prepared rows in the object store."""
     if data is None:
         return []
     if isinstance(data, Dataset):
         with _answering("preparation for training"):
-            work = Mapped(Shipped.of(prepare or _as_it_is), tensors=False)
+            work = MappedBlock(SerializedFunction.of(prepare or _as_it_is), tensors=False)
             return list(_rows(_own(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, -(-frame.height // num_workers))
     with _answering("preparation for training"):
-        return [Piece(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
+        return [BlockSlice(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
 
 
 def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
     return table
 
 
-def _refuse_too_few(rows: Sequence[Piece], needed: int, which: str = "") -> None:
+def _refuse_too_few(rows: Sequence[BlockSlice], needed: int, which: str = "") -> None:
     n_rows = sum(piece.stop - piece.start for piece in rows)
     if n_rows < needed:
         found = f"{counted(n_rows, 'row')} for {counted(needed, 'worker')}" if n_rows else "no rows"
@@ -261,9 +270,9 @@ def _refuse_too_few(rows: Sequence[Piece], needed: int, which: str = "") -> None
         )
 
 
-def _storage(path: str | Path) -> Storage:
+def _storage(path: str | Path) -> CheckpointStore:
     try:
-        return Storage.begin(path)
+        return CheckpointStore.begin(path)
     except (OSError, ValueError, ImportError) as error:
         raise ResourceError(
             f"{WHERE}: storage_path {str(path)!r} cannot be written: {first_line(str(error))}.",
@@ -306,13 +315,13 @@ def _batch_size(data: Dataset) -> int | None:
     return BLOCK_ROWS if many and data.count() < data.num_blocks() * BLOCK_ROWS else None
 
 
-def _rows(data: Dataset) -> Iterator[Piece]:
+def _rows(data: Dataset) -> Iterator[BlockSlice]:
     """The blocks in the order of the rows, as places in the object store."""
     for bundle in _bundles(data):
         for entry in bundle.blocks:
             rows = entry.metadata.num_rows
             if rows:
-                yield Piece(entry.ref, 0, rows)
+                yield BlockSlice(entry.ref, 0, rows)
 
 
 def _refuse_no_cpu_left(data: Dataset) -> None:
@@ -349,15 +358,15 @@ def _cancelled(tasks: deque[ray.ObjectRef[int]]) -> Iterator[None]:
         raise
 
 
-def _cut(pieces: Iterator[Piece], n_rows: int) -> Iterator[list[Piece]]:
+def _cut(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockSlice]]:
     """The same rows, so many at a time."""
-    part: list[Piece] = []
+    part: list[BlockSlice] = []
     room = n_rows
     for piece in pieces:
         start = piece.start
         while start < piece.stop:
             stop = min(piece.stop, start + room)
-            part.append(Piece(piece.block, start, stop))
+            part.append(BlockSlice(piece.block, start, stop))
             room -= stop - start
             start = stop
             if not room:

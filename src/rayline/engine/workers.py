@@ -18,17 +18,17 @@ import ray
 
 from rayline.core import scratch
 from rayline.core.errors import RaylineError
-from rayline.engine.checkpoints import Storage, pack, unpack
-from rayline.engine.pieces import Piece
+from rayline.engine.checkpoints import CheckpointStore, pack, unpack
+from rayline.engine.object_refs import BlockSlice
 
 
 @dataclass
-class Worker:
-    """What the function of a training is given on each rank. See `core.framework.Job` for the words."""
+class RayWorker:
+    """What the function of a training is given on each rank. See `core.framework.TrainContext` for the words."""
 
     rank: int
     world_size: int
-    peers: Sequence[str]
+    worker_addresses: Sequence[str]
     rendezvous: Mapping[str, Any]
     n_threads: int
     train: Sequence[Callable[[], pl.DataFrame]]
@@ -40,20 +40,20 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Start:
+class WorkerStart:
     """What the driver sends to one worker to begin."""
 
-    peers: Sequence[str]
+    worker_addresses: Sequence[str]
     others: Sequence[Any]  # of rank 0 all others, of the others rank 0
     rendezvous: Mapping[str, Any]
-    train: Sequence[Piece]
-    test: Sequence[Piece] | None
+    train: Sequence[BlockSlice]
+    test: Sequence[BlockSlice] | None
     checkpoint_every: int | None
-    storage: Storage | None
+    storage: CheckpointStore | None
 
 
 @dataclass(frozen=True)
-class Heard:
+class WorkerMessage:
     """What rank 0 tells: the metrics of an iteration, or a checkpoint (bytes, or its name in storage)."""
 
     iteration: int
@@ -72,7 +72,7 @@ class WorkerActor:
     def join(self, packed: bytes) -> str:
         """Load the function (and with it the libraries that it needs), and say where this worker can be reached. Once for
         each training."""
-        self._outbox: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
         self._last: int | None = None  # no iteration after this one
         self._stop = False
         self._given: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()  # of the other ranks, on rank 0
@@ -82,7 +82,7 @@ class WorkerActor:
         self._place.bind(("", 0))  # held until the function runs: no two workers get the same port
         return f"{ray.util.get_node_ip_address()}:{self._place.getsockname()[1]}"
 
-    def run(self, start: Start, resume: Any) -> Any:
+    def run(self, start: WorkerStart, resume: Any) -> Any:
         """The function on this rank."""
         self._start = start
         self._place.close()
@@ -93,10 +93,10 @@ class WorkerActor:
                 folder = stack.enter_context(scratch.folder("checkpoint"))
                 content = start.storage.read(resume) if start.storage and isinstance(resume, str) else resume
                 directory = unpack(content, folder)
-            worker = Worker(
+            worker = RayWorker(
                 rank=self._rank,
                 world_size=self._world_size,
-                peers=start.peers,
+                worker_addresses=start.worker_addresses,
                 rendezvous=start.rendezvous,
                 n_threads=self._n_threads,
                 train=start.train,
@@ -113,7 +113,7 @@ class WorkerActor:
                 raise
 
     @ray.method(concurrency_group="listen")
-    def listen(self) -> list[Heard | None]:
+    def listen(self) -> list[WorkerMessage | None]:
         """What there is to tell, as soon as there is something; None at the end."""
         heard = [self._outbox.get()]
         with contextlib.suppress(queue.Empty):
@@ -164,7 +164,7 @@ class WorkerActor:
             return iteration > self._last
         if self._rank:
             return False
-        self._outbox.put(Heard(iteration, {name: float(value) for name, value in metrics.items()}))
+        self._outbox.put(WorkerMessage(iteration, {name: float(value) for name, value in metrics.items()}))
         if not self._stop:
             return False
         # All ranks must leave after the same iteration. None of the others can have finished the next one, which needs
@@ -180,7 +180,7 @@ class WorkerActor:
         packed = pack(save)
         storage = self._start.storage
         kept = np.frombuffer(packed, np.uint8) if storage is None else storage.write(iteration, packed)
-        self._outbox.put(Heard(iteration, checkpoint=kept))
+        self._outbox.put(WorkerMessage(iteration, checkpoint=kept))
 
 
 def _with_its_cause(error: RaylineError) -> None:

@@ -12,12 +12,12 @@ import polars as pl
 
 from rayline.core import scratch
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
+from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
-from rayline.core.framework import Framework, Job, Native, Rows
-from rayline.core.names import Escaping
+from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
 from rayline.core.schema import col
 from rayline.core.target import Task, normalized
-from rayline.frameworks import catboost_file
+from rayline.frameworks.verify import catboost_model
 
 try:
     import catboost
@@ -74,56 +74,56 @@ class CatBoost(Framework):
 
     name = "catboost"
     package = "catboost"
-    strings = "categories"
+    string_features = "categories"
     max_label = 1e37
 
     def train(
         self,
-        job: Job,
+        context: TrainContext,
         params: Mapping[str, Any] | None = None,
         *,
         callbacks: Sequence[Any] | None = None,
         init_model: Any = None,
     ) -> Any:
-        made = self._params(job, params or {})
+        made = self._params(context, params or {})
         model = catboost.CatBoost(made)
-        test = None if job.test is None or not job.test.n_rows else _pool(job.test)
+        test = None if context.test is None or not context.test.n_rows else _pool(context.test)
         on_gpu = made.get("task_type") == "GPU"  # where CatBoost takes no callbacks: what it has told is told at the end
         if on_gpu and callbacks:
             raise ParameterError(
                 "catboost trainer: CatBoost takes no callbacks on a GPU.", f"Got {list(callbacks)!r}.", "leave callbacks out."
             )
-        listening = None if on_gpu else [_Listener(job), *(callbacks or ())]
-        model.fit(_pool(job.train), eval_set=test, callbacks=listening, init_model=init_model)
+        listening = None if on_gpu else [_CatBoostReporter(context), *(callbacks or ())]
+        model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
         if on_gpu:
-            _tell(job, model.get_evals_result())
+            _tell(context, model.get_evals_result())
         return model
 
-    def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
-        several, task = len(job.target.columns) > 1, job.target.task
+    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
+        several, task = len(context.target.columns) > 1, context.target.task
         losses = {
             Task.BINARY: "MultiLogloss" if several else "Logloss",
             Task.MULTICLASS: "MultiClass",
             Task.REGRESSION: "MultiRMSE" if several else "RMSE",
         }
-        params = {"allow_writing_files": False, "loss_function": losses[task], "thread_count": job.n_threads}
-        if job.seed is not None and not {"random_seed", "random_state"} & {*given}:
-            params["random_seed"] = job.seed
-        if job.use_gpu:
+        params = {"allow_writing_files": False, "loss_function": losses[task], "thread_count": context.n_threads}
+        if context.seed is not None and not {"random_seed", "random_state"} & {*given}:
+            params["random_seed"] = context.seed
+        if context.use_gpu:
             params["task_type"] = "GPU"
         if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
             params["logging_level"] = "Silent"
         made = {**params, **given}
         for name in BY_FEATURE:
             if isinstance(made.get(name), Mapping):
-                made[name] = job.by_column(made[name], f"catboost trainer: {name}")
+                made[name] = context.by_column(made[name], f"catboost trainer: {name}")
         if made.get("ignored_features") is not None:
             names = made["ignored_features"]
             names = [names] if isinstance(names, (str, int)) else names
-            made["ignored_features"] = [p for n in names for p in job.columns(n, "catboost trainer: ignored_features")]
+            made["ignored_features"] = [p for n in names for p in context.columns(n, "catboost trainer: ignored_features")]
         weights = made.get("class_weights")
-        if isinstance(weights, Mapping) and job.target.classes:
-            labels = job.target.classes[0]
+        if isinstance(weights, Mapping) and context.target.classes:
+            labels = context.target.classes[0]
             strange = [label for label in weights if label not in labels]
             if strange:
                 raise ParameterError.value("catboost trainer", "class_weights", f"labels among {[*labels]!r}", strange[0])
@@ -151,7 +151,7 @@ class CatBoost(Framework):
         file = directory / "model.cbm"
         if not file.is_file():
             raise ArtifactError("The saved CatBoost model is no CBM file.", "Expected model.cbm.", "save it again.")
-        catboost_file.check(file.read_bytes())
+        catboost_model.check(file.read_bytes())
         try:
             return catboost.CatBoost().load_model(str(file), format="cbm")
         except catboost.CatBoostError as error:
@@ -160,14 +160,14 @@ class CatBoost(Framework):
     def owns(self, model: Any) -> bool:
         return isinstance(model, catboost.CatBoost)
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         loss = _loss(model.get_all_params())
         task = CLASSES.get(loss, Task.REGRESSION)
         outputs = np.size(model.get_scale_and_bias()[1])
         if loss.startswith(OWN) and outputs > 1:
-            return Native(Task.MULTICLASS, outputs, 1, [NAMES.restore(name) for name in model.feature_names_])
+            return ModelInfo(Task.MULTICLASS, outputs, 1, [NAMES.restore(name) for name in model.feature_names_])
         n_classes = len(model.classes_) if task is Task.MULTICLASS else 2
-        return Native(task, n_classes, 1, [NAMES.restore(name) for name in model.feature_names_])
+        return ModelInfo(task, n_classes, 1, [NAMES.restore(name) for name in model.feature_names_])
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         loss = _loss(params or {})
@@ -196,7 +196,7 @@ class CatBoost(Framework):
                 "catboost trainer", "loss_function", "one of a classification, or of a regression with one prediction", loss
             )
 
-    def needs_test(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+    def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in ("early_stopping_rounds", "use_best_model") if (params or {}).get(name)), "")
 
     def owns_callback(self, callback: Any) -> bool:
@@ -233,11 +233,11 @@ class CatBoost(Framework):
         return dict(zip(names, map(float, found), strict=True)) if len(found) == len(names) else None
 
 
-class _Listener:
-    """Tells the job of each iteration, and stops when it says so."""
+class _CatBoostReporter:
+    """Tells the context of each iteration, and stops when it says so."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, context: TrainContext) -> None:
+        self._job = context
 
     def after_iteration(self, info: Any) -> bool:
         values = {
@@ -248,11 +248,11 @@ class _Listener:
         return not self._job.report(info.iteration - 1, values)
 
 
-def _tell(job: Job, found: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+def _tell(context: TrainContext, found: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """The metrics of every iteration, after the training."""
     named = {f"{SETS.get(where, where)}-{name}": v for where, metrics in found.items() for name, v in metrics.items()}
     for iteration in range(min(map(len, named.values()), default=0)):
-        job.report(iteration, {name: float(values[iteration]) for name, values in named.items()})
+        context.report(iteration, {name: float(values[iteration]) for name, values in named.items()})
 
 
 def _pool(rows: Rows) -> Any:

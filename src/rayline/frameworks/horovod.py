@@ -11,9 +11,9 @@ import numpy as np
 
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array
-from rayline.core.framework import Job
+from rayline.core.framework import TrainContext
 from rayline.frameworks.torch import Torch
-from rayline.frameworks.torch_loop import Alone
+from rayline.frameworks.torch_loop import SingleProcess
 
 RECIPE = (
     "it has no wheels. `make horovod` of Rayline's sources builds it in a few minutes; by hand: "
@@ -57,8 +57,8 @@ class Horovod(Torch):
             )
         super().check(*args, **kwargs)
 
-    def communication(self, job: Job) -> contextlib.AbstractContextManager[Alone]:
-        return Ring.of(job) if job.world_size > 1 else contextlib.nullcontext(Alone())
+    def communication(self, context: TrainContext) -> contextlib.AbstractContextManager[SingleProcess]:
+        return HorovodCommunicator.of(context) if context.world_size > 1 else contextlib.nullcontext(SingleProcess())
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
@@ -73,7 +73,7 @@ class Horovod(Torch):
             server._httpd.server_close()
 
 
-class Ring(Alone):
+class HorovodCommunicator(SingleProcess):
     """Horovod's processes."""
 
     def wrap(self, module: Any, device: Any) -> Any:
@@ -94,24 +94,24 @@ class Ring(Alone):
     def gather(self, value: Any) -> list[Any]:
         return list(hvd.allgather_object(value, name="values"))
 
-    def agree(self, module: Any) -> None:
+    def sync_buffers(self, module: Any) -> None:
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, job: Job) -> Iterator[Ring]:
+    def of(cls, context: TrainContext) -> Iterator[HorovodCommunicator]:
         """While a training runs."""
         told: dict[str, Any] = {
-            "HOROVOD_RANK": job.rank,
-            "HOROVOD_SIZE": job.world_size,
+            "HOROVOD_RANK": context.rank,
+            "HOROVOD_SIZE": context.world_size,
             "HOROVOD_LOCAL_RANK": 0,
             "HOROVOD_LOCAL_SIZE": 1,
-            "HOROVOD_CROSS_RANK": job.rank,
-            "HOROVOD_CROSS_SIZE": job.world_size,
-            "HOROVOD_HOSTNAME": f"rank-{job.rank}",
+            "HOROVOD_CROSS_RANK": context.rank,
+            "HOROVOD_CROSS_SIZE": context.world_size,
+            "HOROVOD_HOSTNAME": f"rank-{context.rank}",
             "HOROVOD_CONTROLLER": "gloo",
             "HOROVOD_CPU_OPERATIONS": "gloo",
-            **job.rendezvous,
+            **context.rendezvous,
         }
         os.environ.update({name: str(value) for name, value in told.items()})
         hvd.init()

@@ -13,7 +13,7 @@ import polars as pl
 
 from rayline.core.errors import MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
-from rayline.core.framework import Framework, Job, Native
+from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.schema import is_category
 from rayline.core.target import Target, Task
 from rayline.frameworks import huggingface_file as files
@@ -36,7 +36,7 @@ TASKS: Mapping[str, Task | Literal["classification"]] = {
 }
 
 @dataclass(frozen=True)
-class Text:
+class TextSettings:
     """What a model does not know of itself: its tokenizer, the columns that it reads, and how much of them."""
 
     tokenizer: Any
@@ -80,12 +80,12 @@ class HuggingFace(Framework):
 
     name = "huggingface"
     package = "transformers"
-    strings = "text"
+    string_features = "text"
     distributed = True
 
     def train(
         self,
-        job: Job,
+        context: TrainContext,
         model: Any,
         tokenizer: Any = None,
         *,
@@ -94,13 +94,13 @@ class HuggingFace(Framework):
         max_length: int | None = None,
         callbacks: Sequence[Any] | None = None,
     ) -> Any:
-        columns = _columns(job.train.schema)
-        with training.process(job):
-            transformers.set_seed(0 if job.seed is None else job.seed)
-            made = _prepared(model, job.target)
-            text = Text(_tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made))
+        columns = _columns(context.train.schema)
+        with training.process(context):
+            transformers.set_seed(0 if context.seed is None else context.seed)
+            made = _prepared(model, context.target)
+            text = TextSettings(_tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made))
             best = training.fit(
-                job,
+                context,
                 _with_text(made, text),
                 text.encode,
                 text.tokenizer,
@@ -143,17 +143,17 @@ class HuggingFace(Framework):
     def load(self, directory: Path) -> Any:
         with quiet():
             model, tokenizer, about = files.load(directory)
-        return _with_text(model.eval(), Text(tokenizer, **about))
+        return _with_text(model.eval(), TextSettings(tokenizer, **about))
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, transformers.PreTrainedModel)
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         text, n, kind = getattr(model, "rayline_text", None), model.config.num_labels, model.config.problem_type
         names = None if text is None else list(text.columns)
         if kind == "single_label_classification":
-            return Native(Task.BINARY if n == 2 else Task.MULTICLASS, n, 1, names)
-        return Native(Task.BINARY if kind == "multi_label_classification" else Task.REGRESSION, 2, n, names)
+            return ModelInfo(Task.BINARY if n == 2 else Task.MULTICLASS, n, 1, names)
+        return ModelInfo(Task.BINARY if kind == "multi_label_classification" else Task.REGRESSION, 2, n, names)
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         return TASKS.get(str(kwargs.get("task")))
@@ -250,14 +250,14 @@ def _length(given: int | None, model: Any) -> int | None:
 # -- what is around it -------------------------------------------------------------------------------------------------
 
 
-def _with_text(model: Any, text: Text) -> Any:
+def _with_text(model: Any, text: TextSettings) -> Any:
     model.rayline_text = text
     return model
 
 
-def _text(model: Any) -> Text:
+def _text(model: Any) -> TextSettings:
     text = getattr(model, "rayline_text", None)
-    if not isinstance(text, Text):
+    if not isinstance(text, TextSettings):
         raise ParameterError(
             f"This {type(model).__name__} has no tokenizer: it was not trained by HuggingFaceTrainer.",
             "Expected a fitted model.",

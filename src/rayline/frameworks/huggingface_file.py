@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rayline.core import strictjson, tensors
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
-from rayline.frameworks import torch_bounds
+from rayline.frameworks.verify import module_size, tensors
 
 TEXT, CONFIG, NUMBERS = "text.json", "config.json", "model.safetensors"
 
@@ -48,12 +48,12 @@ def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) 
         )
     model.save_pretrained(directory, max_shard_size="100TB")
     # `transformers` leaves out labels that are some default, of which the class of the model may have another number.
-    config = strictjson.loads((directory / CONFIG).read_bytes(), CONFIG)
+    config = strict_json.loads((directory / CONFIG).read_bytes(), CONFIG)
     labels = {str(code): str(label) for code, label in model.config.id2label.items()}
     config |= {"id2label": labels, "label2id": {label: int(code) for code, label in labels.items()}}
-    (directory / CONFIG).write_bytes(strictjson.dumps(config, indent=1))
+    (directory / CONFIG).write_bytes(strict_json.dumps(config, indent=1))
     written = {Path(name).name for name in tokenizer.save_pretrained(directory) or ()}
-    (directory / TEXT).write_bytes(strictjson.dumps(about, indent=1))
+    (directory / TEXT).write_bytes(strict_json.dumps(about, indent=1))
     strange = [name for name in _strange(_names(directory)) if name in written]
     if strange:
         raise ArtifactError(
@@ -77,7 +77,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
             "save it again.",
         )
     shapes = tensors.check(directory / NUMBERS)
-    read = {name: strictjson.loads((directory / name).read_bytes(), name) for name in sorted(names) if name.endswith(".json")}
+    read = {name: strict_json.loads((directory / name).read_bytes(), name) for name in sorted(names) if name.endswith(".json")}
     for name, value in read.items():
         _refuse_code(name, value)
     _refuse_patterns(read.get("tokenizer.json"))
@@ -85,7 +85,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     _refuse_sizes(read[CONFIG], shapes)
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with torch_bounds.no_larger_than(shapes, CONFIG):
+        with module_size.no_larger_than(shapes, CONFIG):
             model, told = AutoModelForSequenceClassification.from_pretrained(
                 directory, use_safetensors=True, output_loading_info=True, **given
             )

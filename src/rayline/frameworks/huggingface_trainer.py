@@ -14,7 +14,7 @@ import numpy as np
 
 from rayline.core import scratch
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target
 
 try:
@@ -85,7 +85,7 @@ def refuse_unused(given: Mapping[str, Any]) -> None:
 
 
 def fit(
-    job: Job,
+    context: TrainContext,
     model: Any,
     encode: Encode,
     tokenizer: Any,
@@ -98,25 +98,25 @@ def fit(
     from 0, where `load_best_model_at_end` has chosen one."""
     with scratch.folder("trainer") as folder:
         # Its arguments begin the conversation of the workers.
-        args = transformers.TrainingArguments(**_arguments(job, str(folder), training_args))
+        args = transformers.TrainingArguments(**_arguments(context, str(folder), training_args))
         trainer = _Trainer(
             model=model,
             args=args,
-            train_dataset=_examples(job.train, encode, job.target),
-            eval_dataset=None if job.test is None else _examples(job.test, encode, job.target),
+            train_dataset=_examples(context.train, encode, context.target),
+            eval_dataset=None if context.test is None else _examples(context.test, encode, context.target),
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             callbacks=list(callbacks),
         )
         trainer.model_accepts_loss_kwargs = False  # our loss is the mean of a batch, to be divided by accumulated steps
-        trainer.remove_callback(transformers.PrinterCallback)  # it prints what the job is told
-        trainer.add_callback(_Listener(job, trainer, save))
+        trainer.remove_callback(transformers.PrinterCallback)  # it prints what the context is told
+        trainer.add_callback(_HuggingFaceReporter(context, trainer, save))
         if trainer.args.label_smoothing_factor and model.config.problem_type != "single_label_classification":
             raise ParameterError(
                 "huggingface trainer: training_args: label_smoothing_factor is for one target with classes.",
                 f"Expected such a target; got a {model.config.problem_type}.",
                 "leave label_smoothing_factor out.",
             )
-        trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
+        trainer.train(resume_from_checkpoint=None if context.resume is None else str(context.resume))
         step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
         if not step:
             return None
@@ -130,7 +130,7 @@ class _Trainer(transformers.Trainer):
         # Not "prepared" by Accelerate, which would give each worker a part of its part.
         rows, size = self.train_dataset, self.args.per_device_train_batch_size
         most, least = _total(len(rows), "MAX"), _total(len(rows), "MIN")
-        batches = _Batches(len(rows), int(min(-(-most // size), least)))
+        batches = _RankBatchSampler(len(rows), int(min(-(-most // size), least)))
         return torch.utils.data.DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
@@ -169,7 +169,7 @@ class _Trainer(transformers.Trainer):
         return losses.reshape(len(labels), -1).mean(dim=1), weight, outputs
 
 
-class _Batches(torch.utils.data.Sampler[Any]):
+class _RankBatchSampler(torch.utils.data.Sampler[Any]):
     """The numbers of all rows in a new order each epoch, in so many batches."""
 
     def __init__(self, n_rows: int, steps: int) -> None:
@@ -183,11 +183,11 @@ class _Batches(torch.utils.data.Sampler[Any]):
             yield batch.tolist()
 
 
-class _Listener(transformers.TrainerCallback):
-    """Tells the job of every epoch, after its evaluation where there is one."""
+class _HuggingFaceReporter(transformers.TrainerCallback):
+    """Tells the context of every epoch, after its evaluation where there is one."""
 
-    def __init__(self, job: Job, trainer: Any, save: Callable[[Path], None]) -> None:
-        self._job, self._trainer, self._save = job, trainer, save
+    def __init__(self, context: TrainContext, trainer: Any, save: Callable[[Path], None]) -> None:
+        self._job, self._trainer, self._save = context, trainer, save
         self._metrics: dict[str, float] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -215,24 +215,24 @@ class _Listener(transformers.TrainerCallback):
         self._save(directory)
 
 
-def _arguments(job: Job, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Quiet, without files of its own, an evaluation after each epoch; what is given comes last."""
     own = {
         "output_dir": folder,
         "report_to": "none",
         "save_strategy": "no",
         "logging_strategy": "epoch",
-        "eval_strategy": "no" if job.test is None else "epoch",
+        "eval_strategy": "no" if context.test is None else "epoch",
         "disable_tqdm": True,
-        "use_cpu": not job.use_gpu,
-        "dataloader_pin_memory": job.use_gpu,
+        "use_cpu": not context.use_gpu,
+        "dataloader_pin_memory": context.use_gpu,
         "remove_unused_columns": False,
         "average_tokens_across_devices": False,  # otherwise the loss of several workers is multiplied by their number
-        "seed": 42 if job.seed is None else job.seed,
+        "seed": 42 if context.seed is None else context.seed,
     }
     if given.get("load_best_model_at_end"):
         own |= {"save_strategy": "epoch", "save_on_each_node": True}  # each worker goes back to the best of its own files
-    backend = {"ddp_backend": "nccl" if job.use_gpu else "gloo"} if job.world_size > 1 else {}
+    backend = {"ddp_backend": "nccl" if context.use_gpu else "gloo"} if context.world_size > 1 else {}
     return {**own, **backend, **copy.deepcopy(dict(given))}
 
 
@@ -276,21 +276,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def process(job: Job) -> Iterator[None]:
+def process(context: TrainContext) -> Iterator[None]:
     """This process as one of many, as transformers finds it in the environment; afterwards as it was."""
-    host, _, port = (job.peers[0] if job.peers else ":").rpartition(":")
-    told: dict[str, Any] = {"RANK": job.rank, "WORLD_SIZE": job.world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    host, _, port = (context.worker_addresses[0] if context.worker_addresses else ":").rpartition(":")
+    told: dict[str, Any] = {"RANK": context.rank, "WORLD_SIZE": context.world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     told |= {"MASTER_ADDR": host, "MASTER_PORT": port}
     before, threads = dict(os.environ), torch.get_num_threads()
-    if job.world_size > 1:
+    if context.world_size > 1:
         os.environ.update({name: str(value) for name, value in told.items()})
-    torch.set_num_threads(job.n_threads)
+    torch.set_num_threads(context.n_threads)
     try:
         with torch.random.fork_rng(), quiet():
             yield
     finally:
         torch.set_num_threads(threads)
-        if torch.distributed.is_initialized() and job.world_size > 1:
+        if torch.distributed.is_initialized() and context.world_size > 1:
             torch.distributed.destroy_process_group()
         for name in told:
             os.environ.pop(name, None)

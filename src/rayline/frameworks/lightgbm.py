@@ -13,19 +13,19 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
+from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
-from rayline.core.framework import Framework, Job, Native, Rows
-from rayline.core.names import Escaping
+from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
 from rayline.core.schema import col
 from rayline.core.target import Task, normalized
-from rayline.frameworks import lightgbm_file
+from rayline.frameworks.verify import lightgbm_model
 
 try:
     import lightgbm
     from lightgbm.basic import _ConfigAliases
     from lightgbm.callback import EarlyStopException, _RecordEvaluationCallback
 
-    from rayline.frameworks.lightgbm_metrics import AllRows, refuse
+    from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
 except ImportError as error:
     raise MissingExtraError.of("LightGBMTrainer", "lightgbm", "lightgbm") from error
 
@@ -73,13 +73,13 @@ class LightGBM(Framework):
 
     name = "lightgbm"
     package = "lightgbm"
-    strings = "categories"
+    string_features = "categories"
     distributed = True
     max_label = 1e37
 
     def train(
         self,
-        job: Job,
+        context: TrainContext,
         params: Mapping[str, Any] | None = None,
         num_boost_round: int = 100,
         *,
@@ -87,34 +87,34 @@ class LightGBM(Framework):
         init_model: Any = None,
         callbacks: Sequence[Any] | None = None,
     ) -> Any:
-        if len(job.target.columns) > 1:
+        if len(context.target.columns) > 1:
             raise DataError(
                 "lightgbm trainer: several targets.",
-                f"Expected one; got {list(job.target.columns)}.",
+                f"Expected one; got {list(context.target.columns)}.",
                 "train one model for each.",
             )
-        given = self._params(job, params or {})
+        given = self._params(context, params or {})
         named = given.pop(CATEGORIES, ())
         # A Dataset that a model is continued on is bound to that model's scores, and is not used again.
-        continued = init_model is not None or job.resume is not None
+        continued = init_model is not None or context.resume is not None
         kind = ("Dataset", *named, *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
         train = (
-            _dataset(job.train, None, named)
+            _dataset(context.train, None, named)
             if continued
-            else job.train.remember(kind, lambda: _dataset(job.train, None, named))
+            else context.train.remember(kind, lambda: _dataset(context.train, None, named))
         )
-        sets = {"train": train} if job.watched else {}
-        if job.test is not None:
-            sets["test"] = _dataset(job.test, train, named)
+        sets = {"train": train} if context.log_train_metrics else {}
+        if context.test is not None:
+            sets["test"] = _dataset(context.test, train, named)
         rounds = next((given.pop(name) for name in _aliases("num_iterations") if name in given), num_boost_round)
-        if job.resume is not None:
-            init_model = self.load(job.resume)
+        if context.resume is not None:
+            init_model = self.load(context.resume)
             rounds -= init_model.current_iteration()
         everyone = None
-        if job.world_size > 1:
+        if context.world_size > 1:
             asked = _metrics(given)
             refuse(asked)
-            everyone = AllRows(job, {"train": job.train, "test": job.test or job.train}, asked, feval)
+            everyone = LightGBMMetrics(context, {"train": context.train, "test": context.test or context.train}, asked, feval)
             everyone.of(sets)
         return lightgbm.train(
             given,
@@ -124,31 +124,31 @@ class LightGBM(Framework):
             valid_names=list(sets),
             feval=feval if everyone is None else everyone.functions,
             init_model=init_model,
-            callbacks=[_Listener(job, self, everyone), *(callbacks or ())],
+            callbacks=[_LightGBMReporter(context, self, everyone), *(callbacks or ())],
         )
 
-    def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         params = {"verbosity": -1, **given}
 
         def default(name: str, value: Any) -> None:
             if not {*_aliases(name)} & {*given}:
                 params[name] = value
 
-        if job.target.task.is_classification:
-            default("objective", "binary" if job.target.task is Task.BINARY else "multiclass")
-        if job.target.task is Task.MULTICLASS:
-            default("num_class", len(job.target.classes[0]))
-        if job.seed is not None:
-            default("seed", job.seed)
+        if context.target.task.is_classification:
+            default("objective", "binary" if context.target.task is Task.BINARY else "multiclass")
+        if context.target.task is Task.MULTICLASS:
+            default("num_class", len(context.target.classes[0]))
+        if context.seed is not None:
+            default("seed", context.seed)
             default("deterministic", True)
-        if job.use_gpu:
+        if context.use_gpu:
             default("device_type", "gpu")
-        default("num_threads", job.n_threads)
-        _of_features(params, job)
-        if job.world_size > 1:
+        default("num_threads", context.n_threads)
+        _of_features(params, context)
+        if context.world_size > 1:
             default("tree_learner", "data")
-            port = int(job.peers[job.rank].rpartition(":")[2])
-            peers = {"machines": ",".join(job.peers), "num_machines": job.world_size, "local_listen_port": port}
+            port = int(context.worker_addresses[context.rank].rpartition(":")[2])
+            peers = {"machines": ",".join(context.worker_addresses), "num_machines": context.world_size, "local_listen_port": port}
             params |= {**peers, "pre_partition": True}
         return params
 
@@ -179,7 +179,7 @@ class LightGBM(Framework):
             raise ArtifactError(
                 "The saved LightGBM model is incomplete.", "Expected a file model.txt.", "save it again."
             )
-        text = lightgbm_file.check(file.read_bytes())
+        text = lightgbm_model.check(file.read_bytes())
         try:
             model = lightgbm.Booster(model_str=text)
             if (directory / BEST).is_file():
@@ -191,12 +191,12 @@ class LightGBM(Framework):
     def owns(self, model: Any) -> bool:
         return isinstance(model, lightgbm.Booster)
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         head = _head(model)
         task = CLASSES.get(head.get("objective", "").split(" ")[0], Task.REGRESSION)
         if self.predicts_margins(model) and int(head["num_class"]) > 1:
             task = Task.MULTICLASS
-        return Native(task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()])
+        return ModelInfo(task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()])
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         objective = next(((params or {})[name] for name in _aliases("objective") if name in (params or {})), None)
@@ -252,10 +252,10 @@ class LightGBM(Framework):
                 "see its documentation.",
             ) from error
 
-    def needs_test(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+    def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in _aliases("early_stopping_round") if (params or {}).get(name)), "")
 
-    def resumable(self, *args: Any, **kwargs: Any) -> int:
+    def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         params, rounds = (self.argument(name, args, kwargs) for name in ("params", "num_boost_round"))
         return int(next((params[name] for name in _aliases("num_iterations") if name in (params or {})), rounds))
 
@@ -296,14 +296,14 @@ class LightGBM(Framework):
         return dict(zip(names, map(float, gains), strict=True)) if len(gains) == len(names) else None
 
 
-class _Listener:
-    """Tells the job of every iteration, and ends the training when it is told to."""
+class _LightGBMReporter:
+    """Tells the context of every iteration, and ends the training when it is told to."""
 
     order = 0  # before LightGBM's own early stopping, which ends the round of calls
     before_iteration = False
 
-    def __init__(self, job: Job, adapter: LightGBM, everyone: AllRows | None) -> None:
-        self._job, self._adapter, self._everyone = job, adapter, everyone
+    def __init__(self, context: TrainContext, adapter: LightGBM, everyone: LightGBMMetrics | None) -> None:
+        self._job, self._adapter, self._everyone = context, adapter, everyone
 
     def __call__(self, env: Any) -> None:
         found = env.evaluation_result_list
@@ -373,25 +373,25 @@ BY_FEATURE = {"monotone_constraints": 0, "feature_contri": 1.0, "max_bin_by_feat
 """Parameters with a value for each feature, and that of the features that are not named."""
 
 
-def _of_features(params: dict[str, Any], job: Job) -> None:
+def _of_features(params: dict[str, Any], context: TrainContext) -> None:
     """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
     for main, rest in BY_FEATURE.items():
         for name in _aliases(main):
             if isinstance(params.get(name), Mapping):
-                found = job.by_column(params[name], f"lightgbm trainer: {name}")
-                params[name] = [found.get(place, rest) for place in range(job.n_columns)]
+                found = context.by_column(params[name], f"lightgbm trainer: {name}")
+                params[name] = [found.get(place, rest) for place in range(context.n_columns)]
     for name in _aliases("interaction_constraints"):
         if params.get(name) is not None and not isinstance(params[name], str):
-            params[name] = job.groups(params[name], f"lightgbm trainer: {name}")
+            params[name] = context.groups(params[name], f"lightgbm trainer: {name}")
     for name in _aliases("categorical_feature"):
         if name in params:
-            params[CATEGORIES] = sorted(_places(params.pop(name), job, f"lightgbm trainer: {name}"))
+            params[CATEGORIES] = sorted(_places(params.pop(name), context, f"lightgbm trainer: {name}"))
 
 
 CATEGORIES = "categorical_feature"
 
 
-def _places(named: Any, job: Job, where: str) -> set[int]:
+def _places(named: Any, context: TrainContext, where: str) -> set[int]:
     """The columns that are named, or numbered, in a list or in LightGBM's own form ("0,1", "name:age,city")."""
     if isinstance(named, str):
         by_name = named.startswith("name:")
@@ -399,7 +399,7 @@ def _places(named: Any, job: Job, where: str) -> set[int]:
         named = parts if by_name or not all(part.isdigit() for part in parts) else [int(part) for part in parts]
     elif isinstance(named, int):
         named = [named]
-    return {place for name in named for place in job.columns(name, where)}
+    return {place for name in named for place in context.columns(name, where)}
 
 
 def _dataset(rows: Rows, reference: Any = None, categories: Sequence[int] = ()) -> Any:

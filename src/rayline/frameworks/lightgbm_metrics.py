@@ -11,7 +11,7 @@ import numpy as np
 
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 
 MEANS = frozenset(
     ("l1", "l2", "rmse", "quantile", "huber", "fair", "poisson", "mape", "gamma", "gamma_deviance", "tweedie",
@@ -45,7 +45,7 @@ OF_ALL: Mapping[str, Callable[[Array, Array, Array], float]] = {
 """Metrics that need all rows at once."""
 
 
-class AllRows:
+class LightGBMMetrics:
     """What every rank knows of the metrics, so that all of them stop after the same iteration.
 
     Metrics that are means are merged. For those that are not, and for functions of the user's, the predictions of all ranks
@@ -53,7 +53,7 @@ class AllRows:
 
     Parameters
     ----------
-    job
+    context
         This rank.
     rows
         The rows of each set.
@@ -63,8 +63,8 @@ class AllRows:
         The user's own (`feval`).
     """
 
-    def __init__(self, job: Job, rows: Mapping[str, Rows], metrics: Iterable[str], functions: Any) -> None:
-        self._job, self._rows = job, rows
+    def __init__(self, context: TrainContext, rows: Mapping[str, Rows], metrics: Iterable[str], functions: Any) -> None:
+        self._job, self._rows = context, rows
         self._functions = [f for f in (functions if isinstance(functions, (list, tuple)) else [functions]) if f is not None]
         self._is_whole = bool(self._functions) or bool({*metrics} & {*OF_ALL})
         self._sets: dict[int, str] = {}

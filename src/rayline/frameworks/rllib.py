@@ -12,14 +12,14 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
-from rayline.core.framework import Arguments, Framework, Job, Native, Spaces
+from rayline.core.framework import Arguments, EnvironmentSpec, Framework, ModelInfo, TrainContext
 
 try:
     from rayline.frameworks import rllib_file
     from rayline.frameworks import rllib_modules as modules
     from rayline.frameworks.rllib_modules import register_rl_module
-    from rayline.frameworks.rllib_running import built, enough, one_iteration, telling
     from rayline.frameworks.rllib_settings import resources_of, settings_of, world_of
+    from rayline.frameworks.rllib_training import built, enough, one_iteration, telling
 except ImportError as error:
     raise MissingExtraError.of("RLlibTrainer", "ray[rllib]", "rllib") from error
 
@@ -58,12 +58,12 @@ class RLlib(Framework):
     name = "rllib"
     package = "ray[rllib]"
     distributed = True
-    acts = True
+    generates_own_data = True
     iterations = "iterations"
 
     def train(
         self,
-        job: Job,
+        context: TrainContext,
         algorithm: Any = "PPO",
         env: Any = None,
         config: Mapping[str, Any] | None = None,
@@ -72,28 +72,28 @@ class RLlib(Framework):
         stop: Mapping[str, float] | None = None,
     ) -> Any:
         settings = settings_of(algorithm, env, config)
-        settings.env_runners(num_env_runners=job.num_workers, **resources_of(job.resources_per_worker))
+        settings.env_runners(num_env_runners=context.num_workers, **resources_of(context.resources_per_worker))
         settings.fault_tolerance(
-            restart_failed_env_runners=job.max_failures > 0, max_num_env_runner_restarts=job.max_failures
+            restart_failed_env_runners=context.max_failures > 0, max_num_env_runner_restarts=context.max_failures
         )
         if settings.seed is None:
-            settings.debugging(seed=job.seed)
-        if job.use_gpu:
+            settings.debugging(seed=context.seed)
+        if context.use_gpu:
             settings.learners(num_gpus_per_learner=settings.num_gpus_per_learner or 1)
-        registry.late("ensure_ray")()
-        with modules.quiet(), modules.threads(job.n_threads), telling(settings), built(settings) as running:
+        registry.resolve("ensure_ray")()
+        with modules.quiet(), modules.threads(context.n_threads), telling(settings), built(settings) as running:
             modules.refuse_memory(running.env_runner.module)
             found: dict[str, float] = {}
             for iteration in range(iterations):
                 found = one_iteration(running, found.get("env_steps", 0.0))
-                job.checkpoint(iteration, lambda directory: self.save(modules.policy(running), directory))
-                if job.report(iteration, found) or enough(stop or {}, found):
+                context.checkpoint(iteration, lambda directory: self.save(modules.policy(running), directory))
+                if context.report(iteration, found) or enough(stop or {}, found):
                     break
             return modules.policy(running)
 
-    def spaces(
+    def environment_spec(
         self, algorithm: Any = "PPO", env: Any = None, config: Mapping[str, Any] | None = None, **options: Any
-    ) -> Spaces:
+    ) -> EnvironmentSpec:
         settings = settings_of(algorithm, env, config)
         world = world_of(settings)
         try:
@@ -108,7 +108,7 @@ class RLlib(Framework):
             world.close()
         features = modules.features(observed)
         rows = pl.DataFrame({modules.OBSERVATION: np.stack(seen).astype(np.float32)}, schema=features)
-        return Spaces(features, modules.target(acted), rows, "episode_return_mean")
+        return EnvironmentSpec(features, modules.target(acted), rows, "episode_return_mean")
 
     def predict(self, model: Any, features: Features) -> Array:
         return modules.actions(model, features)
@@ -126,11 +126,11 @@ class RLlib(Framework):
     def owns(self, model: Any) -> bool:
         return modules.is_policy(model)
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         about = modules.target(model.action_space)
         n_classes = max((len(c) for c in about.classes), default=2)
         features = modules.features(model.observation_space)
-        return Native(about.task, n_classes, len(about.columns), list(features), features, about)
+        return ModelInfo(about.task, n_classes, len(about.columns), list(features), features, about)
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)

@@ -13,11 +13,11 @@ from gymnasium.spaces import Box, Discrete
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from safetensors.torch import load_file, save_file
 
-from rayline.core import strictjson, tensors
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
 from rayline.core.schema import value_from_json, value_to_json
 from rayline.frameworks import rllib_modules as modules
-from rayline.frameworks import torch_bounds
+from rayline.frameworks.verify import module_size, tensors
 
 MOST_LAYERS, MOST_UNITS = 1 << 10, 1 << 24
 
@@ -30,7 +30,7 @@ def save(module: Any, directory: Path) -> None:
     catalog = getattr(module, "catalog", None)
     problem = ""
     try:
-        config = strictjson.dumps(modules.plain(module.model_config))
+        config = strict_json.dumps(modules.plain(module.model_config))
     except (TypeError, ValueError) as error:
         problem = f"its model_config holds {error}"
     if catalog is not None and not type(catalog).__module__.startswith("ray.rllib.algorithms."):
@@ -45,10 +45,10 @@ def save(module: Any, directory: Path) -> None:
         "module": type(module).__name__,
         "observation_space": _space_to_json(module.observation_space),
         "action_space": _space_to_json(module.action_space),
-        "model_config": strictjson.loads(config, "model_config"),
+        "model_config": strict_json.loads(config, "model_config"),
         **modules.actions_of(module),
     }
-    (directory / "policy.json").write_bytes(strictjson.dumps(about, indent=1))
+    (directory / "policy.json").write_bytes(strict_json.dumps(about, indent=1))
     numbers = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
     save_file(numbers, str(directory / "policy.safetensors"))
 
@@ -64,7 +64,7 @@ def load(directory: Path, cls: Any = None) -> Any:
     for name in ("policy.json", "policy.safetensors"):
         if not (directory / name).is_file():
             raise ArtifactError("The saved policy is incomplete.", f"Expected a file {name}.", "save it again.")
-    about = strictjson.loads((directory / "policy.json").read_bytes(), "policy.json")
+    about = strict_json.loads((directory / "policy.json").read_bytes(), "policy.json")
     name = str(about.get("module", "")) if isinstance(about, dict) else ""
     found = cls or modules.registered.get(name) or _loaded(name)
     if found is None:
@@ -80,7 +80,7 @@ def load(directory: Path, cls: Any = None) -> Any:
         exact = name in modules.own() and cls is None
         if exact:
             _refuse_settings(config)
-        made = torch_bounds.built(
+        made = module_size.built(
             lambda: modules.build(found, observed, acted, config), shapes, "policy.json", exact=exact
         )
         made.load_state_dict(load_file(str(directory / "policy.safetensors")), strict=True)

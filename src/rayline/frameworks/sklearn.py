@@ -16,9 +16,9 @@ from sklearn.utils.validation import has_fit_parameter
 
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
-from rayline.core.framework import Arguments, Framework, Job, Native, Rows
+from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
 from rayline.core.target import Target, Task, decisions
-from rayline.frameworks import sklearn_file
+from rayline.frameworks.verify import sklearn_model
 
 
 class Sklearn(Framework):
@@ -34,26 +34,26 @@ class Sklearn(Framework):
     name = "sklearn"
     package = "scikit-learn"
 
-    def train(self, job: Job, estimator: Any, *, epochs: int | None = None) -> Any:
+    def train(self, context: TrainContext, estimator: Any, *, epochs: int | None = None) -> Any:
         model = clone(estimator)
-        if job.seed is not None:
+        if context.seed is not None:
             open_ = {
-                k: job.seed for k, v in model.get_params().items() if k.split("__")[-1] == "random_state" and v is None
+                k: context.seed for k, v in model.get_params().items() if k.split("__")[-1] == "random_state" and v is None
             }
             model.set_params(**open_)
         if epochs is None:
             # Arrays of its own: some estimators write to what they are given.
             return model.fit(
-                job.train.features.matrix(np.float64), job.train.target.copy(), **_weights(model, "fit", job.train)
+                context.train.features.matrix(np.float64), context.train.target.copy(), **_weights(model, "fit", context.train)
             )
-        classes = {"classes": np.arange(max(len(job.target.classes[0]), 2))} if is_classifier(model) else {}
+        classes = {"classes": np.arange(max(len(context.target.classes[0]), 2))} if is_classifier(model) else {}
         for epoch in range(epochs):
-            for rows in job.train.batches():
+            for rows in context.train.batches():
                 if rows.n_rows:
                     weights = _weights(model, "partial_fit", rows)
                     model.partial_fit(rows.features.matrix(np.float64), rows.target, **weights, **classes)
-            job.checkpoint(epoch, lambda directory: self.save(model, directory))
-            if job.report(epoch, {} if job.test is None else _score(model, job.test)):
+            context.checkpoint(epoch, lambda directory: self.save(model, directory))
+            if context.report(epoch, {} if context.test is None else _score(model, context.test)):
                 break
         return model
 
@@ -85,12 +85,12 @@ class Sklearn(Framework):
             raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
         io = _skops()
         try:
-            allowed = sklearn_file.safe().union(trusted)
+            allowed = sklearn_model.safe().union(trusted)
             asked = io.get_untrusted_types(file=file)
             strange = [name for name in asked if name not in allowed]
             if not strange:
                 model = io.load(file, trusted=asked)
-                sklearn_file.check(model)
+                sklearn_model.check(model)
                 return model
         except Exception as error:  # skops raises whatever the broken part of the file leads to
             raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
@@ -113,24 +113,24 @@ class Sklearn(Framework):
     def load_options(self, model: Any) -> dict[str, Any]:
         """Between our own processes an estimator may hold whatever it holds."""
         asked = _skops().get_untrusted_types(data=_skops().dumps(model))
-        return {"trusted": [name for name in asked if name not in sklearn_file.safe()]}
+        return {"trusted": [name for name in asked if name not in sklearn_model.safe()]}
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, BaseEstimator) and hasattr(model, "predict")
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         names = getattr(model, "feature_names_in_", None)
         names = None if names is None else [str(name) for name in names]
         if not is_classifier(model):
             shape = np.shape(getattr(model, "coef_", ()))
-            return Native(Task.REGRESSION, 2, getattr(model, "n_outputs_", shape[0] if len(shape) == 2 else 1), names)
+            return ModelInfo(Task.REGRESSION, 2, getattr(model, "n_outputs_", shape[0] if len(shape) == 2 else 1), names)
         classes = model.classes_
         if isinstance(classes, list):
-            return Native(Task.BINARY, 2, len(classes), names)
+            return ModelInfo(Task.BINARY, 2, len(classes), names)
         task, labels, target = Task.BINARY if len(classes) == 2 else Task.MULTICLASS, np.asarray(classes).tolist(), None
         if labels != list(range(len(labels))):
             target = Target(("target",), task, (pl.Series(labels).dtype,), (tuple(labels),))
-        return Native(task, len(labels), 1, names, target=target)
+        return ModelInfo(task, len(labels), 1, names, target=target)
 
     def task(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         return "classification" if is_classifier(estimator) else Task.REGRESSION

@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
-from rayline.core.framework import Framework, Job, Native
+from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.target import Task
 from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import (
-    Alone,
-    Gloo,
-    Loop,
-    Settings,
+    LoopSettings,
+    ProcessGroup,
+    SingleProcess,
+    TrainingLoop,
     device,
     per_class,
     reports_of_all,
@@ -72,8 +72,8 @@ class Torch(Framework):
     inputs
         "columns" gives each feature to the module under its name, whole numbers as int64 (for embeddings).
     train_loop
-        Your own loop in place of the standard one: called with the module, wrapped for the workers, and the Job (rows,
-        rank, report, checkpoint, resume). With several workers, each calls `job.report` after an iteration with metrics of its
+        Your own loop in place of the standard one: called with the module, wrapped for the workers, and the TrainContext (rows,
+        rank, report, checkpoint, resume). With several workers, each calls `context.report` after an iteration with metrics of its
         own rows: what is kept is their mean over all rows. It is also called with those of the arguments above that it names, such as `lr`. It may
         return another module.
     lightning_module
@@ -105,7 +105,7 @@ class Torch(Framework):
 
     def train(
         self,
-        job: Job,
+        context: TrainContext,
         module: Any = "MLP",
         module_kwargs: Mapping[str, Any] | None = None,
         *,
@@ -129,7 +129,7 @@ class Torch(Framework):
     ) -> Any:
         if lightning_module is not None:
             return _lightning().fit(
-                job,
+                context,
                 lightning_module,
                 module_kwargs or {},
                 max_epochs=max_epochs,
@@ -140,7 +140,7 @@ class Torch(Framework):
             )
         if callbacks:
             raise ParameterError.value("train.fit", "callbacks", "rayline.train.Callback's beside module", callbacks[0])
-        settings = Settings(
+        settings = LoopSettings(
             loss=loss,
             optimizer=optimizer,
             lr=lr,
@@ -155,24 +155,24 @@ class Torch(Framework):
             patience=patience,
             inputs=inputs,
         )
-        with seeded(job), self.communication(job) as among:
-            made = modules.built(job, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(device(job))
+        with seeded(context), self.communication(context) as among:
+            made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(device(context))
             if train_loop is None:
-                made = Loop(job, made, settings, among).run()
+                made = TrainingLoop(context, made, settings, among).run()
             else:
                 about = modules.recipe(made)
                 asked = {name: getattr(settings, name) for name in _named_by(train_loop)}
-                told = dataclasses.replace(job, report=reports_of_all(job, among))
-                answer = train_loop(among.wrap(made, device(job)), told, **asked)
+                told = dataclasses.replace(context, report=reports_of_all(context, among))
+                answer = train_loop(among.wrap(made, device(context)), told, **asked)
                 made = modules.described(
                     getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else made, about
                 )
-                among.agree(made)
+                among.sync_buffers(made)
         return made.cpu().eval()
 
-    def communication(self, job: Job) -> contextlib.AbstractContextManager[Alone]:
+    def communication(self, context: TrainContext) -> contextlib.AbstractContextManager[SingleProcess]:
         """How the workers talk while they train."""
-        return Gloo.of(job) if job.world_size > 1 else contextlib.nullcontext(Alone())
+        return ProcessGroup.of(context) if context.world_size > 1 else contextlib.nullcontext(SingleProcess())
 
     def predict(self, model: Any, features: Features) -> Array:
         return modules.scores(model, features)
@@ -190,9 +190,9 @@ class Torch(Framework):
     def owns(self, model: Any) -> bool:
         return isinstance(model, torch.nn.Module)
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         about = modules.recipe(model)
-        return Native(about.task, about.n_classes, about.n_targets, about.features or None)
+        return ModelInfo(about.task, about.n_classes, about.n_targets, about.features or None)
 
     def best_iteration(self, model: Any) -> int | None:
         return modules.recipe(model).best_iteration
@@ -201,10 +201,10 @@ class Torch(Framework):
         loss = kwargs.get("loss")
         return "classification" if per_class(loss) else Task.BINARY if two_class(loss) else None
 
-    def needs_test(self, *args: Any, **kwargs: Any) -> str:
+    def validation_argument(self, *args: Any, **kwargs: Any) -> str:
         return "patience" if kwargs.get("patience") is not None else ""
 
-    def resumable(self, *args: Any, **kwargs: Any) -> int:
+    def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         # A loop of the user's own, and Lightning, go on with the arguments that stand in their checkpoints.
         is_ours = kwargs.get("train_loop") is None and kwargs.get("lightning_module") is None
         return int(self.argument("max_epochs", args, kwargs)) if is_ours else 0
@@ -234,14 +234,14 @@ class Torch(Framework):
             _refuse(given, {"trainer_args", "callbacks"}, "module", "they are for lightning_module=…")
         if loop is not None:
             if not callable(loop):
-                raise ParameterError.value("torch trainer", "train_loop", "a function of the module and the Job", loop)
+                raise ParameterError.value("torch trainer", "train_loop", "a function of the module and the TrainContext", loop)
             _refuse(given, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
         made = given.get("module", "MLP") if lightning is None else lightning
         modules.check(made, given.get("module_kwargs") or {})
-        Settings(**{name: value for name, value in given.items() if name in SETTINGS}).check()
+        LoopSettings(**{name: value for name, value in given.items() if name in SETTINGS}).check()
 
 
-SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings))
+SETTINGS = frozenset(field.name for field in dataclasses.fields(LoopSettings))
 
 LOOP = SETTINGS - {"inputs"}
 """Arguments that say how to train."""

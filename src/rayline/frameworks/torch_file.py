@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from rayline.core import strictjson, tensors
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
-from rayline.frameworks import torch_bounds
 from rayline.frameworks import torch_modules as modules
+from rayline.frameworks.verify import module_size, tensors
 
 ABOUT, NUMBERS = "module.json", "module.safetensors"
 
@@ -19,7 +19,7 @@ ABOUT, NUMBERS = "module.json", "module.safetensors"
 def save(module: Any, directory: Path) -> None:
     """`module.safetensors` and `module.json`."""
     save_model(module, str(directory / NUMBERS))
-    (directory / ABOUT).write_bytes(strictjson.dumps(modules.recipe(module).to_json(), indent=1))
+    (directory / ABOUT).write_bytes(strict_json.dumps(modules.recipe(module).to_json(), indent=1))
 
 
 def load(directory: Path, module: Any = None) -> Any:
@@ -34,7 +34,7 @@ def load(directory: Path, module: Any = None) -> Any:
     for name in (ABOUT, NUMBERS):
         if not (directory / name).is_file():
             raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
-    data = strictjson.loads((directory / ABOUT).read_bytes(), ABOUT)
+    data = strict_json.loads((directory / ABOUT).read_bytes(), ABOUT)
     known = modules.known()
     name = str(data.get("module", "")) if isinstance(data, dict) else ""
     make = known.get(name) if module is None else module
@@ -44,10 +44,10 @@ def load(directory: Path, module: Any = None) -> Any:
             f"Expected one made by {sorted(known)}: no code is loaded from a file.",
             "register its class first (rayline.frameworks.torch.register_module), or pass it: rayline.load(path, module=Net).",
         )
-    about = modules.Recipe.from_json(data, None if isinstance(make, torch.nn.Module) else make)
+    about = modules.ModuleSpec.from_json(data, None if isinstance(make, torch.nn.Module) else make)
     shapes = tensors.check(directory / NUMBERS)
     try:
-        made = torch_bounds.built(
+        made = module_size.built(
             lambda: modules.build(make, about.kwargs, {})[0], shapes, ABOUT, exact=modules.is_own(make)
         )
         read_numbers(made, directory)

@@ -13,11 +13,11 @@ import numpy as np
 
 from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
-from rayline.core.framework import Job
+from rayline.core.framework import TrainContext
 from rayline.core.target import Task
 from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch_loop import TIMEOUT, Gloo, Table, device, seeded
+from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, TensorTable, device, seeded
 
 try:
     import lightning
@@ -42,7 +42,7 @@ QUIET = {
 
 
 def fit(
-    job: Job,
+    context: TrainContext,
     module: Any,
     module_kwargs: Mapping[str, Any],
     *,
@@ -53,38 +53,38 @@ def fit(
     callbacks: Sequence[Any],
 ) -> Any:
     """The module, trained by Lightning's Trainer on this worker's rows and together with the other workers."""
-    with seeded(job), scratch.folder("lightning") as folder, warnings.catch_warnings():
+    with seeded(context), scratch.folder("lightning") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that are not ours
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        made = modules.built(job, module, module_kwargs, inputs)
+        made = modules.built(context, module, module_kwargs, inputs)
         if not isinstance(made, lightning.LightningModule):
             raise ParameterError.value(
                 "torch trainer", "lightning_module", "something that makes a LightningModule", made
             )
-        listener = _Listener(job)
+        listener = _LightningReporter(context)
         trainer = lightning.Trainer(
             **{**QUIET, "default_root_dir": folder, **trainer_args},
             max_epochs=max_epochs,
-            accelerator="gpu" if job.use_gpu else "cpu",
+            accelerator="gpu" if context.use_gpu else "cpu",
             devices=1,
-            num_nodes=job.world_size,
-            strategy=_strategy(job) if job.world_size > 1 else "auto",
+            num_nodes=context.world_size,
+            strategy=_strategy(context) if context.world_size > 1 else "auto",
             use_distributed_sampler=False,  # each worker has its own rows
             callbacks=[*callbacks, listener],
         )
-        if job.world_size > 1:
-            _log_for_all(made, listener, job.world_size)
-        resume = None if job.resume is None else str(job.resume / "training.pt")
-        trainer.fit(made, datamodule=_Data(job, batch_size, inputs), ckpt_path=resume, weights_only=True)
-        if job.world_size > 1:
-            Gloo().agree(made)
+        if context.world_size > 1:
+            _log_for_all(made, listener, context.world_size)
+        resume = None if context.resume is None else str(context.resume / "training.pt")
+        trainer.fit(made, datamodule=_RowsDataModule(context, batch_size, inputs), ckpt_path=resume, weights_only=True)
+        if context.world_size > 1:
+            ProcessGroup().sync_buffers(made)
             torch.distributed.destroy_process_group()
         made.trainer = None
         made.__dict__.pop("log", None)
         return made.cpu().eval()
 
 
-def _log_for_all(module: Any, listener: _Listener, world_size: int) -> None:
+def _log_for_all(module: Any, listener: _LightningReporter, world_size: int) -> None:
     """Let `module.log` give the mean over the rows of all workers, for metrics and for callbacks that stop by them.
 
     Lightning divides the numbers of rows, which are integers, by that of workers: as multiples of it they stay exact.
@@ -119,12 +119,12 @@ def check(trainer_args: Mapping[str, Any]) -> None:
         raise ParameterError.unknown("torch trainer: trainer_args", unknown, known)
 
 
-class _Data(lightning.LightningDataModule):
+class _RowsDataModule(lightning.LightningDataModule):
     """A worker's rows in batches, equally many on each worker."""
 
-    def __init__(self, job: Job, batch_size: int, inputs: str) -> None:
+    def __init__(self, context: TrainContext, batch_size: int, inputs: str) -> None:
         super().__init__()
-        self._job, self._size, self._inputs = job, batch_size, inputs
+        self._job, self._size, self._inputs = context, batch_size, inputs
 
     def train_dataloader(self) -> Any:
         return self._loader(self._job.train, shuffle=True)
@@ -133,10 +133,10 @@ class _Data(lightning.LightningDataModule):
         return [] if self._job.test is None else self._loader(self._job.test, shuffle=False)
 
     def _loader(self, rows: Any, *, shuffle: bool) -> Any:
-        table, counts = Table(rows, self._inputs), np.zeros(self._job.world_size)
+        table, counts = TensorTable(rows, self._inputs), np.zeros(self._job.world_size)
         counts[self._job.rank] = table.n_rows
         if self._job.world_size > 1:
-            counts = Gloo().total(counts, device(self._job))
+            counts = ProcessGroup().total(counts, device(self._job))
         if not counts.all():
             if not shuffle:
                 return []  # a worker without test rows: none is validated on any
@@ -144,12 +144,12 @@ class _Data(lightning.LightningDataModule):
                 f"train.fit: worker {int(counts.argmin())} has no rows to train on.", "", "use fewer workers."
             )
         steps = min(int(np.ceil(counts.sum() / self._size)), int(counts.min()))
-        batches = _Batches(table.n_rows, steps, shuffle)
-        examples = _Examples(table, binary=self._job.target.task is Task.BINARY)
+        batches = _EpochBatchSampler(table.n_rows, steps, shuffle)
+        examples = _RowsDataset(table, binary=self._job.target.task is Task.BINARY)
         return torch.utils.data.DataLoader(examples, sampler=batches, batch_size=None)
 
 
-class _Batches(torch.utils.data.Sampler[Any]):
+class _EpochBatchSampler(torch.utils.data.Sampler[Any]):
     """Row numbers, so many batches an epoch."""
 
     def __init__(self, n_rows: int, steps: int, shuffle: bool) -> None:
@@ -163,10 +163,10 @@ class _Batches(torch.utils.data.Sampler[Any]):
         return iter(rows.tensor_split(self._steps))
 
 
-class _Examples(torch.utils.data.Dataset[Any]):
+class _RowsDataset(torch.utils.data.Dataset[Any]):
     """Batches by row numbers."""
 
-    def __init__(self, table: Table, *, binary: bool) -> None:
+    def __init__(self, table: TensorTable, *, binary: bool) -> None:
         self._table = table
         whole = not binary and not table.target.is_floating_point()
         self._target = table.target if whole else table.target.float()
@@ -176,11 +176,11 @@ class _Examples(torch.utils.data.Dataset[Any]):
         return (self._table.inputs.at(rows), self._target[rows], *weight)
 
 
-class _Listener(lightning.Callback):
-    """Tells the job of every epoch, and ends the training on all workers when it is told to."""
+class _LightningReporter(lightning.Callback):
+    """Tells the context of every epoch, and ends the training on all workers when it is told to."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, context: TrainContext) -> None:
+        self._job = context
         self.n_rows = 1
         """Rows of the batch that is worked on."""
 
@@ -211,19 +211,19 @@ def _keep(trainer: Any, module: Any, directory: Path) -> None:
     torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), directory / "training.pt")
 
 
-def _strategy(job: Job) -> Any:
+def _strategy(context: TrainContext) -> Any:
     return DDPStrategy(
-        process_group_backend="nccl" if job.use_gpu else "gloo", cluster_environment=_Workers(job), timeout=TIMEOUT
+        process_group_backend="nccl" if context.use_gpu else "gloo", cluster_environment=_RaylineCluster(context), timeout=TIMEOUT
     )
 
 
-class _Workers(ClusterEnvironment):
+class _RaylineCluster(ClusterEnvironment):
     """Our workers, as Lightning asks for them: each is a node with one process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, context: TrainContext) -> None:
         super().__init__()
-        self._job = job
-        host, _, port = job.peers[0].rpartition(":")
+        self._job = context
+        host, _, port = context.worker_addresses[0].rpartition(":")
         self._host, self._port = host, int(port)
 
     @property

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
@@ -33,7 +33,7 @@ TIMEOUT = dt.timedelta(minutes=10)
 # -- between workers ---------------------------------------------------------------------------------------------------
 
 
-class Alone:
+class SingleProcess:
     """How workers talk, when there is one: not at all. The others override what they need to."""
 
     def wrap(self, module: Any, device: Any) -> Any:
@@ -51,20 +51,20 @@ class Alone:
         """The value of every worker, by rank."""
         return [value]
 
-    def agree(self, module: Any) -> None:
+    def sync_buffers(self, module: Any) -> None:
         """At the end: everything that is no parameter as rank 0 has it."""
 
 
-def reports_of_all(job: Job, among: Alone) -> Callable[[int, Mapping[str, float]], bool]:
-    """`job.report` for a loop of the user's own, which each worker calls with metrics of its own rows: what is told is their
+def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int, Mapping[str, float]], bool]:
+    """`context.report` for a loop of the user's own, which each worker calls with metrics of its own rows: what is told is their
     mean over the rows of all workers, and each is told the same about stopping."""
-    if job.world_size == 1:
-        return job.report
+    if context.world_size == 1:
+        return context.report
 
     def count(rows: Rows) -> float:
         return float(rows.n_rows if rows.weight is None else rows.weight.sum())
 
-    train, test = count(job.train), None if job.test is None else count(job.test)
+    train, test = count(context.train), None if context.test is None else count(context.test)
 
     def report(iteration: int, metrics: Mapping[str, float]) -> bool:
         own = {
@@ -79,12 +79,12 @@ def reports_of_all(job: Job, among: Alone) -> Callable[[int, Mapping[str, float]
         means = {
             name: float(np.average([v for v, _ in parts], weights=[w for _, w in parts])) for name, parts in told.items()
         }
-        return any(among.gather(job.report(iteration, means)))
+        return any(among.gather(context.report(iteration, means)))
 
     return report
 
 
-class Gloo(Alone):
+class ProcessGroup(SingleProcess):
     """PyTorch's own processes: gloo, or nccl on GPUs."""
 
     def wrap(self, module: Any, device: Any) -> Any:
@@ -102,19 +102,19 @@ class Gloo(Alone):
         torch.distributed.all_gather_object(found, value)
         return found
 
-    def agree(self, module: Any) -> None:
+    def sync_buffers(self, module: Any) -> None:
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, job: Job) -> Iterator[Gloo]:
+    def of(cls, context: TrainContext) -> Iterator[ProcessGroup]:
         """While a training runs."""
         torch.distributed.init_process_group(
-            "nccl" if job.use_gpu else "gloo",
-            init_method=f"tcp://{job.peers[0]}",
-            rank=job.rank,
-            world_size=job.world_size,
+            "nccl" if context.use_gpu else "gloo",
+            init_method=f"tcp://{context.worker_addresses[0]}",
+            rank=context.rank,
+            world_size=context.world_size,
             timeout=TIMEOUT,
         )
         try:
@@ -127,7 +127,7 @@ class Gloo(Alone):
 
 
 @dataclass(frozen=True)
-class Settings:
+class LoopSettings:
     """The arguments of `TorchTrainer` that are about the loop; see there."""
 
     loss: str | Callable[..., Any] | None = None
@@ -233,11 +233,11 @@ def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-class Table:
+class TensorTable:
     """Rows as tensors: what goes in, what should come out, and how much each row counts."""
 
     def __init__(self, rows: Rows, inputs: str) -> None:
-        self.inputs = modules.Inputs(rows.features, inputs)
+        self.inputs = modules.ModuleInputs(rows.features, inputs)
         self.target = torch.from_numpy(np.array(rows.target))
         self.weight = None if rows.weight is None else torch.from_numpy(np.array(rows.weight, np.float32))
         self.n_rows = self.inputs.n_rows
@@ -252,30 +252,30 @@ SCHEDULED = (*RATES, "momentum", "betas")
 """What schedulers change in an optimizer's groups: rates, and what some of them let swing against the rates."""
 
 
-class Loop:
+class TrainingLoop:
     """One training of one module on one worker."""
 
-    def __init__(self, job: Job, module: Any, settings: Settings, among: Alone) -> None:
-        self.job, self.module, self.settings, self.among = job, module, settings, among
-        self.device = device(job)
-        self.train = Table(job.train, settings.inputs)
-        self.test = None if job.test is None else Table(job.test, settings.inputs)
+    def __init__(self, context: TrainContext, module: Any, settings: LoopSettings, among: SingleProcess) -> None:
+        self.context, self.module, self.settings, self.among = context, module, settings, among
+        self.device = device(context)
+        self.train = TensorTable(context.train, settings.inputs)
+        self.test = None if context.test is None else TensorTable(context.test, settings.inputs)
         self.optimizer = settings.optimized(module.parameters())
         self.scheduler = settings.scheduled(self.optimizer)
-        self.loss = Loss(settings.loss, job.target)
-        self.seed = int(np.random.SeedSequence(job.seed).generate_state(1)[0])
+        self.loss = WeightedLoss(settings.loss, context.target)
+        self.seed = int(np.random.SeedSequence(context.seed).generate_state(1)[0])
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.epoch, self.best, self.best_epoch = 0, math.inf, -1
         self.best_state: dict[str, Any] | None = None
 
     def run(self) -> Any:
         """Train, and return the module."""
-        if self.job.resume is not None:
-            self._resume(self.job.resume)
+        if self.context.resume is not None:
+            self._resume(self.context.resume)
         wrapped = self.among.wrap(self.module, self.device)
         steps, rows = self._steps()
         for epoch in range(self.epoch, self.settings.max_epochs):
-            torch.manual_seed(np.random.SeedSequence((self.seed, epoch, self.job.rank)).generate_state(1)[0])
+            torch.manual_seed(np.random.SeedSequence((self.seed, epoch, self.context.rank)).generate_state(1)[0])
             self.epoch = epoch
             metrics = {"train-loss": self._one_epoch(wrapped, steps, rows)}
             if self.test is not None:
@@ -285,13 +285,13 @@ class Loop:
         if self.best_state is not None:
             self.module.load_state_dict(self.best_state)
             modules.chosen(self.module, self.best_epoch)
-        self.among.agree(self.module)
+        self.among.sync_buffers(self.module)
         return self.module
 
     def _steps(self) -> tuple[int, Array]:
         """Steps in an epoch, and the rows of each worker."""
-        rows = np.zeros(self.job.world_size)
-        rows[self.job.rank] = self.train.n_rows
+        rows = np.zeros(self.context.world_size)
+        rows[self.context.rank] = self.train.n_rows
         rows = self.among.total(rows, self.device)
         if not rows.all():
             raise DataError(
@@ -310,7 +310,7 @@ class Loop:
         for batch, count in zip(batches, counts.tolist(), strict=True):
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._loss(wrapped, self.train, batch)
-            (loss * (self.job.world_size / max(count, 1e-12))).backward()
+            (loss * (self.context.world_size / max(count, 1e-12))).backward()
             self.among.share_gradients(self.module)
             if self.settings.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
@@ -318,14 +318,14 @@ class Loop:
             lost += loss.detach()
         mean = float(self.among.total(np.array([lost.item()]), self.device)[0] / counts.sum())
         if not math.isfinite(mean):
-            raise modules.unusable(self.job.train.features)
+            raise modules.unusable(self.context.train.features)
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(mean)
         elif self.scheduler is not None:
             self.scheduler.step()
         return mean
 
-    def _loss(self, module: Any, table: Table, rows: Any) -> Any:
+    def _loss(self, module: Any, table: TensorTable, rows: Any) -> Any:
         """The sum over some rows."""
         mixed = self.settings.mixed_precision  # without it not even the context: it costs as much as a small layer
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else contextlib.nullcontext():
@@ -333,7 +333,7 @@ class Loop:
         weight = None if table.weight is None else table.weight[rows].to(self.device)
         return self.loss(output.float(), table.target[rows].to(self.device), weight)
 
-    def _evaluate(self, table: Table) -> float:
+    def _evaluate(self, table: TensorTable) -> float:
         self.module.eval()
         found = np.zeros(2)
         with torch.inference_mode():
@@ -351,8 +351,8 @@ class Loop:
                 self.best, self.best_epoch = metrics["test-loss"], self.epoch
                 self.best_state = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
             stop = self.epoch - self.best_epoch >= patience
-        stop |= self.job.report(self.epoch, metrics)
-        self.job.checkpoint(self.epoch, self._save)
+        stop |= self.context.report(self.epoch, metrics)
+        self.context.checkpoint(self.epoch, self._save)
         return bool(self.among.total(np.array([float(stop)]), self.device)[0])
 
     def _take_arguments(self, fresh: Sequence[Mapping[str, Any]], before: Sequence[float]) -> None:
@@ -411,7 +411,7 @@ def two_class(loss: Any) -> bool:
     return loss in (name, F.binary_cross_entropy_with_logits) or isinstance(loss, torch.nn.BCEWithLogitsLoss)
 
 
-class Loss:
+class WeightedLoss:
     """A loss, by name or the user's own, summed over rows with their weights."""
 
     def __init__(self, given: Any, target: Target) -> None:
@@ -463,19 +463,19 @@ class Loss:
         )
 
 
-def device(job: Job) -> Any:
+def device(context: TrainContext) -> Any:
     """Where a worker computes; Ray shows it its own GPU only."""
-    return torch.device("cuda" if job.use_gpu else "cpu")
+    return torch.device("cuda" if context.use_gpu else "cpu")
 
 
 @contextlib.contextmanager
-def seeded(job: Job) -> Iterator[None]:
-    """The job's seed and threads for a while; afterwards the process is as it was."""
+def seeded(context: TrainContext) -> Iterator[None]:
+    """The context's seed and threads for a while; afterwards the process is as it was."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(enabled=True):
-        torch.set_num_threads(job.n_threads)
-        if job.seed is not None:
-            torch.manual_seed(job.seed)
+        torch.set_num_threads(context.n_threads)
+        if context.seed is not None:
+            torch.manual_seed(context.seed)
         try:
             yield
         finally:

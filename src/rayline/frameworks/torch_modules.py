@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
-from rayline.core.framework import Job
+from rayline.core.framework import TrainContext
 from rayline.core.target import Task
 
 try:
@@ -113,7 +113,7 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise ParameterError when `module=` is nothing that makes a module, or not with these arguments."""
     make = resolve(module)
     try:
-        strictjson.dumps(dict(kwargs))
+        strict_json.dumps(dict(kwargs))
     except (TypeError, ValueError) as error:
         raise ParameterError(
             f"torch trainer: module_kwargs hold something that is no plain value: {error}.",
@@ -151,7 +151,7 @@ def _signature(make: Any) -> Mapping[str, inspect.Parameter]:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModuleSpec:
     """What a module does not know of itself: how it was made, what goes in, what comes out.
 
     `make` is None for a module that was given ready made.
@@ -179,7 +179,7 @@ class Recipe:
         }
 
     @classmethod
-    def from_json(cls, data: Any, make: Callable[..., Any] | None) -> Recipe:
+    def from_json(cls, data: Any, make: Callable[..., Any] | None) -> ModuleSpec:
         try:
             best = data["best_iteration"]
             if data["inputs"] not in INPUTS:
@@ -200,13 +200,13 @@ class Recipe:
             ) from error
 
 
-def recipe(module: Any) -> Recipe:
+def recipe(module: Any) -> ModuleSpec:
     """What is known of a module; of a stranger, that its outputs are numbers."""
     found = getattr(module, _ATTRIBUTE, None)
-    return found if isinstance(found, Recipe) else Recipe(None)
+    return found if isinstance(found, ModuleSpec) else ModuleSpec(None)
 
 
-def described(module: Any, about: Recipe) -> Any:
+def described(module: Any, about: ModuleSpec) -> Any:
     """The same module, which remembers its recipe."""
     setattr(module, _ATTRIBUTE, about)
     return module
@@ -230,19 +230,19 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
     return module, full
 
 
-def built(job: Job, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
-    """A new module for the job's features and target, of at least so many outputs, which remembers how it was made."""
-    make, features = resolve(module), job.train.features
-    shapes = {"in_features": Inputs(features, inputs).width, "out_features": max(job.target.n_outputs, least)}
+def built(context: TrainContext, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
+    """A new module for the context's features and target, of at least so many outputs, which remembers how it was made."""
+    make, features = resolve(module), context.train.features
+    shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
     made, full = build(make, kwargs, shapes)
-    about = Recipe(
+    about = ModuleSpec(
         make=None if isinstance(make, torch.nn.Module) else make,
         kwargs=full,
-        task=job.target.task,
-        n_classes=max((len(c) for c in job.target.classes), default=2),
-        n_targets=len(job.target.columns),
+        task=context.target.task,
+        n_classes=max((len(c) for c in context.target.classes), default=2),
+        n_targets=len(context.target.columns),
         inputs=inputs,
-        features=list(job.train.schema),
+        features=list(context.train.schema),
     )
     return described(made, about)
 
@@ -250,7 +250,7 @@ def built(job: Job, module: Any, kwargs: Mapping[str, Any], inputs: str = "matri
 # -- features in, scores out -------------------------------------------------------------------------------------------
 
 
-class Inputs:
+class ModuleInputs:
     """Features as a module takes them, batch by batch."""
 
     def __init__(self, features: Features, how: str) -> None:
@@ -320,7 +320,7 @@ def scores(module: Any, features: Features) -> Array:
     about = recipe(module)
     if module.training:
         module.eval()
-    inputs = Inputs(features, about.inputs)
+    inputs = ModuleInputs(features, about.inputs)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     parts = []
     with torch.inference_mode():
@@ -333,7 +333,7 @@ def scores(module: Any, features: Features) -> Array:
     return result
 
 
-def _probabilities(output: Any, about: Recipe) -> Any:
+def _probabilities(output: Any, about: ModuleSpec) -> Any:
     """What `Framework.predict` gives, from the outputs of a module."""
     output = squeezed(output).double()
     if about.task is Task.REGRESSION:

@@ -19,7 +19,7 @@ except ImportError as error:
 OPSET = 18
 
 
-class Scored(torch.nn.Module):
+class ScoringModule(torch.nn.Module):
     """The module with what `rayline.onnx` promises behind it: probabilities of each class, or values."""
 
     def __init__(self, module: Any) -> None:
@@ -55,7 +55,7 @@ def to_onnx(module: Any, width: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, of its own parts
             made = torch.onnx.export(
-                Scored(module).eval(),
+                ScoringModule(module).eval(),
                 (torch.zeros(2, width),),
                 dynamo=True,
                 input_names=["matrix"],

@@ -14,9 +14,9 @@ from scipy import special
 
 from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.features import Array, Features
-from rayline.core.framework import Framework, Job, Native
+from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.target import Task
-from rayline.frameworks import xgboost_file
+from rayline.frameworks.verify import xgboost_model
 
 try:
     import xgboost
@@ -24,7 +24,7 @@ try:
 
     from rayline.frameworks import xgboost_params
     from rayline.frameworks.xgboost_matrix import NAMES, matrix
-    from rayline.frameworks.xgboost_metrics import AllRows
+    from rayline.frameworks.xgboost_metrics import XGBoostMetrics
     from rayline.frameworks.xgboost_params import of_features
     from rayline.frameworks.xgboost_predict import scores
 except ImportError as error:
@@ -52,7 +52,7 @@ class XGBoost(Framework):
 
     name = "xgboost"
     package = "xgboost-cpu"
-    strings = "categories"
+    string_features = "categories"
     distributed = True
     reuses_workers = True
     max_label = 1e18  # XGBoost squares their sums in single precision
@@ -60,7 +60,7 @@ class XGBoost(Framework):
 
     def train(
         self,
-        job: Job,
+        context: TrainContext,
         params: Mapping[str, Any] | None = None,
         num_boost_round: int = 10,
         *,
@@ -72,27 +72,27 @@ class XGBoost(Framework):
         callbacks: Sequence[Any] | None = None,
         custom_metric: Any = None,
     ) -> Any:
-        params = self._params(job, params or {})
-        distributed = job.world_size > 1
-        with _communicator(job) if distributed else contextlib.nullcontext():
+        params = self._params(context, params or {})
+        distributed = context.world_size > 1
+        with _communicator(context) if distributed else contextlib.nullcontext():
             # Making bins is a conversation of all ranks: none may leave it because its own rows are one block.
-            stream = distributed or job.train.n_blocks > 1
+            stream = distributed or context.train.n_blocks > 1
             kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None)
-            train = job.train.remember(kind, lambda: matrix(job.train, params, stream=stream))
-            evals = [(train, "train")] if job.watched else []
-            if job.test is not None:
-                evals.append((matrix(job.test, params), "test"))
+            train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream))
+            evals = [(train, "train")] if context.log_train_metrics else []
+            if context.test is not None:
+                evals.append((matrix(context.test, params), "test"))
             everyone = None
             if distributed:
-                everyone = AllRows(job, {"train": job.train, "test": job.test or job.train}, params, custom_metric)
+                everyone = XGBoostMetrics(context, {"train": context.train, "test": context.test or context.train}, params, custom_metric)
                 everyone.of({name: data for data, name in evals})
                 custom_metric = everyone.function if everyone.needed else None
             if xgb_model is not None:
                 # What an earlier early stopping chose is nothing that later trees may be left out for.
                 xgb_model = xgboost.Booster(model_file=xgb_model)
                 xgb_model.set_attr(best_iteration=None, best_score=None)
-            if job.resume is not None:
-                xgb_model = self.load(job.resume)
+            if context.resume is not None:
+                xgb_model = self.load(context.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()
             return xgboost.train(
                 params,
@@ -102,27 +102,27 @@ class XGBoost(Framework):
                 obj=obj,
                 maximize=maximize,
                 early_stopping_rounds=early_stopping_rounds,
-                verbose_eval=verbose_eval and job.rank == 0,
+                verbose_eval=verbose_eval and context.rank == 0,
                 xgb_model=xgb_model,
-                callbacks=[_Listener(job, self, everyone), *(callbacks or ())],  # first: after one that stops none is called
+                callbacks=[_XGBoostReporter(context, self, everyone), *(callbacks or ())],  # first: after one that stops none is called
                 custom_metric=custom_metric,
             )
 
-    def _params(self, job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         params = dict(given)
-        if job.target.task.is_classification and "objective" not in params:
-            params["objective"] = "binary:logistic" if job.target.task is Task.BINARY else "multi:softprob"
+        if context.target.task.is_classification and "objective" not in params:
+            params["objective"] = "binary:logistic" if context.target.task is Task.BINARY else "multi:softprob"
         if params.get("objective") == "binary:logitraw" and "eval_metric" not in params:
             params["eval_metric"] = "auc"  # its own choice takes the raw scores for probabilities
-        if job.target.task is Task.MULTICLASS:
-            params.setdefault("num_class", len(job.target.classes[0]))
-        if job.seed is not None and not {"seed", "random_state"} & {*params}:
-            params["seed"] = job.seed
+        if context.target.task is Task.MULTICLASS:
+            params.setdefault("num_class", len(context.target.classes[0]))
+        if context.seed is not None and not {"seed", "random_state"} & {*params}:
+            params["seed"] = context.seed
         if not {"nthread", "n_jobs"} & {*params}:
-            params["nthread"] = job.n_threads
-        if job.use_gpu:
+            params["nthread"] = context.n_threads
+        if context.use_gpu:
             params.setdefault("device", "cuda")
-        of_features(params, job)
+        of_features(params, context)
         return params
 
     def predict(self, model: Any, features: Features) -> Array:
@@ -137,7 +137,7 @@ class XGBoost(Framework):
             return np.asarray(special.expit(found.astype(np.float64)))
         return found.astype(np.int64) if objective in OF_CLASSES else found
 
-    def for_few_rows(self, model: Any) -> Any:
+    def single_row_view(self, model: Any) -> Any:
         single = model.copy()
         single.set_param({"nthread": 1})
         return single
@@ -152,7 +152,7 @@ class XGBoost(Framework):
                 "The saved XGBoost model is incomplete.", "Expected a file model.ubj.", "save it again."
             )
         content = file.read_bytes()
-        xgboost_file.check(content)
+        xgboost_model.check(content)
         model = xgboost.Booster()
         try:
             model.load_model(bytearray(content))
@@ -165,12 +165,12 @@ class XGBoost(Framework):
     def owns(self, model: Any) -> bool:
         return isinstance(model, xgboost.Booster)
 
-    def inspect(self, model: Any) -> Native:
+    def inspect(self, model: Any) -> ModelInfo:
         config = json.loads(model.save_config())["learner"]
         shape = config["learner_model_param"]
         task = TASKS.get(config["objective"]["name"].partition(":")[0], Task.REGRESSION)
         names = None if model.feature_names is None else [NAMES.restore(name) for name in model.feature_names]
-        return Native(task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names)
+        return ModelInfo(task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names)
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         objective = (params or {}).get("objective")
@@ -182,10 +182,10 @@ class XGBoost(Framework):
         if params is not None:
             xgboost_params.check(params)
 
-    def needs_test(self, *args: Any, **kwargs: Any) -> str:
+    def validation_argument(self, *args: Any, **kwargs: Any) -> str:
         return "early_stopping_rounds" if kwargs.get("early_stopping_rounds") else ""
 
-    def resumable(self, *args: Any, **kwargs: Any) -> int:
+    def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         return int(self.argument("num_boost_round", args, kwargs))
 
     def owns_callback(self, callback: Any) -> bool:
@@ -234,11 +234,11 @@ class XGBoost(Framework):
                 tracker.free()
 
 
-class _Listener(TrainingCallback):
-    """Tells the job of every iteration, and ends the training, on all ranks at once, when it is told to."""
+class _XGBoostReporter(TrainingCallback):
+    """Tells the context of every iteration, and ends the training, on all ranks at once, when it is told to."""
 
-    def __init__(self, job: Job, adapter: XGBoost, everyone: AllRows | None) -> None:
-        self._job, self._adapter, self._everyone = job, adapter, everyone
+    def __init__(self, context: TrainContext, adapter: XGBoost, everyone: XGBoostMetrics | None) -> None:
+        self._job, self._adapter, self._everyone = context, adapter, everyone
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         iteration = model.num_boosted_rounds() - 1
@@ -268,6 +268,6 @@ _kinds: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDiction
 
 
 @contextlib.contextmanager
-def _communicator(job: Job) -> Iterator[None]:
-    with xgboost.collective.CommunicatorContext(**job.rendezvous, dmlc_task_id=f"{job.rank:06d}"):
+def _communicator(context: TrainContext) -> Iterator[None]:
+    with xgboost.collective.CommunicatorContext(**context.rendezvous, dmlc_task_id=f"{context.rank:06d}"):
         yield

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import xgboost
 
+from rayline.core.feature_names import Escaping
 from rayline.core.features import Features
 from rayline.core.framework import Rows
-from rayline.core.names import Escaping
 
 NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
 """XGBoost refuses these characters in names of features; their wide forms mean the same to people, and back to us."""

@@ -10,17 +10,17 @@ import numpy as np
 import xgboost
 
 from rayline.core.features import Array
-from rayline.core.framework import Job, Rows
+from rayline.core.framework import Rows, TrainContext
 
 AREAS = ("auc", "aucpr")
 
 
-class AllRows:
+class XGBoostMetrics:
     """The metrics that need the predictions of all ranks. Every rank knows them, so that all stop together.
 
     Parameters
     ----------
-    job
+    context
         This rank.
     rows
         The rows of each set.
@@ -31,13 +31,13 @@ class AllRows:
     """
 
     def __init__(
-        self, job: Job, rows: Mapping[str, Rows], params: Mapping[str, Any], function: Callable[..., Any] | None
+        self, context: TrainContext, rows: Mapping[str, Rows], params: Mapping[str, Any], function: Callable[..., Any] | None
     ) -> None:
         asked = params.get("eval_metric") or ()
         asked = [asked] if isinstance(asked, str) else list(asked)
         if not asked and params.get("objective") == "binary:logitraw":
             asked = ["auc"]
-        self._job, self._rows, self._function = job, rows, function
+        self._job, self._rows, self._function = context, rows, function
         self._areas = [name for name in asked if name in AREAS]
         self._found: dict[str, dict[str, float]] = {}
         self._sets: dict[int, str] = {}

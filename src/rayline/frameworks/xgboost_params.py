@@ -14,7 +14,7 @@ import numpy as np
 import xgboost
 
 from rayline.core.errors import ParameterError
-from rayline.core.framework import Job
+from rayline.core.framework import TrainContext
 
 OTHER_TASKS = ("rank", "survival")
 """Objectives by what stands before the colon that are neither a classification nor a regression."""
@@ -75,14 +75,14 @@ def _refuse_several(params: Mapping[str, Any]) -> None:
             raise ParameterError.value("xgboost trainer", name, "one number: a model predicts one value for a target", value)
 
 
-def of_features(params: dict[str, Any], job: Job) -> None:
+def of_features(params: dict[str, Any], context: TrainContext) -> None:
     """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
     constraints, groups = params.get("monotone_constraints"), params.get("interaction_constraints")
     if isinstance(constraints, Mapping):
-        found = job.by_column(constraints, "xgboost trainer: monotone_constraints")
-        params["monotone_constraints"] = tuple(int(found.get(place, 0)) for place in range(job.n_columns))
+        found = context.by_column(constraints, "xgboost trainer: monotone_constraints")
+        params["monotone_constraints"] = tuple(int(found.get(place, 0)) for place in range(context.n_columns))
     if groups is not None and not isinstance(groups, str):
-        params["interaction_constraints"] = json.dumps(job.groups(groups, "xgboost trainer: interaction_constraints"))
+        params["interaction_constraints"] = json.dumps(context.groups(groups, "xgboost trainer: interaction_constraints"))
 
 
 def _two_rows(labels: Sequence[float] = (0.0, 1.0)) -> Any:

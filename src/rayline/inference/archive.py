@@ -63,7 +63,7 @@ def sha256_of(content: Content) -> str:
     return digest.hexdigest()
 
 
-class Members(ABC):
+class ArchiveMembers(ABC):
     """The members of an artifact that is open: their sizes, and their bytes when they are asked for."""
 
     sizes: Mapping[str, int]
@@ -111,7 +111,7 @@ def replace_in(directory: Path, name: str, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Members]:
+def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
     """The members of a file or a directory, while it is open.
 
     Raises
@@ -126,7 +126,7 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Members]:
         raise ParameterError.value("load", "max_bytes", "a positive whole number of bytes", max_bytes)
     try:
         if path.is_dir():
-            found: Members = _Directory(path)
+            found: ArchiveMembers = _Directory(path)
             _bound(found, max_bytes, path)
             yield found
             return
@@ -152,7 +152,7 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Members]:
         ) from error
 
 
-def _bound(members: Members, max_bytes: int, path: Path) -> None:
+def _bound(members: ArchiveMembers, max_bytes: int, path: Path) -> None:
     total = sum(members.sizes.values())
     if total > max_bytes:
         raise ArtifactError(
@@ -165,7 +165,7 @@ def _bound(members: Members, max_bytes: int, path: Path) -> None:
 # -- one file ----------------------------------------------------------------------------------------------------------
 
 
-class _Archive(Members):
+class _Archive(ArchiveMembers):
     """A ZIP file."""
 
     def __init__(self, archive: zipfile.ZipFile, size: int, path: Path) -> None:
@@ -249,7 +249,7 @@ def _write_archive(temporary: Path, members: Mapping[str, Content], path: Path) 
 # -- one directory -----------------------------------------------------------------------------------------------------
 
 
-class _Directory(Members):
+class _Directory(ArchiveMembers):
     """Files below a directory."""
 
     def __init__(self, path: Path) -> None:

@@ -29,16 +29,16 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core import registry, scratch, strictjson
+from rayline.core import registry, scratch, strict_json
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, nearest
 from rayline.core.forks import refuse_after_fork
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
-from rayline.data.preprocessor import Preprocessor
 from rayline.inference import archive, manifest
 from rayline.inference.manifest import FORMAT_VERSION, digest_of, read_manifest, signer_of
 from rayline.inference.model import Model, check_options, read
 from rayline.inference.pipeline import InferencePipeline
+from rayline.preprocessing.preprocessor import Preprocessor
 
 __all__ = ["FORMAT_VERSION", "digest_of", "load", "read_manifest", "save", "sign", "signer_of"]
 
@@ -206,8 +206,8 @@ def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[
         (folder / "model").mkdir()
         model.adapter.save(model.native, folder / "model")
         if pipeline.preprocessor is not None:
-            (folder / "preprocessor.json").write_bytes(strictjson.dumps(pipeline.preprocessor.to_json(), indent=1))
-        (folder / "golden.json").write_bytes(strictjson.dumps(_golden(pipeline)))
+            (folder / "preprocessor.json").write_bytes(strict_json.dumps(pipeline.preprocessor.to_json(), indent=1))
+        (folder / "golden.json").write_bytes(strict_json.dumps(_golden(pipeline)))
     except OSError as error:
         raise manifest.no_room(f"The {model.framework} model", error) from error
     body: dict[str, archive.Content] = {
@@ -234,8 +234,8 @@ def _members(pipeline: InferencePipeline, folder: Path, sign_with: Any) -> dict[
         "data": value_to_json(model.data),
         "members": manifest.listing(body),
     }
-    text = strictjson.dumps(about, indent=1)
-    _read_back(model, strictjson.loads(text, manifest.MANIFEST), folder)
+    text = strict_json.dumps(about, indent=1)
+    _read_back(model, strict_json.loads(text, manifest.MANIFEST), folder)
     outer: dict[str, archive.Content] = {
         manifest.DIGEST: archive.sha256_of(text).encode(),
         manifest.MANIFEST: text,
@@ -361,11 +361,11 @@ def _as_saved(scores: Any, n: int) -> Any:
 
 def _json(path: Path) -> Any:
     size = path.stat().st_size
-    if size > strictjson.MAX_BYTES:
+    if size > strict_json.MAX_BYTES:
         raise ArtifactError(
-            f"{path.name} is too large.", f"Expected at most {strictjson.MAX_BYTES:,} bytes; got {size:,}."
+            f"{path.name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}."
         )
-    return strictjson.loads(path.read_bytes(), path.name)
+    return strict_json.loads(path.read_bytes(), path.name)
 
 
 def _plain(value: Any) -> dict[str, Any]:

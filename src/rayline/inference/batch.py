@@ -16,7 +16,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError
-from rayline.core.parts import PartFiles
+from rayline.core.parquet_parts import PartFiles
 from rayline.core.schema import col, refuse_taken, schema_to_json
 from rayline.core.target import numbers
 
@@ -31,7 +31,7 @@ WHERE = "InferencePipeline.transform"
 ON_ERROR = ("raise", "null", "collect")
 
 
-class Predict:
+class BatchPredictor:
     """Predictions for a block of rows, beside the columns that are kept.
 
     Parameters
@@ -168,7 +168,7 @@ def write_predictions(
     """
     if rows_per_file < 1:
         raise ParameterError.value("write_predictions", "rows_per_file", "an integer of at least 1", rows_per_file)
-    predict = Predict(pipeline, **how)
+    predict = BatchPredictor(pipeline, **how)
     files = PartFiles(path, rows_per_file, _made_by(pipeline, how))
     done = files.begin(resume=resume, where="write_predictions")
     written: int = registry.engine_for(data).write(data, predict, files, done, placement)

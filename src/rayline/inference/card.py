@@ -19,8 +19,8 @@ from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, SchemaError, counted
 from rayline.core.files import replace_content
 from rayline.core.target import Target, Task
-from rayline.inference import evidence
-from rayline.inference.plots import Plot, number
+from rayline.inference import card_plots
+from rayline.inference.svg_plots import SVGPlot, number
 
 if TYPE_CHECKING:
     from rayline.inference.pipeline import InferencePipeline
@@ -60,7 +60,7 @@ class _Section:
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     bars: Sequence[tuple[str, float]] = field(default=())
-    plots: Sequence[Plot] = ()
+    plots: Sequence[SVGPlot] = ()
 
 
 @known_arguments
@@ -155,7 +155,7 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
     data = model.data
     trained = f"{counted(data['n_rows'], 'row')}, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
     seen = "" if table is None else f"{counted(table.height, 'row')} that the maker of this card chose."
-    shown = [] if table is None else evidence.performance(target, pipeline.scores(table.lazy()), table)
+    shown = [] if table is None else card_plots.performance(target, pipeline.scores(table.lazy()), table)
     examples = pipeline.examples
     columns, features = (_ranked(found) for found in (pipeline.importance(), model.importance()))
     sections = [
@@ -172,13 +172,13 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
             ["column", "type"] if table is None else ["column", "type", "missing", "values"],
             [[column, str(dtype)] for column, dtype in pipeline.input_schema.items()]
             if table is None
-            else evidence.columns(table, list(pipeline.input_schema)),
+            else card_plots.columns(table, list(pipeline.input_schema)),
         ),
         _Section("What it was trained on", trained),
         _Section("How rows are prepared", "", ["stage", "what"], [[path, repr(stage)] for path, stage in stages]),
         _measured(model.metrics, target),
         _Section("How it does on rows with labels", seen, plots=shown),
-        _Section("How it learned", plots=[] if history is None else evidence.learning(history, target)),
+        _Section("How it learned", plots=[] if history is None else card_plots.learning(history, target)),
         _Section("What matters to it", _rest(columns, "column"), ["column", "importance"], bars=_shares(columns)),
         _Section(
             "Its features",
@@ -249,7 +249,7 @@ def _predictions(pipeline: InferencePipeline) -> list[Any]:
     return [row[0] if len(row) == 1 else row for row in found.rows()]
 
 
-def _file(stem: str, plot: Plot) -> str:
+def _file(stem: str, plot: SVGPlot) -> str:
     plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in plot.name)
     return f"{stem}-{plain}.svg"
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, ParameterError, SchemaError
 from rayline.core.features import Features
-from rayline.core.framework import Framework, Job
+from rayline.core.framework import Framework, TrainContext
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.inference import artifact
 from rayline.inference.model import Model
@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Members:
+class EnsembleMembers:
     """The native model: inference pipelines with one target, and the weight of each."""
 
     pipelines: Sequence[InferencePipeline]
@@ -41,12 +41,12 @@ class Ensemble(Framework):
     name = "ensemble"
     strings = "text"
 
-    def train(self, job: Job) -> Members:
+    def train(self, context: TrainContext) -> EnsembleMembers:
         raise ParameterError(
             "An ensemble is not trained.", "Expected trained members.", "use analysis.ensemble(top=…)."
         )
 
-    def predict(self, model: Members, features: Features) -> Array:
+    def predict(self, model: EnsembleMembers, features: Features) -> Array:
         total = sum(model.weights)
         table = features.table.lazy()
         parts = [
@@ -56,14 +56,14 @@ class Ensemble(Framework):
         mean: Array = np.sum(parts, axis=0)
         return mean
 
-    def save(self, model: Members, directory: Path) -> None:
-        (directory / "weights.json").write_bytes(strictjson.dumps(list(model.weights)))
+    def save(self, model: EnsembleMembers, directory: Path) -> None:
+        (directory / "weights.json").write_bytes(strict_json.dumps(list(model.weights)))
         for i, pipeline in enumerate(model.pipelines):
             artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
 
-    def load(self, directory: Path) -> Members:
+    def load(self, directory: Path) -> EnsembleMembers:
         path = directory / "weights.json"
-        weights = strictjson.loads(path.read_bytes(), "weights.json") if path.is_file() else None
+        weights = strict_json.loads(path.read_bytes(), "weights.json") if path.is_file() else None
         files = sorted(directory.glob("member-*.rayline"))
         if (
             not files
@@ -79,10 +79,10 @@ class Ensemble(Framework):
                 raise ArtifactError(
                     f"The member {file.name} of the saved ensemble is an ensemble.", "Expected trained models.", "save it again."
                 )
-        return Members([artifact.load(file) for file in files], weights)
+        return EnsembleMembers([artifact.load(file) for file in files], weights)
 
     def owns(self, model: Any) -> bool:
-        return isinstance(model, Members)
+        return isinstance(model, EnsembleMembers)
 
 
 def combine(
@@ -124,7 +124,7 @@ def combine(
                 raise SchemaError.dtype("combine", name, schema[name], dtype)
     model = Model(
         "ensemble",
-        Members(list(pipelines), list(weights)),
+        EnsembleMembers(list(pipelines), list(weights)),
         schema,
         first.target.plain,
         metrics=metrics,
@@ -139,7 +139,7 @@ def _flat(
     found: list[tuple[InferencePipeline, float]] = []
     for pipeline, weight in zip(pipelines, weights, strict=True):
         members = pipeline.model.native
-        if not isinstance(members, Members):
+        if not isinstance(members, EnsembleMembers):
             found.append((pipeline, weight))
             continue
         if pipeline.preprocessor is not None:

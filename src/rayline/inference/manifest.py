@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
 from rayline.inference import archive
 
@@ -63,7 +63,7 @@ def signer_of(path: str | Path) -> str | None:
     with archive.opened(Path(path), sys.maxsize) as members:
         if SIGNATURE not in members.sizes:
             return None
-        about = strictjson.loads(_text(members, SIGNATURE, str(path)), SIGNATURE)
+        about = strict_json.loads(_text(members, SIGNATURE, str(path)), SIGNATURE)
     return str(about.get("public_key"))[:64] if isinstance(about, dict) else None
 
 
@@ -76,7 +76,7 @@ def listing(body: Mapping[str, archive.Content]) -> dict[str, Any]:
 
 
 def parse(
-    members: archive.Members,
+    members: archive.ArchiveMembers,
     where: str,
     expected_digest: str | None = None,
     trusted_keys: Sequence[Any] | None = None,
@@ -98,7 +98,7 @@ def parse(
 
         own = _text(members, SIGNATURE, where) if SIGNATURE in members.sizes else None
         signature.verify(text, own, trusted_keys, where)
-    manifest = strictjson.loads(text, MANIFEST)
+    manifest = strict_json.loads(text, MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != "rayline.pipeline":
         raise ArtifactError(f"{where} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")
     version = manifest.get("format_version")
@@ -119,7 +119,7 @@ def parse(
     return manifest
 
 
-def extract(members: archive.Members, manifest: Mapping[str, Any], directory: Path, where: str) -> None:
+def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], directory: Path, where: str) -> None:
     """Copy the members that a manifest lists into a directory, in bounded memory, and compare their hashes.
 
     Raises ArtifactError when one has another, or there is no room for them.
@@ -147,12 +147,12 @@ def no_room(what: str, error: OSError) -> ArtifactError:
     )
 
 
-def _text(members: archive.Members, name: str, where: str) -> bytes:
+def _text(members: archive.ArchiveMembers, name: str, where: str) -> bytes:
     size = members.sizes.get(name)
     if size is None:
         raise ArtifactError(
             f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}."
         )
-    if size > strictjson.MAX_BYTES:
-        raise ArtifactError(f"{where}: {name} is too large.", f"Expected at most {strictjson.MAX_BYTES:,} bytes; got {size:,}.")
+    if size > strict_json.MAX_BYTES:
+        raise ArtifactError(f"{where}: {name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}.")
     return members.read(name)

@@ -17,12 +17,12 @@ from rayline.core import registry, scratch
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, PredictionError, RaylineError, counted, shorten
 from rayline.core.features import Features
-from rayline.core.framework import Framework, Native
-from rayline.core.operations import Row
+from rayline.core.framework import Framework, ModelInfo
+from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target, Task, numbers
-from rayline.data.conform import Conform
-from rayline.inference.plots import number
+from rayline.inference.svg_plots import number
+from rayline.preprocessing.schema_check import SchemaCheck
 
 Scores = npt.NDArray[Any]
 
@@ -76,7 +76,7 @@ class Model:
         self.schema = pl.Schema(schema)
         self.metrics = dict(metrics or {})
         self.examples, self.data = examples, dict(data or {})
-        self._conform = Conform(self.schema, "Model.predict")
+        self._conform = SchemaCheck(self.schema, "Model.predict")
 
     @property
     def adapter(self) -> Framework:
@@ -156,7 +156,7 @@ class Model:
 
     @cached_property
     def _for_few_rows(self) -> Any:
-        return self.adapter.for_few_rows(self.native)
+        return self.adapter.single_row_view(self.native)
 
     @cached_property
     def _features(self) -> Features:
@@ -227,7 +227,7 @@ class Model:
                 f"Expected a rayline.Model or a model of one of {registry.frameworks()}.",
                 "register its framework (register_framework), with `owns` recognising this type.",
             )
-        about: Native = registry.framework(name).inspect(native)
+        about: ModelInfo = registry.framework(name).inspect(native)
         own = about.features
         names = list(own or about.feature_names or ()) or None
         if preprocessed is not None:

@@ -14,14 +14,14 @@ from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.operations import Row
+from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target
-from rayline.data.conform import Conform, row_function
-from rayline.data.lineage import by_source
-from rayline.data.preprocessor import Preprocessor
-from rayline.inference.batch import Predict, no_scores, write_predictions
+from rayline.inference.batch import BatchPredictor, no_scores, write_predictions
 from rayline.inference.model import Model, Scores
+from rayline.preprocessing.lineage import by_source
+from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.preprocessing.schema_check import SchemaCheck, row_function
 
 ROW_PATH_MOST = 4
 """So many rows of a list go one by one through the compiled row functions; more are a table."""
@@ -128,14 +128,14 @@ class InferencePipeline:
         """
         if self._takes_rows(rows):
             return [self.target.row_prediction(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, Predict(self))
+        return registry.engine_for(rows).map(rows, BatchPredictor(self))
 
     def predict_proba(self, rows: Any) -> Any:
         """Probabilities for raw rows, one column for each class. Raises as `predict`, and ParameterError for a model
         without probabilities."""
         if self._takes_rows(rows):
             return [self.target.row_probabilities(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, Predict(self, labels=False, proba=True))
+        return registry.engine_for(rows).map(rows, BatchPredictor(self, labels=False, proba=True))
 
     def transform(
         self,
@@ -182,7 +182,7 @@ class InferencePipeline:
             With on_error="raise", when a stage refuses a value.
         """
         keep = None if keep_columns is None else tuple(keep_columns)
-        predict = Predict(self, proba=proba, keep=keep, on_error=on_error)
+        predict = BatchPredictor(self, proba=proba, keep=keep, on_error=on_error)
         placement = Placement(batch_size, num_cpus, num_gpus, concurrency)
         self._refuse_idle_gpu(data, num_gpus)
         return registry.engine_for(data).map(data, predict, placement)
@@ -249,8 +249,8 @@ class InferencePipeline:
         return self.model.scores(prepare(table))
 
     @cached_property
-    def _check(self) -> Conform:
-        return Conform(self.input_schema, "InferencePipeline.predict")
+    def _check(self) -> SchemaCheck:
+        return SchemaCheck(self.input_schema, "InferencePipeline.predict")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_preprocessor": self._preprocessor, "model": self.model}
@@ -261,7 +261,7 @@ class InferencePipeline:
         """Write one file (or a new directory) that `rayline.load` reads, atomically: the old file or the new one, never
         half of one. `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage holds a function of its own,
         the directory exists, or the disk refuses."""
-        registry.late("save")(self, path, directory=directory, sign_with=sign_with)
+        registry.resolve("save")(self, path, directory=directory, sign_with=sign_with)
 
 
 def _is_row(value: Any) -> bool:

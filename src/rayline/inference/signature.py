@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rayline.core import strictjson
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
 
 try:
@@ -30,7 +30,7 @@ def sign(manifest: bytes, key: Any) -> bytes:
     private = _key(key, Ed25519PrivateKey, "sign_with")
     signature = private.sign(_PURPOSE + manifest)
     about = {"algorithm": "ed25519", "public_key": _name(private.public_key()), "signature": signature.hex()}
-    return strictjson.dumps(about)
+    return strict_json.dumps(about)
 
 
 def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any], where: str) -> None:
@@ -42,7 +42,7 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
         raise ArtifactError(
             f"{where} is not signed.", f"Expected a signature by one of {[*trusted]}.", "save it with sign_with=…"
         )
-    about = strictjson.loads(signature, "signature.json")
+    about = strict_json.loads(signature, "signature.json")
     fields = ("algorithm", "public_key", "signature")
     if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in fields):
         raise ArtifactError(f"{where}: its signature is malformed.", f"Expected the fields {list(fields)}.", "sign it again.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 _NAMES = {
     "create_app": "rayline.serve.app",
     "run": "rayline.serve.server",
-    "Options": "rayline.serve.options",
+    "ServerOptions": "rayline.serve.options",
     "Deployment": "rayline.serve.deployment",
     "to_deployment": "rayline.serve.deployment",
     "deploy_config": "rayline.serve.deployment",
@@ -21,10 +21,10 @@ _NAMES = {
 if TYPE_CHECKING:
     from rayline.serve.app import create_app
     from rayline.serve.deployment import Deployment, deploy_config, to_deployment
-    from rayline.serve.options import Options
+    from rayline.serve.options import ServerOptions
     from rayline.serve.server import run
 
-__all__ = ["Deployment", "Options", "create_app", "deploy_config", "run", "to_deployment"]
+__all__ = ["Deployment", "ServerOptions", "create_app", "deploy_config", "run", "to_deployment"]
 
 
 if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted

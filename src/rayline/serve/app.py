@@ -22,18 +22,18 @@ from fastapi import FastAPI
 
 import rayline
 from rayline.core.errors import DataError, SchemaError
-from rayline.core.operations import Row
+from rayline.core.operations.base import Row
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
-from rayline.serve import arrow, documentation, openapi, openinference, page
+from rayline.serve import arrow, docs_page, form_page, openapi, openinference
 from rayline.serve.batching import Batcher, as_exceptions
-from rayline.serve.exchange import (
+from rayline.serve.http_messages import (
     SHORT_BODY,
-    Answer,
-    Gone,
-    Memory,
+    BodyBudget,
+    ClientDisconnected,
+    HTTPRequest,
+    HTTPResponse,
     Receive,
-    Request,
     Scope,
     Send,
     overloaded,
@@ -41,28 +41,28 @@ from rayline.serve.exchange import (
     send_answer,
 )
 from rayline.serve.metrics import Metrics
-from rayline.serve.options import LOOPBACK, Options
-from rayline.serve.predictions import Served, Work, instances_asked, rows_asked
-from rayline.serve.protocol import Refusal, dumps, loads
+from rayline.serve.options import LOOPBACK, ServerOptions
+from rayline.serve.predictions import ServedModel, Work, instances_asked, rows_asked
+from rayline.serve.protocol import HTTPError, dumps, loads
 
 FEW_ROWS = 32
 """So many rows go one by one through the compiled row functions into one call of the model; more are a table."""
 
 _log = logging.getLogger("rayline.serve")
 
-Handler = Callable[[Request, Served], Awaitable[Answer]]
+Handler = Callable[[HTTPRequest, ServedModel], Awaitable[HTTPResponse]]
 
 
 class App(FastAPI):
     """The app. `create_app` makes it; `swap` puts another pipeline in while it runs."""
 
-    def __init__(self, pipeline: InferencePipeline, options: Options) -> None:
+    def __init__(self, pipeline: InferencePipeline, options: ServerOptions) -> None:
         super().__init__(title=options.name, version="1", docs_url=None, redoc_url=None, separate_input_output_schemas=False, redirect_slashes=False)
         self.settings = options
         self.metrics = Metrics(options.name)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="rayline-serve")
         self._batcher = Batcher(options, self._threads)
-        self._memory = Memory(4 * options.max_body_bytes, SHORT_BODY * max(1024, 2 * options.max_queued_requests))
+        self._memory = BodyBudget(4 * options.max_body_bytes, SHORT_BODY * max(1024, 2 * options.max_queued_requests))
         self._n_threaded = 0
         self._handlers = self._make_handlers()
         self._paths = {path for _, path in self._handlers}
@@ -78,11 +78,11 @@ class App(FastAPI):
         """Answer with another pipeline from the next request on; those that have begun end with the old one."""
         self.answer_with(self.served(pipeline))
 
-    def served(self, pipeline: InferencePipeline) -> Served:
+    def served(self, pipeline: InferencePipeline) -> ServedModel:
         """What `answer_with` takes. Calls the model, which takes as long as it takes: in a server that runs, in a thread."""
-        return Served(pipeline, self.settings.name)
+        return ServedModel(pipeline, self.settings.name)
 
-    def answer_with(self, served: Served) -> None:
+    def answer_with(self, served: ServedModel) -> None:
         """The second half of `swap`: takes no time."""
         self._document = openapi.document(self.settings, served.pipeline, served.has_probabilities)
         self._served = served
@@ -110,11 +110,11 @@ class App(FastAPI):
         found = self._handlers.get((method, path))
         protocol, handler, is_open = found or ("other", None, False)
         start = time.perf_counter()
-        request = Request(scope, receive)
+        request = HTTPRequest(scope, receive)
         if found is None and not path.startswith(("/v1/", "/v2/")) and path not in self._paths:
             try:
                 self._admit(request, method)
-            except Refusal as refusal:
+            except HTTPError as refusal:
                 await send_answer(send, refused(refusal))
                 return
             await super().__call__(scope, receive, send)
@@ -130,7 +130,7 @@ class App(FastAPI):
                 raise overloaded()  # before any work is done for it
             else:
                 if request.content_type in _FORMS:
-                    raise Refusal(415, "Expected the Content-Type application/json, not one that any page may post.")
+                    raise HTTPError(415, "Expected the Content-Type application/json, not one that any page may post.")
                 async with asyncio.timeout(self.settings.request_timeout_s):
                     await request.read(self.settings.max_body_bytes, self._memory, self._threads)
                     answer = await handler(request, self._served)
@@ -147,40 +147,40 @@ class App(FastAPI):
         await send_answer(send, answer)
         self.metrics.request(protocol, answer.status, time.perf_counter() - start)
 
-    def _failed(self, error: BaseException, path: str, request: Request) -> Answer | None:
+    def _failed(self, error: BaseException, path: str, request: HTTPRequest) -> HTTPResponse | None:
         """What an error is answered with; None when nobody waits for an answer."""
-        if isinstance(error, Gone):
+        if isinstance(error, ClientDisconnected):
             return None
-        if isinstance(error, Refusal):
+        if isinstance(error, HTTPError):
             return refused(error)
         if isinstance(error, (SchemaError, DataError)):
-            return refused(Refusal(422, str(error)))
+            return refused(HTTPError(422, str(error)))
         if isinstance(error, TimeoutError):
             leave = [] if request.is_read else [(b"connection", b"close")]
-            return refused(Refusal(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave))
+            return refused(HTTPError(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave))
         _log.error("A request to %s failed.", path, exc_info=error)
-        return refused(Refusal(500, "The server failed on this request; its log tells why."))
+        return refused(HTTPError(500, "The server failed on this request; its log tells why."))
 
     def overloaded(self) -> bytes:
         """The answer 503 as it goes over the wire, counted: for a server that refuses without asking the app."""
         self.metrics.request("refused", 503, 0.0)
         return _OVERLOADED
 
-    def _admit(self, request: Request, method: str) -> None:
+    def _admit(self, request: HTTPRequest, method: str) -> None:
         """Raise Refusal when the client is not allowed to ask: by its token, by the name it asks, by the page it asks from."""
         headers, hosts = request.headers, self.settings.allowed_hosts
         if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
             raise _unauthorised()
         if hosts is not None and not all(host_name(v) in hosts for k, v in request.scope["headers"] if k == b"host"):
-            raise Refusal(421, "This server does not answer to that Host. Ask it as localhost, or start it with allowed_hosts=.")
+            raise HTTPError(421, "This server does not answer to that Host. Ask it as localhost, or start it with allowed_hosts=.")
         if method != "GET" and not _is_own_page(headers, hosts or ()):
-            raise Refusal(403, "A page of another site may not ask this server. Start it with allowed_hosts= to let it.")
+            raise HTTPError(403, "A page of another site may not ask this server. Start it with allowed_hosts= to let it.")
 
-    def _unknown(self, path: str) -> Refusal:
+    def _unknown(self, path: str) -> HTTPError:
         methods = sorted(method for method, own in self._handlers if own == path)
         if methods:
-            return Refusal(405, f"{path} takes {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())])
-        return Refusal(404, f"Nothing is here. The model is called {self.settings.name!r}, its version '1'.")
+            return HTTPError(405, f"{path} takes {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())])
+        return HTTPError(404, f"Nothing is here. The model is called {self.settings.name!r}, its version '1'.")
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class App(FastAPI):
             handlers["POST", f"{place}/infer"] = ("v2", self._v2_infer, False)
         return handlers
 
-    async def _predict(self, request: Request, served: Served) -> Answer:
+    async def _predict(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         proba = bool(request.query) and request.flag("proba")
         if request.content_type == arrow.TYPE:
             return await self._threaded(request, partial(served.arrow, request.body, proba))
@@ -215,16 +215,16 @@ class App(FastAPI):
         rows, proba = rows_asked(loads(request.body), proba)
         return await self._rows(request, served, rows, proba)
 
-    async def _v1_predict(self, request: Request, served: Served) -> Answer:
+    async def _v1_predict(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         if len(request.body) > SHORT_BODY:
             return await self._threaded(request, partial(served.instances, request.body))
         return await self._rows(request, served, instances_asked(loads(request.body), list(served.reader.columns)), False)
 
-    async def _v2_infer(self, request: Request, served: Served) -> Answer:
+    async def _v2_infer(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         header, n = request.headers.get(openinference.HEADER), None
         if header is not None:
             if not header.isdigit() or len(header) > 18:
-                raise Refusal(400, "Inference-Header-Content-Length is not a length within the body.")
+                raise HTTPError(400, "Inference-Header-Content-Length is not a length within the body.")
             n = int(header)
         if len(request.body) > SHORT_BODY:
             return await self._threaded(request, partial(served.tensors, request.body, n))
@@ -235,43 +235,43 @@ class App(FastAPI):
             return served.tensor_predictions(asked, await self._few(served, rows))
         return await self._threaded(request, partial(served.tensors, request.body, n))
 
-    async def _v2_metadata(self, request: Request, served: Served) -> Answer:
+    async def _v2_metadata(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         pipeline = served.pipeline
         platform = f"rayline_{pipeline.model.framework}"
         about = openinference.metadata(
             self.settings.name, platform, pipeline.input_schema, pipeline.target, served.has_probabilities
         )
-        return Answer(200, dumps(about))
+        return HTTPResponse(200, dumps(about))
 
-    async def _metrics(self, request: Request, served: Served) -> Answer:
+    async def _metrics(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         text = self.metrics.text(queued_requests=self._batcher.n_waiting, model_calls=self._batcher.n_calls)
-        return Answer(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+        return HTTPResponse(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
 
-    async def _page(self, request: Request, served: Served) -> Answer:
-        html, headers = page.html(
+    async def _page(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
+        html, headers = form_page.html(
             self.settings.name, served.pipeline, served.skew.categories, has_probabilities=served.has_probabilities
         )
-        return Answer(200, html, b"text/html; charset=utf-8", headers)
+        return HTTPResponse(200, html, b"text/html; charset=utf-8", headers)
 
-    async def _docs(self, request: Request, served: Served) -> Answer:
-        html, headers = documentation.html(self.settings.name, served.pipeline, self._document)
-        return Answer(200, html, b"text/html; charset=utf-8", headers)
+    async def _docs(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
+        html, headers = docs_page.html(self.settings.name, served.pipeline, self._document)
+        return HTTPResponse(200, html, b"text/html; charset=utf-8", headers)
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    async def _rows(self, request: Request, served: Served, rows: Any, proba: bool) -> Answer:
+    async def _rows(self, request: HTTPRequest, served: ServedModel, rows: Any, proba: bool) -> HTTPResponse:
         if isinstance(rows, list) and len(rows) <= FEW_ROWS and served.pipeline.takes_rows:
             return served.predictions(await self._few(served, served.reader.rows(rows)), proba)
         return await self._threaded(request, partial(served.rows, rows, proba))
 
-    async def _few(self, served: Served, rows: Sequence[Row]) -> Any:
+    async def _few(self, served: ServedModel, rows: Sequence[Row]) -> Any:
         prepare = served.pipeline.prepare
         scores = self._batcher.scores(served.pipeline.model, [prepare(row) for row in rows])
         for row in rows:
             served.skew.row(row, self.metrics.counts)
         return await scores
 
-    async def _threaded(self, request: Request, run: Callable[[Work], Answer]) -> Answer:
+    async def _threaded(self, request: HTTPRequest, run: Callable[[Work], HTTPResponse]) -> HTTPResponse:
         """Run what takes long beside the event loop; so many at once as requests may wait. It stops when nobody waits."""
         if self._n_threaded >= self.settings.max_queued_requests:
             raise overloaded()
@@ -285,7 +285,7 @@ class App(FastAPI):
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                raise Gone
+                raise ClientDisconnected
             return answer.result()
         finally:
             work.is_wanted = False
@@ -297,7 +297,7 @@ class App(FastAPI):
         self._memory.give_back(held)
 
 
-def create_app(model: Any, options: Options | None = None, **changes: Any) -> App:
+def create_app(model: Any, options: ServerOptions | None = None, **changes: Any) -> App:
     """An ASGI app that answers with a model.
 
     Parameters
@@ -305,7 +305,7 @@ def create_app(model: Any, options: Options | None = None, **changes: Any) -> Ap
     model
         An InferencePipeline, a Model, a framework's own model, or the path of a saved pipeline.
     options
-        How it behaves; single options may be given by name (`name=`, `token=`, …: see `Options`).
+        How it behaves; single options may be given by name (`name=`, `token=`, …: see `ServerOptions`).
 
     Returns
     -------
@@ -326,7 +326,7 @@ def create_app(model: Any, options: Options | None = None, **changes: Any) -> Ap
     """
     if isinstance(model, (str, Path)):
         model = artifact.load(model)
-    return App(as_pipeline(model), replace(options or Options(), **changes))
+    return App(as_pipeline(model), replace(options or ServerOptions(), **changes))
 
 
 # -- small parts ---------------------------------------------------------------------------------------------------
@@ -338,9 +338,9 @@ _SERVER = {"name": "rayline", "version": rayline.__version__, "extensions": ["bi
 
 
 def _constant(body: bytes) -> Handler:
-    answer = Answer(200, body)
+    answer = HTTPResponse(200, body)
 
-    async def handle(*_: object) -> Answer:
+    async def handle(*_: object) -> HTTPResponse:
         return answer
 
     return handle
@@ -373,11 +373,11 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _unauthorised() -> Refusal:
-    return Refusal(401, "This server needs a bearer token.", headers=[(b"www-authenticate", b"Bearer")])
+def _unauthorised() -> HTTPError:
+    return HTTPError(401, "This server needs a bearer token.", headers=[(b"www-authenticate", b"Bearer")])
 
 
-def _on_the_wire(answer: Answer) -> bytes:
+def _on_the_wire(answer: HTTPResponse) -> bytes:
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
     lines = [b"HTTP/1.1 503 Service Unavailable", *(name + b": " + value for name, value in headers)]
     return b"\r\n".join(lines) + b"\r\n\r\n" + answer.body

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayline.serve.protocol import POLARS_ERRORS, Refusal
+from rayline.serve.protocol import POLARS_ERRORS, HTTPError
 
 TYPE = b"application/vnd.apache.arrow.stream"
 
@@ -37,32 +37,32 @@ def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
         n_values = 0
         for compressed, n in _batches(buffer):
             if compressed:
-                raise Refusal(400, "The Arrow stream is compressed. Send it uncompressed.")
+                raise HTTPError(400, "The Arrow stream is compressed. Send it uncompressed.")
             n_values += n
             if n_values > max(len(body), FEW_VALUES):
-                raise Refusal(413, "The Arrow stream has more values than bytes. Send fewer rows in a request.")
+                raise HTTPError(413, "The Arrow stream has more values than bytes. Send fewer rows in a request.")
         source = pa.BufferReader(buffer)
         with pa.ipc.open_stream(source) as stream:
             names = [name for name in stream.schema.names if name in columns]
             if len(set(names)) != len(names):
-                raise Refusal(400, "A column of the Arrow stream occurs twice.")
+                raise HTTPError(400, "A column of the Arrow stream occurs twice.")
             table = stream.read_all().select(names)
         if source.tell() != len(body):
-            raise Refusal(400, f"{len(body) - source.tell()} bytes follow the Arrow stream.")
+            raise HTTPError(400, f"{len(body) - source.tell()} bytes follow the Arrow stream.")
         table.validate(full=True)
         if sum(map(_decoded_bytes, table.columns)) > MOST_DECODED_BYTES:
             raise _too_long()
         frame = pl.from_arrow(table.combine_chunks())
     except (pa.ArrowException, OSError, ValueError, TypeError, IndexError, struct.error, *POLARS_ERRORS) as error:
-        raise Refusal(400, f"The body is not an Arrow IPC stream that can be read: {str(error)[:200]}.") from None
+        raise HTTPError(400, f"The body is not an Arrow IPC stream that can be read: {str(error)[:200]}.") from None
     assert isinstance(frame, pl.DataFrame)
     if frame.estimated_size() > MOST_DECODED_BYTES + 16 * len(body):
         raise _too_long()
     return frame
 
 
-def _too_long() -> Refusal:
-    return Refusal(413, f"The Arrow stream has texts of more than {MOST_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.")
+def _too_long() -> HTTPError:
+    return HTTPError(413, f"The Arrow stream has texts of more than {MOST_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.")
 
 
 def _decoded_bytes(column: pa.ChunkedArray) -> int:
@@ -70,7 +70,7 @@ def _decoded_bytes(column: pa.ChunkedArray) -> int:
     kind = column.type
     if not pa.types.is_dictionary(kind):
         if "dictionary<" in str(kind):
-            raise Refusal(400, "The Arrow stream has categories inside of a nested column. Send their values.")
+            raise HTTPError(400, "The Arrow stream has categories inside of a nested column. Send their values.")
         return 0
     total = 0
     for chunk in column.chunks:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from rayline.core.operations import Row
+from rayline.core.operations.base import Row
 from rayline.inference.model import Model
-from rayline.serve.exchange import overloaded
-from rayline.serve.options import Options
+from rayline.serve.http_messages import overloaded
+from rayline.serve.options import ServerOptions
 
 SLOW_S = 0.01
 """Calls of a model that usually take longer than this run in a thread, so that the event loop stays free."""
@@ -26,7 +26,7 @@ _log = logging.getLogger("rayline.serve")
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _QueuedRequest:
     model: Model
     rows: Sequence[Row]
     scores: asyncio.Future[Any]
@@ -39,9 +39,9 @@ class Batcher:
     the server, the larger the calls. Lives in one event loop.
     """
 
-    def __init__(self, options: Options, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, options: ServerOptions, threads: ThreadPoolExecutor) -> None:
         self._options, self._threads = options, threads
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_QueuedRequest] = deque()
         self._n_rows = 0
         self._due: asyncio.Handle | None = None
         self._running = False
@@ -62,7 +62,7 @@ class Batcher:
         if len(self._waiting) >= self._options.max_queued_requests:
             raise overloaded()
         loop = asyncio.get_running_loop()
-        request = _Waiting(model, rows, loop.create_future())
+        request = _QueuedRequest(model, rows, loop.create_future())
         self._waiting.append(request)
         self._n_rows += len(rows)
         if not self._running:
@@ -77,9 +77,9 @@ class Batcher:
             self._due.cancel()
         self._due = loop.call_soon(self._next) if full or not wait_s else loop.call_later(wait_s, self._next)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_QueuedRequest]:
         """The requests of the next call: of one model, in their order, without those that nobody waits for any more."""
-        batch: list[_Waiting] = []
+        batch: list[_QueuedRequest] = []
         n = 0
         while self._waiting:
             request = self._waiting[0]
@@ -105,13 +105,13 @@ class Batcher:
         if self._waiting:
             self._schedule(loop)
 
-    def _finished(self, call: asyncio.Future[list[tuple[_Waiting, Any]]]) -> None:
+    def _finished(self, call: asyncio.Future[list[tuple[_QueuedRequest, Any]]]) -> None:
         self._running = False
         _deliver(call.result())
         if self._waiting:
             self._schedule(asyncio.get_running_loop())
 
-    def _call(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Any]]:
+    def _call(self, batch: list[_QueuedRequest]) -> list[tuple[_QueuedRequest, Any]]:
         start = time.perf_counter()
         model = batch[0].model
         try:
@@ -145,7 +145,7 @@ def as_exceptions(call: Callable[[], Result]) -> Result:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def _deliver(done: list[tuple[_Waiting, Any]]) -> None:
+def _deliver(done: list[tuple[_QueuedRequest, Any]]) -> None:
     for request, scores in done:
         if not request.scores.done():
             if isinstance(scores, Exception):

@@ -26,8 +26,8 @@ from rayline.core.files import replace_content
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import ingress
-from rayline.serve.holder import differences, held_interface, hold, interface, let_go, packed
-from rayline.serve.options import Options
+from rayline.serve.model_store import differences, held_interface, hold, interface, let_go, packed
+from rayline.serve.options import ServerOptions
 from rayline.serve.replica import deployment_options, replica_class
 
 
@@ -78,7 +78,7 @@ class Deployment:
             change without leave.
         """
         if not ray.is_initialized():
-            registry.late("ensure_ray")()
+            registry.resolve("ensure_ray")()
         with ingress.quiet():
             ingress.start(self._plan.host, self._plan.port)
             is_new = self.status() in ("NOT_STARTED", "DELETING")
@@ -207,11 +207,11 @@ def to_deployment(
     *,
     name: str = "model",
     num_replicas: int | None = None,
-    max_batch_size: int = Options.max_batch_size,
-    batch_wait_timeout_s: float = Options.batch_wait_timeout_s,
-    max_queued_requests: int = Options.max_queued_requests,
-    max_body_bytes: int = Options.max_body_bytes,
-    request_timeout_s: float = Options.request_timeout_s,
+    max_batch_size: int = ServerOptions.max_batch_size,
+    batch_wait_timeout_s: float = ServerOptions.batch_wait_timeout_s,
+    max_queued_requests: int = ServerOptions.max_queued_requests,
+    max_body_bytes: int = ServerOptions.max_body_bytes,
+    request_timeout_s: float = ServerOptions.request_timeout_s,
     token: str | None = None,
     allowed_hosts: Sequence[str] | None = None,
     autoscaling: Mapping[str, Any] | None = None,
@@ -231,7 +231,7 @@ def to_deployment(
     num_replicas
         How many replicas answer; 1 when neither this nor `autoscaling` says otherwise.
     max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token, allowed_hosts
-        As in `Options`; each replica has a queue of its own. A Ray Serve that listens on this machine only is asked as localhost.
+        As in `ServerOptions`; each replica has a queue of its own. A Ray Serve that listens on this machine only is asked as localhost.
     autoscaling
         Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, in place of `num_replicas`.
     ray_actor_options
@@ -275,7 +275,7 @@ def _pipeline_of(model: Any) -> InferencePipeline:
 class _Plan:
     """The arguments of `to_deployment`, checked: how the app behaves, and where and how often it runs."""
 
-    options: Options
+    options: ServerOptions
     placement: Mapping[str, Any]
     host: str
     port: int | None
@@ -288,7 +288,7 @@ class _Plan:
         if unknown:
             raise ParameterError.unknown("to_deployment", unknown, allowed)
         given = {**allowed, **arguments}
-        options = Options(**{f.name: given[f.name] for f in fields(Options)})
+        options = ServerOptions(**{f.name: given[f.name] for f in fields(ServerOptions)})
         num_replicas, autoscaling, route = given["num_replicas"], given["autoscaling"], given["route_prefix"]
         if num_replicas is not None and autoscaling is not None:
             raise ParameterError(

@@ -10,15 +10,15 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core.operations import Fill, Row
-from rayline.data.preprocessor import Preprocessor
+from rayline.core.operations.base import Fill, Row
 from rayline.inference.pipeline import InferencePipeline
+from rayline.preprocessing.preprocessor import Preprocessor
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 @dataclass
-class Counts:
+class SkewCounts:
     """Rows, and values of columns that are missing, unknown, or out of range."""
 
     rows: int = 0
@@ -26,7 +26,7 @@ class Counts:
     unknown: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: SkewCounts) -> None:
         """Count what another has counted."""
         self.rows += other.rows
         self.missing.update(other.missing)
@@ -42,7 +42,7 @@ class Metrics:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._buckets = [0] * (len(BUCKETS_S) + 1)
         self._seconds = 0.0
-        self.counts = Counts()
+        self.counts = SkewCounts()
 
     def request(self, protocol: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -89,7 +89,7 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
 
-class Skew:
+class TrainingSkew:
     """Counts values that are missing, of no known category, or outside of the training range.
 
     Categories and ranges are what the fitted stages know of a raw column: a scaler of mean and deviation knows no
@@ -100,7 +100,7 @@ class Skew:
         self.columns = list(pipeline.input_schema)
         self.categories, self.ranges = _known(pipeline)
 
-    def row(self, row: Row, counts: Counts) -> None:
+    def row(self, row: Row, counts: SkewCounts) -> None:
         """Count one row."""
         counts.rows += 1
         for name in self.columns:
@@ -113,9 +113,9 @@ class Skew:
             if (value := row[name]) is not None and not low <= value <= high:
                 counts.outside[name] += 1
 
-    def table(self, table: pl.DataFrame) -> Counts:
+    def table(self, table: pl.DataFrame) -> SkewCounts:
         """The counts of all rows of a table."""
-        counts = Counts(table.height)
+        counts = SkewCounts(table.height)
         for name, known in self.categories.items():
             values = table[name].drop_nulls().value_counts()
             counts.unknown[name] = sum(n for value, n in values.iter_rows() if value not in known)
@@ -142,7 +142,7 @@ def _known(pipeline: InferencePipeline) -> tuple[dict[str, frozenset[Any]], dict
                 categories.setdefault(name, frozenset(c for c in own["categories"] if c is not None))
             if isinstance(own, Mapping) and {"low", "high"} <= set(own):
                 ranges.setdefault(name, (own["low"], own["high"]))
-        if stage.becomes is not Fill:
+        if stage.column_operation is not Fill:
             raw -= set(learned)
     for name in raw:
         dtype = pipeline.model.schema.get(name)

@@ -9,11 +9,11 @@ import polars as pl
 
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.openinference import datatype
-from rayline.serve.options import Options
+from rayline.serve.options import ServerOptions
 from rayline.serve.protocol import finite, plain
 
 
-def document(options: Options, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
+def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
     """The whole document."""
     schema, target = pipeline.input_schema, pipeline.target
     columns = {name: column(dtype) for name, dtype in schema.items()}

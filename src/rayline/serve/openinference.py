@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.target import Target
-from rayline.serve.protocol import Refusal, dumps, loads, plain
+from rayline.serve.protocol import HTTPError, dumps, loads, plain
 
 _NUMPY = {
     "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
@@ -30,7 +30,7 @@ def datatype(dtype: pl.DataType) -> str:
     return name if dtype.is_integer() and name in _NUMPY else "BYTES"
 
 
-class Asked(NamedTuple):
+class InferenceRequest(NamedTuple):
     """A decoded request: values by column, and what is to be answered how."""
 
     columns: dict[str, list[Any]]
@@ -52,46 +52,46 @@ def metadata(name: str, platform: str, schema: Mapping[str, pl.DataType], target
     return {"name": name, "versions": ["1"], "platform": platform, "inputs": inputs, "outputs": outputs}
 
 
-def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataType]) -> Asked:
+def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataType]) -> InferenceRequest:
     """A request's tensors as columns. Raises Refusal (400) when they are not as the protocol says."""
     if header_bytes is not None and not 0 < header_bytes <= len(body):
-        raise Refusal(400, "Inference-Header-Content-Length is not a length within the body.")
+        raise HTTPError(400, "Inference-Header-Content-Length is not a length within the body.")
     head, blob = (body, b"") if header_bytes is None else (body[:header_bytes], body[header_bytes:])
     request = loads(head)
     inputs = request.get("inputs") if isinstance(request, dict) else None
     if not isinstance(inputs, list) or not inputs or not all(isinstance(i, dict) for i in inputs):
-        raise Refusal(400, 'Expected "inputs": a list of tensors.')
+        raise HTTPError(400, 'Expected "inputs": a list of tensors.')
     tensors: dict[str, tuple[list[int], list[Any]]] = {}
     at = 0
     for tensor in inputs:
         name, shape, kind, data, at = _tensor(tensor, blob, at)
         if name in tensors:
-            raise Refusal(400, f"The tensor {name!r} occurs twice.")
+            raise HTTPError(400, f"The tensor {name!r} occurs twice.")
         tensors[name] = (shape, _values(kind, data, shape, name))
     if at != len(blob):
-        raise Refusal(400, f"{len(blob) - at} bytes follow the last tensor.")
+        raise HTTPError(400, f"{len(blob) - at} bytes follow the last tensor.")
     columns, n_rows = _columns(tensors, list(schema))
     parameters, asked = request.get("parameters"), request.get("outputs")
     binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
     outputs = None
     if asked is not None:
         if not isinstance(asked, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in asked):
-            raise Refusal(400, 'Expected "outputs": a list of objects with a name.')
+            raise HTTPError(400, 'Expected "outputs": a list of objects with a name.')
         outputs = {}
         for output in asked:
             own = output.get("parameters")
             outputs[output["name"]] = binary if not isinstance(own, dict) else own.get("binary_data", binary) is True
     identity = request.get("id")
-    return Asked(columns, n_rows, identity if isinstance(identity, str) else None, outputs, binary)
+    return InferenceRequest(columns, n_rows, identity if isinstance(identity, str) else None, outputs, binary)
 
 
-def wants_probabilities(asked: Asked, target: Target) -> bool:
+def wants_probabilities(asked: InferenceRequest, target: Target) -> bool:
     """Whether a request asks for probabilities, by name or by asking for everything."""
     return asked.outputs is None or any(name in _probability_outputs(target) for name in asked.outputs)
 
 
 def encode(
-    name: str, asked: Asked, target: Target, predictions: pl.DataFrame, probabilities: pl.DataFrame | None
+    name: str, asked: InferenceRequest, target: Target, predictions: pl.DataFrame, probabilities: pl.DataFrame | None
 ) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON when bytes follow. Raises Refusal (400) on unknown outputs."""
     made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
@@ -106,7 +106,7 @@ def encode(
     wanted = dict.fromkeys(made, asked.binary) if asked.outputs is None else asked.outputs
     unknown = [output for output in wanted if output not in made]
     if unknown:
-        raise Refusal(400, f"No output {unknown[0]!r} here. There are {sorted(made)}.")
+        raise HTTPError(400, f"No output {unknown[0]!r} here. There are {sorted(made)}.")
     outputs, blobs = [], []
     for output, binary in wanted.items():
         kind, shape, values = made[output]
@@ -131,15 +131,15 @@ def encode(
 def _tensor(tensor: Mapping[str, Any], blob: bytes, at: int) -> tuple[str, list[int], str, Any, int]:
     name, shape, kind = tensor.get("name"), tensor.get("shape"), tensor.get("datatype")
     if not isinstance(name, str) or not isinstance(kind, str) or (kind != "BYTES" and kind not in _NUMPY):
-        raise Refusal(400, f"A tensor needs a name and a datatype out of {[*_NUMPY, 'BYTES']}.")
+        raise HTTPError(400, f"A tensor needs a name and a datatype out of {[*_NUMPY, 'BYTES']}.")
     if not isinstance(shape, list) or not 1 <= len(shape) <= 2 or not all(type(s) is int and s >= 0 for s in shape):
-        raise Refusal(400, f"The tensor {name!r} needs a shape of one or two lengths, [rows] or [rows, width].")
+        raise HTTPError(400, f"The tensor {name!r} needs a shape of one or two lengths, [rows] or [rows, width].")
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is None:
         return name, shape, kind, tensor.get("data"), at
     if type(size) is not int or not 0 <= size <= len(blob) - at:
-        raise Refusal(400, f"binary_data_size of the tensor {name!r} goes beyond the body.")
+        raise HTTPError(400, f"binary_data_size of the tensor {name!r} goes beyond the body.")
     return name, shape, kind, blob[at : at + size], at + size
 
 
@@ -151,15 +151,15 @@ def _values(kind: str, data: Any, shape: Sequence[int], name: str) -> list[Any]:
     elif isinstance(data, list):
         values = _declared(kind, _flat(data, 0), name)
     else:
-        raise Refusal(400, f"The tensor {name!r} has no data.")
+        raise HTTPError(400, f"The tensor {name!r} has no data.")
     if len(values) != n:
-        raise Refusal(400, f"The tensor {name!r} has {len(values)} elements; its shape {list(shape)} needs {n}.")
+        raise HTTPError(400, f"The tensor {name!r} has {len(values)} elements; its shape {list(shape)} needs {n}.")
     return values
 
 
 def _flat(data: list[Any], depth: int) -> list[Any]:
     if depth > 2:
-        raise Refusal(400, "The data of a tensor is nested too deeply.")
+        raise HTTPError(400, "The data of a tensor is nested too deeply.")
     if not any(isinstance(v, list) for v in data):
         return data
     return [x for v in data for x in (_flat(v, depth + 1) if isinstance(v, list) else [v])]
@@ -184,14 +184,14 @@ def _declared(kind: str, values: list[Any], name: str) -> list[Any]:
             if any(v is not None and not (v == int(v) and low <= v <= high) for v in values):
                 raise ValueError
     except (ValueError, OverflowError):
-        raise Refusal(400, f"The tensor {name!r} has values that are no {kind}.") from None
+        raise HTTPError(400, f"The tensor {name!r} has values that are no {kind}.") from None
     return values
 
 
 def _numbers(kind: str, data: bytes, name: str) -> list[Any]:
     dtype = np.dtype(_NUMPY[kind])
     if len(data) % dtype.itemsize:
-        raise Refusal(400, f"The bytes of the tensor {name!r} are no whole number of {kind} elements.")
+        raise HTTPError(400, f"The bytes of the tensor {name!r} are no whole number of {kind} elements.")
     array = np.frombuffer(data, dtype=dtype)
     values: list[Any] = array.astype(np.float64).tolist() if kind == "FP16" else array.tolist()
     return [None if v != v else v for v in values] if kind.startswith("FP") else values
@@ -203,11 +203,11 @@ def _strings(data: bytes, name: str) -> list[str]:
         length = int.from_bytes(data[at : at + 4], "little")
         at += 4
         if at + length > len(data):
-            raise Refusal(400, f"A string of the tensor {name!r} goes beyond its bytes.")
+            raise HTTPError(400, f"A string of the tensor {name!r} goes beyond its bytes.")
         try:
             values.append(data[at : at + length].decode("utf-8"))
         except UnicodeDecodeError:
-            raise Refusal(400, f"A string of the tensor {name!r} is not UTF-8.") from None
+            raise HTTPError(400, f"A string of the tensor {name!r} is not UTF-8.") from None
         at += length
     return values
 
@@ -228,11 +228,11 @@ def _columns(tensors: Mapping[str, tuple[list[int], list[Any]]], names: Sequence
     columns = {}
     for name, (shape, values) in tensors.items():
         if len(shape) == 2 and shape[1] != 1:
-            raise Refusal(400, f"The tensor {name!r} has the shape {shape}; a column has [rows] or [rows, 1].")
+            raise HTTPError(400, f"The tensor {name!r} has the shape {shape}; a column has [rows] or [rows, 1].")
         columns[name] = values
     lengths = {shape[0] for shape, _ in tensors.values()}
     if len(lengths) > 1:
-        raise Refusal(400, f"The tensors have different numbers of rows: {sorted(lengths)}.")
+        raise HTTPError(400, f"The tensors have different numbers of rows: {sorted(lengths)}.")
     return columns, lengths.pop()
 
 

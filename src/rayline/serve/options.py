@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, repr=False)
-class Options:
+class ServerOptions:
     """Limits and behaviour of a server.
 
     Parameters
@@ -51,7 +51,7 @@ class Options:
     Examples
     --------
     >>> from rayline import serve
-    >>> serve.Options(name="late", request_timeout_s=5.0).max_queued_requests
+    >>> serve.ServerOptions(name="late", request_timeout_s=5.0).max_queued_requests
     512
     """
 
@@ -85,7 +85,7 @@ class Options:
                 raise ParameterError.value("serve", "allowed_hosts", "names of hosts without a port, such as 'late.example.com'", self.allowed_hosts)
             object.__setattr__(self, "allowed_hosts", tuple(name.lower() for name in names))
 
-    def at(self, host: str) -> Options:
+    def at(self, host: str) -> ServerOptions:
         """The options of a server at this address: one that only this machine can reach is asked by the names of this machine."""
         if not is_loopback(host):
             return self

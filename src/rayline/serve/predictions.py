@@ -12,34 +12,34 @@ from rayline.core.schema import col
 from rayline.core.target import has_probabilities
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
-from rayline.serve.exchange import Answer, Gone
-from rayline.serve.metrics import Counts, Skew
-from rayline.serve.protocol import MOST_PROBLEMS, Reader, Refusal, Writer, dumps, loads
+from rayline.serve.http_messages import ClientDisconnected, HTTPResponse
+from rayline.serve.metrics import SkewCounts, TrainingSkew
+from rayline.serve.protocol import MOST_PROBLEMS, HTTPError, PredictionWriter, RowReader, dumps, loads
 
 
 class Work:
     """One piece of work in a thread: takes what it counts, and stops it when nobody waits for its answer any more."""
 
-    def __init__(self, count: Callable[[Counts], Any]) -> None:
+    def __init__(self, count: Callable[[SkewCounts], Any]) -> None:
         self.count = count
         self.is_wanted = True
 
     def check(self) -> None:
         """Raise Gone when nobody waits. Between two steps of which each may take long."""
         if not self.is_wanted:
-            raise Gone
+            raise ClientDisconnected
 
 
-class Served:
+class ServedModel:
     """A pipeline with what serving needs of it.
 
-    The methods that give an `Answer` take what the client has sent and work through it as a table; they run in threads.
+    The methods that give an `HTTPResponse` take what the client has sent and work through it as a table; they run in threads.
     """
 
     def __init__(self, pipeline: InferencePipeline, name: str) -> None:
         self.pipeline, self.name = pipeline, name
-        self.reader, self.writer = Reader(pipeline.input_schema), Writer(pipeline.target)
-        self.skew = Skew(pipeline)
+        self.reader, self.writer = RowReader(pipeline.input_schema), PredictionWriter(pipeline.target)
+        self.skew = TrainingSkew(pipeline)
         self.has_probabilities = self._has_probabilities()
         self.call_s = self._call_s()
 
@@ -61,29 +61,29 @@ class Served:
 
     # -- many rows -------------------------------------------------------------------------------------------------
 
-    def json(self, body: bytes, proba: bool, work: Work) -> Answer:
+    def json(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
         """The body of a /predict."""
         return self.rows(*rows_asked(loads(body), proba), work)
 
-    def instances(self, body: bytes, work: Work) -> Answer:
+    def instances(self, body: bytes, work: Work) -> HTTPResponse:
         """The body of KServe's V1 protocol."""
         return self.rows(instances_asked(loads(body), list(self.reader.columns)), False, work)
 
-    def rows(self, rows: Any, proba: bool, work: Work) -> Answer:
+    def rows(self, rows: Any, proba: bool, work: Work) -> HTTPResponse:
         """Rows (a list) or columns (a dict) as JSON has them."""
         work.check()
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
         return self.predictions(self._scores(table, work), proba)
 
-    def arrow(self, body: bytes, proba: bool, work: Work) -> Answer:
+    def arrow(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
         """An Arrow IPC stream, answered with one."""
         table = arrow.decode(body, self.reader.columns)
         work.check()
         missing = [{"column": name, "problem": "missing"} for name in self.reader.columns if name not in table.columns]
         if missing:
-            raise Refusal.of_rows(missing)
+            raise HTTPError.of_rows(missing)
         if not table.height:
-            raise Refusal(422, "Expected at least one row; got none.")
+            raise HTTPError(422, "Expected at least one row; got none.")
         table = table.select(map(col, self.reader.columns))
         self._refuse_infinity(table)
         scores = self._scores(table, work)
@@ -91,9 +91,9 @@ class Served:
         if proba:
             self._refuse_without_probabilities()
             answer = answer.hstack(self.pipeline.target.probabilities(scores))
-        return Answer(200, arrow.encode(answer), arrow.TYPE)
+        return HTTPResponse(200, arrow.encode(answer), arrow.TYPE)
 
-    def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> Answer:
+    def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> HTTPResponse:
         """A request of the Open Inference Protocol."""
         asked = openinference.decode(body, header_bytes, self.pipeline.input_schema)
         work.check()
@@ -110,7 +110,7 @@ class Served:
         """As the values of JSON, which has no infinity."""
         infinite = {column.name: column.is_infinite() for column in table if column.dtype.is_float()}
         if any(found.any() for found in infinite.values()):
-            raise Refusal.of_rows(
+            raise HTTPError.of_rows(
                 {"row": row, "column": name, "problem": f"expected {self.reader.columns[name].words} or null; got {table[name][row]}"}
                 for name, found in infinite.items()
                 for row in found.arg_true()[: MOST_PROBLEMS + 1]
@@ -118,15 +118,15 @@ class Served:
 
     # -- from scores to answers ------------------------------------------------------------------------------------
 
-    def predictions(self, scores: Any, proba: bool = False) -> Answer:
+    def predictions(self, scores: Any, proba: bool = False) -> HTTPResponse:
         """As /predict and KServe V1 have them."""
         answer: dict[str, Any] = {"predictions": self.writer.predictions(scores)}
         if proba:
             self._refuse_without_probabilities()
             answer["probabilities"] = self.writer.probabilities(scores)
-        return Answer(200, dumps(answer))
+        return HTTPResponse(200, dumps(answer))
 
-    def tensor_predictions(self, asked: openinference.Asked, scores: Any) -> Answer:
+    def tensor_predictions(self, asked: openinference.InferenceRequest, scores: Any) -> HTTPResponse:
         """As the Open Inference Protocol has them."""
         target = self.pipeline.target
         probabilities = None
@@ -134,12 +134,12 @@ class Served:
             probabilities = target.probabilities(scores)
         body, length = openinference.encode(self.name, asked, target, target.predictions(scores), probabilities)
         if length is None:
-            return Answer(200, body)
-        return Answer(200, body, b"application/octet-stream", [(openinference.HEADER, str(length).encode())])
+            return HTTPResponse(200, body)
+        return HTTPResponse(200, body, b"application/octet-stream", [(openinference.HEADER, str(length).encode())])
 
     def _refuse_without_probabilities(self) -> None:
         if not self.has_probabilities:
-            raise Refusal(422, "This model gives no probabilities. Leave proba out.")
+            raise HTTPError(422, "This model gives no probabilities. Leave proba out.")
 
 
 def rows_asked(asked: Any, proba: bool) -> tuple[Any, bool]:
@@ -147,12 +147,12 @@ def rows_asked(asked: Any, proba: bool) -> tuple[Any, bool]:
     if not isinstance(asked, dict):
         return asked, proba
     if not ("rows" in asked) ^ ("columns" in asked):
-        raise Refusal(422, 'Expected a list of rows, or {"rows": [...]}, or {"columns": {...}}.')
+        raise HTTPError(422, 'Expected a list of rows, or {"rows": [...]}, or {"columns": {...}}.')
     proba = proba or asked.get("proba") is True
     if "rows" in asked:
         return asked["rows"], proba
     if not isinstance(asked["columns"], dict):
-        raise Refusal(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
+        raise HTTPError(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
     return asked["columns"], proba
 
 
@@ -160,6 +160,6 @@ def instances_asked(asked: Any, columns: Sequence[str]) -> list[Any]:
     """The rows of a body of KServe's V1 protocol; a list of values is a row in the order of the columns."""
     instances = asked.get("instances") if isinstance(asked, dict) else None
     if not isinstance(instances, list):
-        raise Refusal(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
+        raise HTTPError(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
     n = len(columns)
     return [dict(zip(columns, i, strict=True)) if isinstance(i, list) and len(i) == n else i for i in instances]

@@ -1,6 +1,6 @@
 """What requests and answers are made of, without any HTTP: strict JSON, rows checked against the schema, plain values.
 
-A request that is not as it must be raises `Refusal`, with every problem of every row and column.
+A request that is not as it must be raises `HTTPError`, with every problem of every row and column.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from rayline.core.operations import Row
+from rayline.core.operations.base import Row
 from rayline.core.schema import category_values, is_category
 from rayline.core.target import Target
-from rayline.data.conform import category_reader, integer_range, text_reader
+from rayline.preprocessing.schema_check import category_reader, integer_range, text_reader
 
 MOST_PROBLEMS = 100
 """So many problems are listed. Nobody looks for more: a body can hold millions."""
@@ -31,7 +31,7 @@ POLARS_ERRORS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.
 _UNREADABLE: tuple[type[BaseException], ...] = (KeyError, TypeError, ValueError, OverflowError, *POLARS_ERRORS)
 
 
-class Refusal(Exception):  # noqa: N818  # said of a request
+class HTTPError(Exception):  # said of a request
     """A request that is answered with an error: the status, one sentence, and what is wrong where."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Refusal(Exception):  # noqa: N818  # said of a request
         return body
 
     @classmethod
-    def of_rows(cls, problems: Iterable[Mapping[str, Any]]) -> Refusal:
+    def of_rows(cls, problems: Iterable[Mapping[str, Any]]) -> HTTPError:
         """422 with the problems of rows; takes only as many of them as are told."""
         listed = list(islice(problems, MOST_PROBLEMS + 1))
         n = f"more than {MOST_PROBLEMS}" if len(listed) > MOST_PROBLEMS else str(len(listed))
@@ -86,11 +86,11 @@ def loads(body: bytes) -> Any:
             _encode(value).encode()
         return value
     except RecursionError:
-        raise Refusal(400, "The body is nested too deeply.") from None
+        raise HTTPError(400, "The body is nested too deeply.") from None
     except UnicodeError:
-        raise Refusal(400, "The body is not UTF-8.") from None
+        raise HTTPError(400, "The body is not UTF-8.") from None
     except ValueError as error:
-        raise Refusal(400, f"The body is not JSON: {str(error)[:200]}.") from None
+        raise HTTPError(400, f"The body is not JSON: {str(error)[:200]}.") from None
 
 
 def dumps(value: Any) -> bytes:
@@ -123,7 +123,7 @@ def plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnReader:
     """How values of a column come in JSON.
 
     Attributes
@@ -144,7 +144,7 @@ class Column:
     read: Callable[[Any], Any] | None = None
 
     @classmethod
-    def of(cls, dtype: pl.DataType) -> Column:
+    def of(cls, dtype: pl.DataType) -> ColumnReader:
         null = type(None)
         if dtype.is_float():
             return cls(dtype, "a number", frozenset({float, int, null}), _number)
@@ -154,7 +154,7 @@ class Column:
         if dtype == pl.Boolean:
             return cls(dtype, "true or false", frozenset({bool, null}))
         if (values := category_values(dtype)) is not None:
-            return cls(pl.String(), "a category", Column.of(values).types | {str}, category_reader(values))
+            return cls(pl.String(), "a category", ColumnReader.of(values).types | {str}, category_reader(values))
         if dtype == pl.String or is_category(dtype):
             return cls(pl.String(), "text", frozenset({str, null}))
         if dtype == pl.Date:
@@ -259,11 +259,11 @@ def _beginning(value: Any, depth: int) -> Any:
 # -- rows of a schema ----------------------------------------------------------------------------------------------
 
 
-class Reader:
+class RowReader:
     """Rows and columns from JSON, checked against a schema."""
 
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
-        self.columns = {name: Column.of(dtype) for name, dtype in schema.items()}
+        self.columns = {name: ColumnReader.of(dtype) for name, dtype in schema.items()}
         self._quick = [(name, column.types, column.read) for name, column in self.columns.items()]
 
     def row(self, row: Any) -> Row:
@@ -284,7 +284,7 @@ class Reader:
         rows = self._list(rows)
         try:
             return [self.row(row) for row in rows]
-        except Refusal:
+        except HTTPError:
             raise self._refusal(rows) from None
 
     def table(self, rows: Any) -> pl.DataFrame:
@@ -301,20 +301,20 @@ class Reader:
     def table_of_columns(self, columns: Any) -> pl.DataFrame:
         """A table from `{"column": [value, …], …}`. Raises as `rows`."""
         if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
-            raise Refusal(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
+            raise HTTPError(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
         if not self.columns.keys() <= columns.keys():
-            raise Refusal.of_rows({"column": name, "problem": "missing"} for name in self.columns if name not in columns)
+            raise HTTPError.of_rows({"column": name, "problem": "missing"} for name in self.columns if name not in columns)
         lengths = {name: len(columns[name]) for name in self.columns}
         if len(set(lengths.values())) > 1:
             problems = [{"column": name, "problem": f"{n} values"} for name, n in lengths.items()]
-            raise Refusal(422, "The columns have different lengths.", problems)
+            raise HTTPError(422, "The columns have different lengths.", problems)
         n = next(iter(lengths.values()), 0)
         if not n:
-            raise Refusal(422, "Expected at least one row; got none.")
+            raise HTTPError(422, "Expected at least one row; got none.")
         try:
             return pl.DataFrame([column.series(name, columns[name]) for name, column in self.columns.items()], height=n)
         except _UNREADABLE:
-            raise Refusal.of_rows(self._problems_of_columns(columns)) from None
+            raise HTTPError.of_rows(self._problems_of_columns(columns)) from None
 
     def transposed(self, columns: Mapping[str, Sequence[Any]], n: int) -> list[Row]:
         """Columns of n values as rows."""
@@ -322,13 +322,13 @@ class Reader:
 
     def _list(self, rows: Any) -> list[Any]:
         if not isinstance(rows, list):
-            raise Refusal(422, f'Expected a list of rows: [{{"column": value, ...}}, ...]; got {_shown(rows)}.')
+            raise HTTPError(422, f'Expected a list of rows: [{{"column": value, ...}}, ...]; got {_shown(rows)}.')
         if not rows:
-            raise Refusal(422, "Expected at least one row; got none.")
+            raise HTTPError(422, "Expected at least one row; got none.")
         return rows
 
-    def _refusal(self, rows: Sequence[Any]) -> Refusal:
-        return Refusal.of_rows(self._problems(rows))
+    def _refusal(self, rows: Sequence[Any]) -> HTTPError:
+        return HTTPError.of_rows(self._problems(rows))
 
     def _problems(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
         for i, row in enumerate(rows):
@@ -348,7 +348,7 @@ class Reader:
                     yield {"row": i, "column": name, "problem": problem}
 
 
-class Writer:
+class PredictionWriter:
     """Predictions as JSON values: one a row for one target, an object a row for several."""
 
     FEW = 8

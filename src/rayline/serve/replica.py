@@ -13,9 +13,9 @@ from ray import cloudpickle, serve
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.app import App, create_app
-from rayline.serve.connection import seldom_search_for_cycles, use_for_ray_serve
-from rayline.serve.holder import NAMESPACE
-from rayline.serve.options import Options
+from rayline.serve.http_connection import relax_gc, use_for_ray_serve
+from rayline.serve.model_store import NAMESPACE
+from rayline.serve.options import ServerOptions
 
 
 def replica_class() -> type:
@@ -29,8 +29,8 @@ class Replica:
 
     def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
         use_for_ray_serve()  # the server of this process starts after this
-        seldom_search_for_cycles()
-        self._options, self._key = Options(**options), ""
+        relax_gc()
+        self._options, self._key = ServerOptions(**options), ""
         self._app: App | None = None
         if model is not None:
             self._app = create_app(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model), self._options)
@@ -83,7 +83,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
             return
 
 
-def deployment_options(options: Options) -> dict[str, Any]:
+def deployment_options(options: ServerOptions) -> dict[str, Any]:
     """What Ray Serve must know so that our own bounds are the ones that hold."""
     return {
         # A replica takes what our queue takes, so that waiting requests can share a call of the model; more is refused.

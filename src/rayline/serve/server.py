@@ -15,8 +15,8 @@ from typing import Any
 import uvicorn
 
 from rayline.serve.app import App, create_app
-from rayline.serve.connection import OnePieceConnection, seldom_search_for_cycles
-from rayline.serve.options import Options
+from rayline.serve.http_connection import CoalescingConnection, relax_gc
+from rayline.serve.options import ServerOptions
 
 HEAD_S = 10.0
 """So long a client may take for the head of a request, or for a body that nobody reads. The bodies that are read are
@@ -28,7 +28,7 @@ KEEP_ALIVE_S = 75
 """So long a connection may stay open without a request; longer than common proxies keep theirs."""
 
 
-def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Options | None = None, **changes: Any) -> None:
+def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: ServerOptions | None = None, **changes: Any) -> None:
     """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
 
     Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`), and then only by the names of this machine and those of
@@ -48,10 +48,10 @@ def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: Optio
     >>> from rayline import serve
     >>> serve.run("late.rayline", port=8080)  # doctest: +SKIP
     """
-    app = create_app(model, replace(options or Options(), **changes).at(host))
+    app = create_app(model, replace(options or ServerOptions(), **changes).at(host))
     before = gc.get_threshold()
     gc.freeze()  # what lives now lives until the end
-    seldom_search_for_cycles()
+    relax_gc()
     try:
         uvicorn.Server(config(app, host, port)).run()
     finally:
@@ -66,7 +66,7 @@ def config(app: App, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Confi
         app,
         host=host,
         port=port,
-        http=Connection,
+        http=BoundedConnection,
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -76,7 +76,7 @@ def config(app: App, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Confi
     )
 
 
-class Connection(OnePieceConnection):
+class BoundedConnection(CoalescingConnection):
     """A connection of one client.
 
     While as many requests run as may wait, predictions are answered 503 from a look at the first bytes, without parsing.

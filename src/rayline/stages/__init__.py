@@ -9,8 +9,7 @@ from rayline.core.registry import register_function
 
 if TYPE_CHECKING:
     from rayline.stages.category import Categorizer, FrequencyEncoder, RareCategories
-    from rayline.stages.checks import CheckCategories, CheckMissing, CheckRange
-    from rayline.stages.clip import Binarizer, Clipper
+    from rayline.stages.clipping import Binarizer, Clipper
     from rayline.stages.combine import Concatenator, Expression, FunctionTransformer, PolynomialFeatures, Ratio
     from rayline.stages.dates import DatetimeEncoder
     from rayline.stages.discretize import KBinsDiscretizer
@@ -18,17 +17,18 @@ if TYPE_CHECKING:
     from rayline.stages.encode import OneHotEncoder as OneHotEncoding
     from rayline.stages.hashing import FeatureHasher, HashEncoder
     from rayline.stages.impute import GroupImputer, MissingIndicator, SimpleImputer
-    from rayline.stages.lists import MultiHotEncoder
-    from rayline.stages.neighbours import SMOTE, KNNImputer
+    from rayline.stages.multi_hot import MultiHotEncoder
+    from rayline.stages.neighbors import SMOTE, KNNImputer
     from rayline.stages.power import Log, PowerTransformer
     from rayline.stages.quantile import QuantileTransformer
     from rayline.stages.reduce import PCA, CorrelationFilter, SelectKBest, VarianceThreshold
-    from rayline.stages.rows import Downsample, DropRows, Upsample
+    from rayline.stages.resampling import Downsample, DropRows, Upsample
     from rayline.stages.scale import MaxAbsScaler, MinMaxScaler, Normalizer, RobustScaler, StandardScaler
     from rayline.stages.select import DropColumns, SelectColumns
     from rayline.stages.splines import SplineTransformer
-    from rayline.stages.targets import TargetEncoder
+    from rayline.stages.target_encoder import TargetEncoder
     from rayline.stages.text import CountVectorizer, HashingVectorizer, TfidfVectorizer, Tokenizer, Vectorizer
+    from rayline.stages.validators import CheckCategories, CheckMissing, CheckRange
 
 _SECOND_NAMES = {"OneHotEncoding": "OneHotEncoder"}
 

@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.codes import Codes, MapCodes
-from rayline.core.counts import MAX_CATEGORIES, ValueCounts
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.frequent import LEAST_SHARE
-from rayline.core.operations import InPlace, Operation, Row, RowFunction
+from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
+from rayline.core.operations.categorical import CategoryCodes, MapCodes
 from rayline.core.schema import Kind, col, kind_of
-from rayline.core.stage import Check, ColumnStage, a_bool, a_string, param
-from rayline.core.statistics import Statistic
-from rayline.core.text import as_text, key_of, keys_of, row_as_text
+from rayline.core.stage import ColumnStage, ParameterCheck, a_bool, a_string, param
+from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.counts import MAX_CATEGORIES, ValueCounts
+from rayline.core.statistics.sketches import LEAST_SHARE
+from rayline.core.text_analysis import as_text, key_of, keys_of, row_as_text
 
 _ENCODABLE = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
-_FREQUENCY = Check(
+_FREQUENCY = ParameterCheck(
     "a count, or a share below 1", lambda v: not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0
 )
 
@@ -39,7 +39,7 @@ class FrequencyEncoder(ColumnStage):
     Notes
     -----
     Exact up to a million distinct values. Of more, only those with a share of a thousandth or more are found, by a sketch
-    (see `rayline.core.frequent`); their counts are too large by about 1/8192 of the rows at most, and all others become 0.
+    (see `rayline.core.statistics.sketches`); their counts are too large by about 1/8192 of the rows at most, and all others become 0.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class FrequencyEncoder(ColumnStage):
 
     normalize: bool = param(True, a_bool())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -72,14 +72,14 @@ class FrequencyEncoder(ColumnStage):
         table = counts.table
         return {"categories": table["value"].to_list(), "n": table["n"].to_list(), "n_null": counts.n_null}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         n = [*learned["n"], learned["n_null"]]
         if "keys" in learned:
             total = learned["n_rows"] if self.normalize else 1
             return [MapKeys(column, learned["keys"], [v / total for v in n])]
         total = (sum(n) if self.normalize else 1) or 1
         last = len(n)
-        return [MapCodes(Codes(column, learned["categories"], last, last - 1, where), [*(v / total for v in n), 0.0])]
+        return [MapCodes(CategoryCodes(column, learned["categories"], last, last - 1, where), [*(v / total for v in n), 0.0])]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class RareCategories(ColumnStage):
     Notes
     -----
     Exact up to a million distinct values. Of more, a sketch finds those with a share of a thousandth or more (see
-    `rayline.core.frequent`), and counts them too large by about 1/8192 of the rows at most.
+    `rayline.core.statistics.sketches`), and counts them too large by about 1/8192 of the rows at most.
 
     Raises
     ------
@@ -121,12 +121,12 @@ class RareCategories(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
 
-    loses: ClassVar = "which of the lumped categories it was"
+    lossy_reason: ClassVar = "which of the lumped categories it was"
 
     min_frequency: float = param(0.01, _FREQUENCY)
     name: str = param("other", a_string())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -154,14 +154,14 @@ class RareCategories(ColumnStage):
                 "choose another name, so that the rare ones stay apart from it.",
             )
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         if "keys" in learned:
             return [LumpOthers(column, learned["keys"], self.name)]
         return [Lump(column, learned["categories"], self.name)]
 
 
 @dataclass(frozen=True)
-class Lump(InPlace):
+class Lump(ColumnOperation):
     """Strings that are not among the categories become `other`; missing stays missing."""
 
     stays: ClassVar = True  # what was lumped stays lumped
@@ -184,7 +184,7 @@ class Lump(InPlace):
 
 
 @dataclass(frozen=True)
-class LumpOthers(InPlace):
+class LumpOthers(ColumnOperation):
     """As `Lump`, for categories of which only the keys are known."""
 
     stays: ClassVar = True  # what was lumped stays lumped
@@ -210,7 +210,7 @@ class LumpOthers(InPlace):
 
 
 @dataclass(frozen=True)
-class MapKeys(InPlace):
+class MapKeys(ColumnOperation):
     """Each value becomes the number that stands beside its key (Float64), another one 0; missing takes the last number."""
 
     stays: ClassVar = False  # there is no way back: two categories may be equally frequent
@@ -267,7 +267,7 @@ class Categorizer(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -276,12 +276,12 @@ class Categorizer(ColumnStage):
             raise self.all_null(column)
         return {"categories": categories}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [ToEnum(column, learned["categories"])]
 
 
 @dataclass(frozen=True)
-class ToEnum(InPlace):
+class ToEnum(ColumnOperation):
     """Strings become native categories; others than these become missing."""
 
     categories: Sequence[str]
@@ -303,7 +303,7 @@ class ToEnum(InPlace):
 
 
 @dataclass(frozen=True)
-class ToText(InPlace):
+class ToText(ColumnOperation):
     """Native categories become strings."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:

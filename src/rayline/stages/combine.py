@@ -11,12 +11,12 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.expression import Assign, Formula, check, columns_of, kind
-from rayline.core.operations import Drop, InPlace, Operation, Row, RowFunction
+from rayline.core.operations.base import ColumnOperation, Drop, Operation, Row, RowFunction
+from rayline.core.operations.expression import Assign, Formula, check, columns_of, kind
+from rayline.core.operations.polars_to_formula import from_polars
 from rayline.core.schema import Kind, col
-from rayline.core.stage import Check, Stage, View, a_bool, a_string, an_int, param
-from rayline.core.statistics import Request
-from rayline.core.translate import from_polars
+from rayline.core.stage import FitContext, ParameterCheck, Stage, a_bool, a_string, an_int, param
+from rayline.core.statistics.base import StatisticRequest
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
 
@@ -52,9 +52,9 @@ class PolynomialFeatures(Stage):
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
-    keeps: ClassVar = True
+    keep_input: ClassVar = True
     by_column: ClassVar = True
-    elsewhere: ClassVar = {**Stage.elsewhere, "include_bias": "leave it out: models have an intercept of their own"}
+    unsupported_params: ClassVar = {**Stage.unsupported_params, "include_bias": "leave it out: models have an intercept of their own"}
 
     degree: int = param(2, an_int(2, 10))
     interaction_only: bool = param(False, a_bool())
@@ -72,11 +72,11 @@ class PolynomialFeatures(Stage):
                 made[name] = product
         return made
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_taken(list(self._products(view.columns)), view)
         return {"columns": list(view.columns)}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         products = self._products(list(self.state["columns"]))
         return [Assign(products)] if products else []
 
@@ -111,18 +111,18 @@ class Ratio(Stage):
 
     needs_columns: ClassVar = True
     accepts: ClassVar = _NUMBERS
-    keeps: ClassVar = True
+    keep_input: ClassVar = True
     by_column: ClassVar = True
 
-    per: str = param("", Check("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v)))
-    zero: float | None = param(None, Check("a number or None", lambda v: v is None or type(v) in (int, float)))
+    per: str = param("", ParameterCheck("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v)))
+    zero: float | None = param(None, ParameterCheck("a number or None", lambda v: v is None or type(v) in (int, float)))
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         kind(["number", ["col", self.per]], {k: v for k, v in view.schema.items() if k not in view.targets}, "Ratio")
         self.refuse_taken([f"{column}_per_{self.per}" for column in view.columns], view)
         return {"columns": list(view.columns)}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         below: Formula = ["number", ["col", self.per]]
         zero = None if self.zero is None else float(self.zero)
         made = {
@@ -184,7 +184,7 @@ class Expression(Stage):
             object.__setattr__(self, "formula", from_polars(self.formula, "Expression"))
         check(self.formula, "Expression")
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         features = {name: dtype for name, dtype in view.schema.items() if name not in view.targets}
         kind(self.formula, features, "Expression")
         if self.output in view.targets:
@@ -197,7 +197,7 @@ class Expression(Stage):
         named = [name for name in dict.fromkeys([*columns_of(self.formula), self.output]) if name in schema]
         return [name for name in named if name == self.output]
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         _ = self.state
         return [Assign({self.output: self.formula})]
 
@@ -233,18 +233,18 @@ class Concatenator(Stage):
 
     output: str = param("features", a_string())
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         if self.output not in view.columns:
             self.refuse_taken([self.output], view)
         return {"columns": list(view.columns)}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
-        return [Pack(columns, self.output)] if columns else []
+        return [PackVector(columns, self.output)] if columns else []
 
 
 @dataclass(frozen=True)
-class Pack(Operation):
+class PackVector(Operation):
     """The columns become one vector of float64."""
 
     columns: Sequence[str]
@@ -274,11 +274,11 @@ class Pack(Operation):
         return {self.output: list(self.columns)}
 
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return [Unpack(self.output, list(self.columns))]
+        return [UnpackVector(self.output, list(self.columns))]
 
 
 @dataclass(frozen=True)
-class Unpack(Operation):
+class UnpackVector(Operation):
     """The elements of a vector become columns of their own; the vector goes away."""
 
     column: str
@@ -329,7 +329,7 @@ class FunctionTransformer(Stage):
 
     function: str = param(
         "",
-        Check("the name that a function has from register_function(name, function)", lambda v: isinstance(v, str) and bool(v)),
+        ParameterCheck("the name that a function has from register_function(name, function)", lambda v: isinstance(v, str) and bool(v)),
     )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -344,18 +344,18 @@ class FunctionTransformer(Stage):
             registry.register_function(state["function"], function)
         self.__dict__.update(state)
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         registry.function(self.function)
         return {"columns": list(view.columns)}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         columns = self.state["columns"]
         function = registry.function(self.function)  # goes along to workers, which have not registered it
-        return [Call(column, self.function, function) for column in columns]
+        return [CallFunction(column, self.function, function) for column in columns]
 
 
 @dataclass(frozen=True)
-class Call(InPlace):
+class CallFunction(ColumnOperation):
     """A column becomes what a registered function makes of it."""
 
     stays: ClassVar = False  # there is no way back: a function says nothing of its inverse

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.core.expression import Assign, Formula
-from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.operations.base import Drop, Operation, Row, RowFunction
+from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind, col
-from rayline.core.stage import Check, ColumnStage, View, a_bool, a_string, param
-from rayline.core.statistics import Request, Statistic
+from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, a_bool, a_string, param
+from rayline.core.statistics.base import Statistic, StatisticRequest
 
 _EPOCH = dt.datetime(1970, 1, 1)
 
@@ -87,22 +87,22 @@ class DatetimeEncoder(ColumnStage):
     kinds: ClassVar = (Kind.DATETIME,)
     accepts: ClassVar = (Kind.DATETIME,)
 
-    parts: Sequence[str] = param(_DEFAULT, Check(f"a list of some of {', '.join(PARTS)}", _are_parts))
+    parts: Sequence[str] = param(_DEFAULT, ParameterCheck(f"a list of some of {', '.join(PARTS)}", _are_parts))
     cyclic: bool = param(False, a_bool())
     holidays: str | None = param(None, a_string(none=True))
     keep: bool = param(False, a_bool())
 
     @property
-    def keeps(self) -> bool:  # type: ignore[override]
+    def keep_input(self) -> bool:  # type: ignore[override]
         return self.keep
 
     def _parts(self, dtype: pl.DataType) -> list[str]:
         return [part for part in self.parts if dtype != pl.Date or part not in _OF_TIME]
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [DateRange] if self.holidays else []
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned = super().learn(view, answers)
         new = [name for column, own in learned["columns"].items() for name in self._names(column, own)]
         self.refuse_taken(new, view, gone=() if self.keep else view.columns)
@@ -120,7 +120,7 @@ class DatetimeEncoder(ColumnStage):
             *([f"{column}_holiday"] if "holidays" in own else []),
         ]
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [CalendarParts(column, list(learned["parts"]), learned.get("holidays"))]
         waves: dict[str, Formula] = {}
         for part in learned["parts"]:

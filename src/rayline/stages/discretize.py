@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.codes import Choose, Codes, Look, OneHot
-from rayline.core.operations import InPlace, Operation, Row, RowFunction
-from rayline.core.quantiles import Quantiles
+from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
+from rayline.core.operations.categorical import CategoryCodes, LargestCategory, MapValues, OneHot
 from rayline.core.schema import col
-from rayline.core.stage import Check, NumberStage, Stage, View, one_of, param
-from rayline.core.statistics import Extremes, Request, Statistic
+from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, one_of, param
+from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.quantiles import Quantiles
 
 
 def _are_edges(value: Any) -> bool:
@@ -74,20 +74,20 @@ class KBinsDiscretizer(NumberStage):
     [0.0, 0.0, 1.0, 1.0]
     """
 
-    loses: ClassVar = "the place within the bin: its middle comes back"
+    lossy_reason: ClassVar = "the place within the bin: its middle comes back"
 
-    elsewhere: ClassVar = {**Stage.elsewhere, "sample_weight": "weights belong to training"}
+    unsupported_params: ClassVar = {**Stage.unsupported_params, "sample_weight": "weights belong to training"}
 
-    n_bins: int | dict[str, int] = param(5, Check("an integer from 2 to 65536, or a dict of such", _are_bins))
+    n_bins: int | dict[str, int] = param(5, ParameterCheck("an integer from 2 to 65536, or a dict of such", _are_bins))
     encode: str = param("ordinal", one_of("ordinal", "onehot"))
     strategy: str = param("quantile", one_of("quantile", "uniform", "kmeans"))
-    edges: Any = param(None, Check("ascending numbers, a dict of such lists, or None", _are_edges))
+    edges: Any = param(None, ParameterCheck("ascending numbers, a dict of such lists, or None", _are_edges))
     quantile_method: str = param("averaged_inverted_cdf", one_of("averaged_inverted_cdf", "linear"))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Extremes if self.strategy == "uniform" else Quantiles]
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [MinMax if self.strategy == "uniform" else Quantiles]
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_strange("edges", self.edges, view)
         self.refuse_strange("n_bins", self.n_bins, view)
         learned = super().learn(view, answers)
@@ -122,12 +122,12 @@ class KBinsDiscretizer(NumberStage):
         kept = [edges[0], *(b for a, b in itertools.pairwise(edges) if b - a > 1e-8)]
         return kept if len(kept) > 1 else [edges[0], edges[0]]
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [Bin(column, list(learned["edges"])[1:-1])]
         if self.encode == "onehot":
             n = len(learned["outputs"])
             operations.append(
-                OneHot(Codes(column, [float(i) for i in range(n)], -1, -1, where), list(learned["outputs"]))
+                OneHot(CategoryCodes(column, [float(i) for i in range(n)], -1, -1, where), list(learned["outputs"]))
             )
         return operations
 
@@ -138,8 +138,8 @@ class KBinsDiscretizer(NumberStage):
                 continue
             bins, edges = list(map(float, range(len(own["edges"]) - 1))), own["edges"]
             if self.encode == "onehot":
-                back.append(Choose(column, list(own["outputs"]), bins, None, pl.Float64()))
-            back.append(Look(column, bins, [(a + b) * 0.5 for a, b in itertools.pairwise(edges)], pl.Float64()))
+                back.append(LargestCategory(column, list(own["outputs"]), bins, None, pl.Float64()))
+            back.append(MapValues(column, bins, [(a + b) * 0.5 for a, b in itertools.pairwise(edges)], pl.Float64()))
         return back
 
 
@@ -205,7 +205,7 @@ def _clusters(x: Any, centres: Any) -> tuple[Any, Any]:
 
 
 @dataclass(frozen=True)
-class Bin(InPlace):
+class Bin(ColumnOperation):
     """x becomes how many of the inner edges are at or below it, as float64; missing stays missing."""
 
     inner: Sequence[float]

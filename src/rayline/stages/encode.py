@@ -9,29 +9,29 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.codes import Codes, MapCodes, OneHot
-from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, shorten
-from rayline.core.operations import Operation
+from rayline.core.operations.base import Operation
+from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
 from rayline.core.schema import Kind
-from rayline.core.stage import Check, ColumnStage, View, an_int, one_of, param
-from rayline.core.statistics import Statistic
+from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, an_int, one_of, param
+from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.counts import ValueCounts
 
 MANY_COLUMNS, MOST_CELLS = 10_000, 2_000_000_000
 """A column may become more 0/1 columns than the first only while these have no more cells (bytes) than the second."""
 
-_LEAST = Check(
+_LEAST = ParameterCheck(
     "a count, a share below 1, or None",
     lambda v: v is None or (not isinstance(v, bool) and isinstance(v, (int, float)) and v > 0),
 )
-_CATEGORIES = Check(
+_CATEGORIES = ParameterCheck(
     "a dict of lists of different values, or None",
     lambda v: v is None
     or (isinstance(v, dict) and all(isinstance(c, list) and len(c) == len(dict.fromkeys(c)) > 0 for c in v.values())),
 )
 
 
-_CODE = Check(
+_CODE = ParameterCheck(
     'a number, "next" or None',
     lambda v: v is None or v == "next" or (isinstance(v, (int, float)) and not isinstance(v, bool)),
 )
@@ -99,7 +99,7 @@ class OneHotEncoder(ColumnStage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
 
     @property
-    def loses(self) -> str:  # type: ignore[override]
+    def lossy_reason(self) -> str:  # type: ignore[override]
         if self.drop is not None and self.missing == "ignore":
             return "which values were missing: they look like the category without a column"
         if self.categories is not None:
@@ -110,19 +110,19 @@ class OneHotEncoder(ColumnStage):
     min_frequency: float | None = param(None, _LEAST)
     max_categories: int | None = param(None, an_int(1, none=True))
     drop: str | dict[str, Any] | None = param(
-        None, Check("'first', 'if_binary', a category for each column, or None", lambda v: v in (None, "first", "if_binary") or isinstance(v, dict))
+        None, ParameterCheck("'first', 'if_binary', a category for each column, or None", lambda v: v in (None, "first", "if_binary") or isinstance(v, dict))
     )
     missing: str = param("category", one_of("category", "ignore"))
     categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
     def __post_init__(self) -> None:
         _one_missing(self, "categories", "drop")
         super().__post_init__()
 
-    def learn(self, view: View, answers: Mapping[Any, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[Any, Any]) -> dict[str, Any]:
         self.refuse_strange("categories", self.categories, view)
         self.refuse_strange("drop", self.drop, view)
         learned = super().learn(view, answers)
@@ -162,13 +162,13 @@ class OneHotEncoder(ColumnStage):
                 "lump the rare ones (max_categories, min_frequency), hash the column (FeatureHasher makes one sparse column), or encode it otherwise (TargetEncoder, OrdinalEncoder).",
             )
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         frequent, rare, outputs = learned["categories"], learned["rare"], learned["outputs"]
         last = len(frequent)
         unknown = {"ignore": -1, "error": None, "infrequent_if_exist": last if rare else -1}[self.handle_unknown]
         missing = -1 if self.missing == "ignore" else unknown  # one that fit did not see is like any other new category
         codes = [*range(last), *[last] * len(rare)]
-        return [OneHot(Codes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
+        return [OneHot(CategoryCodes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
 
 
 def _are_classes(value: Any) -> bool:
@@ -235,7 +235,7 @@ class OrdinalEncoder(ColumnStage):
     max_categories: int | None = param(None, an_int(1, none=True))
     dtype: Any = param("float64", one_of(*_DTYPES))
 
-    elsewhere: ClassVar = {name: hint for name, hint in ColumnStage.elsewhere.items() if name != "dtype"}
+    unsupported_params: ClassVar = {name: hint for name, hint in ColumnStage.unsupported_params.items() if name != "dtype"}
 
     def __post_init__(self) -> None:
         _one_missing(self, "categories")
@@ -269,10 +269,10 @@ class OrdinalEncoder(ColumnStage):
             ends.append(n + ends.count(n) if value == "next" else value)
         return ends
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn(self, view: View, answers: Mapping[Any, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[Any, Any]) -> dict[str, Any]:
         self.refuse_strange("categories", self.categories, view)
         return super().learn(view, answers)
 
@@ -304,7 +304,7 @@ class OrdinalEncoder(ColumnStage):
                 expected = f"a number that is no place of the {n} categories of column {column!r}, below 0 or from {n} on"
                 raise ParameterError.value("OrdinalEncoder", name, expected, value)
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         categories, rare = list(learned["categories"]), list(learned.get("rare", ()))
         n = len(categories)
         last = n + bool(rare)
@@ -314,7 +314,7 @@ class OrdinalEncoder(ColumnStage):
         codes = [*range(n), *[n] * len(rare)] if rare else None
         # What integers cannot say is missing is an unknown category.
         missing = unknown if self.encoded_missing_value is None and self._number.is_integer() else last + 1
-        own = Codes(column, [*categories, *rare], unknown, missing, where, codes)
+        own = CategoryCodes(column, [*categories, *rare], unknown, missing, where, codes)
         return [MapCodes(own, [None if v is None else number(v) for v in values], self._number)]
 
 
@@ -353,9 +353,9 @@ class LabelEncoder(ColumnStage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
     labels: ClassVar = True
 
-    classes: Any = param(None, Check("a list of at least two different labels, or None", _are_classes))
+    classes: Any = param(None, ParameterCheck("a list of at least two different labels, or None", _are_classes))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -374,11 +374,11 @@ class LabelEncoder(ColumnStage):
             )
         return {"categories": list(self.classes)}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         categories = list(learned["categories"])
         n = len(categories)
         hint = "drop these rows, or refit with the labels among its classes (classes=[…])."
-        return [MapCodes(Codes(column, categories, None, n, where, hint=hint), [*range(n), None], pl.Int64())]
+        return [MapCodes(CategoryCodes(column, categories, None, n, where, hint=hint), [*range(n), None], pl.Int64())]
 
 
 def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts) -> tuple[list[Any], list[int]]:

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.operations import Drop, Operation, Row, RowFunction
+from rayline.core.operations.base import Drop, Operation, Row, RowFunction
 from rayline.core.schema import SPARSE, Kind, col
-from rayline.core.stage import ColumnStage, Stage, View, a_string, an_int, param
-from rayline.core.statistics import Request
-from rayline.core.text import as_text, key_of, keys_of, row_as_text
+from rayline.core.stage import ColumnStage, FitContext, Stage, a_string, an_int, param
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.text_analysis import as_text, key_of, keys_of, row_as_text
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HashEncoder(ColumnStage):
 
     n_features: int = param(16, an_int(2, 65_536))
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         outputs = [f"{column}_{i}" for column in view.columns for i in range(self.n_features)]
         self.refuse_taken(outputs, view, gone=view.columns)
         return super().learn(view, answers)
@@ -59,7 +59,7 @@ class HashEncoder(ColumnStage):
             raise SchemaError.dtype("HashEncoder", column, "strings, booleans or integers", dtype)
         return {}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [HashOneHot(column, self.n_features)]
 
 
@@ -133,11 +133,11 @@ class FeatureHasher(Stage):
     n_features: int = param(1 << 18, an_int(1, 1 << 31))
     output: str = param("hashed", a_string())
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_taken([self.output], view, gone=view.columns)
         return {"columns": list(view.columns), "zeros": False}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
         zeros = bool(self.state.get("zeros", True))  # files that do not say it were fitted with them
         return [HashRow(columns, self.n_features, self.output, zeros)] if columns else []

@@ -9,15 +9,25 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.codes import Codes
-from rayline.core.counts import ValueCounts
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.core.joint import GroupMoments, PairCounts
-from rayline.core.operations import Drop, Fill, Operation, Row, RowFunction
-from rayline.core.quantiles import Quantiles
+from rayline.core.operations.base import Drop, Fill, Operation, Row, RowFunction
+from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.schema import Kind, col, is_category, kind_of
-from rayline.core.stage import Check, ColumnStage, Stage, View, anything, keep_empty, no_values, one_of, param
-from rayline.core.statistics import Missing, Moments, Request, Statistic
+from rayline.core.stage import (
+    ColumnStage,
+    FitContext,
+    ParameterCheck,
+    Stage,
+    anything,
+    keep_empty,
+    no_values,
+    one_of,
+    param,
+)
+from rayline.core.statistics.base import MissingCount, Moments, Statistic, StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.multi_column import GroupMoments, PairCounts
+from rayline.core.statistics.quantiles import Quantiles
 
 
 @dataclass(frozen=True)
@@ -53,14 +63,14 @@ class SimpleImputer(ColumnStage):
     """
 
     kinds: ClassVar = (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN)
-    becomes: ClassVar = Fill
-    elsewhere: ClassVar = {
-        **Stage.elsewhere,
+    column_operation: ClassVar = Fill
+    unsupported_params: ClassVar = {
+        **Stage.unsupported_params,
         "add_indicator": "put a MissingIndicator before it",
         "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
     }
 
-    loses: ClassVar = "which values were missing"
+    lossy_reason: ClassVar = "which values were missing"
 
     strategy: str = param("mean", one_of("mean", "median", "most_frequent", "constant"))
     fill_value: Any = param(None, anything())
@@ -88,17 +98,17 @@ class SimpleImputer(ColumnStage):
             return {Kind.CATEGORY} if isinstance(self.fill_value, str) else {Kind.NUMERIC}
         return {Kind.NUMERIC, Kind.CATEGORY, Kind.BOOLEAN}
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         by_strategy: dict[str, list[type[Statistic]]] = {
             "mean": [Moments],
             "median": [Quantiles],
             "most_frequent": [ValueCounts],
         }
-        return by_strategy.get(self.strategy, [Missing] if self.keep_empty_features is False else [])
+        return by_strategy.get(self.strategy, [MissingCount] if self.keep_empty_features is False else [])
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         value = self._value(dtype, *answers)
-        if value is None or (answers and isinstance(answers[0], Missing) and not answers[0].count):
+        if value is None or (answers and isinstance(answers[0], MissingCount) and not answers[0].count):
             raise self.all_null(column)
         as_float = self.strategy in ("mean", "median") or (isinstance(value, float) and dtype.is_integer())
         if as_float:
@@ -124,7 +134,7 @@ class SimpleImputer(ColumnStage):
         value = self._constant(dtype) if self.strategy == "constant" else self.replace(fill_value=None)._constant(dtype)
         return {"value": 0.0 if as_float else value, "dtype": pl.Float64() if as_float else None}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Fill(column, learned["value"], learned["dtype"])]
 
 
@@ -154,14 +164,14 @@ class MissingIndicator(ColumnStage):
     """
 
     kinds: ClassVar = tuple(Kind)
-    keeps: ClassVar = True
+    keep_input: ClassVar = True
 
     features: str = param("missing-only", one_of("missing-only", "all"))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Missing] if self.features == "missing-only" else []
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [MissingCount] if self.features == "missing-only" else []
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned = super().learn(view, answers)
         self.refuse_taken([f"{c}_missing" for c, own in learned["columns"].items() if own["marked"]], view)
         return learned
@@ -169,7 +179,7 @@ class MissingIndicator(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return {"marked": not answers or answers[0].n_null > 0}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [IsMissing(column, f"{column}_missing")] if learned["marked"] else []
 
 
@@ -234,16 +244,16 @@ class GroupImputer(Stage):
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN, Kind.CATEGORY)
     by_column: ClassVar = True
 
-    loses: ClassVar = "which values were missing"
+    lossy_reason: ClassVar = "which values were missing"
 
-    by: str = param("", Check("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v)))
+    by: str = param("", ParameterCheck("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v)))
     strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
     keep_empty_features: bool | None = keep_empty()
 
-    def requests(self, view: View) -> list[Request]:
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         return [self._ask(view, column) for column in self._chosen(view)]
 
-    def _chosen(self, view: View) -> list[str]:
+    def _chosen(self, view: FitContext) -> list[str]:
         if self.by not in view.schema or self.by in view.targets:
             raise SchemaError.missing("GroupImputer", [self.by], [n for n in view.schema if n not in view.targets])
         chosen = [column for column in view.columns if column != self.by]
@@ -254,14 +264,14 @@ class GroupImputer(Stage):
             )
         return chosen
 
-    def _ask(self, view: View, column: str) -> Request:
+    def _ask(self, view: FitContext, column: str) -> StatisticRequest:
         return (
             view.ask(GroupMoments, column, self.by)
             if self.strategy == "mean"
             else view.ask(PairCounts, self.by, column)
         )
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
         dropped: list[str] = []
         for column in self._chosen(view):
@@ -319,7 +329,7 @@ class GroupImputer(Stage):
         low, high = (values[int(ends.search_sorted(p, side="right"))] for p in ((count - 1) // 2, count // 2))
         return low if low == high else (low + high) / 2
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         return [
             FillByGroup(column, self.by, own["groups"], own["values"], own["overall"], own["dtype"])
             for column, own in self.state["columns"].items()
@@ -340,14 +350,14 @@ class FillByGroup(Operation):
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         dtype = self.dtype or (pl.String() if is_category(schema[self.column]) else schema[self.column])
         n = len(self.groups)
-        codes = Codes(self.by, self.groups, n, n).expression(schema)
+        codes = CategoryCodes(self.by, self.groups, n, n).expression(schema)
         values = pl.lit(pl.Series([*self.values, self.overall], dtype=dtype))
         x = col(self.column).cast(dtype)
         return [(x.fill_nan(None) if dtype.is_float() else x).fill_null(values.gather(codes)).alias(self.column)]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         n, column, by = len(self.groups), self.column, self.by
-        lookup, values = Codes(by, self.groups, n, n).lookup(), [*self.values, self.overall]
+        lookup, values = CategoryCodes(by, self.groups, n, n).lookup(), [*self.values, self.overall]
         as_float = (self.dtype or schema[column]).is_float()
 
         def fill(row: Row) -> None:

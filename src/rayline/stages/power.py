@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError
-from rayline.core.expression import Assign, Formula
-from rayline.core.operations import Affine, Drop, Operation
-from rayline.core.quantiles import Quantiles
-from rayline.core.stage import ColumnStage, NumberStage, View, a_bool, a_number, one_of, param
-from rayline.core.statistics import AtMost, Extremes, Request, Statistic
+from rayline.core.operations.base import Affine, Drop, Operation
+from rayline.core.operations.expression import Assign, Formula
+from rayline.core.stage import ColumnStage, FitContext, NumberStage, a_bool, a_number, one_of, param
+from rayline.core.statistics.base import CountBelow, MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.quantiles import Quantiles
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Log(NumberStage):
 
     offset: float = param(1.0, a_number())
 
-    def questions(self, column: str, view: View) -> list[Request]:
-        return [view.ask(Extremes, column), view.ask(AtMost, column, bound=-float(self.offset))]
+    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
+        return [view.ask(MinMax, column), view.ask(CountBelow, column, bound=-float(self.offset))]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         extremes, beyond = answers
         _refuse_below(self, column, extremes.low, -self.offset, beyond.count)
         return {}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         x = ["+", ["col", column], float(self.offset)]
         return [Assign({column: ["if", [">", x, 0], ["log", x], None]})]
 
@@ -112,7 +112,7 @@ class PowerTransformer(NumberStage):
     method: str = param("yeo-johnson", one_of("yeo-johnson", "box-cox"))
     standardize: bool = param(True, a_bool())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class PowerTransformer(NumberStage):
         middle = 0.0 if sign[0] > 0 else 2.0 if sign[-1] < 0 else 1.0  # where no side overflows
         return _zero_of_falling(slope, middle, 1.0 / max(float(np.abs(log).max()), 1e-300))
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations = self._powers(column, float(learned["lambda"]), learned.get("center"))
         return [*operations, Affine(column, learned["mean"], learned["scale"])] if self.standardize else operations
 

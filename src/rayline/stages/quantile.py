@@ -11,15 +11,15 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import MissingExtraError
-from rayline.core.operations import InPlace, Operation, Row, RowFunction
-from rayline.core.quantiles import Quantiles
+from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import col
 from rayline.core.stage import NumberStage, an_int, one_of, param
-from rayline.core.statistics import Statistic
+from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.quantiles import Quantiles
 
 
 @dataclass(frozen=True)
-class Interpolate(InPlace):
+class Interpolate(ColumnOperation):
     """x becomes the value at x of lines between points; at a point `at`, between two `right` of one to `left` of the next.
 
     Points are ascending. Outside of them x takes `at` of the first or the last.
@@ -96,7 +96,7 @@ def _normal_quantile() -> tuple[Any, float, float]:
 
 
 @dataclass(frozen=True)
-class NormalQuantile(InPlace):
+class NormalQuantile(ColumnOperation):
     """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
@@ -121,7 +121,7 @@ class NormalQuantile(InPlace):
 
 
 @dataclass(frozen=True)
-class NormalShare(InPlace):
+class NormalShare(ColumnOperation):
     """The way back from a normal quantile: the share of the normal distribution below it."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
@@ -166,7 +166,7 @@ class QuantileTransformer(NumberStage):
     n_quantiles: int = param(1000, an_int(2))
     output_distribution: str = param("uniform", one_of("uniform", "normal"))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class QuantileTransformer(NumberStage):
         at[0], at[-1] = 0.0, 1.0
         return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [
             Interpolate(column, learned["points"], learned["left"], learned["at"], learned["right"])
         ]

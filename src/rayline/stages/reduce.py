@@ -11,12 +11,23 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
-from rayline.core.joint import Covariance, GroupMoments
-from rayline.core.linear import Linear
-from rayline.core.operations import Drop, Operation
+from rayline.core.operations.base import Drop, Operation
+from rayline.core.operations.linear import Linear
 from rayline.core.schema import Kind, kind_of
-from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, a_number, a_string, an_int, one_of, param
-from rayline.core.statistics import Moments, Request, Statistic
+from rayline.core.stage import (
+    ColumnStage,
+    FitContext,
+    ParameterCheck,
+    Stage,
+    a_bool,
+    a_number,
+    a_string,
+    an_int,
+    one_of,
+    param,
+)
+from rayline.core.statistics.base import Moments, Statistic, StatisticRequest
+from rayline.core.statistics.multi_column import Covariance, GroupMoments
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
 
@@ -73,7 +84,7 @@ class PCA(Stage):
     accepts: ClassVar = _NUMBERS
 
     @property
-    def loses(self) -> str:  # type: ignore[override]
+    def lossy_reason(self) -> str:  # type: ignore[override]
         if self.is_fitted:
             fewer = len(self.state["components"]) < len(self.state["columns"])
             return "what the components leave out" if fewer else ""
@@ -81,21 +92,21 @@ class PCA(Stage):
 
     n_components: int | float | None = param(
         None,
-        Check(
+        ParameterCheck(
             "an integer of at least 1, a share between 0 and 1, or None",
             lambda v: v is None or (type(v) is int and v >= 1) or (type(v) is float and 0 < v < 1),
         ),
     )
-    elsewhere: ClassVar = {
-        **Stage.elsewhere,
+    unsupported_params: ClassVar = {
+        **Stage.unsupported_params,
         **dict.fromkeys(("svd_solver", "tol", "iterated_power", "n_oversamples"), "leave it out: the covariance is taken apart exactly"),
     }
     whiten: bool = param(False, a_bool())
 
-    def requests(self, view: View) -> list[Request]:
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         return [view.ask(Covariance, *view.columns)] if view.columns else []
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         columns = list(view.columns)
         if not columns:
             return {"columns": [], "mean": [], "components": []}
@@ -143,7 +154,7 @@ class PCA(Stage):
             f"drop {shorten(empty)} (DropColumns)." if empty else hint,
         )
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
         if not columns:
             return []
@@ -188,11 +199,11 @@ class VarianceThreshold(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
-    loses: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
 
     threshold: float = param(0.0, a_number(0))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -201,7 +212,7 @@ class VarianceThreshold(ColumnStage):
         error = (1e-15 * moments.mean) * (1e-15 * moments.mean) * moments.count
         return {"removed": math.isfinite(moments.variance) and moments.variance <= max(self.threshold, error)}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Drop([column])] if learned["removed"] else []
 
 
@@ -229,14 +240,14 @@ class CorrelationFilter(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
-    loses: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
 
     threshold: float = param(0.95, a_number(0, 1))
 
-    def requests(self, view: View) -> list[Request]:
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         return [view.ask(Covariance, *view.columns)] if len(view.columns) > 1 else []
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         columns = list(view.columns)
         removed: list[int] = []
         kept: list[int] = []
@@ -249,7 +260,7 @@ class CorrelationFilter(Stage):
                     (removed if any(sizes[i, j] > self.threshold for j in kept) else kept).append(i)
         return {"columns": columns, "removed": [columns[i] for i in removed]}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         return [Drop(list(self.state["removed"]))]
 
 
@@ -288,16 +299,16 @@ class SelectKBest(Stage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = _NUMBERS
 
-    loses: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
 
     k: int = param(10, an_int(1))
     score: str = param("auto", one_of("auto", "f_classif", "f_regression"))
     target: str | None = param(None, a_string(none=True))
 
-    def requests(self, view: View) -> list[Request]:
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         return [self._ask(view, column) for column in view.columns]
 
-    def _ask(self, view: View, column: str) -> Request:
+    def _ask(self, view: FitContext, column: str) -> StatisticRequest:
         target = self.target or next(iter(view.targets), None)
         if target is None or target not in view.schema:
             raise SchemaError(
@@ -311,7 +322,7 @@ class SelectKBest(Stage):
             raise SchemaError.dtype("SelectKBest", target, "a numeric target for f_regression", dtype)
         return view.ask(Covariance, column, target) if regression else view.ask(GroupMoments, column, target)
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         scores = {column: self._score(column, answers[self._ask(view, column)]) for column in view.columns}
         return self._chosen(view.columns, scores)
 
@@ -344,5 +355,5 @@ class SelectKBest(Stage):
         between = max(total.m2 - within, 0.0)
         return between / (len(groups) - 1) / (within / free) if within > 0 else (math.inf if between > 0 else 0.0)
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         return [Drop(list(self.state["removed"]))]

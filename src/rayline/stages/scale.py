@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.errors import ParameterError
-from rayline.core.expression import Assign, Formula
-from rayline.core.operations import Affine, Clip, Drop, Operation
-from rayline.core.quantiles import Quantiles
+from rayline.core.operations.base import Affine, Clip, Drop, Operation
+from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind
-from rayline.core.stage import Check, NumberStage, Stage, View, a_bool, one_of, param
-from rayline.core.statistics import Extremes, Moments, Request, Statistic
+from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, a_bool, one_of, param
+from rayline.core.statistics.base import MinMax, Moments, Statistic, StatisticRequest
+from rayline.core.statistics.quantiles import Quantiles
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class StandardScaler(NumberStage):
     [-1.225, 0.0, 1.225]
     """
 
-    becomes: ClassVar = Affine
+    column_operation: ClassVar = Affine
 
     with_mean: bool = param(True, a_bool())
     with_std: bool = param(True, a_bool())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class StandardScaler(NumberStage):
         constant = spread <= math.hypot(math.sqrt(error) * spread, error * moments.mean)  # squares of 1e200 would overflow
         return {"mean": moments.mean, "scale": 1.0 if constant else _divisor(spread)}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Affine(column, learned["mean"] if self.with_mean else 0.0, learned["scale"] if self.with_std else 1.0)]
 
 
@@ -114,23 +114,23 @@ class MinMaxScaler(NumberStage):
     """
 
     @property
-    def becomes(self) -> type[Operation] | None:  # type: ignore[override]
+    def column_operation(self) -> type[Operation] | None:  # type: ignore[override]
         return None if self.clip else Affine
 
-    feature_range: tuple[float, float] = param((0.0, 1.0), Check("two numbers, the smaller first", _is_range))
+    feature_range: tuple[float, float] = param((0.0, 1.0), ParameterCheck("two numbers, the smaller first", _is_range))
     clip: bool = param(False, a_bool())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Extremes]
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [MinMax]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        extremes: Extremes = answers[0]
+        extremes: MinMax = answers[0]
         if not extremes.count:
             raise self.all_null(column)
         self.refuse_infinite(column, extremes.low, extremes.high, float(extremes.high) - float(extremes.low))
         return {"low": extremes.low, "high": extremes.high}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         low, high = self.feature_range
         span = learned["high"] - learned["low"]
         operations: list[Operation] = [Affine(column, learned["low"], _divisor(span) / (high - low), float(low))]
@@ -165,23 +165,23 @@ class MaxAbsScaler(NumberStage):
     """
 
     @property
-    def becomes(self) -> type[Operation] | None:  # type: ignore[override]
+    def column_operation(self) -> type[Operation] | None:  # type: ignore[override]
         return None if self.clip else Affine
 
     clip: bool = param(False, a_bool())
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Extremes]
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [MinMax]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        extremes: Extremes = answers[0]
+        extremes: MinMax = answers[0]
         if not extremes.count:
             raise self.all_null(column)
         scale = float(max(abs(extremes.low), abs(extremes.high)))
         self.refuse_infinite(column, scale)
         return {"scale": _divisor(scale)}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [Affine(column, 0.0, learned["scale"])]
         return [*operations, Clip(column, -1.0, 1.0)] if self.clip else operations
 
@@ -223,12 +223,12 @@ class RobustScaler(NumberStage):
     [-1.0, 0.0, 1.0]
     """
 
-    becomes: ClassVar = Affine
+    column_operation: ClassVar = Affine
 
     with_centering: bool = param(True, a_bool())
     with_scaling: bool = param(True, a_bool())
     quantile_range: tuple[float, float] = param(
-        (25.0, 75.0), Check("two percentages, the smaller first", _is_quantile_range)
+        (25.0, 75.0), ParameterCheck("two percentages, the smaller first", _is_quantile_range)
     )
     unit_variance: bool = param(False, a_bool())
 
@@ -238,7 +238,7 @@ class RobustScaler(NumberStage):
         if self.unit_variance and not 0 < low < high < 100:
             raise ParameterError.value("RobustScaler", "quantile_range", "percentages within 0 and 100, as unit_variance needs", (low, high))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -253,7 +253,7 @@ class RobustScaler(NumberStage):
             scale /= normal.inv_cdf(self.quantile_range[1] / 100) - normal.inv_cdf(self.quantile_range[0] / 100)
         return {"center": middle, "scale": scale}
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         shift = learned["center"] if self.with_centering else 0.0
         return [Affine(column, shift, learned["scale"] if self.with_scaling else 1.0)]
 
@@ -286,10 +286,10 @@ class Normalizer(Stage):
 
     norm: str = param("l2", one_of("l2", "l1", "max"))
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         return {"columns": list(view.columns)}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
         if not columns:
             return []

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from rayline.core.operations import Drop, Operation
-from rayline.core.stage import Stage, View
-from rayline.core.statistics import Request
+from rayline.core.operations.base import Drop, Operation
+from rayline.core.stage import FitContext, Stage
+from rayline.core.statistics.base import StatisticRequest
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class DropColumns(Stage):
     ['x']
     """
 
-    loses: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
 
     needs_columns: ClassVar[bool] = True
     by_column: ClassVar[bool] = True
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         return {"columns": list(view.columns)}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         return [Drop(list(self.state["columns"]))]
 
 
@@ -69,16 +69,16 @@ class SelectColumns(Stage):
     ['x']
     """
 
-    loses: ClassVar = "the columns that it removes: they come back without values"
+    lossy_reason: ClassVar = "the columns that it removes: they come back without values"
 
     needs_columns: ClassVar[bool] = True
     by_column: ClassVar[bool] = True
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         kept = {*view.columns, *view.targets}
         return {"columns": list(view.columns), "dropped": [name for name in view.schema if name not in kept]}
 
-    def lower(self, where: str) -> list[Operation]:
+    def to_operations(self, where: str) -> list[Operation]:
         return [Drop(list(self.state["dropped"]))]
 
     def without(self, columns: Collection[str]) -> Self | None:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.operations import Changes, Drop, Operation, Row, RowFunction
-from rayline.core.quantiles import Quantiles
+from rayline.core.operations.base import Changes, Drop, Operation, Row, RowFunction
 from rayline.core.schema import col
-from rayline.core.stage import Check, NumberStage, View, a_bool, an_int, one_of, param
-from rayline.core.statistics import Extremes, Request, Statistic
+from rayline.core.stage import FitContext, NumberStage, ParameterCheck, a_bool, an_int, one_of, param
+from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.quantiles import Quantiles
 
 _BLOCK_ROWS = 1 << 15
 
@@ -94,15 +94,15 @@ class SplineTransformer(NumberStage):
 
     n_knots: int = param(5, an_int(2, 1000))
     degree: int = param(3, an_int(0, 20))
-    knots: Any = param("uniform", Check('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots))
+    knots: Any = param("uniform", ParameterCheck('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots))
     extrapolation: str = param("constant", one_of("constant", "linear", "continue", "periodic", "error"))
     include_bias: bool = param(True, a_bool())
     handle_missing: str = param("keep", one_of("keep", "zeros"))
 
-    def asks(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        return [Quantiles if self.knots == "quantile" else Extremes]
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [Quantiles if self.knots == "quantile" else MinMax]
 
-    def learn(self, view: View, answers: Mapping[Request, Any]) -> dict[str, Any]:
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_strange("knots", self.knots, view)
         learned = super().learn(view, answers)
         new = [name for column, own in learned["columns"].items() if "knots" in own for name in self._names(column, own["knots"])]
@@ -146,7 +146,7 @@ class SplineTransformer(NumberStage):
         n = len(knots) - self.degree - 1 - (self.degree if self.extrapolation == "periodic" else 0)
         return [f"{column}_sp_{i}" for i in range(n if self.include_bias else n - 1)]
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         names = self._names(column, learned["knots"])
         how = (self.degree, self.extrapolation, self.handle_missing == "zeros", where)
         return [BSpline(column, names, list(learned["knots"]), *how)]

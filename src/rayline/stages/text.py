@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.counts import MAX_CATEGORIES
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.grams import DocumentFrequency, GramCounts
-from rayline.core.operations import Operation
+from rayline.core.operations.base import Operation
 from rayline.core.schema import Kind
-from rayline.core.stage import Check, ColumnStage, Stage, View, a_bool, an_int, one_of, param
-from rayline.core.statistics import Request
-from rayline.core.text import WORDS, Analyzer, n_groups
+from rayline.core.stage import ColumnStage, FitContext, ParameterCheck, Stage, a_bool, an_int, one_of, param
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.counts import MAX_CATEGORIES
+from rayline.core.statistics.ngrams import DocumentFrequency, GramCounts
+from rayline.core.text_analysis import WORDS, Analyzer, n_groups
 from rayline.stages.text_vectors import SplitWords, Vectorize
 
 
@@ -50,12 +50,12 @@ def _group_of(learned: Mapping[str, Any]) -> dict[str, Any]:
     return {"group": True} if learned.get("group") else {}
 
 
-_PATTERN = Check("a regular expression in Rust's syntax", _is_pattern)
-_STOP_WORDS = Check(
+_PATTERN = ParameterCheck("a regular expression in Rust's syntax", _is_pattern)
+_STOP_WORDS = ParameterCheck(
     "a list of words, or None",
     lambda v: v is None or (isinstance(v, (list, tuple)) and all(isinstance(word, str) for word in v)),
 )
-_RANGE = Check("two integers from 1 to 10, the smaller first", _is_range)
+_RANGE = ParameterCheck("two integers from 1 to 10, the smaller first", _is_range)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class _TextStage(ColumnStage):
     token_pattern: str = param(WORDS, _PATTERN)
     stop_words: Sequence[str] | None = param(None, _STOP_WORDS)
 
-    elsewhere: ClassVar = {
-        **Stage.elsewhere,
+    unsupported_params: ClassVar = {
+        **Stage.unsupported_params,
         "analyzer": 'words are what token_pattern says; token_pattern="." with ngram_range=(3, 3) makes them characters',
         "alternate_sign": "leave it out: counts stay positive",
         "vocabulary": "leave it out: it is learned; max_features, min_df and max_df bound it",
@@ -144,7 +144,7 @@ class Vectorizer(_TextStage):
     sublinear_tf: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def questions(self, column: str, view: View) -> list[Request]:
+    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
         request = view.ask(DocumentFrequency, column, n_features=self.n_features, **self.options())
         return [request] if self.use_idf else []
 
@@ -158,7 +158,7 @@ class Vectorizer(_TextStage):
             "rows_with": {"feature": counts.features.tolist(), "n": counts.rows_with.tolist()},
         }
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         idf = {name: learned[name] for name in ("n_rows", "rows_with") if name in learned}
         how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf}
         return [Vectorize(column, self.analyzer(learned), self.n_features, **how, **idf)]
@@ -198,7 +198,7 @@ class HashingVectorizer(_TextStage):
     binary: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [Vectorize(column, self.analyzer(learned), self.n_features, norm=self.norm, binary=self.binary)]
 
 
@@ -206,12 +206,12 @@ class HashingVectorizer(_TextStage):
 class _Vocabulary(_TextStage):
     """A stage that learns its grams."""
 
-    min_df: float = param(1, Check("a count, or a share of the texts below 1", lambda v: _is_df(v)))  # noqa: PLW0108  # defined below
-    max_df: float = param(1.0, Check("a count, or a share of the texts up to 1.0", lambda v: _is_df(v)))  # noqa: PLW0108
+    min_df: float = param(1, ParameterCheck("a count, or a share of the texts below 1", lambda v: _is_df(v)))  # noqa: PLW0108  # defined below
+    max_df: float = param(1.0, ParameterCheck("a count, or a share of the texts up to 1.0", lambda v: _is_df(v)))  # noqa: PLW0108
     max_features: int | None = param(None, an_int(1, none=True))
     binary: bool = param(False, a_bool())
 
-    def questions(self, column: str, view: View) -> list[Request]:
+    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
         return [view.ask(GramCounts, column, **self.options())]
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class CountVectorizer(_Vocabulary):
     [[1.0, 2.0, 1.0], [1.0]]
     """
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [self._vectorize(column, learned)]
 
 
@@ -325,7 +325,7 @@ class TfidfVectorizer(_Vocabulary):
     sublinear_tf: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         idf: dict[str, Any] = {"n_rows": learned["n_rows"], "rows_with": learned["rows_with"]} if self.use_idf else {}
         how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf}
         return [self._vectorize(column, learned, **idf, **how)]
@@ -362,5 +362,5 @@ class Tokenizer(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return _group(self)
 
-    def lower_column(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [SplitWords(column, Analyzer(self.lowercase, self.token_pattern, **_group_of(learned)))]

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rayline.core.grams import blocks_of, counted, counted_pairs
-from rayline.core.operations import InPlace, Row, RowFunction
+from rayline.core.operations.base import ColumnOperation, Row, RowFunction
 from rayline.core.schema import SPARSE, col
-from rayline.core.text import Analyzer
+from rayline.core.statistics.ngrams import blocks_of, counted, counted_pairs
+from rayline.core.text_analysis import Analyzer
 
 
 @dataclass(frozen=True)
-class Vectorize(InPlace):
+class Vectorize(ColumnOperation):
     """A text becomes the sparse vector of its gram counts, weighted and normed."""
 
     stays: ClassVar = False  # there is no way back: the order of the words is lost
@@ -151,7 +151,7 @@ def _sparse(size: int, offsets: Any, indices: Any, values: Any) -> pl.Series:
 
 
 @dataclass(frozen=True)
-class SplitWords(InPlace):
+class SplitWords(ColumnOperation):
     """A text becomes the list of its tokens."""
 
     stays: ClassVar = False  # there is no way back: what stood between the words is lost

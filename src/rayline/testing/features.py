@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core.errors import RaylineError
 from rayline.inference.artifact import load
-from rayline.testing.case import Case, error_of
+from rayline.testing.contract_case import FrameworkCase, error_of
 from rayline.train.result import Result
 
 NAMES = ("a=b", "", "=", "f0", "[x] < 1", "［x］", "Column_1", "a b", "a\u00a0b", "{é}\t,:\"'", "\u2400", "end of trees", "feature_names=")
@@ -26,12 +26,12 @@ OTHERS = (dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), dt.timedelta(1), dt.time
 """Values of the types that no framework takes."""
 
 
-def _few(case: Case, features: pl.DataFrame) -> Result:
+def _few(case: FrameworkCase, features: pl.DataFrame) -> Result:
     table = features.with_columns(case.table.head(features.height)[case.target])
     return case.trainer().fit(None, table, None, [case.target], verbose=False)
 
 
-def _loads(case: Case, result: Result, rows: pl.DataFrame, why: str) -> None:
+def _loads(case: FrameworkCase, result: Result, rows: pl.DataFrame, why: str) -> None:
     pipeline = result.inference_pipeline
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -44,7 +44,7 @@ def _loads(case: Case, result: Result, rows: pl.DataFrame, why: str) -> None:
     )
 
 
-def takes_columns_of_any_name(case: Case) -> None:
+def takes_columns_of_any_name(case: FrameworkCase) -> None:
     """What was trained on columns of these names is saved, loaded, chained by hand, and gives the same."""
     if case.reads_text:
         return
@@ -61,14 +61,14 @@ def takes_columns_of_any_name(case: Case) -> None:
         assert chained.model.feature_names == list(NAMES), f"its native model names the features {chained.model.feature_names}"
 
 
-def takes_categories_of_any_name(case: Case) -> None:
-    if case.reads_text or case.adapter.strings != "categories":
+def takes_categories_of_any_name(case: FrameworkCase) -> None:
+    if case.reads_text or case.adapter.string_features != "categories":
         return
     rows = pl.DataFrame({"c": pl.Series(NAMES).sample(case.table.height, with_replacement=True, seed=0)})
     _loads(case, _few(case, rows), rows, f"categories called {list(NAMES)}")
 
 
-def takes_columns_of_any_type(case: Case) -> None:
+def takes_columns_of_any_type(case: FrameworkCase) -> None:
     """A column of numbers is learned from whatever its type, and other types are refused by name."""
     if case.reads_text:
         return
@@ -94,12 +94,12 @@ def takes_columns_of_any_type(case: Case) -> None:
         assert "'when'" in said, f"a feature of {rows['when'].dtype} is not refused by name: {said or 'it is taken'}"
 
 
-def takes_vectors_as_columns(case: Case) -> None:
+def takes_vectors_as_columns(case: FrameworkCase) -> None:
     """Numbers beside a category teach the same as columns of their own and as one vector."""
     if case.reads_text or not (case.seeded and case.exact):
         return
     table = case.table.with_columns(pl.col("wind", "hour").cast(pl.Float64), noise=pl.col("noise").fill_null(0.0))
-    words = ["city"] if case.adapter.strings == "categories" else []
+    words = ["city"] if case.adapter.string_features == "categories" else []
     plain = table.select(*words, "wind", "hour", "noise")
     vector = plain.select(*words, pl.concat_arr("wind", "hour", "noise").alias("wind"))
     one, two = (_few(case, rows).inference_pipeline.scores(rows.lazy()) for rows in (plain, vector))

@@ -12,23 +12,23 @@ from typing import Any
 import polars as pl
 
 from rayline.core.errors import NotFittedError, ParameterError, RaylineError, SchemaError
-from rayline.core.operations import Operation, apply_all, row_function
+from rayline.core.operations.base import Operation, apply_all, row_function
 from rayline.core.schema import Kind, kind_of
-from rayline.core.stage import Check, Stage
-from rayline.data.preprocessor import Preprocessor
+from rayline.core.stage import ParameterCheck, Stage
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.stages.encode import OneHotEncoder
 from rayline.stages.impute import SimpleImputer
 from rayline.stages.scale import StandardScaler
 from rayline.testing.compare import assert_same_frames, difference, same_bits
-from rayline.testing.odd import DRIFTS, LOSSLESS, NAME, Case, example_table
-from rayline.testing.parts import Arrange, Arranged, InParts, cut, fit_with
+from rayline.testing.edge_cases import DRIFTS, LOSSLESS, NAME, StageCase, example_table
+from rayline.testing.partial_scans import Arrange, RandomPartsEngine, ThreePartsEngine, cut, fit_with
 
 
 def outcomes(
     stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = ()
 ) -> dict[str, list[str]]:
     """The odd tables that a stage refuses in fit and in transform, and the other types that it refuses in transform."""
-    case = Case(stage, (example_table() if table is None else table), tuple(targets), 0.0, None)
+    case = StageCase(stage, (example_table() if table is None else table), tuple(targets), 0.0, None)
     fitted = case.fit()
 
     def refused(call: Callable[[], Any]) -> bool:
@@ -45,7 +45,7 @@ def outcomes(
     }
 
 
-def _the_declared_is_what_happens(case: Case) -> None:
+def _the_declared_is_what_happens(case: StageCase) -> None:
     """Where outcomes are declared, exactly those tables are refused."""
     if case.refuses is None:
         return
@@ -55,16 +55,16 @@ def _the_declared_is_what_happens(case: Case) -> None:
         assert set(names) == set(declared), f"{moment} refuses {names}, and declared is {sorted(declared)}"
 
 
-def _split_does_not_matter(case: Case) -> None:
+def _split_does_not_matter(case: StageCase) -> None:
     """Fit on any split into batches, merged in any order, learns the same."""
     whole = _learned(case.fit())
     for seed in range(3):
-        parts = fit_with(case, InParts(seed))
+        parts = fit_with(case, RandomPartsEngine(seed))
         problem = difference(whole, parts, case.rtol)
         assert problem is None, f"split {seed} learned something else: {problem}"
 
 
-def _merging_is_that_of_a_monoid(case: Case) -> None:
+def _merging_is_that_of_a_monoid(case: StageCase) -> None:
     """(a·b)·c = a·(b·c) = c·(b·a) = e·a·b·c·e, with `merge` of two at a time and e the empty statistic."""
     whole = _learned(case.fit())
     arrangements: dict[str, Arrange] = {
@@ -75,17 +75,17 @@ def _merging_is_that_of_a_monoid(case: Case) -> None:
         "((ae)(bc))e": lambda a, b, c, e, dot: dot(dot(dot(a, e), dot(b, c)), e),
     }
     for name, arrange in arrangements.items():
-        problem = difference(whole, fit_with(case, Arranged(arrange)), case.rtol)
+        problem = difference(whole, fit_with(case, ThreePartsEngine(arrange)), case.rtol)
         assert problem is None, f"{name} learned something else: {problem}"
 
 
-def _types_may_differ_between_blocks(case: Case) -> None:
+def _types_may_differ_between_blocks(case: StageCase) -> None:
     """Blocks of other types are converted to those of the first, or refused; what converts without loss changes nothing."""
     whole = _learned(case.fit())
     for name, change in DRIFTS.items():
         casts = {n: new for n, d in case.table.schema.items() if (new := change(d)) is not None}
         try:
-            learned = fit_with(case, Arranged(lambda a, b, c, e, dot: dot(dot(a, b), c), drift=casts))
+            learned = fit_with(case, ThreePartsEngine(lambda a, b, c, e, dot: dot(dot(a, b), c), drift=casts))
         except RaylineError:
             assert name not in LOSSLESS, f"blocks of other types ({name}) are refused"
             continue
@@ -93,7 +93,7 @@ def _types_may_differ_between_blocks(case: Case) -> None:
         assert problem is None, f"blocks of other types ({name}) learned something else: {problem}"
 
 
-def _odd_tables_have_an_outcome(case: Case) -> None:
+def _odd_tables_have_an_outcome(case: StageCase) -> None:
     """Fit and transform of every odd table give a result of the declared types, or a RaylineError."""
     fitted = case.fit()
     for name, odd in case.odd_tables().items():
@@ -110,7 +110,7 @@ def _odd_tables_have_an_outcome(case: Case) -> None:
                 pass
 
 
-def _drift_has_an_outcome(case: Case) -> None:
+def _drift_has_an_outcome(case: StageCase) -> None:
     """Other column order and new columns change nothing; other types are converted or refused."""
     fitted = case.fit()
     expected = fitted.transform(case.table)
@@ -135,7 +135,7 @@ def _drift_has_an_outcome(case: Case) -> None:
             assert_same_frames(result.select(expected.columns), expected)
 
 
-def _rows_are_independent(case: Case) -> None:
+def _rows_are_independent(case: StageCase) -> None:
     """transform(concat) is concat(transform)."""
     fitted = case.fit()
     for method in ("transform", "transform_training"):
@@ -146,7 +146,7 @@ def _rows_are_independent(case: Case) -> None:
             assert_same_frames(parts, whole, check_exact=True)
 
 
-def _single_rows_have_the_same_bits(case: Case) -> None:
+def _single_rows_have_the_same_bits(case: StageCase) -> None:
     """The row function gives, for every row of every table, exactly what the table's transformation gives."""
     fitted = case.fit()
     run = fitted.row_function()
@@ -183,7 +183,7 @@ def _outcome(fitted: Preprocessor, one: pl.DataFrame) -> dict[str, Any] | None:
     return result
 
 
-def _json_gives_it_back(case: Case) -> None:
+def _json_gives_it_back(case: StageCase) -> None:
     """A fitted and (where its columns are named) an unfitted stage survive JSON, and then do the same."""
     fitted = case.fit()
     text = json.dumps(fitted.to_json(), allow_nan=False)
@@ -198,14 +198,14 @@ def _json_gives_it_back(case: Case) -> None:
         )
 
 
-def _workers_can_have_it(case: Case) -> None:
+def _workers_can_have_it(case: StageCase) -> None:
     """The transformation can be sent to another process."""
     fitted = case.fit()
     sent = pickle.loads(pickle.dumps(fitted.table_function()))  # noqa: S301  # just made
     assert_same_frames(sent(case.table.lazy()).collect(), fitted.transform(case.table), check_exact=True)
 
 
-def _nothing_is_changed(case: Case) -> None:
+def _nothing_is_changed(case: StageCase) -> None:
     """Neither the table, nor the stage, nor a row's source is changed."""
     before, parameters = case.table.clone(), repr(case.stage)
     fitted = case.fit()
@@ -218,29 +218,29 @@ def _nothing_is_changed(case: Case) -> None:
     assert json.dumps(fitted.to_json()) == learned, "transform changed what was learned"
     leaf = fitted[NAME]
     assert isinstance(leaf, Stage)
-    for lower in (leaf.lower, leaf.lower_training, partial(leaf.invert, schema=fitted.input_schema)):
+    for lower in (leaf.to_operations, leaf.lower_training, partial(leaf.invert, schema=fitted.input_schema)):
         lower(NAME)
         assert json.dumps(fitted.to_json()) == learned, "lowering changed what was learned"
 
 
-def _wrong_parameters_are_refused(case: Case) -> None:
+def _wrong_parameters_are_refused(case: StageCase) -> None:
     """Names that do not exist and values of a wrong type raise ParameterError."""
     cls = type(case.stage)
     _refuses(ParameterError, lambda: case.stage.replace(no_such_parameter=1), "an unknown parameter")
     for field in dataclasses.fields(cls):
         check = field.metadata.get("check")
-        if isinstance(check, Check) and not check.test(nonsense := object()):
+        if isinstance(check, ParameterCheck) and not check.test(nonsense := object()):
             _refuses(ParameterError, partial(case.stage.replace, **{field.name: nonsense}), f"{field.name}={nonsense}")
     assert case.stage.replace().parameters().keys() == case.stage.parameters().keys()
 
 
-def _unfitted_use_is_refused(case: Case) -> None:
+def _unfitted_use_is_refused(case: StageCase) -> None:
     """Transforming with an unfitted stage raises NotFittedError."""
     _refuses(NotFittedError, lambda: case.preprocessor().transform(case.table), "transform before fit")
-    _refuses(NotFittedError, lambda: case.stage.lower(NAME), "lower before fit")
+    _refuses(NotFittedError, lambda: case.stage.to_operations(NAME), "lower before fit")
 
 
-def _targets_stay(case: Case) -> None:
+def _targets_stay(case: StageCase) -> None:
     """Target columns come out as they went in, and need not be there in prediction."""
     targets = case.targets or tuple(n for n in case.table.columns[-1:] if n not in _named(case.stage))
     if not targets:
@@ -250,7 +250,7 @@ def _targets_stay(case: Case) -> None:
     assert_same_frames(result.select(targets), case.table.select(targets), check_exact=True)
     without = fitted.transform(case.table.drop(targets))
     assert_same_frames(without, result.drop(targets), check_exact=True)
-    if case.stage.changes_rows:
+    if case.stage.resamples:
         assert_same_frames(result, case.table, check_exact=True)  # only training rows are changed
     else:
         training = fitted.transform_training(case.table)
@@ -262,7 +262,7 @@ BEHIND = [("scaler", StandardScaler())]
 """Stages that work on columns of a law's stage, or on what it makes."""
 
 
-def _targets_are_let_go(case: Case) -> None:
+def _targets_are_let_go(case: StageCase) -> None:
     """A fitted stage that lets go of a column that it has not named is what a fit with that column as a target gives, or says
     that it cannot; between other stages too."""
     free = [name for name in case.table.columns if name not in _named(case.stage) and name not in case.targets]
@@ -273,7 +273,7 @@ def _targets_are_let_go(case: Case) -> None:
         try:
             fitted = Preprocessor(chain).fit(case.table, target_columns=case.targets)
             expected = Preprocessor(chain).fit(case.table, target_columns=target)
-            found = fitted.setting_aside(target, "train.fit")
+            found = fitted.without_targets(target, "train.fit")
         except RaylineError:
             continue
         problem = difference(_of(expected), _of(found), case.rtol, "preprocessor")
@@ -285,22 +285,22 @@ def _of(fitted: Preprocessor) -> Any:
     return {k: v for k, v in json.loads(json.dumps(fitted.to_json())).items() if k != "scans"}
 
 
-def _promises_are_kept(case: Case) -> None:
-    """`becomes` names the one operation of each column; `keeps` leaves source columns alone."""
+def _promises_are_kept(case: StageCase) -> None:
+    """`column_operation` names the one operation of each column; `keep_input` leaves source columns alone."""
     fitted = case.fit()
     stage = fitted[NAME]
     assert isinstance(stage, Stage)
-    if stage.becomes is not None:
-        kinds = {type(operation) for operation in stage.lower(NAME)}
-        assert kinds <= {stage.becomes}, f"it becomes {kinds}, not {stage.becomes}"
-        columns = [operation.column for operation in stage.lower(NAME)]  # type: ignore[attr-defined]
+    if stage.column_operation is not None:
+        kinds = {type(operation) for operation in stage.to_operations(NAME)}
+        assert kinds <= {stage.column_operation}, f"it becomes {kinds}, not {stage.column_operation}"
+        columns = [operation.column for operation in stage.to_operations(NAME)]  # type: ignore[attr-defined]
         assert len(columns) == len(set(columns)), "a column has more than one operation"
-    if stage.keeps:
+    if stage.keep_input:
         result = fitted.transform(case.table)
         assert_same_frames(result.select(case.table.columns), case.table, check_exact=True)
 
 
-def _no_column_is_overwritten(case: Case) -> None:
+def _no_column_is_overwritten(case: StageCase) -> None:
     """A column of another's, under a name that the stage gives to a new one, is refused or stays as it is."""
     fitted = case.fit()
     leaf = fitted[NAME]
@@ -319,18 +319,18 @@ def _no_column_is_overwritten(case: Case) -> None:
     assert kept, f"a column {new[0]!r} that was there has been overwritten"
 
 
-def _the_way_back_leads_back(case: Case) -> None:
+def _the_way_back_leads_back(case: StageCase) -> None:
     """Where there is a way back, it brings back every value; where the stage says what is lost, all but that: going forth
     again gives the same."""
     fitted = case.fit()
     leaf = fitted[NAME]
     assert isinstance(leaf, Stage)
-    back = None if leaf.changes_rows else leaf.invert(NAME, fitted.input_schema)
+    back = None if leaf.resamples else leaf.invert(NAME, fitted.input_schema)
     if back is None:
         return
     result = fitted.transform(case.table)
     before = fitted.inverse_transform(result)
-    if leaf.loses:
+    if leaf.lossy_reason:
         again = apply_all(fitted.operations, before.lazy()).collect()
         assert_same_frames(again.select(result.columns).cast(dict(result.schema)), result, rel_tol=1e-6, abs_tol=1e-6)
     else:
@@ -352,7 +352,7 @@ def _same_in_rows(back: list[Operation], schema: pl.Schema, result: pl.DataFrame
             assert same_bits(value, row[key]), f"way back, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
 
 
-def _lineage_is_true(case: Case) -> None:
+def _lineage_is_true(case: StageCase) -> None:
     """A column that is not in the lineage of an output never changes that output."""
     fitted = case.fit()
     lineage = fitted.lineage
@@ -369,7 +369,7 @@ def _lineage_is_true(case: Case) -> None:
         assert_same_frames(changed.select(rest), expected.select(rest), check_exact=True)
 
 
-LAWS: list[Callable[[Case], None]] = [
+LAWS: list[Callable[[StageCase], None]] = [
     _the_declared_is_what_happens,
     _split_does_not_matter,
     _merging_is_that_of_a_monoid,

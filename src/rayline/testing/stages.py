@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from rayline.core.stage import Stage
-from rayline.testing.odd import Case, example_table
+from rayline.testing.edge_cases import StageCase, example_table
 from rayline.testing.stage_laws import LAWS
 
 
@@ -50,7 +50,7 @@ def check_stage(
     >>> hard = ["no rows", "all missing", "infinite", "minus infinite", "huge"]
     >>> check_stage(StandardScaler(), refuses={"fit": hard, "drift": ["strings"]})
     """
-    case = Case(stage, (example_table() if table is None else table), tuple(targets), rtol, refuses)
+    case = StageCase(stage, (example_table() if table is None else table), tuple(targets), rtol, refuses)
     for law in LAWS:
         try:
             law(case)

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from rayline.data.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
 from rayline.train.fit import fit
-from rayline.train.mlflow import MLflow
 from rayline.train.result import Result
-from rayline.train.tensorboard import TensorBoard
-from rayline.train.tracking import Tracker
+from rayline.train.trackers.base import Tracker
+from rayline.train.trackers.mlflow import MLflow
+from rayline.train.trackers.tensorboard import TensorBoard
+from rayline.train.trackers.wandb import WandB
 from rayline.train.trainer import Trainer
 from rayline.train.trainers import (
     CatBoostTrainer,
@@ -24,7 +25,6 @@ from rayline.train.trainers import (
     TorchTrainer,
     XGBoostTrainer,
 )
-from rayline.train.wandb import WandB
 
 __all__ = [
     "Callback",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
-from rayline.inference.plots import number
+from rayline.inference.svg_plots import number
 from rayline.train import metrics as named_metrics
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Callback:
         """After a checkpoint: the framework's files stand in `directory` while this runs."""
 
     def on_trial(self, run: Run, trial: Any) -> None:
-        """In a tuning run, after a trial (a `rayline.tune.record.Trial`: its number, config, folds, histories, error).
+        """In a tuning run, after a trial (a `rayline.tune.trial_record.Trial`: its number, config, folds, histories, error).
         The iterations of a trial are not heard one by one: they are made in other processes, several at a time."""
 
     def on_end(self, run: Run) -> None:

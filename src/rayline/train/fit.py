@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.answers import Answers
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, ResourceError, counted, shorten
 from rayline.core.scan import Scan, TableFunction
+from rayline.core.scan_results import Answers
 from rayline.core.schema import col, refuse_empty
-from rayline.core.stage import View
+from rayline.core.stage import FitContext
 from rayline.core.target import Target
-from rayline.data import conform, fitting
-from rayline.data.named import idle
-from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from rayline.inference.plots import number
-from rayline.train import inputs as given
+from rayline.inference.svg_plots import number
+from rayline.preprocessing import fit_planner, schema_check
+from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.preprocessing.stage_list import idle
+from rayline.train import fit_inputs as given
 from rayline.train import metrics as named_metrics
 from rayline.train import progress
-from rayline.train.acting import nothing_given
 from rayline.train.callbacks import Callback, Run
-from rayline.train.inputs import WHERE, Inputs
-from rayline.train.questions import Learned, Questions
+from rayline.train.environment_training import nothing_given
+from rayline.train.fit_inputs import WHERE, FitInputs
 from rayline.train.result import Result
-from rayline.train.training import Training
-from rayline.train.work import FeaturesFrom, Outcome
+from rayline.train.target_inference import TargetProfiler, TrainingSpec
+from rayline.train.training_run import TrainingRun
+from rayline.train.worker_task import FeaturesFrom, WorkerOutcome
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer
@@ -129,7 +129,7 @@ def fit(
     own, native = _callbacks(trainer, callbacks)
     measured = trainer.measured(WHERE, metrics, pos_label)
     wanted, custom = measured.metrics, measured.custom_metrics
-    if trainer.adapter.acts:
+    if trainer.adapter.generates_own_data:
         inputs = nothing_given(
             trainer, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
             target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, metrics=wanted,
@@ -140,7 +140,7 @@ def fit(
             fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
             given.check_test(inputs, fitted_on)
     _check_resources(trainer)
-    lacking = trainer.adapter.needs_test(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
+    lacking = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
     if lacking:
         raise ParameterError(
             f"{WHERE}: {lacking} needs a test set.", "Expected test_dataset=….", f"pass one, or leave {lacking} out."
@@ -149,9 +149,9 @@ def fit(
         seconds: dict[str, float] = {}
         fitted: Preprocessor | None = None
         transformed: pl.DataFrame | None = None
-        if trainer.adapter.acts:
-            spaces = trainer.adapter.spaces(*trainer.args, **trainer.kwargs)
-            learned, examples = Learned(spaces.target, spaces.features), spaces.examples
+        if trainer.adapter.generates_own_data:
+            spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)
+            learned, examples = TrainingSpec(spaces.target, spaces.features), spaces.examples
         else:
             fitted, learned, transformed = _prepare(measured, preprocessor, inputs, line, seconds, refit=refit)
             named_metrics.check(wanted or (), learned.target, WHERE, custom)
@@ -165,10 +165,10 @@ def fit(
             for callback in own:
                 callback.on_start(run)
             begun = time.perf_counter()
-            training = Training(
+            training = TrainingRun(
                 trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted, inputs, learned.target)
             )
-            if trainer.adapter.acts:
+            if trainer.adapter.generates_own_data:
                 outcome = training.acting()
             elif trainer.num_workers is None:
                 outcome = training.in_process(transformed)
@@ -204,7 +204,7 @@ def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callbac
 def _check_resources(trainer: Trainer) -> None:
     if (
         trainer.use_gpu
-        and (trainer.num_workers is None or trainer.adapter.acts)
+        and (trainer.num_workers is None or trainer.adapter.generates_own_data)
         and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd"))
     ):
         raise ResourceError(
@@ -214,16 +214,16 @@ def _check_resources(trainer: Trainer) -> None:
 
 
 def _prepare(
-    trainer: Trainer, preprocessor: Preprocessor | None, inputs: Inputs, line: progress.Line, seconds: dict[str, float], *, refit: bool
-) -> tuple[Preprocessor, Learned, pl.DataFrame | None]:
+    trainer: Trainer, preprocessor: Preprocessor | None, inputs: FitInputs, line: progress.ProgressLine, seconds: dict[str, float], *, refit: bool
+) -> tuple[Preprocessor, TrainingSpec, pl.DataFrame | None]:
     """The fitted preprocessor (not the caller's own, when that was not fitted), what the training must know, and the
     transformed training rows, when they are in this process anyway."""
     begun = time.perf_counter()
     adapter = trainer.adapter
     task = adapter.task(*trainer.args, **trainer.kwargs)
     stages = () if preprocessor is None else preprocessor.target_stages
-    questions = Questions(
-        inputs.targets, inputs.schema, inputs.weight, task, adapter.strings, trainer.class_weight, stages,
+    questions = TargetProfiler(
+        inputs.targets, inputs.schema, inputs.weight, task, adapter.string_features, trainer.class_weight, stages,
         pos_label=trainer.pos_label, max_label=adapter.max_label,
     )  # fmt: skip
     engine = registry.engine_for(inputs.train)
@@ -238,15 +238,15 @@ def _prepare(
         if len(fitted):
             line.part(f"preprocessor {counted(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:
-        fitted = preprocessor.setting_aside(inputs.targets, WHERE, beside=beside)
-        conform.Conform(fitted.input_schema, WHERE).refuse_types(engine.schema(inputs.train))
-        asked = [fitting.ROWS, *questions(View((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted)))]
+        fitted = preprocessor.without_targets(inputs.targets, WHERE, beside=beside)
+        schema_check.SchemaCheck(fitted.input_schema, WHERE).refuse_types(engine.schema(inputs.train))
+        asked = [fit_planner.ROWS, *questions(FitContext((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted)))]
         columns = [*questions.features(fitted.output_schema), *inputs.targets, *beside]
-        rows = engine.map(inputs.train, _Chosen(fitted.table_function(training=True), columns))
+        rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))
         if trainer.num_workers is None:
             rows = transformed = engine.collect(rows)
         answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
-        refuse_empty(getattr(answers[fitting.ROWS], "count", 0), WHERE)
+        refuse_empty(getattr(answers[fit_planner.ROWS], "count", 0), WHERE)
         known = {*preprocessor.input_schema, *preprocessor.target_columns, *inputs.targets, *beside}
         new = [name for name in inputs.schema if name not in known]
         without = f", without the new {'column' if len(new) == 1 else 'columns'} {shorten(new, 3).strip('[]')}" if new else ""
@@ -260,7 +260,7 @@ def _prepare(
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _SelectedColumns:
     """Some columns of a transformed table."""
 
     transform: TableFunction
@@ -278,7 +278,7 @@ def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
     )
 
 
-def _tables_to_score(wanted: Sequence[str] | None, inputs: Inputs, target: Target) -> tuple[str, ...]:
+def _tables_to_score(wanted: Sequence[str] | None, inputs: FitInputs, target: Target) -> tuple[str, ...]:
     # A framework measures what it learns: of a target behind stages nothing that it tells is on the labels' scale.
     needed = bool(target.stages) if wanted is None else any(name.startswith("train-") for name in wanted)
     train = ("train",) if needed else ()
@@ -289,9 +289,9 @@ def _result(
     trainer: Trainer,
     preprocessor: Preprocessor | None,
     examples: pl.DataFrame,
-    learned: Learned,
+    learned: TrainingSpec,
     run: Run,
-    outcome: Outcome,
+    outcome: WorkerOutcome,
     measured: Trainer,
     seconds: dict[str, float],
     started: float,
@@ -339,7 +339,7 @@ def _examples(data: Any, preprocessor: Preprocessor) -> pl.DataFrame:
     return frame
 
 
-def _tell(line: progress.Line, run: Run, trainer: Trainer, wanted: Sequence[str] | None) -> None:
+def _tell(line: progress.ProgressLine, run: Run, trainer: Trainer, wanted: Sequence[str] | None) -> None:
     assert run.result is not None
     iterations = f" {counted(run.result.history.height, 'iteration')}" if run.result.history.height else ""
     line.part(f"{trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")

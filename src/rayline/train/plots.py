@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.inference.plots import COLORS, DASHES
+from rayline.inference.svg_plots import COLORS, DASHES
 
 QUIET = "#b8c4d4"
 """The colour of what stays behind."""

@@ -15,7 +15,7 @@ from rayline.core import waiting
 EVERY_S = 0.1
 
 
-class Line:
+class ProgressLine:
     """A line of progress. `part` adds what is done, `now` shows what goes on; parts stay, the rest is replaced."""
 
     def __init__(self, title: str, live: Any = None, *, plain: bool = False) -> None:
@@ -70,7 +70,7 @@ class Line:
 
 
 @contextmanager
-def line(title: str, verbose: bool | None = None) -> Iterator[Line]:
+def line(title: str, verbose: bool | None = None) -> Iterator[ProgressLine]:
     """A line of progress for one step; written when the step is done.
 
     Parameters
@@ -82,20 +82,20 @@ def line(title: str, verbose: bool | None = None) -> Iterator[Line]:
     """
     if not (waiting.is_verbose() if verbose is None else verbose):
         with waiting.told_to(lambda text: None):
-            yield Line(title)
+            yield ProgressLine(title)
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live
 
         console = Console(stderr=True)
         with Live(console=console, transient=True, refresh_per_second=10) as live, _logs_above():
-            made = Line(title, live)
+            made = ProgressLine(title, live)
             made.now("")
             with waiting.told_to(made.wait):
                 yield made
         console.print(str(made), highlight=False, markup=False)
     else:
-        made = Line(title, plain=True)
+        made = ProgressLine(title, plain=True)
         with waiting.told_to(made.wait):
             yield made
         print(made, file=sys.stderr, flush=True)  # noqa: T201  # this is the one place that prints

@@ -10,12 +10,12 @@ from typing import Any, Self
 from rayline.core import registry
 from rayline.core.errors import NotFittedError, ParameterError, ResourceError, nearest
 from rayline.core.framework import Framework
-from rayline.data.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
 from rayline.train.custom_metrics import CustomMetric
 from rayline.train.fit import fit
-from rayline.train.legs import Leg
 from rayline.train.result import Result
+from rayline.train.training_phases import Phase
 
 
 class Trainer:
@@ -112,7 +112,7 @@ class Trainer:
         if metrics is not None:
             self.metrics, self.custom_metrics = named_metrics.given(metrics, self._name)
         self.class_weight, self.pos_label = class_weight, pos_label
-        self.legs: tuple[Leg, ...] = ()
+        self.legs: tuple[Phase, ...] = ()
         self._result: Result | None = None
         if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
             raise ParameterError.value(
@@ -230,12 +230,12 @@ class Trainer:
         legs, before = [], 0
         for number, (until, changes) in enumerate(schedule):
             made = self.replace(changes)
-            most = self.adapter.resumable(*made.args, **made.kwargs)
+            most = self.adapter.resumable_iterations(*made.args, **made.kwargs)
             if not (isinstance(until, int) and before < until <= most):
                 raise ParameterError.value(
                     self._name, "schedule", f"rising numbers of iterations, of which there are {most}", until
                 )
-            legs.append(Leg(number, until, made.args, made.kwargs))
+            legs.append(Phase(number, until, made.args, made.kwargs))
             before = until
         if not legs:
             raise ParameterError.value(self._name, "schedule", "at least one pair", schedule)
@@ -246,11 +246,11 @@ class Trainer:
     def refuse_legs(self) -> None:
         """Raise ParameterError when this training cannot go on from a checkpoint with other parameters."""
         reason = ""
-        if not self.adapter.resumable(*self.args, **self.kwargs):
+        if not self.adapter.resumable_iterations(*self.args, **self.kwargs):
             reason = f"{self.framework} does not go on from a checkpoint with other parameters, as it is used here"
         elif self.num_workers is not None:
             reason = f"this trainer has num_workers={self.num_workers}"
-        elif lacking := self.adapter.needs_test(*self.args, **self.kwargs):
+        elif lacking := self.adapter.validation_argument(*self.args, **self.kwargs):
             reason = f"{lacking} would end each part of the training by itself"
         if reason:
             raise ParameterError(

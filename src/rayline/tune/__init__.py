@@ -24,7 +24,7 @@ from ray.tune import (
 
 from rayline.tune.analysis import Analysis
 from rayline.tune.compare import Comparison, compare
-from rayline.tune.population import Population
+from rayline.tune.pbt.population import Population
 from rayline.tune.run import run
 
 __all__ = [

@@ -17,23 +17,23 @@ from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.core.target import has_probabilities
-from rayline.data.holdout import Holdout
-from rayline.data.preprocessor import Preprocessor
+from rayline.data.split.holdout import Holdout
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from rayline.inference.plots import number
+from rayline.inference.svg_plots import number
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import progress
 from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
-from rayline.tune import plots, record, show, space
-from rayline.tune.evaluate import Evaluator, History
+from rayline.tune import plots, space, tables, trial_record
+from rayline.tune.evaluate import FoldEvaluator, History
 from rayline.tune.importance import importance
-from rayline.tune.journal import Array, Journal
-from rayline.tune.prepare import Prepared, whole
-from rayline.tune.record import Status, Trial
+from rayline.tune.prepare import PreparedSearch, positive_int
+from rayline.tune.result_store import Array, ResultStore
+from rayline.tune.trial_record import Status, Trial
 
 SHOWN = 5
 """Trials in the repr."""
@@ -48,7 +48,7 @@ class Analysis:
     Attributes
     ----------
     trials
-        All trials in the order of their suggestion (see `rayline.tune.record.Trial`).
+        All trials in the order of their suggestion (see `rayline.tune.trial_record.Trial`).
     metric, mode
         What was optimised, and whether it was to be small ("min") or large ("max").
     seconds
@@ -66,8 +66,8 @@ class Analysis:
     def __init__(
         self,
         trials: Sequence[Trial],
-        prepared: Prepared,
-        journal: Journal,
+        prepared: PreparedSearch,
+        journal: ResultStore,
         *,
         seconds: float,
         verbose: bool | None = None,
@@ -90,12 +90,12 @@ class Analysis:
         """One row a trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one
         `score/<metric>` and one `standard_error/<metric>` for each further metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and
         one `config/<parameter>` each."""
-        return record.table(self.trials, self._prepared.problem.others)
+        return trial_record.table(self.trials, self._prepared.problem.others)
 
     @cached_property
     def best_trial(self) -> Trial:
         """The trial with the best mean among those that ran all their folds; the earliest of several."""
-        found = record.best(self.trials, self.mode)
+        found = trial_record.best(self.trials, self.mode)
         assert found is not None  # a run without one raises
         return found
 
@@ -117,7 +117,7 @@ class Analysis:
     @property
     def pareto(self) -> list[Trial]:
         """Of several metrics: the trials that no other one beats in all of them. The best score first."""
-        return record.pareto(self.trials, self._prepared.modes)
+        return trial_record.pareto(self.trials, self._prepared.modes)
 
     @property
     def fits(self) -> dict[str, int]:
@@ -144,7 +144,7 @@ class Analysis:
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
         unseen = [fold.fold for fold in chosen.folds if not chosen.histories.get(fold.fold)]
-        if unseen and not chosen.parts and not self._prepared.problem.trainer.adapter.acts:
+        if unseen and not chosen.parts and not self._prepared.problem.trainer.adapter.generates_own_data:
             chosen.histories |= self._histories(chosen, unseen)
         rows = [{"fold": fold, **row} for fold, rows in sorted(chosen.histories.items()) for row in rows]
         schema = {"fold": pl.Int64, "iteration": pl.Int64}
@@ -155,8 +155,8 @@ class Analysis:
         )
 
     def _histories(self, trial: Trial, folds: Sequence[int]) -> dict[int, History]:
-        problem = replace(self._prepared.problem, watched=True)
-        evaluator, candidate = Evaluator(problem, self._prepared.rows), problem.candidate(trial.config)
+        problem = replace(self._prepared.problem, log_train_metrics=True)
+        evaluator, candidate = FoldEvaluator(problem, self._prepared.rows), problem.candidate(trial.config)
         with contextlib.closing(evaluator):
             return {fold: evaluator.history(candidate, fold) for fold in folds}
 
@@ -227,7 +227,7 @@ class Analysis:
         the end), `trial` (which one trained it), and one `config/<parameter>` each.
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
-        return record.schedule(chosen)
+        return trial_record.schedule(chosen)
 
     def refit(self, trial: Trial | int) -> Result:
         """Train with the configuration of a trial on the whole training set.
@@ -249,10 +249,10 @@ class Analysis:
     def _refitted(self, chosen: Trial) -> Result:
         problem, inputs = self._prepared.problem, self._prepared.inputs
         trainer = self._trainer(chosen)
-        if trainer.adapter.acts:
+        if trainer.adapter.generates_own_data:
             return fit(trainer, verbose=self._verbose)
         train, test = inputs.train, inputs.test
-        if test is None and (lacking := trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)):
+        if test is None and (lacking := trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)):
             counted = [fold.iterations for fold in chosen.folds if fold.iterations]
             name = trainer.adapter.iterations
             if name and counted:
@@ -306,7 +306,7 @@ class Analysis:
         ensembles.check(self.metric, problem.custom)
         sign = -1.0 if self.mode == "max" else 1.0
         able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[
-            : whole("top", top)
+            : positive_int("top", top)
         ]
         chosen = ensembles.select(
             [self.scores(t) for t in able], self._held, problem.target, self.metric, self.mode, problem.custom
@@ -317,7 +317,7 @@ class Analysis:
         return combine([m.inference_pipeline for m in members], weights, metrics=found)
 
     @property
-    def _held(self) -> list[ensembles.Held]:
+    def _held(self) -> list[ensembles.HeldOutRows]:
         """Labels and weights of the held-out rows of each fold."""
         problem, found = self._prepared.problem, []
         for fold in range(len(problem.folds)):
@@ -325,7 +325,7 @@ class Analysis:
             weight = (
                 rows[problem.weight].cast(pl.Float64).to_numpy() if problem.weight and problem.weighs_test else None
             )
-            found.append(ensembles.Held(problem.target.encode(rows), weight))
+            found.append(ensembles.HeldOutRows(problem.target.encode(rows), weight))
         return found
 
     # -- predictions of held-out rows ------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ class Analysis:
         Raises ParameterError for a trial that did not run all its folds.
         """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
-        if self._prepared.problem.trainer.adapter.acts:
+        if self._prepared.problem.trainer.adapter.generates_own_data:
             raise ParameterError(
                 "Analysis: there are no predictions of held-out rows.",
                 f"Expected a tuning run on data; {self._prepared.problem.trainer.framework} makes its experience itself.",
@@ -426,7 +426,7 @@ class Analysis:
         partial = pl.col("status") != str(Status.FINISHED)
         order = [partial, pl.col("score")]
         found = self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
-        return show.plain_names(found)
+        return tables.plain_names(found)
 
     @property
     def _best_config(self) -> str:
@@ -434,8 +434,8 @@ class Analysis:
         return f"{self.best_config}{f', the last of {parts} (see schedule)' if parts > 1 else ''}"
 
     def __repr__(self) -> str:
-        return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{show.as_text(self._top())}"
+        return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{tables.as_text(self._top())}"
 
     def _repr_html_(self) -> str:
         config = html.escape(self._best_config)
-        return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{show.as_html(self._top())}"
+        return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{tables.as_html(self._top())}"

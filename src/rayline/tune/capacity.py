@@ -59,7 +59,7 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
     # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
     # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
     # Workers that a framework starts itself come into the trial's own placement, whose first bundle is the trial's.
-    own = [worker] * n_workers if trainer.adapter.acts else []
+    own = [worker] * n_workers if trainer.adapter.generates_own_data else []
     resources = worker if trainer.num_workers is None else PlacementGroupFactory([{"memory": 1}, *own])
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 

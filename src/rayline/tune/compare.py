@@ -15,17 +15,17 @@ import polars as pl
 
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, RaylineError, TrainingError
-from rayline.data.preprocessor import Preprocessor
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import progress
 from rayline.train.trainer import Trainer
-from rayline.tune import show
+from rayline.tune import tables
 from rayline.tune.analysis import Analysis
-from rayline.tune.options import Options
-from rayline.tune.prepare import Material
-from rayline.tune.record import mean, standard_error
+from rayline.tune.options import SearchOptions
+from rayline.tune.prepare import TuneData
 from rayline.tune.run import Search, checked
+from rayline.tune.trial_record import mean, standard_error
 
 COMPARE = "tune.compare"
 
@@ -142,11 +142,11 @@ class Comparison:
 
     def __repr__(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
-        return f"Comparison by {self._by}: {text}\n{show.as_text(self.leaderboard)}"
+        return f"Comparison by {self._by}: {text}\n{tables.as_text(self.leaderboard)}"
 
     def _repr_html_(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
-        return f"<p><b>Comparison</b> by {html.escape(self._by)}: {html.escape(text)}</p>{show.as_html(self.leaderboard)}"
+        return f"<p><b>Comparison</b> by {html.escape(self._by)}: {html.escape(text)}</p>{tables.as_html(self.leaderboard)}"
 
 
 def compare(
@@ -197,9 +197,9 @@ def compare(
         raise ParameterError.value(
             COMPARE, "data_config", "a dict with train_dataset, target_columns and cv", type(data_config)
         )
-    unknown = set(options) - {field.name for field in fields(Options)}
+    unknown = set(options) - {field.name for field in fields(SearchOptions)}
     if unknown:
-        raise ParameterError.unknown(COMPARE, unknown, [field.name for field in fields(Options)])
+        raise ParameterError.unknown(COMPARE, unknown, [field.name for field in fields(SearchOptions)])
     searches = _checked(candidates, data_config, num_samples, options)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
@@ -225,7 +225,7 @@ def _checked(
 ) -> dict[str, Search]:
     """A search for each candidate, on rows that are read once; nothing starts before all of them were checked."""
     searches: dict[str, Search] = {}
-    material: Material | None = None
+    material: TuneData | None = None
     for name, candidate in candidates.items():
         trainer, space, pipeline = _candidate(name, candidate, data_config)
         own = dict(options, num_samples=num_samples if space else 1)
@@ -234,7 +234,7 @@ def _checked(
         for kind in ("search", "scheduler"):
             own[kind] = _own(kind, own.get(kind))
         try:
-            made = checked(trainer, {**data_config, "train_pipeline": pipeline}, space, Options(**own), material)
+            made = checked(trainer, {**data_config, "train_pipeline": pipeline}, space, SearchOptions(**own), material)
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
         searches[name], material = made, made.prepared.material

@@ -18,7 +18,7 @@ from rayline.core.target import Target
 from rayline.inference.ensemble import plain
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom
-from rayline.tune.record import mean
+from rayline.tune.trial_record import mean
 
 ROUNDS = 25
 """Models that are added, with replacement."""
@@ -26,14 +26,14 @@ ROUNDS = 25
 Array = npt.NDArray[Any]
 
 
-class Held(NamedTuple):
+class HeldOutRows(NamedTuple):
     """The held-out rows of a fold: labels and weights."""
 
     truth: Array
     weight: Array | None
 
 
-class Chosen(NamedTuple):
+class EnsembleSelection(NamedTuple):
     """How often each candidate was added, and the score of the mean over the folds."""
 
     counts: dict[int, int]
@@ -41,9 +41,9 @@ class Chosen(NamedTuple):
 
 
 def select(
-    candidates: Sequence[Sequence[Array]], folds: Sequence[Held], target: Target, metric: str, mode: str,
+    candidates: Sequence[Sequence[Array]], folds: Sequence[HeldOutRows], target: Target, metric: str, mode: str,
     custom: Custom | None = None,
-) -> Chosen:
+) -> EnsembleSelection:
     """The best ensemble that greedy selection meets on its way.
 
     Parameters
@@ -73,7 +73,7 @@ def select(
         losses.append(tried[best])
         sums = [s + p for s, p in zip(sums, parts[best], strict=True)]
     length = int(np.argmin(losses)) + 1
-    return Chosen(dict(Counter(added[:length])), sign * losses[length - 1])
+    return EnsembleSelection(dict(Counter(added[:length])), sign * losses[length - 1])
 
 
 def check(metric: str, custom: Custom | None = None) -> None:

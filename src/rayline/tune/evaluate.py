@@ -1,6 +1,6 @@
 """The evaluation of a configuration on a fold: fit the stages on the training slice, train, score the held-out rows.
 
-Nothing here knows Ray. An `Evaluator` is warm: it keeps the answers of every scan, the fitted stages, and the prepared
+Nothing here knows Ray. An `FoldEvaluator` is warm: it keeps the answers of every scan, the fitted stages, and the prepared
 tables of each fold, so that another configuration pays only for what it changes.
 """
 
@@ -21,22 +21,22 @@ import polars.selectors as cs
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.framework import Rows
-from rayline.core.operations import apply_all
+from rayline.core.operations.base import apply_all
 from rayline.core.stage import Stage
 from rayline.core.target import Target
-from rayline.data.foldcells import Fold, Slice
-from rayline.data.folds import FoldFitter
-from rayline.data.preprocessor import Preprocessor
+from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.inference.model import unpack
+from rayline.preprocessing.cross_fit import FoldFitter
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom
-from rayline.train.legs import Leg
-from rayline.train.questions import Learned, Questions
+from rayline.train.target_inference import TargetProfiler, TrainingSpec
 from rayline.train.trainer import Trainer
-from rayline.train.work import WEIGHT, Alone, FeaturesFrom, Prepare, Work
+from rayline.train.training_phases import Phase
+from rayline.train.worker_task import WEIGHT, FeaturesFrom, LocalWorker, RowPreparation, WorkerTask
 from rayline.tune import space
-from rayline.tune.cache import Tables, fingerprint
-from rayline.tune.record import FoldScore
+from rayline.tune.table_cache import TableCache, fingerprint
+from rayline.tune.trial_record import FoldScore
 
 CELL = "rayline:cell "
 """The columns of the tuned table (one for each set of cells, by number) that say in which cell a row is."""
@@ -56,7 +56,7 @@ Shared = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
-class Problem:
+class SearchProblem:
     """What all trials have in common, without the rows.
 
     Attributes
@@ -97,7 +97,7 @@ class Problem:
     target: Target
     weight: str | None
     weighs_test: bool
-    splits: Sequence[Sequence[Fold]]
+    splits: Sequence[Sequence[FoldCells]]
     metric: str
     seed: int | None = None
     n_threads: int = 1
@@ -105,7 +105,7 @@ class Problem:
     endless: Sequence[str] = ()
     digest: str = ""
     others: Sequence[str] = ()
-    watched: bool = False
+    log_train_metrics: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ class Problem:
         return metrics.is_known(metric, self.custom)
 
     @property
-    def folds(self) -> list[tuple[int, int, Fold]]:
+    def folds(self) -> list[tuple[int, int, FoldCells]]:
         """All folds: the set of cells, the place in it, and the cells."""
         return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
 
@@ -135,9 +135,9 @@ class Problem:
     def beside(self) -> tuple[str, ...]:
         return () if self.weight is None else (self.weight,)
 
-    def candidate(self, config: space.Config) -> Candidate:
+    def candidate(self, config: space.Config) -> TrialCandidate:
         """What a configuration stands for."""
-        return Candidate(self, self.trainer_of(config), self.preprocessor_of(config))
+        return TrialCandidate(self, self.trainer_of(config), self.preprocessor_of(config))
 
     def trainer_of(self, config: space.Config) -> Trainer:
         """The trainer with the parameters of a configuration."""
@@ -150,10 +150,10 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TrialCandidate:
     """A configuration put into the trainer and the stages."""
 
-    problem: Problem
+    problem: SearchProblem
     trainer: Trainer
     preprocessor: Preprocessor
 
@@ -194,7 +194,7 @@ class Candidate:
         return fingerprint([list(leaf) for leaf in self.preprocessor.target_stages])
 
 
-class Evaluation(NamedTuple):
+class FoldEvaluation(NamedTuple):
     """The score of a fold, the model's scores of the held-out rows (values on the scale of the labels), and the history of
     the training."""
 
@@ -203,15 +203,15 @@ class Evaluation(NamedTuple):
     history: History
 
 
-class Part(NamedTuple):
+class TrainingPart(NamedTuple):
     """A part of a training: from which checkpoint it goes on, and what is called with a function that writes the next."""
 
-    leg: Leg
+    leg: Phase
     resume: Path | None
     keep: Callable[[Callable[[Path], None]], None]
 
 
-class Evaluator:
+class FoldEvaluator:
     """Scores configurations on folds, and computes nothing twice.
 
     Parameters
@@ -227,22 +227,22 @@ class Evaluator:
     """
 
     def __init__(
-        self, problem: Problem, table: pl.DataFrame, *, most_bytes: int = 1 << 30, shared: Shared | None = None
+        self, problem: SearchProblem, table: pl.DataFrame, *, most_bytes: int = 1 << 30, shared: Shared | None = None
     ) -> None:
         self.problem, self._table, self._shared = problem, table, shared
-        self._tables = Tables(most_bytes)
+        self._tables = TableCache(most_bytes)
         self._workers: Any = None if problem.trainer.num_workers is None else registry.engine("ray").pool()
-        self._fits: list[dict[str, tuple[list[Stage], Learned]]] = [{} for _ in problem.folds]
+        self._fits: list[dict[str, tuple[list[Stage], TrainingSpec]]] = [{} for _ in problem.folds]
         self._folds = problem.folds
         self.fitters = [
             FoldFitter(
-                registry.engine("local"), table, problem.schema, Column(f"{CELL}{split}"), folds,
+                registry.engine("local"), table, problem.schema, CellColumn(f"{CELL}{split}"), folds,
                 targets=problem.target.columns, beside=problem.beside, where=WHERE,
             )
             for split, folds in enumerate(problem.splits)
         ]  # fmt: skip
 
-    def __call__(self, candidate: Candidate, fold: int, part: Part | None = None) -> Evaluation:
+    def __call__(self, candidate: TrialCandidate, fold: int, part: TrainingPart | None = None) -> FoldEvaluation:
         """Fit, train and score; `part` is the part of a training that is made, all of it when omitted.
 
         Raises
@@ -275,21 +275,21 @@ class Evaluator:
             key=candidate.key(fold) if problem.digest else "",
             others=tuple(others),
         )
-        return Evaluation(score, scores, [row for row in history if len(row) > 1])
+        return FoldEvaluation(score, scores, [row for row in history if len(row) > 1])
 
     def close(self) -> None:
         """End the workers that trainings on several have left."""
         if self._workers is not None:
             self._workers.close()
 
-    def history(self, candidate: Candidate, fold: int) -> History:
+    def history(self, candidate: TrialCandidate, fold: int) -> History:
         """What the framework reports when it is trained on a fold and sees the held-out rows. Raises as a call does."""
         train, test, learned, memo = self._prepared(candidate, fold)
         return self._train(candidate.trainer, learned, train, test, memo, shown=True)[1]
 
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
-    def _prepared(self, candidate: Candidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, Learned, Memo]:
+    def _prepared(self, candidate: TrialCandidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, TrainingSpec, Memo]:
         leaves, digests, labels = candidate.preprocessor.leaves, candidate.digests, candidate.labels
         digest = digests[len(leaves)]
         fitted, learned = self._fit(candidate, fold, digest + labels)
@@ -302,7 +302,7 @@ class Evaluator:
             memo[LABELS] = labels
         return train, test, learned, memo
 
-    def _fit(self, candidate: Candidate, fold: int, digest: str) -> tuple[list[Stage], Learned]:
+    def _fit(self, candidate: TrialCandidate, fold: int, digest: str) -> tuple[list[Stage], TrainingSpec]:
         kept = self._fits[fold]
         if digest not in kept:
             if len(kept) >= FITTED:
@@ -310,19 +310,19 @@ class Evaluator:
             kept[digest] = self._make((fold, "fit", digest), lambda: self._fitted(candidate, fold), candidate.recurs())
         return kept[digest]
 
-    def _fitted(self, candidate: Candidate, fold: int) -> tuple[list[Stage], Learned]:
+    def _fitted(self, candidate: TrialCandidate, fold: int) -> tuple[list[Stage], TrainingSpec]:
         problem, trainer, preprocessor = self.problem, candidate.trainer, candidate.preprocessor
         named = preprocessor.target_stages
         task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
-        questions = Questions(
-            problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.strings, trainer.class_weight, named,
+        questions = TargetProfiler(
+            problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.string_features, trainer.class_weight, named,
             WHERE, max_label=trainer.adapter.max_label,
         )  # fmt: skip
         split, place, _ = self._folds[fold]
         fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
         stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
         learned = questions.learn(fit.output, fit.final, stages)
-        operations = [o for (path, _), leaf in zip(preprocessor.leaves, fit.leaves, strict=True) for o in leaf.lower(path)]
+        operations = [o for (path, _), leaf in zip(preprocessor.leaves, fit.leaves, strict=True) for o in leaf.to_operations(path)]
         target = replace(problem.target, stages=learned.target.stages)
         return fit.leaves, replace(learned, target=target, lineage=FeaturesFrom(operations, problem.schema))
 
@@ -331,7 +331,7 @@ class Evaluator:
         return self._shared(key, make) if self._shared is not None and recurs else make()
 
     def _transformed(
-        self, candidate: Candidate, fold: int, fitted: Sequence[Stage], learned: Learned, *, training: bool
+        self, candidate: TrialCandidate, fold: int, fitted: Sequence[Stage], learned: TrainingSpec, *, training: bool
     ) -> pl.DataFrame:
         """The rows of a side of a fold as a framework takes them, from the longest row of stages that is kept."""
         problem, leaves, digests = self.problem, candidate.preprocessor.leaves, candidate.digests
@@ -342,14 +342,14 @@ class Evaluator:
             """The table after the first stages."""
             if not cut:
                 split, _, cells = self._folds[fold]
-                rows = Slice(Column(f"{CELL}{split}"), cells.train if training else cells.test)
+                rows = CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
                 return rows(self._table.lazy()).drop(cs.starts_with(CELL))
             before = max((c for c in digests if c < cut), default=0)
             operations = [
                 operation
                 for (path, _), stage in zip(leaves[before:cut], fitted[before:cut], strict=True)
-                if training or not stage.changes_rows
-                for operation in (stage.lower_training(path) if training else stage.lower(path))
+                if training or not stage.resamples
+                for operation in (stage.lower_training(path) if training else stage.to_operations(path))
             ]
             return apply_all(operations, at(before))
 
@@ -361,21 +361,21 @@ class Evaluator:
         def kept(key: tuple[Any, ...], make: Callable[[], pl.DataFrame], cut: int) -> pl.DataFrame:
             return self._tables.get(key, lambda: self._make(key, make, candidate.recurs(cut)))
 
-        prepare = Prepare(None, learned.features, problem.target.columns, weight, class_weights)
+        prepare = RowPreparation(None, learned.features, problem.target.columns, weight, class_weights)
         key = _prepared_key(fold, digests[len(leaves)], training=training)
         return kept(key, lambda: prepare(at(len(leaves))).collect(), len(leaves))
 
     # -- training and scoring --------------------------------------------------------------------------------------
 
     def _train(
-        self, trainer: Trainer, learned: Learned, train: pl.DataFrame, test: pl.DataFrame, memo: Memo,
-        part: Part | None = None, *, shown: bool = False,
+        self, trainer: Trainer, learned: TrainingSpec, train: pl.DataFrame, test: pl.DataFrame, memo: Memo,
+        part: TrainingPart | None = None, *, shown: bool = False,
     ) -> tuple[Any, History]:  # fmt: skip
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
         # the framework can compute.
-        shown |= bool(trainer.adapter.needs_test(*trainer.args, **trainer.kwargs)) or not all(map(problem.computes, problem.metrics))
-        work = Work(
+        shown |= bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)) or not all(map(problem.computes, problem.metrics))
+        work = WorkerTask(
             framework=trainer.framework,
             args=trainer.args,
             kwargs=trainer.kwargs,
@@ -388,7 +388,7 @@ class Evaluator:
             use_gpu=trainer.use_gpu,
             adapter_class=registry.runtime_class(trainer.framework),
             where=WHERE,
-            watched=problem.watched or shown or bool(trainer.kwargs.get("callbacks")),
+            log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
             legs=trainer.legs if part is None else (part.leg,),
         )
         history: History = []
@@ -403,7 +403,7 @@ class Evaluator:
                 part.keep(save)
 
         if trainer.num_workers is None:
-            worker = Alone(
+            worker = LocalWorker(
                 [lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads,
                 resume=None if part is None else part.resume,
             )  # fmt: skip
@@ -463,7 +463,7 @@ def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
 
 
 @dataclass(frozen=True)
-class Column:
+class CellColumn:
     """Cells that stand in a column of the table."""
 
     name: str

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rayline.core.errors import DataError
 from rayline.tune import space
-from rayline.tune.record import Trial
+from rayline.tune.trial_record import Trial
 
 LEAST = 8
 """Fewer trials than this say nothing about a parameter."""

@@ -10,11 +10,11 @@ from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
 from rayline.tune.evaluate import WHERE
-from rayline.tune.prepare import whole
+from rayline.tune.prepare import positive_int
 
 
 @dataclass(frozen=True, repr=False)
-class Options:
+class SearchOptions:
     """The arguments of `run` beside trainer, data and search space; see there."""
 
     metric: Any = None
@@ -37,9 +37,9 @@ class Options:
     def check(self) -> None:
         """Raise ParameterError on a value that no search could have."""
         if self.num_samples is not None:
-            whole("num_samples", self.num_samples)
+            positive_int("num_samples", self.num_samples)
         if self.max_concurrent is not None:
-            whole("max_concurrent", self.max_concurrent)
+            positive_int("max_concurrent", self.max_concurrent)
         callbacks, seconds = self.callbacks, self.time_budget_s
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
             raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)

@@ -8,13 +8,13 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.inference.plots import COLORS, number
+from rayline.inference.svg_plots import COLORS, number
 from rayline.train import metrics
 from rayline.train import plots as style
 from rayline.train.plots import QUIET
-from rayline.tune import record, space
+from rayline.tune import space, trial_record
 from rayline.tune.importance import importance
-from rayline.tune.record import Trial
+from rayline.tune.trial_record import Trial
 
 KINDS = ("history", "slices", "parallel", "importance", "learning")
 
@@ -37,7 +37,7 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
     if kind == "slices":
         return _slices(scored, metric, mode, Figure)
     if kind == "learning":
-        return _learning(record.best(trials, mode), metric, ax)
+        return _learning(trial_record.best(trials, mode), metric, ax)
     shares = importance(trials) if kind == "importance" else {}
     height = 1.2 + 0.5 * len(shares) if shares else 4.0
     ax = Figure(figsize=(7, height), layout="constrained").subplots() if ax is None else ax
@@ -96,7 +96,7 @@ def _slices(trials: Sequence[Trial], metric: str, mode: str, figure: Any) -> Any
     axes = figure(figsize=(3.0 * max(len(columns), 1), 3.2), layout="constrained").subplots(
         1, max(len(columns), 1), sharey=True, squeeze=False
     )[0]
-    best = record.best(trials, mode)
+    best = trial_record.best(trials, mode)
     for ax, (name, values) in zip(axes, columns.items(), strict=False):
         axis = _Axis.of(values)
         for trial, value in zip(trials, values, strict=True):
@@ -170,7 +170,7 @@ def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, 
         for iteration, value in line:
             found.setdefault(iteration, []).append(value)
     most = max(map(len, found.values()))  # beyond, where some folds have ended, the mean would be that of the others
-    return [(iteration, record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most]
+    return [(iteration, trial_record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most]
 
 
 class _Axis(NamedTuple):

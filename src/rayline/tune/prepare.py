@@ -14,21 +14,21 @@ from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.schema import col, refuse_empty
 from rayline.core.target import Target
-from rayline.data import conform, fitting
-from rayline.data.foldcells import Fold
-from rayline.data.preprocessor import Preprocessor
-from rayline.data.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
-from rayline.data.splitting import Splitter
-from rayline.train import inputs as given
+from rayline.data.split.base import Splitter
+from rayline.data.split.fold_cells import FoldCells
+from rayline.data.split.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.preprocessing import fit_planner, schema_check
+from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.train import fit_inputs as given
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom, CustomMetric
-from rayline.train.inputs import Inputs
-from rayline.train.questions import Questions
+from rayline.train.fit_inputs import FitInputs
+from rayline.train.target_inference import TargetProfiler
 from rayline.train.trainer import Trainer
-from rayline.tune import journal as journals
-from rayline.tune import practice, rehearsal, space
-from rayline.tune.evaluate import CELL, WHERE, Problem
-from rayline.tune.journal import Array
+from rayline.tune import dry_run, environment_evaluation, space
+from rayline.tune import result_store as journals
+from rayline.tune.evaluate import CELL, WHERE, SearchProblem
+from rayline.tune.result_store import Array
 
 DATA = (
     "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
@@ -37,7 +37,7 @@ DATA = (
 
 
 @dataclass(frozen=True)
-class Material:
+class TuneData:
     """The rows of a tuning run and how they are divided, which hangs on no trainer and no stage.
 
     Attributes
@@ -57,9 +57,9 @@ class Material:
     """
 
     given: Any
-    inputs: Inputs
+    inputs: FitInputs
     table: pl.DataFrame
-    splits: tuple[tuple[Fold, ...], ...]
+    splits: tuple[tuple[FoldCells, ...], ...]
     cells: tuple[Array, ...]
     n_train: int
     weighs_test: bool
@@ -67,18 +67,18 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSearch:
     """A tuning run whose input was checked: what all trials share, the rows, the search space, how often it is drawn from,
     and for each metric whether it is to be small or large."""
 
-    problem: Problem
-    material: Material
+    problem: SearchProblem
+    material: TuneData
     space: Mapping[str, Any]
     num_samples: int
     modes: tuple[str, ...]
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> FitInputs:
         return self.material.inputs
 
     @property
@@ -104,7 +104,7 @@ class Prepared:
 
     @property
     def rows(self) -> pl.DataFrame:
-        """The rows and their cells, as an `Evaluator` takes them."""
+        """The rows and their cells, as an `FoldEvaluator` takes them."""
         return self.table.with_columns(pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells))
 
     def arrow(self) -> Any:
@@ -125,9 +125,9 @@ def prepare(
     mode: str | Sequence[str] | None,
     num_samples: int | None,
     seed: int | None,
-    material: Material | None = None,
+    material: TuneData | None = None,
     pos_label: Any = None,
-) -> Prepared:
+) -> PreparedSearch:
     """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
         raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
@@ -154,12 +154,12 @@ def prepare(
             "Expected a config of stages' parameters, or a trainer without a schedule.",
             "take one of them away.",
         )
-    if trainer.adapter.acts:
+    if trainer.adapter.generates_own_data:
         space.check(config, None, trainer.replace)
-        problem, direction = practice.problem(trainer, data, metric, mode, seed)
-        nothing = Inputs(None, None, problem.target.columns, None, problem.schema)
-        rows = Material(None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
-        return Prepared(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
+        problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
+        nothing = FitInputs(None, None, problem.target.columns, None, problem.schema)
+        rows = TuneData(None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
+        return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
@@ -176,7 +176,7 @@ def prepare(
     beside = () if inputs.weight is None else (inputs.weight,)
     if preprocessor is not None:
         preprocessor.refuse_targets([*inputs.targets, *beside], WHERE)
-        fitting.Walk(WHERE, preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
+        fit_planner.FitPlan(WHERE, preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
     target = _target(
         trainer, inputs, rows.table.head(rows.n_train), Preprocessor() if preprocessor is None else preprocessor
     )
@@ -189,15 +189,15 @@ def prepare(
             f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
             "choose one of these.",
         )
-    problem = Problem(
+    problem = SearchProblem(
         trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], seed,
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
     )  # fmt: skip
-    rehearsal.check(problem, rows.table, space.typical(config))
-    return Prepared(problem, rows, config, num_samples, modes)
+    dry_run.check(problem, rows.table, space.typical(config))
+    return PreparedSearch(problem, rows, config, num_samples, modes)
 
 
-def read(data: Mapping[str, Any]) -> Material:
+def read(data: Mapping[str, Any]) -> TuneData:
     """The rows of a `data_config`, checked and divided. Raises as `run`."""
     inputs = given.normalise(
         data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
@@ -207,7 +207,7 @@ def read(data: Mapping[str, Any]) -> Material:
     table = _collected(inputs.train, inputs.schema)
     refuse_empty(table.height, f"{WHERE} (training data)")
     n_train, weighs_test = table.height, inputs.weight is not None
-    splits: tuple[tuple[Fold, ...], ...]
+    splits: tuple[tuple[FoldCells, ...], ...]
     by_test_set = data["cv"] is None and inputs.test is not None
     if not by_test_set:
         try:
@@ -226,12 +226,12 @@ def read(data: Mapping[str, Any]) -> Material:
         refuse_empty(test.height, f"{WHERE} (test data)")
         weighs_test = inputs.test_weight is not None
         table = pl.concat([table, test], how="diagonal")
-        splits, cells = ((Fold((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
+        splits, cells = ((FoldCells((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
     rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
-    return Material(rows, inputs, table, splits, cells, n_train, weighs_test, by_test_set)
+    return TuneData(rows, inputs, table, splits, cells, n_train, weighs_test, by_test_set)
 
 
-def whole(name: str, value: Any) -> int:
+def positive_int(name: str, value: Any) -> int:
     """An argument that must be a positive integer."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ParameterError.value(WHERE, name, "an integer of at least 1", value)
@@ -241,15 +241,15 @@ def whole(name: str, value: Any) -> int:
 def _collected(data: Any, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The rows in this process, in the types of the schema, missing values as null."""
     frame: pl.DataFrame = registry.engine_for(data).collect(data)
-    return conform.Conform(schema, WHERE)(frame.lazy()).select(map(col, schema)).collect()
+    return schema_check.SchemaCheck(schema, WHERE)(frame.lazy()).select(map(col, schema)).collect()
 
 
-def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor: Preprocessor) -> Target:
+def _target(trainer: Trainer, inputs: FitInputs, table: pl.DataFrame, preprocessor: Preprocessor) -> Target:
     """The target from all labels, after the checks of labels and weights that a fit makes."""
     task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
     named = preprocessor.target_stages
-    questions = Questions(
-        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.strings, trainer.class_weight, named, WHERE,
+    questions = TargetProfiler(
+        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.string_features, trainer.class_weight, named, WHERE,
         trainer.pos_label, trainer.adapter.max_label,
     )  # fmt: skip
     beside = [inputs.weight] if inputs.weight is not None else []
@@ -257,14 +257,14 @@ def _target(trainer: Trainer, inputs: Inputs, table: pl.DataFrame, preprocessor:
     columns = [*inputs.targets, *beside] if preprocessor.leaves else list(inputs.schema)
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
     engine = registry.engine("local")
-    fit = fitting.fit(
+    fit = fit_planner.fit(
         engine, table, (), schema, targets=inputs.targets, ask=questions, where=WHERE, target_leaves=named
     )
     stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
     return questions.learn(schema, fit.final, stages).target
 
 
-def _check_test_labels(rows: Material, target: Target) -> None:
+def _check_test_labels(rows: TuneData, target: Target) -> None:
     """Raise DataError when labels of the test set are missing, or were not there in training."""
     if rows.inputs.test is None:
         return

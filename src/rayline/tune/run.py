@@ -21,21 +21,21 @@ from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 from rayline.tune import capacity as planning
-from rayline.tune import population as populations
 from rayline.tune import search as searching
-from rayline.tune import shelf, space
+from rayline.tune import shared_cache, space
 from rayline.tune.analysis import Analysis
-from rayline.tune.book import DEATHS, Book, StopSearch
 from rayline.tune.evaluate import WHERE
-from rayline.tune.generations import Generations, Workers
-from rayline.tune.journal import Journal
-from rayline.tune.options import Options
-from rayline.tune.population import Population
-from rayline.tune.prepare import Material, Prepared, prepare
+from rayline.tune.fold_racing import SCORE
+from rayline.tune.options import SearchOptions
+from rayline.tune.pbt import population as populations
+from rayline.tune.pbt.population import Population
+from rayline.tune.pbt.runner import PopulationRun, PopulationWorkers
+from rayline.tune.prepare import PreparedSearch, TuneData, prepare
 from rayline.tune.quiet import quiet
-from rayline.tune.race import SCORE
-from rayline.tune.record import Status, Trial
+from rayline.tune.result_store import ResultStore
 from rayline.tune.trial import SEARCH, FoldTrial, SearchData, SearchRef, stored
+from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
+from rayline.tune.trial_record import Status, Trial
 
 TOGETHER_S = 0.3
 """Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
@@ -106,8 +106,8 @@ def run(
         None for random and grid search, "optuna", or a searcher of `ray.tune.search`.
     scheduler
         None to run every fold of every trial; "asha", "hyperband" or "median" to stop bad trials after a fold or two
-        (see `rayline.tune.race`); "pbt" or a `tune.Population` to change parameters while models are trained (see
-        `rayline.tune.population`); or a scheduler of `ray.tune.schedulers`.
+        (see `rayline.tune.fold_racing`); "pbt" or a `tune.Population` to change parameters while models are trained (see
+        `rayline.tune.pbt.population`); or a scheduler of `ray.tune.schedulers`.
     name
         Keeps the score of every fold under this name in the user's cache directory (RAYLINE_CACHE).
     resume
@@ -152,7 +152,7 @@ def run(
     ... )
     >>> analysis.best_config, analysis.best_inference_pipeline  # doctest: +SKIP
     """
-    options = Options(
+    options = SearchOptions(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
         on_interrupt=on_interrupt,
@@ -166,8 +166,8 @@ def checked(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None,
     config: Mapping[str, Any] | None,
-    options: Options,
-    material: Material | None = None,
+    options: SearchOptions,
+    material: TuneData | None = None,
 ) -> Search:
     """A search of which everything was checked that can be without a cluster. Raises as `run`."""
     options.check()
@@ -190,7 +190,7 @@ def checked(
         options,
         searching.searcher(options.search, prepared.space, seed=options.seed, modes=prepared.modes),
         scheduler,
-        Journal() if options.name is None else Journal.named(options.name),
+        ResultStore() if options.name is None else ResultStore.named(options.name),
     )
 
 
@@ -198,22 +198,22 @@ def checked(
 class Search:
     """A search that can start."""
 
-    prepared: Prepared
-    options: Options
+    prepared: PreparedSearch
+    options: SearchOptions
     searcher: Any
     scheduler: TrialScheduler | Population
-    journal: Journal
+    journal: ResultStore
 
-    def run(self, line: progress.Line, started: float) -> Analysis:
+    def run(self, line: progress.ProgressLine, started: float) -> Analysis:
         """Run the trials, and say so on this line. Raises ResourceError and TrainingError as `run`."""
         options, journal, problem = self.options, self.journal, self.prepared.problem
         digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
-        registry.late("ensure_ray")()
+        registry.resolve("ensure_ray")()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         capacity = planning.plan(problem.trainer, options.max_concurrent, nodes)
         is_read = bool(options.callbacks) or isinstance(self.scheduler, Population)  # by trackers; a half is not made again
-        problem = replace(problem, digest=digest, n_threads=capacity.n_threads, watched=is_read)
+        problem = replace(problem, digest=digest, n_threads=capacity.n_threads, log_train_metrics=is_read)
         prepared = replace(self.prepared, problem=problem)
         watched = Run(problem.trainer, problem.target)
         try:
@@ -223,13 +223,13 @@ class Search:
             if isinstance(self.scheduler, Population):
                 with (
                     _keeper(prepared, capacity.concurrency) as keeper,
-                    contextlib.closing(Workers(prepared, capacity, keeper)) as workers,
+                    contextlib.closing(PopulationWorkers(prepared, capacity, keeper)) as workers,
                 ):
-                    generations = Generations(prepared, self.scheduler, options, journal, line, watched, known)
+                    generations = PopulationRun(prepared, self.scheduler, options, journal, line, watched, known)
                     trials, interruption = generations.run(workers), generations.interruption
             else:
                 total = _total(options.search, prepared.space, prepared.num_samples)
-                book = Book(
+                book = TrialLog(
                     journal, line, prepared, total, options.time_budget_s, options.callbacks, watched,
                     lambda: planning.waiting(capacity),
                 )  # fmt: skip
@@ -257,12 +257,12 @@ class Search:
 
 
 def _run_trials(
-    prepared: Prepared,
+    prepared: PreparedSearch,
     capacity: planning.Capacity,
     searcher: Any,
     scheduler: Any,
-    book: Book,
-    options: Options,
+    book: TrialLog,
+    options: SearchOptions,
     known: Mapping[str, Any],
 ) -> None:
     with (
@@ -317,11 +317,11 @@ def _run_trials(
 
 
 @contextlib.contextmanager
-def _keeper(prepared: Prepared, n_actors: int) -> Iterator[Any]:
+def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
     """The keeper of what trials share, where there is enough of it and there are several to share it; otherwise None."""
     stages = prepared.problem.preprocessor
-    worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shelf.LEAST_BYTES
-    keeper = shelf.start() if worth and n_actors > 1 else None
+    worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shared_cache.LEAST_BYTES
+    keeper = shared_cache.start() if worth and n_actors > 1 else None
     try:
         yield keeper
     finally:
@@ -329,7 +329,7 @@ def _keeper(prepared: Prepared, n_actors: int) -> Iterator[Any]:
             ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
 
 
-def _interrupted(trials: Sequence[Trial], options: Options) -> str:
+def _interrupted(trials: Sequence[Trial], options: SearchOptions) -> str:
     finished = sum(trial.is_eligible for trial in trials)
     if options.name is None:
         kept = 'what they found is lost: name="…" would keep it, on_interrupt="return" would return it.'

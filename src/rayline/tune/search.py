@@ -17,19 +17,19 @@ from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
-from rayline.tune import race, space
-from rayline.tune.population import Population
-from rayline.tune.race import SCORE, Race
+from rayline.tune import fold_racing, space
+from rayline.tune.fold_racing import SCORE, FoldRacingScheduler
+from rayline.tune.pbt.population import Population
 
 ROUND = 4
-"""Suggestions that a searcher makes before it hears of their results (see `Rounds`)."""
+"""Suggestions that a searcher makes before it hears of their results (see `BatchedSearcher`)."""
 
 SEARCHERS = ("random", "optuna")
-RACES = {"asha": race.asha, "hyperband": race.hyperband, "median": race.median}
+RACES = {"asha": fold_racing.asha, "hyperband": fold_racing.hyperband, "median": fold_racing.median}
 SCHEDULERS = ("fifo", *RACES, "pbt")
 
 
-class Rounds(Searcher):
+class BatchedSearcher(Searcher):
     """A searcher that learns in rounds, so that its suggestions do not depend on which trial ends first.
 
     It suggests `size` configurations, waits for all of their results, and hears of them in the order of the
@@ -125,7 +125,7 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
     search = _copied(search)
     if isinstance(search, ConcurrencyLimiter):
         search = search.searcher
-    if isinstance(search, Rounds) or not isinstance(search, Searcher):
+    if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
         return search
     _check_domains(search, config)
     if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
@@ -166,9 +166,9 @@ def limited(search: Any, max_concurrent: int) -> Any:
         bounded = copy.copy(search)
         bounded.max_concurrent = min(search.max_concurrent or max_concurrent, max_concurrent)
         return bounded
-    if isinstance(search, Rounds) or not isinstance(search, Searcher):
+    if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
         return search
-    return ConcurrencyLimiter(Rounds(search, max(ROUND, max_concurrent)), max_concurrent)
+    return ConcurrencyLimiter(BatchedSearcher(search, max(ROUND, max_concurrent)), max_concurrent)
 
 
 def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:
@@ -192,7 +192,7 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler | Population:
     Parameters
     ----------
     name
-        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median" (see `rayline.tune.race`), "pbt" or a
+        None or "fifo" (every trial runs all its folds), "asha", "hyperband", "median" (see `rayline.tune.fold_racing`), "pbt" or a
         `Population`, or a scheduler of Ray's own.
 
     Raises
@@ -213,7 +213,7 @@ def scheduler(name: Any, *, n_folds: int) -> TrialScheduler | Population:
                 "Expected cv of at least 2; a trial on a test set is one training.",
                 "use cv=…, or leave the scheduler out.",
             )
-        return Race(RACES[name](n_folds))
+        return FoldRacingScheduler(RACES[name](n_folds))
     if isinstance(name, (PopulationBasedTraining, PopulationBasedTrainingReplay)):
         raise ParameterError(
             f"tune.run: {type(name).__name__} of Ray changes parameters after as much as each trial happens to have done.",

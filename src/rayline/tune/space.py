@@ -10,7 +10,7 @@ import numpy as np
 from ray.tune.search.sample import Categorical, Domain, Integer
 
 from rayline.core.errors import ParameterError, RaylineError
-from rayline.data.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import Preprocessor
 
 STAGES = "preprocessor"
 """The key of a configuration under which the stages' parameters stand."""
@@ -18,18 +18,18 @@ STAGES = "preprocessor"
 Config = Mapping[str, Any]
 
 
-class Parts(NamedTuple):
+class ConfigParts(NamedTuple):
     """A configuration taken apart: what goes to the trainer, and what to which stage."""
 
     trainer: dict[str, Any]
     stages: dict[str, dict[str, Any]]
 
 
-def parts(config: Config) -> Parts:
+def parts(config: Config) -> ConfigParts:
     """The trainer's parameters and the stages'."""
     plain = to_plain(config)
     stages = plain.pop(STAGES, None) or {}
-    return Parts(plain, stages)
+    return ConfigParts(plain, stages)
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def endless_stages(config: Config) -> list[str]:
 def _is_short(value: Domain) -> bool:
     if isinstance(value, Categorical):
         return len(value.categories) <= MANY
-    return isinstance(value, Integer) and value.upper - value.lower <= MANY
+    return isinstance(value, Integer) and value.upper - value.to_operations <= MANY
 
 
 def is_grid(value: Any) -> bool:

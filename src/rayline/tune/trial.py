@@ -17,13 +17,13 @@ from ray._private.worker import global_worker
 from ray.exceptions import RayError
 
 from rayline.core.errors import RaylineError, ResourceError
-from rayline.tune import record, space
-from rayline.tune.evaluate import Candidate, Evaluator, Problem
-from rayline.tune.practice import Practice
-from rayline.tune.race import FOLDS
-from rayline.tune.record import FoldScore
+from rayline.tune import space, trial_record
+from rayline.tune.environment_evaluation import EnvironmentEvaluator
+from rayline.tune.evaluate import FoldEvaluator, SearchProblem, TrialCandidate
+from rayline.tune.fold_racing import FOLDS
 from rayline.tune.search import objectives
-from rayline.tune.shelf import Shelf
+from rayline.tune.shared_cache import SharedCache
+from rayline.tune.trial_record import FoldScore
 
 BOX = "rayline"
 """The key of a result under which a trial hands over what is not for Ray; the driver empties it."""
@@ -32,7 +32,7 @@ WORST = 1e300
 """What a failed trial reports, as a loss: schedulers compare it, and NaN would stop them."""
 
 
-class Box(dict[str, Any]):
+class TrialPayload(dict[str, Any]):
     """What became of a fold. Ray writes every result into its log, shown or not: this one says nothing."""
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class SearchData:
         What keeps that which trials share, and how many share it.
     """
 
-    problem: Problem
+    problem: SearchProblem
     table: Sequence[ray.ObjectRef[Any]]
     known: Mapping[str, Any]
     modes: Sequence[str]
@@ -118,11 +118,11 @@ class FoldTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         search: SearchData = ray.get(config[SEARCH].ref)
         problem, frame, keeper = search.problem, rows_of(search.table), search.keeper
-        acts = problem.trainer.adapter.acts
-        shelf = None if keeper is None else Shelf(keeper)
+        acts = problem.trainer.adapter.generates_own_data
+        shelf = None if keeper is None else SharedCache(keeper)
         shared = None if shelf is None else shelf.get
         self._evaluate = (
-            Practice(problem) if acts else Evaluator(problem, frame, most_bytes=search.most_bytes, shared=shared)
+            EnvironmentEvaluator(problem) if acts else FoldEvaluator(problem, frame, most_bytes=search.most_bytes, shared=shared)
         )
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
@@ -135,13 +135,13 @@ class FoldTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         evaluate = getattr(self, "_evaluate", None)  # none when the setup has failed
-        if isinstance(evaluate, Evaluator):
+        if isinstance(evaluate, FoldEvaluator):
             evaluate.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = own_config(new_config)
         self._scores: list[FoldScore] = []
-        self._made: Candidate | None = None
+        self._made: TrialCandidate | None = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -151,14 +151,14 @@ class FoldTrial(tune.Trainable):
             boxes.append(self._fold())
         failed = "error" in boxes[-1]
         worst = [math.copysign(WORST, -1.0 if mode == "max" else 1.0) for mode in self._modes]
-        means = worst if failed else record.means(self._scores)
+        means = worst if failed else trial_record.means(self._scores)
         done = failed or len(self._scores) == n_folds
         reported = dict(zip(objectives(len(means)), means, strict=True))
         return {**reported, FOLDS: len(self._scores), "done": done, BOX: boxes, "process": os.getpid()}
 
-    def _fold(self) -> Box:
+    def _fold(self) -> TrialPayload:
         """The next fold, and what is handed over of it."""
-        fold, box = self._order[len(self._scores)], Box()
+        fold, box = self._order[len(self._scores)], TrialPayload()
         try:
             score = self._reused(fold)
             if score is None:
@@ -168,11 +168,11 @@ class FoldTrial(tune.Trainable):
             self._scores.append(score)
             box["fold"] = score.to_json()
         except Exception as error:
-            return Box(error=told(error))
+            return TrialPayload(error=told(error))
         return box
 
     @property
-    def _candidate(self) -> Candidate:
+    def _candidate(self) -> TrialCandidate:
         """What this trial evaluates; made in the first fold, as it may raise."""
         if self._made is None:
             self._made = self._problem.candidate(self.config)

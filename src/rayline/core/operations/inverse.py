@@ -1,0 +1,34 @@
+"""The way back through fitted stages: from what they give to what they took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from rayline.core.errors import ParameterError
+from rayline.core.operations.base import Operation, schema_after
+from rayline.core.stage import Stage
+
+Leaf = tuple[str, Stage]
+
+
+def inverse(leaves: Sequence[Leaf], schema: Mapping[str, pl.DataType], where: str) -> list[Operation]:
+    """The operations that undo the fitted stages, the last one first, on a table that had this schema before them.
+
+    Raises ParameterError when a stage has no way back.
+    """
+    back: list[Operation] = []
+    for path, leaf in leaves:
+        if leaf.resamples:
+            continue  # it does nothing but in training
+        undo = leaf.invert(path, schema)
+        if undo is None:
+            raise ParameterError(
+                f"{where}: stage {path!r} ({type(leaf).__name__}) has no inverse.",
+                "Expected stages that lead back, such as scalers and encoders that keep their categories.",
+                f"leave {path!r} out, or invert the part of the preprocessor before it.",
+            )
+        back = [*undo, *back]
+        schema = schema_after(leaf.to_operations(path), schema)
+    return back

@@ -1,0 +1,83 @@
+"""Answers: the statistics that were asked of a table, found in one pass, and merged with those of other tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from rayline.core.schema import col
+from rayline.core.statistics.base import Statistic, StatisticRequest
+
+Answers: TypeAlias = dict[StatisticRequest, Statistic]
+
+
+class TableQuery:
+    """Requests to one table, as queries that Polars can answer in one pass, together with those of other questions.
+
+    With `by` the statistics must be those that stream; one column of small integers in it makes the answers those for
+    each of its values by itself.
+    """
+
+    def __init__(self, table: pl.LazyFrame, requests: Iterable[StatisticRequest], by: Sequence[str] | None = None) -> None:
+        self._by, self._places = by, list[tuple[StatisticRequest, slice | int]]()
+        self.queries: list[pl.LazyFrame] = []
+        scalars: list[pl.Expr] = []
+        for request in requests:
+            columns, options = [col(name) for name in request.columns], dict(request.options)
+            query = request.statistic.query(table, *columns, **options, **({} if by is None else {"by": by}))
+            if query is not None:
+                self._places.append((request, len(self.queries)))
+                self.queries.append(query)
+                continue
+            wanted = request.statistic.expressions(*columns, **options)
+            self._places.append((request, slice(len(scalars), len(scalars) + len(wanted))))
+            scalars += wanted
+        named = [scalar.alias(str(i)) for i, scalar in enumerate(scalars)]
+        self._has_scalars = bool(named)
+        if by:
+            self.queries.append(table.group_by(by).agg(named))
+        elif named:
+            self.queries.append(table.select(named))
+
+    def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, Answers]:
+        """The answers from the results of the queries: for each value of `by`, or for 0."""
+        if not self._by:
+            return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
+        scalars = {int(row[0]): row[1:] for row in tables[-1].rows()}
+        parts = [table.partition_by(self._by, as_dict=True, include_key=False) for table in tables[:-1]]
+        return {
+            cell: self._answers([part[(cell,)] for part in parts], values) for cell, values in sorted(scalars.items())
+        }
+
+    def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> Answers:
+        found: Answers = {}
+        for request, place in self._places:
+            given = values[place] if isinstance(place, slice) else (tables[place],)
+            found[request] = request.statistic.of(*given, **dict(request.options))
+        return found
+
+
+def evaluate(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> Answers:
+    """The statistics of a table that fits into memory: numbers are added up in the order of the rows."""
+    question = TableQuery(table, requests)
+    return question.answers(pl.collect_all(question.queries, engine="in-memory"))[0]
+
+
+def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> Answers:
+    """The answers for all rows from the answers for parts of them."""
+    parts = list(parts)
+    requests = list(parts[0]) if parts else []
+    return {r: r.statistic.merge_all([part[r] for part in parts], **dict(r.options)) for r in requests}
+
+
+def merge_folds(cells: Mapping[int, Mapping[StatisticRequest, Statistic]], folds: Sequence[Sequence[int]]) -> list[Answers]:
+    """The answers for each fold from those for the cells, which have the same requests."""
+    found: list[Answers] = [{} for _ in folds]
+    for request in next(iter(cells.values()), {}):
+        states = {cell: answers[request] for cell, answers in cells.items()}
+        merged = request.statistic.merge_folds(states, folds, **dict(request.options))
+        for answers, state in zip(found, merged, strict=True):
+            answers[request] = state
+    return found

@@ -1,0 +1,217 @@
+"""Statistics that count: how often each value of a column, or each combination of values, occurs."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import polars as pl
+
+from rayline.core.errors import DataError
+from rayline.core.schema import is_category
+from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.cardinality_guard import CardinalityGate
+from rayline.core.statistics.sketches import FrequentValues
+
+MAX_CATEGORIES = 1_000_000
+"""Distinct values of one column that are counted exactly (about 100 MB); more become a sketch (13 MB)."""
+
+
+class TooManyValuesError(DataError):
+    """A column has more distinct values than are counted, and who asked needs each of them."""
+
+    @classmethod
+    def of(cls, where: str) -> Self:
+        return cls(
+            f"{where} has too many distinct values to count.",
+            f"Expected at most {MAX_CATEGORIES:,}; got more.",
+            "lump the rare ones first (RareCategories), hash the column (HashEncoder) or drop it (DropColumns).",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupTable(Statistic):
+    """A statistic that is a table: one line for each combination of `keys` that occurs, and the sums beside it.
+
+    A subclass says its keys, its query (which groups by them), and in `limited` what is too much of it.
+    """
+
+    keys: ClassVar[tuple[str, ...]]
+
+    table: pl.DataFrame | None = None  # None of no rows
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls.limited(values[0])
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        tables = [state.table for state in states if state.table is not None]
+        return cls.limited(cls.grouped(pl.concat(tables, how="vertical_relaxed"), cls.keys)) if tables else cls()
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @classmethod
+    def grouped(cls, table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+        """The lines of equal keys in one: counts, in the column "n", are added up."""
+        return table.group_by(*keys).agg(pl.col("n").sum())
+
+    @classmethod
+    def limited(cls, table: pl.DataFrame) -> Self:
+        """The state with this table. Raises DataError when the table is larger than what is held."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class ValueCounts(Statistic):
+    """How often each value of a column occurs, exactly, up to `MAX_CATEGORIES` distinct values; then a sketch.
+
+    The sketch (`FrequentValues`) knows the frequent values, approximately. Stages that need every value refuse it.
+    With the option `elements` the values are the elements of a list column.
+    """
+
+    streams: ClassVar[bool] = True
+
+    n_null: int = 0
+    counts: pl.DataFrame = field(default_factory=lambda: _NO_VALUES)  # columns "value" (without null) and "n"
+    sketch: FrequentValues | None = None  # more distinct values than MAX_CATEGORIES: what has become of the counts
+
+    @classmethod
+    def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
+        by = options.get("by", ())
+        values = table.select(*by, value=columns[0])
+        if options.get("elements"):
+            values = values.explode("value")
+        if "by" in options:
+            values = values.with_columns(CardinalityGate(MAX_CATEGORIES).of(pl.col("value")))
+        return values.group_by(*by, "value").agg(n=pl.len().cast(pl.Int64))
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        table: pl.DataFrame = values[0]
+        if is_category(table.schema["value"]):
+            table = table.with_columns(pl.col("value").cast(pl.String))
+        missing = table["value"].is_null()
+        if table.schema["value"].is_float():
+            missing |= table["value"].is_nan().fill_null(False)
+        return cls._limited(int(table.filter(missing)["n"].sum()), table.filter(~missing))
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        states = list(states)
+        n_null = sum(state.n_null for state in states)
+        if any(state.sketch for state in states):
+            return cls(n_null, _NO_VALUES, functools.reduce(FrequentValues.merge, [state._sketched() for state in states]))
+        tables = [state.counts for state in states if state.counts.height]
+        if len(tables) < 2:
+            typed = [s.counts for s in states if s.counts.schema["value"] != pl.Null]
+            return cls(n_null, (tables or typed or [_NO_VALUES])[0])
+        try:
+            table = pl.concat(tables, how="vertical_relaxed").group_by("value").agg(pl.col("n").sum())
+        except (pl.exceptions.SchemaError, pl.exceptions.InvalidOperationError) as error:
+            kinds = sorted({str(t.schema["value"]) for t in tables})
+            raise DataError(
+                "A column holds values of more than one type.",
+                f"Expected one type; got {kinds}.",
+                "cast the column first.",
+            ) from error
+        return cls._limited(n_null, table)
+
+    @classmethod
+    def merge_folds(cls, states: Mapping[int, Self], folds: Sequence[Sequence[int]], **options: Any) -> list[Self]:
+        tables = {cell: state.counts for cell, state in states.items() if state.counts.height}
+        if any(state.sketch for state in states.values()) or len({t.schema["value"] for t in tables.values()}) != 1:
+            return super().merge_folds(states, folds, **options)
+        # One table with a column of counts for each cell: it is grouped and sorted once, and not for each fold.
+        columns = [table.rename({"n": str(cell)}) for cell, table in tables.items()]
+        wide = pl.concat(columns, how="diagonal").group_by("value").agg(pl.all().sum()).sort("value")
+        found = []
+        for fold in folds:
+            times = Counter(fold)
+            n = pl.sum_horizontal(pl.lit(0, pl.Int64), *(pl.col(str(cell)) * times[cell] for cell in tables))
+            n_null = sum(state.n_null * times[cell] for cell, state in states.items())
+            found.append(cls._limited(n_null, wide.select("value", n=n).filter(pl.col("n") > 0)))
+        return found
+
+    @classmethod
+    def _limited(cls, n_null: int, table: pl.DataFrame) -> Self:
+        if table.height <= MAX_CATEGORIES:
+            return cls(n_null, table)
+        return cls(n_null, _NO_VALUES, FrequentValues.of(table["value"], table["n"]))
+
+    @property
+    def is_beyond(self) -> bool:
+        return self.sketch is not None
+
+    def _sketched(self) -> FrequentValues:
+        return self.sketch or FrequentValues.of(self.counts["value"], self.counts["n"])
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @functools.cached_property
+    def table(self) -> pl.DataFrame:
+        """The values and their counts in the order of the values: the same whatever the batches were.
+
+        Raises
+        ------
+        DataError
+            When there were more than `MAX_CATEGORIES` distinct values.
+        """
+        if self.sketch is not None:
+            raise TooManyValuesError.of("A column")
+        return self.counts.sort("value")
+
+    @property
+    def count(self) -> int:
+        """Values that are not missing."""
+        return self.sketch.total if self.sketch is not None else int(self.table["n"].sum())
+
+    def most_frequent(self) -> Any:
+        """The commonest value, the smallest of several; None of no values."""
+        table = self.table
+        return table.filter(pl.col("n") == pl.col("n").max())["value"].min() if table.height else None
+
+    def filled(self, value: Any) -> Self:
+        """The counts after the missing values became `value`."""
+        dtype = self.counts.schema["value"]
+        becomes_float = isinstance(value, float) and not dtype.is_float() and dtype != pl.Null
+        known = self.counts.cast({"value": pl.Float64}) if becomes_float else self.counts  # the mean of integers
+        if not self.n_null:
+            return type(self)(0, known, self.sketch)
+        series = pl.Series([value], dtype=None if dtype == pl.Null else known.schema["value"])
+        more = pl.DataFrame({"value": series, "n": pl.Series([self.n_null], dtype=pl.Int64)})
+        return self.merge_all([type(self)(0, known, self.sketch), type(self)(0, more)])
+
+    def affine(self, shift: float, scale: float, offset: float) -> Self:
+        """The counts after x became (x - shift) / scale + offset, to the bit: values that then are equal count together."""
+        if self.sketch is not None:
+            raise TooManyValuesError.of("A scaled column")
+        x = pl.col("value").cast(pl.Float64)
+        x = x - shift if shift else x
+        x = x * (1.0 / scale) if scale != 1.0 else x
+        table = self.counts.select(value=x + offset if offset else x, n="n").group_by("value").agg(pl.col("n").sum())
+        return type(self)(self.n_null, table)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ValueCounts):
+            return NotImplemented
+        mine, theirs = self.counts.sort("value").rows(), other.counts.sort("value").rows()
+        return (self.n_null, self.sketch, mine) == (other.n_null, other.sketch, theirs)
+
+    __hash__ = None  # type: ignore[assignment]  # a table has no hash
+
+
+_NO_VALUES: pl.DataFrame = pl.DataFrame(schema={"value": pl.Null, "n": pl.Int64})

@@ -1,0 +1,93 @@
+"""The frequent values of a column with too many distinct ones to count: a sketch in bounded memory.
+
+The values are hashed to 64 bits and thrown into buckets, three times with other bits of the hash. Each bucket counts its
+rows, and for each bit of the hash how many rows have it set. A value that has more than half of the rows of its bucket
+decides every bit, so its hash can be read off (Cormode and Muthukrishnan, "What's hot and what's not: tracking most
+frequent items dynamically", PODS 2003).
+
+All of it is sums, so the sketch is a function of the rows alone: merging is associative and commutative, and neither
+batches nor order matter. Summaries that keep a list of candidates (Misra-Gries, SpaceSaving) are smaller but depend on
+the order; see docs/decisions/0007-sketch-for-many-categories.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.text_analysis import keys_of
+
+N_ROWS = 3
+_BITS = 13
+N_BUCKETS = 1 << _BITS
+LEAST_SHARE = 1e-3
+"""Values with this share of the rows or more are found."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrequentValues:
+    """The sketch; values are told apart by the key of their text (see `rayline.core.text_analysis`)."""
+
+    total: int
+    cells: npt.NDArray[np.int64]  # for each row and bucket: the rows with bit 0, …, bit 63 of the key set, and all rows
+
+    @classmethod
+    def of(cls, values: pl.Series, n: pl.Series) -> Self:
+        """The sketch of distinct values that occur so often."""
+        keys, weights = keys_of(values.cast(pl.String)), n.to_numpy().astype(np.float64)
+        cells = np.zeros((N_ROWS, N_BUCKETS, 65), dtype=np.int64)
+        for row in range(N_ROWS):
+            buckets = _buckets(keys, row)
+            cells[row, :, 64] = _sums(buckets, weights)
+            for bit in range(64):
+                has = ((keys >> np.uint64(bit)) & np.uint64(1)).astype(bool)
+                cells[row, :, bit] = _sums(buckets[has], weights[has])
+        return cls(int(n.sum()), cells)
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.total + other.total, self.cells + other.cells)
+
+    def found(self) -> dict[int, int]:
+        """The keys of the values with `LEAST_SHARE` of the rows or more, most frequent first, and how often each occurs.
+
+        A count is never too small, and too large by about what falls into a bucket by chance: total / 8192.
+        """
+        least = max(self.total * LEAST_SHARE, 1)
+        candidates: set[int] = set()
+        for row in range(N_ROWS):
+            cells = self.cells[row][self.cells[row, :, 64] >= least]
+            ones = (2 * cells[:, :64] > cells[:, 64:]).astype(np.uint64)
+            candidates |= set((ones << np.arange(64, dtype=np.uint64)).sum(axis=1, dtype=np.uint64).tolist())
+        keys = np.array(sorted(candidates), dtype=np.uint64)
+        counts = self._counts(keys).tolist()
+        good = [(key, count) for key, count in zip(keys.tolist(), counts, strict=True) if count >= least]
+        return dict(sorted(good, key=lambda pair: (-pair[1], pair[0])))
+
+    def _counts(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """What all rows of the sketch and all bits allow for each key."""
+        bits = ((keys[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).astype(bool)
+        most = np.full(len(keys), self.total, dtype=np.int64)
+        for row in range(N_ROWS):
+            cells = self.cells[row][_buckets(keys, row)]
+            like = np.where(bits, cells[:, :64], cells[:, 64:] - cells[:, :64])  # rows that agree with the key in a bit
+            most = np.minimum(most, like.min(axis=1))
+        return most
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FrequentValues):
+            return NotImplemented
+        return self.total == other.total and np.array_equal(self.cells, other.cells)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
+
+def _buckets(keys: npt.NDArray[np.uint64], row: int) -> npt.NDArray[np.int64]:
+    return ((keys >> np.uint64(_BITS * row)) & np.uint64(N_BUCKETS - 1)).astype(np.int64)
+
+
+def _sums(buckets: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return np.bincount(buckets, weights=weights, minlength=N_BUCKETS).astype(np.int64)  # exact below 2^53

@@ -1,0 +1,128 @@
+"""The contract of a splitter: what it prepares on the data, and the parts that it gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.engine import Engine
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.representation import representation
+from rayline.core.schema import Kind, kind_of, refuse_empty
+from rayline.data.split.duplicate_rows import RowOccurrenceKey
+from rayline.data.split.fold_assignment import FoldAssignment, TimeKey, content_keys
+from rayline.data.split.fold_cells import FoldCells
+from rayline.data.split.fold_rows import parts
+from rayline.data.split.row_hash import RowHash
+from rayline.data.split.thresholds import KeyDivision
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A split that was prepared on some data; frozen and small, so it can be sent to workers.
+
+    Attributes
+    ----------
+    cells
+        Names of columns to the expression that gives each row its cell.
+    folds
+        The cells to train on and those to hold out. A training cell that is named m times counts m times.
+    sizes
+        The number of rows of each cell; empty when they were not counted.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import data
+    >>> table = pl.DataFrame({"x": [1.0, 2.0, 3.0, 4.0]})
+    >>> [(train.height, held_out.height) for train, held_out in data.KFold(2, seed=0).split(table)]
+    [(2, 2), (2, 2)]
+    """
+
+    cells: FoldAssignment
+    folds: tuple[FoldCells, ...]
+    sizes: tuple[int, ...] = ()
+
+
+class Splitter(ABC):
+    """How rows are divided into training and held-out parts, any number of times.
+
+    Examples
+    --------
+    >>> from rayline import data
+    >>> isinstance(data.KFold(5), data.Splitter)
+    True
+    """
+
+    __repr__ = representation
+
+    @abstractmethod
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        """The folds of this data: one element for each set of cells, which is one scan for whoever fits by cells.
+
+        Raises
+        ------
+        DataError
+            When the rows cannot be divided so.
+        SchemaError
+            When a column is missing or of a wrong type.
+        """
+
+    def split(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Iterator[tuple[Any, Any]]:
+        """Training and held-out rows of each fold, as the type of table that was given (a Ray Dataset: lazily).
+
+        Raises as `prepare`.
+        """
+        targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
+        engine = registry.engine_for(data)
+        for prepared in self.prepare(engine, data, target_columns=targets):
+            wanted = [cells for fold in prepared.folds for cells in (fold.train, fold.test)]
+            found = parts(engine, data, prepared.cells, wanted)
+            yield from zip(found[::2], found[1::2], strict=True)
+
+
+def unique_row_key(engine: Engine, data: Any, seed: int, purpose: str, where: str) -> RowHash | RowOccurrenceKey:
+    """A key of each row's content, with which equal rows are told apart."""
+    return KeyDivision(engine, data, where, *content_keys(engine.schema(data), seed, purpose, where)).told_apart()
+
+
+def time_division(engine: Engine, data: Any, column: str, where: str) -> KeyDivision:
+    """Rows in the order of a column. Raises SchemaError when it is missing or cannot be ordered."""
+    dtype = schema_with(engine, data, [column], where)[column]
+    if kind_of(dtype) not in (Kind.NUMERIC, Kind.DATETIME) and dtype not in (pl.Time, pl.Duration, pl.Null):
+        raise SchemaError.dtype(where, column, "dates, times or numbers", dtype)
+    return KeyDivision(engine, data, where, TimeKey(column), unit=f"moments of {column!r}", is_ordered=True)
+
+
+def schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -> pl.Schema:
+    """The schema of the data. Raises SchemaError when it lacks one of these columns."""
+    schema = engine.schema(data)
+    refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+    missing = [name for name in columns if name not in schema]
+    if missing:
+        raise SchemaError.absent(where, missing, schema)
+    return schema
+
+
+def check_count(splitter: Any, name: str, least: int) -> None:
+    """Raise ParameterError unless this parameter is a whole number of at least so much."""
+    value = getattr(splitter, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ParameterError.value(type(splitter).__name__, name, f"a whole number of at least {least}", value)
+
+
+def check_column(splitter: Any, column: Any) -> None:
+    """Raise ParameterError unless a column is named."""
+    if not isinstance(column, str) or not column:
+        raise ParameterError.value(type(splitter).__name__, "column", "the name of a column", column)
+
+
+def check_seed(splitter: Any) -> None:
+    """Raise ParameterError unless the seed is a whole number."""
+    if isinstance(splitter.seed, bool) or not isinstance(splitter.seed, int):
+        raise ParameterError.value(type(splitter).__name__, "seed", "a whole number", splitter.seed)

@@ -1,0 +1,197 @@
+"""The cell of a row: a small integer computed from the row's own values and constants that were learned beforehand.
+
+Every split is one of these, with a list of which cells are trained on and which are held out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import DataError, SchemaError
+from rayline.core.schema import Kind, col, kind_of, refuse_empty
+from rayline.data.split.order_statistics import ALL
+from rayline.data.split.row_hash import RowHash, Words
+
+
+class RowKey(Protocol):
+    """What rows are ordered by: an unsigned 64-bit number for each, null where there is none."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the key of a row hangs on that row alone."""
+
+    def expression(self) -> pl.Expr:
+        """The keys as UInt64."""
+
+
+@dataclass(frozen=True)
+class TimeKey:
+    """The order of the values of a date, time or number column, the same in every unit and type; to the microsecond."""
+
+    column: str
+    is_local: ClassVar[bool] = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def expression(self) -> pl.Expr:
+        return col(self.column).map_batches(_ordered, return_dtype=pl.UInt64, is_elementwise=True)
+
+
+def _ordered(values: pl.Series) -> pl.Series:
+    top = np.uint64(1 << 63)
+    values = values.alias("values")
+    missing = values.is_null()
+    if values.dtype == pl.Date:
+        values = values.cast(pl.Datetime("us"))
+    elif values.dtype in (pl.Datetime, pl.Duration):
+        values = values.dt.cast_time_unit("us")
+    if values.dtype.is_temporal():
+        keys = values.cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64) ^ top
+    else:
+        values = values.cast(pl.Float64).fill_nan(None)
+        missing = values.is_null()
+        bits = (values.fill_null(0.0).to_numpy() + 0.0).view(np.uint64)
+        keys = np.where(bits >= top, ~bits, bits | top)
+    series = pl.Series(keys)
+    return series.set(missing, None) if missing.any() else series
+
+
+class FoldAssignment(ABC):
+    """Gives each row its cell: a function from the names of a table's columns to an expression."""
+
+    where: str
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the cell of a row depends on."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cell of a row hangs on that row alone; see `RowKey.is_local`."""
+        return True
+
+    @abstractmethod
+    def expression(self) -> pl.Expr:
+        """The cells as Int64."""
+
+    def __call__(self, names: Sequence[str]) -> pl.Expr:
+        """The cells of a table with these columns. Raises SchemaError when one of its own is missing."""
+        missing = [name for name in self.columns if name not in names]
+        if missing:
+            raise SchemaError.missing(self.where, missing, names)
+        return self.expression()
+
+
+@dataclass(frozen=True)
+class ThresholdAssignment(FoldAssignment):
+    """The number of thresholds of the row's stratum that its key reaches."""
+
+    key: RowKey
+    stratum: RowHash | None
+    cuts: tuple[tuple[int, tuple[int, ...]], ...]  # (stratum, thresholds in ascending order), sorted
+    where: str = "split"
+
+    @property
+    def is_local(self) -> bool:
+        return self.key.is_local
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.key.columns, *(self.stratum.columns if self.stratum is not None else ()))))
+
+    def expression(self) -> pl.Expr:
+        key = self.key.expression()
+        if self.stratum is None:
+            return key.map_batches(self._of_keys, return_dtype=pl.Int64, is_elementwise=True)
+        pair = pl.struct(key.alias("key"), self.stratum.expression().alias("stratum"))
+        return pair.map_batches(self._of_pairs, return_dtype=pl.Int64, is_elementwise=True)
+
+    def _of_keys(self, keys: pl.Series) -> pl.Series:
+        words = keys.to_numpy()
+        cells = np.zeros(len(words), dtype=np.int64)
+        for threshold in self.cuts[0][1]:
+            if threshold < ALL:
+                cells += words >= np.uint64(threshold)
+        return pl.Series(cells)
+
+    def _of_pairs(self, pairs: pl.Series) -> pl.Series:
+        words = pairs.struct.field("key").to_numpy()
+        cells = np.zeros(len(words), dtype=np.int64)
+        places = self._places(pairs.struct.field("stratum").to_numpy())
+        for column in zip(*(thresholds for _, thresholds in self.cuts), strict=True):
+            chosen = np.array([min(threshold, ALL - 1) for threshold in column], dtype=np.uint64)
+            cells += words >= chosen[places]
+        return pl.Series(cells)
+
+    def _places(self, strata: Words) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        known = np.array([stratum for stratum, _ in self.cuts], dtype=np.uint64)
+        places = np.minimum(np.searchsorted(known, strata), len(known) - 1)
+        if (known[places] != strata).any():
+            assert self.stratum is not None
+            raise _other_data(self.where, self.stratum.columns)
+        return places
+
+
+@dataclass(frozen=True)
+class KeyAssignment(FoldAssignment):
+    """The cell of each key by name: where few different rows or groups are to be packed evenly."""
+
+    key: RowKey
+    members: tuple[tuple[int, int], ...]  # (key, cell), sorted
+    where: str = "split"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.key.columns
+
+    def expression(self) -> pl.Expr:
+        return self.key.expression().map_batches(self._cells, return_dtype=pl.Int64, is_elementwise=True)
+
+    def _cells(self, keys: pl.Series) -> pl.Series:
+        known = np.array([key for key, _ in self.members], dtype=np.uint64)
+        cells = np.array([cell for _, cell in self.members], dtype=np.int64)
+        wanted = keys.to_numpy()
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        if (known[places] != wanted).any():
+            raise _other_data(self.where, self.columns)
+        return pl.Series(cells[places])
+
+
+def _other_data(where: str, columns: Sequence[str]) -> DataError:
+    return DataError(
+        f"{where}: a row has values that were not there when the split was prepared (columns {list(columns)[:4]}).",
+        "Expected the rows that the split was prepared on.",
+        "prepare it again on this data; a dataset that changes from read to read must be materialised first.",
+    )
+
+
+def content_keys(schema: pl.Schema, seed: int, purpose: str, where: str) -> tuple[RowHash, RowHash]:
+    """Two hashes of the rows: of a few columns that usually tell rows apart, which costs little, and of all columns.
+
+    Which columns those few are must not hang on what differs between libraries (an integer column with gaps is a float
+    column in pandas).
+    """
+    usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
+    refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+    if not usable:
+        raise SchemaError(f"{where}: no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
+    numbers = [name for name in usable if kind_of(schema[name]) in (Kind.NUMERIC, Kind.DATETIME)][:FEW]
+    few = tuple(numbers if len(numbers) > 1 else usable)
+    return RowHash(few, seed, purpose), RowHash(tuple(usable), seed, purpose)
+
+
+FEW = 6
+"""Columns of numbers and dates that usually tell rows apart."""

@@ -1,0 +1,33 @@
+"""Folds as sets of cells: which cells of rows a fold trains on, and which it holds out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import polars as pl
+
+from rayline.core.scan import CellExpression
+
+
+class FoldCells(NamedTuple):
+    """The cells to train on (named m times, their rows count m times) and the cells to hold out."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CellSlice:
+    """The rows of some cells, as a function of a LazyFrame; those of a cell that is named m times come m times."""
+
+    cells: CellExpression
+    chosen: tuple[int, ...]
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        cell = self.cells(table.collect_schema().names())
+        times = Counter(self.chosen)
+        often = [[c for c in times if times[c] >= m] for m in range(1, max(times.values(), default=1) + 1)]
+        found = [table.filter(cell.is_in(cells)) for cells in often]
+        return found[0] if len(found) == 1 else pl.concat(found)

@@ -1,0 +1,62 @@
+"""Rows of a table by their cells, in the table's own type: nothing is converted that does not have to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from rayline.core.engine import Engine
+from rayline.data.split.fold_assignment import FoldAssignment
+from rayline.data.split.fold_cells import CellSlice
+
+Chosen = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
+
+
+def parts(engine: Engine, data: Any, cells: FoldAssignment, wanted: Sequence[Sequence[int]]) -> list[Any]:
+    """For each list of cells the rows in them, in their order; a cell that is named m times gives each row m times.
+
+    A Ray Dataset and a LazyFrame give lazy parts, each of which reads the data when it is used.
+    """
+    if is_lazy(data):
+        return [engine.map(data, CellSlice(cells, tuple(chosen))) for chosen in wanted]
+    table = engine.collect(data, cells.columns)
+    numbers = table.select(cells(table.columns).alias("cell")).to_series().to_numpy()
+    return [take(data, _chosen(numbers, chosen)) for chosen in wanted]
+
+
+def is_lazy(data: Any) -> bool:
+    """Whether the rows are somewhere else until they are used."""
+    return isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray"
+
+
+def _chosen(cells: npt.NDArray[np.int64], wanted: Sequence[int]) -> Chosen:
+    times = np.zeros(int(max(cells.max(initial=0), *wanted, 0)) + 1, dtype=np.int64)
+    np.add.at(times, np.asarray(wanted, dtype=np.int64), 1)
+    if times.max() <= 1:
+        return times.astype(bool)[cells]
+    return np.repeat(np.arange(len(cells)), times[cells])
+
+
+def take(data: Any, chosen: Chosen) -> Any:
+    """Rows of a table in this process: by a truth value for each (which is quicker), or by their places."""
+    is_mask = chosen.dtype == bool
+    if isinstance(data, pl.DataFrame):
+        return data.filter(chosen) if is_mask else data[chosen]
+    if isinstance(data, (pa.Table, pa.RecordBatch)):
+        return data.filter(pa.array(chosen)) if is_mask else data.take(pa.array(chosen))
+    if isinstance(data, (Mapping, list)):
+        places = np.flatnonzero(chosen) if is_mask else chosen.astype(np.int64)
+        return _items(data, places) if isinstance(data, list) else {n: _items(v, places) for n, v in data.items()}
+    return data[chosen] if is_mask else data.iloc[chosen]
+
+
+def _items(values: Any, places: npt.NDArray[np.int64]) -> Any:
+    if isinstance(values, (list, tuple)):
+        return type(values)(values[place] for place in places.tolist())
+    rows: Callable[[npt.NDArray[np.int64]], Any] = getattr(values, "iloc", values).__getitem__
+    return rows(places)

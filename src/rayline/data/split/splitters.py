@@ -1,0 +1,307 @@
+"""Splitters: small values that say how rows are divided into training and held-out parts.
+
+`prepare` looks at the data once, as a rule, to learn where to cut, and gives the folds as cells (see `data.split.fold_assignment`): the cell
+of a row hangs on its own values, so the folds are the same whatever the blocks and the order of the rows, in this process
+and on Ray. Rows that are equal in all columns are told apart by their number among each other (see `data.split.duplicate_rows`):
+some of them are held out, the others not, as if each were drawn by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import exp
+from typing import Any, ClassVar
+
+from rayline.core.arguments import known_arguments
+from rayline.core.engine import Engine
+from rayline.core.errors import ParameterError
+from rayline.data.split.base import (
+    Folds,
+    Splitter,
+    check_column,
+    check_count,
+    check_seed,
+    schema_with,
+    time_division,
+    unique_row_key,
+)
+from rayline.data.split.duplicate_rows import SaltedKey
+from rayline.data.split.fold_assignment import ThresholdAssignment, content_keys
+from rayline.data.split.fold_cells import FoldCells
+from rayline.data.split.row_hash import BITS, RowHash
+from rayline.data.split.thresholds import KeyDivision, Sizes
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class KFold(Splitter):
+    """Each row is held out once; the folds differ by one row at most.
+
+    Parameters
+    ----------
+    n_splits
+        The number of folds.
+    seed
+        Another seed, other folds.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import KFold
+    >>> table = pl.DataFrame({"x": range(10)})
+    >>> [(train.height, test.height) for train, test in KFold(5).split(table)]
+    [(8, 2), (8, 2), (8, 2), (8, 2), (8, 2)]
+    """
+
+    n_splits: int = 5
+    seed: int = 0
+
+    purpose: ClassVar[str] = "folds"
+
+    def __post_init__(self) -> None:
+        check_count(self, "n_splits", 2)
+        check_seed(self)
+
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        where = type(self).__name__
+        keys = content_keys(engine.schema(data), self.seed, self.purpose, where)
+        return (_equal_folds(KeyDivision(engine, data, where, *keys), self.n_splits),)
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class StratifiedKFold(Splitter):
+    """As KFold, with the same share of every class in every fold, to within one row.
+
+    Parameters
+    ----------
+    n_splits
+        The number of folds.
+    column
+        The column of classes; the target when omitted.
+    seed
+        Another seed, other folds.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import StratifiedKFold
+    >>> table = pl.DataFrame({"x": range(12), "late": [True] * 4 + [False] * 8})
+    >>> [test["late"].sum() for _, test in StratifiedKFold(4, column="late").split(table)]
+    [1, 1, 1, 1]
+    """
+
+    n_splits: int = 5
+    column: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self, "n_splits", 2)
+        check_seed(self)
+
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        column = self.column
+        if column is None:
+            if len(target_columns) != 1:
+                raise ParameterError(
+                    "StratifiedKFold: it is not clear what to stratify by.",
+                    f"Expected column=…, or exactly one target; got the targets {list(target_columns)}.",
+                    'name the column of classes: StratifiedKFold(5, column="late").',
+                )
+            column = target_columns[0]
+        schema = schema_with(engine, data, [column], "StratifiedKFold")
+        keys = content_keys(schema, self.seed, KFold.purpose, "StratifiedKFold")
+        return (_equal_folds(KeyDivision(engine, data, "StratifiedKFold", *keys, stratum=column), self.n_splits),)
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class GroupKFold(Splitter):
+    """Folds of whole groups, as equal in rows as the groups allow. Rows without a group are one group.
+
+    Up to 16,384 groups are packed one by one, the largest first; more are divided by their hash.
+
+    Parameters
+    ----------
+    n_splits
+        The number of folds.
+    column
+        The column that says which group a row belongs to.
+    seed
+        Another seed, other folds.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import GroupKFold
+    >>> table = pl.DataFrame({"x": range(6), "tailnum": ["N1", "N1", "N2", "N2", "N3", "N3"]})
+    >>> [test["tailnum"].n_unique() for _, test in GroupKFold(3, column="tailnum").split(table)]
+    [1, 1, 1]
+    """
+
+    n_splits: int = 5
+    column: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self, "n_splits", 2)
+        check_column(self, self.column)
+        check_seed(self)
+
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        schema_with(engine, data, [self.column], "GroupKFold")
+        key = RowHash((self.column,), self.seed, KFold.purpose)
+        division = KeyDivision(engine, data, "GroupKFold", key, unit=f"groups of {self.column!r}")
+        return (_equal_folds(division, self.n_splits),)
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class TimeSeriesSplit(Splitter):
+    """Train on the past, hold out what comes next: fold i trains on the first i + 1 stretches and holds out the next one.
+
+    Stretches have equal numbers of rows, the first one takes the rest, as in scikit-learn; rows of one moment are never
+    divided.
+
+    Parameters
+    ----------
+    n_splits
+        The number of folds.
+    column
+        The column of dates, times or numbers to order the rows by.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import TimeSeriesSplit
+    >>> table = pl.DataFrame({"day": [3, 1, 4, 2]})
+    >>> [(train["day"].to_list(), test["day"].to_list()) for train, test in TimeSeriesSplit(3, column="day").split(table)]
+    [([1], [2]), ([1, 2], [3]), ([3, 1, 2], [4])]
+    """
+
+    n_splits: int = 5
+    column: str = ""
+
+    def __post_init__(self) -> None:
+        check_count(self, "n_splits", 1)
+        check_column(self, self.column)
+
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        division = time_division(engine, data, self.column, "TimeSeriesSplit")
+        n_cells = self.n_splits + 1
+
+        def sizes(n_rows: Mapping[int, int]) -> Sizes:
+            each = n_rows[0] // n_cells
+            return {0: [n_rows[0] - each * self.n_splits, *[each] * self.n_splits]}
+
+        cells, counted = division.cut(sizes, [i / n_cells for i in range(1, n_cells)])
+        folds = tuple(FoldCells(tuple(range(i)), (i,)) for i in range(1, n_cells))
+        return (Folds(cells, folds, counted),)
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class RepeatedKFold(Splitter):
+    """KFold several times, each time with another seed. Each repetition is a set of cells of its own.
+
+    Parameters
+    ----------
+    n_splits
+        The number of folds of each repetition.
+    n_repeats
+        The number of repetitions.
+    seed
+        Another seed, other folds.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import RepeatedKFold
+    >>> len(list(RepeatedKFold(5, n_repeats=2).split(pl.DataFrame({"x": range(10)}))))
+    10
+    """
+
+    n_splits: int = 5
+    n_repeats: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self, "n_splits", 2)
+        check_count(self, "n_repeats", 1)
+        check_seed(self)
+
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        key = unique_row_key(engine, data, self.seed, KFold.purpose, "RepeatedKFold")
+        divisions = (KeyDivision(engine, data, "RepeatedKFold", SaltedKey(key, i)) for i in range(self.n_repeats))
+        return tuple(_equal_folds(division, self.n_splits) for division in divisions)
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class Bootstrap(Splitter):
+    """Train on as many rows as there are, drawn with replacement; hold out those that were never drawn (some 37 %).
+
+    Each row draws how often it is taken from a Poisson distribution with mean 1, by its own hash: the Poisson bootstrap, which
+    needs no common counter (Chamandy, Muralidharan, Najmi and Naidu, "Estimating uncertainty for massive data streams",
+    2012). So the number of training rows varies by about its square root.
+
+    Parameters
+    ----------
+    n_splits
+        The number of samples.
+    seed
+        Another seed, other samples.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.data import Bootstrap
+    >>> train, oob = next(Bootstrap(1).split(pl.DataFrame({"x": range(1000)})))
+    >>> 900 < train.height < 1100, 320 < oob.height < 420
+    (True, True)
+    """
+
+    n_splits: int = 10
+    seed: int = 0
+
+    MOST: ClassVar[int] = 8  # draws of one row; more would be made of one row in a million
+
+    def __post_init__(self) -> None:
+        check_count(self, "n_splits", 1)
+        check_seed(self)
+
+    def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
+        probabilities = list(accumulate(range(1, self.MOST), lambda p, m: p / m, initial=exp(-1.0)))
+        cuts = ((0, tuple(int(share * (1 << BITS)) for share in accumulate(probabilities))),)
+        drawn = tuple(cell for cell in range(1, self.MOST + 1) for _ in range(cell))
+        key = unique_row_key(engine, data, self.seed, "bootstrap", "Bootstrap")
+        keys = (SaltedKey(key, i) for i in range(self.n_splits))
+        return tuple(Folds(ThresholdAssignment(key, None, cuts, "Bootstrap"), (FoldCells(drawn, (0,)),)) for key in keys)
+
+
+def splitter(cv: Any, where: str) -> Splitter:
+    """What a `cv=` argument means: a number of folds, or a splitter. Raises ParameterError on anything else."""
+    if isinstance(cv, Splitter):
+        return cv
+    if isinstance(cv, int) and not isinstance(cv, bool) and cv >= 2:
+        return KFold(cv)
+    raise ParameterError.value(
+        where, "cv", "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5)", cv
+    )
+
+
+def _equal_folds(division: KeyDivision, n_splits: int) -> Folds:
+    def sizes(n_rows: Mapping[int, int]) -> Sizes:
+        # What is left over goes to the next folds in turn, stratum after stratum, so that the sums are even too.
+        found, turn = {}, 0
+        for stratum, n in n_rows.items():
+            each, left = divmod(n, n_splits)
+            found[stratum] = [each + ((i - turn) % n_splits < left) for i in range(n_splits)]
+            turn = (turn + left) % n_splits
+        return found
+
+    cells, counted = division.cut(sizes, [i / n_splits for i in range(1, n_splits)])
+    others = [tuple(j for j in range(n_splits) if j != i) for i in range(n_splits)]
+    return Folds(cells, tuple(FoldCells(train, (i,)) for i, train in enumerate(others)), counted)

@@ -1,0 +1,225 @@
+"""How the constants of a split are learned: where to cut the rows by a key so that the parts have the wanted sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from rayline.core.engine import Scanner
+from rayline.core.errors import DataError, counted
+from rayline.core.scan import Scan
+from rayline.core.schema import refuse_empty
+from rayline.core.statistics.base import StatisticRequest
+from rayline.data.split.duplicate_rows import RowOccurrenceKey
+from rayline.data.split.fold_assignment import FoldAssignment, KeyAssignment, RowKey, ThresholdAssignment
+from rayline.data.split.order_statistics import KEY, MAX_STRATA, STRATUM, CutPoint, KeyHistogram, OrderStatistics
+from rayline.data.split.row_hash import RowHash
+
+Sizes: TypeAlias = Mapping[int, Sequence[int]]
+"""For each stratum the rows of each cell."""
+
+Ranges: TypeAlias = Mapping[int, tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True)
+class KeyDivision:
+    """Rows to be divided by a key, in every stratum by itself.
+
+    Attributes
+    ----------
+    key
+        What to go by.
+    rows
+        A hash of all columns, to go by (and by the numbers of equal rows) where several rows have one key; None where
+        rows of one key stay together.
+    stratum
+        The column whose values are the strata.
+    unit
+        What rows with one key are, where they stay together.
+    is_ordered
+        Whether the order of the keys means something, so that they can only be cut and not be packed.
+    """
+
+    engine: Scanner
+    data: Any
+    where: str
+    key: RowKey
+    rows: RowHash | None = None
+    stratum: str | None = None
+    unit: str = ""
+    is_ordered: bool = False
+
+    def cut(
+        self, wanted: Callable[[Mapping[int, int]], Sizes], shares: Sequence[float]
+    ) -> tuple[FoldAssignment, tuple[int, ...]]:
+        """The cells, and the sizes that they have: the wanted ones, or the nearest that can be had.
+
+        Parameters
+        ----------
+        wanted
+            From the rows of each stratum to the wanted sizes.
+        shares
+            About where the cuts will be, as shares of all rows.
+
+        Raises
+        ------
+        DataError
+            When there are no rows, when a cell stays empty, or when the sizes are far from what was asked.
+        """
+        key = self.key
+        sizes, found, cuts, ladders = self._by(key, wanted, shares)
+        if self.rows is not None and (found != sizes or _repeat(ladders, cuts)):
+            key = RowOccurrenceKey.of(self.engine, self.data, self.rows, self.where)
+            sizes, found, cuts, ladders = self._by(key, wanted, shares)
+        thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
+        cells: FoldAssignment = ThresholdAssignment(key, self._stratum, thresholds, self.where)
+        if found != sizes and self.unit and not self.is_ordered and not any(ladder.level for ladder in ladders.values()):
+            members, found = _packed(ladders, sizes)
+            cells = KeyAssignment(key, members, self.where)
+        self._refuse(found, sizes, ladders)
+        return cells, _totals(found)
+
+    def told_apart(self) -> RowHash | RowOccurrenceKey:
+        """The key where no two rows have the same one, otherwise the numbered rows."""
+        assert self.rows is not None
+        ladders = self._scan(self.rows, [0.5])
+        if any(ladder.repeats(ladder.n_rows // 2) for ladder in ladders.values()):
+            return RowOccurrenceKey.of(self.engine, self.data, self.rows, self.where)
+        return self.rows
+
+    def _by(
+        self, key: RowKey, wanted: Callable[[Mapping[int, int]], Sizes], shares: Sequence[float]
+    ) -> tuple[Sizes, Sizes, dict[int, list[CutPoint]], dict[int, KeyHistogram]]:
+        """The wanted sizes, those that cuts by this key give, the cuts, and the ladders."""
+        ladders = self._scan(key, shares)
+        n_rows = {stratum: ladder.n_rows for stratum, ladder in ladders.items()}
+        sizes = {stratum: list(each) for stratum, each in wanted(n_rows).items()}
+        ends = {stratum: list(accumulate(each[:-1])) for stratum, each in sizes.items()}
+        cuts = self._cuts(key, ladders, ends, shares)
+        return sizes, {s: _between([cut.below for cut in cuts[s]], n_rows[s]) for s in ladders}, cuts, ladders
+
+    @property
+    def _stratum(self) -> RowHash | None:
+        return None if self.stratum is None else RowHash((self.stratum,))
+
+    def _scan(self, key: RowKey, shares: Sequence[float], ranges: Ranges | None = None) -> dict[int, KeyHistogram]:
+        options = {"shares": tuple(shares), "ranges": tuple((ranges or {}).items())}
+        request = StatisticRequest(OrderStatistics, (KEY, STRATUM), tuple(options.items()))
+        ranks = self.engine.scan(self.data, Scan([request], attach=_Keyed(key, self._stratum)))[0][request]
+        assert isinstance(ranks, OrderStatistics)
+        if ranks.overflow:
+            raise DataError(
+                f"{self.where}: column {self.stratum!r} has more than {MAX_STRATA:,} different values.",
+                "Expected classes to stratify by.",
+                "name a column of classes, or bin this one first.",
+            )
+        if ranks.n_null:
+            raise DataError(
+                f"{self.where}: column {key.columns[0]!r} is missing in {counted(ranks.n_null, 'row')}.",
+                "Expected a value in every row, to order the rows by.",
+                "drop these rows, or fill them.",
+            )
+        refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()), self.where)
+        return dict(sorted(ranks.ladders.items()))
+
+    def _cuts(
+        self, key: RowKey, ladders: Mapping[int, KeyHistogram], ends: Mapping[int, Sequence[int]], shares: Sequence[float]
+    ) -> dict[int, list[CutPoint]]:
+        """The cut nearest to each of the ends; with one more scan for those that the first one has not met."""
+        found = {s: [ladder.nearest(rank) for rank in ends[s]] for s, ladder in ladders.items()}
+        missed = {s: tuple(ladders[s].bucket(rank) for rank in ends[s]) for s, cuts in found.items() if None in cuts}
+        if missed:
+            again = self._scan(key, shares, missed)
+            found |= {s: [again[s].nearest(rank) for rank in ends[s]] for s in missed}
+        cuts = {s: [cut for cut in each if cut is not None] for s, each in found.items()}
+        if any(len(cuts[s]) < len(ends[s]) for s in ends):
+            raise DataError(
+                f"{self.where}: the data changed between two reads.",
+                "Expected the same rows each time.",
+                "materialise the dataset first: ds = ds.materialize().",
+            )
+        return cuts
+
+    def _refuse(self, found: Sizes, sizes: Sizes, ladders: Mapping[int, KeyHistogram]) -> None:
+        totals, asked = _totals(found), _totals(sizes)
+        n_rows = sum(totals)
+        if 0 in asked:
+            raise DataError(
+                f"{self.where}: there are too few rows to divide so: {n_rows:,}.",
+                f"Expected rows in every part; got parts of {_shown(asked)}.",
+                "divide into fewer or other parts, or bring more rows.",
+            )
+        if self.unit and (0 in totals or any(abs(got - n) > max(1, n) for got, n in zip(totals, asked, strict=True))):
+            n_keys = sum(len(ladder.coarse) for ladder in ladders.values())
+            number = f"{n_keys:,} {self.unit}" if not any(ladder.level for ladder in ladders.values()) else self.unit
+            raise DataError(
+                f"{self.where}: the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
+                f"Expected parts of {_shown(asked)} rows; the nearest are {_shown(totals)}.",
+                f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
+            )
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """The key and the stratum of each row."""
+
+    key: RowKey
+    stratum: RowHash | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*self.key.columns, *(self.stratum.columns if self.stratum is not None else ()))
+
+    @property
+    def is_local(self) -> bool:
+        return self.key.is_local
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        key = self.key.expression().alias(KEY)
+        if self.stratum is None:
+            return table.select(key).with_columns(pl.lit(0, dtype=pl.UInt64).alias(STRATUM))
+        return table.select(key, self.stratum.expression().alias(STRATUM))
+
+
+def _repeat(ladders: Mapping[int, KeyHistogram], cuts: Mapping[int, Sequence[CutPoint]]) -> bool:
+    """Whether rows share a key, as far as the ladders can tell."""
+    return any(ladders[s].repeats(cut.below) for s in ladders for cut in cuts[s])
+
+
+def _between(ends: Sequence[int], n_rows: int) -> list[int]:
+    return [b - a for a, b in zip([0, *ends], [*ends, n_rows], strict=True)]
+
+
+def _totals(sizes: Sizes) -> tuple[int, ...]:
+    return tuple(sum(column) for column in zip(*sizes.values(), strict=True))
+
+
+def _packed(ladders: Mapping[int, KeyHistogram], sizes: Sizes) -> tuple[tuple[tuple[int, int], ...], Sizes]:
+    """Whole units into cells, the largest first.
+
+    Each goes where it fits and where the greatest share is still wanting, so that every cell gets large ones and small ones;
+    what fits nowhere goes where most rows are wanting.
+    """
+    members: list[tuple[int, int]] = []
+    found: dict[int, list[int]] = {}
+    for stratum, ladder in ladders.items():
+        size, tally = sizes[stratum], ladder.coarse
+        wanting = list(size)
+        for n, key in sorted(zip((-tally.counts).tolist(), tally.keys.tolist(), strict=True)):
+            fitting = [cell for cell, rows in enumerate(wanting) if rows + n >= 0]
+            if fitting:
+                cell = max(fitting, key=lambda cell: wanting[cell] / max(size[cell], 1))
+            else:
+                cell = max(range(len(wanting)), key=wanting.__getitem__)
+            wanting[cell] += n
+            members.append((key, cell))
+        found[stratum] = [asked - left for asked, left in zip(size, wanting, strict=True)]
+    return tuple(sorted(members)), found
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sizes[:8]) + (", …" if len(sizes) > 8 else "")

@@ -1,0 +1,105 @@
+"""RLlib while it trains: built and taken down, an iteration at a time, with errors that reach the user."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ray.experimental import internal_kv
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+from rayline.core.errors import ParameterError, RaylineError, TrainingError
+
+RESTART_S, POLL_S = 120.0, 0.2
+"""Seconds in which a lost worker must be back, and between two looks."""
+
+
+class ReportingEnvRunner(SingleAgentEnvRunner):
+    """Plays in an environment, and leaves word of what went wrong there: RLlib itself only ends the process."""
+
+    def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        def told(runner: Any, *given: Any, **more: Any) -> Any:
+            try:
+                return func(runner, *given, **more)
+            except Exception as error:
+                cause = _first_cause(error)
+                internal_kv._internal_kv_put(self.config.rayline_word, f"{type(cause).__name__}: {cause}"[:2000])
+                raise
+
+        return super().apply(told, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def telling(settings: Any) -> Iterator[None]:
+    """What goes wrong in an environment, here or on a worker, is the error that the user sees."""
+    settings.rayline_word = f"rayline-rllib-{secrets.token_hex(8)}"
+    if settings.env_runner_cls is None:
+        settings.env_runners(env_runner_cls=ReportingEnvRunner)
+    try:
+        yield
+    except RaylineError:
+        raise
+    except Exception as error:
+        cause = _first_cause(error)
+        left = internal_kv._internal_kv_get(settings.rayline_word)
+        on_worker = f" on a worker: {left.decode()}" if left else f": {type(cause).__name__}: {cause}"
+        raise TrainingError(
+            f"train.fit: rllib failed{on_worker}",
+            "Expected an environment that goes on until its episodes end, and workers that stay.",
+            "the error above is its own; max_failures=1 replaces a lost worker.",
+        ) from cause
+    finally:
+        internal_kv._internal_kv_del(settings.rayline_word)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextlib.contextmanager
+def built(settings: Any) -> Iterator[Any]:
+    running = settings.build_algo()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The learning curve. Before the first episode has ended, its return is NaN."""
+    episodes, learned = result.get("env_runners", {}), result.get("learners", {}).get("default_policy", {})
+    found = {
+        name: episodes.get(name, math.nan)
+        for name in ("episode_return_mean", "episode_return_min", "episode_return_max")
+    }
+    found |= {"episode_len_mean": episodes.get("episode_len_mean", math.nan)}
+    found |= {name: value for name, value in learned.items() if name.endswith("loss") or name == "entropy"}
+    tested = result.get("evaluation", {}).get("env_runners", {}).get("episode_return_mean")
+    found |= {} if tested is None else {"test-episode_return_mean": tested}
+    found["env_steps"] = result.get(
+        "num_env_steps_sampled_lifetime", episodes.get("num_env_steps_sampled_lifetime", math.nan)
+    )
+    return {name: float(value) for name, value in found.items()}
+
+
+def one_iteration(running: Any, steps: float) -> dict[str, float]:
+    """The metrics of one iteration; one in which nothing was played, because a lost worker comes back, is made again."""
+    until = time.monotonic() + RESTART_S
+    found = _metrics(running.train())
+    while found["env_steps"] <= steps and time.monotonic() < until:
+        time.sleep(POLL_S)
+        found = _metrics(running.train())
+    return found
+
+
+def enough(stop: Mapping[str, float], found: Mapping[str, float]) -> bool:
+    unknown = [name for name in stop if name not in found]
+    if unknown:
+        raise ParameterError.unknown("rllib trainer: stop", unknown, found)
+    return any(found[name] >= bound for name, bound in stop.items())

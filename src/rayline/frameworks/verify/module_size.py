@@ -1,0 +1,91 @@
+"""Modules that a stranger's file describes are built no larger than the numbers that come with the description.
+
+A configuration may name a billion layers, or one of a billion units: whoever builds that is killed by the system. What a
+file holds is known before (`frameworks.verify.tensors`), so building stops as soon as it goes beyond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.nn.modules import module as registration
+
+from rayline.core.errors import ArtifactError
+from rayline.frameworks.verify import tensors
+
+SLACK_NUMBERS = 1 << 26
+"""Tables of positions and masks, which are not saved."""
+SLACK_MODULES = 1 << 12
+
+
+@contextlib.contextmanager
+def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[None]:
+    """While modules are built by this thread: raise ArtifactError when they have many more parameters, buffers or modules
+    than the saved tensors could fill. Tied parameters are counted each time, as they are made before they are tied."""
+    own = threading.get_ident()
+    most = {"numbers": 4 * tensors.n_numbers(shapes) + SLACK_NUMBERS, "modules": 64 * len(shapes) + SLACK_MODULES}
+    found = dict.fromkeys(most, 0)
+
+    def count(kind: str, n: Callable[[Any], int]) -> Callable[[Any, str, Any], None]:
+        def hook(_: Any, name: str, value: Any) -> None:
+            if value is None or threading.get_ident() != own:
+                return
+            found[kind] += n(value)
+            if found[kind] > most[kind]:
+                raise ArtifactError(
+                    f"{what} names layers that are larger than the saved numbers.",
+                    f"Expected about {tensors.n_numbers(shapes):,} numbers in {len(shapes):,} tensors; got more at {name[:80]!r}.",
+                    "save it again.",
+                )
+
+        return hook
+
+    numbers, modules = count("numbers", lambda value: int(value.numel())), count("modules", lambda _: 1)
+    handles = [
+        registration.register_module_parameter_registration_hook(numbers),
+        registration.register_module_buffer_registration_hook(numbers),
+        registration.register_module_module_registration_hook(modules),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def built(make: Callable[[], Any], shapes: Mapping[str, tensors.Shape], what: str, *, exact: bool) -> Any:
+    """A module that `make` makes, after it was made without memory.
+
+    Parameters
+    ----------
+    make
+        Makes the module.
+    shapes
+        The tensors that were saved of it.
+    what
+        The name of the file that describes it.
+    exact
+        Whether it must hold just these tensors. A class of the user's own may share some, or not be made without memory.
+
+    Raises
+    ------
+    ArtifactError
+        When it is larger than the saved tensors, or with `exact` another one.
+    """
+    try:
+        with torch.device("meta"), no_larger_than(shapes, what):
+            bare = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    except ArtifactError:
+        raise
+    except Exception:
+        if exact:
+            raise
+        bare = dict(shapes)
+    if exact and bare != dict(shapes):
+        raise ArtifactError(f"{what} names other layers than the saved numbers have.", "", "save it again.")
+    with no_larger_than(shapes, what):
+        return make()

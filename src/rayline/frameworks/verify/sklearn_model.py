@@ -1,0 +1,180 @@
+"""What a file of an estimator may hold: types of scikit-learn that were reviewed, and of those whose compiled code follows
+numbers without looking (trees, sparse matrices, support vectors, neighbours) the numbers themselves."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.neighbors import BallTree, KDTree
+from sklearn.svm._base import BaseLibSVM
+from sklearn.tree._tree import Tree
+
+from rayline.frameworks.verify import tree_validation
+
+BinaryTree = (KDTree, BallTree)
+
+METRICS = ("Euclidean", "SEuclidean", "Manhattan", "Chebyshev", "Minkowski", "Mahalanobis", "Hamming", "Canberra")
+"""Distances without a function of the file's own (which PyFuncDistance has)."""
+
+REVIEWED = {
+    "sklearn.tree._tree": ("Tree",),
+    "sklearn.ensemble._hist_gradient_boosting.predictor": ("TreePredictor",),
+    "sklearn.neighbors._kd_tree": ("KDTree",),
+    "sklearn.neighbors._ball_tree": ("BallTree",),
+    "sklearn.metrics._dist_metrics": tuple(f"{name}Distance64" for name in METRICS),
+    "sklearn._loss.loss": ("HalfTweedieLoss", "HalfTweedieLossIdentity"),
+    "sklearn.calibration": ("_CalibratedClassifier", "_SigmoidCalibration", "_TemperatureScaling"),
+    "sklearn.gaussian_process._gpc": ("_BinaryGaussianProcessClassifierLaplace",),
+    "sklearn.gaussian_process.kernels": (
+        *("CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "Product"),
+        *("RBF", "RationalQuadratic", "Sum", "WhiteKernel"),
+    ),
+    "sklearn.neural_network._stochastic_optimizers": ("AdamOptimizer", "SGDOptimizer"),
+    "sklearn.impute._iterative": ("IterativeImputer", "_ImputerTriplet"),
+    "sklearn.multiclass": ("_ConstantPredictor",),
+    "sklearn.metrics._scorer": ("_CurveScorer", "_PassthroughScorer", "_Scorer"),
+    "sklearn.model_selection._search_successive_halving": ("HalvingGridSearchCV", "HalvingRandomSearchCV"),
+    "sklearn.model_selection._split": (
+        *("GroupKFold", "KFold", "LeaveOneOut", "RepeatedKFold", "RepeatedStratifiedKFold", "ShuffleSplit"),
+        *("StratifiedGroupKFold", "StratifiedKFold", "StratifiedShuffleSplit", "TimeSeriesSplit"),
+    ),
+    "sklearn.utils._bunch": ("Bunch",),
+    "sklearn.utils._metadata_requests": ("MetadataRequest", "MethodMetadataRequest"),
+    "sklearn.feature_selection._univariate_selection": ("chi2", "f_classif", "f_regression", "r_regression"),
+    "numpy": ("dtype",),
+}
+"""What skops leaves to the caller and a file may hold all the same: plain Python objects of numbers and of other such
+objects, functions that compute numbers of arrays, and compiled objects that `check` looks at. None of them runs what a file
+says. Distributions of SciPy are not among them: they make code of their state."""
+
+
+@cache
+def safe() -> frozenset[str]:
+    """The names of what is reviewed, and of the functions behind scikit-learn's own scorers."""
+    scorers = [get_scorer(name) for name in get_scorer_names()]
+    functions = {f"{s._score_func.__module__}.{s._score_func.__name__}" for s in scorers}
+    return frozenset({f"{module}.{name}" for module, names in REVIEWED.items() for name in names} | functions)
+
+
+def check(model: Any) -> None:
+    """Raise ValueError when a part of an estimator points outside of itself, or does not fit its estimator."""
+    todo, seen = [(model, model)], set[int]()
+    while todo:
+        found, owner = todo.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, Tree):
+            _tree(found, owner)
+        elif isinstance(found, TreePredictor):
+            _histogram_tree(found, owner)
+        elif sparse.issparse(found):
+            if hasattr(found, "check_format"):
+                found.check_format(full_check=True)
+        elif isinstance(found, BinaryTree):
+            _neighbours(found)
+        elif isinstance(found, np.ndarray):
+            found = np.asarray(found)  # of a masked array also what is masked
+            todo += [(value, owner) for value in found.ravel().tolist()] if found.dtype == object else []
+        elif isinstance(found, dict):
+            todo += [(value, owner) for value in found.values()]
+        elif isinstance(found, (list, tuple, set)):
+            todo += [(value, owner) for value in found]
+        elif isinstance(found, BaseEstimator):
+            if isinstance(found, BaseLibSVM):
+                _support_vectors(found)
+            if hasattr(found, "_y") and hasattr(found, "_fit_X") and len(found._y) != found._fit_X.shape[0]:
+                raise ValueError("there are other labels than neighbours")
+            todo += [(value, found) for value in vars(found).values()]
+        elif type(found).__module__.startswith("sklearn.") and hasattr(found, "__dict__"):
+            todo += [(value, owner) for value in vars(found).values()]
+
+
+def _neighbours(tree: Any) -> None:
+    data, places, nodes, bounds, leaf_size, n_levels, n_nodes, *_, metric, weight = tree.__getstate__()
+    n, width = data.shape
+    if places.shape != (n,) or (places < 0).any() or (places >= n).any():
+        raise ValueError("a tree of neighbours asks for rows that it does not have")
+    n_bounds = 2 if isinstance(tree, KDTree) else 1
+    if n_nodes != 2**n_levels - 1 or nodes.shape != (n_nodes,) or bounds.shape != (n_bounds, n_nodes, width) or leaf_size < 1:
+        raise ValueError("a tree of neighbours has other nodes than it says")
+    start, end = nodes["idx_start"], nodes["idx_end"]
+    if (start < 0).any() or (end < start).any() or (end > n).any():
+        raise ValueError("a tree of neighbours asks for rows that it does not have")
+    if (2 * np.flatnonzero(nodes["is_leaf"] == 0) + 2 >= n_nodes).any():
+        raise ValueError("a tree of neighbours asks for nodes that it does not have")
+    if weight is not None and np.shape(weight) != (n,):
+        raise ValueError("a tree of neighbours has other weights than rows")
+    _, vector, matrix = metric.__getstate__()
+    metric._validate_data(data)
+    kind = type(metric).__name__
+    if (kind.startswith("SE") and len(vector) != width) or (kind.startswith("Maha") and matrix.shape != (width, width)):
+        raise ValueError("a distance has another width than its rows")
+
+
+def _tree(tree: Any, owner: Any) -> None:
+    left, right, n = tree.children_left, tree.children_right, tree.node_count
+    wrong = tree_validation.problem(left, right, [n])
+    if wrong:
+        raise ValueError(wrong)
+    inner = left >= 0
+    if (left[~inner] != -1).any() or (right[~inner] != -1).any():
+        raise ValueError("a leaf of a tree has children")  # any other number is followed
+    if (tree.feature[inner] < 0).any() or (tree.feature[inner] >= tree.n_features).any():
+        raise ValueError("a tree asks for a feature that it does not have")
+    if tree.n_features != getattr(owner, "n_features_in_", tree.n_features):
+        raise ValueError("a tree has other features than its model")
+
+
+def _histogram_tree(tree: Any, owner: Any) -> None:
+    nodes, sets = tree.nodes, tree.raw_left_cat_bitsets
+    if nodes.dtype != PREDICTOR_RECORD_DTYPE or nodes.ndim != 1:
+        raise ValueError("the nodes of a tree are of another type")
+    inner = nodes["is_leaf"] == 0
+    left, right = (np.where(inner, nodes[name].astype(np.int64), -1) for name in ("left", "right"))
+    wrong = tree_validation.problem(left, right, [len(nodes)])
+    if wrong:
+        raise ValueError(wrong)
+    features, by_set = nodes["feature_idx"][inner], inner & (nodes["is_categorical"] != 0)
+    if (features < 0).any() or (features >= owner.n_features_in_).any():
+        raise ValueError("a tree asks for a feature that its model does not have")
+    if by_set.any():
+        kinds = getattr(owner, "is_categorical_", None)
+        if kinds is None or not np.asarray(kinds, bool)[nodes["feature_idx"][by_set]].all():
+            raise ValueError("a tree asks for the categories of a number")
+        if (
+            sets.dtype != np.uint32
+            or sets.ndim != 2
+            or sets.shape[1] != 8
+            or nodes["bitset_idx"][by_set].max() >= len(sets)
+        ):
+            raise ValueError("a tree asks for categories that it does not have")
+
+
+def _support_vectors(model: Any) -> None:
+    if not hasattr(model, "support_vectors_"):
+        return
+    n, counts = len(model.support_), np.asarray(model._n_support)
+    several = model._impl in ("c_svc", "nu_svc")
+    n_classes = len(counts) if several else 2
+    n_pairs = n_classes * (n_classes - 1) // 2
+    shapes = {
+        "support_vectors_": (n, model.n_features_in_),
+        "_dual_coef_": (n_classes - 1, n),
+        "_intercept_": (n_pairs if several else 1,),
+    }
+    for name, shape in shapes.items():
+        if np.shape(getattr(model, name)) != shape:
+            raise ValueError(f"{name} has another shape than its model")
+    if (counts < 0).any() or (several and (counts.sum() != n or len(model.classes_) != n_classes)):
+        raise ValueError("there are other support vectors than their number says")
+    for name in ("_probA", "_probB"):
+        if len(getattr(model, name)) not in (0, n_pairs):
+            raise ValueError(f"{name} has another shape than its model")

@@ -1,0 +1,136 @@
+"""Fold-wise fitting: the preprocessors of all training slices of a cross validation, from one scan.
+
+The scan keeps its answers for each cell of rows by itself (a fold is a set of cells), and the answers for a training
+slice are the merged answers of its cells. What was asked once is kept: a later fit with other parameters (a tuning
+trial) scans only for questions that were never asked. Questions about a table that earlier stages made cannot be
+merged from cells, because those stages differ from fold to fold: they are asked of the fold's own training rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from rayline.core.engine import Engine
+from rayline.core.errors import DataError
+from rayline.core.scan import CellExpression, Scan
+from rayline.core.scan_results import Answers, merge_folds
+from rayline.core.statistics.base import RowCount, StatisticRequest
+from rayline.data.split.fold_cells import CellSlice, FoldCells
+from rayline.preprocessing import fit_planner, schema_check
+
+MOST_PREFIXED = 1_000
+"""Answers about tables behind earlier stages that are kept for each fold; they differ with every tuned parameter."""
+
+
+class FoldFitter:
+    """Fits stages on the training slice of any fold, and never asks the data the same question twice.
+
+    Parameters
+    ----------
+    engine, data
+        Where the rows are.
+    schema
+        The columns as `conform.readable` gives them.
+    cells
+        The cell of each row.
+    folds
+        The cells of each fold.
+    targets, beside
+        Columns that no stage may touch, and columns that stages do not see (as in `fitting.fit`).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        data: Any,
+        schema: Mapping[str, pl.DataType],
+        cells: CellExpression,
+        folds: Sequence[FoldCells],
+        *,
+        targets: Sequence[str] = (),
+        beside: Sequence[str] = (),
+        where: str = "Preprocessor.fit_folds",
+    ) -> None:
+        self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
+        self._cells, self.folds, self._where = cells, list(folds), where
+        self._targets, self._beside = list(targets), list(beside)
+        self._asked: set[StatisticRequest] = set()
+        self._known: list[Answers] = [{} for _ in self.folds]
+        self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
+
+    def fit(
+        self,
+        fold: int,
+        leaves: Sequence[fit_planner.Leaf],
+        *,
+        ask: fit_planner.Ask | None = None,
+        target_leaves: Sequence[fit_planner.Leaf] = (),
+    ) -> fit_planner.FitOutcome:
+        """As `fitting.fit` on the training slice of this fold: the same counts, the same learned values.
+
+        Raises
+        ------
+        DataError
+            When the slice has no rows, or a stage cannot learn from it.
+        """
+        where = f"{self._where}: fold {fold + 1} of {len(self.folds)}"
+        known = self._known[fold]
+        while True:
+            walk = fit_planner.FitPlan(where, leaves, self._schema, self._targets, known, self._beside, target_leaves)
+            walk.run(ask)
+            missing = [request for request in walk.missing if not request.prefix]
+            if not missing:
+                break
+            self._scan([*missing, fit_planner.ROWS])
+            rows = known.get(fit_planner.ROWS)
+            if not isinstance(rows, RowCount) or not rows.count:
+                raise DataError(
+                    f"{where}: no rows to train on.",
+                    "Expected rows in every fold.",
+                    "use fewer folds, or check the columns that the split goes by.",
+                )
+        if walk.complete:
+            return dataclasses.replace(fit_planner.finished(walk, known, 0), scans=self.scans)
+        # What is still missing is asked of the slice itself.
+        rows = self._engine.map(self._data, CellSlice(self._cells, self.folds[fold].train))
+        fit = fit_planner.fit(
+            self._engine,
+            rows,
+            leaves,
+            self._schema,
+            targets=self._targets,
+            beside=self._beside,
+            ask=ask,
+            known=known,
+            where=where,
+            target_leaves=target_leaves,
+        )
+        self.slice_scans += fit.scans
+        self._remember(known, fit.known)
+        return dataclasses.replace(fit, scans=self.scans + fit.scans)
+
+    def _scan(self, requests: Sequence[StatisticRequest]) -> None:
+        new = [request for request in dict.fromkeys(requests) if request not in self._asked]
+        if not new:
+            return
+        needed = {column for request in new for column in request.columns}
+        prepare = schema_check.SchemaCheck(self._schema, self._where).only(needed)
+        scan = Scan(new, prepare=prepare, cells=self._cells)
+        # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
+        # last bit of a sum.
+        of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])
+        for known, answers in zip(self._known, of_folds, strict=True):
+            known.update(answers)
+        self._asked.update(new)
+        self.scans += 1
+
+    @staticmethod
+    def _remember(known: Answers, found: Mapping[StatisticRequest, Any]) -> None:
+        prefixed = [request for request in known if request.prefix]
+        for request in prefixed[: max(0, len(prefixed) + len(found) - len(known) - MOST_PREFIXED)]:
+            del known[request]
+        known.update({request: state for request, state in found.items() if request not in known})

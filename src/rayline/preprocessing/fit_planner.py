@@ -1,0 +1,313 @@
+"""How a list of stages is fitted: walk the stages, collect what they ask, scan once, walk again with the answers.
+
+The walk needs no data. It follows each column through the stages; where a stage only shifts, scales or fills a column,
+the statistics of the result follow from those of the raw column (see `Operation.push`), so the question is put to the
+raw table. Only when a stage asks for something that cannot be derived does the fit need one more scan, of the table as
+the stages before leave it. The number of scans is the number of such levels: one for impute, scale and encode.
+
+Answers are kept by question, so whoever walks again with other parameters (a tuning trial, a fold) pays only for
+questions that were never asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from rayline.core.engine import Scanner
+from rayline.core.errors import DataError, RaylineError, SchemaError, shorten
+from rayline.core.operations.base import Operation, schema_after
+from rayline.core.scan import Scan
+from rayline.core.scan_results import Answers
+from rayline.core.schema import refuse_empty, without_categories
+from rayline.core.stage import FitContext, Stage, text_request
+from rayline.core.statistics.base import RowCount, Statistic, StatisticRequest
+from rayline.preprocessing import schema_check
+
+ROWS = StatisticRequest(RowCount, ())
+
+Leaf = tuple[str, Stage]
+Ask = Callable[[FitContext], Sequence[StatisticRequest]]
+
+
+class ColumnSource(NamedTuple):
+    """Where a column of the current table can be looked at: `source` in the table that the first `prefix` stages leave,
+    followed by `steps` (an operation, or its class while the stage is not fitted yet). No prefix means: not yet."""
+
+    source: str
+    prefix: int | None = 0
+    steps: tuple[Operation | type[Operation], ...] = ()
+
+
+@dataclass
+class FitPlan:
+    """One walk over the stages with the answers so far."""
+
+    where: str
+    leaves: Sequence[Leaf]
+    schema: Mapping[str, pl.DataType]
+    targets: Sequence[str]
+    known: Mapping[StatisticRequest, Statistic]
+    beside: Sequence[str] = ()
+    target_leaves: Sequence[Leaf] = ()
+    noun: str = "stage"
+
+    fitted: list[Stage] = field(default_factory=list)
+    fitted_targets: list[Stage] = field(default_factory=list)
+    missing: dict[StatisticRequest, None] = field(default_factory=dict)
+    prefixes: dict[str, list[Operation]] = field(default_factory=dict)
+    final: Answers = field(default_factory=dict)
+    complete: bool = False
+    output: pl.Schema = field(default_factory=pl.Schema)
+    _operations: list[list[Operation]] = field(default_factory=lambda: [[]])  # those of the first 0, 1, 2, … stages
+    _digests: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.schema = without_categories(self.schema)  # as `SchemaCheck` leaves the table
+
+    def run(self, ask: Ask | None) -> None:
+        """Walk as far as the answers lead, and note what is missing; `ask` puts questions about the output table."""
+        self._walk(ask)
+        if self.target_leaves:
+            self._walk_targets()
+
+    def _walk_targets(self) -> None:
+        """The target stages, on the targets alone: the raw ones, of the rows that the other stages leave."""
+        moving = [i for i, (_, leaf) in enumerate(self.leaves) if leaf.resamples]
+        if moving and len(self.fitted) <= moving[-1]:
+            return
+        walk = FitPlan(
+            self.where, self.target_leaves, {t: self.schema[t] for t in self.targets}, (), self.known, noun="target stage"
+        )
+        if moving:
+            walk._operations.append(self._operations[moving[-1] + 1])
+        walk._walk(None)
+        self.missing |= walk.missing
+        self.prefixes |= walk.prefixes
+        self.fitted_targets, self.complete = walk.fitted, self.complete and walk.complete
+
+    def _refuse_nothing(self, where: str, before: pl.Schema, after: pl.Schema) -> None:
+        """Raise DataError when a stage has removed every feature: a table without columns has no rows either."""
+        features = [name for name in before if name not in self.targets]
+        if features and all(name in self.targets for name in after):
+            raise DataError(
+                f"{where}: the stage removes every feature.",
+                f"Expected at least one of {shorten(features)} to stay.",
+                "change the stage's parameters, or choose fewer columns for it.",
+            )
+
+    def _walk(self, ask: Ask | None) -> None:
+        table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
+        prefix: int | None = len(self._operations) - 1
+        lineage = {name: ColumnSource(name, prefix) for name in self.schema}
+        certain = True  # whether the columns of the table are known
+        growing = False  # whether more will come beside them
+        for path, leaf in self.leaves:
+            where = f"{self.where}: {self.noun} {path!r}"
+            on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
+            try:
+                columns = (leaf.replace(columns=list(table)) if on_targets else leaf).select(
+                    table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c])
+                )
+            except SchemaError:
+                if certain and not growing:
+                    raise
+                return  # it may name a column that an earlier stage has yet to make
+            view = FitContext(tuple(columns), table, tuple(self.targets))
+            with _named(where):
+                requests = leaf.required_statistics(view)
+            answers = self._answers(requests, lineage, prefix)
+            if answers is None or not certain or prefix is None:
+                prefix, certain = None, certain and (leaf.column_operation is not None or leaf.keep_input)
+                growing = growing or leaf.keep_input
+                for column in columns:
+                    before = lineage[column]
+                    if leaf.column_operation is not None:
+                        lineage[column] = before._replace(steps=(*before.steps, leaf.column_operation))
+                    elif not leaf.keep_input and text_request(before.source) not in self.missing:  # else it may stay
+                        table = pl.Schema({name: dtype for name, dtype in table.items() if name != column})
+                continue
+            with _named(where):
+                learned = leaf.learn(view, answers)
+            done = leaf.fitted(learned)
+            self.fitted.append(done)
+            new = done.to_operations(path)
+            after = pl.Schema(schema_after(new, table))
+            self._refuse_nothing(f"{where} ({type(done).__name__})", table, after)
+            training = new if type(done).lower_training is Stage.lower_training else done.lower_training(path)
+            self._operations.append([*self._operations[-1], *training])
+            own = set(columns)
+            changed = {name for name in after if name not in table or name in own}
+            steps = {operation.column: operation for operation in new if leaf.column_operation and isinstance(operation, leaf.column_operation)}  # type: ignore[attr-defined]
+            prefix = len(self._operations) - 1
+            moved = {name: ColumnSource(name, prefix) for name in after} if leaf.resamples else {}
+            for name in after:
+                if name in moved:
+                    lineage[name] = moved[name]
+                elif name in steps:
+                    lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
+                elif name in changed and not (leaf.keep_input and name in own):
+                    lineage[name] = ColumnSource(name, prefix)
+            table = after
+        if len(self.fitted) == len(self.leaves):
+            self.output = table
+            wanted = ask(self._output_view(table, lineage)) if ask else []
+            answers = self._answers(wanted, lineage, prefix)
+            if answers is not None and not self.missing:
+                self.final, self.complete = answers, True
+        elif ask:
+            self._answers(ask(self._output_view(table, lineage)), lineage, None)
+
+    def _output_view(self, table: pl.Schema, lineage: Mapping[str, ColumnSource]) -> FitContext:
+        untouched = tuple(name for name in table if lineage[name] == ColumnSource(name))
+        return FitContext(tuple(table), table, tuple(self.targets), untouched=untouched)
+
+    def _is_text(self, lineage: ColumnSource) -> bool:
+        # Free text shows only in the data. Suppose categories at first; when the scan says otherwise, walk again.
+        if lineage.prefix is None:
+            return False
+        request = text_request(lineage.source)._replace(prefix=self._digest(lineage.prefix))
+        answer = self.known.get(request)
+        if answer is None:
+            self.missing[request] = None
+            return False
+        return bool(answer.is_text)  # type: ignore[attr-defined]
+
+    def _answers(
+        self,
+        requests: Sequence[StatisticRequest],
+        lineage: Mapping[str, ColumnSource],
+        prefix: int | None,
+    ) -> Answers | None:
+        """The answers, or None while some are missing (they are noted) or cannot be asked yet."""
+        answers: Answers = {}
+        for request in requests:
+            base, steps = self._resolve(request, lineage, prefix)
+            if base is None:
+                continue
+            if base not in self.known:
+                self.missing[base] = None
+            elif all(isinstance(step, Operation) for step in steps):
+                state = self.known[base]
+                for step in steps:
+                    state = step.push(state)  # type: ignore[call-arg,arg-type]
+                answers[request] = state
+        return answers if len(answers) == len(set(requests)) else None
+
+    def _resolve(
+        self, request: StatisticRequest, lineage: Mapping[str, ColumnSource], prefix: int | None
+    ) -> tuple[StatisticRequest | None, tuple[Operation | type[Operation], ...]]:
+        places = [lineage[column] for column in request.columns]
+        if len(places) == 1:
+            steps = places[0].steps
+            kinds = [type(step) if isinstance(step, Operation) else step for step in steps]
+            if places[0].prefix is not None and all(kind.pushes(request.statistic) for kind in kinds):
+                return request._replace(columns=(places[0].source,), prefix=self._digest(places[0].prefix)), steps
+        elif (
+            all(place.prefix == places[0].prefix and not place.steps for place in places)
+            and places[0].prefix is not None
+        ):
+            return request._replace(
+                columns=tuple(place.source for place in places), prefix=self._digest(places[0].prefix)
+            ), ()
+        return (None, ()) if prefix is None else (request._replace(prefix=self._digest(prefix)), ())
+
+    def _digest(self, prefix: int) -> str:
+        """What a request says of the table behind the first stages: the same for the same operations in any walk."""
+        if not prefix:
+            return ""
+        if prefix not in self._digests:
+            operations = self._operations[prefix]
+            self._digests[prefix] = hashlib.blake2b(repr(operations).encode(), digest_size=12).hexdigest()
+            self.prefixes[self._digests[prefix]] = operations
+        return self._digests[prefix]
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What goes wrong in here says in which stage."""
+    try:
+        yield
+    except RaylineError as error:
+        raise error.within(where) from error.__cause__
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """What a fit gives: the fitted leaves, the answers to the caller's own questions, scans and types."""
+
+    leaves: list[Stage]
+    final: Answers
+    n_rows: int
+    scans: int
+    output: pl.Schema
+    known: dict[StatisticRequest, Statistic]
+    target_leaves: list[Stage] = field(default_factory=list)
+
+
+def fit(
+    engine: Scanner,
+    data: Any,
+    leaves: Sequence[Leaf],
+    schema: Mapping[str, pl.DataType],
+    *,
+    targets: Sequence[str] = (),
+    ask: Ask | None = None,
+    known: Mapping[StatisticRequest, Statistic] | None = None,
+    where: str = "Preprocessor.fit",
+    beside: Sequence[str] = (),
+    target_leaves: Sequence[Leaf] = (),
+) -> FitOutcome:
+    """Fit the leaves on the data, with as few scans as there are levels; the target stages in the same scans.
+
+    Columns named in `beside` (sample weights) are no part of the table for the stages; only `ask` may ask about them.
+
+    Raises
+    ------
+    DataError
+        When the data has no rows, or a stage cannot learn from it.
+    SchemaError
+        When a stage names a column that does not exist or is of the wrong type.
+    """
+    answers: dict[StatisticRequest, Statistic] = dict(known or {})
+    scans = 0
+    while True:
+        walk = FitPlan(where, leaves, schema, targets, answers, beside, target_leaves)
+        try:
+            walk.run(ask)
+        except RaylineError:
+            if scans or answers:
+                _refuse_empty(answers, where)
+            raise
+        if walk.complete:
+            return finished(walk, answers, scans)
+        missing = list(walk.missing)
+        if not missing:
+            raise RaylineError(
+                f"{where}: the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
+            )
+        if ROWS not in answers:
+            missing.append(ROWS)
+        scan = Scan(missing, walk.prefixes)
+        scanned = engine.scan(data, replace(scan, prepare=schema_check.SchemaCheck(schema, where).only(scan.columns(schema))))
+        answers |= scanned[0]
+        scans += 1
+        _refuse_empty(answers, where)
+
+
+def finished(walk: FitPlan, answers: Mapping[StatisticRequest, Statistic], scans: int) -> FitOutcome:
+    """What a complete walk has found. Raises DataError when there were no rows."""
+    _refuse_empty(answers, walk.where)
+    n_rows = getattr(answers.get(ROWS), "count", -1)
+    return FitOutcome(walk.fitted, walk.final, n_rows, scans, walk.output, dict(answers), walk.fitted_targets)
+
+
+def _refuse_empty(answers: Mapping[StatisticRequest, Statistic], where: str) -> None:
+    rows = answers.get(ROWS)
+    if isinstance(rows, RowCount):
+        refuse_empty(rows.count, where)

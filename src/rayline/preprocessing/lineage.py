@@ -1,0 +1,75 @@
+"""Where the columns of a transformed table come from, read off the operations: no data is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from rayline.core.operations.base import Operation
+from rayline.core.schema import SPARSE
+
+Lineage = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ColumnOrigins:
+    """The sources of each column of a table, and of each element of its vectors, by name, where the elements have names."""
+
+    columns: Lineage
+    elements: dict[str, Lineage]
+
+    def features(self, schema: Mapping[str, pl.DataType]) -> dict[str, Lineage]:
+        """For each column of this schema its features and their sources: itself, or of a vector its elements, under the
+        names `column_element`. A vector whose length is not known stays one feature."""
+        found: dict[str, Lineage] = {}
+        for name, dtype in schema.items():
+            own = self.elements.get(name)
+            if own is None and isinstance(dtype, pl.Array):
+                own = dict.fromkeys(map(str, range(dtype.size)), self.columns[name])
+            is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
+            found[name] = {f"{name}_{e}": s for e, s in own.items()} if own is not None and is_vector else {name: self.columns[name]}
+        return found
+
+
+def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> ColumnOrigins:
+    """Where the columns after the operations come from; sources stand in the table's order."""
+    found: Lineage = {name: (name,) for name in schema}
+    elements: dict[str, Lineage] = {}
+    places = {name: place for place, name in enumerate(schema)}
+    schema = dict(schema)
+    for operation in operations:
+        reads, named = operation.sources(schema), operation.elements(schema)
+        made = {
+            name: tuple(sorted({source for read in own for source in found.get(read, ())}, key=places.__getitem__))
+            for name, own in reads.items()
+        }
+        for name in made:
+            elements.pop(name, None)
+        for name, own in named.items():  # an element that is called as a column is that column
+            apart = list(own) == list(reads[name])
+            elements[name] = {e: found[e] for e in own} if apart else dict.fromkeys(own, made[name])
+        changes = operation.changes(schema)
+        changes.update(schema)
+        kept = {name: found.get(name, ()) for name in changes.made}
+        for name in changes.removed:
+            found.pop(name, None)
+        found |= kept  # new columns stand in the order of the table
+        found |= {name: sources for name, sources in made.items() if name in schema}
+    return ColumnOrigins(found, elements)
+
+
+def by_source(values: Mapping[str, float], lineage: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Values of output columns (importances) summed over their source columns; what has several is shared equally.
+
+    >>> by_source({"city_Oslo": 2.0, "city_Rome": 1.0, "pca0": 4.0},
+    ...           {"city_Oslo": ["city"], "city_Rome": ["city"], "pca0": ["city", "age"]})
+    {'city': 5.0, 'age': 2.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        sources = lineage.get(name, (name,))
+        for source in sources:
+            found[source] = found.get(source, 0.0) + value / len(sources)
+    return found

@@ -1,0 +1,610 @@
+"""The preprocessor: named stages that are fitted together, in one scan, and applied together, in one query."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+
+from rayline.core import registry, strict_json
+from rayline.core.arguments import known_arguments
+from rayline.core.engine import Engine
+from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
+from rayline.core.files import replace_content
+from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function
+from rayline.core.operations.inverse import inverse
+from rayline.core.schema import refuse_empty, refuse_taken, schema_from_json, schema_to_json, without_categories
+from rayline.core.stage import Stage
+from rayline.core.target import Target
+from rayline.data.equality import same
+from rayline.data.split.splitters import splitter
+from rayline.preprocessing import fit_planner, inverse_transform, schema_check, stage_list
+from rayline.preprocessing.cross_fit import FoldFitter
+from rayline.preprocessing.lineage import ColumnOrigins, origins
+from rayline.preprocessing.smoke_check import try_out
+from rayline.preprocessing.without_columns import without_targets
+
+FORMAT_VERSION = 1
+
+
+@known_arguments
+class Preprocessor:
+    """Named stages, fitted in one scan of the data and applied as one query.
+
+    Parameters
+    ----------
+    stages
+        `(name, stage)` pairs, in the order in which they work; a stage may itself be a Preprocessor.
+    target_stages
+        `(name, stage)` pairs for the targets of a training: what a model learns is what they give, and predictions and
+        metrics are what they took. They change numbers in place and have an inverse (Log, PowerTransformer,
+        StandardScaler, …), or set the classes (LabelEncoder). Without `columns` a stage works on all targets.
+        `transform` leaves targets as they are.
+
+    Notes
+    -----
+    `fit` changes this object and returns it; nothing else does. Missing means null or NaN throughout.
+    Two preprocessors are equal (`==`) when what they learned differs by rounding at most: 1e-12 relative to the numbers beside.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Log, SimpleImputer, StandardScaler
+    >>> table = pl.DataFrame({"age": [20.0, None, 40.0]})
+    >>> p = Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    >>> p.fit_transform(table)["age"].round(3).to_list()
+    [-1.225, 0.0, 1.225]
+    >>> p.scans
+    1
+
+    A training that learns the logarithm of a price, and predicts prices:
+
+    >>> p = Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log())])
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[tuple[str, Stage | Preprocessor]] = (),
+        target_stages: Sequence[tuple[str, Stage]] = (),
+    ) -> None:
+        self._stages: tuple[tuple[str, Stage | Preprocessor], ...] = stage_list.checked(stages, Preprocessor)
+        self._target_stages = stage_list.checked_targets(target_stages, Preprocessor, [name for name, _ in self._stages])
+        self._input: pl.Schema | None = None
+        self._output: pl.Schema | None = None
+        self._targets: tuple[str, ...] = ()
+        self._target: Target | None = None
+        self._scans = 0
+
+    # -- the stages ------------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> list[tuple[str, Stage | Preprocessor]]:
+        """The named stages; fitted ones after `fit`."""
+        return list(self._stages)
+
+    @property
+    def target_stages(self) -> list[tuple[str, Stage]]:
+        """The named stages of the targets; fitted ones after `fit`."""
+        return list(self._target_stages)
+
+    def __getitem__(self, name: str) -> Stage | Preprocessor:
+        for own, stage in (*self._stages, *self._target_stages):
+            if own == name:
+                return stage
+        raise ParameterError.unknown("Preprocessor", [name], self._names, "stage")
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name, _ in (*self._stages, *self._target_stages)]
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __iter__(self) -> Iterator[tuple[str, Stage | Preprocessor]]:
+        return iter(self._stages)
+
+    @property
+    def leaves(self) -> list[tuple[str, Stage]]:
+        """All stages with their paths ("outer/inner"), nested preprocessors taken apart."""
+        found: list[tuple[str, Stage]] = []
+        for name, stage in self._stages:
+            if isinstance(stage, Preprocessor):
+                found += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
+            else:
+                found.append((name, stage))
+        return found
+
+    def clone(self) -> Self:
+        """An unfitted copy."""
+        return self.replace({})
+
+    def __copy__(self) -> Self:
+        """The same, as it is now: fitting one of both again does not change the other."""
+        made = type(self)()
+        made.__dict__.update(self.__dict__)
+        made._stages = tuple((n, copy.copy(s) if isinstance(s, Preprocessor) else s) for n, s in self._stages)
+        return made
+
+    def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
+        """An unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
+
+        Raises ParameterError when a stage or a parameter of it does not exist.
+        """
+        unknown = [name for name in changes if name not in self._names]
+        if unknown:
+            raise ParameterError.unknown("Preprocessor", unknown, self._names, "stage")
+        return type(self)(
+            [
+                (
+                    name,
+                    stage.replace(changes.get(name, {}))
+                    if isinstance(stage, Preprocessor)
+                    else stage.replace(**changes.get(name, {})),
+                )
+                for name, stage in self._stages
+            ],
+            [(name, stage.replace(**changes.get(name, {}))) for name, stage in self._target_stages],
+        )
+
+    # -- fit -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_fitted(self) -> bool:
+        return self._input is not None
+
+    def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:
+        """Learn what the stages need, in one scan for each level (usually one), and return this preprocessor.
+
+        Parameters
+        ----------
+        data
+            Any table, or a ray.data.Dataset (then the scan runs on Ray).
+        target_columns
+            Columns that no stage may touch. They need not be there when data is transformed. When omitted, a later
+            `train.fit` lets stages without `columns` let go of its targets.
+
+        Raises
+        ------
+        DataError
+            When there are no rows or a stage cannot learn from a column.
+        SchemaError
+            When a named column is missing or of a wrong type.
+        """
+        self.fit_and_ask(data, target_columns=target_columns)
+        return self
+
+    def fit_and_ask(
+        self,
+        data: Any,
+        *,
+        target_columns: Sequence[str] | str = (),
+        ask: fit_planner.Ask | None = None,
+        known: Mapping[Any, Any] | None = None,
+        beside: Sequence[str] = (),
+        where: str = "Preprocessor.fit",
+    ) -> fit_planner.FitOutcome:
+        """As `fit`, with questions of the caller's own about the output table answered in the same scan.
+
+        Columns named in `beside` (sample weights) are for those questions only: the stages do not see them.
+        """
+        engine, schema, targets = self._inputs(data, target_columns, where)
+        fit = fit_planner.fit(
+            engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
+            target_leaves=self._target_stages, where=where,
+        )  # fmt: skip
+        self.become(fit, schema, targets, beside)
+        return fit
+
+    def fit_folds(self, data: Any, folds: Any, *, target_columns: Sequence[str] | str = ()) -> list[Self]:
+        """One fitted preprocessor for the training rows of each fold, together in one scan where one fit takes one.
+
+        Each is what `fit` on its training rows alone gives: held-out rows leave no trace in it. This preprocessor stays
+        as it is.
+
+        Parameters
+        ----------
+        data
+            Any table, or a ray.data.Dataset (then the scan runs on Ray).
+        folds
+            A number of folds, or a splitter such as `rayline.data.GroupKFold(5, column="tailnum")`.
+        target_columns
+            As in `fit`.
+
+        Returns
+        -------
+        list
+            The preprocessors, in the order in which `splitter.split` gives the folds.
+
+        Raises
+        ------
+        DataError
+            When the rows cannot be divided so, or a stage cannot learn from a training slice.
+        SchemaError
+            As `fit`.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.train import Preprocessor
+        >>> from rayline.stages import StandardScaler
+        >>> table = pl.DataFrame({"x": [float(i) for i in range(10)]})
+        >>> [p.scans for p in Preprocessor([("scale", StandardScaler())]).fit_folds(table, 5)]
+        [1, 1, 1, 1, 1]
+        """
+        where = "Preprocessor.fit_folds"
+        engine, schema, targets = self._inputs(data, target_columns, where)
+        made = []
+        for prepared in splitter(folds, where).prepare(engine, data, target_columns=targets):
+            fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets, where=where)
+            for place in range(len(prepared.folds)):
+                one = self.clone()
+                one.become(fitter.fit(place, self.leaves, target_leaves=self._target_stages), schema, targets)
+                made.append(one)
+        return made
+
+    def _inputs(self, data: Any, target_columns: Sequence[str] | str, where: str) -> tuple[Engine, pl.Schema, list[str]]:
+        engine: Engine = registry.engine_for(data)
+        targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
+        schema = schema_check.readable(engine.schema(data))
+        refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+        absent = [t for t in targets if t not in schema]
+        if absent:
+            raise SchemaError.absent(where, absent, schema)
+        if self._target_stages and not targets:
+            raise ParameterError(
+                f"{where}: there are target stages ({', '.join(name for name, _ in self._target_stages)}) and no target.",
+                "Expected target_columns=[…].",
+                "name the target columns, or leave target_stages out.",
+            )
+        self.refuse_targets(targets, where)
+        return engine, schema, targets
+
+    def become(
+        self, fit: fit_planner.FitOutcome, schema: Mapping[str, pl.DataType], targets: Sequence[str], beside: Sequence[str] = ()
+    ) -> None:
+        """Take over what a fit of these stages learned."""
+        self._take(fit.leaves)
+        pairs = zip(self._target_stages, fit.target_leaves, strict=True)
+        self._target_stages = tuple((name, fitted) for (name, _), fitted in pairs)
+        self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets and name not in beside})
+        self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
+        self._targets, self._target, self._scans = tuple(targets), None, fit.scans
+        self.__dict__.pop("operations", None)
+
+    def adopt(self, fitted: Self) -> None:
+        """Become what a fitted clone of this preprocessor has become."""
+        self.__dict__.pop("operations", None)
+        self.__dict__.update({k: v for k, v in fitted.__dict__.items() if k != "operations"})
+
+    def _take(self, leaves: Sequence[Stage]) -> None:
+        rest = list(leaves)
+        stages: list[tuple[str, Stage | Preprocessor]] = []
+        for name, stage in self._stages:
+            if isinstance(stage, Preprocessor):
+                inner = stage.clone()
+                inner._take(rest[: len(stage.leaves)])
+                rest = rest[len(stage.leaves) :]
+                stages.append((name, inner))
+            else:
+                stages.append((name, rest.pop(0)))
+        self._stages = tuple(stages)
+
+    def refuse_targets(self, targets: Sequence[str], where: str) -> None:
+        """Raise SchemaError when a stage works on one of these targets."""
+        stage_list.refuse_targets(self.leaves, targets, where)
+
+    def without_targets(self, targets: Sequence[str], where: str, *, beside: Sequence[str] = ()) -> Self:
+        """This fitted preprocessor for a training with these targets: itself, or, where it was fitted with them among its
+        columns, a copy whose stages have let go of them, and of the columns `beside` (sample weights).
+
+        It is the preprocessor that a fit with these targets would have given; nothing is scanned.
+
+        Raises
+        ------
+        SchemaError
+            When a stage names a target, or has learned of other columns what depends on a target.
+        """
+        self.refuse_targets([*targets, *beside], where)
+        learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
+        other = sorted(learned - set(targets))
+        if other:
+            raise SchemaError(
+                f"{where}: the target stages were fitted on {other[0]!r}, which is no target now.",
+                f"Expected the targets of Preprocessor.fit, {list(self._targets)}; got {list(targets)}.",
+                "train on these, or hand the preprocessor over unfitted (preprocessor.clone()).",
+            )
+        known = [name for name in (*targets, *beside) if name in self.input_schema]
+        if not known:
+            return self
+        leaves, output = without_targets(self.leaves, without_categories(self.input_schema), known, where)
+        copy = type(self)()
+        copy.adopt(self)
+        copy._take(leaves)
+        copy._input = pl.Schema({name: dtype for name, dtype in self.input_schema.items() if name not in known})
+        copy._output = output
+        copy._targets = (*self._targets, *(t for t in known if t not in self._targets and t not in beside))
+        return copy
+
+    # -- transform -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def operations(self) -> list[Operation]:
+        """What the fitted stages do to a table, in order."""
+        self._require_fitted("Preprocessor.transform")
+        return [operation for path, leaf in self.leaves if not leaf.resamples for operation in leaf.to_operations(path)]
+
+    def transform(self, data: Any) -> Any:
+        """The transformed table, in the type that was given (a ray.data.Dataset stays lazy).
+
+        Columns that were not there in fit (targets, ids) pass through untouched, in any order.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        SchemaError
+            When a column of fit is missing or has another type.
+        DataError
+            When a stage refuses a value (`handle_unknown="error"`).
+        """
+        return registry.engine_for(data).map(data, self.table_function())
+
+    def fit_transform(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Any:
+        """Fit, then the training rows transformed: cross-fitted and resampled where a stage does so."""
+        return self.fit(data, target_columns=target_columns).transform_training(data)
+
+    def transform_training(self, data: Any) -> Any:
+        """As `transform`, for the rows that it was fitted on (see `Stage.lower_training`)."""
+        return registry.engine_for(data).map(data, self.table_function(training=True))
+
+    @property
+    def _training_operations(self) -> list[Operation]:
+        return [operation for path, leaf in self.leaves for operation in leaf.lower_training(path)]
+
+    def inverse_transform(self, data: Any) -> Any:
+        """A transformed table as it was before, in the type that was given: the inverses of the stages, last one first.
+
+        What a stage has lost does not come back (`Stage.lossy_reason`): a filled value stays filled, a bin gives its middle, a
+        removed column comes without values. Numbers come back as Float64. Other columns pass through untouched.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ParameterError
+            When a stage has no inverse; the error names it.
+        SchemaError
+            When a column that `transform` gives is missing or has another type.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.train import Preprocessor
+        >>> from rayline.stages import OneHotEncoder, StandardScaler
+        >>> table = pl.DataFrame({"x": [1.0, 3.0], "c": ["a", "b"]})
+        >>> p = Preprocessor([("scale", StandardScaler()), ("onehot", OneHotEncoder())]).fit(table)
+        >>> p.inverse_transform(p.transform(table)).rows()
+        [(1.0, 'a'), (3.0, 'b')]
+        """
+        where = "Preprocessor.inverse_transform"
+        self._require_fitted(where)
+        check = schema_check.SchemaCheck(self.output_schema, where)
+        operations = inverse(self.leaves, without_categories(self.input_schema), where)
+        back = inverse_transform.InverseTransform(check, operations, list(self.input_schema))
+        return registry.engine_for(data).map(data, back)
+
+    def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
+        """The transformation as a function of a LazyFrame; it can be sent to workers."""
+        operations = self._training_operations if training else self.operations
+        own = None if training else [name for name in self.output_schema if name not in self.input_schema]
+        return _Transform(schema_check.SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, own)
+
+    def row_function(self) -> RowFunction | None:
+        """The transformation of one row (a dict, changed in place); None when a stage has no such form."""
+        operate = row_function(self.operations, without_categories(self.input_schema))
+        check = schema_check.row_function(self.input_schema, "Preprocessor.transform")
+        if operate is None or check is None:
+            return None
+
+        def run(row: Row) -> None:
+            check(row)
+            operate(row)
+
+        return run
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def input_schema(self) -> pl.Schema:
+        """Columns and types that `transform` needs."""
+        self._require_fitted("Preprocessor.input_schema")
+        assert self._input is not None
+        return self._input
+
+    @property
+    def output_schema(self) -> pl.Schema:
+        """Columns and types that `transform` gives."""
+        self._require_fitted("Preprocessor.output_schema")
+        assert self._output is not None
+        return self._output
+
+    @property
+    def lineage(self) -> dict[str, tuple[str, ...]]:
+        """For each column that `transform` gives the columns that its values come from, in the order of the table.
+
+        Read off the stages' operations, not off data. What was learned of other rows (a mean, a target) is no source.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.train import Preprocessor
+        >>> from rayline.stages import OneHotEncoder, Ratio
+        >>> table = pl.DataFrame({"miles": [10.0, 4.0], "hours": [2.0, 1.0], "c": ["a", "b"]})
+        >>> p = Preprocessor([("speed", Ratio(["miles"], per="hours")), ("onehot", OneHotEncoder())]).fit(table)
+        >>> p.lineage["miles_per_hours"], p.lineage["c_a"]
+        (('miles', 'hours'), ('c',))
+        """
+        return self._origins.columns
+
+    @property
+    def feature_names_out(self) -> list[str]:
+        """The names of all features that `transform` gives: for a vector column those of its elements."""
+        return [name for features in self.features_of.values() for name in features]
+
+    @property
+    def features_of(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """For each column that `transform` gives its features by name (one, or the elements of a vector), each with the
+        columns that it comes from."""
+        return self._origins.features(self.output_schema)
+
+    @property
+    def _origins(self) -> ColumnOrigins:
+        return origins(self.operations, without_categories(self.input_schema))
+
+    @property
+    def target_columns(self) -> list[str]:
+        """The targets named in `fit`."""
+        return list(self._targets)
+
+    @property
+    def target(self) -> Target | None:
+        """Task and classes of the targets, when a training has told it; for `chain` with a framework's own model."""
+        return self._target
+
+    def remember_target(self, target: Target) -> None:
+        """Keep the target of a training, to decode the predictions of a bare model that is chained later."""
+        self._target = target
+
+    @property
+    def scans(self) -> int:
+        """How many times `fit` read the data."""
+        return self._scans
+
+    def chain(self, model: Any) -> Any:
+        """This fitted preprocessor and a model (ours, or a framework's own object) as one inference pipeline."""
+        self._require_fitted("Preprocessor.chain")
+        return registry.resolve("chain")(self, model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preprocessor) and same(self.to_json(), other.to_json())
+
+    __hash__ = None  # type: ignore[assignment]  # fit changes it
+
+    def __repr__(self) -> str:
+        lines = [f"  ({name!r}, {_indent(repr(stage))})," for name, stage in self._stages]
+        state = (
+            f"fitted: {counted(len(self._input), 'column')} in, {len(self._output or ()):,} out, {counted(self._scans, 'scan')}"
+            if self._input is not None
+            else "not fitted"
+        )
+        ends = [f"], target_stages={list(self._target_stages)!r})"] if self._target_stages else ["])"]
+        return "\n".join(["Preprocessor([", *lines, f"{ends[0]}  # {state}"])
+
+    def _require_fitted(self, where: str) -> None:
+        if self._input is None:
+            raise NotFittedError(
+                f"{where}: the preprocessor is not fitted.", "Expected a fitted one.", "call .fit(data) first."
+            )
+
+    # -- JSON ------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything about it as plain JSON values."""
+        return {
+            "format": "rayline.preprocessor",
+            "format_version": FORMAT_VERSION,
+            "stages": [[name, stage.to_json()] for name, stage in self._stages],
+            "target_stages": [[name, stage.to_json()] for name, stage in self._target_stages],
+            "input_schema": None if self._input is None else schema_to_json(self._input),
+            "output_schema": None if self._output is None else schema_to_json(self._output),
+            "target_columns": list(self._targets),
+            "target": None if self._target is None else self._target.to_json(),
+            "scans": self._scans,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of `to_json`. Raises ArtifactError when it is not one, or of a newer format."""
+        if not isinstance(data, dict) or data.get("format") != "rayline.preprocessor":
+            raise ArtifactError(
+                "Not a saved preprocessor.", "Expected a JSON object with format 'rayline.preprocessor'."
+            )
+        version = data.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ArtifactError(
+                f"The saved preprocessor has format version {version!r}.",
+                f"Expected at most {FORMAT_VERSION}.",
+                "load it with a newer Rayline.",
+            )
+        try:
+            made = cls(
+                [(name, _stage_from_json(stage)) for name, stage in data["stages"]],
+                [(name, _leaf_from_json(stage)) for name, stage in data.get("target_stages", ())],
+            )
+            made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
+            made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
+            made._target = None if data["target"] is None else Target.from_json(data["target"])
+            made._targets, made._scans = tuple(map(str, data["target_columns"])), int(data["scans"])
+            if made._input is not None and made._output is not None:
+                try_out(made)
+        except (Exception, pl.exceptions.PanicException) as error:  # what a stranger's values lead to in a stage
+            if isinstance(error, RaylineError):
+                raise
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+            raise ArtifactError(f"The saved preprocessor is malformed: {reason}.", "", "save it again.") from error
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, readable by people and by `load`: whole, or not at all. Raises ArtifactError when the disk refuses."""
+        replace_content(path, strict_json.dumps(self.to_json(), indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises ArtifactError when the file does not exist or is not one of ours."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"Preprocessor.load: {path} cannot be read: {error.strerror}.",
+                "Expected a file written by Preprocessor.save.",
+                "check the path.",
+            ) from error
+        return cls.from_json(strict_json.loads(content, str(path)))
+
+
+class _Transform:
+    """A fitted transformation of LazyFrames; small, and serialisable to workers."""
+
+    def __init__(self, check: schema_check.SchemaCheck, operations: Sequence[Operation], adds: Sequence[str] | None) -> None:
+        self._check, self._operations, self._adds = check, list(operations), adds
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        if self._adds:
+            refuse_taken(self._check.where, self._adds, table.collect_schema())
+        return apply_all(self._operations, self._check(table))
+
+    def passes(self, names: Sequence[str]) -> list[str]:
+        """The columns that no stage knows; with resampling (no `adds`) rows are others, and none passes."""
+        return [] if self._adds is None else [name for name in names if name not in self._check.schema]
+
+
+def _stage_from_json(data: Any) -> Stage | Preprocessor:
+    if "stage" not in data:
+        return Preprocessor.from_json(data)
+    return _leaf_from_json(data)
+
+
+def _leaf_from_json(data: Any) -> Stage:
+    cls: Any = registry.stage(data["stage"])
+    made = cls.from_json(data)
+    assert isinstance(made, Stage)
+    return made
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n  ")

@@ -1,0 +1,167 @@
+"""One request and its answer, as an ASGI server hands them over: nothing here knows of models."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs
+
+from rayline.serve.protocol import HTTPError, dumps
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+
+SHORT_BODY = 64 << 10
+"""Bodies of more bytes are long: they are read and predicted in a thread."""
+
+
+@dataclass(frozen=True)
+class HTTPResponse:
+    """What goes back to the client."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
+class ClientDisconnected(Exception):  # noqa: N818  # it is no error
+    """The client is not there any more."""
+
+
+class HTTPRequest:
+    """One request: the parts of it that a handler may need, and its body once it is read."""
+
+    __slots__ = ("body", "headers", "is_read", "query", "receive", "scope", "size")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope, self.receive = scope, receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.query: bytes = scope.get("query_string", b"")
+        self.body, self.is_read = b"", False
+        self.size = 0  # bytes of the body that are held in memory
+
+    @property
+    def content_type(self) -> bytes:
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+    def flag(self, name: str) -> bool:
+        """Whether a query parameter is set (`?proba`, `?proba=true`, `?proba=1`)."""
+        if not self.query:
+            return False
+        values = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
+        return values is not None and values[-1].lower() in ("", "1", "true", "yes")
+
+    async def read(self, most: int, memory: BodyBudget, threads: ThreadPoolExecutor) -> None:
+        """Read the body, unpacked. Raises Refusal when it is longer than `most`, or `memory` is full, and Gone."""
+        declared = self.headers.get(b"content-length", b"")
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
+            raise _too_large(most)
+        parts: list[bytes] = []
+        is_open = True
+        while is_open:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            part = message.get("body", b"")
+            self._take(len(part), memory)
+            if self.size > most:
+                raise _too_large(most)
+            parts.append(part)
+            is_open = message.get("more_body", False)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.is_read = True
+        if b"content-encoding" in self.headers:
+            unpack = partial(_unpacked, body, self.headers[b"content-encoding"], most)
+            body = await asyncio.get_running_loop().run_in_executor(threads, unpack)
+            self._take(len(body), memory)
+        self.body = body
+
+    async def gone(self) -> None:
+        """Return when the client has gone."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    def _take(self, n: int, memory: BodyBudget) -> None:
+        memory.take(self.size, n)
+        self.size += n
+
+
+class BodyBudget:
+    """How many bytes of bodies are held at the moment, and how many may be.
+
+    The first `SHORT_BODY` bytes of each body have room of their own: a few clients that are slow with long bodies keep nobody
+    else out.
+    """
+
+    def __init__(self, most: int, most_short: int) -> None:
+        self._room = {False: most, True: most_short}
+
+    def take(self, held: int, n: int) -> None:
+        """Hold `n` more bytes of a body of which `held` are held. Raises Refusal (503) when these are too many."""
+        short, long = _split(held + n, held)
+        if short > self._room[True] or long > self._room[False]:
+            raise overloaded()
+        self._room[True] -= short
+        self._room[False] -= long
+
+    def give_back(self, n: int) -> None:
+        """Hold a body of `n` bytes no longer."""
+        short, long = _split(n, 0)
+        self._room[True] += short
+        self._room[False] += long
+
+
+def _split(n: int, since: int) -> tuple[int, int]:
+    """Of the bytes from `since` to `n` of a body, how many are among its first ones, and how many are not."""
+    short = min(n, SHORT_BODY) - min(since, SHORT_BODY)
+    return short, n - since - short
+
+
+def overloaded() -> HTTPError:
+    """What a request is answered when too many are waiting."""
+    return HTTPError(503, "Too many requests are waiting. Try again in a second.", headers=[(b"retry-after", b"1")])
+
+
+def refused(refusal: HTTPError) -> HTTPResponse:
+    """The answer that says so."""
+    return HTTPResponse(refusal.status, dumps(refusal.body()), JSON, refusal.headers)
+
+
+async def send_answer(send: Send, answer: HTTPResponse) -> None:
+    """Hand an answer to the server."""
+    headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _too_large(most: int) -> HTTPError:
+    return HTTPError(413, f"The body is longer than {most} bytes.", headers=[(b"connection", b"close")])
+
+
+def _unpacked(body: bytes, encoding: bytes, most: int) -> bytes:
+    bits = {b"gzip": 31, b"deflate": 15, b"identity": 0}.get(encoding.strip().lower())
+    if bits is None:
+        raise HTTPError(415, "Expected a Content-Encoding of gzip, deflate or identity.")
+    if not bits:
+        return body
+    try:
+        unpacker = zlib.decompressobj(bits)
+        data = unpacker.decompress(body, most + 1)
+    except zlib.error:
+        raise HTTPError(400, "The body is not compressed as its Content-Encoding says.") from None
+    if len(data) > most:
+        raise _too_large(most)
+    if not unpacker.eof:
+        raise HTTPError(400, "The compressed body was cut off.")
+    if unpacker.unused_data:
+        raise HTTPError(400, f"{len(unpacker.unused_data)} bytes follow the compressed body. Send one gzip member.")
+    return data

@@ -1,0 +1,116 @@
+"""Bounds and thresholds of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+
+from rayline.core.errors import DataError
+from rayline.core.operations.base import Clip, Operation
+from rayline.core.operations.expression import Assign, Formula
+from rayline.core.schema import Kind
+from rayline.core.stage import ColumnStage, NumberStage, a_number, param
+from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.quantiles import Quantiles
+
+
+@dataclass(frozen=True)
+class Binarizer(ColumnStage):
+    """Replace numbers by 1.0 where they are above the threshold, and 0.0 where not; missing stays missing.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    threshold
+        The largest value that becomes 0.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Binarizer
+    >>> Preprocessor([("late", Binarizer(threshold=15))]).fit_transform(pl.DataFrame({"x": [3, 20, None]}))["x"].to_list()
+    [0.0, 1.0, None]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+
+    threshold: float = param(0.0, a_number())
+
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        x = ["number", ["col", column]]
+        above: Formula = ["+", [">", x, float(self.threshold)], 0]
+        return [Assign({column: above})]
+
+
+@dataclass(frozen=True)
+class Clipper(NumberStage):
+    """Keep values within bounds: quantiles of the training rows (winsorising), or given numbers. The result is Float64.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    lower_quantile, upper_quantile
+        The quantiles that become the bounds; None for no such bound.
+    low, high
+        Bounds as numbers; they come before the quantiles.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Clipper
+    >>> Preprocessor([("clip", Clipper(low=0, high=3))]).fit_transform(pl.DataFrame({"x": [-1, 2, 9]}))["x"].to_list()
+    [0.0, 2.0, 3.0]
+    """
+
+    lossy_reason: ClassVar = "what was beyond the bounds"
+
+    lower_quantile: float | None = param(0.01, a_number(0, 1, none=True))
+    upper_quantile: float | None = param(0.99, a_number(0, 1, none=True))
+    low: float | None = param(None, a_number(none=True))
+    high: float | None = param(None, a_number(none=True))
+
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        given = (self.low is not None or self.lower_quantile is None) and (
+            self.high is not None or self.upper_quantile is None
+        )
+        return [] if given else [Quantiles]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        if answers and not answers[0].count:
+            raise self.all_null(column)
+        low = (
+            self.low
+            if self.low is not None or self.lower_quantile is None
+            else answers[0].quantile(self.lower_quantile)
+        )
+        high = (
+            self.high
+            if self.high is not None or self.upper_quantile is None
+            else answers[0].quantile(self.upper_quantile)
+        )
+        bounds = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+        if low is not None and high is not None and not low <= high:
+            raise DataError(
+                f"Clipper: the bounds of column {column!r} cross.",
+                f"Expected low <= high; got {bounds}.",
+                "change them.",
+            )
+        return bounds
+
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [Clip(column, learned["low"], learned["high"])]

@@ -1,0 +1,140 @@
+"""Lists of categories as 0/1 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+
+from rayline.core.errors import SchemaError
+from rayline.core.operations.base import Drop, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import ColumnStage, FitContext, an_int, param
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.text_analysis import row_as_text
+
+
+def _is_plain(dtype: pl.DataType) -> bool:
+    """Whether a list type has elements that can be categories."""
+    inner = getattr(dtype, "inner", None)
+    return inner is not None and (inner in (pl.String, pl.Boolean) or inner.is_integer())
+
+
+@dataclass(frozen=True)
+class MultiHotEncoder(ColumnStage):
+    """Replace each list column by one 0/1 column (UInt8) for every element that fit saw, `column_element`.
+
+    Missing and empty lists give zeros; elements that fit did not see are ignored.
+
+    Parameters
+    ----------
+    columns
+        List columns; when omitted all whose elements are strings, integers or booleans.
+    max_categories
+        Only so many elements, the most frequent ones.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a column does not hold lists of strings, integers or booleans, or a new name is taken.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import MultiHotEncoder
+    >>> Preprocessor([("tags", MultiHotEncoder())]).fit_transform(pl.DataFrame({"t": [["a", "b"], ["b"]]})).to_dict(as_series=False)
+    {'t_a': [1, 0], 't_b': [1, 1]}
+    """
+
+    kinds: ClassVar = (Kind.LIST,)
+    accepts: ClassVar = (Kind.LIST,)
+
+    lossy_reason: ClassVar = "order, repetition, missing lists and elements without a column"
+
+    max_categories: int | None = param(None, an_int(1, none=True))
+
+    def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
+        chosen = super().select(schema, **how)
+        return chosen if self.columns is not None else [column for column in chosen if _is_plain(schema[column])]
+
+    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
+        return [view.ask(ValueCounts, column, elements=True)]
+
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        learned = super().learn(view, answers)
+        outputs = [name for own in learned["columns"].values() for name in own["outputs"]]
+        self.refuse_taken(outputs, view, gone=view.columns)
+        return learned
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        if not _is_plain(dtype):
+            raise SchemaError.dtype("MultiHotEncoder", column, "lists of strings, integers or booleans", dtype)
+        table = answers[0].table
+        if self.max_categories is not None:
+            table = table.sort("n", descending=True, maintain_order=True).head(self.max_categories).sort("value")
+        elements = table["value"].to_list()
+        return {"elements": elements, "outputs": [f"{column}_{row_as_text(element)}" for element in elements]}
+
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [MultiHot(column, learned["elements"], learned["outputs"])]
+
+
+@dataclass(frozen=True)
+class MultiHot(Operation):
+    """0/1 columns that say which elements a list has; the list goes away."""
+
+    column: str
+    elements_seen: Sequence[Any]
+    outputs: Sequence[str]
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        x = col(self.column)
+        made = zip(self.elements_seen, self.outputs, strict=True)
+        return [x.list.contains(element).fill_null(False).cast(pl.UInt8).alias(name) for element, name in made]
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return Drop([self.column]).apply(super().apply(table))
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, made = self.column, list(zip(self.elements_seen, self.outputs, strict=True))
+
+        def multi_hot(row: Row) -> None:
+            present = row.pop(column) or ()
+            row.update({name: int(element in present) for element, name in made})
+
+        return multi_hot
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.outputs, (self.column,))
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return [GatherList(self.column, list(self.outputs), list(self.elements_seen), schema[self.column])]
+
+
+@dataclass(frozen=True)
+class GatherList(Operation):
+    """0/1 columns become the list of the values that stand beside those that are not 0."""
+
+    output: str
+    columns: Sequence[str]
+    values: Sequence[Any]
+    dtype: pl.DataType
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        inner = getattr(self.dtype, "inner", None)
+        present = [
+            pl.when(col(name) != 0).then(pl.lit(value, dtype=inner))
+            for name, value in zip(self.columns, self.values, strict=True)
+        ]
+        found = pl.concat_list(present).list.drop_nulls() if present else pl.lit([], dtype=self.dtype)
+        return [found.cast(self.dtype).alias("\x00gathered")]
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00gathered": self.output})
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {self.output: tuple(self.columns)}

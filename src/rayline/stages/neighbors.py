@@ -1,0 +1,444 @@
+"""Stages that look at the nearest rows, of a sample that is bounded and depends on the rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
+from rayline.core.operations.categorical import CategoryCodes
+from rayline.core.schema import Kind, col
+from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, keep_empty, no_values, one_of, param
+from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.multi_column import row_hash
+from rayline.core.statistics.row_sample import RowSample
+
+Matrix = npt.NDArray[np.float64]
+_CELLS = 1 << 20  # distances that are held at a time
+
+
+@dataclass(frozen=True)
+class KNNImputer(Stage):
+    """Replace missing values by the mean of the column in the nearest training rows that have it, as scikit-learn does.
+
+    Near are rows whose values differ little in the columns that both have (Euclidean, scaled up for columns that are
+    missing); scale the columns first when their units differ. All columns come out as Float64.
+
+    Neighbours are looked for in a sample of at most `max_donors` different training rows, chosen by a hash of their
+    values. With as many or fewer rows in the data the result is scikit-learn's (of neighbours that are equally far, which
+    one is taken may differ). With more it is an estimate from the sample; cost and size do not grow with the data.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns, which are also what distance is measured in; all of them when omitted.
+    n_neighbors
+        How many rows the mean is taken of.
+    weights
+        "uniform", or "distance": nearer rows count more, by 1 / distance.
+    max_donors
+        The size of the sample.
+    keep_empty_features
+        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled with 0.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has no values or infinite ones.
+
+    References
+    ----------
+    Troyanskaya et al., "Missing value estimation methods for DNA microarrays", Bioinformatics 17 (2001).
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import KNNImputer
+    >>> table = pl.DataFrame({"x": [1.0, 1.1, 9.0, 9.2], "y": [2.0, None, 7.0, 8.0]})
+    >>> Preprocessor([("impute", KNNImputer(n_neighbors=1))]).fit_transform(table)["y"].to_list()
+    [2.0, 2.0, 7.0, 8.0]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
+    lossy_reason: ClassVar = "which values were missing"
+    unsupported_params: ClassVar = {
+        **Stage.unsupported_params,
+        "add_indicator": "put a MissingIndicator before it",
+        "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
+        "metric": "leave it out: distances are Euclidean",
+    }
+
+    n_neighbors: int = param(5, an_int(1, 1000))
+    weights: str = param("uniform", one_of("uniform", "distance"))
+    max_donors: int = param(2000, an_int(1, 100_000))
+    keep_empty_features: bool | None = keep_empty()
+
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
+        if not view.columns:
+            return []
+        return [self._ask(view), *(view.ask(Moments, column) for column in view.columns)]
+
+    def _ask(self, view: FitContext) -> StatisticRequest:
+        return view.ask(RowSample, *view.columns, size=self.max_donors)
+
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        columns = list(view.columns)
+        if not columns:
+            return {"columns": [], "donors": [], "copies": [], "means": []}
+        empty: list[str] = []
+        for column in columns:
+            moments: Moments = answers[view.ask(Moments, column)]
+            if not moments.count:
+                if self.keep_empty_features is None:
+                    raise no_values(type(self), column)
+                empty.append(column)
+                continue
+            if not np.isfinite([moments.mean, moments.m2]).all():
+                raise DataError(
+                    f"KNNImputer: column {column!r} holds infinite values, or values too large for float64.",
+                    "Expected finite numbers.",
+                    f"clip {column!r} first (Clipper).",
+                )
+        donors = answers[self._ask(view)].rows()
+        known = [column for column in columns if column not in empty]
+        return {
+            "columns": known,
+            "donors": [donors[str(i)].to_list() for i, column in enumerate(columns) if column in known],
+            "copies": [min(n, self.n_neighbors) for n in donors["n"]],
+            "means": [answers[view.ask(Moments, column)].mean for column in known],
+            **({"empty": empty} if empty else {}),
+        }
+
+    def to_operations(self, where: str) -> list[Operation]:
+        state = self.state
+        empty = list(state.get("empty", ()))
+        of_empty: list[Operation] = [Fill(c, 0.0, pl.Float64()) for c in empty] if self.keep_empty_features else [Drop(empty)]
+        if not empty:
+            of_empty = []
+        if not state["columns"]:
+            return of_empty
+        copies = state["copies"]
+        donors = [np.repeat(np.array(own, dtype=np.float64), copies).tolist() for own in state["donors"]]
+        how = (self.n_neighbors, self.weights == "distance")
+        return [FillFromNeighbours(list(state["columns"]), donors, list(state["means"]), *how), *of_empty]
+
+
+@dataclass(frozen=True)
+class FillFromNeighbours(Operation):
+    """Missing values become the mean of the nearest donors that have one; every column becomes float64."""
+
+    columns: Sequence[str]
+    donors: Sequence[Sequence[float | None]]  # the values of each column; missing is None or NaN
+    means: Sequence[float]  # for rows that have nothing in common with any donor
+    n_neighbors: int
+    by_distance: bool
+
+    @cached_property
+    def _donors(self) -> Matrix:
+        return np.array(self.donors, dtype=np.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_donors"}
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # several columns at once, see apply
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        names = [f"\x00{name}" for name in self.columns]
+        fields = [col(c).cast(pl.Float64).alias(n) for c, n in zip(self.columns, names, strict=True)]
+        dtype = pl.Struct(dict.fromkeys(names, pl.Float64()))
+        filled = pl.struct(fields).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
+        made = table.with_columns(filled.alias("\x00filled")).unnest("\x00filled")
+        return made.with_columns(pl.col(n).alias(c) for c, n in zip(self.columns, names, strict=True)).drop(names)
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes(dict.fromkeys(self.columns, pl.Float64()))
+
+    def _structs(self, rows: pl.Series) -> pl.Series:
+        fields = rows.struct.unnest()
+        matrix = fields.fill_null(np.nan).to_numpy().astype(np.float64)
+        made = self._filled(matrix) if len(matrix) else matrix
+        return pl.DataFrame(made, schema=fields.columns).fill_nan(None).to_struct(rows.name)
+
+    def _filled(self, matrix: Matrix) -> Matrix:
+        result = matrix.copy()
+        todo = np.flatnonzero(np.isnan(matrix).any(axis=1))
+        step = max(_CELLS // max(self._donors.shape[1], 1), 1)
+        for start in range(0, len(todo), step):
+            rows = todo[start : start + step]
+            distances = distances_to(matrix[rows], self._donors)
+            for j in range(matrix.shape[1]):
+                gaps = np.flatnonzero(np.isnan(matrix[rows, j]))
+                has = np.flatnonzero(self._donors[j] == self._donors[j])
+                if len(gaps):
+                    result[rows[gaps], j] = self._means(distances[np.ix_(gaps, has)], self._donors[j][has], self.means[j])
+        return result
+
+    def _means(self, distances: Matrix, values: Matrix, otherwise: float) -> Matrix:
+        if not len(values):
+            return np.full(len(distances), otherwise)
+        n = min(self.n_neighbors, len(values))
+        nearest = np.argsort(distances, axis=1, kind="stable")[:, :n]  # NaN comes last
+        near = np.take_along_axis(distances, nearest, axis=1)
+        weights = np.ones_like(near)
+        if self.by_distance:
+            with np.errstate(divide="ignore"):
+                weights = 1.0 / near
+            same = np.isinf(weights)
+            weights = np.where(np.any(same, axis=1, keepdims=True), same.astype(np.float64), weights)
+        weights = np.where(np.isnan(near), 0.0, weights)
+        total = weights.sum(axis=1)
+        # `distance` of nothing but infinitely far rows has no weight at all: as with nothing in common.
+        means = (values[nearest] * weights).sum(axis=1) / np.where(total > 0, total, 1.0)
+        return np.where(total > 0, means, otherwise)
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        columns = list(self.columns)
+
+        def fill(row: Row) -> None:
+            values = [row[name] for name in columns]
+            if any(x is None or x != x for x in values):
+                matrix = np.array([[np.nan if x is None else float(x) for x in values]])
+                values = [None if x != x else x for x in self._filled(matrix)[0].tolist()]
+            row.update((name, None if x is None else float(x)) for name, x in zip(columns, values, strict=True))
+
+        return fill
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {name: (name, *(other for other in self.columns if other != name)) for name in self.columns}
+
+    def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return []  # what was filled stays filled
+
+
+def distances_to(rows: Matrix, donors: Matrix) -> Matrix:
+    """Euclidean distances over the columns that both have, scaled up for the others; NaN where there are none.
+
+    Column by column: a product of matrices would round differently with the number of rows.
+    """
+    n_columns, n_donors = donors.shape
+    total, shared = np.zeros((len(rows), n_donors)), np.zeros((len(rows), n_donors))
+    with np.errstate(all="ignore"):
+        for j in range(n_columns):
+            difference = rows[:, j][:, None] - donors[j][None, :]
+            known = ~np.isnan(difference)
+            total += np.where(known, difference * difference, 0.0)
+            shared += known
+        return np.where(shared > 0, np.sqrt(total * (n_columns / shared)), np.nan)
+
+
+@dataclass(frozen=True)
+class SMOTE(Stage):
+    """Add synthetic training rows of the rarer classes until each has `ratio` times as many as the commonest.
+
+    A synthetic row lies at a random place of the line from a row to one of its `n_neighbors` nearest of the same class,
+    in the chosen columns; all other columns are the row's own. Integers are rounded. Rows in which one of the columns is
+    missing are repeated as they are. In prediction nothing changes.
+
+    Neighbours are looked for in a sample of at most `max_donors` different complete rows of each class, chosen by a hash
+    of their values: with as many or fewer in the class this is SMOTE itself, with more an approximation of it whose cost
+    does not grow with the data. What is drawn comes from a hash of the row and the seed, so neither the order of the rows
+    nor how they are split changes the result, and the numbers are right in the mean only. Scale the columns first when
+    their units differ.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns that are mixed, and in which distance is measured; all of them when omitted.
+    by
+        The column of the classes; the first target when omitted.
+    ratio
+        Rows of each class, relative to the commonest one.
+    n_neighbors
+        Neighbours to choose from.
+    max_donors
+        The size of the sample of each class.
+    seed
+        Another seed, other rows.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when there is no such column.
+    DataError
+        In fit, when a class to add to has infinite values.
+
+    References
+    ----------
+    Chawla et al., "SMOTE: Synthetic minority over-sampling technique", JAIR 16 (2002).
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import SMOTE
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0, 8.0, 9.0], "y": ["a", "a", "a", "a", "b", "b"]})
+    >>> more = Preprocessor([("smote", SMOTE())]).fit_transform(table, target_columns=["y"])
+    >>> more["y"].to_list(), more.filter(pl.col("y") == "b")["x"].is_between(8, 9).all()
+    (['a', 'a', 'a', 'a', 'b', 'b', 'b', 'b'], True)
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC,)
+    resamples: ClassVar = True
+    unsupported_params: ClassVar = {
+        **Stage.unsupported_params,
+        "k_neighbors": "it is n_neighbors here",
+        "sampling_strategy": "it is ratio here",
+        "random_state": "it is seed here",
+    }
+
+    by: str | None = param(None, a_string(none=True))
+    ratio: float = param(1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1))
+    n_neighbors: int = param(5, an_int(1, 1000))
+    max_donors: int = param(1000, an_int(2, 100_000))
+    seed: int = param(0, an_int(0, 1 << 62))
+
+    def _by(self, view: FitContext) -> str:
+        by = self.by or next(iter(view.targets), None)
+        if by is None or by not in view.schema:
+            raise SchemaError(
+                "SMOTE: there is no class column.",
+                f"Expected a column; got {by!r}.",
+                "pass target_columns to fit, or by=….",
+            )
+        return by
+
+    def _mixed(self, view: FitContext) -> list[str]:
+        columns = [column for column in view.columns if column != self._by(view)]
+        if not columns:
+            raise ParameterError.value("SMOTE", "columns", "at least one numeric column besides the classes", list(view.columns))
+        return columns
+
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
+        return [view.ask(ValueCounts, self._by(view)), self._ask(view)]
+
+    def _ask(self, view: FitContext) -> StatisticRequest:
+        return view.ask(RowSample, self._by(view), *self._mixed(view), grouped=True, size=self.max_donors)
+
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        by, columns = self._by(view), self._mixed(view)
+        table = answers[view.ask(ValueCounts, by)].table
+        most = max(table["n"].to_list(), default=0)
+        classes: list[Any] = []
+        rates, donors = [], []
+        for value, n in table.select("value", "n").rows():
+            rate = max(1.0, self.ratio * most / n)
+            if rate > 1.0:
+                found = answers[self._ask(view)].rows(value).drop("n").drop_nulls()
+                if not all(found[name].is_finite().all() for name in found.columns):
+                    raise DataError(
+                        f"SMOTE: class {value!r} of {by!r} holds infinite values.",
+                        "Expected finite numbers.",
+                        "clip them first (Clipper).",
+                    )
+                classes.append(value)
+                rates.append(rate)
+                donors.append([found[str(i)].to_list() for i in range(len(columns))])
+        hashed = list(view.schema)
+        return {"columns": columns, "by": by, "classes": classes, "rates": rates, "donors": donors, "hashed": hashed}
+
+    def to_operations(self, where: str) -> list[Operation]:
+        _ = self.state
+        return []
+
+    def lower_training(self, where: str) -> list[Operation]:
+        s = self.state
+        if not s["classes"]:
+            return []
+        how = (list(s["hashed"]), self.n_neighbors, self.seed)
+        return [Synthesize(list(s["columns"]), s["by"], list(s["classes"]), list(s["rates"]), list(s["donors"]), *how)]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in self.state["hashed"]) else self
+
+
+@dataclass(frozen=True)
+class Synthesize(Operation):
+    """Each row is followed by as many rows between it and its neighbours as the rate of its class says."""
+
+    columns: Sequence[str]
+    by: str
+    classes: Sequence[Any]
+    rates: Sequence[float]
+    donors: Sequence[Sequence[Sequence[float]]]  # for each class the values of each column
+    hashed: Sequence[str]
+    n_neighbors: int
+    seed: int
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        raise NotImplementedError  # rows are added, see apply
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        schema = table.collect_schema()
+        n = len(self.classes)
+        code = CategoryCodes(self.by, self.classes, n, n).expression(schema)
+        rate = pl.lit(pl.Series([*self.rates, 1.0], dtype=pl.Float64)).gather(code)  # other classes: as they are
+        key = row_hash([col(name) for name in self.hashed], self.seed)
+        share = key.cast(pl.Float64) / 2.0**64
+        copies = (rate.floor() + (share < rate - rate.floor()).cast(pl.Float64)).cast(pl.Int64)
+        own = ("\x00copy", "\x00class", "\x00key")
+        repeated = (
+            table.with_columns(pl.int_ranges(0, copies).alias(own[0]), code.alias(own[1]), key.alias(own[2]))
+            .explode(own[0])
+            .with_columns(pl.col(own[0]).fill_null(0))
+        )
+        names = [f"\x00{name}" for name in self.columns]
+        fields = [col(c).cast(pl.Float64).alias(m) for c, m in zip(self.columns, names, strict=True)]
+        dtype = pl.Struct(dict.fromkeys(names, pl.Float64()))
+        mixed = pl.struct(*own, *fields).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
+        made = repeated.with_columns(mixed.alias("\x00mixed")).unnest("\x00mixed")
+        is_new = pl.col(own[0]) > 0
+        results = []
+        for column, name in zip(self.columns, names, strict=True):
+            value = pl.col(name).round() if schema[column].is_integer() else pl.col(name)
+            new = value.cast(schema[column], strict=False)
+            results.append(pl.when(is_new).then(new).otherwise(col(column)).alias(column))
+        return made.with_columns(results).drop(*own, *names)
+
+    def _structs(self, rows: pl.Series) -> pl.Series:
+        fields = rows.struct.unnest()
+        matrix = fields.drop(fields.columns[:3]).fill_null(np.nan).to_numpy().astype(np.float64)
+        copies, classes = fields[fields.columns[0]].to_numpy(), fields[fields.columns[1]].to_numpy()
+        keys = fields[fields.columns[2]].to_numpy()
+        for number, donors in enumerate(self.donors):
+            todo = np.flatnonzero((copies > 0) & (classes == number) & ~np.isnan(matrix).any(axis=1))
+            known = np.array(donors, dtype=np.float64)
+            step = max(_CELLS // max(known.shape[1], 1), 1)
+            for start in range(0, len(todo), step):
+                part = todo[start : start + step]
+                matrix[part] = self._mixed(matrix[part], known, keys[part], copies[part])
+        return pl.DataFrame(matrix, schema=fields.columns[3:]).fill_nan(None).to_struct(rows.name)
+
+    def _mixed(self, rows: Matrix, donors: Matrix, keys: Any, copies: Any) -> Matrix:
+        distances = distances_to(rows, donors)
+        distances = np.where(distances > 0, distances, np.inf)  # the row itself is no neighbour
+        order = np.argsort(distances, axis=1, kind="stable")[:, : self.n_neighbors]
+        n_near = np.isfinite(np.take_along_axis(distances, order, axis=1)).sum(axis=1)
+        which, place = (_uniform(keys, copies, draw) for draw in (1, 2))
+        chosen = order[np.arange(len(rows)), np.minimum((which * n_near).astype(np.int64), np.maximum(n_near - 1, 0))]
+        mixed = rows + place[:, None] * (donors.T[chosen] - rows)
+        return np.where((n_near > 0)[:, None], mixed, rows)
+
+
+def _uniform(keys: Any, copies: Any, draw: int) -> Matrix:
+    """A number from 0 to 1 for each key and copy (SplitMix64)."""
+    with np.errstate(over="ignore"):
+        x = keys + (copies.astype(np.uint64) * np.uint64(2) + np.uint64(draw)) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    share: Matrix = ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return share

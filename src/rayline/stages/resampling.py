@@ -1,0 +1,256 @@
+"""Stages that change which rows are trained on. In prediction they do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import polars as pl
+
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.operations.base import Operation
+from rayline.core.operations.categorical import CategoryCodes
+from rayline.core.operations.expression import Formula, check, columns_of, kind, to_polars
+from rayline.core.operations.polars_to_formula import from_polars
+from rayline.core.schema import col
+from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, param
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.multi_column import row_hash
+
+_COPIES = "\x00copies"
+
+
+@dataclass(frozen=True)
+class DropRows(Stage):
+    """Train without the rows in which a formula is true; in prediction every row stays.
+
+    Parameters
+    ----------
+    where
+        A condition as in `Expression`, for example `[">", ["col", "age"], 120]` or `pl.col("age") > 120`. Rows for which it is missing stay.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when a column does not exist or the formula is no condition.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import DropRows
+    >>> Preprocessor([("old", DropRows(where=[">", ["col", "age"], 120]))]).fit_transform(pl.DataFrame({"age": [30, 999]})).height
+    1
+    """
+
+    resamples: ClassVar = True
+
+    where: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.columns is not None:
+            raise ParameterError(
+                "DropRows: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
+            )
+        if isinstance(self.where, pl.Expr):
+            object.__setattr__(self, "where", from_polars(self.where, "DropRows"))
+        check(self.where, "DropRows")
+
+    def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
+        return []
+
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        if kind(self.where, view.schema, "DropRows") not in ("b", "?"):
+            raise SchemaError(
+                "DropRows: the formula is no condition.",
+                f"Expected true or false; got {self.where!r}.",
+                "compare something.",
+            )
+        return {"columns": []}
+
+    def to_operations(self, where: str) -> list[Operation]:
+        _ = self.state
+        return []
+
+    def lower_training(self, where: str) -> list[Operation]:
+        _ = self.state
+        return [FilterRows(self.where)]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in columns_of(self.where)) else self
+
+
+@dataclass(frozen=True)
+class FilterRows(Operation):
+    """The rows for which a formula is true go away."""
+
+    condition: Formula
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        return []
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        condition = to_polars(self.condition, table.collect_schema())
+        return table.filter(condition.cast(pl.Boolean).fill_null(False).not_())
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {}
+
+
+@dataclass(frozen=True)
+class _Resample(Stage):
+    """A stage that repeats or leaves out rows by the class of a column."""
+
+    resamples: ClassVar = True
+
+    by: str | None = param(None, a_string(none=True))
+    ratio: float = param(1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1))
+    seed: int = param(0, an_int(0, 1 << 62))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.columns is not None:
+            name = type(self).__name__
+            raise ParameterError(
+                f"{name}: columns is not a parameter of it.", "Expected the class column as by=….", "leave it out."
+            )
+
+    def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
+        return []
+
+    def _by(self, view: FitContext) -> str:
+        by = self.by or next(iter(view.targets), None)
+        if by is None or by not in view.schema:
+            raise SchemaError(
+                f"{type(self).__name__}: there is no class column.",
+                f"Expected a column; got {by!r}.",
+                "pass target_columns to fit, or by=….",
+            )
+        return by
+
+    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
+        return [view.ask(ValueCounts, self._by(view))]
+
+    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        table = answers[view.ask(ValueCounts, self._by(view))].table
+        n = table["n"].to_list()
+        rates = [self._rate(count, n) for count in n]
+        return {
+            "columns": [],
+            "by": self._by(view),
+            "classes": table["value"].to_list(),
+            "rates": rates,
+            "hashed": list(view.schema),
+        }
+
+    def _rate(self, count: int, n: Sequence[int]) -> float:
+        raise NotImplementedError
+
+    def to_operations(self, where: str) -> list[Operation]:
+        _ = self.state
+        return []
+
+    def lower_training(self, where: str) -> list[Operation]:
+        state = self.state
+        return [RepeatRows(state["by"], list(state["classes"]), list(state["rates"]), list(state["hashed"]), self.seed)]
+
+    def without(self, columns: Collection[str]) -> Self | None:
+        return None if any(name in columns for name in self.state["hashed"]) else self
+
+
+@dataclass(frozen=True)
+class Upsample(_Resample):
+    """Repeat training rows of the rarer classes until each has `ratio` times as many as the commonest.
+
+    A rate that is no whole number repeats some rows once more, chosen by a hash of their content; so the result does not
+    depend on how the rows are split, and the numbers are right in the mean only. In prediction nothing changes.
+
+    Parameters
+    ----------
+    by
+        The column of the classes; the first target when omitted.
+    ratio
+        Rows of each class, relative to the commonest one.
+    seed
+        Another seed, another choice.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when there is no such column.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Upsample
+    >>> table = pl.DataFrame({"x": [1, 2, 3], "y": ["a", "a", "b"]})
+    >>> Preprocessor([("even", Upsample())]).fit_transform(table, target_columns=["y"])["y"].to_list()
+    ['a', 'a', 'b', 'b']
+    """
+
+    def _rate(self, count: int, n: Sequence[int]) -> float:
+        return max(1.0, self.ratio * max(n) / count)
+
+
+@dataclass(frozen=True)
+class Downsample(_Resample):
+    """Leave out training rows of the commoner classes until the rarest has `ratio` times as many as each.
+
+    Which rows stay is decided by a hash of their content; so the result does not depend on how the rows are split, equal
+    rows stay or go together, and the numbers are right in the mean only. In prediction nothing changes.
+
+    Parameters
+    ----------
+    by
+        The column of the classes; the first target when omitted.
+    ratio
+        Rows of the rarest class, relative to each other one.
+    seed
+        Another seed, another choice.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when there is no such column.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Downsample
+    >>> table = pl.DataFrame({"x": range(1000), "y": [i % 10 == 0 for i in range(1000)]})
+    >>> 150 < Preprocessor([("even", Downsample())]).fit_transform(table, target_columns=["y"]).height < 250
+    True
+    """
+
+    def _rate(self, count: int, n: Sequence[int]) -> float:
+        return min(1.0, min(n) / self.ratio / count)
+
+
+@dataclass(frozen=True)
+class RepeatRows(Operation):
+    """Each row occurs as often as the rate of its class says; the rest of a rate goes to rows by their hash."""
+
+    by: str
+    classes: Sequence[Any]
+    rates: Sequence[float]
+    hashed: Sequence[str]
+    seed: int
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        n = len(self.classes)
+        rates = pl.lit(pl.Series([*self.rates, 1.0], dtype=pl.Float64))  # other values: as they are
+        rate = rates.gather(CategoryCodes(self.by, self.classes, n, n).expression(schema))
+        share = row_hash([col(name) for name in self.hashed], self.seed).cast(pl.Float64) / 2.0**64
+        return [(rate.floor() + (share < rate - rate.floor()).cast(pl.Float64)).cast(pl.Int64).alias(_COPIES)]
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        counted = super().apply(table).filter(pl.col(_COPIES) > 0)
+        return counted.with_columns(pl.int_ranges(0, pl.col(_COPIES)).alias(_COPIES)).explode(_COPIES).drop(_COPIES)
+
+    def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
+        return {}

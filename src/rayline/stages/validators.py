@@ -1,0 +1,241 @@
+"""Stages that look at values: wrong ones are refused, become missing, or are reported.
+
+Rows are never left out: each row that comes in has an answer. To predict the good rows of a batch only, keep the action
+"error" and say `on_error="null"` or "collect" in `InferencePipeline.transform`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+
+from rayline.core.errors import DataError, counted
+from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
+from rayline.core.schema import Kind, col
+from rayline.core.stage import ColumnStage, a_number, one_of, param
+from rayline.core.statistics.base import MinMax, Statistic
+from rayline.core.statistics.counts import ValueCounts
+
+LOG = logging.getLogger("rayline.checks")
+"""Where the action "warn" reports to."""
+
+
+def _action() -> Any:
+    return param("error", one_of("error", "missing", "warn"))
+
+
+@dataclass(frozen=True)
+class RequireValues(ColumnOperation):
+    """Values that break a rule are refused, become missing or are reported.
+
+    Rules: "known", "range" (low, high), "categories". Actions: "error", "missing", "warn".
+    """
+
+    stays: ClassVar = True  # what was made missing stays missing
+    rule: str
+    allowed: Sequence[Any]
+    action: str
+    stage: str
+
+    def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        x = col(self.column)
+        if schema[self.column].is_float():
+            x = x.fill_nan(None)
+        if self.rule == "known":
+            good = x.is_not_null()
+        elif self.rule == "range":
+            low, high = self.allowed
+            good = pl.lit(True)
+            if low is not None:
+                good = good & (x >= low)
+            if high is not None:
+                good = good & (x <= high)
+            good = good | x.is_null()
+        else:
+            good = x.cast(pl.String).is_in(pl.Series(self.allowed, dtype=pl.String).implode()) | x.is_null()
+        if self.action == "missing":
+            return [pl.when(good).then(x).alias(self.column)]
+        checked = pl.struct(good=good, value=x).map_batches(
+            self._refuse, return_dtype=schema[self.column], is_elementwise=True
+        )
+        return [checked.alias(self.column)]
+
+    def _refuse(self, rows: pl.Series) -> pl.Series:
+        bad = rows.struct.field("value").filter(~rows.struct.field("good"))
+        if len(bad):
+            self._report(bad.unique(maintain_order=True).head(5).to_list(), len(bad))
+        return rows.struct.field("value")
+
+    def _report(self, values: Sequence[Any], n: int) -> None:
+        if self.action == "error":
+            raise self._error(values)
+        wanted = self._expected()
+        LOG.warning("stage %r: %d values of column %r, expected %s, got %r", self.stage, n, self.column, wanted, values)
+
+    def _expected(self) -> str:
+        if self.rule == "range":
+            low, high = self.allowed
+            return " and ".join(
+                [*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])]
+            )
+        return "a value in every row" if self.rule == "known" else f"one of {counted(len(self.allowed), 'category')} seen in fit"
+
+    def _error(self, values: Sequence[Any]) -> DataError:
+        return DataError(
+            f"Preprocessor.transform: stage {self.stage!r} refuses values of column {self.column!r}.",
+            f"Expected {self._expected()}; got {list(values)!r}.",
+            'correct the data, or set action="missing" and impute afterwards.',
+        )
+
+    def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
+        column, good, action = self.column, self._test(), self.action
+
+        def require(row: Row) -> None:
+            x = row[column]
+            if not good(x):
+                if action == "missing":
+                    row[column] = None
+                else:
+                    self._report([x], 1)
+
+        return require
+
+    def _test(self) -> Callable[[Any], bool]:
+        if self.rule == "known":
+            return lambda x: x is not None
+        if self.rule == "range":
+            low, high = self.allowed
+            return lambda x: x is None or ((low is None or x >= low) and (high is None or x <= high))
+        known = {*self.allowed, None}
+        return lambda x: x in known
+
+
+@dataclass(frozen=True)
+class CheckMissing(ColumnStage):
+    """Refuse tables in which a column has missing values, or report them.
+
+    Parameters
+    ----------
+    columns
+        Columns of any type; when omitted all.
+    action
+        "error", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
+
+    Raises
+    ------
+    DataError
+        In transform, on a missing value with `action="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CheckMissing
+    >>> Preprocessor([("known", CheckMissing())]).fit_transform(pl.DataFrame({"x": [1.0]}))["x"].to_list()
+    [1.0]
+    """
+
+    kinds: ClassVar = tuple(Kind)
+
+    action: str = param("error", one_of("error", "warn"))
+
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [RequireValues(column, "known", [], self.action, where)]
+
+
+@dataclass(frozen=True)
+class CheckRange(ColumnStage):
+    """Refuse numbers outside of a range, or make them missing; missing passes.
+
+    Parameters
+    ----------
+    columns
+        Numeric columns; all of them when omitted.
+    low, high
+        The range. Where neither is given, that of the training rows.
+    action
+        "error", "missing", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
+
+    Raises
+    ------
+    DataError
+        In transform, on a value outside with `action="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CheckRange
+    >>> stage = CheckRange(low=0, action="missing")
+    >>> Preprocessor([("range", stage)]).fit_transform(pl.DataFrame({"x": [1.0, -1.0]}))["x"].to_list()
+    [1.0, None]
+    """
+
+    kinds: ClassVar = (Kind.NUMERIC,)
+    accepts: ClassVar = (Kind.NUMERIC,)
+
+    @property
+    def lossy_reason(self) -> str:  # type: ignore[override]
+        return "" if self.action != "missing" else "what was out of range and became missing"
+
+    low: float | None = param(None, a_number(none=True))
+    high: float | None = param(None, a_number(none=True))
+    action: str = _action()
+
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [MinMax] if self.low is None and self.high is None else []
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        if not answers:
+            return {"low": self.low, "high": self.high}
+        if not answers[0].count:
+            raise self.all_null(column)
+        return {"low": answers[0].low, "high": answers[0].high}
+
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [RequireValues(column, "range", [learned["low"], learned["high"]], self.action, where)]
+
+
+@dataclass(frozen=True)
+class CheckCategories(ColumnStage):
+    """Refuse categories that the training rows did not have, or make them missing; missing passes.
+
+    Parameters
+    ----------
+    columns
+        String and categorical columns; all of them without free text when omitted.
+    action
+        "error", "missing", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
+
+    Raises
+    ------
+    DataError
+        In transform, on a new category with `action="error"`.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import CheckCategories
+    >>> p = Preprocessor([("known", CheckCategories(action="missing"))]).fit(pl.DataFrame({"c": ["a", "b"]}))
+    >>> p.transform(pl.DataFrame({"c": ["b", "z"]}))["c"].to_list()
+    ['b', None]
+    """
+
+    kinds: ClassVar = (Kind.CATEGORY,)
+    accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
+
+    action: str = _action()
+
+    def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
+        return [ValueCounts]
+
+    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+        return {"categories": answers[0].table["value"].to_list()}
+
+    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+        return [RequireValues(column, "categories", learned["categories"], self.action, where)]

@@ -1,0 +1,206 @@
+"""The laws of a framework that need Ray: workers, a worker that is killed, tuning, batch inference, serving."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline import serve, tune
+from rayline.core import registry
+from rayline.core.errors import ParameterError
+from rayline.core.framework import TrainContext
+from rayline.core.target import has_probabilities
+from rayline.data.read import from_polars
+from rayline.inference.artifact import load
+from rayline.testing import common_laws
+from rayline.testing.contract_case import FrameworkCase, error_of
+from rayline.train.result import Result
+
+BLOCKS = 3
+"""Blocks of the datasets: more than workers, so that shares cross them."""
+
+KILLED_IN, EVERY = 3, 2
+"""The iteration (counted from 0) in which a worker is killed, and how many there are between checkpoints."""
+
+HEARD_S = 0.5
+"""How long a worker lives on before it is killed, so that the driver has heard of its last checkpoint."""
+
+
+def dataset(table: pl.DataFrame) -> Any:
+    """A table as a ray.data.Dataset of a few blocks."""
+    return from_polars(list(table.iter_slices(math.ceil(table.height / BLOCKS))))
+
+
+def _on_workers(case: FrameworkCase, **options: Any) -> Result:
+    rows = dataset(case.table)
+    n = 2 if case.adapter.distributed else 1
+    return case.fit(case.trainer(num_workers=n, **options), table=rows, test_dataset=rows)
+
+
+# -- the laws ----------------------------------------------------------------------------------------------------------
+
+
+def trains_on_workers(case: FrameworkCase) -> None:
+    result = case.shared("on workers", lambda: _on_workers(case))
+    heard, expected = result.history["iteration"].to_list(), case.result.history["iteration"].to_list()
+    assert heard == expected, f"the history has the iterations {heard}; in process there are {len(expected)}"
+    case.has_learned(result.metrics)
+    rows = case.rows
+    with tempfile.TemporaryDirectory() as folder:
+        result.inference_pipeline.save(Path(folder) / "x.rayline")
+        options = result.model.adapter.load_options(result.fitted_model)
+        loaded = load(Path(folder) / "x.rayline", **options)
+    assert loaded.predict(rows).equals(result.inference_pipeline.predict(rows)), "predictions differ after loading"
+
+
+def refuses_workers_that_it_cannot_use(case: FrameworkCase) -> None:
+    if case.adapter.distributed:
+        return
+    said = error_of(lambda: case.trainer(num_workers=2), ParameterError)
+    assert said, "two workers are not refused by the constructor, although distributed = False"
+    assert "num_workers" in said, "the error does not name num_workers"
+
+
+def survives_a_killed_worker(case: FrameworkCase) -> None:
+    if case.result.history.height <= KILLED_IN:
+        return
+    with tempfile.TemporaryDirectory() as folder, _mortal(case, Path(folder)) as name:
+        mortal = replace(case, name=name, fits={})
+        result = _on_workers(mortal, max_failures=1, checkpoint_every=EVERY)
+        begun = [int(path.read_text()) for path in sorted(Path(folder).glob("begun-*"))]
+    assert len(begun) == 2, f"there were {len(begun)} groups of workers after one was killed"
+    heard = result.history["iteration"].to_list()
+    assert heard == case.result.history["iteration"].to_list(), f"the history has the iterations {heard}"
+    lost = KILLED_IN + 1 - begun[1]
+    assert not case.resumes or lost <= EVERY, f"{lost} iterations were lost, with a checkpoint after each {EVERY}"
+    case.has_learned(result.metrics)
+
+
+def tells_what_failed_on_a_worker(case: FrameworkCase) -> None:
+    rows = dataset(case.table)
+    n = 2 if case.adapter.distributed else 1
+    common_laws.tells_what_failed(case, num_workers=n, table=rows, test_dataset=None)
+
+
+def is_tuned(case: FrameworkCase) -> None:
+    space = case.tuned
+    if space is None:
+        space = {"preprocessor": {"impute": {"strategy": tune.grid_search(["mean", "median"])}}}
+    rows = dataset(case.table)
+    given = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
+    metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
+    analysis = tune.run(case.trainer(), given, dict(space), metric, num_samples=1, verbose=False)
+    assert np.isfinite(analysis.best_score), f"the best score is {analysis.best_score}"
+    assert not any(trial.error for trial in analysis.trials), "a trial failed"
+    chained = analysis.best_pipeline.chain(analysis.best_model)
+    predicted = chained.predict(case.table)["prediction"]
+    assert predicted.dtype == case.table.schema[case.target], f"the best pipeline predicts {predicted.dtype}"
+
+
+def is_trained_as_a_population(case: FrameworkCase) -> None:
+    """Where it goes on from a checkpoint, and a parameter of its own is searched: the schedule that is found is what a fit
+    repeats, with the scores of the search."""
+    trainer, searched = case.trainer(), {n: v for n, v in (case.tuned or {}).items() if n != "preprocessor"}
+    n = case.adapter.resumable_iterations(*trainer.args, **trainer.kwargs)
+    if not searched or n < 2 or case.adapter.validation_argument(*trainer.args, **trainer.kwargs):
+        return
+    given = {"train_pipeline": case.preprocessor(), "train_dataset": case.table, "target_columns": [case.target]}
+    population = tune.Population(interval=n // 2, quantile=0.5)
+    data = {**given, "test_dataset": case.table}
+    analysis = tune.run(trainer, data, searched, num_samples=2, scheduler=population, verbose=False)
+    assert not any(trial.error for trial in analysis.trials), "a member of a population failed"
+    ends = analysis.schedule()["until"].to_list()
+    assert ends[-1] == n, f"its schedule ends after {ends[-1]} of {n} iterations"
+    result = analysis.best_result
+    assert result.history.height == n, f"a fit by the schedule found makes {result.history.height} of {n} iterations"
+    found = result.metrics[f"test-{analysis.metric}"]
+    case.same(found, analysis.best_score, bits=False, why="a fit by the schedule found has not the score of the search")
+
+
+def predicts_datasets(case: FrameworkCase) -> None:
+    pipeline = case.result.inference_pipeline
+    with_probabilities = case.task != "regression" and _has_probabilities(case)
+    made = pipeline.transform(dataset(case.table), proba=with_probabilities)
+    found = registry.engine_for(made).collect(made)
+    expected = pipeline.transform(case.table, proba=with_probabilities)
+    assert found.columns == expected.columns, f"columns are {found.columns}"
+    assert found.height == expected.height, f"{found.height} rows come out of {expected.height}"
+    for name in expected.columns:
+        if name.startswith(("prediction", "probability_")) and expected[name].dtype.is_float():
+            case.same(found[name], expected[name], bits=case.exact, why=f"{name!r} differs from the table's")
+
+
+def is_served(case: FrameworkCase) -> None:
+    pipeline = case.result.inference_pipeline
+    asked = case.rows.head(7).to_dicts()
+    deployment = serve.to_deployment(pipeline, name=f"check-{case.task}", ray_actor_options={"num_cpus": 0.5})
+    try:
+        deployment.deploy()
+        request = urllib.request.Request(  # noqa: S310  # our own server
+            f"{deployment.url}/predict", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            answers = json.load(response)["predictions"]
+    finally:
+        deployment.delete()
+    expected = pipeline.predict(case.rows.head(7))["prediction"].to_list()
+    if case.task == "regression":
+        case.same(answers, expected, bits=case.exact, why="the deployment answers otherwise than the table")
+    else:
+        assert answers == expected, "the deployment answers otherwise than the table"
+
+
+def _has_probabilities(case: FrameworkCase) -> bool:
+    scores = case.result.model.scores(case.result.preprocessor.transform(case.rows.head(3)).lazy())
+    return has_probabilities(scores)
+
+
+# -- a framework that dies once ----------------------------------------------------------------------------------------
+
+
+def _mortal(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextManager[str]:
+    """The framework under another name, whose last rank kills itself once; each group tells where it begins."""
+    kind = type(case.adapter)
+
+    def train(self: Any, context: TrainContext, *args: Any, **kwargs: Any) -> Any:
+        is_last, marker, told = context.rank == context.world_size - 1, folder / "killed", context.report
+        begun = folder / f"begun-{int(marker.exists())}"
+
+        def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+            if is_last and not begun.exists():
+                begun.write_text(str(iteration))
+            if is_last and iteration == KILLED_IN and not marker.exists():
+                marker.touch()
+                time.sleep(HEARD_S)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return told(iteration, metrics)
+
+        return kind.train(self, replace(context, report=report), *args, **kwargs)
+
+    return common_laws.standing_in(case, "that-dies", train)
+
+
+LAWS = (
+    trains_on_workers,
+    refuses_workers_that_it_cannot_use,
+    survives_a_killed_worker,
+    tells_what_failed_on_a_worker,
+    is_tuned,
+    is_trained_as_a_population,
+    predicts_datasets,
+)
+
+SERVE_LAWS = (is_served,)

@@ -1,0 +1,189 @@
+"""What a fit is given, brought into one form: tables with named columns, and which of them are targets and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted, shorten
+from rayline.preprocessing import schema_check
+
+WHERE = "train.fit"
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """The tables of a fit. `schema` is that of the training table, `test` may be None."""
+
+    train: Any
+    test: Any
+    targets: tuple[str, ...]
+    weight: str | None
+    schema: pl.Schema
+
+    @property
+    def test_weight(self) -> str | None:
+        """The weight column, where the test set has it too."""
+        if self.test is None or self.weight is None:
+            return None
+        return self.weight if self.weight in registry.engine_for(self.test).schema(self.test) else None
+
+
+def normalise(
+    train: Any, test: Any, target_columns: Any, x: Any, y: Any, x_test: Any, y_test: Any, weight: Any, where: str = WHERE
+) -> FitInputs:
+    """The tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
+
+    Raises
+    ------
+    ParameterError
+        When too little or too much was given.
+    SchemaError
+        When a column is missing, named twice, or of a type that it cannot have.
+    DataError
+        When X and y differ in length.
+    """
+    if x is not None or y is not None:
+        if train is not None or x is None or y is None:
+            raise ParameterError(
+                f"{where}: X and y go together, in place of train_dataset.",
+                f"Expected both; got {', '.join(n for n, v in (('X', x), ('y', y), ('train_dataset', train)) if v is not None)}.",
+                "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
+            )
+        train, names, weight = _joined(x, y, target_columns, weight, where)
+        if x_test is not None or y_test is not None:
+            if x_test is None or y_test is None or test is not None:
+                raise ParameterError(
+                    f"{where}: X_test and y_test go together, in place of test_dataset.", "Expected both."
+                )
+            test, _, _ = _joined(x_test, y_test, names, None, where)
+        target_columns = names
+    if train is None:
+        raise ParameterError(
+            f"{where}: there is nothing to train on.",
+            "Expected train_dataset=… with target_columns=[…], or X=… and y=….",
+            "pass a ray.data.Dataset or any table.",
+        )
+    train, test = _held(train), _held(test)
+    if weight is not None and not isinstance(weight, str):
+        raise ParameterError.value(
+            WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
+        )
+    targets = _target_names(target_columns, where)
+    schema = schema_check.readable(registry.engine_for(train).schema(train))
+    wanted = [*targets, *([weight] if weight is not None else [])]
+    absent = [name for name in wanted if name not in schema]
+    if absent:
+        raise SchemaError.absent(f"{where} (training data)", absent, schema)
+    if weight is not None and (weight in targets or not schema[weight].is_numeric()):
+        raise SchemaError.dtype(where, weight, "a numeric column of weights, which is no target", schema[weight])
+    if len(schema) == len(wanted):
+        raise SchemaError(
+            f"{where}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
+        )
+    return FitInputs(train, test, targets, weight, schema)
+
+
+def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None, where: str = WHERE) -> None:
+    """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter,
+    the weight may lack; `features` are the columns that a fitted preprocessor needs."""
+    if inputs.test is not None:
+        present = registry.engine_for(inputs.test).schema(inputs.test)
+        rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
+        wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
+        schema_check.SchemaCheck(wanted, f"{where} (test data)").refuse_types(present)
+
+
+def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:
+    several = isinstance(target_columns, Sequence) and not isinstance(target_columns, str)
+    names = list(target_columns) if several else [] if target_columns is None else [target_columns]
+    if not names:
+        raise ParameterError(
+            f"{where}: target_columns is missing.", "Expected the names of the columns to predict.", 'pass target_columns=["…"].'
+        )
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        hint = "name each column once, as text" + (": a pandas column 1 is '1' here." if any(type(n) is int for n in names) else ".")
+        raise ParameterError(
+            f"{where}: target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
+        )
+    return tuple(names)
+
+
+def _joined(x: Any, y: Any, names: Any, weight: Any, where: str) -> tuple[Any, list[str], str | None]:
+    """X, y and the weights as one table; y and the weights may also name columns of X."""
+    if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(x, y)):
+        return x, [y] if isinstance(y, str) else list(y), weight
+    if type(x).__module__.partition(".")[0] == "ray":
+        raise ParameterError(
+            f"{where}: with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
+        )
+    table = _table(x, where)
+    targets = _labels(y, names, where)
+    columns = [*targets.get_columns()]
+    if weight is not None and not isinstance(weight, str):
+        columns.append(pl.Series("sample_weight", np.asarray(weight, dtype=np.float64)))
+        weight = "sample_weight"
+    for column in columns:
+        if len(column) != table.height:
+            raise DataError(
+                f"{where}: X has {counted(table.height, 'row')} and {column.name!r} has {len(column)}.",
+                "Expected one label (and one weight) for each row.",
+                "check what was filtered.",
+            )
+        if column.name in table.columns:
+            raise SchemaError(
+                f"{where}: X already has a column {column.name!r}.",
+                f"Got {shorten(table.columns)}.",
+                "rename one of them.",
+            )
+    return table.with_columns(columns), targets.columns, weight
+
+
+def _has(x: Any, names: Sequence[str]) -> bool:
+    columns = getattr(x, "columns", None)
+    found = x if isinstance(x, Mapping) else columns() if callable(columns) else columns
+    return found is not None and all(name in found for name in names)
+
+
+def _table(x: Any, where: str) -> pl.DataFrame:
+    if isinstance(x, np.ndarray):
+        if x.ndim != 2:
+            raise SchemaError(f"{where}: X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
+        x = {f"x{i}": x[:, i] for i in range(x.shape[1])}
+    return _collect(x)
+
+
+def _labels(y: Any, names: Any, where: str) -> pl.DataFrame:
+    wanted = [names] if isinstance(names, str) else list(names) if names is not None else None
+    series = getattr(y, "name", None)
+    if isinstance(y, pl.Series) or (hasattr(y, "to_frame") and hasattr(y, "dtype")):
+        table = _collect(y.to_frame(series or "target"))
+    elif hasattr(y, "columns") or hasattr(y, "column_names") or isinstance(y, Mapping):
+        table = _collect(y)
+    else:
+        array = y if isinstance(y, np.ndarray) else np.asarray(y)
+        one = array.ndim == 1
+        table = _collect({"target": array} if one else {f"target_{i}": array[:, i] for i in range(array.shape[1])})
+    if wanted is not None:
+        if len(wanted) != table.width:
+            raise ParameterError.value(where, "target_columns", f"{table.width} name(s) for y", wanted)
+        table = table.rename(dict(zip(table.columns, wanted, strict=True)))
+    return table
+
+
+def _held(data: Any) -> Any:
+    """A table of this process as Polars, once and for all; Datasets and LazyFrames stay what they are."""
+    if data is None or isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray":
+        return data
+    return _collect(data)
+
+
+def _collect(data: Any) -> pl.DataFrame:
+    frame = registry.engine("local").collect(data)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

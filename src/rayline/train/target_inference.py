@@ -1,0 +1,234 @@
+"""What a training must know of its data before it starts, put as questions to the scan that fits the preprocessor.
+
+The classes of the target, whether labels or weights are missing or infinite, which features have no values, and the
+categories of string features for frameworks that take them as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import polars as pl
+
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.schema import Kind, kind_of, usual_numbers
+from rayline.core.stage import FitContext, Stage
+from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.target import Target, Task, labels_of
+from rayline.train.fit_inputs import WHERE
+
+
+@dataclass(frozen=True, slots=True)
+class PresentCount(Statistic):
+    """How many values of a column are there."""
+
+    count: int = 0
+
+    @classmethod
+    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
+        return [columns[0].count()]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        return cls(*values)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return type(self)(self.count + other.count)
+
+
+SMALLEST, PRECISION = 1e-36, 2.0**-22
+"""The smallest labels that single precision holds, and how close to one another they may be, in parts of their size."""
+
+_ENCODERS = {
+    Kind.CATEGORY: "OneHotEncoder, OrdinalEncoder, Vectorizer",
+    Kind.DATETIME: "DatetimeEncoder",
+    Kind.LIST: "MultiHotEncoder",
+}
+
+
+_NO_STAGE = {
+    pl.Time: "make it a number before (polars: .dt.hour())",
+    pl.Duration: "make it a number before (polars: .dt.total_seconds())",
+    pl.Struct: "make its fields columns of their own before (polars: .struct.unnest())",
+}
+"""Types that no stage takes, and what makes numbers of them."""
+
+
+def _hint(dtype: pl.DataType) -> str:
+    """What to do about a feature that a framework does not take."""
+    kind, inner = kind_of(dtype), getattr(dtype, "inner", pl.String())
+    if kind in _ENCODERS and (kind is not Kind.LIST or inner in (pl.String, pl.Boolean) or inner.is_integer()):
+        return f"add a stage that encodes it ({_ENCODERS[kind]}), or drop it (DropColumns)."
+    return f"{_NO_STAGE.get(dtype.base_type(), 'make it numbers or strings before')}, or drop it (DropColumns)."
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """The answers: the target, the features with their types, and the weight of each class (None for all alike)."""
+
+    target: Target
+    features: pl.Schema
+    class_weights: dict[Any, float] | None = None
+    lineage: Callable[[], Mapping[str, Sequence[str]]] = dict  # see `core.framework.TrainContext`
+
+
+@dataclass(frozen=True)
+class TargetProfiler:
+    """What is asked, for a framework that does `string_features` with string features.
+
+    `task` is what the framework's arguments ask for, None lets the labels decide; `where` begins every error.
+    """
+
+    targets: Sequence[str]
+    schema: Mapping[str, pl.DataType]
+    weight: str | None
+    task: Task | Literal["classification"] | None
+    string_features: str
+    class_weight: str | Mapping[Any, float] | None = None
+    target_stages: Sequence[tuple[str, Stage]] = ()
+    where: str = WHERE
+    pos_label: Any = None
+    max_label: float = math.inf  # see `core.framework.Framework`
+
+    @property
+    def _classifies(self) -> bool:
+        if self.task is not None:
+            return self.task == "classification" or Task(self.task).is_classification
+        labels = any(stage.labels for _, stage in self.target_stages)
+        return labels or not all(self.schema[t].is_numeric() for t in self.targets)
+
+    def features(self, output: Mapping[str, pl.DataType]) -> pl.Schema:
+        """The features among the columns that the preprocessor gives."""
+        return pl.Schema({n: d for n, d in output.items() if n not in self.targets and n != self.weight})
+
+    def __call__(self, view: FitContext) -> list[StatisticRequest]:
+        """The questions, about the preprocessed table."""
+        found = [StatisticRequest(self._of_target(t), (t,)) for t in self.targets if self._of_target(t) is not None]
+        if self.weight is not None:
+            found.append(StatisticRequest(MinMax, (self.weight,)))
+        for name, dtype in self.features(view.schema).items():
+            if kind_of(dtype) is Kind.CATEGORY and self.string_features == "categories":
+                found.append(StatisticRequest(ValueCounts, (name,)))
+            elif name in view.untouched:
+                found.append(StatisticRequest(PresentCount, (name,)))
+        return found
+
+    def _of_target(self, target: str) -> Any:
+        if self._classifies:
+            return ValueCounts
+        return MinMax if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
+
+    def learn(
+        self, output: Mapping[str, pl.DataType], answers: Mapping[StatisticRequest, Any], stages: Sequence[tuple[str, Stage]] = ()
+    ) -> TrainingSpec:
+        """What the answers say; `stages` are the fitted target stages.
+
+        Raises
+        ------
+        DataError
+            When labels are missing, of one class only or infinite, weights missing or negative, a feature without any
+            value.
+        SchemaError
+            When a feature has a type that the framework cannot use.
+        """
+        counts = [answers.get(StatisticRequest(ValueCounts, (t,))) for t in self.targets]
+        for name in self.targets:
+            self._check_numbers(name, answers.get(StatisticRequest(MinMax, (name,))), "the target", low=None)
+            if not self.target_stages:
+                self._check_size(name, answers.get(StatisticRequest(MinMax, (name,))))
+        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where, self.pos_label)
+        if self.weight is not None:
+            self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
+        features: dict[str, pl.DataType] = {}
+        for name, dtype in self.features(output).items():
+            present = answers.get(StatisticRequest(PresentCount, (name,)))
+            count = answers.get(StatisticRequest(ValueCounts, (name,)))
+            if (present is not None and not present.count) or (count is not None and not count.table.height):
+                raise DataError(
+                    f"{self.where}: feature {name!r} has no values, only missing ones.",
+                    "Expected at least one value in every feature.",
+                    f"drop {name!r} (DropColumns), or impute it with a constant.",
+                )
+            features[name] = self._feature(name, dtype, count)
+        return TrainingSpec(target, pl.Schema(features), self._class_weights(target, counts))
+
+    def _task(self, counts: Sequence[ValueCounts | None]) -> Task | None:
+        if self.task != "classification":
+            return None if self.task is None else Task(self.task)
+        most = max(count.counts.height for count in counts if count is not None)
+        return Task.MULTICLASS if most > 2 else Task.BINARY
+
+    def _feature(self, name: str, dtype: pl.DataType, count: ValueCounts | None) -> pl.DataType:
+        kind = kind_of(dtype)
+        if kind in (Kind.NUMERIC, Kind.BOOLEAN, Kind.VECTOR) or self.string_features == "text":
+            return usual_numbers(dtype)
+        if kind is Kind.CATEGORY and count is not None:
+            return pl.Enum(count.table["value"].cast(pl.String))
+        raise SchemaError(
+            f"{self.where}: feature {name!r} holds {dtype}, which this framework does not take.",
+            f"Expected numbers, truth values{', categories' if self.string_features == 'categories' else ''} or vectors after preprocessing.",
+            _hint(dtype),
+        )
+
+    def _check_numbers(self, name: str, found: MinMax | None, noun: str, low: float | None) -> None:
+        if found is None:
+            return
+        problem = ""
+        if found.n_null:
+            problem = f"has {counted(found.n_null, 'missing value')}"
+        elif found.low is not None and not (math.isfinite(found.low) and math.isfinite(found.high)):
+            problem = "has infinite values"
+        elif low is not None and found.low is not None and (found.low < low or found.high <= low):
+            problem = "has negative values" if found.low < low else "is 0 in every row"
+        if problem:
+            raise DataError(
+                f"{self.where}: {noun} {name!r} {problem}.",
+                f"Expected a finite number{' of at least 0' if low is not None else ''} in every row.",
+                "drop or mend these rows first.",
+            )
+
+    def _check_size(self, name: str, found: MinMax | None) -> None:
+        """Raise on labels that single precision cannot hold, or cannot tell apart."""
+        if found is None or found.low is None or math.isinf(self.max_label):
+            return
+        largest, spread, problem = max(abs(found.low), abs(found.high)), found.high - found.low, ""
+        if largest > self.max_label:
+            problem = f"numbers of up to {self.max_label:g}"
+        elif 0 < largest < SMALLEST:
+            problem = f"numbers of more than {SMALLEST:g}"
+        elif 0 < spread < largest * PRECISION:
+            problem = f"numbers that differ by more than {PRECISION:.1g} of their size"
+        if problem:
+            raise DataError(
+                f"{self.where}: the target {name!r} holds numbers that this framework, which learns them in single precision, "
+                f"cannot take.",
+                f"Expected {problem}; got {found.low:g} to {found.high:g}.",
+                "let a target stage scale them: Preprocessor(…, target_stages=[('scale', StandardScaler())]).",
+            )
+
+    def _class_weights(self, target: Target, counts: Sequence[ValueCounts | None]) -> dict[Any, float] | None:
+        if self.class_weight is None:
+            return None
+        if not target.classes or len(target.columns) > 1 or counts[0] is None:
+            raise ParameterError(
+                f"{self.where}: class_weight is for one classification target.",
+                f"Got a {target.task} of {list(target.columns)}.",
+                "leave it out.",
+            )
+        labels = labels_of(counts[0].table["value"], self.schema[self.targets[0]]).to_list()
+        n = counts[0].table["n"].to_list()
+        if self.class_weight == "balanced":
+            return {label: sum(n) / (len(n) * k) for label, k in zip(labels, n, strict=True)}
+        assert isinstance(self.class_weight, Mapping)
+        strange = [label for label in self.class_weight if label not in labels]
+        if strange:
+            raise ParameterError.value(self.where, "class_weight", f"labels among {labels[:8]!r}", strange[0])
+        return {label: float(self.class_weight.get(label, 1.0)) for label in labels}

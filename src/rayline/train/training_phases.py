@@ -1,0 +1,76 @@
+"""A training in legs: up to some iteration with these arguments, then on from there with others.
+
+Population based training finds such schedules (`rayline.tune.pbt.population`), and a fit repeats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayline.core import scratch
+from rayline.core.framework import Framework, TrainContext
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training.
+
+    Attributes
+    ----------
+    number
+        Which part, counted from 0. Each draws random numbers of its own.
+    until
+        The number of iterations that there are after it, in all.
+    args, kwargs
+        The framework's arguments.
+    """
+
+    number: int
+    until: int
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+    def train(self, adapter: Framework, context: TrainContext, keep: Callable[[Callable[[Path], None]], None] | None) -> Any:
+        """Train from `context.resume` to the end of this leg. `keep` is called with what writes a checkpoint, when it gets
+        there and was not stopped."""
+        stopped = False
+
+        def report(iteration: int, metrics: Mapping[str, float]) -> bool:
+            nonlocal stopped
+            stopped = context.report(iteration, metrics)
+            return stopped or iteration + 1 >= self.until
+
+        def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
+            context.checkpoint(iteration, save)
+            if keep is not None and iteration + 1 == self.until and not stopped:
+                keep(save)
+
+        seed = context.seed
+        if seed is not None and self.number:
+            seed = int(
+                np.random.SeedSequence((seed, self.number)).generate_state(1)[0] >> 1
+            )  # 31 bits: LightGBM's limit
+        return adapter.train(replace(context, seed=seed, report=report, checkpoint=checkpoint), *self.args, **self.kwargs)
+
+
+def train(adapter: Framework, context: TrainContext, legs: Sequence[Phase]) -> Any:
+    """One leg after the other, each from the checkpoint of the one before. Returns the model of the last."""
+    native = None
+    with scratch.folder("legs") as folder:
+        for leg in legs:
+            directory = folder / str(leg.number)
+
+            def keep(save: Callable[[Path], None], directory: Path = directory) -> None:
+                directory.mkdir()
+                save(directory)
+
+            native = leg.train(adapter, context, None if leg is legs[-1] else keep)
+            if not directory.exists():
+                break  # a callback has stopped it
+            context = replace(context, resume=directory)
+    return native

@@ -1,0 +1,52 @@
+"""Whether a framework reports a metric of its own is seen here, on the driver, before hundreds of trials ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from rayline.data.split.fold_cells import FoldCells
+from rayline.train import metrics
+from rayline.tune import space
+from rayline.tune.evaluate import CELL, FoldEvaluator, SearchProblem, reported
+
+ROWS = 64
+"""Enough for one iteration of any framework."""
+
+
+def check(problem: SearchProblem, table: pl.DataFrame, config: space.Config) -> None:
+    """Train one iteration on a few rows and look for the metrics, where neither we nor the field know one of them.
+
+    What else goes wrong with so few rows says nothing about the search, and is left to the trials.
+
+    Parameters
+    ----------
+    problem
+        The search.
+    table
+        The raw rows.
+    config
+        A configuration of the space.
+
+    Raises
+    ------
+    ParameterError
+        When the framework does not report a metric.
+    """
+    strange = [name for name in problem.metrics if not problem.computes(name) and metrics.mode(name) is None]
+    if not strange:
+        return
+    few = table.sample(min(ROWS, table.height), seed=0)
+    few = few.with_columns(pl.Series(f"{CELL}0", np.arange(few.height) % 2))
+    trainer = problem.trainer_of(config)
+    trainer = trainer.replace({trainer.adapter.iterations: 1} if trainer.adapter.iterations else {})
+    trainer.num_workers = None
+    small = replace(problem, trainer=trainer, splits=((FoldCells((0,), (1,)),),))
+    try:
+        history = FoldEvaluator(small, few).history(replace(small.candidate(config), trainer=trainer), 0)
+    except Exception:  # with so few rows whatever may go wrong
+        return
+    for name in strange:
+        reported(name, history)

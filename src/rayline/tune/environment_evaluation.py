@@ -1,0 +1,107 @@
+"""Tuning of frameworks that make their experience themselves: a fold is one training, with a seed of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError
+from rayline.data.split.fold_cells import FoldCells
+from rayline.train import metrics
+from rayline.train.environment_training import nothing_given
+from rayline.train.trainer import Trainer
+from rayline.train.worker_task import LocalWorker, WorkerTask
+from rayline.tune.evaluate import WHERE, FoldEvaluation, History, SearchProblem, TrialCandidate, reported
+from rayline.tune.trial_record import FoldScore
+
+
+def problem(
+    trainer: Trainer, data: Mapping[str, Any], metric: Any, mode: Any, seed: int | None
+) -> tuple[SearchProblem, str]:
+    """What all trials have in common, and the direction of the metric.
+
+    Raises ParameterError when there is data, or a metric of rows.
+    """
+    repeats = data["cv"] if data["cv"] is not None else 1
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        raise ParameterError.value(
+            WHERE, "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
+        )
+    nothing_given(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
+    if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
+        raise ParameterError.value(WHERE, "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
+    spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)
+    metric = spaces.metric if metric is None else metric
+    if metrics.is_known(metric):
+        raise ParameterError(
+            f"{WHERE}: {metric!r} is computed on rows, and {trainer.framework} has none.",
+            f"Expected a metric of its history, such as {spaces.metric!r}.",
+            "leave metric out, or name one of the history.",
+        )
+    known = mode or metrics.mode(metric)
+    if known is None:
+        raise ParameterError(
+            f"{WHERE}: whether {metric!r} should be small or large is not known.",
+            "Expected mode.",
+            "pass mode='min' or 'max'.",
+        )
+    folds = tuple(FoldCells((), (number,)) for number in range(repeats))
+    return SearchProblem(trainer, None, spaces.features, spaces.target, None, False, (folds,), metric, seed), known
+
+
+class EnvironmentEvaluator:
+    """Scores configurations by training them: called as `FoldEvaluator` is.
+
+    Parameters
+    ----------
+    problem
+        What is tuned.
+    """
+
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
+
+    def __call__(self, candidate: TrialCandidate, fold: int) -> FoldEvaluation:
+        """Train once more. Raises RaylineError when the framework fails, or the metric has no value in the end."""
+        problem = self.problem
+        history: History = []
+        trainer = candidate.trainer
+        seed = trainer.seed if trainer.seed is not None else problem.seed
+        begun = time.perf_counter()
+
+        def report(iteration: int, found: Mapping[str, float]) -> bool:
+            history.append({"iteration": float(iteration), **found})
+            return False
+
+        work = WorkerTask(
+            trainer.framework, trainer.args, trainer.kwargs, problem.schema, problem.target, weighs=False, weighs_test=False,
+            seed=None if seed is None else seed + fold, use_gpu=trainer.use_gpu,
+            adapter_class=registry.runtime_class(trainer.framework), num_workers=trainer.num_workers or 0,
+            resources_per_worker={"CPU": 1.0, **(trainer.resources_per_worker or {})}, max_failures=trainer.max_failures,
+            where=WHERE,
+        )  # fmt: skip
+        nothing = pl.DataFrame(schema=problem.schema)
+        work.run(LocalWorker([lambda: nothing], None, report, _not_kept, problem.n_threads))
+        found = reported(problem.metric, history)
+        if not math.isfinite(found):
+            raise DataError(
+                f"{WHERE}: {problem.metric} is {found} after the last iteration.",
+                "Expected a number; before the first episode has ended there is none.",
+                "train for more iterations, or with a larger batch.",
+            )
+        score = FoldScore(
+            fold, found, len(history), time.perf_counter() - begun, iterations=len(history) or None,
+            key=candidate.key(fold) if problem.digest else "",
+        )  # fmt: skip
+        return FoldEvaluation(score, np.empty(0), history)
+
+
+def _not_kept(iteration: int, save: Callable[[Path], None]) -> None:
+    """A training is made again rather than resumed."""

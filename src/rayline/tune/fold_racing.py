@@ -1,0 +1,150 @@
+"""Racing over folds: bad trials are stopped after a fold or two, and which ones hangs on nothing but their scores.
+
+Ray's own schedulers compare a trial with those that happen to have reported by then, so the same search stops other
+trials when more of them run at a time. Here a trial is compared, after its first k folds, with the trials `LAG` or more
+places before it in the order of the suggestions that ran as many. Should one of these still be on its way, the trial
+waits for it, paused; with few trials at a time that hardly ever happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+SCORE = "score"
+"""The name under which a trial reports its running mean to Ray."""
+
+FOLDS = "folds"
+"""The name under which it reports how many folds it ran."""
+
+LAG = 4
+"""A trial is compared with trials that many places before it: those right before it run at the same time."""
+
+
+class RacingRules(NamedTuple):
+    """After how many folds a trial is judged, which share of its rivals it must not be behind, and how many these must be.
+
+    With several brackets, trial i is in bracket i modulo their number, and bracket b spares its trials the first b
+    judgements.
+    """
+
+    rungs: tuple[int, ...]
+    keep: float = 0.5
+    least: int = 2
+    brackets: int = 1
+
+
+def asha(n_folds: int) -> RacingRules:
+    """Successive halving as the trials come: the better half goes on after 1, 2, 4, … folds.
+
+    Li and others, "A system for massively parallel hyperparameter tuning" (2020).
+    """
+    return RacingRules(tuple(2**i for i in range(n_folds.bit_length()) if 2**i < n_folds))
+
+
+def hyperband(n_folds: int) -> RacingRules:
+    """As `asha`, in brackets that begin to halve later and later; the last does it once.
+
+    Li and others, "Hyperband: a novel bandit-based approach to hyperparameter optimization" (2018).
+    """
+    rules = asha(n_folds)
+    return rules._replace(brackets=len(rules.rungs))
+
+
+def median(n_folds: int) -> RacingRules:
+    """After every fold, a trial stops that is behind the median of the means so far.
+
+    Golovin and others, "Google Vizier: a service for black-box optimization" (2017).
+    """
+    return RacingRules(tuple(range(1, n_folds)), least=3)
+
+
+class FoldRacingScheduler(TrialScheduler):
+    """Stops trials by these rules; the same trials, however many run at a time.
+
+    Parameters
+    ----------
+    rules
+        When a trial is judged, and how.
+    lag
+        With how many places between a trial and its nearest rival.
+    """
+
+    def __init__(self, rules: RacingRules, lag: int = LAG) -> None:
+        super().__init__()
+        self._rules, self._lag = rules, lag
+        self._sign = 1.0
+        self._numbers: dict[str, int] = {}
+        self._means: list[dict[int, float]] = []  # of each trial, after so many folds
+        self._over: set[int] = set()
+        self._waiting: dict[int, int] = {}  # trial to the folds that it ran
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        self._sign = -1.0 if mode == "max" else 1.0
+        return bool(super().set_search_properties(metric, mode, **spec))
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
+        if number == len(self._means):
+            self._means.append({})
+        self._over.discard(number)  # it begins again after its process has died
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        number, folds = self._numbers[trial.trial_id], int(result[FOLDS])
+        self._means[number][folds] = self._sign * float(result[SCORE])
+        goes_on = self._goes_on(number, folds)
+        if goes_on is None:
+            self._waiting[number] = folds
+            return str(TrialScheduler.PAUSE)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self._end(trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        self._end(trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._end(trial)
+
+    def _end(self, trial: Trial) -> None:
+        number = self._numbers[trial.trial_id]
+        self._over.add(number)
+        self._waiting.pop(number, None)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The first trial that is new, or that waited and may go on. One that waited for its end is stopped."""
+        for trial in sorted(tune_controller.get_live_trials(), key=lambda trial: self._numbers[trial.trial_id]):
+            if trial.status == Trial.PENDING:
+                return trial
+            if trial.status == Trial.PAUSED:
+                number = self._numbers[trial.trial_id]
+                goes_on = True if number not in self._waiting else self._goes_on(number, self._waiting[number])
+                if goes_on:
+                    self._waiting.pop(number, None)
+                    return trial
+                if goes_on is False:
+                    tune_controller.stop_trial(trial)
+        return None
+
+    def _goes_on(self, number: int, folds: int) -> bool | None:
+        """Whether a trial goes on after so many folds; None when that cannot be known yet."""
+        rules = self._rules
+        if folds not in rules.rungs[number % rules.brackets :]:
+            return True
+        rivals = range(number - self._lag + 1)
+        if any(folds not in self._means[rival] and rival not in self._over for rival in rivals):
+            return None
+        return keeps(self._means[number][folds], [m[folds] for r in rivals if folds in (m := self._means[r])], rules)
+
+    def debug_string(self) -> str:
+        return f"Race({self._rules})"
+
+
+def keeps(loss: float, rivals: Sequence[float], rules: RacingRules) -> bool:
+    """Whether this loss is among the kept share of its rivals; with too few rivals it always is."""
+    return len(rivals) < rules.least or loss <= float(np.quantile(np.asarray(rivals), rules.keep))

@@ -1,0 +1,288 @@
+"""The generations of a population on Ray: warm actors train a part of a fold each, the driver decides who goes on how."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayActorError
+
+from rayline.core import scratch
+from rayline.inference import svg_plots
+from rayline.inference.model import files_in, write_files
+from rayline.train import progress
+from rayline.train.callbacks import Run
+from rayline.train.training_phases import Phase
+from rayline.tune import progress_table, trial_record
+from rayline.tune.capacity import Capacity
+from rayline.tune.evaluate import Array, FoldEvaluator, History, SearchProblem, TrainingPart
+from rayline.tune.options import SearchOptions
+from rayline.tune.pbt.population import Population, n_iterations
+from rayline.tune.prepare import PreparedSearch
+from rayline.tune.quiet import Interruption
+from rayline.tune.result_store import ResultStore
+from rayline.tune.shared_cache import SharedCache
+from rayline.tune.table_cache import fingerprint
+from rayline.tune.trial import rows_of, stored, told
+from rayline.tune.trial_log import DEATHS
+from rayline.tune.trial_record import FoldScore, Trial
+
+Files = dict[str, bytes]
+Key = tuple[int, int]
+"""A member and a fold."""
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What a worker has made of a fold; of one that failed only the error."""
+
+    score: FoldScore | None = None
+    scores: Array | None = None
+    history: History = field(default_factory=list)
+    error: str = ""
+
+
+class PopulationWorker:
+    """Runs as an actor: trains parts of folds."""
+
+    def __init__(self, problem: SearchProblem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any) -> None:
+        shared = None if keeper is None else SharedCache(keeper).get
+        self._problem = problem
+        self._evaluate = FoldEvaluator(problem, rows_of(table), most_bytes=most_bytes, shared=shared)
+
+    def train(
+        self, config: Mapping[str, Any], fold: int, number: int, until: int, checkpoint: Files | None
+    ) -> tuple[FoldResult, Files]:
+        """Train a fold from a checkpoint to the end of this generation, and score it. Returns the next checkpoint too."""
+        kept: Files = {}
+
+        def keep(save: Callable[[Path], None]) -> None:
+            with scratch.folder("part") as folder:
+                save(folder)
+                kept.update(files_in(folder))
+
+        try:
+            candidate = self._problem.candidate(config)
+            trainer = candidate.trainer
+            leg = Phase(number, until, trainer.args, trainer.kwargs)
+            with scratch.folder("part") as folder:
+                write_files(folder, checkpoint or {})
+                part = TrainingPart(leg, None if checkpoint is None else folder, keep)
+                score, scores, history = self._evaluate(candidate, fold, part)
+        except Exception as error:
+            return FoldResult(error=told(error)), {}
+        return FoldResult(score, scores, history), kept
+
+
+class PopulationWorkers:
+    """So many actors, which do one thing after another. For one that dies another comes, and what it did is done again."""
+
+    def __init__(self, prepared: PreparedSearch, capacity: Capacity, keeper: Any) -> None:
+        self._table = stored(prepared.arrow())
+        wanted = dict(capacity.resources)
+        known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
+        self._kind: Any = ray.remote(**options)(PopulationWorker)
+        self._given = prepared.problem, [self._table], capacity.most_bytes, keeper
+        self._actors = [self._start() for _ in range(capacity.concurrency)]
+
+    def _start(self) -> Any:
+        return self._kind.remote(*self._given)
+
+    def __call__(self, work: Mapping[Key, tuple[Any, ...]]) -> Iterator[tuple[Key, FoldResult, Any]]:
+        """What comes of these arguments of `train`, as it comes, with a reference to the checkpoint."""
+        idle, waiting, running = [*self._actors], [*work], dict[Any, tuple[Key, Any, Any]]()
+        deaths: Counter[Key] = Counter()
+        while waiting or running:
+            while idle and waiting:
+                key, actor = waiting.pop(0), idle.pop(0)
+                done, checkpoint = actor.train.options(num_returns=2).remote(*work[key])
+                running[done] = key, checkpoint, actor
+            ready, _ = ray.wait([*running], num_returns=1)
+            key, checkpoint, actor = running.pop(ready[0])
+            try:
+                yield key, ray.get(ready[0]), checkpoint
+            except RayActorError as error:
+                self._actors.remove(actor)
+                actor = self._start()
+                self._actors.append(actor)
+                deaths[key] += 1
+                if deaths[key] > DEATHS:
+                    yield key, FoldResult(error=f"the process of the trial died {DEATHS + 1} times: {told(error)}"), None
+                else:
+                    waiting.insert(0, key)
+            idle.append(actor)
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+@dataclass
+class PopulationMember:
+    """A member of the population: its record, and for each fold its checkpoint and what its model says of the held-out
+    rows."""
+
+    trial: Trial
+    checkpoints: dict[int, Any] = field(default_factory=dict)
+    scores: dict[int, Array] = field(default_factory=dict)
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.trial.error
+
+    def take_over(self, other: PopulationMember, config: dict[str, Any]) -> None:
+        """Go on from where another one is, with these parameters."""
+        own, theirs = self.trial, other.trial
+        own.config, own.parts, own.folds = config, [*theirs.parts], [*theirs.folds]
+        own.histories = {fold: [*history] for fold, history in theirs.histories.items()}
+        self.checkpoints = dict(other.checkpoints)
+
+
+@dataclass
+class PopulationRun:
+    """The run of a population.
+
+    Attributes
+    ----------
+    known
+        The scores of an earlier run, by key.
+    """
+
+    prepared: PreparedSearch
+    population: Population
+    options: SearchOptions
+    journal: ResultStore
+    line: progress.ProgressLine
+    log_train_metrics: Run
+    known: Mapping[str, Any]
+    interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether every generation is written into the journal as soon as it is there."""
+        return self.options.name is not None
+
+    def run(self, workers: PopulationWorkers) -> list[Trial]:
+        """Every generation. Returns the trials, one for each member."""
+        problem, options, begun = self.prepared.problem, self.options, time.monotonic()
+        configs = self.population.begin(self.prepared.space, self.prepared.num_samples, options.seed)
+        self._members = [PopulationMember(Trial(number, config, len(problem.folds))) for number, config in enumerate(configs)]
+        ends = self.population.ends(n_iterations(problem, configs[0]))
+        entropy = np.random.SeedSequence(options.seed).entropy
+        assert isinstance(entropy, int)
+        kept: list[str] = []
+        for number in range(len(ends)):
+            over = options.time_budget_s is not None and time.monotonic() - begun > options.time_budget_s
+            alive = [member for member in self._members if member.is_alive]
+            if not alive or (over and number):
+                break
+            before = [(copy.deepcopy(member.trial), dict(member.scores)) for member in self._members]
+            if number:
+                self._select(alive, np.random.default_rng((entropy, number)))
+            try:
+                self._generation(workers, alive, number, ends, begun)
+            except KeyboardInterrupt:  # the generation before this one is what there is
+                self.interruption.signal = signal.SIGINT
+                self._members = [PopulationMember(trial, scores=scores) for trial, scores in before]
+                break
+            for key in kept:
+                self.journal.drop_files(key)
+            kept = [fold.key for member in alive for fold in member.trial.folds] if self.is_kept else []
+        for member in self._members:
+            for fold in member.trial.folds if member.is_alive else ():
+                self.journal.write(fold, member.scores[fold.fold])
+            for callback in options.callbacks:
+                callback.on_trial(self.log_train_metrics, member.trial)
+        return [member.trial for member in self._members]
+
+    def _select(self, alive: Sequence[PopulationMember], random: np.random.Generator) -> None:
+        """Those behind take over the models of those in front."""
+        sign = -1.0 if self.prepared.mode == "max" else 1.0
+        losses = {member.trial.number: sign * member.trial.score for member in alive}
+        for number, other in self.population.successors(losses, random).items():
+            theirs = self._members[other]
+            changed = self.population.changed(theirs.trial.config, self.prepared.space, random)
+            self._members[number].take_over(theirs, changed)
+
+    def _generation(
+        self, workers: PopulationWorkers, alive: Sequence[PopulationMember], number: int, ends: Sequence[int], begun: float
+    ) -> None:
+        until, work = ends[number], dict[Key, tuple[Any, ...]]()
+        found: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
+        for member in alive:
+            trial = member.trial
+            trial.parts.append(trial_record.ScheduledPart(until, trial.config, trial.number))
+            for fold in range(trial.n_folds):
+                key = self._key(trial, fold)
+                scores = self.journal.scores(key) if key in self.known else None
+                if scores is not None:
+                    found[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
+                    member.checkpoints[fold], member.scores[fold] = key, scores
+                    continue
+                before = member.checkpoints.get(fold)  # of an earlier run it is a key of the journal
+                files = self.journal.files(before) if isinstance(before, str) else before
+                work[trial.number, fold] = trial.config, fold, number, until, files
+        for (place, fold), done, checkpoint in workers(work):
+            member = self._members[place]
+            trial = member.trial
+            if done.score is None or done.scores is None:
+                trial.error = trial.error or done.error
+            else:
+                score = self._added(trial, done.score)
+                found[place].append(score)
+                member.checkpoints[fold], member.scores[fold] = checkpoint, done.scores
+                trial.histories.setdefault(fold, []).extend(done.history)
+                if self.is_kept:
+                    self.journal.keep_files(score.key, ray.get(checkpoint))
+                    self.journal.write(score, done.scores)
+            trial.seconds = time.monotonic() - begun
+            self._show(number, ends, begun)
+        for member in alive:
+            member.trial.folds = sorted(found[member.trial.number], key=lambda score: score.fold)
+
+    def _added(self, trial: Trial, score: FoldScore) -> FoldScore:
+        """A score with the time of all generations, under a key that says how the model came about."""
+        earlier = math.fsum(fold.fit_s for fold in trial.folds if fold.fold == score.fold)
+        key, until = self._key(trial, score.fold), trial.parts[-1].until
+        return replace(score, key=key, fit_s=earlier + score.fit_s, iterations=until)
+
+    def _key(self, trial: Trial, fold: int) -> str:
+        """What the model of a fold was made from, as a digest."""
+        problem = self.prepared.problem
+        return fingerprint([[part.until, problem.candidate(part.config).key(fold)] for part in trial.parts])
+
+    def _show(self, number: int, ends: Sequence[int], begun: float) -> None:
+        if not self.line.is_due:
+            return
+        trials = [member.trial for member in self._members]
+        elapsed = time.monotonic() - begun
+        best = trial_record.best(trials, self.prepared.mode)
+        parts = [f"generation {number + 1}/{len(ends)}"]
+        if best is not None:
+            parts.append(f"best {self.prepared.problem.metric} {svg_plots.number(best.score, 5)} (trial {best.number})")
+        parts.append(progress.seconds(elapsed))
+        if number:
+            left = elapsed / ends[number - 1] * ends[-1] - elapsed
+            parts.append(
+                f"about {progress.seconds(max(0.0, min(left, (self.options.time_budget_s or math.inf) - elapsed)))} left"
+            )
+        moment = progress_table.SearchProgress(
+            trials,
+            frozenset(),
+            len(trials),
+            self.prepared.mode,
+            self.prepared.problem.metric,
+            elapsed,
+            self.options.time_budget_s,
+        )
+        self.line.now(", ".join(parts), lambda: progress_table.table(moment))

@@ -1,0 +1,115 @@
+"""What a terminal shows while the trials run: how far it is, what is the best so far, and which trials run now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rayline.core.errors import counted
+from rayline.inference.svg_plots import number
+from rayline.train import progress
+from rayline.tune import space, trial_record
+from rayline.tune.trial_record import Status, Trial
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BEST = 5
+"""Trials that are shown because they are the best so far."""
+
+RUNNING = 4
+"""And because they run."""
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """A moment of a search.
+
+    Attributes
+    ----------
+    trials
+        All that have begun, in the order of their suggestion.
+    running
+        The numbers of those that are not over.
+    total
+        How many there will be, when that is known.
+    elapsed_s
+        Since the first began.
+    budget_s
+        After how long the search ends anyway.
+    """
+
+    trials: Sequence[Trial]
+    running: frozenset[int]
+    total: int | None
+    mode: str
+    metric: str
+    elapsed_s: float
+    budget_s: float | None = None
+
+    @property
+    def over(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.number not in self.running]
+
+    @property
+    def left_s(self) -> float | None:
+        """How long it takes still, if it goes on as it went; None when that cannot be known."""
+        rest = None if self.budget_s is None else max(0.0, self.budget_s - self.elapsed_s)
+        # A trial that stopped early counts whole: others will, too.
+        done = sum(1.0 if t.number not in self.running else len(t.folds) / t.n_folds for t in self.trials)
+        if not self.total or not done:
+            return rest
+        expected = self.elapsed_s / done * (self.total - done)
+        return expected if rest is None else min(expected, rest)
+
+    @property
+    def line(self) -> str:
+        """In a few words."""
+        over, found = self.over, trial_record.best(self.trials, self.mode)
+        parts = [f"{len(over)}/{counted(self.total, 'trial')}" if self.total else counted(len(over), "trial")]
+        if found is not None:
+            parts.append(f"best {self.metric} {number(found.score, 5)} (trial {found.number})")
+        for status, word in ((Status.STOPPED, "stopped early"), (Status.FAILED, "failed")):
+            if n := sum(trial.status is status for trial in over):
+                parts.append(f"{n} {word}")
+        parts.append(progress.seconds(self.elapsed_s))
+        left = self.left_s
+        if left is not None and over:
+            parts.append(f"about {progress.seconds(left)} left")
+        return ", ".join(parts)
+
+
+def table(moment: SearchProgress) -> Table:
+    """The best trials and those that run, as a table for the terminal."""
+    from rich.table import Table  # 30 ms, and only a terminal wants it
+
+    sign = -1.0 if moment.mode == "max" else 1.0
+    able = sorted((t for t in moment.over if t.is_eligible), key=lambda t: (sign * t.score, t.number))[:BEST]
+    running = [t for t in moment.trials if t.number in moment.running][-RUNNING:]
+    shown = [*able, *running]
+    names = _varied(moment.trials)
+    made = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("trial", "folds", moment.metric, "±"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name in names:
+        made.add_column(name.removeprefix(f"{space.STAGES}/"), no_wrap=True, overflow="ellipsis")
+    for trial in shown:
+        flat = space.flatten(trial.config)
+        score = number(trial.score, 5) if trial.folds else "…"
+        error = number(trial.standard_error, 2) if len(trial.folds) > 1 else ""
+        style = "bold" if able and trial is able[0] else "dim" if trial.number in moment.running else ""
+        cells = [str(trial.number), f"{len(trial.folds)}/{trial.n_folds}", score, error]
+        made.add_row(*cells, *(_short(flat.get(name)) for name in names), style=style)
+    return made
+
+
+def _varied(trials: Sequence[Trial]) -> list[str]:
+    """The parameters that are not the same in all trials; all of them as long as there is one trial."""
+    flat = [space.flatten(trial.config) for trial in trials]
+    names = dict.fromkeys(name for config in flat for name in config)
+    return [name for name in names if len(flat) < 2 or len({_short(config.get(name)) for config in flat}) > 1]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(space.cell(value))

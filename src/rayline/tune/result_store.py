@@ -1,0 +1,160 @@
+"""Scores of folds as files, named after what they were computed from: a run that is started again repeats nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import os
+import re
+import secrets
+import weakref
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import scratch, strict_json
+from rayline.core.errors import ArtifactError, ParameterError
+from rayline.core.framework import Framework
+from rayline.core.schema import col, schema_to_json
+from rayline.data.split.fold_cells import FoldCells
+from rayline.data.split.row_hash import RowHash
+from rayline.tune.trial_record import FoldScore
+
+FORMAT_VERSION = 1
+
+Array = npt.NDArray[Any]
+
+
+class ResultStore:
+    """A directory with the score of each fold (JSON) and the model's scores of the held-out rows (NPY, no pickle).
+
+    Parameters
+    ----------
+    directory
+        Where; a temporary one that ends with this object when omitted.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        if directory is None:
+            folder = scratch.Scratch("tune")
+            weakref.finalize(self, folder.close)
+            directory = folder.path
+        self._path = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def named(cls, name: str) -> ResultStore:
+        """The journal of a run's name, in the user's cache directory. Raises ParameterError on a name with a path in it."""
+        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
+            raise ParameterError.value("tune.run", "name", "letters, digits, spaces and . + - _, at most 100", name)
+        base = (
+            os.environ.get("RAYLINE_CACHE")
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayline"
+        )
+        return cls(Path(base) / "tune" / name)
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """The scores that are there, by key. A file that is not one of ours is computed again rather than trusted."""
+        found = {}
+        for path in sorted(self._path.glob("*.json")):
+            try:
+                data = strict_json.loads(path.read_bytes(), str(path))
+                if data["format_version"] == FORMAT_VERSION and self._scores(path.stem).exists():
+                    found[path.stem] = FoldScore.from_json(data["fold"]).to_json()
+            except (ArtifactError, KeyError, TypeError, OSError):
+                continue
+        return found
+
+    def write(self, score: FoldScore, scores: Array) -> None:
+        """Keep a fold; both files come whole or not at all, the scores first."""
+        buffer = io.BytesIO()
+        np.save(buffer, np.ascontiguousarray(scores), allow_pickle=False)
+        self._write(self._scores(score.key), buffer.getvalue())
+        data = {"format_version": FORMAT_VERSION, "fold": score.to_json()}
+        self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
+
+    def scores(self, key: str) -> Array | None:
+        """The model's scores of the held-out rows, in their order; None when they are not there."""
+        path = self._scores(key)
+        if not key or not path.exists():
+            return None
+        found: Array = np.load(path, allow_pickle=False)
+        return found
+
+    def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Keep the files of a checkpoint, to go on from."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        self._write(self._files(key), buffer.getvalue())
+
+    def files(self, key: str) -> dict[str, bytes]:
+        """The files of a checkpoint. Raises ArtifactError when they are not there, or not ours."""
+        try:
+            with zipfile.ZipFile(self._files(key)) as archive:
+                names = archive.namelist()
+                strange = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts]
+                if strange:
+                    raise ArtifactError(f"{self._files(key)} holds {strange[0]!r}.", "Expected names below a folder.")
+                return {name: archive.read(name) for name in names}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ArtifactError(
+                f"tune.run: the checkpoint {self._files(key)} cannot be read: {error}.",
+                "Expected what the run of that name has kept.",
+                "start without resume=True.",
+            ) from error
+
+    def drop_files(self, key: str) -> None:
+        """Forget a checkpoint."""
+        self._files(key).unlink(missing_ok=True)
+
+    def _files(self, key: str) -> Path:
+        return self._path / f"{key}.zip"
+
+    def _scores(self, key: str) -> Path:
+        return self._path / f"{key}.npy"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        part.write_bytes(content)
+        part.rename(path)
+
+
+def digest(
+    table: pl.DataFrame,
+    schema: Mapping[str, pl.DataType],
+    cells: Sequence[Array],
+    splits: Sequence[Sequence[FoldCells]],
+    targets: Sequence[str],
+    weight: str | None,
+    adapter: Framework,
+) -> str:
+    """A digest of the rows in their order, the split and the versions: what scores depend on beside the configuration."""
+    found = hashlib.blake2b(digest_size=16)
+    about = [
+        schema_to_json(schema),
+        [[list(f) for f in folds] for folds in splits],
+        list(targets),
+        weight,
+        _version("rayline"),
+        _version(adapter.package or adapter.name),
+    ]
+    found.update(strict_json.dumps(about))
+    found.update(RowHash(tuple(schema), purpose="journal").of(table.select(map(col, schema))).tobytes())
+    for numbers in cells:
+        found.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
+    return found.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

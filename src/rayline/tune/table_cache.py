@@ -1,0 +1,89 @@
+"""What a warm trial actor keeps: tables by what they were made from, within a budget of bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import polars as pl
+
+from rayline.core import strict_json
+from rayline.core.errors import RaylineError
+from rayline.core.schema import value_to_json
+from rayline.core.stage import Stage
+
+
+class TableCache:
+    """Tables by key; the least recently used go first when there are more bytes than allowed.
+
+    Parameters
+    ----------
+    most_bytes
+        The budget. A table that is larger by itself is not kept.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most, self._used = most_bytes, 0
+        self._tables: OrderedDict[Hashable, pl.DataFrame] = OrderedDict()
+        self._memos: dict[Hashable, dict[Any, Any]] = {}
+        self.hits = self.misses = 0
+
+    def get(self, key: Hashable, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        """The table of this key, made when it is not there."""
+        found = self._tables.get(key)
+        if found is not None:
+            self.hits += 1
+            self._tables.move_to_end(key)
+            return found
+        self.misses += 1
+        made = make()
+        self._tables[key] = made
+        self._used += _size(made)
+        while self._used > self._most and self._tables:
+            gone, old = self._tables.popitem(last=False)
+            self._used -= _size(old)
+            self._memos.pop(gone, None)
+        return made
+
+    def memo(self, key: Hashable) -> dict[Any, Any] | None:
+        """Where what is made of a table is kept, as long as the table is; None when the table is not kept."""
+        return self._memos.setdefault(key, {}) if key in self._tables else None
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tables
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+
+def _size(table: pl.DataFrame) -> int:
+    return int(table.estimated_size()) + 1
+
+
+def fingerprint(value: Any) -> str:
+    """A digest of stages, parameters and plain values: the same for the same, in every process."""
+    return hashlib.blake2b(strict_json.dumps(_plain(value)), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, pl.Expr):
+        return {"expression": value.meta.serialize(format="json")}
+    if isinstance(value, Stage):
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _plain(value.parameters())]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(v) for v in value]
+    try:
+        return value_to_json(value)
+    except RaylineError:
+        return {"object": _opaque(value)}
+
+
+def _opaque(value: Any) -> str:
+    """An object that is not plain (a function, an array): the digest of how it is sent to workers."""
+    from ray import cloudpickle
+
+    return hashlib.blake2b(cloudpickle.dumps(value), digest_size=16).hexdigest()

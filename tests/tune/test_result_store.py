@@ -1,0 +1,105 @@
+"""Scores as files: what is written is found again, by what it was computed from, and nothing else is believed."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayline import train
+from rayline.core.errors import ParameterError
+from rayline.data.split.fold_cells import FoldCells
+from rayline.tune.result_store import ResultStore, digest
+from rayline.tune.table_cache import fingerprint
+from rayline.tune.trial_record import FoldScore
+
+
+def test_write_and_read(tmp_path: Path) -> None:
+    journal = ResultStore(tmp_path)
+    score, scores = FoldScore(1, 0.5, 3, key="abc"), np.array([[0.1, 0.9], [0.5, 0.5]], dtype=np.float32)
+    journal.write(score, scores)
+    assert journal.known() == {"abc": score.to_json()}
+    found = journal.scores("abc")
+    assert found is not None
+    assert found.dtype == np.float32
+    assert np.array_equal(found, scores)
+    assert journal.scores("other") is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["abc.json", "abc.npy"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"format_version": 2, "fold": {}}', b'{"format_version": 1, "fold": {"x": 1}}', b"\x80\x04."],
+)
+def test_strange_files_are_not_believed(tmp_path: Path, content: bytes) -> None:
+    journal = ResultStore(tmp_path)
+    journal.write(FoldScore(0, 0.5, 3, key="good"), np.zeros(3))
+    (tmp_path / "bad.json").write_bytes(content)
+    (tmp_path / "bad.npy").write_bytes((tmp_path / "good.npy").read_bytes())
+    assert list(journal.known()) == ["good"]
+
+
+def test_a_score_without_its_predictions_is_computed_again(tmp_path: Path) -> None:
+    journal = ResultStore(tmp_path)
+    journal.write(FoldScore(0, 0.5, 3, key="k"), np.zeros(3))
+    (tmp_path / "k.npy").unlink()
+    assert journal.known() == {}
+
+
+def test_a_nameless_journal_goes_with_its_object() -> None:
+    journal = ResultStore()
+    journal.write(FoldScore(0, 0.5, 3, key="k"), np.zeros(3))
+    path = journal._path
+    assert path.exists()
+    del journal
+    gc.collect()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", " x"])
+def test_names_are_no_paths(name: str) -> None:
+    with pytest.raises(ParameterError):
+        ResultStore.named(name)
+
+
+def test_the_digest_knows_rows_order_split_and_columns() -> None:
+    table = pl.DataFrame({"x": [1.0, 2.0, None], "y": [0, 1, 0]})
+    cells, splits = [np.array([0, 1, 0])], [[FoldCells((0,), (1,))]]
+    adapter = train.XGBoostTrainer({}).adapter
+
+    def of(t: pl.DataFrame = table, c: object = cells, s: object = splits, w: str | None = None) -> str:
+        return digest(t, t.schema, c, s, ["y"], w, adapter)  # type: ignore[arg-type]
+
+    others = [
+        of(table[::-1]), of(table.with_columns(x=pl.col("x") + 1)), of(c=[np.array([1, 0, 0])]), of(w="x"),
+        of(s=[[FoldCells((1,), (0,))]]), of(table.with_columns(pl.col("y").cast(pl.Int32))),
+    ]  # fmt: skip
+    assert of() == of(table.clone())
+    assert len({of(), *others}) == 7
+
+
+def test_fingerprints() -> None:
+    import polars.selectors as cs
+
+    from rayline.stages import StandardScaler
+
+    values = [
+        1,
+        1.5,
+        "1",
+        None,
+        True,
+        [1],
+        {"a": 1},
+        StandardScaler(),
+        StandardScaler(with_mean=False),
+        StandardScaler(cs.numeric()),
+        StandardScaler(cs.float()),
+    ]
+    prints = [fingerprint(v) for v in values]
+    assert len(set(prints)) == len(values)
+    assert prints == [fingerprint(v) for v in values]
+    assert fingerprint(StandardScaler(["x"])) == fingerprint(StandardScaler(["x"]))
