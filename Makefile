@@ -72,6 +72,7 @@ horovod: $(VENV)/.horovod  ## build Horovod with gloo into the environment (minu
 
 lint: $(VENV)/.dev  ## style, spelling and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/typos
 	$(BIN)/mypy
 

@@ -120,7 +120,12 @@ class Incumbent:
         """The running server, in a session of its own: some start further processes."""
         words = [word.format(python=self.python, port=port) for word in self.command.split()]
         process = subprocess.Popen(
-            words, cwd=self.folder, env=self._environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            words,
+            cwd=self.folder,
+            env=self._environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             yield process
@@ -136,7 +141,12 @@ class Incumbent:
     def _environment(self) -> dict[str, str]:
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        return kept | {"PATH": path, "BENTOML_DO_NOT_TRACK": "True", "MLFLOW_DISABLE_TELEMETRY": "true", "BENTOML_HOME": str(self.folder)}
+        return kept | {
+            "PATH": path,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "BENTOML_HOME": str(self.folder),
+        }
 
 
 INCUMBENTS = [

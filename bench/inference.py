@@ -146,14 +146,14 @@ def hand_written(folder: str) -> Any:
             self.transformer, self.booster = transformer, booster
 
         def __call__(self, batch: Any) -> Any:
-            batch["prediction"] = self.booster.predict(xgboost.DMatrix(self.transformer.transform(batch[COLUMNS]))) > 0.5
+            batch["prediction"] = (
+                self.booster.predict(xgboost.DMatrix(self.transformer.transform(batch[COLUMNS]))) > 0.5
+            )
             return batch[["prediction"]]
 
     def work() -> None:
         # Half a CPU for each: actors that hold all CPUs leave none to read the files, and nothing ever ends.
-        predicted = data.read_parquet(folder).map_batches(
-            Predictor, batch_format="pandas", concurrency=2, num_cpus=0.5
-        )
+        predicted = data.read_parquet(folder).map_batches(Predictor, batch_format="pandas", concurrency=2, num_cpus=0.5)
         for _ in predicted.iter_internal_ref_bundles():
             pass
 

@@ -66,7 +66,9 @@ class Load:
 def measure(port: int, request: bytes, *, clients: int, seconds: float, rate: float | None = None) -> Load:
     """Ask a server on this machine for some seconds."""
     arguments = json.dumps({"port": port, "clients": clients, "seconds": seconds, "rate": rate})
-    done = subprocess.run([sys.executable, "-m", "bench.load", arguments], input=request, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load", arguments], input=request, stdout=subprocess.PIPE, check=True
+    )
     return Load(**json.loads(done.stdout))
 
 

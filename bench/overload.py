@@ -42,7 +42,9 @@ class Overload:
 def overload(port: int, request: bytes, *, seconds: float, capacity_seconds: float = 5.0) -> Overload:
     """Put a server under each load for so many seconds."""
     measure(port, request, clients=CLIENTS, seconds=1)
-    capacity = statistics.median(measure(port, request, clients=CLIENTS, seconds=capacity_seconds).rate for _ in range(3))
+    capacity = statistics.median(
+        measure(port, request, clients=CLIENTS, seconds=capacity_seconds).rate for _ in range(3)
+    )
     usual = measure(port, request, clients=CONNECTIONS, seconds=seconds, rate=0.7 * capacity)
     twice = measure(port, request, clients=CONNECTIONS, seconds=seconds, rate=2.0 * capacity)
     time.sleep(5)

@@ -110,16 +110,43 @@ def our_app() -> Any:
 
 def commands(granian: Path | None) -> dict[str, list[str]]:
     """The variants, each as a command that takes a port at its end."""
-    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "--log-level", "error", "--no-access-log", "--http", "httptools", "--loop", "uvloop"]
+    uvicorn = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "--log-level",
+        "error",
+        "--no-access-log",
+        "--http",
+        "httptools",
+        "--loop",
+        "uvloop",
+    ]
     serve = ["serve", os.environ[PIPELINE], "--port"]
     found = {
         "rayline serve": [sys.executable, "-c", "from rayline.cli import app; app()", *serve],
-        **{f"rayline serve, {name}": [sys.executable, "-c", f"{script}; from rayline.cli import app; app()", *serve] for name, script in WITHOUT.items()},
+        **{
+            f"rayline serve, {name}": [sys.executable, "-c", f"{script}; from rayline.cli import app; app()", *serve]
+            for name, script in WITHOUT.items()
+        },
         "our app, uvicorn as it is": [*uvicorn, "bench.servers:our_app", "--port"],
         "FastAPI, uvicorn as it is": [*uvicorn, "bench.servers:fastapi_app", "--port"],
     }
     if granian is not None:
-        run = [sys.executable, "-m", "granian", "--interface", "rsgi", "--factory", "--http", "1", "--no-ws", "--log-level", "error"]
+        run = [
+            sys.executable,
+            "-m",
+            "granian",
+            "--interface",
+            "rsgi",
+            "--factory",
+            "--http",
+            "1",
+            "--no-ws",
+            "--log-level",
+            "error",
+        ]
         found["Granian, RSGI"] = [*run, "--loop", "uvloop", "bench.servers:granian_app", "--port"]
         run[run.index("rsgi")] = "asginl"
         found["our app, Granian, ASGI"] = [*run, "--loop", "uvloop", "bench.servers:our_app", "--port"]
@@ -131,7 +158,13 @@ def _running(command: list[str], granian: Path | None) -> Iterator[int]:
     port = free_port()
     paths = [str(granian)] if granian is not None and "granian" in command else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *sys.path])}
-    process = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
     try:
         wait(port, process)
         yield port
@@ -150,7 +183,9 @@ def main(
     seconds: float = 3.0,
 ) -> None:
     """Measure the variants in turn; each line is a median."""
-    data = table(20_000, seed=0).select([*FLOATS, *CATEGORIES]).with_columns((pl.col("f4") + pl.col("f5") > 9).alias("y"))
+    data = (
+        table(20_000, seed=0).select([*FLOATS, *CATEGORIES]).with_columns((pl.col("f4") + pl.col("f5") > 9).alias("y"))
+    )
     request = post("/predict", data.drop("y").head(1).to_dicts())
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         os.environ[PIPELINE] = f"{folder}/bench.rayline"
@@ -165,7 +200,10 @@ def main(
                     found[name].append(measure(port, request, clients=clients, seconds=seconds))
             for name, loads_ in found.items():
                 rate, p99 = (statistics.median(getattr(one, of) for one in loads_) for of in ("rate", "p99_s"))
-                print(f"{clients} clients, {name}: {rate:.0f}/s, p99 {1000 * p99:.2f} ms, failed {sum(one.failed for one in loads_)}", flush=True)
+                print(
+                    f"{clients} clients, {name}: {rate:.0f}/s, p99 {1000 * p99:.2f} ms, failed {sum(one.failed for one in loads_)}",
+                    flush=True,
+                )
         overloads: dict[str, list[tuple[Load, Load, Load]]] = {name: [] for name in ports}
         for _ in range(max(1, repeats // 2)):
             for name, port in ports.items():
@@ -175,7 +213,8 @@ def main(
                 overloads[name].append((capacity, twice, measure(port, request, clients=64, seconds=seconds)))
         for name, runs in overloads.items():
             capacity_rate, rate, p99, after = (
-                statistics.median(value) for value in zip(*((c.rate, t.rate, t.p99_s, a.rate) for c, t, a in runs), strict=True)
+                statistics.median(value)
+                for value in zip(*((c.rate, t.rate, t.p99_s, a.rate) for c, t, a in runs), strict=True)
             )
             broken = sum(n for _, t, _ in runs for status, n in t.statuses.items() if status not in ("200", "503"))
             print(

@@ -94,16 +94,22 @@ def _fit(data: pl.DataFrame) -> InferencePipeline:
     return result.inference_pipeline
 
 
-def _compare(section: Section, where: str, ours: list[Load], name: str, other: list[Load], clients: int, goal: float) -> None:
+def _compare(
+    section: Section, where: str, ours: list[Load], name: str, other: list[Load], clients: int, goal: float
+) -> None:
     _require_answers(where, [*ours, *other])
     label = f"{where}, {clients} client{'s' if clients > 1 else ''}"
     section.add(_rates(label, ours, name, other, goal))
     for p, limit in (("p50_s", None), ("p99_s", 1.0 if clients == 8 else None)):
-        section.add(Comparison(f"{label}: {p[:3]}", [getattr(r, p) for r in ours], name, [getattr(r, p) for r in other], limit))
+        section.add(
+            Comparison(f"{label}: {p[:3]}", [getattr(r, p) for r in ours], name, [getattr(r, p) for r in other], limit)
+        )
 
 
 def _rates(label: str, ours: list[Load], name: str, other: list[Load], goal: float) -> Comparison:
-    return Comparison(f"{label}: requests", [r.rate for r in ours], name, [r.rate for r in other], goal, "1/s", more_is_better=True)
+    return Comparison(
+        f"{label}: requests", [r.rate for r in ours], name, [r.rate for r in other], goal, "1/s", more_is_better=True
+    )
 
 
 def _require_answers(where: str, loads: list[Load]) -> None:
@@ -113,7 +119,14 @@ def _require_answers(where: str, loads: list[Load]) -> None:
 
 
 def _embedded(
-    section: Section, pipeline: InferencePipeline, folder: Path, ours: bytes, by_hand: bytes, rows: list[dict[str, Any]], seconds: float, options: Options
+    section: Section,
+    pipeline: InferencePipeline,
+    folder: Path,
+    ours: bytes,
+    by_hand: bytes,
+    rows: list[dict[str, Any]],
+    seconds: float,
+    options: Options,
 ) -> dict[str, list[Load]]:
     pipeline.save(folder / "bench.rayline")
     pipeline.model.native.save_model(folder / "model.ubj")
@@ -145,7 +158,9 @@ def _embedded(
                     mine_now.append(measure(mine, ours, clients=8, seconds=seconds))
                     other.append(measure(port, request, clients=8, seconds=seconds))
             _require_answers(incumbent.name, [*mine_now, *other])
-            section.add(_rates("one process, 8 clients", mine_now, f"scikit-learn's Pipeline, {incumbent.name}", other, 15.0))
+            section.add(
+                _rates("one process, 8 clients", mine_now, f"scikit-learn's Pipeline, {incumbent.name}", other, 15.0)
+            )
             incumbents[incumbent.name] = other
         if options.full:
             add_overload(section, "one process", lambda: overload(mine, ours, seconds=OVERLOAD_S))
@@ -165,7 +180,13 @@ def _server(command: Callable[[int], list[str]]) -> Iterator[int]:
 
 
 def _ray(
-    section: Section, pipeline: InferencePipeline, ours: bytes, by_hand: bytes, seconds: float, incumbents: dict[str, list[Load]], options: Options
+    section: Section,
+    pipeline: InferencePipeline,
+    ours: bytes,
+    by_hand: bytes,
+    seconds: float,
+    incumbents: dict[str, list[Load]],
+    options: Options,
 ) -> None:
     import ray
     from fastapi import FastAPI
@@ -206,9 +227,19 @@ def _ray(
             ask("ours", int(deployment.url.rpartition(":")[2]), ours)
             deployment.delete()
         for clients in (1, 8):
-            _compare(section, "Ray Serve", results["ours", clients], "FastAPI ingress, defaults", results["plain", clients], clients, 2.0)
+            _compare(
+                section,
+                "Ray Serve",
+                results["ours", clients],
+                "FastAPI ingress, defaults",
+                results["plain", clients],
+                clients,
+                2.0,
+            )
         for name, other in incumbents.items():
-            section.add(_rates("Ray Serve, 8 clients", results["ours", 8], f"scikit-learn's Pipeline, {name}", other, 4.0))
+            section.add(
+                _rates("Ray Serve, 8 clients", results["ours", 8], f"scikit-learn's Pipeline, {name}", other, 4.0)
+            )
         if options.full:
             deployment.deploy()
             port = int(deployment.url.rpartition(":")[2])
@@ -230,7 +261,9 @@ def _in_process(section: Section, pipeline: InferencePipeline, data: pl.DataFram
     frame = data.drop("y").to_pandas()
     numbers = Pipeline([("impute", Impute()), ("scale", Scale())])
     prepare = ColumnTransformer([("n", numbers, FLOATS), ("c", OneHot(handle_unknown="ignore"), CATEGORIES)])
-    other = Pipeline([("prepare", prepare), ("model", xgboost.XGBClassifier(n_estimators=TREES))]).fit(frame, data["y"].to_numpy())
+    other = Pipeline([("prepare", prepare), ("model", xgboost.XGBClassifier(n_estimators=TREES))]).fit(
+        frame, data["y"].to_numpy()
+    )
     row, one = data.drop("y").head(1).to_dicts(), frame.head(1)
     mine, theirs = _median_s(lambda: pipeline.predict(row)), _median_s(lambda: other.predict(one), 200)
     section.add(Comparison("one row in process: p50", [mine], "scikit-learn Pipeline", [theirs]))

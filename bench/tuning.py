@@ -49,7 +49,9 @@ def run(options: Options) -> Section:
         packages=("ray", "xgboost-cpu", "scikit-learn"),
     )
     os.environ["RAYLINE_QUIET"] = "1"
-    started = seconds(lambda: ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"))
+    started = seconds(
+        lambda: ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    )
     note(f"Ray has started in {started:.1f} s")
     parts: list[Callable[[], list[Comparison]]] = [
         lambda: small(options, rows),
@@ -109,7 +111,12 @@ def synthetic(rows: int) -> Problem:
     """Floats with gaps, a category, and a label that hangs on both."""
     random = np.random.default_rng(1)
     data = table(rows, seed=0).select(*FLOATS, "s10")
-    score = data["f4"] / 5 - data["f5"] / 6 + (data["s10"] == "v3").cast(pl.Float64) * 2 + pl.Series(random.normal(size=rows))
+    score = (
+        data["f4"] / 5
+        - data["f5"] / 6
+        + (data["s10"] == "v3").cast(pl.Float64) * 2
+        + pl.Series(random.normal(size=rows))
+    )
     ours = Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())])
 
     def theirs() -> ColumnTransformer:
@@ -122,7 +129,9 @@ def synthetic(rows: int) -> Problem:
 def cancer() -> Problem:
     """569 rows of 30 numbers, no stages: where overhead is everything."""
     x, y = load_breast_cancer(return_X_y=True)
-    return Problem(pl.DataFrame({f"x{i}": x[:, i] for i in range(x.shape[1])}).with_columns(target=pl.Series(y)), "target")
+    return Problem(
+        pl.DataFrame({f"x{i}": x[:, i] for i in range(x.shape[1])}).with_columns(target=pl.Series(y)), "target"
+    )
 
 
 def flights(rows: int) -> Problem:
@@ -178,7 +187,11 @@ def small(options: Options, rows: int) -> list[Comparison]:
     for i in range(options.repeats):
         ours.append(timed("20 trials, synthetic: Rayline", lambda: rayline(data, 20)))
         if not i or not options.full:
-            other.append(timed("20 trials, synthetic: function trainable", lambda: function_trainable(data.folds, data.theirs, 20)))
+            other.append(
+                timed(
+                    "20 trials, synthetic: function trainable", lambda: function_trainable(data.folds, data.theirs, 20)
+                )
+            )
     name = "Ray Tune, function trainable, scikit-learn Pipeline a fold"
     return [Comparison(f"20 trials, synthetic, {rows:,} rows", ours, name, other, goal=0.35)]
 
@@ -208,7 +221,9 @@ def tiny(options: Options, ray_starts: float) -> list[Comparison]:
             [ray_starts + s for s in whole],
             goal=1.5,
         ),
-        Comparison("one more trial, warm, 2 at a time", both, "the same folds in a loop in this process", raw, goal=1.5),
+        Comparison(
+            "one more trial, warm, 2 at a time", both, "the same folds in a loop in this process", raw, goal=1.5
+        ),
         Comparison(
             "one more trial, warm, 1 at a time: what is not fitting or predicting", over, "the goal", [0.05], goal=1.0
         ),

@@ -104,7 +104,9 @@ def test_a_module_of_ones_own_is_imported(tmp_path: Path) -> None:
     pl.DataFrame({"x": [1.0, 2.0]}).write_csv(tmp_path / "rows.csv")
 
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
 
     made = python("-c", MAKE)
     assert made.returncode == 0, made.stderr
@@ -137,7 +139,9 @@ def test_serve(saved: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", SERVE, "serve", str(saved), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1]) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1]
+    ) as server:
         try:
             for _ in range(300):
                 try:
@@ -157,7 +161,11 @@ def test_what_is_not_the_expected_one_is_refused(saved: Path, tmp_path: Path) ->
     pl.DataFrame({"x": [1.0, 2.0]}).write_csv(rows)
     digest = artifact.digest_of(saved)
     assert digest in run("show", saved)[1]
-    for command in (["show", saved], ["predict", saved, rows, tmp_path / "out.csv"], ["card", saved, tmp_path / "card.html"]):
+    for command in (
+        ["show", saved],
+        ["predict", saved, rows, tmp_path / "out.csv"],
+        ["card", saved, tmp_path / "card.html"],
+    ):
         assert run(*command, "--expected-digest", digest)[0] == 0
         assert "not the artifact that was expected" in run(*command, "--expected-digest", "0" * 64)[1]
         code, text = run(*command, "--max-bytes", 10)

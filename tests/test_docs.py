@@ -95,7 +95,9 @@ def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
     assert "\n```python\n" in text
     for field in dataclasses.fields(registry.stage(name)):
         if field.init and field.name != "columns":
-            common = text if page == "text.md" else text.partition("\n| stage |")[0]  # said once for all stages of the page
+            common = (
+                text if page == "text.md" else text.partition("\n| stage |")[0]
+            )  # said once for all stages of the page
             assert re.search(rf"`{field.name}\b", line + common), f"{name}: {field.name} is not on {page}"
 
 
@@ -107,10 +109,14 @@ def test_every_metric_is_listed() -> None:
         metric = metrics.get(name)
         assert f"| `{name}` | {metric.mode} | " in line
         assert metric.about in line
-        assert {*re.findall(r"`([^`]+)`", line.rpartition(" | ")[2])} == {a for a, own in metrics.aliases().items() if own == name}
+        assert {*re.findall(r"`([^`]+)`", line.rpartition(" | ")[2])} == {
+            a for a, own in metrics.aliases().items() if own == name
+        }
 
 
-@pytest.mark.parametrize("name", [name for name in train.__all__ if name.endswith("Trainer") and name not in ("Trainer", "HorovodTrainer")])
+@pytest.mark.parametrize(
+    "name", [name for name in train.__all__ if name.endswith("Trainer") and name not in ("Trainer", "HorovodTrainer")]
+)
 def test_every_trainer_is_described_with_its_arguments(name: str) -> None:
     text = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
     section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 MODULES = ("rayline", "rayline.data", "rayline.stages", "rayline.train", "rayline.tune", "rayline.serve")
-OTHERS = {"rayline.onnx": ["to_onnx"], "rayline.mlflow": ["log_model", "load_model"], "rayline.testing": ["check_stage", "check_framework"]}
+OTHERS = {
+    "rayline.onnx": ["to_onnx"],
+    "rayline.mlflow": ["log_model", "load_model"],
+    "rayline.testing": ["check_stage", "check_framework"],
+}
 
 ACCEPTED = {"Examples": ("Examples",), "Parameters": ("Parameters", "Attributes")}
 """What a user does not construct (a result) describes its attributes."""

@@ -39,18 +39,26 @@ RAY_ENGINE = {
 }
 """The files of one engine, which import one another."""
 
-TORCH = {f"rayline.frameworks.{name}" for name in ("torch", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")}
+TORCH = {
+    f"rayline.frameworks.{name}"
+    for name in ("torch", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")
+}
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 
 RLLIB = {
-    f"rayline.frameworks.{name}" for name in ("rllib", "rllib_file", "rllib_modules", "rllib_training", "rllib_settings")
+    f"rayline.frameworks.{name}"
+    for name in ("rllib", "rllib_file", "rllib_modules", "rllib_training", "rllib_settings")
 }
 """The adapter of RLlib, and its policies as data."""
 
 VERIFY = "rayline.frameworks.verify."
 """Checks of untrusted model files: every adapter may use them, and they may use one another."""
 
-RAY = {*RAY_ENGINE, *(f"rayline.serve.{name}" for name in ("deployment", "replica", "model_store", "ingress")), "rayline.data.read"}
+RAY = {
+    *RAY_ENGINE,
+    *(f"rayline.serve.{name}" for name in ("deployment", "replica", "model_store", "ingress")),
+    "rayline.data.read",
+}
 """Modules that may import ray; and everything in rayline.tune."""
 
 ONE_PLACE = {
@@ -58,7 +66,19 @@ ONE_PLACE = {
     "lightgbm": {"lightgbm", "lightgbm_metrics"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
-    "torch": {"torch", "verify.module_size", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "huggingface", "huggingface_trainer", "horovod", "rllib_modules"},
+    "torch": {
+        "torch",
+        "verify.module_size",
+        "torch_file",
+        "torch_loop",
+        "torch_modules",
+        "torch_lightning",
+        "torch_onnx",
+        "huggingface",
+        "huggingface_trainer",
+        "horovod",
+        "rllib_modules",
+    },
     "transformers": {"huggingface", "huggingface_file", "huggingface_trainer"},
     "accelerate": {"huggingface"},
     "lightning": {"torch_lightning"},
@@ -155,7 +175,8 @@ HEAVY = ("ray", "pandas", "sklearn", "scipy", "fastapi", *ONE_PLACE)
 
 
 @pytest.mark.parametrize(
-    "module", ["rayline", "rayline.data", "rayline.stages", "rayline.core.framework", "rayline.preprocessing.preprocessor"]
+    "module",
+    ["rayline", "rayline.data", "rayline.stages", "rayline.core.framework", "rayline.preprocessing.preprocessor"],
 )
 def test_import_loads_neither_ray_nor_a_framework(module: str) -> None:
     loaded = run(f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])")

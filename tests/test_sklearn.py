@@ -145,7 +145,9 @@ def test_a_regressor_with_target_stages() -> None:
 def test_the_pipeline_inside_answers_with_labels(labels: list[Any], tmp_path: Any) -> None:
     x = np.arange(90.0)[:, None]
     y = np.array(labels)[np.arange(90) // 7 % len(labels)]
-    model = RaylineClassifier(train.XGBoostTrainer({**ONE, "min_child_weight": 0}, num_boost_round=10, seed=0)).fit(x, y)
+    model = RaylineClassifier(train.XGBoostTrainer({**ONE, "min_child_weight": 0}, num_boost_round=10, seed=0)).fit(
+        x, y
+    )
     table = pd.DataFrame({"x0": x[:, 0]})
     assert model.predict(x).dtype == y.dtype
     assert model.pipeline_.classes == labels

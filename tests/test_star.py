@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-MODULES = ["rayline", "rayline.stages", "rayline.train", "rayline.data", "rayline.tune", "rayline.serve", "rayline.testing"]
+MODULES = [
+    "rayline",
+    "rayline.stages",
+    "rayline.train",
+    "rayline.data",
+    "rayline.tune",
+    "rayline.serve",
+    "rayline.testing",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -25,7 +33,14 @@ def test_a_star_import_gives_all_names(name: str) -> None:
 def test_the_usual_names_are_there() -> None:
     names: dict[str, object] = {}
     exec("from rayline.stages import *\nfrom rayline.train import *\nfrom rayline.data import *", names)
-    assert {"StandardScaler", "OneHotEncoding", "register_function", "XGBoostTrainer", "Preprocessor", "KFold"} <= names.keys()
+    assert {
+        "StandardScaler",
+        "OneHotEncoding",
+        "register_function",
+        "XGBoostTrainer",
+        "Preprocessor",
+        "KFold",
+    } <= names.keys()
 
 
 @pytest.mark.parametrize("statement", ["import rayline", "from rayline.stages import *", "from rayline.train import *"])

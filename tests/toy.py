@@ -77,7 +77,9 @@ class Guesser(Framework):
 
     def spaces(self, **options: Any) -> EnvironmentSpec:
         target = Target(("action",), Task.BINARY, (pl.Int64(),), ((0, 1),))
-        return EnvironmentSpec(pl.Schema({"x": pl.Float64()}), target, pl.DataFrame({"x": [-1.0, 0.5, 2.0]}), "episode_return_mean")
+        return EnvironmentSpec(
+            pl.Schema({"x": pl.Float64()}), target, pl.DataFrame({"x": [-1.0, 0.5, 2.0]}), "episode_return_mean"
+        )
 
     def predict(self, model: Policy, features: Features) -> Any:
         return np.array([1 / (1 + math.exp(-model["w"] * x)) for (x,) in features.matrix(np.float64).tolist()])

@@ -22,17 +22,25 @@ from rayline.inference import archive, artifact
 from rayline.inference.card import model_card
 from rayline.inference.pipeline import InferencePipeline
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Use saved Rayline pipelines.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Use saved Rayline pipelines."
+)
 
 Artifact = Annotated[Path, typer.Argument(help="The pipeline, as saved by InferencePipeline.save.")]
-Digest = Annotated[str | None, typer.Option(help="Refuse every artifact but the one with this digest, which `rayline show` prints.")]
+Digest = Annotated[
+    str | None, typer.Option(help="Refuse every artifact but the one with this digest, which `rayline show` prints.")
+]
 Types = Annotated[
     list[str] | None,
-    typer.Option(help="A type that a scikit-learn model may hold beyond the reviewed ones, such as my_package.Estimator (repeatable)."),
+    typer.Option(
+        help="A type that a scikit-learn model may hold beyond the reviewed ones, such as my_package.Estimator (repeatable)."
+    ),
 ]
 Trusted = Annotated[
     list[Path] | None,
-    typer.Option(help="A PEM file with a public Ed25519 key. An artifact that none of the keys signed is refused. Can be repeated."),
+    typer.Option(
+        help="A PEM file with a public Ed25519 key. An artifact that none of the keys signed is refused. Can be repeated."
+    ),
 ]
 MaxBytes = Annotated[int, typer.Option(help="Refuse an artifact with more bytes than this.")]
 Modules = Annotated[
@@ -57,17 +65,40 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def serve(
     path: Artifact,
-    host: Annotated[str, typer.Option(help="The address to listen on. The default serves this machine only, 0.0.0.0 serves everyone.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(help="The address to listen on. The default serves this machine only, 0.0.0.0 serves everyone."),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080,
-    name: Annotated[str | None, typer.Option(help="The name of the model in URLs. The default is the name of the file.")] = None,
-    max_batch_size: Annotated[int, typer.Option(help="The most rows of waiting requests that are predicted in one call of the model.")] = 64,
-    batch_wait_timeout_s: Annotated[float, typer.Option(help="The seconds that a request may wait for others to share a call.")] = 0.0,
-    max_queued_requests: Annotated[int, typer.Option(help="The most requests that may wait. Further ones are answered with status 503.")] = 512,
-    max_body_bytes: Annotated[int, typer.Option(help="The largest body of a request. Larger ones are answered with status 413.")] = 16 << 20,
-    request_timeout_s: Annotated[float, typer.Option(help="The seconds that a request may take. Slower ones are answered with status 504.")] = 30.0,
-    token_env: Annotated[str | None, typer.Option(help="The environment variable that holds a token. Clients must then send it as `Authorization: Bearer …`.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The name of the model in URLs. The default is the name of the file.")
+    ] = None,
+    max_batch_size: Annotated[
+        int, typer.Option(help="The most rows of waiting requests that are predicted in one call of the model.")
+    ] = 64,
+    batch_wait_timeout_s: Annotated[
+        float, typer.Option(help="The seconds that a request may wait for others to share a call.")
+    ] = 0.0,
+    max_queued_requests: Annotated[
+        int, typer.Option(help="The most requests that may wait. Further ones are answered with status 503.")
+    ] = 512,
+    max_body_bytes: Annotated[
+        int, typer.Option(help="The largest body of a request. Larger ones are answered with status 413.")
+    ] = 16 << 20,
+    request_timeout_s: Annotated[
+        float, typer.Option(help="The seconds that a request may take. Slower ones are answered with status 504.")
+    ] = 30.0,
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            help="The environment variable that holds a token. Clients must then send it as `Authorization: Bearer …`."
+        ),
+    ] = None,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="A name that clients may ask for, beside localhost; needed behind a proxy that keeps theirs.")
+        list[str] | None,
+        typer.Option(
+            help="A name that clients may ask for, beside localhost; needed behind a proxy that keeps theirs."
+        ),
     ] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
@@ -84,7 +115,11 @@ def serve(
         if token_env is not None:
             token = os.environ.get(token_env)
             if not token:
-                raise ParameterError(f"The environment variable {token_env} is empty.", "Expected a token in it.", f"export {token_env}=…")
+                raise ParameterError(
+                    f"The environment variable {token_env} is empty.",
+                    "Expected a token in it.",
+                    f"export {token_env}=…",
+                )
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         if name is None:
             name = path.stem if NAME.fullmatch(path.stem) else "model"
@@ -149,8 +184,13 @@ def predict(
 def card(
     path: Artifact,
     output: Annotated[Path, typer.Argument(help="The .html or .md file to write.")],
-    rows: Annotated[Path | None, typer.Option(help="Rows with the target, from which the plots are drawn: .parquet, .csv or .jsonl.")] = None,
-    name: Annotated[str | None, typer.Option(help="The title of the card. The default is the name of the file.")] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(help="Rows with the target, from which the plots are drawn: .parquet, .csv or .jsonl."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The title of the card. The default is the name of the file.")
+    ] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     trusted_type: Types = None,
@@ -168,7 +208,10 @@ def card(
 @app.command()
 def sign(
     path: Artifact,
-    key: Annotated[Path, typer.Option(help="A PEM file with a private Ed25519 key, as made by `openssl genpkey -algorithm ed25519`.")],
+    key: Annotated[
+        Path,
+        typer.Option(help="A PEM file with a private Ed25519 key, as made by `openssl genpkey -algorithm ed25519`."),
+    ],
     expected_digest: Digest = None,
 ) -> None:
     """Sign a saved pipeline, so that others can require your signature with --trusted-key. Its digest stays the same."""
@@ -224,7 +267,11 @@ def _table(rows: Path, pipeline: InferencePipeline) -> Any:
             return pl.read_ndjson(rows, infer_schema_length=None)
         return pl.read_parquet(rows)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{rows} cannot be read: {error}.", f"Expected a {rows.suffix} file of rows.", "check its content and its extension.") from error
+        raise DataError(
+            f"{rows} cannot be read: {error}.",
+            f"Expected a {rows.suffix} file of rows.",
+            "check its content and its extension.",
+        ) from error
 
 
 def _unreadable(file: Path) -> ParameterError:

@@ -189,7 +189,11 @@ class _Graph:
         scores = helper.make_node("Identity", [last], ["scores"])
         output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, None])
         graph = helper.make_graph(
-            [*self.nodes[:before], *nodes, *self.nodes[before:], scores], "rayline", self.inputs, [output], [*self.constants, *constants]
+            [*self.nodes[:before], *nodes, *self.nodes[before:], scores],
+            "rayline",
+            self.inputs,
+            [output],
+            [*self.constants, *constants],
         )
         versions = {entry.domain: entry.version for entry in model.opset_import} | {"ai.onnx.ml": 3}
         versions[""] = max(versions.get("", 13), 13)
@@ -208,7 +212,9 @@ def _formula(graph: _Graph, columns: Mapping[str, _Column], formula: Any) -> str
     """A formula as nodes; missing is NaN, which every number but a comparison hands on."""
     if isinstance(formula, str):
         raise ParameterError(
-            f"to_onnx: a formula works with the text {formula!r}.", "Expected numbers.", "encode the column with a stage."
+            f"to_onnx: a formula works with the text {formula!r}.",
+            "Expected numbers.",
+            "encode the column with a stage.",
         )
     if not isinstance(formula, (list, tuple)):
         return graph.constant(np.nan if formula is None else float(formula))

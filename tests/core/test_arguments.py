@@ -44,7 +44,9 @@ XGBOOST = train.XGBoostTrainer
         (tune.Population, "quantil", "quantile"),
     ],
 )
-def test_a_misspelt_argument_is_refused_with_the_right_one(call: Callable[..., Any], wrong: str, right: str | None) -> None:
+def test_a_misspelt_argument_is_refused_with_the_right_one(
+    call: Callable[..., Any], wrong: str, right: str | None
+) -> None:
     with pytest.raises(rl.ParameterError, match=f"unknown (argument|parameter) '{wrong}'") as caught:
         call(**{wrong: 1})
     if right is not None:

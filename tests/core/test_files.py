@@ -30,7 +30,10 @@ def test_a_file_is_replaced_with_its_mode_and_through_its_link(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["link.txt", "x.txt"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), pl.exceptions.ComputeError("the disk is full"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), pl.exceptions.ComputeError("the disk is full"), ZeroDivisionError()],
+)
 def test_a_failure_leaves_what_was_there(tmp_path: Path, error: Exception) -> None:
     path = tmp_path / "x.txt"
     path.write_text("old")
@@ -48,7 +51,11 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: Exception) -> No
 
 def test_the_disk_refuses_in_three_sentences(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path, why in ((tmp_path / "nothing" / "x", "No such file"), (tmp_path / "file" / "x", "Not a directory"), (tmp_path, "directory")):
+    for path, why in (
+        (tmp_path / "nothing" / "x", "No such file"),
+        (tmp_path / "file" / "x", "Not a directory"),
+        (tmp_path, "directory"),
+    ):
         with pytest.raises(ArtifactError, match=why) as error:
             replace_content(path, "x")
         assert "Expected a directory that exists" in str(error.value)
@@ -83,12 +90,22 @@ def test_a_full_disk_under_the_command_line(tmp_path: Path, saved: Path, suffix:
     rows, target = tmp_path / f"rows{suffix}", tmp_path / f"out{suffix}"
     schema = pipeline.input_schema
     numbers = pl.Series(range(6000))
-    table = pl.DataFrame({n: numbers.cast(d, strict=False) if d.is_numeric() else ("n" + numbers.cast(pl.String)).cast(d) for n, d in schema.items()})
+    table = pl.DataFrame(
+        {
+            n: numbers.cast(d, strict=False) if d.is_numeric() else ("n" + numbers.cast(pl.String)).cast(d)
+            for n, d in schema.items()
+        }
+    )
     getattr(table, {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}[suffix])(rows)
     target.write_bytes(b"what was there")
     kept = sorted(os.listdir(tmp_path))
-    for arguments in (["predict", str(saved), str(rows), str(target)], ["card", str(saved), str(tmp_path / "card.html")]):
-        done = subprocess.run([sys.executable, "-c", FULL, *arguments], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    for arguments in (
+        ["predict", str(saved), str(rows), str(target)],
+        ["card", str(saved), str(tmp_path / "card.html")],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", FULL, *arguments], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+        )
         assert "Traceback" not in done.stderr
         assert done.returncode == 1
         assert "cannot be written" in done.stderr
@@ -100,7 +117,9 @@ WRITERS: dict[str, Callable[[Any, Path], object]] = {
     "save": lambda p, path: p.save(path / "x.rayline"),
     "preprocessor": lambda p, path: p.preprocessor.save(path / "x.json"),
     "card": lambda p, path: __import__("rayline").model_card(p, path / "x.md"),
-    "deploy_config": lambda p, path: __import__("rayline.serve", fromlist=["x"]).deploy_config("x", path / "serve.yaml"),
+    "deploy_config": lambda p, path: __import__("rayline.serve", fromlist=["x"]).deploy_config(
+        "x", path / "serve.yaml"
+    ),
 }
 
 

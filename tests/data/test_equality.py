@@ -37,7 +37,9 @@ def test_what_is_not_rounding_differs() -> None:
 
 def test_frames_that_differ_say_where() -> None:
     a = pl.DataFrame({"x": [1.0, 2.0, 3.0], "y": ["a", "b", "c"]})
-    with pytest.raises(AssertionError, match=r"column 'x' differs in row 1: 2.5, expected 2.0, and 1 more rows; column 'y' differs"):
+    with pytest.raises(
+        AssertionError, match=r"column 'x' differs in row 1: 2.5, expected 2.0, and 1 more rows; column 'y' differs"
+    ):
         assert_same_frames(pl.DataFrame({"x": [1.0, 2.5, 4.0], "y": ["a", "b", "d"]}), a)
     with pytest.raises(AssertionError, match="'x' is Int64, expected Float64"):
         assert_same_frames(a.with_columns(pl.col("x").cast(pl.Int64)), a)

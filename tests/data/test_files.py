@@ -39,7 +39,9 @@ def csv_schema(*paths: Path, missing_columns: str = "raise", **options: Any) -> 
     return files.common_schema("read_csv", paths, reader.schema, missing_columns=missing_columns)
 
 
-@pytest.mark.parametrize("names", [["whole", "fraction"], ["fraction", "whole"], ["header", "fraction", "whole"]], ids=str)
+@pytest.mark.parametrize(
+    "names", [["whole", "fraction"], ["fraction", "whole"], ["header", "fraction", "whole"]], ids=str
+)
 def test_one_type_in_any_order(folder: Path, names: list[str]) -> None:
     found = csv_schema(*(folder / f"{name}.csv" for name in names))
     assert found is not None
@@ -80,8 +82,14 @@ def test_a_lazy_table_of_files_that_differ(folder: Path) -> None:
 def test_files_that_differ_on_ray(ray_session: None, folder: Path) -> None:
     collect = registry.engine("ray").collect
     for names in (["whole", "fraction"], ["fraction", "whole"]):
-        found = collect(data.read_csv([folder / f"{name}.csv" for name in names], null_values=["NA"])).sort("x", nulls_last=True)
-        assert found.to_dict(as_series=False) == {"x": [1.0, 1.5, 2.0, None], "s": ["a", "a", "b", None], "y": [1, 1, 2, 2]}
+        found = collect(data.read_csv([folder / f"{name}.csv" for name in names], null_values=["NA"])).sort(
+            "x", nulls_last=True
+        )
+        assert found.to_dict(as_series=False) == {
+            "x": [1.0, 1.5, 2.0, None],
+            "s": ["a", "a", "b", None],
+            "y": [1, 1, 2, 2],
+        }
     assert collect(data.read_csv(folder / "whole.csv", schema={"y": pl.Float32}))["y"].dtype == pl.Float32
     lacking = collect(data.read_parquet([folder / "whole.parquet", folder / "lacking.parquet"], missing_columns="null"))
     assert lacking.sort("x").rows() == [(1.0, 2), (1.5, None)]

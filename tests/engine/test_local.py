@@ -28,7 +28,10 @@ PANDAS: dict[str, tuple[Any, pl.Series]] = {
         pd.date_range("2020-07-01", periods=2, tz=ZONE).astype(f"datetime64[us, {ZONE}]"),
         pl.Series([dt.datetime(2020, 7, 1), dt.datetime(2020, 7, 2)]).dt.replace_time_zone(ZONE),
     ),
-    "spans of time": (pd.to_timedelta(["1h", None]).astype("timedelta64[us]"), pl.Series([dt.timedelta(hours=1), None])),
+    "spans of time": (
+        pd.to_timedelta(["1h", None]).astype("timedelta64[us]"),
+        pl.Series([dt.timedelta(hours=1), None]),
+    ),
     "half precision": (np.array([1.5, 2.0], dtype=np.float16), pl.Series([1.5, 2.0], dtype=pl.Float16)),
 }
 

@@ -321,7 +321,9 @@ def test_a_pool_keeps_workers_for_the_next_training(engine: Any, ray_session: An
         assert gone(new[0]["pid"])
         new = engine.train(seen, num_workers=1, train=TABLE, pool=pool)  # others come for those that died meanwhile
         heard: list[int] = []
-        stopped = engine.train(_counts, num_workers=1, train=TABLE, on_report=lambda i, m: bool(heard.append(i)) or i == 2, pool=pool)
+        stopped = engine.train(
+            _counts, num_workers=1, train=TABLE, on_report=lambda i, m: bool(heard.append(i)) or i == 2, pool=pool
+        )
         assert stopped[0] < 999  # some iteration after the order
         assert gone(new[0]["pid"])  # an order to stop may still be on its way to them
     assert not any(not gone(s["pid"]) for s in (*first, *one, *new))

@@ -29,7 +29,13 @@ POSITIVE = np.exp(NUMBER) + 0.5
 TWO, THREE = NUMBER > 0.2, np.digitize(NUMBER, [-0.7, 0.7])
 NAMES = ["a", "b [1]", "d"]
 LIGHT = {"verbosity": -1, "num_threads": 1, "seed": 1, "deterministic": True, "min_data_in_leaf": 5}
-CAT = {"thread_count": 1, "random_seed": 1, "logging_level": "Silent", "allow_writing_files": False, "iterations": ROUNDS}
+CAT = {
+    "thread_count": 1,
+    "random_seed": 1,
+    "logging_level": "Silent",
+    "allow_writing_files": False,
+    "iterations": ROUNDS,
+}
 
 
 def table(labels: Any, **more: Any) -> pl.DataFrame:
@@ -113,7 +119,11 @@ CLASSES: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
 def raw_scores(model: Any) -> Any:
     if isinstance(model, xgboost.Booster):
         return predicted(model, output_margin=True)
-    return predicted(model, raw_score=True) if isinstance(model, lightgbm.Booster) else predicted(model, prediction_type="RawFormulaVal")
+    return (
+        predicted(model, raw_score=True)
+        if isinstance(model, lightgbm.Booster)
+        else predicted(model, prediction_type="RawFormulaVal")
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*(numba|optim).*:UserWarning")
@@ -171,7 +181,11 @@ NUMBERS: dict[str, tuple[str, dict[str, Any], Any]] = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_predictions_are_on_the_scale_of_the_labels(name: str) -> None:
     framework, params, labels = NUMBERS[name]
-    found = fit(trainer(framework, params), table(labels)).inference_pipeline.predict(table(labels))["prediction"].to_numpy()
+    found = (
+        fit(trainer(framework, params), table(labels))
+        .inference_pipeline.predict(table(labels))["prediction"]
+        .to_numpy()
+    )
     logs = name in ("Poisson", "LogLinQuantile") or name.startswith("Tweedie")
     own = native(framework, params, labels)
     assert np.allclose(found, predicted(own, prediction_type="Exponent") if logs else predicted(own), rtol=1e-9)
@@ -266,7 +280,9 @@ def test_lightgbm_takes_numbers_as_categories_by_name() -> None:
     codes, means = RANDOM.integers(0, 12, N), RANDOM.permutation(12)
     data = pl.DataFrame({"k": codes, "z": X[:, 0], "y": means[codes] + 0.1 * X[:, 0]})
     rows = data.select("k", "z").to_numpy()
-    own = lightgbm.train(LIGHT, lightgbm.Dataset(rows, data["y"].to_numpy(), categorical_feature=[0]), ROUNDS).predict(rows)
+    own = lightgbm.train(LIGHT, lightgbm.Dataset(rows, data["y"].to_numpy(), categorical_feature=[0]), ROUNDS).predict(
+        rows
+    )
     for named in (["k"], "name:k", [0], "0"):
         found = fit(trainer("lightgbm", {"categorical_feature": named}), data).inference_pipeline.scores(data.lazy())
         assert (found == own).all(), named
@@ -372,7 +388,9 @@ def test_catboost_takes_its_own_callbacks_in_fit() -> None:
 def test_importance_of_a_column_is_the_total_gain_of_its_features(framework: str) -> None:
     flag, noise = RANDOM.choice(["yes", "no"], N), RANDOM.choice([f"n{i:02d}" for i in range(40)], N)
     data = pl.DataFrame({"flag": flag, "noise": noise, "y": 1.0 * (flag == "yes") + RANDOM.normal(size=N) * 0.2})
-    pipeline = fit(trainer(framework, {}, 30), data, train.Preprocessor([("onehot", OneHotEncoder())])).inference_pipeline
+    pipeline = fit(
+        trainer(framework, {}, 30), data, train.Preprocessor([("onehot", OneHotEncoder())])
+    ).inference_pipeline
     found = pipeline.importance()
     assert found["flag"] > found["noise"]
     model = pipeline.model.native

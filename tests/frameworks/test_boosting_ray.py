@@ -101,12 +101,18 @@ def test_xgboost_measures_all_rows(ray_session: Any, *, weights: bool) -> None:
     model, history = result.fitted_model, result.history
     for name, rows in (("train", data), ("test", test)):
         truth, weight = (rows["y"] == "yes").to_numpy(), rows["w"].to_numpy() if weights else None
-        matrix = xgboost.DMatrix(rows.select("a", "b", "c").to_numpy(), truth, weight=weight, feature_names=["a", "b", "c"])
+        matrix = xgboost.DMatrix(
+            rows.select("a", "b", "c").to_numpy(), truth, weight=weight, feature_names=["a", "b", "c"]
+        )
         for i in (0, history.height // 2):
             row, part = history.row(i, named=True), model[: i + 1]
             part.set_param([("eval_metric", metric) for metric in params["eval_metric"]])
             own = dict(one.split(":") for one in part.eval(matrix, "all").split()[1:])
             p = part.predict(matrix)
             for metric in params["eval_metric"]:
-                assert row[f"{name}-{metric}"] == pytest.approx(float(own[f"all-{metric}"]), abs=2e-5), (name, metric, i)
+                assert row[f"{name}-{metric}"] == pytest.approx(float(own[f"all-{metric}"]), abs=2e-5), (
+                    name,
+                    metric,
+                    i,
+                )
             assert row[f"{name}-gap"] == pytest.approx(np.median(p[truth]) - np.median(p[~truth]), rel=1e-5)

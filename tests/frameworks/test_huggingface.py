@@ -431,9 +431,17 @@ def test_models_of_other_default_labels_are_loaded_again(kind: str, targets: lis
     """Bart has three labels unless it is told, and `transformers` leaves two out of its file."""
     words = {**{word: i for i, word in enumerate(WORDS)}, "<s>": len(WORDS), "</s>": len(WORDS) + 1}
     tokenizer = transformers.BertTokenizerFast(vocab=words, eos_token="</s>", bos_token="<s>")
-    common = {"vocab_size": len(words), "d_model": 16, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 3}
+    common = {
+        "vocab_size": len(words),
+        "d_model": 16,
+        "pad_token_id": 0,
+        "eos_token_id": 3,
+        "decoder_start_token_id": 3,
+    }
     if kind == "bart":
-        layers = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 16))}
+        layers = {
+            f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 16))
+        }
         heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 32}
         model = transformers.BartModel(transformers.BartConfig(**common, **layers, **heads, bos_token_id=len(WORDS)))
     else:

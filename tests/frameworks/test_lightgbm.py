@@ -198,7 +198,9 @@ def work(rank: int, worker_addresses: list[str], shard: pl.DataFrame, folder: Pa
     target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
     rows = Rows.of(shard, shard.drop("score").schema, target)
     adapter = registry.framework("lightgbm")
-    context = TrainContext(rows, rows, target, rank=rank, world_size=len(worker_addresses), worker_addresses=worker_addresses)
+    context = TrainContext(
+        rows, rows, target, rank=rank, world_size=len(worker_addresses), worker_addresses=worker_addresses
+    )
     (folder / str(rank)).mkdir()
     adapter.save(adapter.train(context, {"min_data_in_leaf": 5}, 10), folder / str(rank))
     return {"model": (folder / str(rank) / "model.txt").read_bytes()}

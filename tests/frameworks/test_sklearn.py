@@ -169,7 +169,11 @@ def test_decisions_are_saved_and_served(tmp_path: Path) -> None:
     table = numbers().select("a", "b", "code")
     estimator = FixedThresholdClassifier(LogisticRegression(), threshold=0.9)
     pipeline = fit(estimator, "code").inference_pipeline
-    expected = clone(estimator).fit(table.select("a", "b").to_numpy(), table["code"].to_numpy()).predict(table.select("a", "b").to_numpy())
+    expected = (
+        clone(estimator)
+        .fit(table.select("a", "b").to_numpy(), table["code"].to_numpy())
+        .predict(table.select("a", "b").to_numpy())
+    )
     path = tmp_path / "d.rayline"
     pipeline.save(path)
     loaded = rl.load(path)
@@ -181,7 +185,9 @@ def test_decisions_are_saved_and_served(tmp_path: Path) -> None:
             rows = table.select("a", "b").head(n).to_dicts()
             answer = client.post("/predict", json={"rows": rows, "proba": True}).json()
             assert answer["predictions"] == expected[:n].tolist()
-            assert [p["1"] for p in answer["probabilities"]] == pipeline.predict_proba(table)["probability_1"].to_list()[:n]
+            assert [p["1"] for p in answer["probabilities"]] == pipeline.predict_proba(table)[
+                "probability_1"
+            ].to_list()[:n]
     finally:
         client.close()
 
@@ -254,7 +260,9 @@ def test_blocks_are_streamed() -> None:
     schema = table.select("a", "b").schema
     rows = Rows([lambda i=i: table[i * 100 : (i + 1) * 100] for i in range(3)], schema, target, None)
     told: list[Any] = []
-    context = TrainContext(rows, Rows.of(table, schema, target), target, seed=1, report=lambda i, m: told.append((i, m)) or i == 2)
+    context = TrainContext(
+        rows, Rows.of(table, schema, target), target, seed=1, report=lambda i, m: told.append((i, m)) or i == 2
+    )
     model = ADAPTER.train(context, SGDClassifier(), epochs=10)
     by_hand = SGDClassifier(random_state=1)
     for _ in range(3):
@@ -329,14 +337,16 @@ def is_loaded_again(estimator: Any, label: str, path: Path) -> None:
         table = table.with_columns(pl.col("a", "b").abs())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's remarks about default arguments
-        pipeline = train.SklearnTrainer(estimator, seed=0).fit(
-            None, table.select("a", "b", label), None, label, verbose=False
-        ).inference_pipeline
+        pipeline = (
+            train.SklearnTrainer(estimator, seed=0)
+            .fit(None, table.select("a", "b", label), None, label, verbose=False)
+            .inference_pipeline
+        )
         pipeline.save(path)
         loaded = rl.load(path)
         expected = pipeline.predict(table)
     assert loaded.predict(table).equals(expected)
-    assert (loaded.model.native.predict(table.select("a", "b").to_numpy(order="c")) is not None)
+    assert loaded.model.native.predict(table.select("a", "b").to_numpy(order="c")) is not None
 
 
 @pytest.mark.parametrize(
@@ -375,7 +385,12 @@ def test_every_estimator_is_loaded_again(name: str, kind: str, tmp_path: Path) -
             estimator = dict(all_estimators(kind))[name]()
     except TypeError:
         pytest.skip("it needs arguments")
-    outside = {"CCA", "PLSCanonical", "IsotonicRegression", "SelfTrainingClassifier"}  # one target, other widths, no default
+    outside = {
+        "CCA",
+        "PLSCanonical",
+        "IsotonicRegression",
+        "SelfTrainingClassifier",
+    }  # one target, other widths, no default
     if name in outside or name.startswith("MultiTask"):
         pytest.skip("it does not take one target of two features with default arguments")
     if name == "NuSVC":

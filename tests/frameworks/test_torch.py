@@ -152,7 +152,9 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
             save(tmp_path)
 
     ADAPTER.train(
-        context(table, test=table, checkpoint=keep, report=lambda iteration, metrics: iteration == 2), patience=3, **options
+        context(table, test=table, checkpoint=keep, report=lambda iteration, metrics: iteration == 2),
+        patience=3,
+        **options,
     )
     heard: list[int] = []
     again = context(table, test=table, resume=tmp_path, report=lambda iteration, metrics: bool(heard.append(iteration)))
@@ -536,7 +538,10 @@ def test_contract_on_ray(ray_session: Any) -> None:
 class CityEmbedding(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.city, self.out = torch.nn.Embedding(5, 3), torch.nn.Linear(4, 1)  # three cities, an unknown and a missing one
+        self.city, self.out = (
+            torch.nn.Embedding(5, 3),
+            torch.nn.Linear(4, 1),
+        )  # three cities, an unknown and a missing one
 
     def forward(self, city: Any, size: Any) -> Any:
         return self.out(torch.cat([self.city(city), size[:, None]], dim=1))

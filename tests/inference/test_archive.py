@@ -57,7 +57,9 @@ def test_what_is_too_large_is_refused_before_it_is_read(members: dict[str, bytes
     toy.pipeline().save(path)
     held = sum(map(len, members.values()))
     assert rl.load(path, max_bytes=held).predict(toy.table()).height == 40
-    with pytest.raises(rl.ArtifactError, match=rf"{held:,} bytes(.|\n)*max_bytes={held - 1:,}(.|\n)*max_bytes={held:_}"):
+    with pytest.raises(
+        rl.ArtifactError, match=rf"{held:,} bytes(.|\n)*max_bytes={held - 1:,}(.|\n)*max_bytes={held:_}"
+    ):
         rl.load(path, max_bytes=held - 1)
     for wrong in (0, -1, True, 1.5, "1 GB"):
         with pytest.raises(rl.ParameterError, match="max_bytes"):
@@ -95,7 +97,9 @@ def test_a_large_member_is_never_held_in_memory(members: dict[str, bytes], tmp_p
     small, path, n_bytes = tmp_path / "small", tmp_path / "x", 256_000_000
     toy.pipeline().save(small)
     listed = hostile.reseal({**members, "model/zeros": b""})
-    text = listed["manifest.json"].replace(b'"model/zeros": {"size_bytes": 0', b'"model/zeros": {"size_bytes": %d' % n_bytes)
+    text = listed["manifest.json"].replace(
+        b'"model/zeros": {"size_bytes": 0', b'"model/zeros": {"size_bytes": %d' % n_bytes
+    )
     assert text != listed["manifest.json"]
     resealed = hostile.sealed({**listed, "manifest.json": text})
     del resealed["model/zeros"]
@@ -169,7 +173,9 @@ def test_rights_are_respected_and_named() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "closed").mkdir(0o555)
-        done = subprocess.run([sys.executable, "-c", AS_NOBODY, folder], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, folder], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     first, second = done.stdout.splitlines()
     assert first == "/closed/x cannot be written: Permission denied."
     assert second == "/secret may not be read: Permission denied."

@@ -144,8 +144,12 @@ def test_a_markdown_card_has_its_plots_beside_it(tmp_path: Path) -> None:
 
 def test_shares_are_of_all_features_and_the_rest_is_said() -> None:
     random = np.random.default_rng(0)
-    table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(40)}).with_columns(y=pl.sum_horizontal(pl.all()))
-    result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=20).fit(None, table, target_columns="y", verbose=False)
+    table = pl.DataFrame({f"x{i}": random.normal(size=300) for i in range(40)}).with_columns(
+        y=pl.sum_horizontal(pl.all())
+    )
+    result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=20).fit(
+        None, table, target_columns="y", verbose=False
+    )
     text = model_card(result.inference_pipeline)
     shares = [float(share) for share in re.findall(r"\| x\d+ \| ([0-9.]+)% \|", text)]
     rest = float(re.findall(r"Shares of all 40 columns; those not shown have ([0-9.]+)% together", text)[0])

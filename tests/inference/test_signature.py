@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 ed25519 = pytest.importorskip(
-    "cryptography.hazmat.primitives.asymmetric.ed25519", reason="cryptography is not installed (pip install 'rayline[signing]')"
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    reason="cryptography is not installed (pip install 'rayline[signing]')",
 )
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -54,7 +55,9 @@ def rewritten(path: Path, **changes: bytes | None) -> None:
     with archive.opened(path) as members:
         held = {name: members.read(name) for name in members.sizes}
     held |= {name: content for name, content in changes.items() if content is not None}
-    path.write_bytes(hostile.as_file({name: content for name, content in held.items() if changes.get(name, b"") is not None}))
+    path.write_bytes(
+        hostile.as_file({name: content for name, content in held.items() if changes.get(name, b"") is not None})
+    )
 
 
 def test_nothing_else_is(saved: Path) -> None:

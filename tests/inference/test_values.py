@@ -30,7 +30,9 @@ N = 24
 TABLE = pl.DataFrame(
     {
         "day": [dt.date(2013, 1, 1) + dt.timedelta(days=i) for i in range(N)],
-        "zoned": pl.Series([dt.datetime(2013, 1, 1) + dt.timedelta(hours=i) for i in range(N)]).dt.replace_time_zone(str(NEW_YORK)),
+        "zoned": pl.Series([dt.datetime(2013, 1, 1) + dt.timedelta(hours=i) for i in range(N)]).dt.replace_time_zone(
+            str(NEW_YORK)
+        ),
         "local": [dt.datetime(2013, 1, 1) + dt.timedelta(days=i) for i in range(N)],
         "x": [float(i % 5) for i in range(N)],
         "k": pl.Series(range(N), dtype=pl.Int32),
@@ -44,7 +46,9 @@ ROW = TABLE.drop("y").row(3, named=True)
 def fitted(table: Any, stages: Any, target: str = "y") -> InferencePipeline:
     trainer = train.Trainer("least-squares")
     preprocessor = train.Preprocessor(stages)
-    return train.fit(trainer, preprocessor, train_dataset=table, target_columns=[target], verbose=False).inference_pipeline
+    return train.fit(
+        trainer, preprocessor, train_dataset=table, target_columns=[target], verbose=False
+    ).inference_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,11 @@ def predicted(pipeline: InferencePipeline, door: str, row: dict[str, Any]) -> fl
         ("local", "2013-12-25", dt.datetime(2013, 12, 25)),
         ("local", dt.date(2013, 12, 25), dt.datetime(2013, 12, 25)),
         ("zoned", "2013-11-03T01:30:00-05:00", dt.datetime(2013, 11, 3, 6, 30, tzinfo=dt.UTC)),
-        ("zoned", dt.datetime(2013, 11, 3, 1, 30, fold=1, tzinfo=NEW_YORK), dt.datetime(2013, 11, 3, 6, 30, tzinfo=dt.UTC)),
+        (
+            "zoned",
+            dt.datetime(2013, 11, 3, 1, 30, fold=1, tzinfo=NEW_YORK),
+            dt.datetime(2013, 11, 3, 6, 30, tzinfo=dt.UTC),
+        ),
         ("zoned", dt.datetime(2013, 3, 10, 2, 30, tzinfo=NEW_YORK), dt.datetime(2013, 3, 10, 7, 30, tzinfo=dt.UTC)),
     ],
 )
@@ -126,7 +134,9 @@ def test_dates_and_times_mean_the_same_at_every_door(
         ("k", 10**50),
     ],
 )
-def test_what_a_column_cannot_be_is_refused_at_every_door(pipeline: InferencePipeline, door: str, column: str, given: Any) -> None:
+def test_what_a_column_cannot_be_is_refused_at_every_door(
+    pipeline: InferencePipeline, door: str, column: str, given: Any
+) -> None:
     if given == 2**70 and door == "Arrow":
         pytest.skip("Arrow has no such integers")
     with pytest.raises(rl.RaylineError, match=column):
@@ -284,7 +294,9 @@ CATEGORIES: dict[str, list[Any]] = {
 def _categories(name: str) -> pd.DataFrame:
     values = CATEGORIES[name]
     codes = [i % len(values) for i in range(N)]
-    return pd.DataFrame({"c": pd.Categorical([values[i] for i in codes]), "x": np.arange(N) % 3.0, "y": np.array(codes, float)})
+    return pd.DataFrame(
+        {"c": pd.Categorical([values[i] for i in codes]), "x": np.arange(N) % 3.0, "y": np.array(codes, float)}
+    )
 
 
 @pytest.mark.parametrize("name", CATEGORIES)
@@ -413,7 +425,9 @@ def test_only_our_own_errors_get_out(pipeline: InferencePipeline, seed: int) -> 
         return [few[i] for i in random.integers(0, len(few), n)]
 
     names = [*ROW, "", "*", "^x$", "prediction", "caf\u00e9", 1]
-    hostile = {name: values() for name in random.permutation(np.array(names, dtype=object))[: int(random.integers(1, 4))]}
+    hostile = {
+        name: values() for name in random.permutation(np.array(names, dtype=object))[: int(random.integers(1, 4))]
+    }
     columns = {name: [value] * n for name, value in ROW.items()} | hostile
     tables: list[Any] = [[{name: column[i] for name, column in columns.items()} for i in range(n)], columns]
     with contextlib.suppress(TypeError, ValueError, OverflowError):  # where pandas takes it no better

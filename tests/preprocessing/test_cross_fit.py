@@ -138,7 +138,9 @@ def test_what_is_summed_is_equal_to_rounding(cv: Splitter) -> None:
 @pytest.mark.parametrize("cv", SPLITTERS, ids=repr)
 def test_held_out_rows_leave_not_a_bit(cv: Splitter) -> None:
     """The rows that a fold holds out, gone from the data: all the rest of the fold's work is the same to the byte."""
-    for (part, _), one in zip(cv.split(TABLE, target_columns=["y"]), MOMENTS.fit_folds(TABLE, cv, target_columns=["y"]), strict=True):
+    for (part, _), one in zip(
+        cv.split(TABLE, target_columns=["y"]), MOMENTS.fit_folds(TABLE, cv, target_columns=["y"]), strict=True
+    ):
         assert set(one["codes"].state["columns"]["group"]["categories"]) == set(part["group"].to_list())  # type: ignore[union-attr]
 
 

@@ -66,7 +66,9 @@ TWO_LEVELS = [
 
 def fitter(data: pl.DataFrame, folds: Sequence[FoldCells] = FOLDS) -> FoldFitter:
     engine = LocalEngine()
-    return FoldFitter(engine, data, schema_check.readable(engine.schema(data)), cells, folds, targets=["late"], beside=["fold"])
+    return FoldFitter(
+        engine, data, schema_check.readable(engine.schema(data)), cells, folds, targets=["late"], beside=["fold"]
+    )
 
 
 def same(a: Any, b: Any) -> bool:
@@ -106,7 +108,9 @@ def test_any_slices(seed: int) -> None:
     folds = fitter(data)
     for k in range(5):
         direct = Preprocessor(ONE_SCAN).fit(data.filter(pl.col("fold") != k).drop("fold"), target_columns=["late"])
-        assert same(learned(folds.fit(k, Preprocessor(ONE_SCAN).leaves).leaves), [s.to_json() for _, s in direct.leaves])
+        assert same(
+            learned(folds.fit(k, Preprocessor(ONE_SCAN).leaves).leaves), [s.to_json() for _, s in direct.leaves]
+        )
 
 
 @pytest.mark.parametrize("stages", [ONE_SCAN, TWO_LEVELS])

@@ -52,7 +52,9 @@ def test_numbers_as_scikit_learn(ours: Stage, theirs: Any) -> None:
     mine = pl.DataFrame(there, schema=list(fitted.output_schema)).cast(dict(fitted.output_schema))  # type: ignore[arg-type]
     if isinstance(ours, stages.PCA):  # the sign of a component is a convention
         mine = fitted.transform(table)
-    tolerance = 1e-5 if isinstance(ours, stages.PowerTransformer) else 1e-9  # scikit-learn's λ has an error of some 1e-8
+    tolerance = (
+        1e-5 if isinstance(ours, stages.PowerTransformer) else 1e-9
+    )  # scikit-learn's λ has an error of some 1e-8
     np.testing.assert_allclose(
         fitted.inverse_transform(mine).to_numpy(), theirs.inverse_transform(there), rtol=tolerance, atol=tolerance
     )

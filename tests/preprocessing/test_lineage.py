@@ -63,7 +63,9 @@ def test_of_combined_columns_and_the_elements_of_vectors() -> None:
 
 
 def test_hashed_text_has_numbered_elements() -> None:
-    p = fitted(("hash", stages.HashingVectorizer(["note"], n_features=4)), ("drop", stages.DropColumns(["a", "b", "c"])))
+    p = fitted(
+        ("hash", stages.HashingVectorizer(["note"], n_features=4)), ("drop", stages.DropColumns(["a", "b", "c"]))
+    )
     assert p.feature_names_out == ["note_0", "note_1", "note_2", "note_3"]
     assert len(p.feature_names_out) == p.transform(TABLE)["note"].struct.field("size")[0]
 

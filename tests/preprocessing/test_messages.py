@@ -16,7 +16,12 @@ from rayline import data, train
 from rayline.stages import DropColumns, Log, OneHotEncoder, SimpleImputer, StandardScaler
 
 TABLE = pl.DataFrame(
-    {"age": [20.0, None, 41.5, 33.0] * 5, "city": ["Oslo", "Rome"] * 10, "late": ["yes", "no"] * 10, "y": [float(i) for i in range(20)]}
+    {
+        "age": [20.0, None, 41.5, 33.0] * 5,
+        "city": ["Oslo", "Rome"] * 10,
+        "late": ["yes", "no"] * 10,
+        "y": [float(i) for i in range(20)],
+    }
 )
 STAGES: Any = [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())]
 

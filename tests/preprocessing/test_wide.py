@@ -32,7 +32,9 @@ def test_five_thousand_columns() -> None:
     run(row)
     again = train.Preprocessor.from_json(json.loads(json.dumps(p.to_json())))
     assert len(p.lineage) == 5_000
-    assert time.process_time() - began < 30, "measured: 5 s of one core; by the square of the columns it would be an hour"
+    assert time.process_time() - began < 30, (
+        "measured: 5 s of one core; by the square of the columns it would be an hour"
+    )
     values = table.to_numpy()
     values = np.where(np.isnan(values), np.nanmean(values, axis=0), values)
     assert np.allclose(result.to_numpy(), (values - values.mean(axis=0)) / values.std(axis=0), atol=1e-9)

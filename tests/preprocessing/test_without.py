@@ -83,10 +83,16 @@ def test_a_fit_without_targets_trains_on_ray(kind: str, ray_session: Any, tmp_pa
 
 SEVERAL = [
     ("standardized", [("a", StandardScaler()), ("b", stages.PolynomialFeatures()), ("c", StandardScaler())]),
-    ("derived", [("a", OneHotEncoder()), ("b", stages.MissingIndicator(features="all")), ("c", StandardScaler(cs.integer()))]),
+    (
+        "derived",
+        [("a", OneHotEncoder()), ("b", stages.MissingIndicator(features="all")), ("c", StandardScaler(cs.integer()))],
+    ),
     ("selected", [("a", StandardScaler(cs.numeric())), ("b", stages.SelectColumns(cs.float()))]),
     ("vector", [("a", StandardScaler()), ("b", stages.Concatenator())]),
-    ("filtered", [("a", stages.VarianceThreshold()), ("b", stages.DropRows(where=pl.col("age") > 45)), ("c", SimpleImputer())]),
+    (
+        "filtered",
+        [("a", stages.VarianceThreshold()), ("b", stages.DropRows(where=pl.col("age") > 45)), ("c", SimpleImputer())],
+    ),
     ("rows of the target", [("rows", stages.DropRows(where=["==", ["col", "labels"], 0])), ("c", StandardScaler())]),
 ]
 
@@ -127,7 +133,9 @@ DEPENDS = [
 
 @pytest.mark.parametrize("chain", DEPENDS, ids=lambda chain: " ".join(type(stage).__name__ for _, stage in chain))
 def test_what_depends_on_a_target_is_refused(chain: list[Any]) -> None:
-    data = table("integers").with_columns(pl.col("age").fill_null(1.0) if chain[0][1].__class__ is stages.PCA else "age")
+    data = table("integers").with_columns(
+        pl.col("age").fill_null(1.0) if chain[0][1].__class__ is stages.PCA else "age"
+    )
     fitted = train.Preprocessor(chain).fit(data)
     before = fitted.to_json()
     with pytest.raises(rl.SchemaError, match="'labels'") as caught:

@@ -42,7 +42,11 @@ def table(rows: int = 600, seed: int = 0) -> pl.DataFrame:
 
 @pytest.fixture(scope="session")
 def pipeline() -> InferencePipeline:
-    stages = [("impute", SimpleImputer(["distance"])), ("scale", MinMaxScaler(["distance"])), ("onehot", OneHotEncoder())]
+    stages = [
+        ("impute", SimpleImputer(["distance"])),
+        ("scale", MinMaxScaler(["distance"])),
+        ("onehot", OneHotEncoder()),
+    ]
     trainer = train.XGBoostTrainer({"objective": "binary:logistic", "seed": 0}, num_boost_round=5)
     result = train.fit(
         trainer, train.Preprocessor(stages), train_dataset=table(), target_columns=["late"], verbose=False

@@ -27,11 +27,33 @@ from .test_limits import stream
 def test_a_server_of_this_machine_is_asked_as_localhost(make_client: Any, pipeline: InferencePipeline) -> None:
     options = Options("flights", allowed_hosts=("Late.example.com",)).at("127.0.0.1")
     client = make_client(pipeline, **{name: getattr(options, name) for name in ("name", "allowed_hosts")})
-    own = ("localhost", "localhost:8080", "127.0.0.1:1", "[::1]", "[::1]:80", "LOCALHOST.", "late.example.com", "late.example.com:443")
-    foreign = ("evil.example.com", "127.0.0.1.evil.com:8080", "localhost.evil.com", "evil.com:localhost", "", "[::2]", "late.example.com.evil.com")
+    own = (
+        "localhost",
+        "localhost:8080",
+        "127.0.0.1:1",
+        "[::1]",
+        "[::1]:80",
+        "LOCALHOST.",
+        "late.example.com",
+        "late.example.com:443",
+    )
+    foreign = (
+        "evil.example.com",
+        "127.0.0.1.evil.com:8080",
+        "localhost.evil.com",
+        "evil.com:localhost",
+        "",
+        "[::2]",
+        "late.example.com.evil.com",
+    )
     for host in (*own, *foreign):
         expected = 200 if host in own else 421
-        for method, path, more in (("POST", "/predict", {"json": rows(1)}), ("GET", "/", {}), ("GET", "/openapi.json", {}), ("GET", "/metrics", {})):
+        for method, path, more in (
+            ("POST", "/predict", {"json": rows(1)}),
+            ("GET", "/", {}),
+            ("GET", "/openapi.json", {}),
+            ("GET", "/metrics", {}),
+        ):
             assert client.ask(method, path, headers={"host": host}, **more).status_code == expected, host
         assert client.get("/health", headers={"host": host}).status_code == 200  # says nothing
     twice = [("host", "localhost"), ("host", "evil.example.com")]
@@ -59,7 +81,9 @@ def test_a_server_of_this_machine_is_asked_as_localhost(make_client: Any, pipeli
         ({"sec-fetch-site": "same-site", "origin": "http://here"}, 403),
     ],
 )
-def test_pages_of_other_sites_may_not_post(make_client: Any, pipeline: InferencePipeline, headers: dict[str, str], status: int) -> None:
+def test_pages_of_other_sites_may_not_post(
+    make_client: Any, pipeline: InferencePipeline, headers: dict[str, str], status: int
+) -> None:
     client = make_client(pipeline)
     assert client.post("/predict", json=rows(1), headers=headers).status_code == status
     assert client.ask("PUT", "/extra", headers=headers).status_code == (403 if status == 403 else 404)
@@ -67,12 +91,20 @@ def test_pages_of_other_sites_may_not_post(make_client: Any, pipeline: Inference
 
 def test_pages_of_allowed_hosts_may_post(make_client: Any, pipeline: InferencePipeline) -> None:
     client = make_client(pipeline, allowed_hosts=("here", "app.example.com"))
-    for headers in ({"sec-fetch-site": "cross-site", "origin": "https://app.example.com"}, {"origin": "https://app.example.com:444"}):
+    for headers in (
+        {"sec-fetch-site": "cross-site", "origin": "https://app.example.com"},
+        {"origin": "https://app.example.com:444"},
+    ):
         assert client.post("/predict", json=rows(1), headers=headers).status_code == 200
-    assert client.post("/predict", json=rows(1), headers={"origin": "https://app.example.com.evil.com"}).status_code == 403
+    assert (
+        client.post("/predict", json=rows(1), headers={"origin": "https://app.example.com.evil.com"}).status_code == 403
+    )
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"],
+)
 def test_what_any_page_may_post_is_refused(client: Client, kind: str) -> None:
     body = json.dumps(rows(1))
     for path in ("/predict", "/v1/models/flights:predict", "/v2/models/flights/infer"):
@@ -91,7 +123,9 @@ def test_no_answer_sends_a_client_elsewhere(client: Client, path: str) -> None:
 
 
 def of_type(dtype: pl.DataType) -> InferencePipeline:
-    return InferencePipeline(None, Model("serve-odd", 0.0, {"x": dtype}, Target(("y",), Task.REGRESSION, (pl.Float64(),))))
+    return InferencePipeline(
+        None, Model("serve-odd", 0.0, {"x": dtype}, Target(("y",), Task.REGRESSION, (pl.Float64(),)))
+    )
 
 
 def test_infinity_is_refused_however_it_comes(make_client: Any) -> None:
@@ -102,7 +136,9 @@ def test_infinity_is_refused_however_it_comes(make_client: Any) -> None:
     assert [(p["row"], p["column"]) for p in answer.json()["problems"]] == [(1, "x"), (2, "x")]
     assert client.post("/predict", content=b'[{"x": 1e400}]').status_code == 422
     blob = np.array([np.inf]).tobytes()
-    head = json.dumps({"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "parameters": {"binary_data_size": 8}}]}).encode()
+    head = json.dumps(
+        {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "parameters": {"binary_data_size": 8}}]}
+    ).encode()
     length = {"inference-header-content-length": str(len(head))}
     assert client.post("/v2/models/model/infer", content=head + blob, headers=length).status_code == 422
     json_tensor = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [0]}]}
@@ -124,7 +160,9 @@ def test_infinity_is_refused_however_it_comes(make_client: Any) -> None:
     ],
 )
 def test_tensors_hold_what_their_type_holds(make_client: Any, kind: str, wrong: list[Any], right: list[Any]) -> None:
-    client = make_client(of_type(pl.Boolean() if kind == "BOOL" else pl.Float64() if kind.startswith("FP") else pl.Int64()))
+    client = make_client(
+        of_type(pl.Boolean() if kind == "BOOL" else pl.Float64() if kind.startswith("FP") else pl.Int64())
+    )
     for value, expected in [(v, 400) for v in wrong] + [(v, 200) for v in right]:
         for n in (1, 100):  # as rows, and as a table
             body = {"inputs": [{"name": "x", "datatype": kind, "shape": [n], "data": [value] * n}]}
@@ -149,7 +187,12 @@ def test_nothing_that_is_sent_is_dropped(make_client: Any, client: Client) -> No
     packed = {"content-encoding": "gzip"}
     assert odd_client.post("/predict", content=arrow, headers=ARROW).status_code == 200
     assert odd_client.post("/predict", content=zipped, headers=packed).status_code == 200
-    for content, headers in ((arrow + arrow, ARROW), (arrow + b"x", ARROW), (zipped + zipped, packed), (zipped + b"x", packed)):
+    for content, headers in (
+        (arrow + arrow, ARROW),
+        (arrow + b"x", ARROW),
+        (zipped + zipped, packed),
+        (zipped + b"x", packed),
+    ):
         answer = odd_client.post("/predict", content=content, headers=headers)
         assert answer.status_code == 400
         assert "follow" in answer.json()["error"]

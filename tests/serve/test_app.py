@@ -164,13 +164,20 @@ def test_v2_bytes(client: Client, pipeline: InferencePipeline) -> None:
     proba = np.frombuffer(answer.content[length + outputs[0]["parameters"]["binary_data_size"] :], dtype="<f8")
     assert proba.tolist() == [p for row in pipeline.predict_proba(frame).rows() for p in row]
     for size in (0, len(head) + 1_000_000):
-        bad = client.post("/v2/models/flights/infer", content=head, headers={"inference-header-content-length": str(size)})
+        bad = client.post(
+            "/v2/models/flights/infer", content=head, headers={"inference-header-content-length": str(size)}
+        )
         assert bad.status_code == 400
 
 
 def test_v2_metadata_and_health(client: Client) -> None:
     assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/flights/ready", "/v2/models/flights/versions/1/ready"):
+    for path in (
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/flights/ready",
+        "/v2/models/flights/versions/1/ready",
+    ):
         assert client.get(path).status_code == 200
     about = client.get("/v2/models/flights").json()
     assert {i["name"]: i["datatype"] for i in about["inputs"]} == {
@@ -205,12 +212,19 @@ def test_bad_rows_are_told_row_by_row(client: Client) -> None:
     answer = client.post("/predict", json=asked)
     assert answer.status_code == 422
     assert answer.json()["problems"] == [
-        {"row": 1, "column": "hour", "problem": f'expected a whole number from {-(2**63)} to {2**63 - 1} or null; got "noon"'},
+        {
+            "row": 1,
+            "column": "hour",
+            "problem": f'expected a whole number from {-(2**63)} to {2**63 - 1} or null; got "noon"',
+        },
         {"row": 2, "column": "carrier", "problem": "missing"},
     ]
 
 
-@pytest.mark.parametrize("body", [[], {}, "x", 1, None, {"rows": {}}, {"columns": []}, {"columns": {"hour": [1]}}, {"rows": [], "columns": {}}])
+@pytest.mark.parametrize(
+    "body",
+    [[], {}, "x", 1, None, {"rows": {}}, {"columns": []}, {"columns": {"hour": [1]}}, {"rows": [], "columns": {}}],
+)
 def test_no_rows(client: Client, body: Any) -> None:
     assert client.post("/predict", content=json.dumps(body)).status_code == 422
 
@@ -226,7 +240,9 @@ def test_malformed_and_large_bodies(make_client: Any, pipeline: InferencePipelin
 
     assert client.post("/predict", content=parts()).status_code == 413
     packed = {"content-encoding": "gzip"}
-    assert client.post("/predict", content=gzip.compress(json.dumps(rows(1)).encode()), headers=packed).status_code == 200
+    assert (
+        client.post("/predict", content=gzip.compress(json.dumps(rows(1)).encode()), headers=packed).status_code == 200
+    )
     assert client.post("/predict", content=gzip.compress(b" " * 100_000), headers=packed).status_code == 413
     assert client.post("/predict", content=b"[]", headers=packed).status_code == 400
     assert client.post("/predict", content=b"[]", headers={"content-encoding": "br"}).status_code == 415
@@ -340,7 +356,14 @@ def test_names_in_the_page_are_escaped(make_client: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": "a/b"}, {"name": ""}, {"max_batch_size": 0}, {"max_queued_requests": True}, {"request_timeout_s": 0}, {"token": "a\nb"}],
+    [
+        {"name": "a/b"},
+        {"name": ""},
+        {"max_batch_size": 0},
+        {"max_queued_requests": True},
+        {"request_timeout_s": 0},
+        {"token": "a\nb"},
+    ],
 )
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):

@@ -27,8 +27,17 @@ def port(pipeline: InferencePipeline) -> Iterator[int]:
 
 BODY = json.dumps(rows(2)).encode()
 OFFERS = {
-    "java": ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA"],
-    "websocket": ["connection: keep-alive, Upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: x3JJHMbDL1EzLkh9GBhXDw=="],
+    "java": [
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    ],
+    "websocket": [
+        "connection: keep-alive, Upgrade",
+        "upgrade: websocket",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: x3JJHMbDL1EzLkh9GBhXDw==",
+    ],
     "twice": ["connection: upgrade", "connection: keep-alive", "upgrade: h2c", "upgrade: websocket"],
     "anything": ["connection: upgrade", "upgrade: TLS/1.0"],
 }
@@ -60,7 +69,12 @@ def test_a_request_that_offers_another_protocol_keeps_its_body(port: int, offer:
     sent = post("/predict", body, *OFFERS[offer])
     expected = ask(port, post("/predict", body))
     at = sent.index(b"\r\n\r\n") + 4
-    for parts in ([sent], [sent[:at], sent[at:]], [sent[:at] + sent[at : at + 1], sent[at + 1 :]], [sent[:30], sent[30:]]):
+    for parts in (
+        [sent],
+        [sent[:at], sent[at:]],
+        [sent[:at] + sent[at : at + 1], sent[at + 1 :]],
+        [sent[:30], sent[30:]],
+    ):
         assert ask(port, *parts) == expected
     head = "\r\n".join(["POST /predict HTTP/1.1", "host: here", "transfer-encoding: chunked", *OFFERS[offer]]).encode()
     chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
@@ -70,7 +84,9 @@ def test_a_request_that_offers_another_protocol_keeps_its_body(port: int, offer:
 
 
 def test_a_proxy_is_what_it_is_not(port: int) -> None:
-    assert statuses(say(port, b"CONNECT here:80 HTTP/1.1\r\nhost: here\r\n\r\n", b"GET /health HTTP/1.1\r\nhost: here\r\n\r\n")) == [400]
+    assert statuses(
+        say(port, b"CONNECT here:80 HTTP/1.1\r\nhost: here\r\n\r\n", b"GET /health HTTP/1.1\r\nhost: here\r\n\r\n")
+    ) == [400]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +111,11 @@ def test_a_refused_body_that_waits_for_leave_ends_the_connection(port: int) -> N
     assert statuses(say(port, head, follows + b"x" * 40 + follows, pause_s=0.1, close=False)) == [404]
     asked = post("/predict", BODY, "expect: 100-continue")
     at = asked.index(b"\r\n\r\n") + 4
-    assert statuses(say(port, asked[:at], asked[at:], b"GET / HTTP/9\r\n\r\n", pause_s=0.3, close=False)) == [100, 200, 400]
+    assert statuses(say(port, asked[:at], asked[at:], b"GET / HTTP/9\r\n\r\n", pause_s=0.3, close=False)) == [
+        100,
+        200,
+        400,
+    ]
 
 
 @pytest.mark.parametrize("size", [2_000_001, 30_000_000])
@@ -106,7 +126,9 @@ def test_a_body_that_is_too_long_is_answered(port: int, size: int) -> None:
         assert answer.endswith(b'"}')
     chunked = b"POST /predict HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n" % size
     assert statuses(say(port, chunked, b" " * size, close=False)) == [413]
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:  # one that never stops is heard for a while
+    with socket.create_connection(
+        ("127.0.0.1", port), timeout=20
+    ) as connection:  # one that never stops is heard for a while
         connection.sendall(b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 999999999999\r\n\r\n")
         started = time.monotonic()
         with contextlib.suppress(ConnectionError):
@@ -121,6 +143,13 @@ def test_a_long_head_in_one_packet_is_refused(port: int) -> None:
     for n in (70_000, 200_000):
         for line in (b"x: " + b"a" * n, b"\r\n".join(b"x%d: a" % i for i in range(n // 10))):
             for body in (b"", b"x" * 10):
-                answer = say(port, b"POST /predict HTTP/1.1\r\nhost: here\r\n" + line + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body, close=False)
+                answer = say(
+                    port,
+                    b"POST /predict HTTP/1.1\r\nhost: here\r\n"
+                    + line
+                    + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+                    + body,
+                    close=False,
+                )
                 assert statuses(answer) == [431]
     assert ask(port, b"GET /health HTTP/1.1\r\nhost: here\r\nx: " + b"a" * 60_000 + b"\r\n\r\n")[0][0] == 200

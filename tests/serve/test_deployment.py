@@ -139,7 +139,9 @@ def test_the_url_of_a_deployment_that_goes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _opposite() -> InferencePipeline:
     """A model for the same rows that has learned the opposite."""
-    data = table(900, 7).with_columns(late=pl.when(pl.col("late") == "late").then(pl.lit("on time")).otherwise(pl.lit("late")))
+    data = table(900, 7).with_columns(
+        late=pl.when(pl.col("late") == "late").then(pl.lit("on time")).otherwise(pl.lit("late"))
+    )
     stages = [("impute", SimpleImputer(["distance"])), ("onehot", OneHotEncoder())]
     trainer = train.XGBoostTrainer({"objective": "binary:logistic", "seed": 1}, num_boost_round=40)
     result = train.fit(trainer, train.Preprocessor(stages), train_dataset=data, target_columns=["late"], verbose=False)
@@ -159,7 +161,9 @@ class _Asking:
             while not self.stop.is_set():
                 try:
                     answer = client.post(f"{self.url}/predict", json=self.body)
-                    self.answers.append(answer.json() if answer.status_code == 200 else (answer.status_code, answer.text))
+                    self.answers.append(
+                        answer.json() if answer.status_code == 200 else (answer.status_code, answer.text)
+                    )
                 except (httpx.TransportError, ValueError) as error:
                     self.answers.append(error)
 
@@ -239,7 +243,9 @@ def test_protocols_and_strange_clients(ray_session: Any, pipeline: InferencePipe
         expected = pipeline.predict(frame)["prediction"].to_list()
         with httpx.Client(headers={"authorization": "Bearer s3cret"}, timeout=60) as client:
             assert client.post(f"{url}/predict", json=asked).json() == {"predictions": expected}
-            assert client.post(f"{url}/v1/models/flights:predict", json={"instances": asked}).json() == {"predictions": expected}
+            assert client.post(f"{url}/v1/models/flights:predict", json={"instances": asked}).json() == {
+                "predictions": expected
+            }
             answer = client.post(f"{url}/v2/models/flights/infer", json={"inputs": tensors(frame)}).json()
             assert answer["outputs"][0]["data"] == expected
             sink = pa.BufferOutputStream()
@@ -267,7 +273,10 @@ def test_protocols_and_strange_clients(ray_session: Any, pipeline: InferencePipe
             with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
                 connection.sendall(request)
                 assert statuses(heard(connection, b"}")) == [status]
-        assert httpx.post(f"{url}/predict", json=asked, headers={"origin": "https://evil.example.com"}).status_code in (401, 403)
+        assert httpx.post(f"{url}/predict", json=asked, headers={"origin": "https://evil.example.com"}).status_code in (
+            401,
+            403,
+        )
         whole = post("/air/predict", json.dumps(asked).encode(), "authorization: Bearer s3cret")
         for _ in range(40):
             noise, at = dice.randbytes(dice.choice([1, 300, 5000])), dice.randrange(len(whole))
@@ -312,10 +321,19 @@ def test_the_configuration_can_be_deployed(tmp_path: Path, pipeline: InferencePi
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    deploy_config(tmp_path / "flights.rayline", tmp_path / "serve.yaml", name="flights", port=port, ray_actor_options={"num_cpus": 0.5})
+    deploy_config(
+        tmp_path / "flights.rayline",
+        tmp_path / "serve.yaml",
+        name="flights",
+        port=port,
+        ray_actor_options={"num_cpus": 0.5},
+    )
     environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, "-m", "ray.serve.scripts", "run", str(tmp_path / "serve.yaml")]
-    with open(tmp_path / "log", "wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+    with (
+        open(tmp_path / "log", "wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
         try:
             until = time.monotonic() + 120
             while True:
@@ -340,7 +358,13 @@ def test_the_configuration_can_be_deployed(tmp_path: Path, pipeline: InferencePi
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"num_replicas": 0}, {"num_replicas": 1, "autoscaling": {}}, {"route_prefix": "late"}, {"port": 0}, {"name": "a b"}],
+    [
+        {"num_replicas": 0},
+        {"num_replicas": 1, "autoscaling": {}},
+        {"route_prefix": "late"},
+        {"port": 0},
+        {"name": "a b"},
+    ],
 )
 def test_arguments_are_checked_before_anything_starts(wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):

@@ -37,7 +37,16 @@ BODIES = [
     b'{"inputs": [{"name": "distance", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": -1}}]}',
     b'{"inputs": [{"name": null, "shape": [], "datatype": [], "data": {}}], "outputs": [{"name": 1}], "id": {}}',
 ]  # fmt: skip
-TYPES = [None, "application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ARROW, "\xff", ""]
+TYPES = [
+    None,
+    "application/json",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    ARROW,
+    "\xff",
+    "",
+]
 
 
 def fine(answer: Any) -> None:
@@ -57,14 +66,33 @@ def test_bodies(client: Client, path: str) -> None:
 
 
 def test_every_path_and_method(client: Client) -> None:
-    paths = [*sorted(client.app._paths), "/docs", "/openapi.json", "/nothing", "/v2/models/other/infer", "/v1/", "//", "/%00", "/predict/"]
-    requests = [(m, p, {"content": b"[NaN]"}) for p in paths for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW")]
+    paths = [
+        *sorted(client.app._paths),
+        "/docs",
+        "/openapi.json",
+        "/nothing",
+        "/v2/models/other/infer",
+        "/v1/",
+        "//",
+        "/%00",
+        "/predict/",
+    ]
+    requests = [
+        (m, p, {"content": b"[NaN]"})
+        for p in paths
+        for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW")
+    ]
     for answer in client.all(requests):
         fine(answer)
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(codec="utf-8")) | st.sampled_from(["AA", "B6"]),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(st.characters(codec="utf-8"))
+    | st.sampled_from(["AA", "B6"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
@@ -83,7 +111,9 @@ asked = st.one_of(
     st.fixed_dictionaries({"rows": st.lists(columns | values, max_size=3)}, optional={"proba": values}),
     st.fixed_dictionaries({"columns": st.dictionaries(names, st.lists(values, max_size=2), max_size=4) | values}),
     st.fixed_dictionaries({"instances": st.lists(columns | st.lists(values, max_size=4), max_size=3) | values}),
-    st.fixed_dictionaries({"inputs": st.lists(tensor, max_size=4)}, optional={"outputs": st.lists(tensor) | values, "id": values}),
+    st.fixed_dictionaries(
+        {"inputs": st.lists(tensor, max_size=4)}, optional={"outputs": st.lists(tensor) | values, "id": values}
+    ),
 )
 
 
@@ -113,5 +143,7 @@ def test_damaged_binary_bodies(client: Client) -> None:
             damaged = bytearray(body)
             for _ in range(dice.choice([1, 3, 30])):
                 damaged[dice.randrange(len(damaged))] = dice.randrange(256)
-            answer = client.post(path, content=bytes(damaged[: dice.choice([len(body), dice.randrange(len(body))])]), headers=headers)
+            answer = client.post(
+                path, content=bytes(damaged[: dice.choice([len(body), dice.randrange(len(body))])]), headers=headers
+            )
             assert 200 <= answer.status_code < 500, bytes(damaged)

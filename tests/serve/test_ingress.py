@@ -100,7 +100,9 @@ def behind(tmp_path: Path) -> Iterator[Callable[..., Behind]]:
 
             port, ports, path = free_port(), [free_port() for _ in range(n_servers)], tmp_path / "haproxy.cfg"
             environment = {**os.environ, **ingress._environment(str(tmp_path), "127.0.0.1")}
-            subprocess.run([sys.executable, "-c", CONFIGURE, str(path), *map(str, [port, *ports])], env=environment, check=True)
+            subprocess.run(
+                [sys.executable, "-c", CONFIGURE, str(path), *map(str, [port, *ports])], env=environment, check=True
+            )
             libraries = {**os.environ, "LD_LIBRARY_PATH": str(BINARY.parent / "lib")}
             made = Behind(port, start, ports)
             stack.callback(lambda: [(s.kill(), s.wait()) for s in made.servers.values()])
@@ -206,7 +208,9 @@ def test_sockets_fit_whatever_the_directory_for_temporary_files(deep: Path) -> N
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_it_runs_with_a_long_directory_for_temporary_files(deep: Path, tmp_path: Path, pipeline: InferencePipeline) -> None:
+def test_it_runs_with_a_long_directory_for_temporary_files(
+    deep: Path, tmp_path: Path, pipeline: InferencePipeline
+) -> None:
     """In a process of its own: Ray starts there. Its ports for statistics are open to this machine only."""
     pipeline.save(tmp_path / "flights.rayline")
     script = """

@@ -110,7 +110,9 @@ def refused_requests() -> list[tuple[str, bytes, dict[str, str]]]:
 
     bad = [{"distance": "far", "hour": 1, "carrier": "AA", "weekend": True}] * 2000
     columns = {name: [[]] * 4000 for name in ("distance", "hour", "carrier", "weekend")}
-    arrow = pa.table({"distance": ["far"] * 3000, "hour": [1] * 3000, "carrier": ["AA"] * 3000, "weekend": [True] * 3000})
+    arrow = pa.table(
+        {"distance": ["far"] * 3000, "hour": [1] * 3000, "carrier": ["AA"] * 3000, "weekend": [True] * 3000}
+    )
     tensor = [{**t, "datatype": "FP65"} for t in tensors(table(3, 3).drop("late"))]
     zipped = {"content-encoding": "gzip"}
     return [
@@ -223,7 +225,9 @@ def test_a_client_that_goes_takes_its_work_along() -> None:
     served.pipeline.__dict__["scores"] = lambda rows: seen.append(1) or scores(rows)
 
     async def ask() -> None:
-        messages = iter([{"type": "http.request", "body": json.dumps([{"x": 1}] * 100).encode()}, {"type": "http.disconnect"}])
+        messages = iter(
+            [{"type": "http.request", "body": json.dumps([{"x": 1}] * 100).encode()}, {"type": "http.disconnect"}]
+        )
 
         async def receive() -> Any:
             return next(messages)
@@ -251,7 +255,13 @@ BOMBS = {
     "boolean": lambda n: pa.table({"x": pa.array(np.zeros(n, dtype=bool))}),
     "a list of nulls": lambda n: pa.table({"x": pa.ListArray.from_arrays([0, n], pa.nulls(n))}),
     "a fixed list of nulls": lambda n: pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.nulls(n), n)}),
-    "fixed size 0": lambda n: pa.table({"x": pa.FixedSizeListArray.from_buffers(pa.list_(pa.float64(), 0), n, [None], children=[pa.array([], pa.float64())])}),
+    "fixed size 0": lambda n: pa.table(
+        {
+            "x": pa.FixedSizeListArray.from_buffers(
+                pa.list_(pa.float64(), 0), n, [None], children=[pa.array([], pa.float64())]
+            )
+        }
+    ),
     "a struct": lambda n: pa.table({"x": pa.StructArray.from_buffers(pa.struct([]), n, [None])}),
     "runs": lambda n: pa.table({"x": pa.RunEndEncodedArray.from_arrays(pa.array([n], pa.int32()), pa.array([1.0]))}),
 }
@@ -285,7 +295,9 @@ def test_ordinary_arrow_streams_are_read(make_client: Any, client: Client, pipel
         arrow,
         frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
         arrow.set_column(2, "carrier", arrow["carrier"].cast(pa.string()).dictionary_encode()),
-        arrow.append_column("other", pa.array([None] * 20_000, pa.decimal256(50, 2))),  # Polars cannot read it: nobody asks it to
+        arrow.append_column(
+            "other", pa.array([None] * 20_000, pa.decimal256(50, 2))
+        ),  # Polars cannot read it: nobody asks it to
         arrow.append_column("other", pa.nulls(20_000)),
     ):
         answer = client.post("/predict", content=stream(sent), headers=ARROW)
@@ -300,7 +312,9 @@ def test_ordinary_arrow_streams_are_read(make_client: Any, client: Client, pipel
 PANIC = pl.exceptions.PanicException("attempt to panic")
 
 
-@pytest.mark.parametrize("error", [PANIC, SystemExit(3), MemoryError("too much"), RecursionError("too deep"), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [PANIC, SystemExit(3), MemoryError("too much"), RecursionError("too deep"), GeneratorExit()], ids=repr
+)
 @pytest.mark.parametrize("n", [1, 100])
 def test_whatever_is_raised_is_answered_and_counted(make_client: Any, error: BaseException, n: int) -> None:
     client = make_client(raises(error))
@@ -310,7 +324,17 @@ def test_whatever_is_raised_is_answered_and_counted(make_client: Any, error: Bas
     assert 'code="500"} 1' in client.get("/metrics").text
 
 
-@pytest.mark.parametrize("kind", [pa.decimal256(50, 2), pa.list_(pa.float64(), 0), pa.run_end_encoded(pa.int32(), pa.float64()), pa.binary(0), pa.uint64()], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.decimal256(50, 2),
+        pa.list_(pa.float64(), 0),
+        pa.run_end_encoded(pa.int32(), pa.float64()),
+        pa.binary(0),
+        pa.uint64(),
+    ],
+    ids=str,
+)
 def test_columns_that_cannot_be_read_are_refused(make_client: Any, kind: pa.DataType) -> None:
     client = make_client(odd())
     value = 2**64 - 1 if kind == pa.uint64() else None

@@ -60,7 +60,15 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_in_one_process(pipeline: InferencePipeline, tmp_path: Path) -> None:
     pipeline.save(tmp_path / "flights.rayline")
     port = free_port()
-    command = [sys.executable, "-c", "from rayline.cli import app; app()", "serve", str(tmp_path / "flights.rayline"), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        "from rayline.cli import app; app()",
+        "serve",
+        str(tmp_path / "flights.rayline"),
+        "--port",
+        str(port),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
             wait(port, server)

@@ -42,8 +42,16 @@ def browse(tmp_path: Path) -> Iterator[Callable[[str], Callable[[str], Any]]]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     client = pytest.importorskip("websockets.sync.client")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={tmp_path}"]
-    process = subprocess.Popen([CHROMIUM, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={tmp_path}",
+    ]
+    process = subprocess.Popen(
+        [CHROMIUM, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     connections = contextlib.ExitStack()
     numbers = itertools.count()
 
@@ -89,7 +97,12 @@ def test_the_form_predicts(url: str, browse: Any, pipeline: InferencePipeline) -
     page = browse(f"{url}/")
     wait(lambda: page("document.querySelector('#row button') !== null"))
     assert page("document.title") == "flights"
-    assert page("[...document.querySelectorAll('select[name=carrier] option')].map(o => o.value)") == ["", "AA", "B6", "UA"]
+    assert page("[...document.querySelectorAll('select[name=carrier] option')].map(o => o.value)") == [
+        "",
+        "AA",
+        "B6",
+        "UA",
+    ]
     row = {"distance": 1000.0, "hour": 20, "carrier": "AA", "weekend": None}
     for name, value in row.items():
         text = "" if value is None else str(value)
@@ -110,7 +123,12 @@ def test_the_form_predicts(url: str, browse: Any, pipeline: InferencePipeline) -
     page("document.querySelector('[name=hour]').dataset.kind = 'number'")
     page("document.getElementById('next').click()")
     example = pipeline.examples.to_dicts()[1]
-    wait(lambda: page("document.querySelector('#result strong')?.textContent") == pipeline.predict([example])[0]["prediction"])
+    wait(
+        lambda: (
+            page("document.querySelector('#result strong')?.textContent")
+            == pipeline.predict([example])[0]["prediction"]
+        )
+    )
     assert page("document.querySelector('[name=carrier]').value") == example["carrier"]
     command = page("document.getElementById('wire').textContent")
     answer = subprocess.run(["sh", "-c", command], capture_output=True, check=True).stdout
@@ -129,13 +147,35 @@ def test_the_documentation_shows_requests_that_work(url: str, browse: Any) -> No
         subprocess.run(["sh", "-c", f"{command} --fail --silent --show-error"], capture_output=True, check=True)
 
 
-AWKWARD = ["elements", "dataset", "addEventListener", "getAttribute", "querySelectorAll", "__proto__", "name", "id", "length", "submit"]
+AWKWARD = [
+    "elements",
+    "dataset",
+    "addEventListener",
+    "getAttribute",
+    "querySelectorAll",
+    "__proto__",
+    "name",
+    "id",
+    "length",
+    "submit",
+]
 
 
 def awkward() -> InferencePipeline:
     """A model whose columns are called as parts of a form are; the first is a number beyond 2^53, one a long text."""
-    schema = {"n": pl.Int64(), **dict.fromkeys(AWKWARD, pl.Float64()), "text": pl.String(), "tags": pl.List(pl.String())}
-    examples = pl.DataFrame([{"n": n, **dict.fromkeys(AWKWARD, 0.5), "text": text, "tags": ["a"]} for n, text in ((2**53 + 1, LONG), (7, "short"))], schema=schema)
+    schema = {
+        "n": pl.Int64(),
+        **dict.fromkeys(AWKWARD, pl.Float64()),
+        "text": pl.String(),
+        "tags": pl.List(pl.String()),
+    }
+    examples = pl.DataFrame(
+        [
+            {"n": n, **dict.fromkeys(AWKWARD, 0.5), "text": text, "tags": ["a"]}
+            for n, text in ((2**53 + 1, LONG), (7, "short"))
+        ],
+        schema=schema,
+    )
     target = Target(("y",), Task.REGRESSION, (pl.Int64(),))
     return InferencePipeline(None, Model("serve-second", None, schema, target, examples=examples))
 

@@ -71,7 +71,9 @@ def test_problems_are_bounded() -> None:
     assert body["more_problems"] is True
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"[Infinity]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"[1]]", b'"\\ud800"'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[NaN]", b"[Infinity]", b"\xff", b"[" * 100_000, b"1" * 10_000, b"[1]]", b'"\\ud800"']
+)
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(HTTPError) as error:
         loads(body)
@@ -91,7 +93,9 @@ def test_infinity_in_a_number_is_refused() -> None:
 
 
 def test_several_targets_are_an_object_a_row() -> None:
-    target = Target(("a", "b"), Task.BINARY, (pl.String(), pl.Date()), (("n", "y"), (dt.date(2013, 1, 1), dt.date(2013, 1, 2))))
+    target = Target(
+        ("a", "b"), Task.BINARY, (pl.String(), pl.Date()), (("n", "y"), (dt.date(2013, 1, 1), dt.date(2013, 1, 2)))
+    )
     writer = PredictionWriter(target)
     scores = np.array([[0.9, 0.25]] * 2)
     assert writer.predictions(scores) == [{"a": "y", "b": "2013-01-01"}] * 2

@@ -79,7 +79,13 @@ def test_noise(port: int, seed: int) -> None:
     for _ in range(25):
         noise = dice.randbytes(dice.choice([1, 10, 300, 5000]))
         at = dice.randrange(len(whole))
-        for sent in (noise, whole[:at] + noise, whole[:at] + noise[:1] + whole[at + 1 :], whole[at:] + whole, whole[:at]):
+        for sent in (
+            noise,
+            whole[:at] + noise,
+            whole[:at] + noise[:1] + whole[at + 1 :],
+            whole[at:] + whole,
+            whole[:at],
+        ):
             assert not NOT_OURS & {*statuses(say(port, sent))}, sent
     is_well(port)
 
@@ -119,7 +125,9 @@ def test_a_head_without_end_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatc
         assert {statuses(s.result())[0] for s in slow} == {408}
         assert {s.result() for s in silent} == {b""}  # browsers open connections in advance
     assert time.monotonic() - started < 5
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:  # a second head is waited for as short
+    with socket.create_connection(
+        ("127.0.0.1", port), timeout=20
+    ) as connection:  # a second head is waited for as short
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: here\r\n\r\n")
         assert statuses(heard(connection, b'"ready"}')) == [200]
         time.sleep(0.5)
@@ -179,7 +187,9 @@ def test_too_many_requests_are_refused_at_once(pipeline: InferencePipeline) -> N
         codes = re.findall(r'rayline_requests_total\{model="model",protocol="\w+",code="503"\} (\d+)', counted)
         assert sum(map(int, codes)) == len(refused)
         with httpx.Client() as client:  # a connection that was refused is as good as before
-            assert [client.post(f"http://127.0.0.1:{port}/predict", json=[{"x": i}]).status_code for i in range(3)] == [200] * 3
+            assert [client.post(f"http://127.0.0.1:{port}/predict", json=[{"x": i}]).status_code for i in range(3)] == [
+                200
+            ] * 3
 
 
 def test_only_whole_plain_posts_are_refused_unread() -> None:

@@ -58,7 +58,9 @@ def test_names_are_free() -> None:
         Preprocessor([("d", DatetimeEncoder())]).fit(table)
 
 
-@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "Pacific/Kiritimati", "Pacific/Pago_Pago", "UTC", None])
+@pytest.mark.parametrize(
+    "zone", ["America/New_York", "Asia/Kolkata", "Pacific/Kiritimati", "Pacific/Pago_Pago", "UTC", None]
+)
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_every_part_is_read_in_the_zone(zone: str | None, unit: Any) -> None:
     """Around midnight, the ends of years, and both changes of the clocks."""
@@ -72,7 +74,8 @@ def test_every_part_is_read_in_the_zone(zone: str | None, unit: Any) -> None:
     if zone is not None:
         column = column.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
     local = [
-        t if zone is None else t.replace(tzinfo=dt.UTC).astimezone(zoneinfo.ZoneInfo(zone)).replace(tzinfo=None) for t in utc
+        t if zone is None else t.replace(tzinfo=dt.UTC).astimezone(zoneinfo.ZoneInfo(zone)).replace(tzinfo=None)
+        for t in utc
     ]
     table = column.to_frame()
     p = Preprocessor([("d", DatetimeEncoder(parts=list(PARTS), holidays="US"))]).fit(table)

@@ -52,11 +52,17 @@ WITH_MISSING = [
     (stages.MaxAbsScaler(), sk.MaxAbsScaler()),
     (stages.MaxAbsScaler(clip=True), sk.MaxAbsScaler(clip=True)),
     (stages.RobustScaler(), sk.RobustScaler()),
-    (stages.RobustScaler(quantile_range=(5, 60), unit_variance=True), sk.RobustScaler(quantile_range=(5, 60), unit_variance=True)),
+    (
+        stages.RobustScaler(quantile_range=(5, 60), unit_variance=True),
+        sk.RobustScaler(quantile_range=(5, 60), unit_variance=True),
+    ),
     (stages.SimpleImputer(), impute.SimpleImputer()),
     (stages.SimpleImputer(strategy="median"), impute.SimpleImputer(strategy="median")),
     (stages.SimpleImputer(strategy="most_frequent"), impute.SimpleImputer(strategy="most_frequent")),
-    (stages.SimpleImputer(strategy="constant", fill_value=-7.5), impute.SimpleImputer(strategy="constant", fill_value=-7.5)),
+    (
+        stages.SimpleImputer(strategy="constant", fill_value=-7.5),
+        impute.SimpleImputer(strategy="constant", fill_value=-7.5),
+    ),
     (stages.QuantileTransformer(n_quantiles=4), sk.QuantileTransformer(n_quantiles=4)),
     (stages.QuantileTransformer(), sk.QuantileTransformer()),
 ]
@@ -66,7 +72,10 @@ WITHOUT_MISSING = [
     (stages.Normalizer(norm="l1"), sk.Normalizer(norm="l1")),
     (stages.Normalizer(norm="max"), sk.Normalizer(norm="max")),
     (stages.Binarizer(threshold=0.5), sk.Binarizer(threshold=0.5)),
-    (stages.KBinsDiscretizer(n_bins=3, strategy="uniform"), sk.KBinsDiscretizer(3, encode="ordinal", strategy="uniform")),
+    (
+        stages.KBinsDiscretizer(n_bins=3, strategy="uniform"),
+        sk.KBinsDiscretizer(3, encode="ordinal", strategy="uniform"),
+    ),
     (stages.KBinsDiscretizer(n_bins=4), sk.KBinsDiscretizer(4, encode="ordinal")),
     (stages.KBinsDiscretizer(n_bins=3, encode="onehot"), sk.KBinsDiscretizer(3, encode="onehot-dense")),
 ]
@@ -103,7 +112,9 @@ def test_without_missing_values(pair: Any, table: pl.DataFrame, new: pl.DataFram
 @given(table=tables(missing=False), new=tables(missing=False), degree=st.integers(2, 4), interaction_only=st.booleans())
 def test_polynomial_features(table: pl.DataFrame, new: pl.DataFrame, degree: int, interaction_only: bool) -> None:
     theirs = sk.PolynomialFeatures(degree, interaction_only=interaction_only, include_bias=False).fit(matrix(table))
-    fitted = Preprocessor([("p", stages.PolynomialFeatures(degree=degree, interaction_only=interaction_only))]).fit(table)
+    fitted = Preprocessor([("p", stages.PolynomialFeatures(degree=degree, interaction_only=interaction_only))]).fit(
+        table
+    )
     made = fitted.transform(new)
     assert made.columns == list(theirs.get_feature_names_out(NAMES))
     np.testing.assert_allclose(made.to_numpy(), theirs.transform(matrix(new)), rtol=1e-9)
@@ -158,7 +169,9 @@ def test_select_k_best(table: pl.DataFrame, labels: list[str]) -> None:
     assume((within > 1e-6 * total.max()).all())
     assume((total - within > 1e-4 * total).all())
     expected, _ = feature_selection.f_classif(values, y)
-    fitted = Preprocessor([("s", stages.SelectKBest(k=2))]).fit(table.with_columns(y=pl.Series(y)), target_columns=["y"])
+    fitted = Preprocessor([("s", stages.SelectKBest(k=2))]).fit(
+        table.with_columns(y=pl.Series(y)), target_columns=["y"]
+    )
     np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)
 
 
@@ -179,7 +192,9 @@ def test_target_encoder(rows: list[tuple[str, float]], new: list[str], smooth: A
 
 
 @settings(max_examples=15)
-@given(texts=st.lists(words, min_size=2, max_size=12), new=st.lists(words, min_size=1, max_size=5), last=st.integers(1, 3))
+@given(
+    texts=st.lists(words, min_size=2, max_size=12), new=st.lists(words, min_size=1, max_size=5), last=st.integers(1, 3)
+)
 def test_vectorizers(texts: list[str], new: list[str], last: int) -> None:
     assume(any(len(word) > 1 and word != "the" for text in texts for word in text.lower().split()))
     table, more = pl.DataFrame({"t": texts}), pl.DataFrame({"t": new})

@@ -143,4 +143,7 @@ def test_a_column_of_large_numbers_varies() -> None:
     assert Preprocessor([("v", stages.VarianceThreshold())]).fit_transform(table).columns == ["x", "z"]
     scaled = Preprocessor([("s", stages.StandardScaler(["c"]))]).fit_transform(table)["c"]
     assert scaled.to_list() == [0.0, 0.0, 0.0]
-    assert feature_selection.VarianceThreshold().fit(table.select("z", "c").to_numpy()).get_support().tolist() == [True, False]
+    assert feature_selection.VarianceThreshold().fit(table.select("z", "c").to_numpy()).get_support().tolist() == [
+        True,
+        False,
+    ]

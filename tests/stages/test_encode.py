@@ -157,7 +157,9 @@ def test_a_fit_refuses_what_given_categories_leave_out(stage: Any) -> None:
 @pytest.mark.parametrize("how", [{"unknown_value": 1}, {"encoded_missing_value": 0}, {"unknown_value": 2}])
 def test_a_number_for_something_else_is_no_place(how: dict[str, Any]) -> None:
     table = pl.DataFrame({"c": ["a", "b", "c", None]})
-    with pytest.raises(ParameterError, match=rf"{next(iter(how))} has a wrong value(.|\n)*no place of the 3 categories"):
+    with pytest.raises(
+        ParameterError, match=rf"{next(iter(how))} has a wrong value(.|\n)*no place of the 3 categories"
+    ):
         Preprocessor([("s", OrdinalEncoder(**how))]).fit(table)
     theirs = sk.OrdinalEncoder(**{"handle_unknown": "use_encoded_value", "unknown_value": -1, **how})
     with pytest.raises(ValueError, match=r"already used|values already"):

@@ -54,4 +54,8 @@ def test_zeros_are_not_stored() -> None:
         assert row["hashed"] == wanted
     saved = p.to_json()
     del saved["stages"][0][1]["learned"]["zeros"]  # as files of before
-    assert [len(row["values"]) for row in Preprocessor.from_json(saved).transform(table)["hashed"].to_list()] == [3, 2, 3]
+    assert [len(row["values"]) for row in Preprocessor.from_json(saved).transform(table)["hashed"].to_list()] == [
+        3,
+        2,
+        3,
+    ]

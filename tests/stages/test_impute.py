@@ -75,7 +75,9 @@ def test_missing_indicator() -> None:
 def test_group_imputer(strategy: str, expected: list[float]) -> None:
     table = pl.DataFrame({"g": ["a", "a", "a", "b", "b"], "x": [1.0, 1.0, 7.0, 5.0, None]})
     new = pl.DataFrame({"g": ["a", "b", "z"], "x": [None, None, None]}, schema=table.schema)
-    assert Preprocessor([("fill", GroupImputer(by="g", strategy=strategy))]).fit(table).transform(new)["x"].to_list() == pytest.approx(expected)
+    assert Preprocessor([("fill", GroupImputer(by="g", strategy=strategy))]).fit(table).transform(new)[
+        "x"
+    ].to_list() == pytest.approx(expected)
 
 
 def test_group_imputer_needs_its_groups() -> None:

@@ -31,7 +31,9 @@ def test_as_scikit_learn(weights: str, n_neighbors: int) -> None:
     ours = Preprocessor([("k", KNNImputer(n_neighbors=n_neighbors, weights=weights))]).fit(table)
     theirs = Theirs(n_neighbors=n_neighbors, weights=weights).fit(table.to_numpy())
     for rows in (table, new):
-        np.testing.assert_allclose(ours.transform(rows).to_numpy(), theirs.transform(rows.to_numpy()), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            ours.transform(rows).to_numpy(), theirs.transform(rows.to_numpy()), rtol=1e-9, atol=1e-9
+        )
 
 
 @given(
@@ -67,7 +69,12 @@ def test_the_sample_is_bounded_and_does_well() -> None:
 def imbalanced(n: int = 400) -> pl.DataFrame:
     y = RNG.random(n) < 0.1
     return pl.DataFrame(
-        {"a": RNG.normal(size=n) + 4 * y, "b": RNG.normal(size=n), "c": RNG.integers(0, 9, n), "y": np.where(y, "rare", "common")}
+        {
+            "a": RNG.normal(size=n) + 4 * y,
+            "b": RNG.normal(size=n),
+            "c": RNG.integers(0, 9, n),
+            "y": np.where(y, "rare", "common"),
+        }
     )
 
 
@@ -116,4 +123,6 @@ def test_wrong_use() -> None:
     with pytest.raises(ParameterError, match="it is n_neighbors here"):
         SMOTE(k_neighbors=3)  # type: ignore[call-arg]
     with pytest.raises(DataError, match="no values"):
-        Preprocessor([("k", KNNImputer())]).fit(pl.DataFrame({"x": [1.0], "y": [None]}, schema=dict.fromkeys("xy", pl.Float64)))
+        Preprocessor([("k", KNNImputer())]).fit(
+            pl.DataFrame({"x": [1.0], "y": [None]}, schema=dict.fromkeys("xy", pl.Float64))
+        )

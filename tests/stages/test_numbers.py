@@ -99,7 +99,9 @@ def kmeans_edges(values: Any, n: int) -> tuple[Any, Any]:
     ours = Preprocessor([("b", stage)]).fit(pl.DataFrame({"x": values}))["b"].state["columns"]["x"]["edges"]  # type: ignore[union-attr]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer values than clusters
-        theirs = sk.KBinsDiscretizer(n, encode="ordinal", strategy="kmeans").fit(np.reshape(values, (-1, 1))).bin_edges_[0]
+        theirs = (
+            sk.KBinsDiscretizer(n, encode="ordinal", strategy="kmeans").fit(np.reshape(values, (-1, 1))).bin_edges_[0]
+        )
     return ours, theirs
 
 

@@ -35,7 +35,10 @@ def test_the_same_as_in_process(ray_session: Any) -> None:
     here = Preprocessor(chain).fit(table, target_columns="y")
     there = Preprocessor(chain).fit(dataset, target_columns="y")
     assert there.output_schema == here.output_schema
-    wanted, found = here.transform(table), pl.concat([pl.from_arrow(t) for t in there.transform(dataset).iter_batches(batch_format="pyarrow")])
+    wanted, found = (
+        here.transform(table),
+        pl.concat([pl.from_arrow(t) for t in there.transform(dataset).iter_batches(batch_format="pyarrow")]),
+    )
     by = ["price", "amount_sp_0", "small"]
     assert_frame_equal(found.select(wanted.columns).drop("note").sort(by), wanted.drop("note").sort(by), rel_tol=1e-9)
     rows = here.transform_training(table).height

@@ -66,7 +66,9 @@ def test_the_power_is_a_zero_of_the_likelihoods_slope(method: str, values: list[
             return mpmath.diff(loss, mpmath.mpf(at))
 
     likely = stats.yeojohnson(x, power) if method == "yeo-johnson" else stats.boxcox(x, power)
-    made = Preprocessor([("p", PowerTransformer(method=method, standardize=False))]).fit_transform(pl.DataFrame({"x": x}))
+    made = Preprocessor([("p", PowerTransformer(method=method, standardize=False))]).fit_transform(
+        pl.DataFrame({"x": x})
+    )
     np.testing.assert_allclose(made["x"].to_numpy(), likely, rtol=1e-9, atol=1e-12)
     step = 1e-9 * max(1.0, abs(power))
     assert slope(power - step) > 0 > slope(power + step)
@@ -145,7 +147,11 @@ def test_a_saved_power_without_a_center_gives_what_it_gave() -> None:
     theirs = sk.PowerTransformer().fit(np.reshape(values, (-1, 1)))
     y = np.reshape(sk.power_transform(np.reshape(values, (-1, 1)), standardize=False), -1)
     saved = Preprocessor([("p", PowerTransformer())]).fit(pl.DataFrame({"x": values})).to_json()
-    saved["stages"][0][1]["learned"]["columns"]["x"] = {"lambda": float(theirs.lambdas_[0]), "mean": float(y.mean()), "scale": float(y.std())}
+    saved["stages"][0][1]["learned"]["columns"]["x"] = {
+        "lambda": float(theirs.lambdas_[0]),
+        "mean": float(y.mean()),
+        "scale": float(y.std()),
+    }
     old = Preprocessor.from_json(saved)
     made = old.transform(pl.DataFrame({"x": values}))
     np.testing.assert_allclose(made["x"], theirs.transform(np.reshape(values, (-1, 1)))[:, 0], rtol=1e-12)

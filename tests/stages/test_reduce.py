@@ -26,7 +26,9 @@ TABLE = pl.DataFrame(
 LABELS = pl.Series("y", np.where(BASE[:, 1] + 0.5 * BASE[:, 2] > 0, "late", "early"))
 
 
-@pytest.mark.parametrize("how", [{}, {"n_components": 2}, {"n_components": 3, "whiten": True}])  # the last has no variance
+@pytest.mark.parametrize(
+    "how", [{}, {"n_components": 2}, {"n_components": 3, "whiten": True}]
+)  # the last has no variance
 def test_pca(how: dict[str, Any]) -> None:
     ours = Preprocessor([("p", PCA(**how))]).fit_transform(TABLE).to_numpy()
     theirs = decomposition.PCA(svd_solver="full", **how).fit_transform(TABLE.to_numpy())

@@ -30,9 +30,17 @@ def both(how: dict[str, Any], table: pl.DataFrame, new: pl.DataFrame) -> tuple[A
 
 @pytest.mark.parametrize("knots", ["uniform", "quantile"])
 @pytest.mark.parametrize("extrapolation", ["constant", "linear", "continue", "periodic"])
-@pytest.mark.parametrize(("degree", "n_knots", "include_bias"), [(3, 5, True), (1, 2, True), (2, 7, False), (4, 6, True)])
+@pytest.mark.parametrize(
+    ("degree", "n_knots", "include_bias"), [(3, 5, True), (1, 2, True), (2, 7, False), (4, 6, True)]
+)
 def test_as_scikit_learn(knots: str, extrapolation: str, degree: int, n_knots: int, include_bias: bool) -> None:
-    how = {"degree": degree, "n_knots": n_knots, "knots": knots, "extrapolation": extrapolation, "include_bias": include_bias}
+    how = {
+        "degree": degree,
+        "n_knots": n_knots,
+        "knots": knots,
+        "extrapolation": extrapolation,
+        "include_bias": include_bias,
+    }
     if extrapolation == "periodic" and n_knots <= degree:
         pytest.skip("periodic splines need more knots")
     ours, theirs, our_names, their_names = both(how, TABLE, NEW)
@@ -52,7 +60,9 @@ def test_as_scikit_learn_on_any_numbers(
     values: list[float], new: list[float], degree: int, n_knots: int, knots: str, extrapolation: str
 ) -> None:
     table, more = pl.DataFrame({"x": values}), pl.DataFrame({"x": new})
-    widths = np.diff(np.quantile(values, np.linspace(0, 1, n_knots))) if knots == "quantile" else np.array([np.ptp(values)])
+    widths = (
+        np.diff(np.quantile(values, np.linspace(0, 1, n_knots))) if knots == "quantile" else np.array([np.ptp(values)])
+    )
     if ((widths != 0) & (widths < 1e-3)).any():
         return  # knots so near that the slopes beyond them say nothing but rounding
     how = {"degree": degree, "n_knots": n_knots, "knots": knots, "extrapolation": extrapolation}
@@ -63,7 +73,9 @@ def test_as_scikit_learn_on_any_numbers(
 def test_given_knots_and_missing_values() -> None:
     new = pl.DataFrame({"a": [0.5, None, 2.5]})
     stage = SplineTransformer(["a"], knots={"a": [0, 1, 2, 3]}, degree=2)
-    theirs = sk.SplineTransformer(degree=2, knots=[[0], [1], [2], [3]], handle_missing="zeros").fit(TABLE.select("a").to_numpy())
+    theirs = sk.SplineTransformer(degree=2, knots=[[0], [1], [2], [3]], handle_missing="zeros").fit(
+        TABLE.select("a").to_numpy()
+    )
     kept = Preprocessor([("s", stage)]).fit(TABLE.select("a")).transform(new)
     zeros = Preprocessor([("s", stage.replace(handle_missing="zeros"))]).fit(TABLE.select("a")).transform(new)
     assert kept.row(1) == (None,) * 5

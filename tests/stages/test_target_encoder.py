@@ -68,7 +68,9 @@ def test_random_labels_give_a_model_nothing() -> None:
     ):
         model = LogisticRegression().fit(fitted.transform_training(training)[["c"]], training["y"])
         held_out.append(pl.DataFrame({"y": test["y"], "p": model.predict_proba(fitted.transform(test)[["c"]])[:, 1]}))
-        learned.append(roc_auc_score(training["y"], model.predict_proba(fitted.transform_training(training)[["c"]])[:, 1]))
+        learned.append(
+            roc_auc_score(training["y"], model.predict_proba(fitted.transform_training(training)[["c"]])[:, 1])
+        )
     scored = pl.concat(held_out)
     assert roc_auc_score(scored["y"], scored["p"]) == pytest.approx(0.5, abs=0.05)
     assert np.mean(learned) == pytest.approx(0.5, abs=0.05)  # nor does training look better than it is

@@ -103,9 +103,7 @@ def test_hashed_counts_have_the_same_geometry(texts: list[str]) -> None:
 
 def test_keys_are_the_same_in_every_process() -> None:
     assert key_of("snow") == 0x2A1FC81074CDA2D6
-    code = (
-        "from rayline.core.text_analysis import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
-    )
+    code = "from rayline.core.text_analysis import Analyzer; print(Analyzer(ngram_range=(1, 3)).row_keys('late because of snow'))"
     seen = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -144,7 +142,9 @@ def test_wrong_parameters() -> None:
 
 
 @pytest.mark.parametrize("pattern", [".", r"\S+ ?", r"[a-z](?: [a-z])?", "(?s)."])
-@pytest.mark.parametrize("how", [{"ngram_range": (3, 3)}, {"ngram_range": (1, 2)}, {"ngram_range": (2, 3), "max_features": 4}])
+@pytest.mark.parametrize(
+    "how", [{"ngram_range": (3, 3)}, {"ngram_range": (1, 2)}, {"ngram_range": (2, 3), "max_features": 4}]
+)
 def test_a_token_may_hold_any_character(pattern: str, how: dict[str, Any]) -> None:
     texts = ["a b c", "a b  c a b", "b\x00c", "x", "c a\nb"]
     how = {"token_pattern": pattern, **how}

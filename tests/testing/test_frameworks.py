@@ -35,7 +35,9 @@ def xgboost_predicts(booster: Any, matrix: Any) -> Any:
 
 def lightgbm_predicts(booster: Any, matrix: Any) -> Any:
     found = booster.predict(matrix)
-    return found.argmax(axis=1) if found.ndim == 2 else found > 0.5 if booster.params["objective"] == "binary" else found
+    return (
+        found.argmax(axis=1) if found.ndim == 2 else found > 0.5 if booster.params["objective"] == "binary" else found
+    )
 
 
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -87,7 +89,11 @@ def test_contract_of_estimators(estimator: Any, epochs: int | None) -> None:
 
 
 ON_RAY: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "xgboost": ("xgboost", CASES["xgboost"][0], {**CASES["xgboost"][1], "tuned": {"eta": tune.grid_search([0.2, 0.4])}}),
+    "xgboost": (
+        "xgboost",
+        CASES["xgboost"][0],
+        {**CASES["xgboost"][1], "tuned": {"eta": tune.grid_search([0.2, 0.4])}},
+    ),
     "lightgbm": (
         "lightgbm",
         CASES["lightgbm"][0],

@@ -49,7 +49,9 @@ def test_tuning_needs_no_data_either() -> None:
     prepared = prepare(guesser(), {"cv": 3}, {"step": 0.5}, None, None, 1, 7)
     assert (prepared.problem.metric, prepared.mode) == ("episode_return_mean", "max")
     assert len(prepared.problem.folds) == 3
-    scored: list[FoldEvaluation] = [EnvironmentEvaluator(prepared.problem)(prepared.problem.candidate({"step": 0.5}), fold) for fold in range(3)]
+    scored: list[FoldEvaluation] = [
+        EnvironmentEvaluator(prepared.problem)(prepared.problem.candidate({"step": 0.5}), fold) for fold in range(3)
+    ]
     assert len({found.score.score for found in scored}) == 3  # each fold is a training with a seed of its own
     assert scored[0].score.iterations == 3
     again = train.fit(guesser(step=0.5, seed=8), verbose=False)

@@ -422,14 +422,18 @@ def test_progress_is_one_line(table: pl.DataFrame, capfd: Any, monkeypatch: pyte
 def test_a_framework_without_iterations_has_no_curves(table: pl.DataFrame) -> None:
     from sklearn.linear_model import LinearRegression
 
-    result = train.SklearnTrainer(LinearRegression()).fit(None, table.select("x", "delay"), target_columns="delay", verbose=False)
+    result = train.SklearnTrainer(LinearRegression()).fit(
+        None, table.select("x", "delay"), target_columns="delay", verbose=False
+    )
     with pytest.raises(rl.ParameterError, match="reports no metrics of its iterations"):
         result.plot()
 
 
 def test_large_numbers_are_shown_without_exponents(table: pl.DataFrame) -> None:
     data = table.select("x", delay=pl.col("delay") * 123_456.7)
-    result = train.XGBoostTrainer({"eval_metric": "rmse"}, num_boost_round=2).fit(None, data, data, "delay", verbose=False)
+    result = train.XGBoostTrainer({"eval_metric": "rmse"}, num_boost_round=2).fit(
+        None, data, data, "delay", verbose=False
+    )
     assert "regression of delay from 1 feature, after 2 iterations" in repr(result)
     for text in (repr(result), result._repr_html_()):
         assert not re.search(r"\de\+\d", text)

@@ -48,7 +48,9 @@ def test_a_terminal_is_told_how_far_and_how_long(table: pl.DataFrame, monkeypatc
     trainer = train.XGBoostTrainer({"max_depth": 1}, num_boost_round=30)
     trainer.fit(None, table.select("x", "late"), table.select("x", "late"), "late", callbacks=[Slow()], verbose=True)
     shown = plain(terminal)
-    assert any(re.search(r"fit  xgboost iteration \d+/30, about [0-9.]+ m?s left  test logloss 0\.", line) for line in shown)
+    assert any(
+        re.search(r"fit  xgboost iteration \d+/30, about [0-9.]+ m?s left  test logloss 0\.", line) for line in shown
+    )
     assert shown[-1].startswith("fit  xgboost 30 iterations ")
 
 

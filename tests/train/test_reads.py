@@ -52,7 +52,12 @@ def test_each_step_reads_as_often_as_the_docs_say(ray_session: Any, counter: Any
     assert fitted.scans + 1 <= reads() <= fitted.scans + 1 + 2 * BLOCKS
     result = trainer.fit(fitted, rows(), None, ["y"], verbose=False)
     assert 1 <= reads() <= 1 + 2 * BLOCKS
-    tune.run(trainer, {"train_dataset": rows(), "cv": 2, "target_columns": ["y"]}, {"max_depth": tune.grid_search([2, 3])}, verbose=False)
+    tune.run(
+        trainer,
+        {"train_dataset": rows(), "cv": 2, "target_columns": ["y"]},
+        {"max_depth": tune.grid_search([2, 3])},
+        verbose=False,
+    )
     assert 1 <= reads() <= 1 + BLOCKS
     assert result.inference_pipeline.transform(rows()).count() == N
     assert 1 <= reads() <= 1 + BLOCKS

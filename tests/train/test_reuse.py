@@ -32,7 +32,10 @@ def test_a_fitted_preprocessor_is_named_on_the_line(capsys: pytest.CaptureFixtur
     mean = p["scale"].state["columns"]["x"]["mean"]  # type: ignore[union-attr]
     other = rows(5.0).with_columns(new=1.0)
     trainer().fit(p, other, other, target_columns="y", verbose=True)
-    assert "preprocessor as fitted before, without the new column 'new' (refit=True fits it again)" in capsys.readouterr().err
+    assert (
+        "preprocessor as fitted before, without the new column 'new' (refit=True fits it again)"
+        in capsys.readouterr().err
+    )
     assert p["scale"].state["columns"]["x"]["mean"] == mean  # type: ignore[union-attr]
     trainer().fit(p, other, other, target_columns="y", refit=True, verbose=True)
     assert "as fitted before" not in capsys.readouterr().err

@@ -85,7 +85,9 @@ def test_as_scikit_learn(stages: list[Stage], theirs: dict[str, Any]) -> None:
     assert result.metrics["train-rmse"] < trainset["price"].std()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("stages", [[Log()], [QuantileTransformer(n_quantiles=40), MinMaxScaler()], [PowerTransformer()]])
+@pytest.mark.parametrize(
+    "stages", [[Log()], [QuantileTransformer(n_quantiles=40), MinMaxScaler()], [PowerTransformer()]]
+)
 def test_one_answer_everywhere(stages: list[Stage], tmp_path: Path) -> None:
     result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=15).fit(
         preprocessor(*stages), ONE, target_columns="price", verbose=False
@@ -154,7 +156,9 @@ def test_one_scan_and_the_same_features() -> None:
 
 def test_rows_that_the_stages_drop_do_not_count() -> None:
     data = ONE.with_columns(price=pl.when(pl.col("x") > 1).then(-1.0).otherwise("price"))
-    p = train.Preprocessor([("positive", DropRows(where=["<=", ["col", "price"], 0]))], target_stages=[("log", Log(offset=0))])
+    p = train.Preprocessor(
+        [("positive", DropRows(where=["<=", ["col", "price"], 0]))], target_stages=[("log", Log(offset=0))]
+    )
     result = ridge().fit(p, data, target_columns="price", verbose=False)
     expected = Ridge().fit(
         (kept := data.filter(pl.col("price") > 0)).select("x", "z").to_numpy(), np.log(kept["price"].to_numpy())
@@ -188,7 +192,9 @@ def test_wrong_target_stages_are_refused() -> None:
     ]
     for stage, error, words in refused:
         with pytest.raises(error, match=words):
-            train.SklearnTrainer(LinearRegression()).fit(preprocessor(stage), ONE.head(9), target_columns="price", verbose=False)
+            train.SklearnTrainer(LinearRegression()).fit(
+                preprocessor(stage), ONE.head(9), target_columns="price", verbose=False
+            )
     with pytest.raises(ParameterError, match=r"target stages \(target0\) and no target"):
         preprocessor(Log()).fit(ONE)
     with pytest.raises(ParameterError, match="target_stages"):
@@ -212,7 +218,9 @@ def test_label_encoder_sets_the_classes(given: list[str] | None, tmp_path: Path)
     trainer = train.XGBoostTrainer({"nthread": 1, "min_child_weight": 0}, num_boost_round=10)
     result = trainer.fit(p, data, data, "late", verbose=False)
     assert result.model.classes == (given or ["no", "yes"])
-    plain = trainer.replace({}).fit(train.Preprocessor([("onehot", OneHotEncoder())]), data, data, "late", verbose=False)
+    plain = trainer.replace({}).fit(
+        train.Preprocessor([("onehot", OneHotEncoder())]), data, data, "late", verbose=False
+    )
     found = result.inference_pipeline.predict_proba(data)
     assert found.columns == [f"probability_{c}" for c in (given or ["no", "yes"])]
     expected = plain.inference_pipeline.predict_proba(data)
@@ -226,7 +234,9 @@ def test_label_encoder_sets_the_classes(given: list[str] | None, tmp_path: Path)
 
 def test_label_encoder_makes_classes_of_numbers_and_refuses_other_labels() -> None:
     data = toy.table()
-    p = train.Preprocessor([("onehot", OneHotEncoder())], target_stages=[("labels", LabelEncoder(classes=[4, 3, 2, 1, 0]))])
+    p = train.Preprocessor(
+        [("onehot", OneHotEncoder())], target_stages=[("labels", LabelEncoder(classes=[4, 3, 2, 1, 0]))]
+    )
     result = train.XGBoostTrainer({"nthread": 1}, num_boost_round=2).fit(p, data, target_columns="size", verbose=False)
     assert result.model.classes == [4, 3, 2, 1, 0]
     assert result.inference_pipeline.predict(data)["prediction"].dtype == pl.Int64
@@ -264,7 +274,9 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
         for fold, (train_rows, test_rows) in enumerate(_slices(found)):
             candidate = found.problem.candidate({"preprocessor": {"target0": {"method": method}}})
             evaluation = evaluator(candidate, fold)
-            alone = ridge().fit(preprocessor(PowerTransformer(method=method)), train_rows, test_rows, "price", verbose=False)
+            alone = ridge().fit(
+                preprocessor(PowerTransformer(method=method)), train_rows, test_rows, "price", verbose=False
+            )
             assert evaluation.score.score == pytest.approx(alone.metrics["test-rmse"], rel=1e-6)
             expected = alone.inference_pipeline.predict(test_rows)["prediction"].to_numpy()
             np.testing.assert_allclose(evaluation.scores, expected, rtol=1e-6)
@@ -288,14 +300,21 @@ def test_held_out_labels_leave_no_trace() -> None:
     from rayline.tune.evaluate import FoldEvaluator
     from rayline.tune.prepare import prepare
 
-    config = {"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 3, "target_columns": "price"}
+    config = {
+        "train_pipeline": preprocessor(PowerTransformer()),
+        "train_dataset": ONE,
+        "cv": 3,
+        "target_columns": "price",
+    }
     found = prepare(ridge(), config, {}, "rmse", None, 1, 0)
     rows = pl.from_arrow(found.arrow())
     assert isinstance(rows, pl.DataFrame)
     for fold, (split, _, cells) in enumerate(found.problem.folds):
         held = pl.Series(found.cells[split]).is_in(cells.test)
         poisoned = rows.with_columns(pl.when(held).then(1e30).otherwise("price").alias("price"))
-        clean, dirty = (FoldEvaluator(found.problem, data)(found.problem.candidate({}), fold).scores for data in (rows, poisoned))
+        clean, dirty = (
+            FoldEvaluator(found.problem, data)(found.problem.candidate({}), fold).scores for data in (rows, poisoned)
+        )
         assert clean.tolist() == dirty.tolist()
 
 
@@ -316,7 +335,9 @@ def test_on_ray(ray_session: Any) -> None:
     assert on_ray.metrics == pytest.approx(expected.metrics, rel=1e-5)
     workers = fit(dataset(ONE[:300]), dataset(ONE[300:]), num_workers=1)
     assert workers.metrics == pytest.approx(expected.metrics, rel=1e-5)
-    assert workers.history["test-rmse"][-1] < 1.0 < workers.metrics["test-rmse"]  # the framework measures what it learns
+    assert (
+        workers.history["test-rmse"][-1] < 1.0 < workers.metrics["test-rmse"]
+    )  # the framework measures what it learns
     predicted = workers.inference_pipeline.transform(dataset(ONE)).to_pandas().sort_values("x")["prediction"]
     assert predicted.to_list() == workers.inference_pipeline.predict(ONE.sort("x"))["prediction"].to_list()
     bad = ONE.with_columns(price=pl.col("price") - 1000)
@@ -330,7 +351,10 @@ def test_tune_run(ray_session: Any) -> None:
     analysis = tune.run(
         ridge(),
         data_config={"train_pipeline": preprocessor(Log()), "train_dataset": ONE, "cv": 3, "target_columns": "price"},
-        config={"alpha": tune.grid_search([0.1, 10.0]), "preprocessor": {"target0": {"offset": tune.grid_search([0.0, 1.0])}}},
+        config={
+            "alpha": tune.grid_search([0.1, 10.0]),
+            "preprocessor": {"target0": {"offset": tune.grid_search([0.0, 1.0])}},
+        },
         metric="rmse",
         verbose=False,
     )

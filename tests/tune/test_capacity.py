@@ -24,7 +24,9 @@ def test_in_the_trial_itself() -> None:
 def test_a_worker_is_on_one_node() -> None:
     two = trainer(resources_per_worker={"CPU": 2})
     assert plan(two, None, [{"CPU": 3}, {"CPU": 3}]).concurrency == 2  # not three, as their sum says
-    assert plan(trainer(num_workers=2, resources_per_worker={"CPU": 2}), None, [{"CPU": 5}, {"CPU": 3}]).concurrency == 1
+    assert (
+        plan(trainer(num_workers=2, resources_per_worker={"CPU": 2}), None, [{"CPU": 5}, {"CPU": 3}]).concurrency == 1
+    )
 
 
 def test_workers_take_their_resources_themselves() -> None:
@@ -38,9 +40,17 @@ def test_workers_take_their_resources_themselves() -> None:
     ("options", "nodes", "message"),
     [
         ({"num_workers": 3}, [{"CPU": 2}], "3 × 1 = 3 CPU, and the cluster has 2"),
-        ({"num_workers": 2, "resources_per_worker": {"CPU": 2}}, [{"CPU": 2}, {"CPU": 1}], "2 × 2 = 4 CPU, and the cluster has 3"),
+        (
+            {"num_workers": 2, "resources_per_worker": {"CPU": 2}},
+            [{"CPU": 2}, {"CPU": 1}],
+            "2 × 2 = 4 CPU, and the cluster has 3",
+        ),
         ({"num_workers": 1, "use_gpu": True}, [{"CPU": 2}], "1 × 1 = 1 GPU, and the cluster has 0"),
-        ({"resources_per_worker": {"CPU": 2}}, [{"CPU": 1}] * 2, r"1 × \(2 CPU\), each of them on one node.(.|\n)*1 CPU; 1 CPU"),
+        (
+            {"resources_per_worker": {"CPU": 2}},
+            [{"CPU": 1}] * 2,
+            r"1 × \(2 CPU\), each of them on one node.(.|\n)*1 CPU; 1 CPU",
+        ),
         ({"num_workers": 2, "resources_per_worker": {"CPU": 2}}, [{"CPU": 3}, {"CPU": 1}], r"2 × \(2 CPU\), each"),
         ({"resources_per_worker": {"CPU": 1, "x": 1}}, [{"CPU": 1}, {"x": 1}], r"1 × \(1 CPU, 1 x\), each"),
     ],

@@ -59,7 +59,13 @@ def missed(y_true: Any, y_pred: Any) -> float:
 
 @pytest.mark.parametrize(
     ("metric", "mode"),
-    [(missed, "min"), ({"cost": missed}, "min"), ([missed, "f1"], ["min", None]), (make_scorer(accuracy_score), None), ("f1", None)],
+    [
+        (missed, "min"),
+        ({"cost": missed}, "min"),
+        ([missed, "f1"], ["min", None]),
+        (make_scorer(accuracy_score), None),
+        ("f1", None),
+    ],
 )
 def test_own_functions_and_the_positive_class(table: pl.DataFrame, metric: Any, mode: Any) -> None:
     data = table.select("x", "z", "late")
@@ -194,7 +200,9 @@ def test_parts_of_a_training_are_scored_by_their_own_last_iteration(table: pl.Da
         save(tmp_path)
 
     first = evaluate(candidate, 0, TrainingPart(Phase(0, 4, trainer.args, trainer.kwargs), None, keep))
-    second = evaluate(candidate, 0, TrainingPart(Phase(1, 6, trainer.args, trainer.kwargs), tmp_path, lambda save: None))
+    second = evaluate(
+        candidate, 0, TrainingPart(Phase(1, 6, trainer.args, trainer.kwargs), tmp_path, lambda save: None)
+    )
     assert first.history + second.history == whole.history
     assert first.score.score == whole.history[3]["test-fair"]
     assert second.score.score == whole.score.score == whole.history[5]["test-fair"]

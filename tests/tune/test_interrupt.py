@@ -83,7 +83,15 @@ def test_an_interrupted_search_raises_and_is_resumed(
 def test_sigterm_ends_the_process_after_the_trials(data: Any, ray_session: Any) -> None:
     callback = Interrupting(1, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit) as caught:
-        tune.run(train.Trainer("faulty"), data, SPACE, num_samples=1, callbacks=[callback], on_interrupt="return", max_concurrent=1)
+        tune.run(
+            train.Trainer("faulty"),
+            data,
+            SPACE,
+            num_samples=1,
+            callbacks=[callback],
+            on_interrupt="return",
+            max_concurrent=1,
+        )
     assert caught.value.code == 128 + signal.SIGTERM
     assert all_free(ray_session)
 
@@ -114,7 +122,10 @@ def test_a_comparison_ends_with_its_candidate(data: Any, on_interrupt: str) -> N
 
 
 def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: Any, ray_session: Any) -> None:
-    space, config = {"rate": tune.uniform(0.05, 0.2), "steps": 12}, {"num_samples": 3, "scheduler": tune.Population(interval=4)}
+    space, config = (
+        {"rate": tune.uniform(0.05, 0.2), "steps": 12},
+        {"num_samples": 3, "scheduler": tune.Population(interval=4)},
+    )
     whole = runner.PopulationWorkers.__call__
     calls: list[int] = []
 
@@ -138,7 +149,12 @@ def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: A
 
 def state() -> Any:
     loggers = [logging.getLogger(name).level for name in LOGGERS]
-    return [os.environ.get(name) for name in VARIABLES], loggers, usage.tag_callbacks, list(map(signal.getsignal, SIGNALS))
+    return (
+        [os.environ.get(name) for name in VARIABLES],
+        loggers,
+        usage.tag_callbacks,
+        list(map(signal.getsignal, SIGNALS)),
+    )
 
 
 def test_searches_in_threads_leave_the_process_as_it_was(data: Any) -> None:
@@ -146,7 +162,9 @@ def test_searches_in_threads_leave_the_process_as_it_was(data: Any) -> None:
 
     def search(n: int) -> Any:
         time.sleep(n * 1.5)
-        found = tune.run(train.Trainer("faulty"), data, {"ridge": tune.uniform(0.1, 1.0)}, num_samples=2 + 2 * n, max_concurrent=1)
+        found = tune.run(
+            train.Trainer("faulty"), data, {"ridge": tune.uniform(0.1, 1.0)}, num_samples=2 + 2 * n, max_concurrent=1
+        )
         return [trial.scores for trial in found.trials]
 
     with ThreadPoolExecutor(2) as pool:
@@ -189,7 +207,10 @@ def test_a_search_says_what_it_waits_for(data: Any, ray_session: Any, monkeypatc
         time.sleep(6)
         ray_session.kill(other)
         searching.result(60)
-    assert "tune  waiting for 1 CPU for a trial: 0 of 2 CPU free, the rest is held by other work" in capsys.readouterr().err
+    assert (
+        "tune  waiting for 1 CPU for a trial: 0 of 2 CPU free, the rest is held by other work"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_dataset_is_not_read_where_no_cpu_is_left(ray_session: Any, monkeypatch: Any, table: pl.DataFrame) -> None:

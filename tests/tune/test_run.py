@@ -280,7 +280,9 @@ def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, prep
 def test_learning_curves_are_those_of_the_trial(table: pl.DataFrame, preprocessor: Preprocessor) -> None:
     """A search does not evaluate all rows after every iteration; who wants to see that has the folds trained again."""
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
-    analysis = tune.run(train.XGBoostTrainer({}, num_boost_round=5), data, {"max_depth": tune.grid_search([2, 3])}, num_samples=1)
+    analysis = tune.run(
+        train.XGBoostTrainer({}, num_boost_round=5), data, {"max_depth": tune.grid_search([2, 3])}, num_samples=1
+    )
     assert analysis.best_trial.histories == {0: [], 1: [], 2: []}
     curves = analysis.learning_curves()
     assert curves.height == 3 * 5

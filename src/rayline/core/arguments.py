@@ -45,7 +45,11 @@ def _checked(function: types.FunctionType, owner: str) -> Any:
         return function
     known = frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.kind is not p.VAR_POSITIONAL)
     method = "" if function.__name__ == "__init__" else f".{function.__name__}"
-    where = f"{owner}{method}" if owner else f"{function.__module__.split('.')[1] if '.' in function.__module__ else 'core'}{method}"
+    where = (
+        f"{owner}{method}"
+        if owner
+        else f"{function.__module__.split('.')[1] if '.' in function.__module__ else 'core'}{method}"
+    )
     refuse = functools.partial(_refuse, where, known)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,4 +63,6 @@ def _checked(function: types.FunctionType, owner: str) -> Any:
 
 
 def _refuse(where: str, known: frozenset[str], given: dict[str, Any]) -> None:
-    raise ParameterError.unknown(where, [name for name in given if name not in known], known - {"self", "cls"}, "argument")
+    raise ParameterError.unknown(
+        where, [name for name in given if name not in known], known - {"self", "cls"}, "argument"
+    )

@@ -52,7 +52,8 @@ class SchemaError(RaylineError, ValueError):
         return cls(
             f"{where}: {needs} {_columns(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.",
             f"Expected every column seen in fit; got {shorten(present)}.",
-            _other_form(missing, present) or (f"did you mean {shorten(near)}?" if near else "rename the column, or refit without it."),
+            _other_form(missing, present)
+            or (f"did you mean {shorten(near)}?" if near else "rename the column, or refit without it."),
         )
 
     @classmethod
@@ -143,7 +144,9 @@ class MissingExtraError(RaylineError, ImportError):
                 f"repair the installation of {package!r} and of what it needs (pip check).",
             )
         return cls(
-            f"{what} needs the package {package!r}, which is not installed.", "", hint or f"pip install 'rayline[{extra}]'"
+            f"{what} needs the package {package!r}, which is not installed.",
+            "",
+            hint or f"pip install 'rayline[{extra}]'",
         )
 
 

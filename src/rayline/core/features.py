@@ -195,6 +195,11 @@ def _stored(dense: Array, *, zeros: bool) -> Any:
     if not zeros:
         return sparse.csr_matrix(dense)
     height, width = dense.shape
-    return sparse.csr_matrix(
-        (dense.ravel(), np.tile(np.arange(width), height), np.arange(0, height * width + 1, width)), shape=dense.shape
-    ) if width else sparse.csr_matrix(dense.shape, dtype=dense.dtype)
+    return (
+        sparse.csr_matrix(
+            (dense.ravel(), np.tile(np.arange(width), height), np.arange(0, height * width + 1, width)),
+            shape=dense.shape,
+        )
+        if width
+        else sparse.csr_matrix(dense.shape, dtype=dense.dtype)
+    )

@@ -20,7 +20,9 @@ class TableQuery:
     each of its values by itself.
     """
 
-    def __init__(self, table: pl.LazyFrame, requests: Iterable[StatisticRequest], by: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, table: pl.LazyFrame, requests: Iterable[StatisticRequest], by: Sequence[str] | None = None
+    ) -> None:
         self._by, self._places = by, list[tuple[StatisticRequest, slice | int]]()
         self.queries: list[pl.LazyFrame] = []
         scalars: list[pl.Expr] = []
@@ -72,7 +74,9 @@ def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> Answ
     return {r: r.statistic.merge_all([part[r] for part in parts], **dict(r.options)) for r in requests}
 
 
-def merge_folds(cells: Mapping[int, Mapping[StatisticRequest, Statistic]], folds: Sequence[Sequence[int]]) -> list[Answers]:
+def merge_folds(
+    cells: Mapping[int, Mapping[StatisticRequest, Statistic]], folds: Sequence[Sequence[int]]
+) -> list[Answers]:
     """The answers for each fold from those for the cells, which have the same requests."""
     found: list[Answers] = [{} for _ in folds]
     for request in next(iter(cells.values()), {}):

@@ -21,7 +21,6 @@ Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
 """Columns by name, by Polars selector, or (None) by type."""
 
 
-
 class Selected(list[str]):
     """The columns that a selector chose in a fit, in a saved stage: nobody has named them, so targets among them are let go."""
 
@@ -95,7 +94,9 @@ def is_missing(value: Any) -> bool:
 
 def without_categories(schema: Mapping[str, pl.DataType]) -> pl.Schema:
     """The schema behind `SchemaCheck`: every category is text."""
-    return pl.Schema({name: pl.String() if isinstance(dtype, pl.Categorical) else dtype for name, dtype in schema.items()})
+    return pl.Schema(
+        {name: pl.String() if isinstance(dtype, pl.Categorical) else dtype for name, dtype in schema.items()}
+    )
 
 
 def kind_of(dtype: pl.DataType) -> Kind:
@@ -201,9 +202,7 @@ def dtype_from_json(value: Any) -> pl.DataType:
     match value:
         case str() if value in _PLAIN:
             return _PLAIN[value]
-        case ["Datetime", ("ms" | "us" | "ns") as unit, zone] if (
-            zone is None or isinstance(zone, str)
-        ):
+        case ["Datetime", ("ms" | "us" | "ns") as unit, zone] if zone is None or isinstance(zone, str):
             return pl.Datetime(cast(Any, unit), zone)
         case ["Duration", ("ms" | "us" | "ns") as unit]:
             return pl.Duration(cast(Any, unit))

@@ -18,7 +18,12 @@ def short_directory(n_more: int) -> str:
     The usual one when it is short enough (`TMPDIR`), otherwise one that the system has. Raises ResourceError when there is none.
     """
     for place in (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/var/tmp", "/dev/shm"):  # noqa: S108
-        if place and len(os.fsencode(place)) + n_more <= MAX_SOCKET_PATH and Path(place).is_dir() and os.access(place, os.W_OK | os.X_OK):
+        if (
+            place
+            and len(os.fsencode(place)) + n_more <= MAX_SOCKET_PATH
+            and Path(place).is_dir()
+            and os.access(place, os.W_OK | os.X_OK)
+        ):
             return place
     raise ResourceError(
         f"No directory for temporary files has a path of at most {MAX_SOCKET_PATH - n_more} bytes, as Unix sockets need.",

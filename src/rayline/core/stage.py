@@ -36,7 +36,10 @@ class ParameterCheck:
 
 
 def one_of(*values: Any) -> ParameterCheck:
-    return ParameterCheck(f"one of {', '.join(map(repr, values))}", lambda v: any(v is w or (type(v) is type(w) and v == w) for w in values))
+    return ParameterCheck(
+        f"one of {', '.join(map(repr, values))}",
+        lambda v: any(v is w or (type(v) is type(w) and v == w) for w in values),
+    )
 
 
 def a_bool() -> ParameterCheck:
@@ -50,7 +53,9 @@ def an_int(low: int | None = None, high: int | None = None, *, none: bool = Fals
 
 def a_number(low: float | None = None, high: float | None = None, *, none: bool = False) -> ParameterCheck:
     words = f"a number{_bounds(low, high)}{' or None' if none else ''}"
-    return ParameterCheck(words, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high)))
+    return ParameterCheck(
+        words, lambda v: (none and v is None) or ((_is_int(v) or isinstance(v, float)) and _within(v, low, high))
+    )
 
 
 def a_string(*, none: bool = False) -> ParameterCheck:
@@ -113,7 +118,9 @@ class _StageMeta(ABCMeta):
             if unknown:
                 raise ParameterError.unknown(cls.__name__, unknown, names)
             if len(args) > len(names):
-                raise ParameterError(f"{cls.__name__}: too many arguments.", f"Expected at most {len(names)}; got {len(args)}.")
+                raise ParameterError(
+                    f"{cls.__name__}: too many arguments.", f"Expected at most {len(names)}; got {len(args)}."
+                )
             return super().__call__(*args, **kwargs)
 
 
@@ -222,17 +229,23 @@ class Stage(ABC, metaclass=_StageMeta):
         """What was learned. Raises NotFittedError before the fit."""
         if self.learned is None:
             name = type(self).__name__
-            raise NotFittedError(f"{name}: the stage is not fitted.", "Expected a fitted one.", "fit a Preprocessor that has it.")
+            raise NotFittedError(
+                f"{name}: the stage is not fitted.", "Expected a fitted one.", "fit a Preprocessor that has it."
+            )
         return self.learned
 
     # -- the contract ----------------------------------------------------------------------------------------------
 
-    def select(self, schema: Mapping[str, pl.DataType], *, where: str, exclude: Sequence[str], text: Callable[[str], bool]) -> list[str]:
+    def select(
+        self, schema: Mapping[str, pl.DataType], *, where: str, exclude: Sequence[str], text: Callable[[str], bool]
+    ) -> list[str]:
         """The columns of this stage in a table: the chosen ones, or by type without the targets."""
         name = type(self).__name__
         if self.columns is not None:
             features = {k: v for k, v in schema.items() if k not in exclude}
-            columns = [c for c in self.columns if c not in exclude] if isinstance(self.columns, Selected) else self.columns
+            columns = (
+                [c for c in self.columns if c not in exclude] if isinstance(self.columns, Selected) else self.columns
+            )
             chosen = choose(columns, features if isinstance(columns, pl.Expr) else schema, where=f"{where} ({name})")
             if not chosen and isinstance(self.columns, pl.Expr):
                 raise SchemaError(
@@ -274,7 +287,9 @@ class Stage(ABC, metaclass=_StageMeta):
 
         Columns named in `gone` go away, and their names are free.
         """
-        taken = [name for name, times in Counter(names).items() if times > 1 or (name in view.schema and name not in gone)]
+        taken = [
+            name for name, times in Counter(names).items() if times > 1 or (name in view.schema and name not in gone)
+        ]
         if taken:
             raise SchemaError(
                 f"{type(self).__name__}: column {taken[0]!r}, which it adds, exists already.",
@@ -310,7 +325,11 @@ class Stage(ABC, metaclass=_StageMeta):
             return self
         if not self.by_column:
             return None
-        rest = {k: v for k, v in own.items() if k not in columns} if isinstance(own, Mapping) else [c for c in own if c not in columns]
+        rest = (
+            {k: v for k, v in own.items() if k not in columns}
+            if isinstance(own, Mapping)
+            else [c for c in own if c not in columns]
+        )
         return self.fitted({**self.state, "columns": rest})
 
     # -- JSON ------------------------------------------------------------------------------------------------------

@@ -308,7 +308,12 @@ class Target:
         frame = self._frame(truth)
         made = frame
         for name, stage in self.stages:
-            made = apply_all(stage.to_operations(name), made.lazy()).select(map(col, self.columns)).collect().cast(pl.Float64)
+            made = (
+                apply_all(stage.to_operations(name), made.lazy())
+                .select(map(col, self.columns))
+                .collect()
+                .cast(pl.Float64)
+            )
             for column in self.columns:
                 bad = frame[column].filter(~made[column].is_finite().fill_null(False))
                 if len(bad):

@@ -124,7 +124,9 @@ class Analyzer:
             texts = texts.str.to_lowercase()
         if self.group:
             # Marked where it stands, and then taken out: a match alone has lost what the pattern may say of its surroundings.
-            marked = texts.str.replace_all(f"[{_OPEN}{_CLOSE}]", "").str.replace_all(self.token_pattern, f"{_OPEN}${{1}}{_CLOSE}")
+            marked = texts.str.replace_all(f"[{_OPEN}{_CLOSE}]", "").str.replace_all(
+                self.token_pattern, f"{_OPEN}${{1}}{_CLOSE}"
+            )
             found = marked.str.extract_all(f"{_OPEN}[^{_CLOSE}]*").list.eval(pl.element().str.strip_prefix(_OPEN))
         else:
             found = texts.str.extract_all(self.token_pattern)

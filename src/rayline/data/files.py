@@ -114,12 +114,18 @@ def common_schema(
     schemas: list[tuple[Path, pa.Schema]] = []
     for path in paths[:MOST_FILES]:
         if not path.stat().st_size:
-            raise DataError(f"{where}: {str(path)!r} is empty.", "Expected a file with columns.", "remove it, or leave it out of the paths.")
+            raise DataError(
+                f"{where}: {str(path)!r} is empty.",
+                "Expected a file with columns.",
+                "remove it, or leave it out of the paths.",
+            )
         try:
             schemas.append((path, schema_of(path)))
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0][:200]
-            raise DataError(f"{where}: {str(path)!r} cannot be read: {reason}.", "Expected a file of this kind.", "check the path.") from error
+            raise DataError(
+                f"{where}: {str(path)!r} cannot be read: {reason}.", "Expected a file of this kind.", "check the path."
+            ) from error
         for field in schemas[-1][1]:
             known, first = types.get(field.name, (pa.null(), path))
             types[field.name] = (_wider(known, field.type), first)
@@ -127,7 +133,9 @@ def common_schema(
                 raise SchemaError(
                     f"{where}: column {field.name!r} is {field.type} in {str(path)!r} and {known} in {str(first)!r}.",
                     "Expected one type in all files.",
-                    "say it, schema={…}, or what means a missing value, null_values=[…]." if where == "read_csv" else "convert one of them.",
+                    "say it, schema={…}, or what means a missing value, null_values=[…]."
+                    if where == "read_csv"
+                    else "convert one of them.",
                 )
     for path, schema in schemas if missing_columns == "raise" else ():
         lacking = [name for name in types if name not in schema.names]

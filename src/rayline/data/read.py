@@ -109,7 +109,9 @@ def read_csv(
 
 
 @known_arguments
-def read_json(paths: Paths, *, schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None, **options: Any) -> Dataset:
+def read_json(
+    paths: Paths, *, schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None, **options: Any
+) -> Dataset:
     """A dataset from JSON files (records, or one a line). As `read_parquet`, with the arguments of `ray.data.read_json`.
 
     `schema` says the Polars types of columns; of local files with one record a line the others have the type that holds

@@ -66,7 +66,6 @@ class SerializedFunction:
             return function(frame.lazy()).collect()
         return pl.concat(function(part.lazy()).collect() for part in frame.iter_slices(batch_size))
 
-
     def passed_through(self, names: Sequence[str]) -> list[str]:
         """As `scan.passed_through`."""
         return passed_through(_unpacked(self), names)

@@ -179,12 +179,16 @@ def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
         rows = rest.to_dicts() if rest.width else [{} for _ in range(frame.height)]
         if not own:
             return rows
-        return [{n: old.get(n) if n in own else new[n] for n in frame.columns} for old, new in zip(given, rows, strict=True)]
+        return [
+            {n: old.get(n) if n in own else new[n] for n in frame.columns} for old, new in zip(given, rows, strict=True)
+        ]
     if _is_pandas(like):
         index = like.index if len(like) == frame.height else None
         made = _to_pandas(rest)
         places = {str(name): i for i, name in enumerate(like.columns)}
-        columns = {name: like.iloc[:, places[name]].array if name in own else made[name].array for name in frame.columns}
+        columns = {
+            name: like.iloc[:, places[name]].array if name in own else made[name].array for name in frame.columns
+        }
         return type(made)(columns, index=index, columns=list(columns))
     places = {str(name): name for name in like}
     return {name: like[places[name]] if name in own else _to_array(frame[name]) for name in frame.columns}
@@ -215,7 +219,9 @@ def _to_array(series: pl.Series) -> np.ndarray[Any, Any]:
 
 
 def _from_arrays(data: Mapping[Any, Any]) -> pl.DataFrame:
-    single = [name for name, values in data.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")]
+    single = [
+        name for name, values in data.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")
+    ]
     if single:
         raise SchemaError(
             f"A dict with a single value under {single[0]!r} is not a table.",
@@ -238,7 +244,9 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pl.DataFrame:
     _refuse_duplicates(list(map(str, names)))
     if not names:
         return pl.DataFrame(height=len(rows))
-    return local_columns.frame_of([local_columns.of_values(str(name), [row.get(name) for row in rows]) for name in names])
+    return local_columns.frame_of(
+        [local_columns.of_values(str(name), [row.get(name) for row in rows]) for name in names]
+    )
 
 
 def _of_array(name: str, values: Any) -> pl.Series:
@@ -247,7 +255,9 @@ def _of_array(name: str, values: Any) -> pl.Series:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return local_columns.from_arrow(pa.table({name: values})).to_series()
     if _is_of_pandas(values) and hasattr(values, "dtype"):
-        return local_columns.of_pandas(name, values if hasattr(values, "cat") or not hasattr(values, "to_series") else values.to_series())
+        return local_columns.of_pandas(
+            name, values if hasattr(values, "cat") or not hasattr(values, "to_series") else values.to_series()
+        )
     if isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.dtype == object):
         return local_columns.of_values(name, list(values))
     try:

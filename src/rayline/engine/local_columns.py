@@ -68,7 +68,13 @@ def _category(name: str, column: pa.ChunkedArray) -> pl.Series:
     values = column.type.value_type
     simple = any(
         test(values)
-        for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_temporal, pa.types.is_decimal)
+        for test in (
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_boolean,
+            pa.types.is_temporal,
+            pa.types.is_decimal,
+        )
     )
     parts: list[pl.Series] = []
     dtype = from_arrow(pa.table({"values": pa.array([], values)}))["values"].dtype

@@ -88,10 +88,14 @@ class CatBoost(Framework):
         made = self._params(context, params or {})
         model = catboost.CatBoost(made)
         test = None if context.test is None or not context.test.n_rows else _pool(context.test)
-        on_gpu = made.get("task_type") == "GPU"  # where CatBoost takes no callbacks: what it has told is told at the end
+        on_gpu = (
+            made.get("task_type") == "GPU"
+        )  # where CatBoost takes no callbacks: what it has told is told at the end
         if on_gpu and callbacks:
             raise ParameterError(
-                "catboost trainer: CatBoost takes no callbacks on a GPU.", f"Got {list(callbacks)!r}.", "leave callbacks out."
+                "catboost trainer: CatBoost takes no callbacks on a GPU.",
+                f"Got {list(callbacks)!r}.",
+                "leave callbacks out.",
             )
         listening = None if on_gpu else [_CatBoostReporter(context), *(callbacks or ())]
         model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
@@ -120,13 +124,17 @@ class CatBoost(Framework):
         if made.get("ignored_features") is not None:
             names = made["ignored_features"]
             names = [names] if isinstance(names, (str, int)) else names
-            made["ignored_features"] = [p for n in names for p in context.columns(n, "catboost trainer: ignored_features")]
+            made["ignored_features"] = [
+                p for n in names for p in context.columns(n, "catboost trainer: ignored_features")
+            ]
         weights = made.get("class_weights")
         if isinstance(weights, Mapping) and context.target.classes:
             labels = context.target.classes[0]
             strange = [label for label in weights if label not in labels]
             if strange:
-                raise ParameterError.value("catboost trainer", "class_weights", f"labels among {[*labels]!r}", strange[0])
+                raise ParameterError.value(
+                    "catboost trainer", "class_weights", f"labels among {[*labels]!r}", strange[0]
+                )
             made["class_weights"] = [weights.get(label, 1.0) for label in labels]
         return made
 
@@ -193,7 +201,10 @@ class CatBoost(Framework):
         loss = _loss(params)
         if loss.startswith((*OF_GROUPS, *SEVERAL)):
             raise ParameterError.value(
-                "catboost trainer", "loss_function", "one of a classification, or of a regression with one prediction", loss
+                "catboost trainer",
+                "loss_function",
+                "one of a classification, or of a regression with one prediction",
+                loss,
             )
 
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:

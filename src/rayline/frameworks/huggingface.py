@@ -35,6 +35,7 @@ TASKS: Mapping[str, Task | Literal["classification"]] = {
     "text-regression": Task.REGRESSION,
 }
 
+
 @dataclass(frozen=True)
 class TextSettings:
     """What a model does not know of itself: its tokenizer, the columns that it reads, and how much of them."""
@@ -98,7 +99,9 @@ class HuggingFace(Framework):
         with training.process(context):
             transformers.set_seed(0 if context.seed is None else context.seed)
             made = _prepared(model, context.target)
-            text = TextSettings(_tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made))
+            text = TextSettings(
+                _tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made)
+            )
             best = training.fit(
                 context,
                 _with_text(made, text),

@@ -24,7 +24,9 @@ FILES = re.compile(
 """What a saved model may hold. SentencePiece's own files are not among them: its reader believes what they say, and
 tokenizers of `transformers` 5 are saved as tokenizer.json."""
 
-CODE = re.compile(r"auto_map|custom_pipelines|quantization_config|_?attn_implementation(_internal)?|_?experts_implementation|.*_file")
+CODE = re.compile(
+    r"auto_map|custom_pipelines|quantization_config|_?attn_implementation(_internal)?|_?experts_implementation|.*_file"
+)
 """What no configuration may say: these name code, here or on the internet, or another file."""
 
 MOST = 1 << 20
@@ -77,7 +79,11 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
             "save it again.",
         )
     shapes = tensors.check(directory / NUMBERS)
-    read = {name: strict_json.loads((directory / name).read_bytes(), name) for name in sorted(names) if name.endswith(".json")}
+    read = {
+        name: strict_json.loads((directory / name).read_bytes(), name)
+        for name in sorted(names)
+        if name.endswith(".json")
+    }
     for name, value in read.items():
         _refuse_code(name, value)
     _refuse_patterns(read.get("tokenizer.json"))
@@ -93,10 +99,14 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     except ArtifactError:
         raise
     except Exception as error:  # whatever a configuration that is not its own leads to
-        raise ArtifactError(f"The saved transformer cannot be read: {str(error)[:500]}", "", "save it again.") from error
+        raise ArtifactError(
+            f"The saved transformer cannot be read: {str(error)[:500]}", "", "save it again."
+        ) from error
     wrong = {kind: sorted(map(str, names))[:3] for kind, names in told.items() if names}
     if wrong:
-        raise ArtifactError("config.json names other layers than the saved numbers have.", f"Got {wrong}.", "save it again.")
+        raise ArtifactError(
+            "config.json names other layers than the saved numbers have.", f"Got {wrong}.", "save it again."
+        )
     return model, tokenizer, about
 
 
@@ -111,12 +121,18 @@ def _strange(names: set[str]) -> list[str]:
 def _text(about: Any) -> dict[str, Any]:
     columns, length = (about.get("columns"), about.get("max_length")) if isinstance(about, dict) else (None, None)
     if not isinstance(columns, list) or not 1 <= len(columns) <= 2 or not all(isinstance(c, str) for c in columns):
-        raise ArtifactError("text.json of a saved transformer names no columns.", f"Got {columns!r:.80}.", "save it again.")
+        raise ArtifactError(
+            "text.json of a saved transformer names no columns.", f"Got {columns!r:.80}.", "save it again."
+        )
     if length is not None and (not isinstance(length, int) or isinstance(length, bool) or not 0 < length < 1 << 31):
-        raise ArtifactError("text.json of a saved transformer has no max_length.", f"Got {length!r:.80}.", "save it again.")
+        raise ArtifactError(
+            "text.json of a saved transformer has no max_length.", f"Got {length!r:.80}.", "save it again."
+        )
     best = about.get("best_iteration")  # files of earlier versions do not say it
     if best is not None and (not isinstance(best, int) or isinstance(best, bool) or best < 0):
-        raise ArtifactError("text.json of a saved transformer has a wrong best_iteration.", f"Got {best!r:.80}.", "save it again.")
+        raise ArtifactError(
+            "text.json of a saved transformer has a wrong best_iteration.", f"Got {best!r:.80}.", "save it again."
+        )
     return {"columns": columns, "max_length": length, "best_iteration": best}
 
 
@@ -136,7 +152,11 @@ def _refuse_patterns(tokenizer: Any) -> None:
         if key != "Regex" or not isinstance(value, str):
             continue
         plain = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", value)  # without escapes and classes of characters
-        if len(value) > LONGEST_PATTERN or re.search(r"\)[*+{]", plain) or len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > 32:
+        if (
+            len(value) > LONGEST_PATTERN
+            or re.search(r"\)[*+{]", plain)
+            or len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > 32
+        ):
             raise ArtifactError(
                 f"tokenizer.json of a saved transformer has a regular expression that may take very long: {value[:80]!r}.",
                 "Expected one without repeated groups.",

@@ -120,7 +120,10 @@ def fit(
         step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
         if not step:
             return None
-        return next((round(log["epoch"]) - 1 for log in trainer.state.log_history if log["step"] == step and "epoch" in log), None)
+        return next(
+            (round(log["epoch"]) - 1 for log in trainer.state.log_history if log["step"] == step and "epoch" in log),
+            None,
+        )
 
 
 class _Trainer(transformers.Trainer):
@@ -163,7 +166,11 @@ class _Trainer(transformers.Trainer):
         outputs, kind = model(**inputs), self.model.config.problem_type
         logits = outputs.logits.float()
         if kind == "single_label_classification":
-            return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing), weight, outputs
+            return (
+                functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing),
+                weight,
+                outputs,
+            )
         measure = functional.mse_loss if kind == "regression" else functional.binary_cross_entropy_with_logits
         losses = measure(logits.reshape(labels.shape), labels, reduction="none")
         return losses.reshape(len(labels), -1).mean(dim=1), weight, outputs
@@ -231,7 +238,10 @@ def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> 
         "seed": 42 if context.seed is None else context.seed,
     }
     if given.get("load_best_model_at_end"):
-        own |= {"save_strategy": "epoch", "save_on_each_node": True}  # each worker goes back to the best of its own files
+        own |= {
+            "save_strategy": "epoch",
+            "save_on_each_node": True,
+        }  # each worker goes back to the best of its own files
     backend = {"ddp_backend": "nccl" if context.use_gpu else "gloo"} if context.world_size > 1 else {}
     return {**own, **backend, **copy.deepcopy(dict(given))}
 
@@ -279,7 +289,12 @@ def quiet() -> Iterator[None]:
 def process(context: TrainContext) -> Iterator[None]:
     """This process as one of many, as transformers finds it in the environment; afterwards as it was."""
     host, _, port = (context.worker_addresses[0] if context.worker_addresses else ":").rpartition(":")
-    told: dict[str, Any] = {"RANK": context.rank, "WORLD_SIZE": context.world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    told: dict[str, Any] = {
+        "RANK": context.rank,
+        "WORLD_SIZE": context.world_size,
+        "LOCAL_RANK": 0,
+        "LOCAL_WORLD_SIZE": 1,
+    }
     told |= {"MASTER_ADDR": host, "MASTER_PORT": port}
     before, threads = dict(os.environ), torch.get_num_threads()
     if context.world_size > 1:

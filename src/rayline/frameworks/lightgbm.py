@@ -114,7 +114,9 @@ class LightGBM(Framework):
         if context.world_size > 1:
             asked = _metrics(given)
             refuse(asked)
-            everyone = LightGBMMetrics(context, {"train": context.train, "test": context.test or context.train}, asked, feval)
+            everyone = LightGBMMetrics(
+                context, {"train": context.train, "test": context.test or context.train}, asked, feval
+            )
             everyone.of(sets)
         return lightgbm.train(
             given,
@@ -148,7 +150,11 @@ class LightGBM(Framework):
         if context.world_size > 1:
             default("tree_learner", "data")
             port = int(context.worker_addresses[context.rank].rpartition(":")[2])
-            peers = {"machines": ",".join(context.worker_addresses), "num_machines": context.world_size, "local_listen_port": port}
+            peers = {
+                "machines": ",".join(context.worker_addresses),
+                "num_machines": context.world_size,
+                "local_listen_port": port,
+            }
             params |= {**peers, "pre_partition": True}
         return params
 
@@ -159,7 +165,9 @@ class LightGBM(Framework):
             else _codes(features.table)
         )
         scores: Array = model.predict(data)
-        if _head(model).get("objective", "").startswith("multiclassova"):  # each class by itself: they do not add up to 1
+        if (
+            _head(model).get("objective", "").startswith("multiclassova")
+        ):  # each class by itself: they do not add up to 1
             scores = normalized(scores)
         return scores
 
@@ -196,7 +204,9 @@ class LightGBM(Framework):
         task = CLASSES.get(head.get("objective", "").split(" ")[0], Task.REGRESSION)
         if self.predicts_margins(model) and int(head["num_class"]) > 1:
             task = Task.MULTICLASS
-        return ModelInfo(task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()])
+        return ModelInfo(
+            task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()]
+        )
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
         objective = next(((params or {})[name] for name in _aliases("objective") if name in (params or {})), None)
@@ -226,7 +236,9 @@ class LightGBM(Framework):
             raise ParameterError.unknown("lightgbm trainer", unknown, known)
         for name in _aliases("objective"):
             if not (params.get(name) is None or isinstance(params[name], str) or callable(params[name])):
-                raise ParameterError.value("lightgbm trainer", name, "the name of an objective, or a function", params[name])
+                raise ParameterError.value(
+                    "lightgbm trainer", name, "the name of an objective, or a function", params[name]
+                )
         refused = [name for main in OF_FILES for name in _aliases(main) if name in params]
         if refused:
             raise ParameterError(
@@ -234,14 +246,18 @@ class LightGBM(Framework):
                 f"Expected none of {sorted(alias for main in OF_FILES for alias in _aliases(main))}.",
                 "name the target and the weights in fit, and leave columns out with DropColumns.",
             )
-        of_columns = {alias for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES) for alias in _aliases(main)}
+        of_columns = {
+            alias for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES) for alias in _aliases(main)
+        }
         tried = {k: v for k, v in params.items() if not callable(v) and k not in of_columns}
         more = (
             {"num_class": 2}
             if self.task(params) is Task.MULTICLASS and not {*_aliases("num_class")} & {*params}
             else {}
         )
-        labels = [0.0, 1.0] if self.task(params) in (Task.BINARY, Task.MULTICLASS) else [0.5, 1.0]  # some take no 0, some none above 1
+        labels = (
+            [0.0, 1.0] if self.task(params) in (Task.BINARY, Task.MULTICLASS) else [0.5, 1.0]
+        )  # some take no 0, some none above 1
         data = lightgbm.Dataset(np.zeros((2, 1)), np.array(labels), params={"verbosity": -1})
         try:
             lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)

@@ -65,7 +65,9 @@ class LightGBMMetrics:
 
     def __init__(self, context: TrainContext, rows: Mapping[str, Rows], metrics: Iterable[str], functions: Any) -> None:
         self._job, self._rows = context, rows
-        self._functions = [f for f in (functions if isinstance(functions, (list, tuple)) else [functions]) if f is not None]
+        self._functions = [
+            f for f in (functions if isinstance(functions, (list, tuple)) else [functions]) if f is not None
+        ]
         self._is_whole = bool(self._functions) or bool({*metrics} & {*OF_ALL})
         self._sets: dict[int, str] = {}
         self._whole: dict[str, tuple[Array, Array, Array]] = {}

@@ -38,13 +38,17 @@ class Sklearn(Framework):
         model = clone(estimator)
         if context.seed is not None:
             open_ = {
-                k: context.seed for k, v in model.get_params().items() if k.split("__")[-1] == "random_state" and v is None
+                k: context.seed
+                for k, v in model.get_params().items()
+                if k.split("__")[-1] == "random_state" and v is None
             }
             model.set_params(**open_)
         if epochs is None:
             # Arrays of its own: some estimators write to what they are given.
             return model.fit(
-                context.train.features.matrix(np.float64), context.train.target.copy(), **_weights(model, "fit", context.train)
+                context.train.features.matrix(np.float64),
+                context.train.target.copy(),
+                **_weights(model, "fit", context.train),
             )
         classes = {"classes": np.arange(max(len(context.target.classes[0]), 2))} if is_classifier(model) else {}
         for epoch in range(epochs):
@@ -123,7 +127,9 @@ class Sklearn(Framework):
         names = None if names is None else [str(name) for name in names]
         if not is_classifier(model):
             shape = np.shape(getattr(model, "coef_", ()))
-            return ModelInfo(Task.REGRESSION, 2, getattr(model, "n_outputs_", shape[0] if len(shape) == 2 else 1), names)
+            return ModelInfo(
+                Task.REGRESSION, 2, getattr(model, "n_outputs_", shape[0] if len(shape) == 2 else 1), names
+            )
         classes = model.classes_
         if isinstance(classes, list):
             return ModelInfo(Task.BINARY, 2, len(classes), names)
@@ -140,10 +146,10 @@ class Sklearn(Framework):
         estimator = args[0] if args else kwargs["estimator"]
         epochs = kwargs.get("epochs")
         # Some estimators of estimators have `predict` only when they are fitted.
-        predicts = hasattr(estimator, "predict") or (
-            isinstance(estimator, BaseEstimator) and _kind(estimator)
-        )
-        if isinstance(estimator, type) or not (predicts and all(map(partial(hasattr, estimator), ("fit", "get_params")))):
+        predicts = hasattr(estimator, "predict") or (isinstance(estimator, BaseEstimator) and _kind(estimator))
+        if isinstance(estimator, type) or not (
+            predicts and all(map(partial(hasattr, estimator), ("fit", "get_params")))
+        ):
             raise ParameterError.value(
                 "sklearn trainer", "estimator", "an estimator object with fit and predict", estimator
             )

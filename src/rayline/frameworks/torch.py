@@ -156,7 +156,9 @@ class Torch(Framework):
             inputs=inputs,
         )
         with seeded(context), self.communication(context) as among:
-            made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(device(context))
+            made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(
+                device(context)
+            )
             if train_loop is None:
                 made = TrainingLoop(context, made, settings, among).run()
             else:
@@ -234,7 +236,9 @@ class Torch(Framework):
             _refuse(given, {"trainer_args", "callbacks"}, "module", "they are for lightning_module=…")
         if loop is not None:
             if not callable(loop):
-                raise ParameterError.value("torch trainer", "train_loop", "a function of the module and the TrainContext", loop)
+                raise ParameterError.value(
+                    "torch trainer", "train_loop", "a function of the module and the TrainContext", loop
+                )
             _refuse(given, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
         made = given.get("module", "MLP") if lightning is None else lightning
         modules.check(made, given.get("module_kwargs") or {})

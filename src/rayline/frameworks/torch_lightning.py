@@ -213,7 +213,9 @@ def _keep(trainer: Any, module: Any, directory: Path) -> None:
 
 def _strategy(context: TrainContext) -> Any:
     return DDPStrategy(
-        process_group_backend="nccl" if context.use_gpu else "gloo", cluster_environment=_RaylineCluster(context), timeout=TIMEOUT
+        process_group_backend="nccl" if context.use_gpu else "gloo",
+        cluster_environment=_RaylineCluster(context),
+        timeout=TIMEOUT,
     )
 
 

@@ -77,7 +77,8 @@ def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int
                 if weight and not math.isnan(value):  # a worker may have no test rows
                     told.setdefault(name, []).append((value, weight))
         means = {
-            name: float(np.average([v for v, _ in parts], weights=[w for _, w in parts])) for name, parts in told.items()
+            name: float(np.average([v for v, _ in parts], weights=[w for _, w in parts]))
+            for name, parts in told.items()
         }
         return any(among.gather(context.report(iteration, means)))
 
@@ -367,6 +368,7 @@ class TrainingLoop:
                 group.update(scheduled)
                 if hasattr(self.scheduler, "base_lrs"):
                     self.scheduler.base_lrs[place] *= ratio
+
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self, directory: Path) -> None:

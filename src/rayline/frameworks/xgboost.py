@@ -84,7 +84,9 @@ class XGBoost(Framework):
                 evals.append((matrix(context.test, params), "test"))
             everyone = None
             if distributed:
-                everyone = XGBoostMetrics(context, {"train": context.train, "test": context.test or context.train}, params, custom_metric)
+                everyone = XGBoostMetrics(
+                    context, {"train": context.train, "test": context.test or context.train}, params, custom_metric
+                )
                 everyone.of({name: data for data, name in evals})
                 custom_metric = everyone.function if everyone.needed else None
             if xgb_model is not None:
@@ -104,7 +106,10 @@ class XGBoost(Framework):
                 early_stopping_rounds=early_stopping_rounds,
                 verbose_eval=verbose_eval and context.rank == 0,
                 xgb_model=xgb_model,
-                callbacks=[_XGBoostReporter(context, self, everyone), *(callbacks or ())],  # first: after one that stops none is called
+                callbacks=[
+                    _XGBoostReporter(context, self, everyone),
+                    *(callbacks or ()),
+                ],  # first: after one that stops none is called
                 custom_metric=custom_metric,
             )
 
@@ -130,7 +135,9 @@ class XGBoost(Framework):
         objective, booster = _kind(model)
         until, linear = 0 if best is None else best + 1, booster == "gblinear"
         # A matrix is read faster than columns, as long as it is not too large.
-        zeros = features.has_vectors and model.feature_types is not None  # a model of a sparse matrix without types took none
+        zeros = (
+            features.has_vectors and model.feature_types is not None
+        )  # a model of a sparse matrix without types took none
         parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
         found = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if objective == "binary:logitraw":
@@ -193,7 +200,9 @@ class XGBoost(Framework):
 
     def without_gpu(self) -> str:
         has_cuda = xgboost.build_info().get("USE_CUDA")
-        return "" if has_cuda else "this build of XGBoost has no CUDA; the package xgboost (in place of xgboost-cpu) has"
+        return (
+            "" if has_cuda else "this build of XGBoost has no CUDA; the package xgboost (in place of xgboost-cpu) has"
+        )
 
     def best_iteration(self, model: Any) -> int | None:
         best = model.attr("best_iteration")

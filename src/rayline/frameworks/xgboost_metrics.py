@@ -31,7 +31,11 @@ class XGBoostMetrics:
     """
 
     def __init__(
-        self, context: TrainContext, rows: Mapping[str, Rows], params: Mapping[str, Any], function: Callable[..., Any] | None
+        self,
+        context: TrainContext,
+        rows: Mapping[str, Rows],
+        params: Mapping[str, Any],
+        function: Callable[..., Any] | None,
     ) -> None:
         asked = params.get("eval_metric") or ()
         asked = [asked] if isinstance(asked, str) else list(asked)

@@ -72,7 +72,9 @@ def _refuse_several(params: Mapping[str, Any]) -> None:
     for name in ("quantile_alpha", "expectile_alpha"):
         value = params.get(name)
         if value is not None and np.size(np.array(value, dtype=object)) > 1:
-            raise ParameterError.value("xgboost trainer", name, "one number: a model predicts one value for a target", value)
+            raise ParameterError.value(
+                "xgboost trainer", name, "one number: a model predicts one value for a target", value
+            )
 
 
 def of_features(params: dict[str, Any], context: TrainContext) -> None:
@@ -82,7 +84,9 @@ def of_features(params: dict[str, Any], context: TrainContext) -> None:
         found = context.by_column(constraints, "xgboost trainer: monotone_constraints")
         params["monotone_constraints"] = tuple(int(found.get(place, 0)) for place in range(context.n_columns))
     if groups is not None and not isinstance(groups, str):
-        params["interaction_constraints"] = json.dumps(context.groups(groups, "xgboost trainer: interaction_constraints"))
+        params["interaction_constraints"] = json.dumps(
+            context.groups(groups, "xgboost trainer: interaction_constraints")
+        )
 
 
 def _two_rows(labels: Sequence[float] = (0.0, 1.0)) -> Any:

@@ -142,7 +142,9 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
         raise ArtifactError(f"{path} does not exist.", "Expected what InferencePipeline.save writes.") from None
     except PermissionError as error:
         raise ArtifactError(
-            f"{path} may not be read: {error.strerror}.", "Expected a file that is open to this user.", "change its rights."
+            f"{path} may not be read: {error.strerror}.",
+            "Expected a file that is open to this user.",
+            "change its rights.",
         ) from error
     except RaylineError:
         raise
@@ -220,7 +222,12 @@ def _check_end(file: BinaryIO, path: Path) -> int:
             "Expected a ZIP file without a comment.",
             "copy it again.",
         )
-    if large or n_members > MAX_MEMBERS or directory_bytes > MAX_DIRECTORY_BYTES or offset + directory_bytes + _END.size != size:
+    if (
+        large
+        or n_members > MAX_MEMBERS
+        or directory_bytes > MAX_DIRECTORY_BYTES
+        or offset + directory_bytes + _END.size != size
+    ):
         raise ArtifactError(
             f"{path} has a directory that Rayline does not write.", f"Expected at most {MAX_MEMBERS} members."
         )

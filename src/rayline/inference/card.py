@@ -117,7 +117,11 @@ def model_card(
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
     path = None if path is None else Path(path)
     if path is not None and path.suffix.lower() not in (*_PAGES, *_TEXTS):
-        raise ParameterError(f"model_card: {path} is no kind of file that it writes.", f"Expected one of {[*_PAGES, *_TEXTS]}.", "change the suffix.")
+        raise ParameterError(
+            f"model_card: {path} is no kind of file that it writes.",
+            f"Expected one of {[*_PAGES, *_TEXTS]}.",
+            "change the suffix.",
+        )
     sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)
     text = _markdown(title, sections, "card" if path is None else path.stem)
     if path is not None and path.suffix.lower() in _PAGES:
@@ -153,7 +157,9 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
     stages = [] if pipeline.preprocessor is None else pipeline.preprocessor.leaves
     learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
     data = model.data
-    trained = f"{counted(data['n_rows'], 'row')}, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
+    trained = (
+        f"{counted(data['n_rows'], 'row')}, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
+    )
     seen = "" if table is None else f"{counted(table.height, 'row')} that the maker of this card chose."
     shown = [] if table is None else card_plots.performance(target, pipeline.scores(table.lazy()), table)
     examples = pipeline.examples
@@ -227,10 +233,16 @@ def _measured(found: Mapping[str, float], target: Target) -> _Section:
     for name, value in sorted(found.items(), key=lambda item: "_" not in item[0]):
         table = next((t for t in TABLES if name.startswith(f"{t}-")), "value")
         plain = name.removeprefix(f"{table}-")
-        same = (n for n, row in rows.items() if _letters(n) == _letters(plain) and row.get(table, number(value)) == number(value))
+        same = (
+            n
+            for n, row in rows.items()
+            if _letters(n) == _letters(plain) and row.get(table, number(value)) == number(value)
+        )
         rows.setdefault(next(same, plain), {})[table] = number(value)
     tables = [t for t in ("value", *TABLES) if any(t in row for row in rows.values())]
-    lines = [[f"{name}{target.of_class(name)}", *(row.get(t, "") for t in tables)] for name, row in sorted(rows.items())]
+    lines = [
+        [f"{name}{target.of_class(name)}", *(row.get(t, "") for t in tables)] for name, row in sorted(rows.items())
+    ]
     return _Section("How good it is", "", ["metric", *(TABLES.get(t, t) for t in tables)], lines)
 
 

@@ -52,7 +52,9 @@ def learning(history: pl.DataFrame, target: Target) -> list[SVGPlot]:
     made = []
     for metric in list(metrics)[:3] if history.height > 1 else []:
         series = {
-            name.removesuffix(metric).rstrip("-") or name: list(zip(history["iteration"].to_list(), history[name].cast(pl.Float64).to_list(), strict=True))
+            name.removesuffix(metric).rstrip("-") or name: list(
+                zip(history["iteration"].to_list(), history[name].cast(pl.Float64).to_list(), strict=True)
+            )
             for name in names
             if (name.partition("-")[2] or name) == metric
         }
@@ -82,7 +84,9 @@ def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
         counts = np.zeros((len(classes), len(classes)), np.int64)
         np.add.at(counts, (truth, target.codes(scores)[0].astype(np.int64)), 1)
         svg = svg_plots.table(classes, counts.tolist(), x="predicted", y="true")
-        made.append(SVGPlot("confusion", "Confusion", "Rows of each true class (down) by predicted class (across).", svg))
+        made.append(
+            SVGPlot("confusion", "Confusion", "Rows of each true class (down) by predicted class (across).", svg)
+        )
     return made
 
 
@@ -100,7 +104,9 @@ def _roc(classes: Sequence[str], chances: Array, truth: Array) -> SVGPlot:
             some = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).astype(int))
             series[area] = list(zip(x[some].tolist(), y[some].tolist(), strict=True))
     svg = svg_plots.lines(series, x="false positive rate", y="true positive rate", diagonal=True, unit=True)
-    some_of = f"The first {len(svg_plots.COLORS)} of {len(classes)} classes. " if len(classes) > len(svg_plots.COLORS) else ""
+    some_of = (
+        f"The first {len(svg_plots.COLORS)} of {len(classes)} classes. " if len(classes) > len(svg_plots.COLORS) else ""
+    )
     return SVGPlot("roc", "ROC", f"{some_of}Area under the curve: {', '.join(areas)}. The dashed line is chance.", svg)
 
 

@@ -77,7 +77,9 @@ class Ensemble(Framework):
         for file in files:  # nor is one inside of another written: it would be unpacked inside of the unpacked
             if artifact.read_manifest(file).get("framework") == self.name:
                 raise ArtifactError(
-                    f"The member {file.name} of the saved ensemble is an ensemble.", "Expected trained models.", "save it again."
+                    f"The member {file.name} of the saved ensemble is an ensemble.",
+                    "Expected trained models.",
+                    "save it again.",
                 )
         return EnsembleMembers([artifact.load(file) for file in files], weights)
 

@@ -154,5 +154,7 @@ def _text(members: archive.ArchiveMembers, name: str, where: str) -> bytes:
             f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}."
         )
     if size > strict_json.MAX_BYTES:
-        raise ArtifactError(f"{where}: {name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}.")
+        raise ArtifactError(
+            f"{where}: {name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}."
+        )
     return members.read(name)

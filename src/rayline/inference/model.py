@@ -177,7 +177,9 @@ class Model:
         return self.adapter.importance(self.native, self.feature_names)
 
     def __repr__(self) -> str:
-        metrics = ", ".join(f"{name}{self.target.of_class(name)}={number(value)}" for name, value in self.metrics.items())
+        metrics = ", ".join(
+            f"{name}{self.target.of_class(name)}={number(value)}" for name, value in self.metrics.items()
+        )
         return f"Model({self.framework}, {self.target.task} of {list(self.target.columns)}, {counted(len(self.schema), 'feature')}{', ' + metrics if metrics else ''})"
 
     # Models travel to workers through the framework's own files, so that every framework can be sent.

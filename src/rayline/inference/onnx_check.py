@@ -45,7 +45,9 @@ def expected(model: Model, matrix: Array) -> Array:
     Raises ParameterError for a model without probabilities, or whose labels are not the likeliest classes.
     """
     schema = pl.Schema({name: pl.Float64() for name in model.schema})
-    scores = model.adapter.predict(model.native, Features(pl.DataFrame(matrix.astype(float), schema=schema), schema=schema))
+    scores = model.adapter.predict(
+        model.native, Features(pl.DataFrame(matrix.astype(float), schema=schema), schema=schema)
+    )
     kind = type(model.native).__name__
     if model.target.task is Task.REGRESSION:
         return scores

@@ -94,7 +94,9 @@ class InferencePipeline:
         return rows.select(map(col, self.input_schema))
 
     def __repr__(self) -> str:
-        return f"InferencePipeline(\n  {str(self._preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
+        return (
+            f"InferencePipeline(\n  {str(self._preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
+        )
 
     def importance(self) -> dict[str, float] | None:
         """How much each column of the raw rows matters to the model, when its framework can tell.
@@ -219,7 +221,9 @@ class InferencePipeline:
             )
 
     def _takes_rows(self, rows: Any) -> bool:
-        return isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and all(map(_is_row, rows)) and self._row is not None
+        return (
+            isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and all(map(_is_row, rows)) and self._row is not None
+        )
 
     @cached_property
     def _row(self) -> Callable[[Row], None] | None:

@@ -45,7 +45,9 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
     about = strict_json.loads(signature, "signature.json")
     fields = ("algorithm", "public_key", "signature")
     if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in fields):
-        raise ArtifactError(f"{where}: its signature is malformed.", f"Expected the fields {list(fields)}.", "sign it again.")
+        raise ArtifactError(
+            f"{where}: its signature is malformed.", f"Expected the fields {list(fields)}.", "sign it again."
+        )
     key = trusted.get(about["public_key"])
     if key is None or about["algorithm"] != "ed25519":
         raise ArtifactError(
@@ -57,7 +59,8 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
         key.verify(bytes.fromhex(about["signature"]), _PURPOSE + manifest)
     except (InvalidSignature, ValueError):
         raise ArtifactError(
-            f"{where} was changed after it was signed by {about['public_key']}.", "Expected the manifest that was signed."
+            f"{where} was changed after it was signed by {about['public_key']}.",
+            "Expected the manifest that was signed.",
         ) from None
 
 

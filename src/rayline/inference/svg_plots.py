@@ -62,7 +62,11 @@ def ticks(low: float, high: float) -> list[tuple[float, str]]:
     size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if most >= s * 10), (1, ""))
     if most >= 1e16 or 0 < most < 1e-3:
         return [(place, f"{place:.2g}") for place in places]
-    digits = max(0, -math.floor(math.log10(step / size) + 1e-9) + (step / size * 10 ** -math.floor(math.log10(step / size)) % 1 > 0.1))
+    digits = max(
+        0,
+        -math.floor(math.log10(step / size) + 1e-9)
+        + (step / size * 10 ** -math.floor(math.log10(step / size)) % 1 > 0.1),
+    )
     return [(place, f"{place / size:,.{digits}f}{unit if place else ''}".replace("-", "−")) for place in places]
 
 
@@ -120,7 +124,9 @@ def bars(edges: Sequence[float], counts: Sequence[int], *, x: str, y: str) -> st
     out = axes.draw(x, y)
     for (low, high), count in zip(pairwise(edges), counts, strict=True):
         (left, top), (right, bottom) = axes.at(low, count), axes.at(high, 0.0)
-        place = f'x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" height="{bottom - top:.1f}"'
+        place = (
+            f'x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" height="{bottom - top:.1f}"'
+        )
         out.append(f'<rect {place} fill="{COLORS[0]}"/>')
     if axes.across[0] < 0 < axes.across[1]:
         out.append(_line([axes.at(0.0, 0.0), axes.at(0.0, axes.up[1])], "#999", dash="4 4"))
@@ -149,7 +155,9 @@ def table(labels: Sequence[str], counts: Sequence[Sequence[int]], *, x: str, y: 
             out.append(f'<rect {place} fill="{COLORS[0]}" fill-opacity="{0.06 + 0.9 * share:.3f}"/>')
             color = "#fff" if share > 0.5 else "currentColor"
             size = 11 if len(f"{count:,}") * CHARACTER < side else 8
-            out.append(_text(left + (j + 0.5) * side - 1, top + (i + 0.5) * side + 4, f"{count:,}", color=color, size=size))
+            out.append(
+                _text(left + (j + 0.5) * side - 1, top + (i + 0.5) * side + 4, f"{count:,}", color=color, size=size)
+            )
     return _svg(out, left + n * side + 12, top + n * side + 12)
 
 
@@ -230,11 +238,20 @@ def _line(places: Points, color: str, *, dash: str = "") -> str:
 
 
 def _text(
-    x: float, y: float, text: str, *, anchor: str = "middle", turned: bool = False, color: str = "currentColor", size: int = 11
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "middle",
+    turned: bool = False,
+    color: str = "currentColor",
+    size: int = 11,
 ) -> str:
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     small = f' font-size="{size}"' if size != 11 else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}"{small}{turn}>{html.escape(text)}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}"{small}{turn}>{html.escape(text)}</text>'
+    )
 
 
 def _svg(parts: Sequence[str], width: float, height: float) -> str:

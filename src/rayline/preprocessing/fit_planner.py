@@ -82,7 +82,12 @@ class FitPlan:
         if moving and len(self.fitted) <= moving[-1]:
             return
         walk = FitPlan(
-            self.where, self.target_leaves, {t: self.schema[t] for t in self.targets}, (), self.known, noun="target stage"
+            self.where,
+            self.target_leaves,
+            {t: self.schema[t] for t in self.targets},
+            (),
+            self.known,
+            noun="target stage",
         )
         if moving:
             walk._operations.append(self._operations[moving[-1] + 1])
@@ -143,7 +148,11 @@ class FitPlan:
             self._operations.append([*self._operations[-1], *training])
             own = set(columns)
             changed = {name for name in after if name not in table or name in own}
-            steps = {operation.column: operation for operation in new if leaf.column_operation and isinstance(operation, leaf.column_operation)}  # type: ignore[attr-defined]
+            steps = {
+                operation.column: operation
+                for operation in new
+                if leaf.column_operation and isinstance(operation, leaf.column_operation)
+            }  # type: ignore[attr-defined]
             prefix = len(self._operations) - 1
             moved = {name: ColumnSource(name, prefix) for name in after} if leaf.resamples else {}
             for name in after:
@@ -294,7 +303,9 @@ def fit(
         if ROWS not in answers:
             missing.append(ROWS)
         scan = Scan(missing, walk.prefixes)
-        scanned = engine.scan(data, replace(scan, prepare=schema_check.SchemaCheck(schema, where).only(scan.columns(schema))))
+        scanned = engine.scan(
+            data, replace(scan, prepare=schema_check.SchemaCheck(schema, where).only(scan.columns(schema)))
+        )
         answers |= scanned[0]
         scans += 1
         _refuse_empty(answers, where)

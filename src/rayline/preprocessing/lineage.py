@@ -29,7 +29,11 @@ class ColumnOrigins:
             if own is None and isinstance(dtype, pl.Array):
                 own = dict.fromkeys(map(str, range(dtype.size)), self.columns[name])
             is_vector = isinstance(dtype, pl.Array) or dtype == SPARSE
-            found[name] = {f"{name}_{e}": s for e, s in own.items()} if own is not None and is_vector else {name: self.columns[name]}
+            found[name] = (
+                {f"{name}_{e}": s for e, s in own.items()}
+                if own is not None and is_vector
+                else {name: self.columns[name]}
+            )
         return found
 
 

@@ -73,7 +73,9 @@ class Preprocessor:
         target_stages: Sequence[tuple[str, Stage]] = (),
     ) -> None:
         self._stages: tuple[tuple[str, Stage | Preprocessor], ...] = stage_list.checked(stages, Preprocessor)
-        self._target_stages = stage_list.checked_targets(target_stages, Preprocessor, [name for name, _ in self._stages])
+        self._target_stages = stage_list.checked_targets(
+            target_stages, Preprocessor, [name for name, _ in self._stages]
+        )
         self._input: pl.Schema | None = None
         self._output: pl.Schema | None = None
         self._targets: tuple[str, ...] = ()
@@ -247,7 +249,9 @@ class Preprocessor:
                 made.append(one)
         return made
 
-    def _inputs(self, data: Any, target_columns: Sequence[str] | str, where: str) -> tuple[Engine, pl.Schema, list[str]]:
+    def _inputs(
+        self, data: Any, target_columns: Sequence[str] | str, where: str
+    ) -> tuple[Engine, pl.Schema, list[str]]:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         schema = schema_check.readable(engine.schema(data))
@@ -265,13 +269,19 @@ class Preprocessor:
         return engine, schema, targets
 
     def become(
-        self, fit: fit_planner.FitOutcome, schema: Mapping[str, pl.DataType], targets: Sequence[str], beside: Sequence[str] = ()
+        self,
+        fit: fit_planner.FitOutcome,
+        schema: Mapping[str, pl.DataType],
+        targets: Sequence[str],
+        beside: Sequence[str] = (),
     ) -> None:
         """Take over what a fit of these stages learned."""
         self._take(fit.leaves)
         pairs = zip(self._target_stages, fit.target_leaves, strict=True)
         self._target_stages = tuple((name, fitted) for (name, _), fitted in pairs)
-        self._input = pl.Schema({name: dtype for name, dtype in schema.items() if name not in targets and name not in beside})
+        self._input = pl.Schema(
+            {name: dtype for name, dtype in schema.items() if name not in targets and name not in beside}
+        )
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
         self.__dict__.pop("operations", None)
@@ -580,7 +590,9 @@ class Preprocessor:
 class _Transform:
     """A fitted transformation of LazyFrames; small, and serialisable to workers."""
 
-    def __init__(self, check: schema_check.SchemaCheck, operations: Sequence[Operation], adds: Sequence[str] | None) -> None:
+    def __init__(
+        self, check: schema_check.SchemaCheck, operations: Sequence[Operation], adds: Sequence[str] | None
+    ) -> None:
         self._check, self._operations, self._adds = check, list(operations), adds
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:

@@ -27,11 +27,15 @@ def readable(schema: Mapping[str, pl.DataType]) -> pl.Schema:
     for name, dtype in schema.items():
         if "\x00" in name:
             raise SchemaError(
-                f"The column {name!r} has a NUL character in its name.", "Expected a name that Arrow can carry.", "rename it."
+                f"The column {name!r} has a NUL character in its name.",
+                "Expected a name that Arrow can carry.",
+                "rename it.",
             )
         if dtype == pl.Object:
             raise SchemaError(
-                f"Column {name!r} mixes types.", "Expected values of one type; got Python objects.", f"convert {name!r} first."
+                f"Column {name!r} mixes types.",
+                "Expected values of one type; got Python objects.",
+                f"convert {name!r} first.",
             )
         if is_category(dtype):
             plain[name] = pl.String() if category_values(dtype) is None else dtype
@@ -62,7 +66,11 @@ class SchemaCheck:
         for name, dtype in self.schema.items():
             if _if_all_missing(present[name], dtype):
                 raise SchemaError.dtype(self.where, name, _words(dtype), present[name])
-            if present[name].is_temporal() and dtype.is_temporal() and (_zone(present[name]) is None) != (_zone(dtype) is None):
+            if (
+                present[name].is_temporal()
+                and dtype.is_temporal()
+                and (_zone(present[name]) is None) != (_zone(dtype) is None)
+            ):
                 raise _OtherZone(name, dtype, self.where).refusal(present[name])
 
     def _changes(self, present: Mapping[str, pl.DataType]) -> list[pl.Expr]:
@@ -99,7 +107,9 @@ class SchemaCheck:
             change = _CategoryText(name, result, self.where)
         elif dtype.is_integer() and (got.is_numeric() or got == pl.Boolean):
             change = _IntegersFromFloats(name, result, self.where)
-        elif (isinstance(dtype, pl.Array) and isinstance(got, (pl.List, pl.Array))) or (dtype == SPARSE and _is_sparse(got)):
+        elif (isinstance(dtype, pl.Array) and isinstance(got, (pl.List, pl.Array))) or (
+            dtype == SPARSE and _is_sparse(got)
+        ):
             change = _FixedLengthVectors(name, result, self.where)
         elif isinstance(dtype, (pl.Date, pl.Datetime, pl.Time)) and got == pl.String:
             change = _Iso(name, result, self.where)
@@ -118,12 +128,18 @@ class SchemaCheck:
 
 
 def _is_sparse(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.Struct) and [field.name for field in dtype.fields] == [field.name for field in SPARSE.fields]
+    return isinstance(dtype, pl.Struct) and [field.name for field in dtype.fields] == [
+        field.name for field in SPARSE.fields
+    ]
 
 
 def _alike(got: pl.DataType, values: pl.DataType | None) -> bool:
     """Whether values of a type can stand for categories of the other."""
-    return values is not None and kind_of(got) in (Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME) and kind_of(got) == kind_of(values)
+    return (
+        values is not None
+        and kind_of(got) in (Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
+        and kind_of(got) == kind_of(values)
+    )
 
 
 def _if_all_missing(got: pl.DataType, dtype: pl.DataType) -> bool:
@@ -138,7 +154,13 @@ def _if_all_missing(got: pl.DataType, dtype: pl.DataType) -> bool:
 
 def _words(dtype: pl.DataType) -> str:
     values = category_values(dtype)
-    return f"a category of {values}" if values is not None else "values of several types" if dtype == pl.Object else str(dtype)
+    return (
+        f"a category of {values}"
+        if values is not None
+        else "values of several types"
+        if dtype == pl.Object
+        else str(dtype)
+    )
 
 
 def _zone(dtype: pl.DataType) -> str | None:
@@ -211,7 +233,9 @@ class _IntegersFromFloats(_Change):
         if values.dtype.is_float() or values.dtype.is_decimal():
             values = values.fill_nan(None) if values.dtype.is_float() else values
             if ((values % 1) != 0).any() or (values.dtype.is_float() and values.is_infinite().any()):
-                raise SchemaError.dtype(self.where, self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction")
+                raise SchemaError.dtype(
+                    self.where, self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction"
+                )
         made = values.cast(self.dtype, strict=False)
         beyond = values.filter(made.is_null() & values.is_not_null())
         if len(beyond):

@@ -76,7 +76,10 @@ def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str], 
             )
 
 
-_RULES = {Kind.TEXT: "strings of four words or more in the mean", Kind.CATEGORY: "strings of fewer than four words in the mean"}
+_RULES = {
+    Kind.TEXT: "strings of four words or more in the mean",
+    Kind.CATEGORY: "strings of fewer than four words in the mean",
+}
 
 
 def idle(leaves: Sequence[tuple[str, Stage]]) -> list[tuple[str, str]]:

@@ -41,7 +41,9 @@ def without_targets(
         if one is not leaf or seen:
             worked |= {name for name in leaf.state["columns"] if name in targets}
             lineage = origins(old, before).columns
-            seen = {name for name, sources in lineage.items() if any(source in gone or source in seen for source in sources)}
+            seen = {
+                name for name, sources in lineage.items() if any(source in gone or source in seen for source in sources)
+            }
         before, after = schema_after(old, before), schema_after(one.to_operations(path), after)
         gone = {name for name in before if name not in after} | {*targets}
         seen &= after.keys()
@@ -58,7 +60,9 @@ def _without(leaf: Stage, gone: Collection[str], changed: Collection[str], targe
     if not leaf.resamples:
         return leaf.without(gone)
     # Which rows it chose, all stages behind it have learned from: it may only have looked at what stays as it was.
-    return leaf.without({*derived, *changed}) if not any(name in gone for name in leaf.state.get("columns", ())) else None
+    return (
+        leaf.without({*derived, *changed}) if not any(name in gone for name in leaf.state.get("columns", ())) else None
+    )
 
 
 def _reads_absent(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> bool:
@@ -70,7 +74,9 @@ def _reads_absent(operations: Sequence[Operation], schema: Mapping[str, pl.DataT
     return False
 
 
-def _learned_from(leaf: Stage, columns: Collection[str], schema: Mapping[str, pl.DataType], targets: Sequence[str]) -> bool:
+def _learned_from(
+    leaf: Stage, columns: Collection[str], schema: Mapping[str, pl.DataType], targets: Sequence[str]
+) -> bool:
     """Whether the stage has learned from one of these columns."""
     if not columns:
         return False

@@ -57,7 +57,14 @@ class App(FastAPI):
     """The app. `create_app` makes it; `swap` puts another pipeline in while it runs."""
 
     def __init__(self, pipeline: InferencePipeline, options: ServerOptions) -> None:
-        super().__init__(title=options.name, version="1", docs_url=None, redoc_url=None, separate_input_output_schemas=False, redirect_slashes=False)
+        super().__init__(
+            title=options.name,
+            version="1",
+            docs_url=None,
+            redoc_url=None,
+            separate_input_output_schemas=False,
+            redirect_slashes=False,
+        )
         self.settings = options
         self.metrics = Metrics(options.name)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="rayline-serve")
@@ -157,7 +164,9 @@ class App(FastAPI):
             return refused(HTTPError(422, str(error)))
         if isinstance(error, TimeoutError):
             leave = [] if request.is_read else [(b"connection", b"close")]
-            return refused(HTTPError(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave))
+            return refused(
+                HTTPError(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave)
+            )
         _log.error("A request to %s failed.", path, exc_info=error)
         return refused(HTTPError(500, "The server failed on this request; its log tells why."))
 
@@ -172,14 +181,20 @@ class App(FastAPI):
         if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
             raise _unauthorised()
         if hosts is not None and not all(host_name(v) in hosts for k, v in request.scope["headers"] if k == b"host"):
-            raise HTTPError(421, "This server does not answer to that Host. Ask it as localhost, or start it with allowed_hosts=.")
+            raise HTTPError(
+                421, "This server does not answer to that Host. Ask it as localhost, or start it with allowed_hosts=."
+            )
         if method != "GET" and not _is_own_page(headers, hosts or ()):
-            raise HTTPError(403, "A page of another site may not ask this server. Start it with allowed_hosts= to let it.")
+            raise HTTPError(
+                403, "A page of another site may not ask this server. Start it with allowed_hosts= to let it."
+            )
 
     def _unknown(self, path: str) -> HTTPError:
         methods = sorted(method for method, own in self._handlers if own == path)
         if methods:
-            return HTTPError(405, f"{path} takes {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())])
+            return HTTPError(
+                405, f"{path} takes {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())]
+            )
         return HTTPError(404, f"Nothing is here. The model is called {self.settings.name!r}, its version '1'.")
 
     # -- what there is ---------------------------------------------------------------------------------------------
@@ -218,7 +233,9 @@ class App(FastAPI):
     async def _v1_predict(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         if len(request.body) > SHORT_BODY:
             return await self._threaded(request, partial(served.instances, request.body))
-        return await self._rows(request, served, instances_asked(loads(request.body), list(served.reader.columns)), False)
+        return await self._rows(
+            request, served, instances_asked(loads(request.body), list(served.reader.columns)), False
+        )
 
     async def _v2_infer(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         header, n = request.headers.get(openinference.HEADER), None

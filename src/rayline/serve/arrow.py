@@ -62,7 +62,10 @@ def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
 
 
 def _too_long() -> HTTPError:
-    return HTTPError(413, f"The Arrow stream has texts of more than {MOST_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.")
+    return HTTPError(
+        413,
+        f"The Arrow stream has texts of more than {MOST_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.",
+    )
 
 
 def _decoded_bytes(column: pa.ChunkedArray) -> int:
@@ -75,7 +78,11 @@ def _decoded_bytes(column: pa.ChunkedArray) -> int:
     total = 0
     for chunk in column.chunks:
         values = chunk.dictionary
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+        if (
+            pa.types.is_string(values.type)
+            or pa.types.is_large_string(values.type)
+            or pa.types.is_string_view(values.type)
+        ):
             lengths = pc.binary_length(values.cast(pa.large_string())).take(chunk.indices)
             total += pc.sum(lengths).as_py() or 0
     return total

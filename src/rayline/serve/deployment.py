@@ -87,7 +87,11 @@ class Deployment:
                 self._require_same_interface(allow_schema_change)
             model = hold(self.name, self.pipeline)
             try:
-                serve.run(self._plan.application(None, model, ingress.listening_host()), name=self.name, route_prefix=self._route())
+                serve.run(
+                    self._plan.application(None, model, ingress.listening_host()),
+                    name=self.name,
+                    route_prefix=self._route(),
+                )
             except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
                 reason = ingress.reason(self.name, error)
                 if is_new:
@@ -135,7 +139,11 @@ class Deployment:
         self._require_running("url")
         route = ingress.routes().get(self.name)
         if route is None:
-            raise ServeError(f"Deployment.url: {self.name!r} is being deleted, or not there yet.", "Expected one that answers.", "call .deploy().")
+            raise ServeError(
+                f"Deployment.url: {self.name!r} is being deleted, or not there yet.",
+                "Expected one that answers.",
+                "call .deploy().",
+            )
         return f"{ingress.address()}{route.rstrip('/')}"
 
     def status(self) -> str:
@@ -195,7 +203,9 @@ class Deployment:
 
     def _require_running(self, what: str) -> None:
         if self.status() == "NOT_STARTED":
-            raise ServeError(f"Deployment.{what}: {self.name!r} does not run.", "Expected a deployed one.", "call .deploy() first.")
+            raise ServeError(
+                f"Deployment.{what}: {self.name!r} does not run.", "Expected a deployed one.", "call .deploy() first."
+            )
 
     def __repr__(self) -> str:
         return f"Deployment({self.name!r}, {self.status()})"
@@ -283,7 +293,9 @@ class _Plan:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
-        allowed = {p.name: p.default for p in inspect.signature(to_deployment).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        allowed = {
+            p.name: p.default for p in inspect.signature(to_deployment).parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
         unknown = set(arguments) - set(allowed)
         if unknown:
             raise ParameterError.unknown("to_deployment", unknown, allowed)
@@ -372,7 +384,11 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
                 "name": plan.options.name,
                 "route_prefix": plan.route or "/",
                 "import_path": f"{__name__}:build",
-                "args": {"path": str(path), **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")}, **known},
+                "args": {
+                    "path": str(path),
+                    **{k: v for k, v in arguments.items() if k not in ("host", "port", "route_prefix")},
+                    **known,
+                },
             }
         ],
     }

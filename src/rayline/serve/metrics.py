@@ -80,10 +80,20 @@ class Metrics:
         lines.append(f"rayline_request_seconds_count{{{model}}} {total}")
         for name, words, counts in (
             ("rayline_column_missing_total", "Missing values.", self.counts.missing),
-            ("rayline_column_unknown_total", "Values that are none of the categories that the model knows.", self.counts.unknown),
-            ("rayline_column_out_of_range_total", "Values outside of the range of the training rows.", self.counts.outside),
+            (
+                "rayline_column_unknown_total",
+                "Values that are none of the categories that the model knows.",
+                self.counts.unknown,
+            ),
+            (
+                "rayline_column_out_of_range_total",
+                "Values outside of the range of the training rows.",
+                self.counts.outside,
+            ),
         ):
-            family(name, "counter", words, ((f'{{{model},{_label("column", c)}}}', n) for c, n in sorted(counts.items())))
+            family(
+                name, "counter", words, ((f"{{{model},{_label('column', c)}}}", n) for c, n in sorted(counts.items()))
+            )
         for name, value in gauges.items():
             family(f"rayline_{name}", "gauge", name.replace("_", " ").capitalize() + ".", [(f"{{{model}}}", value)])
         return "\n".join(lines) + "\n"

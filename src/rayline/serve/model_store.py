@@ -47,10 +47,16 @@ def interface(pipeline: InferencePipeline) -> Interface:
 
     def kinds(schema: Mapping[str, pl.DataType]) -> dict[str, str]:
         kinds = {name: column(dtype) for name, dtype in schema.items()}
-        return {name: f"{kind['type'][0]}{' (' + kind['format'] + ')' if 'format' in kind else ''}" for name, kind in kinds.items()}
+        return {
+            name: f"{kind['type'][0]}{' (' + kind['format'] + ')' if 'format' in kind else ''}"
+            for name, kind in kinds.items()
+        }
 
     target = pipeline.target
-    return {"columns": kinds(pipeline.input_schema), "targets": kinds(dict(zip(target.columns, target.dtypes, strict=True)))}
+    return {
+        "columns": kinds(pipeline.input_schema),
+        "targets": kinds(dict(zip(target.columns, target.dtypes, strict=True))),
+    }
 
 
 def held_interface(name: str) -> Interface | None:
@@ -77,7 +83,12 @@ def differences(new: Interface, old: Interface) -> list[str]:
 def hold(name: str, pipeline: InferencePipeline) -> dict[str, str]:
     """Keep a pipeline; gives what a replica needs to find it (its `user_config`)."""
     holder = ray.remote(ModelStore).options(
-        name=f"models of {name}", namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=0
+        name=f"models of {name}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=0,
     )
     config = {"holder": f"models of {name}", "key": secrets.token_hex(8)}
     ray.get(holder.remote().put.remote(config["key"], packed(pipeline), interface(pipeline)))
@@ -96,7 +107,9 @@ def let_go(name: str, keep: str | None = None) -> None:
 
 def packed(pipeline: InferencePipeline) -> bytes:
     """The pipeline for our own workers, with the user's own stages and frameworks, whose modules they may not have."""
-    classes: list[type] = [type(stage) for _, stage in pipeline.preprocessor.leaves] if pipeline.preprocessor is not None else []
+    classes: list[type] = (
+        [type(stage) for _, stage in pipeline.preprocessor.leaves] if pipeline.preprocessor is not None else []
+    )
     classes.append(type(pipeline.model.adapter))
     modules = {sys.modules[c.__module__] for c in classes if c.__module__ in sys.modules}
     foreign = [m for m in modules if m.__name__.partition(".")[0] != "rayline" and m.__name__ != "__main__"]

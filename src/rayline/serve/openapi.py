@@ -21,30 +21,66 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
     examples = example_rows(pipeline)
     if examples:
         row["examples"] = examples
-    value = {c: _label(d, target.classes[i] if target.classes else ()) for i, (c, d) in enumerate(zip(target.columns, target.dtypes, strict=True))}
+    value = {
+        c: _label(d, target.classes[i] if target.classes else ())
+        for i, (c, d) in enumerate(zip(target.columns, target.dtypes, strict=True))
+    }
     one = next(iter(value.values())) if len(value) == 1 else {"type": "object", "properties": value}
     answer: dict[str, Any] = {"predictions": {"type": "array", "items": one}}
     proba = []
     if has_probabilities:
-        answer["probabilities"] = {"type": "array", "items": {"type": "object"}, "description": "One number a class; only when asked for."}
-        proba = [{"name": "proba", "in": "query", "schema": {"type": "boolean"}, "description": "Whether to add probabilities."}]
+        answer["probabilities"] = {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "One number a class; only when asked for.",
+        }
+        proba = [
+            {
+                "name": "proba",
+                "in": "query",
+                "schema": {"type": "boolean"},
+                "description": "Whether to add probabilities.",
+            }
+        ]
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1}
     by_column = {"type": "object", "properties": {name: {"type": "array", "items": c} for name, c in columns.items()}}
     predict = _post(
         "Predict rows",
-        {"oneOf": [rows, {"type": "object", "properties": {"rows": rows}}, {"type": "object", "properties": {"columns": by_column}}]},
+        {
+            "oneOf": [
+                rows,
+                {"type": "object", "properties": {"rows": rows}},
+                {"type": "object", "properties": {"columns": by_column}},
+            ]
+        },
         {"type": "object", "properties": answer, "required": ["predictions"]},
         examples,
     )
     predict["parameters"] = proba
-    predict["requestBody"]["content"]["application/vnd.apache.arrow.stream"] = {"schema": {"type": "string", "format": "binary"}}
+    predict["requestBody"]["content"]["application/vnd.apache.arrow.stream"] = {
+        "schema": {"type": "string", "format": "binary"}
+    }
     instances = {"type": "object", "properties": {"instances": rows}, "required": ["instances"]}
     named = f"/v2/models/{options.name}"
     paths = {
         "/predict": {"post": predict},
-        f"/v1/models/{options.name}:predict": {"post": _post("Predict rows (KServe V1)", instances, {"type": "object", "properties": answer}, {"instances": examples[:1]} if examples else None)},
+        f"/v1/models/{options.name}:predict": {
+            "post": _post(
+                "Predict rows (KServe V1)",
+                instances,
+                {"type": "object", "properties": answer},
+                {"instances": examples[:1]} if examples else None,
+            )
+        },
         named: {"get": _get("Names and types of the tensors (Open Inference Protocol V2)")},
-        f"{named}/infer": {"post": _post("Predict tensors (Open Inference Protocol V2)", {"type": "object"}, {"type": "object"}, _tensors(pipeline))},
+        f"{named}/infer": {
+            "post": _post(
+                "Predict tensors (Open Inference Protocol V2)",
+                {"type": "object"},
+                {"type": "object"},
+                _tensors(pipeline),
+            )
+        },
         "/health": {"get": _get("Whether the server is ready")},
         "/v2/health/live": {"get": _get("Whether the server is alive")},
         "/v2/health/ready": {"get": _get("Whether the server is ready")},
@@ -52,7 +88,11 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
     }
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": options.name, "version": "1", "description": f"{str(target.task).capitalize()} of {', '.join(target.columns)}."},
+        "info": {
+            "title": options.name,
+            "version": "1",
+            "description": f"{str(target.task).capitalize()} of {', '.join(target.columns)}.",
+        },
         "paths": paths,
         "components": {"schemas": {"Row": row, "Error": _ERROR}},
     }

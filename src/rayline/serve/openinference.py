@@ -40,7 +40,9 @@ class InferenceRequest(NamedTuple):
     binary: bool
 
 
-def metadata(name: str, platform: str, schema: Mapping[str, pl.DataType], target: Target, probabilities: bool) -> dict[str, Any]:
+def metadata(
+    name: str, platform: str, schema: Mapping[str, pl.DataType], target: Target, probabilities: bool
+) -> dict[str, Any]:
     """The answer to `GET /v2/models/{name}`."""
     inputs = [{"name": column, "datatype": datatype(dtype), "shape": [-1]} for column, dtype in schema.items()]
     outputs: list[dict[str, Any]] = []
@@ -75,7 +77,9 @@ def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataTy
     binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
     outputs = None
     if asked is not None:
-        if not isinstance(asked, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in asked):
+        if not isinstance(asked, list) or not all(
+            isinstance(o, dict) and isinstance(o.get("name"), str) for o in asked
+        ):
             raise HTTPError(400, 'Expected "outputs": a list of objects with a name.')
         outputs = {}
         for output in asked:
@@ -219,7 +223,9 @@ def _bytes(kind: str, values: Sequence[Any]) -> bytes:
     return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 
-def _columns(tensors: Mapping[str, tuple[list[int], list[Any]]], names: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
+def _columns(
+    tensors: Mapping[str, tuple[list[int], list[Any]]], names: Sequence[str]
+) -> tuple[dict[str, list[Any]], int]:
     if len(tensors) == 1 and len(names) > 1:
         ((shape, values),) = tensors.values()
         width = len(names)

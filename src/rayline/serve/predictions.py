@@ -111,7 +111,11 @@ class ServedModel:
         infinite = {column.name: column.is_infinite() for column in table if column.dtype.is_float()}
         if any(found.any() for found in infinite.values()):
             raise HTTPError.of_rows(
-                {"row": row, "column": name, "problem": f"expected {self.reader.columns[name].words} or null; got {table[name][row]}"}
+                {
+                    "row": row,
+                    "column": name,
+                    "problem": f"expected {self.reader.columns[name].words} or null; got {table[name][row]}",
+                }
                 for name, found in infinite.items()
                 for row in found.arg_true()[: MOST_PROBLEMS + 1]
             )

@@ -35,7 +35,11 @@ class HTTPError(Exception):  # said of a request
     """A request that is answered with an error: the status, one sentence, and what is wrong where."""
 
     def __init__(
-        self, status: int, message: str, problems: Sequence[Mapping[str, Any]] = (), headers: Sequence[tuple[bytes, bytes]] = ()
+        self,
+        status: int,
+        message: str,
+        problems: Sequence[Mapping[str, Any]] = (),
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.problems, self.headers = status, message, problems, tuple(headers)
@@ -54,7 +58,9 @@ class HTTPError(Exception):  # said of a request
         """422 with the problems of rows; takes only as many of them as are told."""
         listed = list(islice(problems, MOST_PROBLEMS + 1))
         n = f"more than {MOST_PROBLEMS}" if len(listed) > MOST_PROBLEMS else str(len(listed))
-        return cls(422, f"The rows are not as the model needs them: {n} problem{'s' if len(listed) != 1 else ''}.", listed)
+        return cls(
+            422, f"The rows are not as the model needs them: {n} problem{'s' if len(listed) != 1 else ''}.", listed
+        )
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------
@@ -166,7 +172,9 @@ class ColumnReader:
         if dtype == pl.Time:
             return cls(dtype, "a time such as 12:30:00", frozenset({str, null}), text_reader(dtype))
         if isinstance(dtype, pl.Duration):
-            return cls(dtype, "a number of seconds", frozenset({float, int, null}), lambda s: dt.timedelta(seconds=_number(s)))
+            return cls(
+                dtype, "a number of seconds", frozenset({float, int, null}), lambda s: dt.timedelta(seconds=_number(s))
+            )
         if dtype == pl.Binary:
             return cls(dtype, "base64 text", frozenset({str, null}), _bytes)
         return cls(dtype, f"a value of type {dtype}", frozenset({list, dict, null}), _nested(dtype))
@@ -303,7 +311,9 @@ class RowReader:
         if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
             raise HTTPError(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
         if not self.columns.keys() <= columns.keys():
-            raise HTTPError.of_rows({"column": name, "problem": "missing"} for name in self.columns if name not in columns)
+            raise HTTPError.of_rows(
+                {"column": name, "problem": "missing"} for name in self.columns if name not in columns
+            )
         lengths = {name: len(columns[name]) for name in self.columns}
         if len(set(lengths.values())) > 1:
             problems = [{"column": name, "problem": f"{n} values"} for name, n in lengths.items()]

@@ -33,7 +33,9 @@ class Replica:
         self._options, self._key = ServerOptions(**options), ""
         self._app: App | None = None
         if model is not None:
-            self._app = create_app(artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model), self._options)
+            self._app = create_app(
+                artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model), self._options
+            )
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
         """Answer with the model that the holder has under this key."""

@@ -28,7 +28,9 @@ KEEP_ALIVE_S = 75
 """So long a connection may stay open without a request; longer than common proxies keep theirs."""
 
 
-def run(model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: ServerOptions | None = None, **changes: Any) -> None:
+def run(
+    model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: ServerOptions | None = None, **changes: Any
+) -> None:
     """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
 
     Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`), and then only by the names of this machine and those of
@@ -125,7 +127,9 @@ class BoundedConnection(CoalescingConnection):
     def on_headers_complete(self) -> None:
         self._head_bytes = -1
         self._in_time()
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES:  # in one packet
+        if (
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES
+        ):  # in one packet
             self._too_long()
         super().on_headers_complete()
 
@@ -185,7 +189,13 @@ def _is_whole_post(data: bytes) -> bool:
     if b" http/1.1\r\n" not in head or b"\r\ntransfer-encoding:" in head:
         return False
     length = _value(head, b"content-length")
-    return head.count(b"content-length") == 1 and length.isdigit() and len(length) < 18 and int(length) == len(body) and _value(head, b"connection") in (b"", b"keep-alive")
+    return (
+        head.count(b"content-length") == 1
+        and length.isdigit()
+        and len(length) < 18
+        and int(length) == len(body)
+        and _value(head, b"connection") in (b"", b"keep-alive")
+    )
 
 
 def _value(head: bytes, name: bytes) -> bytes:

@@ -79,7 +79,11 @@ class FrequencyEncoder(ColumnStage):
             return [MapKeys(column, learned["keys"], [v / total for v in n])]
         total = (sum(n) if self.normalize else 1) or 1
         last = len(n)
-        return [MapCodes(CategoryCodes(column, learned["categories"], last, last - 1, where), [*(v / total for v in n), 0.0])]
+        return [
+            MapCodes(
+                CategoryCodes(column, learned["categories"], last, last - 1, where), [*(v / total for v in n), 0.0]
+            )
+        ]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ class PolynomialFeatures(Stage):
     accepts: ClassVar = _NUMBERS
     keep_input: ClassVar = True
     by_column: ClassVar = True
-    unsupported_params: ClassVar = {**Stage.unsupported_params, "include_bias": "leave it out: models have an intercept of their own"}
+    unsupported_params: ClassVar = {
+        **Stage.unsupported_params,
+        "include_bias": "leave it out: models have an intercept of their own",
+    }
 
     degree: int = param(2, an_int(2, 10))
     interaction_only: bool = param(False, a_bool())
@@ -114,7 +117,9 @@ class Ratio(Stage):
     keep_input: ClassVar = True
     by_column: ClassVar = True
 
-    per: str = param("", ParameterCheck("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v)))
+    per: str = param(
+        "", ParameterCheck("the name of the column to divide by", lambda v: isinstance(v, str) and bool(v))
+    )
     zero: float | None = param(None, ParameterCheck("a number or None", lambda v: v is None or type(v) in (int, float)))
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
@@ -329,13 +334,18 @@ class FunctionTransformer(Stage):
 
     function: str = param(
         "",
-        ParameterCheck("the name that a function has from register_function(name, function)", lambda v: isinstance(v, str) and bool(v)),
+        ParameterCheck(
+            "the name that a function has from register_function(name, function)",
+            lambda v: isinstance(v, str) and bool(v),
+        ),
     )
 
     def __getstate__(self) -> dict[str, Any]:
         # To another process, which has not registered it, the function goes along with its name.
         known = registry.functions()
-        return {**self.__dict__, "\x00function": known[self.function]} if self.function in known else dict(self.__dict__)
+        return (
+            {**self.__dict__, "\x00function": known[self.function]} if self.function in known else dict(self.__dict__)
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)

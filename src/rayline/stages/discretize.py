@@ -170,7 +170,9 @@ def _between_means(values: Any, weights: Any, n: int) -> list[float]:
     x = values - mean
     sums, counts = np.append(0.0, np.cumsum(x * weights)), np.append(0, np.cumsum(weights))
     edges = np.linspace(values[0], values[-1], n + 1)
-    centres = (edges[1:] + edges[:-1]) / 2 - mean  # rounded as theirs: both ends are as far from their centres, to rounding
+    centres = (
+        edges[1:] + edges[:-1]
+    ) / 2 - mean  # rounded as theirs: both ends are as far from their centres, to rounding
     tolerance = 1e-4 * float((x**2 * weights).sum() / counts[-1])
     before: Any = None
     for _ in range(300):

@@ -26,8 +26,12 @@ _LEAST = ParameterCheck(
 )
 _CATEGORIES = ParameterCheck(
     "a dict of lists of different values, or None",
-    lambda v: v is None
-    or (isinstance(v, dict) and all(isinstance(c, list) and len(c) == len(dict.fromkeys(c)) > 0 for c in v.values())),
+    lambda v: (
+        v is None
+        or (
+            isinstance(v, dict) and all(isinstance(c, list) and len(c) == len(dict.fromkeys(c)) > 0 for c in v.values())
+        )
+    ),
 )
 
 
@@ -110,7 +114,11 @@ class OneHotEncoder(ColumnStage):
     min_frequency: float | None = param(None, _LEAST)
     max_categories: int | None = param(None, an_int(1, none=True))
     drop: str | dict[str, Any] | None = param(
-        None, ParameterCheck("'first', 'if_binary', a category for each column, or None", lambda v: v in (None, "first", "if_binary") or isinstance(v, dict))
+        None,
+        ParameterCheck(
+            "'first', 'if_binary', a category for each column, or None",
+            lambda v: v in (None, "first", "if_binary") or isinstance(v, dict),
+        ),
     )
     missing: str = param("category", one_of("category", "ignore"))
     categories: dict[str, list[Any]] | None = param(None, _CATEGORIES)
@@ -174,7 +182,11 @@ class OneHotEncoder(ColumnStage):
 def _are_classes(value: Any) -> bool:
     if not isinstance(value, (list, tuple)):
         return value is None
-    return len(value) > 1 and not any(label in value[:i] for i, label in enumerate(value)) and not any(map(_is_nested, value))
+    return (
+        len(value) > 1
+        and not any(label in value[:i] for i, label in enumerate(value))
+        and not any(map(_is_nested, value))
+    )
 
 
 def _is_nested(value: Any) -> bool:
@@ -235,7 +247,9 @@ class OrdinalEncoder(ColumnStage):
     max_categories: int | None = param(None, an_int(1, none=True))
     dtype: Any = param("float64", one_of(*_DTYPES))
 
-    unsupported_params: ClassVar = {name: hint for name, hint in ColumnStage.unsupported_params.items() if name != "dtype"}
+    unsupported_params: ClassVar = {
+        name: hint for name, hint in ColumnStage.unsupported_params.items() if name != "dtype"
+    }
 
     def __post_init__(self) -> None:
         _one_missing(self, "categories")
@@ -244,7 +258,9 @@ class OrdinalEncoder(ColumnStage):
         if not self._number.is_integer():
             return
         if self.unknown_value is None and self.handle_unknown != "error":
-            raise ParameterError.value("OrdinalEncoder", "unknown_value", f"a number, as dtype={self.dtype!r} has no missing one", None)
+            raise ParameterError.value(
+                "OrdinalEncoder", "unknown_value", f"a number, as dtype={self.dtype!r} has no missing one", None
+            )
         self._refuse_large("unknown_value", self.unknown_value)
         self._refuse_large("encoded_missing_value", self.encoded_missing_value)
 
@@ -290,7 +306,9 @@ class OrdinalEncoder(ColumnStage):
         rare = _rare(n, counts.count + counts.n_null, self.min_frequency, self.max_categories)
         self._refuse_places(column, values, len(values) - sum(rare) + any(rare))
         learned = {"categories": [v for v, is_rare in zip(values, rare, strict=True) if not is_rare]}
-        return learned | ({"rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare]} if any(rare) else {})
+        return learned | (
+            {"rare": [v for v, is_rare in zip(values, rare, strict=True) if is_rare]} if any(rare) else {}
+        )
 
     def _refuse_places(self, column: str, values: list[Any], n: int) -> None:
         """Raise ParameterError when the number for something else is the place of a category."""
@@ -301,7 +319,9 @@ class OrdinalEncoder(ColumnStage):
         for name, value in checked:
             self._refuse_large(name, value)
             if value is not None and value in range(n):
-                expected = f"a number that is no place of the {n} categories of column {column!r}, below 0 or from {n} on"
+                expected = (
+                    f"a number that is no place of the {n} categories of column {column!r}, below 0 or from {n} on"
+                )
                 raise ParameterError.value("OrdinalEncoder", name, expected, value)
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
@@ -418,7 +438,10 @@ def _one_missing(stage: Any, *names: str) -> None:
     for name in names:
         given = getattr(stage, name)
         if isinstance(given, dict):
-            made = {column: [plain(v) for v in own] if isinstance(own, list) else plain(own) for column, own in given.items()}
+            made = {
+                column: [plain(v) for v in own] if isinstance(own, list) else plain(own)
+                for column, own in given.items()
+            }
             object.__setattr__(stage, name, made)
 
 

@@ -198,7 +198,9 @@ class HashRow(Operation):
             for column in self.columns:
                 x = row.pop(column)
                 if x is not None:
-                    features.append(key_of(column if numeric[column] else f"{column}={row_as_text(x)}") % self.n_features)
+                    features.append(
+                        key_of(column if numeric[column] else f"{column}={row_as_text(x)}") % self.n_features
+                    )
                     values.append(float(x) if numeric[column] else 1.0)
             row[self.output] = self._vector(features, values)
 

@@ -246,7 +246,9 @@ class GroupImputer(Stage):
 
     lossy_reason: ClassVar = "which values were missing"
 
-    by: str = param("", ParameterCheck("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v)))
+    by: str = param(
+        "", ParameterCheck("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v))
+    )
     strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
     keep_empty_features: bool | None = keep_empty()
 

@@ -122,7 +122,9 @@ class KNNImputer(Stage):
     def to_operations(self, where: str) -> list[Operation]:
         state = self.state
         empty = list(state.get("empty", ()))
-        of_empty: list[Operation] = [Fill(c, 0.0, pl.Float64()) for c in empty] if self.keep_empty_features else [Drop(empty)]
+        of_empty: list[Operation] = (
+            [Fill(c, 0.0, pl.Float64()) for c in empty] if self.keep_empty_features else [Drop(empty)]
+        )
         if not empty:
             of_empty = []
         if not state["columns"]:
@@ -181,7 +183,9 @@ class FillFromNeighbours(Operation):
                 gaps = np.flatnonzero(np.isnan(matrix[rows, j]))
                 has = np.flatnonzero(self._donors[j] == self._donors[j])
                 if len(gaps):
-                    result[rows[gaps], j] = self._means(distances[np.ix_(gaps, has)], self._donors[j][has], self.means[j])
+                    result[rows[gaps], j] = self._means(
+                        distances[np.ix_(gaps, has)], self._donors[j][has], self.means[j]
+                    )
         return result
 
     def _means(self, distances: Matrix, values: Matrix, otherwise: float) -> Matrix:
@@ -299,7 +303,9 @@ class SMOTE(Stage):
     }
 
     by: str | None = param(None, a_string(none=True))
-    ratio: float = param(1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1))
+    ratio: float = param(
+        1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1)
+    )
     n_neighbors: int = param(5, an_int(1, 1000))
     max_donors: int = param(1000, an_int(2, 100_000))
     seed: int = param(0, an_int(0, 1 << 62))
@@ -317,7 +323,9 @@ class SMOTE(Stage):
     def _mixed(self, view: FitContext) -> list[str]:
         columns = [column for column in view.columns if column != self._by(view)]
         if not columns:
-            raise ParameterError.value("SMOTE", "columns", "at least one numeric column besides the classes", list(view.columns))
+            raise ParameterError.value(
+                "SMOTE", "columns", "at least one numeric column besides the classes", list(view.columns)
+            )
         return columns
 
     def required_statistics(self, view: FitContext) -> list[StatisticRequest]:

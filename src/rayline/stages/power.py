@@ -213,7 +213,12 @@ class PowerTransformer(NumberStage):
             steps.append({t: ["*", ["col", log], ["if", [">=", x, 0], power, 2.0 - power]]})
         steps.append({u: ["exp", ["col", t]]})
         # As Kahan does it: the rounding of u is in the numerator and in its logarithm, and cancels.
-        near = ["if", ["==", ["col", u], 1.0], ["col", t], ["/", ["*", ["-", ["col", u], 1.0], ["col", t]], ["log", ["col", u]]]]
+        near = [
+            "if",
+            ["==", ["col", u], 1.0],
+            ["col", t],
+            ["/", ["*", ["-", ["col", u], 1.0], ["col", t]], ["log", ["col", u]]],
+        ]
         steps.append({u: ["if", ["<", ["abs", ["col", t]], 0.5], near, ["-", ["col", u], 1.0]]})
         above: Formula = ["/", ["col", u], power] if power else ["col", log]
         below: Formula = ["*", -1.0, ["/", ["col", u], 2.0 - power] if power != 2 else ["col", log]]

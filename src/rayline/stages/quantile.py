@@ -108,7 +108,10 @@ class NormalQuantile(ColumnOperation):
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, (ndtri, low, high) = self.column, _normal_quantile()  # the same function of one number gives the same bits
+        column, (ndtri, low, high) = (
+            self.column,
+            _normal_quantile(),
+        )  # the same function of one number gives the same bits
 
         def normal(row: Row) -> None:
             if row[column] is not None:
@@ -183,7 +186,10 @@ class QuantileTransformer(NumberStage):
         left, right = references[first], references[last]
         at = (left + right) / 2
         if len(points) == 1:  # a constant is 0, and so is what is below it; what is above is 1
-            points, left, at, right = np.array([points[0], np.nextafter(points[0], np.inf)]), *[np.array([0.0, 1.0])] * 3
+            points, left, at, right = (
+                np.array([points[0], np.nextafter(points[0], np.inf)]),
+                *[np.array([0.0, 1.0])] * 3,
+            )
         at[0], at[-1] = 0.0, 1.0
         return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
 

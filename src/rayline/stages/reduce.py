@@ -99,7 +99,10 @@ class PCA(Stage):
     )
     unsupported_params: ClassVar = {
         **Stage.unsupported_params,
-        **dict.fromkeys(("svd_solver", "tol", "iterated_power", "n_oversamples"), "leave it out: the covariance is taken apart exactly"),
+        **dict.fromkeys(
+            ("svd_solver", "tol", "iterated_power", "n_oversamples"),
+            "leave it out: the covariance is taken apart exactly",
+        ),
     }
     whiten: bool = param(False, a_bool())
 
@@ -118,10 +121,14 @@ class PCA(Stage):
         n = min(n, found.count)
         _refuse_infinite(self, columns, found)
         sizes, vectors = np.linalg.eigh(found.comoment / (found.count - 1))
-        sizes = np.where(sizes > len(columns) * np.finfo(np.float64).eps * max(sizes[-1], 0.0), sizes, 0.0)  # the rest is rounding
+        sizes = np.where(
+            sizes > len(columns) * np.finfo(np.float64).eps * max(sizes[-1], 0.0), sizes, 0.0
+        )  # the rest is rounding
         order = np.argsort(sizes)[::-1][:n]
         if isinstance(self.n_components, float):
-            shares = np.cumsum(np.maximum(sizes[order], 0.0)) / max(float(np.maximum(sizes, 0.0).sum()), np.finfo(np.float64).tiny)
+            shares = np.cumsum(np.maximum(sizes[order], 0.0)) / max(
+                float(np.maximum(sizes, 0.0).sum()), np.finfo(np.float64).tiny
+            )
             # As scikit-learn: more than the share, and what meets it but for rounding is not more.
             n = min(int(np.searchsorted(shares, self.n_components + 1e-12, side="right")) + 1, n)
             order = order[:n]
@@ -170,7 +177,9 @@ class PCA(Stage):
         columns, components = list(self.state["columns"]), self.state["components"]
         if not columns:
             return []
-        sizes = [sum(w * w for w in weights) or 1.0 for weights in components]  # 1, or 1/variance of a whitened component
+        sizes = [
+            sum(w * w for w in weights) or 1.0 for weights in components
+        ]  # 1, or 1/variance of a whitened component
         weights = [[own[i] / size for own, size in zip(components, sizes, strict=True)] for i in range(len(columns))]
         back = Linear(self._outputs, columns, weights, [0.0] * len(sizes), self.state["mean"])
         return [back, Drop([name for name in self._outputs if name not in columns])]

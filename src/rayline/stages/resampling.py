@@ -107,7 +107,9 @@ class _Resample(Stage):
     resamples: ClassVar = True
 
     by: str | None = param(None, a_string(none=True))
-    ratio: float = param(1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1))
+    ratio: float = param(
+        1.0, ParameterCheck("a number above 0, up to 1", lambda v: type(v) in (int, float) and 0 < v <= 1)
+    )
     seed: int = param(0, an_int(0, 1 << 62))
 
     def __post_init__(self) -> None:

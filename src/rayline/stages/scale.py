@@ -65,7 +65,9 @@ class StandardScaler(NumberStage):
         # As scikit-learn: a variance within the rounding error of the mean is none.
         error = moments.count * sys.float_info.epsilon
         spread = math.sqrt(moments.variance)
-        constant = spread <= math.hypot(math.sqrt(error) * spread, error * moments.mean)  # squares of 1e200 would overflow
+        constant = spread <= math.hypot(
+            math.sqrt(error) * spread, error * moments.mean
+        )  # squares of 1e200 would overflow
         return {"mean": moments.mean, "scale": 1.0 if constant else _divisor(spread)}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
@@ -236,7 +238,9 @@ class RobustScaler(NumberStage):
         super().__post_init__()
         low, high = self.quantile_range
         if self.unit_variance and not 0 < low < high < 100:
-            raise ParameterError.value("RobustScaler", "quantile_range", "percentages within 0 and 100, as unit_variance needs", (low, high))
+            raise ParameterError.value(
+                "RobustScaler", "quantile_range", "percentages within 0 and 100, as unit_variance needs", (low, high)
+            )
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]

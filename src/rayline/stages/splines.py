@@ -94,7 +94,9 @@ class SplineTransformer(NumberStage):
 
     n_knots: int = param(5, an_int(2, 1000))
     degree: int = param(3, an_int(0, 20))
-    knots: Any = param("uniform", ParameterCheck('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots))
+    knots: Any = param(
+        "uniform", ParameterCheck('"uniform", "quantile", ascending numbers, or a dict of such lists', _are_knots)
+    )
     extrapolation: str = param("constant", one_of("constant", "linear", "continue", "periodic", "error"))
     include_bias: bool = param(True, a_bool())
     handle_missing: str = param("keep", one_of("keep", "zeros"))
@@ -105,7 +107,12 @@ class SplineTransformer(NumberStage):
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         self.refuse_strange("knots", self.knots, view)
         learned = super().learn(view, answers)
-        new = [name for column, own in learned["columns"].items() if "knots" in own for name in self._names(column, own["knots"])]
+        new = [
+            name
+            for column, own in learned["columns"].items()
+            if "knots" in own
+            for name in self._names(column, own["knots"])
+        ]
         self.refuse_taken(new, view, gone=view.columns)
         return learned
 
@@ -117,7 +124,9 @@ class SplineTransformer(NumberStage):
         return {"knots": self._extended(base).tolist()}
 
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
-        return {"knots": self._extended(np.linspace(0.0, 1.0, self.n_knots)).tolist()}  # any will do: there is nothing to place
+        return {
+            "knots": self._extended(np.linspace(0.0, 1.0, self.n_knots)).tolist()
+        }  # any will do: there is nothing to place
 
     def _placed(self, column: str, answer: Any) -> npt.NDArray[np.float64]:
         if not answer.count:
@@ -233,7 +242,11 @@ class BSpline(Operation):
             raise self._refusal([x])
         at_low, at_high, slope_low, slope_high = self._lines
         at, slope, end = (at_low, slope_low, low) if x < low else (at_high, slope_high, high)
-        return at if self.extrapolation == "constant" else [a + (x - end) * s if s else a for a, s in zip(at, slope, strict=True)]
+        return (
+            at
+            if self.extrapolation == "constant"
+            else [a + (x - end) * s if s else a for a, s in zip(at, slope, strict=True)]
+        )
 
     def _refusal(self, values: Sequence[float]) -> DataError:
         low, high = self._ends

@@ -81,7 +81,9 @@ class TargetEncoder(Stage):
     target: str | None = param(None, a_string(none=True))
     smooth: float | str = param(
         "auto",
-        ParameterCheck('a number of at least 0, or "auto"', lambda v: v == "auto" or (type(v) in (int, float) and v >= 0)),
+        ParameterCheck(
+            'a number of at least 0, or "auto"', lambda v: v == "auto" or (type(v) in (int, float) and v >= 0)
+        ),
     )
     cv: int = param(5, an_int(2, 100))
     target_type: str = param("auto", one_of("auto", "continuous", "binary", "multiclass"))
@@ -128,7 +130,9 @@ class TargetEncoder(Stage):
             each = [self._learned(answer.moments(label)) for label in classes]
             learned[column] = {
                 "categories": each[0]["categories"],
-                "classes": {name: {k: own[k] for k in ("values", "folds")} for name, own in zip(names, each, strict=True)},
+                "classes": {
+                    name: {k: own[k] for k in ("values", "folds")} for name, own in zip(names, each, strict=True)
+                },
             }
         new = [name for own in learned.values() for name in own.get("classes", ())]
         self.refuse_taken(new, view, gone=view.columns)

@@ -42,7 +42,12 @@ def _group(stage: Any) -> dict[str, Any]:
     """That a token is what the pattern's one group matches, for what a fit learns (older files have the whole match)."""
     n = n_groups(stage.token_pattern)
     if n > 1:
-        raise ParameterError.value(type(stage).__name__, "token_pattern", "at most one capturing group (others are written (?:…))", stage.token_pattern)
+        raise ParameterError.value(
+            type(stage).__name__,
+            "token_pattern",
+            "at most one capturing group (others are written (?:…))",
+            stage.token_pattern,
+        )
     return {"group": True} if n else {}
 
 
@@ -82,7 +87,9 @@ class _TextStage(ColumnStage):
     def analyzer(self, learned: Mapping[str, Any]) -> Analyzer:
         """How texts are cut, with what a fit learned of the pattern."""
         words = tuple(sorted(set(self.stop_words or ())))
-        return Analyzer(self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words, **_group_of(learned))
+        return Analyzer(
+            self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words, **_group_of(learned)
+        )
 
     def options(self) -> dict[str, Any]:
         """The analyzer as options of a request."""
@@ -243,7 +250,9 @@ class _Vocabulary(_TextStage):
 
     def _vectorize(self, column: str, learned: Mapping[str, Any], **how: Any) -> Vectorize:
         vocabulary, keys = learned["vocabulary"], learned.get("keys")
-        return Vectorize(column, self.analyzer(learned), len(vocabulary), vocabulary, keys=keys, binary=self.binary, **how)
+        return Vectorize(
+            column, self.analyzer(learned), len(vocabulary), vocabulary, keys=keys, binary=self.binary, **how
+        )
 
 
 def _is_df(value: Any) -> bool:

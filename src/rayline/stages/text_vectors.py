@@ -36,7 +36,11 @@ class Vectorize(ColumnOperation):
 
     @cached_property
     def _keys(self) -> list[int]:
-        return [self.analyzer.spelled_key(gram) for gram in self.vocabulary or ()] if self.keys is None else list(self.keys)
+        return (
+            [self.analyzer.spelled_key(gram) for gram in self.vocabulary or ()]
+            if self.keys is None
+            else list(self.keys)
+        )
 
     @cached_property
     def _known(self) -> tuple[Any, Any]:
@@ -84,7 +88,9 @@ class Vectorize(ColumnOperation):
             keys, order = self._known
             places = np.minimum(np.searchsorted(keys, grams.keys), max(len(keys) - 1, 0))
             is_known = keys[places] == grams.keys if len(keys) else np.zeros(len(grams.keys), dtype=bool)
-            rows, features, counts = counted_pairs(grams.rows[is_known], order[places[is_known]], max(self.n_features, 1))
+            rows, features, counts = counted_pairs(
+                grams.rows[is_known], order[places[is_known]], max(self.n_features, 1)
+            )
         values = self._weighted(rows, features, counts, len(texts))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(texts)))])
         return _sparse(self.n_features, offsets, features.astype(np.uint32), values)

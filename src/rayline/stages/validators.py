@@ -82,7 +82,11 @@ class RequireValues(ColumnOperation):
             return " and ".join(
                 [*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])]
             )
-        return "a value in every row" if self.rule == "known" else f"one of {counted(len(self.allowed), 'category')} seen in fit"
+        return (
+            "a value in every row"
+            if self.rule == "known"
+            else f"one of {counted(len(self.allowed), 'category')} seen in fit"
+        )
 
     def _error(self, values: Sequence[Any]) -> DataError:
         return DataError(

@@ -52,7 +52,9 @@ def _differing(found: pl.DataFrame, expected: pl.DataFrame, how: Mapping[str, An
     if found.columns != expected.columns:
         return f"the columns are {found.columns}, expected {expected.columns}"
     if found.schema != expected.schema:
-        types = [f"{n!r} is {d}, expected {expected.schema[n]}" for n, d in found.schema.items() if d != expected.schema[n]]
+        types = [
+            f"{n!r} is {d}, expected {expected.schema[n]}" for n, d in found.schema.items() if d != expected.schema[n]
+        ]
         return f"the types differ: {'; '.join(types)}"
     if found.height != expected.height:
         return f"there are {found.height} rows, expected {expected.height}"

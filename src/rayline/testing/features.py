@@ -14,7 +14,21 @@ from rayline.inference.artifact import load
 from rayline.testing.contract_case import FrameworkCase, error_of
 from rayline.train.result import Result
 
-NAMES = ("a=b", "", "=", "f0", "[x] < 1", "［x］", "Column_1", "a b", "a\u00a0b", "{é}\t,:\"'", "\u2400", "end of trees", "feature_names=")
+NAMES = (
+    "a=b",
+    "",
+    "=",
+    "f0",
+    "[x] < 1",
+    "［x］",
+    "Column_1",
+    "a b",
+    "a\u00a0b",
+    "{é}\t,:\"'",
+    "\u2400",
+    "end of trees",
+    "feature_names=",
+)
 """Names that some library or file format has a use of its own for; among them such as are alike once characters are replaced."""
 
 NUMBERS = (
@@ -58,7 +72,9 @@ def takes_columns_of_any_name(case: FrameworkCase) -> None:
         case.same(one, two, bits=True, why="other names of the columns give another model")
     if case.adapter.owns(result.model.native):
         chained = result.preprocessor.chain(result.model.native)
-        assert chained.model.feature_names == list(NAMES), f"its native model names the features {chained.model.feature_names}"
+        assert chained.model.feature_names == list(NAMES), (
+            f"its native model names the features {chained.model.feature_names}"
+        )
 
 
 def takes_categories_of_any_name(case: FrameworkCase) -> None:
@@ -106,4 +122,9 @@ def takes_vectors_as_columns(case: FrameworkCase) -> None:
     case.same(one, two, bits=True, why="a vector teaches something else than its elements as columns")
 
 
-LAWS_OF_ROWS = (takes_columns_of_any_name, takes_categories_of_any_name, takes_columns_of_any_type, takes_vectors_as_columns)
+LAWS_OF_ROWS = (
+    takes_columns_of_any_name,
+    takes_categories_of_any_name,
+    takes_columns_of_any_type,
+    takes_vectors_as_columns,
+)

@@ -97,7 +97,9 @@ def check_framework(
     for task in ("actions",) if acts else tasks:
         more = (by_task or {}).get(task, {})
         make = EnvironmentCase if acts else FrameworkCase
-        case = make(name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned, native_predict)
+        case = make(
+            name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned, native_predict
+        )
         for law in laws:
             try:
                 law(case)
@@ -232,7 +234,9 @@ def goes_on_from_a_checkpoint(case: FrameworkCase) -> None:
         return
     straight, count = case.result.history, _Count()
     halves = case.fit(trainer.scheduled([(n // 2, {}), (n, {})]), callbacks=[count]).history
-    assert count.heard == n, f"it says that it makes {n} iterations and goes on from a checkpoint; it made {count.heard}"
+    assert count.heard == n, (
+        f"it says that it makes {n} iterations and goes on from a checkpoint; it made {count.heard}"
+    )
     assert halves.head(n // 2).equals(straight.head(n // 2)), "the first part is not what it is without a break"
     assert halves.height == straight.height == n, f"the history has {halves.height} iterations"
     for name in straight.columns:
@@ -329,7 +333,11 @@ def says_what_it_cannot_use(case: FrameworkCase) -> None:
 def learns_behind_target_stages(case: FrameworkCase) -> None:
     truth = case.table[case.target]
     classes = sorted(set(truth.to_list()), reverse=True)
-    stage = registry.stage("StandardScaler")() if case.task == "regression" else registry.stage("LabelEncoder")(classes=classes)
+    stage = (
+        registry.stage("StandardScaler")()
+        if case.task == "regression"
+        else registry.stage("LabelEncoder")(classes=classes)
+    )
     preprocessor = Preprocessor(case.preprocessor().stages, target_stages=[("target", stage)])
     result = case.trainer().fit(preprocessor, case.table, case.table, [case.target], verbose=False)
     case.has_learned(result.metrics)

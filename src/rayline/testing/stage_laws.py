@@ -24,9 +24,7 @@ from rayline.testing.edge_cases import DRIFTS, LOSSLESS, NAME, StageCase, exampl
 from rayline.testing.partial_scans import Arrange, RandomPartsEngine, ThreePartsEngine, cut, fit_with
 
 
-def outcomes(
-    stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = ()
-) -> dict[str, list[str]]:
+def outcomes(stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = ()) -> dict[str, list[str]]:
     """The odd tables that a stage refuses in fit and in transform, and the other types that it refuses in transform."""
     case = StageCase(stage, (example_table() if table is None else table), tuple(targets), 0.0, None)
     fitted = case.fit()
@@ -170,9 +168,7 @@ def _single_rows_have_the_same_bits(case: StageCase) -> None:
             assert wanted is not None, f"{name}, row {i}: the table refuses it, the row function does not"
             assert row.keys() == wanted.keys(), f"{name}, row {i}: columns {sorted(row.keys() ^ wanted.keys())}"
             for key, value in wanted.items():
-                assert same_bits(value, row[key]), (
-                    f"{name}, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
-                )
+                assert same_bits(value, row[key]), f"{name}, row {i}, column {key!r}: table {value!r}, row {row[key]!r}"
 
 
 def _outcome(fitted: Preprocessor, one: pl.DataFrame) -> dict[str, Any] | None:
@@ -312,7 +308,9 @@ def _no_column_is_overwritten(case: StageCase) -> None:
     other = pl.lit("another's").alias(new[0])
     try:
         stage = case.stage.replace(columns=names)
-        result = Preprocessor([(NAME, stage)]).fit_transform(case.table.with_columns(other), target_columns=case.targets)
+        result = Preprocessor([(NAME, stage)]).fit_transform(
+            case.table.with_columns(other), target_columns=case.targets
+        )
     except RaylineError:
         return
     kept = new[0] in result.columns and set(result[new[0]].unique()) == {"another's"}

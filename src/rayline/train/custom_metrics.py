@@ -52,7 +52,9 @@ class CustomMetric:
                 labels = pl.Series(list(target.classes[i]), dtype=target.dtypes[i]).gather(labels).to_numpy()
             try:
                 if is_scorer(self.function):
-                    value = self.function(*_asked(target, scores, i, predicted[column].to_numpy(), labels), **_weights(weight))
+                    value = self.function(
+                        *_asked(target, scores, i, predicted[column].to_numpy(), labels), **_weights(weight)
+                    )
                 else:
                     takes = weight is not None and "sample_weight" in _parameters(self.function)
                     value = self.function(labels, predicted[column].to_numpy(), **_weights(weight if takes else None))

@@ -123,7 +123,9 @@ def fit(
     """
     started = time.perf_counter()
     if isinstance(trainer, type) or not hasattr(type(trainer), "adapter"):
-        raise ParameterError.value(WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer)
+        raise ParameterError.value(
+            WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer
+        )
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
         raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
     own, native = _callbacks(trainer, callbacks)
@@ -137,7 +139,9 @@ def fit(
     else:
         with progress.hushed(verbose):
             inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
-            fitted_on = preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
+            fitted_on = (
+                preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
+            )
             given.check_test(inputs, fitted_on)
     _check_resources(trainer)
     lacking = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
@@ -166,7 +170,15 @@ def fit(
                 callback.on_start(run)
             begun = time.perf_counter()
             training = TrainingRun(
-                trainer, inputs, fitted, learned, native, own, run, line, _tables_to_score(wanted, inputs, learned.target)
+                trainer,
+                inputs,
+                fitted,
+                learned,
+                native,
+                own,
+                run,
+                line,
+                _tables_to_score(wanted, inputs, learned.target),
             )
             if trainer.adapter.generates_own_data:
                 outcome = training.acting()
@@ -214,7 +226,13 @@ def _check_resources(trainer: Trainer) -> None:
 
 
 def _prepare(
-    trainer: Trainer, preprocessor: Preprocessor | None, inputs: FitInputs, line: progress.ProgressLine, seconds: dict[str, float], *, refit: bool
+    trainer: Trainer,
+    preprocessor: Preprocessor | None,
+    inputs: FitInputs,
+    line: progress.ProgressLine,
+    seconds: dict[str, float],
+    *,
+    refit: bool,
 ) -> tuple[Preprocessor, TrainingSpec, pl.DataFrame | None]:
     """The fitted preprocessor (not the caller's own, when that was not fitted), what the training must know, and the
     transformed training rows, when they are in this process anyway."""
@@ -233,14 +251,19 @@ def _prepare(
     if preprocessor is None or not preprocessor.is_fitted or refit:
         line.now("preprocessor")
         fitted = (Preprocessor() if preprocessor is None else preprocessor).clone()
-        found = fitted.fit_and_ask(inputs.train, target_columns=inputs.targets, ask=questions, beside=beside, where=WHERE)
+        found = fitted.fit_and_ask(
+            inputs.train, target_columns=inputs.targets, ask=questions, beside=beside, where=WHERE
+        )
         answers = found.final
         if len(fitted):
             line.part(f"preprocessor {counted(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:
         fitted = preprocessor.without_targets(inputs.targets, WHERE, beside=beside)
         schema_check.SchemaCheck(fitted.input_schema, WHERE).refuse_types(engine.schema(inputs.train))
-        asked = [fit_planner.ROWS, *questions(FitContext((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted)))]
+        asked = [
+            fit_planner.ROWS,
+            *questions(FitContext((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted))),
+        ]
         columns = [*questions.features(fitted.output_schema), *inputs.targets, *beside]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))
         if trainer.num_workers is None:
@@ -249,7 +272,9 @@ def _prepare(
         refuse_empty(getattr(answers[fit_planner.ROWS], "count", 0), WHERE)
         known = {*preprocessor.input_schema, *preprocessor.target_columns, *inputs.targets, *beside}
         new = [name for name in inputs.schema if name not in known]
-        without = f", without the new {'column' if len(new) == 1 else 'columns'} {shorten(new, 3).strip('[]')}" if new else ""
+        without = (
+            f", without the new {'column' if len(new) == 1 else 'columns'} {shorten(new, 3).strip('[]')}" if new else ""
+        )
         line.part(f"preprocessor as fitted before{without} (refit=True fits it again)")
     for name, words in idle(fitted.leaves):
         line.part(f"{name!r} does nothing: no {words}")
@@ -306,9 +331,14 @@ def _result(
     for table, scored in sorted(outcome.scored.items()):
         names: Sequence[str] | None = measured.metrics
         if names is None:
-            names = [f"{'train-' * (table == 'train')}{n}" for n in named_metrics.defaults(learned.target.task, scored.scores)]
+            names = [
+                f"{'train-' * (table == 'train')}{n}"
+                for n in named_metrics.defaults(learned.target.task, scored.scores)
+            ]
         asked = [n for n in names if (table == "train") is n.startswith("train-")]
-        found = named_metrics.evaluate(asked, learned.target, scored.scores, scored.truth, scored.weight, measured.custom_metrics)
+        found = named_metrics.evaluate(
+            asked, learned.target, scored.scores, scored.truth, scored.weight, measured.custom_metrics
+        )
         values |= {
             f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in found.items()
         }

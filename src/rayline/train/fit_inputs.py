@@ -35,7 +35,15 @@ class FitInputs:
 
 
 def normalise(
-    train: Any, test: Any, target_columns: Any, x: Any, y: Any, x_test: Any, y_test: Any, weight: Any, where: str = WHERE
+    train: Any,
+    test: Any,
+    target_columns: Any,
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    weight: Any,
+    where: str = WHERE,
 ) -> FitInputs:
     """The tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
 
@@ -104,10 +112,14 @@ def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:
     names = list(target_columns) if several else [] if target_columns is None else [target_columns]
     if not names:
         raise ParameterError(
-            f"{where}: target_columns is missing.", "Expected the names of the columns to predict.", 'pass target_columns=["…"].'
+            f"{where}: target_columns is missing.",
+            "Expected the names of the columns to predict.",
+            'pass target_columns=["…"].',
         )
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        hint = "name each column once, as text" + (": a pandas column 1 is '1' here." if any(type(n) is int for n in names) else ".")
+        hint = "name each column once, as text" + (
+            ": a pandas column 1 is '1' here." if any(type(n) is int for n in names) else "."
+        )
         raise ParameterError(
             f"{where}: target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
         )

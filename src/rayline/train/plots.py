@@ -53,7 +53,9 @@ def by_metric(names: Sequence[str]) -> dict[str, list[str]]:
     return {metric: sorted(own, key=lambda name: (name.startswith("train-"), name)) for metric, own in found.items()}
 
 
-def curves(ax: Any, metric: str, series: Mapping[str, Curve], faint: Mapping[str, Sequence[Curve]] | None = None) -> None:
+def curves(
+    ax: Any, metric: str, series: Mapping[str, Curve], faint: Mapping[str, Sequence[Curve]] | None = None
+) -> None:
     """Curves of one metric over the iterations, each named where it ends; `faint` ones behind them by the same names."""
     ends = []
     for (name, points), color, dash in zip(series.items(), itertools.cycle(COLORS), itertools.cycle(DASHES)):
@@ -73,7 +75,9 @@ def curves(ax: Any, metric: str, series: Mapping[str, Curve], faint: Mapping[str
     last = -math.inf
     for (x, y), text, color in sorted(ends, key=lambda end: end[0][1]):  # none over another
         last = max(y, last + 0.06 * (high - low))
-        ax.annotate(text, (x, last), xytext=(6, 0), textcoords="offset points", color=color, va="center", annotation_clip=False)
+        ax.annotate(
+            text, (x, last), xytext=(6, 0), textcoords="offset points", color=color, va="center", annotation_clip=False
+        )
 
 
 def open_frame(ax: Any) -> None:

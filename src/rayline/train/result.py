@@ -166,7 +166,9 @@ class Result:
         found = [["metric", *tables, "computed by"]]
         for (own, name), values in sorted(rows.items(), key=lambda row: row[0][0]):
             cells = [number(values[t], 5) if t in values else "" for t in tables]
-            found.append([f"{name}{self.model.target.of_class(name)}", *cells, self.trainer.framework if own else "rayline"])
+            found.append(
+                [f"{name}{self.model.target.of_class(name)}", *cells, self.trainer.framework if own else "rayline"]
+            )
         return found
 
     @property
@@ -174,6 +176,9 @@ class Result:
         table = self._metric_table
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return [
-            "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]])
+            "  "
+            + "  ".join(
+                [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]
+            )
             for row in (table if len(table) > 1 else [])
         ]

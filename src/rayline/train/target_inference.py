@@ -127,7 +127,10 @@ class TargetProfiler:
         return MinMax if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
 
     def learn(
-        self, output: Mapping[str, pl.DataType], answers: Mapping[StatisticRequest, Any], stages: Sequence[tuple[str, Stage]] = ()
+        self,
+        output: Mapping[str, pl.DataType],
+        answers: Mapping[StatisticRequest, Any],
+        stages: Sequence[tuple[str, Stage]] = (),
     ) -> TrainingSpec:
         """What the answers say; `stages` are the fitted target stages.
 

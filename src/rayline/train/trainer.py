@@ -265,7 +265,11 @@ class Trainer:
             parts.insert(0, repr(self.framework))
         for name in _OPTIONS:
             value = getattr(self, name)
-            if value is not None and (value is not False or name == "pos_label") and (name, value) != ("max_failures", 0):
+            if (
+                value is not None
+                and (value is not False or name == "pos_label")
+                and (name, value) != ("max_failures", 0)
+            ):
                 parts.append(f"{name}={value!r}")
         legs = f".scheduled(<{len(self.legs)} parts, {self.legs[-1].until} iterations>)" if self.legs else ""
         return f"{self._name}({', '.join(parts)}){legs}"

@@ -35,7 +35,9 @@ class Phase:
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
 
-    def train(self, adapter: Framework, context: TrainContext, keep: Callable[[Callable[[Path], None]], None] | None) -> Any:
+    def train(
+        self, adapter: Framework, context: TrainContext, keep: Callable[[Callable[[Path], None]], None] | None
+    ) -> Any:
         """Train from `context.resume` to the end of this leg. `keep` is called with what writes a checkpoint, when it gets
         there and was not stopped."""
         stopped = False
@@ -55,7 +57,9 @@ class Phase:
             seed = int(
                 np.random.SeedSequence((seed, self.number)).generate_state(1)[0] >> 1
             )  # 31 bits: LightGBM's limit
-        return adapter.train(replace(context, seed=seed, report=report, checkpoint=checkpoint), *self.args, **self.kwargs)
+        return adapter.train(
+            replace(context, seed=seed, report=report, checkpoint=checkpoint), *self.args, **self.kwargs
+        )
 
 
 def train(adapter: Framework, context: TrainContext, legs: Sequence[Phase]) -> Any:

@@ -220,7 +220,9 @@ class WorkerTask:
         )
         try:
             if self.legs:
-                native = training_phases.train(adapter, context, [replace(leg, **_own(adapter, leg.args, leg.kwargs)) for leg in self.legs])
+                native = training_phases.train(
+                    adapter, context, [replace(leg, **_own(adapter, leg.args, leg.kwargs)) for leg in self.legs]
+                )
             else:
                 own = _own(adapter, self.args, self.kwargs)
                 native = adapter.train(context, *own["args"], **own["kwargs"])

@@ -420,12 +420,15 @@ class Analysis:
         names = [
             n
             for n in self.results.columns
-            if n in ("trial", "status", "score", "standard_error") or n.startswith(("score/", "standard_error/", "config/"))
+            if n in ("trial", "status", "score", "standard_error")
+            or n.startswith(("score/", "standard_error/", "config/"))
         ]
         # A trial that was stopped early has the score of fewer folds: it comes after those with all of them.
         partial = pl.col("status") != str(Status.FINISHED)
         order = [partial, pl.col("score")]
-        found = self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
+        found = (
+            self.results.sort(order, descending=[False, self.mode == "max"], nulls_last=True).select(names).head(SHOWN)
+        )
         return tables.plain_names(found)
 
     @property

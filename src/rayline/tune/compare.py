@@ -79,7 +79,10 @@ class Comparison:
                     "trials": len(analysis.trials),
                     "error": None,
                     **{f"score/{name}": mean for name, mean in zip(others, trial.means[1:], strict=True)},
-                    **{f"standard_error/{n}": _number(e) for n, e in zip(others, trial.standard_errors[1:], strict=True)},
+                    **{
+                        f"standard_error/{n}": _number(e)
+                        for n, e in zip(others, trial.standard_errors[1:], strict=True)
+                    },
                 }
             )
         rows += [{"candidate": name, "error": error} for name, error in self.errors.items()]
@@ -150,7 +153,11 @@ class Comparison:
 
 
 def compare(
-    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], *, num_samples: int | None = None, **options: Any
+    candidates: Mapping[str, Candidate],
+    data_config: Mapping[str, Any],
+    *,
+    num_samples: int | None = None,
+    **options: Any,
 ) -> Comparison:
     """Tune several trainers on the same folds, and rank them.
 
@@ -221,7 +228,10 @@ def compare(
 
 
 def _checked(
-    candidates: Mapping[str, Candidate], data_config: Mapping[str, Any], num_samples: int | None, options: Mapping[str, Any]
+    candidates: Mapping[str, Candidate],
+    data_config: Mapping[str, Any],
+    num_samples: int | None,
+    options: Mapping[str, Any],
 ) -> dict[str, Search]:
     """A search for each candidate, on rows that are read once; nothing starts before all of them were checked."""
     searches: dict[str, Search] = {}

@@ -41,7 +41,11 @@ class EnsembleSelection(NamedTuple):
 
 
 def select(
-    candidates: Sequence[Sequence[Array]], folds: Sequence[HeldOutRows], target: Target, metric: str, mode: str,
+    candidates: Sequence[Sequence[Array]],
+    folds: Sequence[HeldOutRows],
+    target: Target,
+    metric: str,
+    mode: str,
     custom: Custom | None = None,
 ) -> EnsembleSelection:
     """The best ensemble that greedy selection meets on its way.

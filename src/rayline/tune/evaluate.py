@@ -165,9 +165,26 @@ class TrialCandidate:
     def _digest(self) -> str:
         problem, trainer, preprocessor = self.problem, self.trainer, self.preprocessor
         legs = [[leg.until, leg.args, leg.kwargs] for leg in trainer.legs]
-        options = (legs, trainer.seed, trainer.num_workers, trainer.class_weight, trainer.pos_label, problem.seed, problem.n_threads)
+        options = (
+            legs,
+            trainer.seed,
+            trainer.num_workers,
+            trainer.class_weight,
+            trainer.pos_label,
+            problem.seed,
+            problem.n_threads,
+        )
         stages = [list(leaf) for leaf in (*preprocessor.leaves, *preprocessor.target_stages)]
-        about = [problem.digest, stages, trainer.framework, trainer.args, trainer.kwargs, options, problem.metrics, problem.custom_used]
+        about = [
+            problem.digest,
+            stages,
+            trainer.framework,
+            trainer.args,
+            trainer.kwargs,
+            options,
+            problem.metrics,
+            problem.custom_used,
+        ]
         return fingerprint(about)
 
     @cached_property
@@ -322,7 +339,9 @@ class FoldEvaluator:
         fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
         stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
         learned = questions.learn(fit.output, fit.final, stages)
-        operations = [o for (path, _), leaf in zip(preprocessor.leaves, fit.leaves, strict=True) for o in leaf.to_operations(path)]
+        operations = [
+            o for (path, _), leaf in zip(preprocessor.leaves, fit.leaves, strict=True) for o in leaf.to_operations(path)
+        ]
         target = replace(problem.target, stages=learned.target.stages)
         return fit.leaves, replace(learned, target=target, lineage=FeaturesFrom(operations, problem.schema))
 
@@ -374,7 +393,9 @@ class FoldEvaluator:
         problem = self.problem
         # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
         # the framework can compute.
-        shown |= bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)) or not all(map(problem.computes, problem.metrics))
+        shown |= bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)) or not all(
+            map(problem.computes, problem.metrics)
+        )
         work = WorkerTask(
             framework=trainer.framework,
             args=trainer.args,
@@ -427,9 +448,7 @@ class FoldEvaluator:
         )
         return unpack(trainer.adapter, outcomes[0].files, outcomes[0].load_options), history
 
-    def _score(
-        self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int
-    ) -> float:
+    def _score(self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int) -> float:
         problem = self.problem
         if problem.computes(metric):
             found = metrics.evaluate([metric], problem.target, scores, rows.target, rows.weight, problem.custom)[metric]
@@ -450,7 +469,9 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     last = next((row for row in history if row["iteration"] == best), history[-1] if history else {})
     name = metrics.resolve(metric, list(last))
     if name is None:
-        raise ParameterError.unknown(WHERE, [metric], [*metrics.names(), *(n for n in last if n.startswith("test-"))], "metric")
+        raise ParameterError.unknown(
+            WHERE, [metric], [*metrics.names(), *(n for n in last if n.startswith("test-"))], "metric"
+        )
     return last[name]
 
 

@@ -154,7 +154,10 @@ def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
         shown = {one: shown[one]}
     axes = style.panels(len(shown), "Analysis.plot", ax)
     for axis, (one, own) in zip(axes, shown.items(), strict=True):
-        folds = {name: [_points(history, name) for history in histories if any(name in row for row in history)] for name in own}
+        folds = {
+            name: [_points(history, name) for history in histories if any(name in row for row in history)]
+            for name in own
+        }
         style.curves(axis, one, {name: _means(lines) for name, lines in folds.items()}, folds)
         axis.set_title("mean over the folds, and each of them", fontsize="small")
     return axes[0] if len(axes) == 1 else axes
@@ -170,7 +173,9 @@ def _means(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, 
         for iteration, value in line:
             found.setdefault(iteration, []).append(value)
     most = max(map(len, found.values()))  # beyond, where some folds have ended, the mean would be that of the others
-    return [(iteration, trial_record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most]
+    return [
+        (iteration, trial_record.mean(values)) for iteration, values in sorted(found.items()) if len(values) == most
+    ]
 
 
 class _Axis(NamedTuple):

@@ -105,7 +105,9 @@ class PreparedSearch:
     @property
     def rows(self) -> pl.DataFrame:
         """The rows and their cells, as an `FoldEvaluator` takes them."""
-        return self.table.with_columns(pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells))
+        return self.table.with_columns(
+            pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells)
+        )
 
     def arrow(self) -> Any:
         """`rows` as one Arrow table, for the object store."""
@@ -158,7 +160,9 @@ def prepare(
         space.check(config, None, trainer.replace)
         problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
         nothing = FitInputs(None, None, problem.target.columns, None, problem.schema)
-        rows = TuneData(None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False)
+        rows = TuneData(
+            None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False
+        )
         return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
@@ -289,9 +293,7 @@ def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, CustomMe
     return list(names) if several else names[0], found
 
 
-def _metrics(
-    metric: Any, mode: Any, target: Target, custom: Custom
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _metrics(metric: Any, mode: Any, target: Target, custom: Custom) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The metrics and their directions, all known."""
     names = [metric] if metric is None or isinstance(metric, str) else list(metric) if _is_list(metric) else []
     modes = [mode] * len(names) if mode is None or isinstance(mode, str) else list(mode) if _is_list(mode) else []

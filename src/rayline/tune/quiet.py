@@ -20,7 +20,12 @@ VARIABLES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would end the search as if it were complete (see `interruption`)
 }
 
-LOGGERS = {"ray.tune": logging.CRITICAL, "ray.train": logging.CRITICAL, "ray.air": logging.CRITICAL, "optuna": logging.WARNING}
+LOGGERS = {
+    "ray.tune": logging.CRITICAL,
+    "ray.train": logging.CRITICAL,
+    "ray.air": logging.CRITICAL,
+    "optuna": logging.WARNING,
+}
 
 
 @shared_change

@@ -212,7 +212,9 @@ class Search:
         registry.resolve("ensure_ray")()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         capacity = planning.plan(problem.trainer, options.max_concurrent, nodes)
-        is_read = bool(options.callbacks) or isinstance(self.scheduler, Population)  # by trackers; a half is not made again
+        is_read = bool(options.callbacks) or isinstance(
+            self.scheduler, Population
+        )  # by trackers; a half is not made again
         problem = replace(problem, digest=digest, n_threads=capacity.n_threads, log_train_metrics=is_read)
         prepared = replace(self.prepared, problem=problem)
         watched = Run(problem.trainer, problem.target)

@@ -122,7 +122,9 @@ class FoldTrial(tune.Trainable):
         shelf = None if keeper is None else SharedCache(keeper)
         shared = None if shelf is None else shelf.get
         self._evaluate = (
-            EnvironmentEvaluator(problem) if acts else FoldEvaluator(problem, frame, most_bytes=search.most_bytes, shared=shared)
+            EnvironmentEvaluator(problem)
+            if acts
+            else FoldEvaluator(problem, frame, most_bytes=search.most_bytes, shared=shared)
         )
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
@@ -164,7 +166,9 @@ class FoldTrial(tune.Trainable):
             if score is None:
                 score, box["scores"], box["history"] = self._evaluate(self._candidate, fold)
                 if self._candidate.is_seeded:
-                    self._known[score.key] = score.to_json()  # a small space is drawn from more often than it has values
+                    self._known[score.key] = (
+                        score.to_json()
+                    )  # a small space is drawn from more often than it has values
             self._scores.append(score)
             box["fold"] = score.to_json()
         except Exception as error:

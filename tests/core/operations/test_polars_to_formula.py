@@ -14,7 +14,12 @@ from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.stages import DropRows, Expression
 
 TABLE = pl.DataFrame(
-    {"a": [1.5, -2.0, None, 0.0, 9.0], "b": [2, 0, 3, 4, None], "c": ["x", "y", None, "x", "z"], "f": [True, False, None, True, False]}
+    {
+        "a": [1.5, -2.0, None, 0.0, 9.0],
+        "b": [2, 0, 3, 4, None],
+        "c": ["x", "y", None, "x", "z"],
+        "f": [True, False, None, True, False],
+    }
 )
 a, b, c, f = (pl.col(name) for name in "abcf")
 

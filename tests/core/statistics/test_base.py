@@ -63,7 +63,9 @@ def same(a: Statistic, b: Statistic, scale: float = 1e6) -> bool:
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{r.statistic.__name__}-{'-'.join(r.columns)}")
 @given(table=tables, cuts=st.lists(st.integers(0, 40), max_size=5), order=st.randoms(use_true_random=False))
-def test_merge_is_a_commutative_monoid(request_: StatisticRequest, table: pl.DataFrame, cuts: list[int], order: Any) -> None:
+def test_merge_is_a_commutative_monoid(
+    request_: StatisticRequest, table: pl.DataFrame, cuts: list[int], order: Any
+) -> None:
     kind = request_.statistic
     edges = [0, *sorted(min(c, table.height) for c in cuts), table.height]
     parts = [ask(table.slice(a, b - a), request_) for a, b in itertools.pairwise(edges)]

@@ -28,7 +28,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counts_of(values: list[Any]) -> ValueCounts:
-    table = pl.DataFrame({"value": values}, schema={"value": pl.String}).group_by("value").agg(n=pl.len().cast(pl.Int64))
+    table = (
+        pl.DataFrame({"value": values}, schema={"value": pl.String}).group_by("value").agg(n=pl.len().cast(pl.Int64))
+    )
     return ValueCounts.of(table)
 
 
@@ -66,13 +68,16 @@ def test_frequent_values_are_found() -> None:
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
-    "stage", [RareCategories(["city"], 0.2), FrequencyEncoder(["city", "count"]), FrequencyEncoder(["city"], normalize=False)]
+    "stage",
+    [RareCategories(["city"], 0.2), FrequencyEncoder(["city", "count"]), FrequencyEncoder(["city"], normalize=False)],
 )
 def test_stages_keep_the_contract_on_a_sketch(stage: Any) -> None:
     check_stage(stage)
 
 
-@pytest.mark.parametrize("stage", [RareCategories(min_frequency=3), RareCategories(min_frequency=0.3), FrequencyEncoder()])
+@pytest.mark.parametrize(
+    "stage", [RareCategories(min_frequency=3), RareCategories(min_frequency=0.3), FrequencyEncoder()]
+)
 def test_of_few_rows_the_sketch_gives_what_exact_counts_give(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pl.DataFrame({"c": ["a", "a", "b", None, "c", "a", "d", "b", "e"]})
     exact = Preprocessor([("s", stage)]).fit(table)

@@ -52,7 +52,9 @@ class Linear(Operation):
     def _structs(self, rows: pl.Series) -> pl.Series:
         total = np.tile(np.array(self.offset, dtype=np.float64), (len(rows), 1))
         with np.errstate(all="ignore"):
-            for column, shift, weights in zip(rows.struct.unnest().iter_columns(), self.shift, self._by_column, strict=True):
+            for column, shift, weights in zip(
+                rows.struct.unnest().iter_columns(), self.shift, self._by_column, strict=True
+            ):
                 # One column after the other: a product of matrices would add in another order than a single row does.
                 total += (column.to_numpy() - shift)[:, None] * weights
         return pl.DataFrame(total, schema=list(self.outputs), orient="row").fill_nan(None).to_struct(rows.name)

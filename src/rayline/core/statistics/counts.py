@@ -113,7 +113,9 @@ class ValueCounts(Statistic):
         states = list(states)
         n_null = sum(state.n_null for state in states)
         if any(state.sketch for state in states):
-            return cls(n_null, _NO_VALUES, functools.reduce(FrequentValues.merge, [state._sketched() for state in states]))
+            return cls(
+                n_null, _NO_VALUES, functools.reduce(FrequentValues.merge, [state._sketched() for state in states])
+            )
         tables = [state.counts for state in states if state.counts.height]
         if len(tables) < 2:
             typed = [s.counts for s in states if s.counts.schema["value"] != pl.Null]

@@ -60,7 +60,11 @@ class Covariance(Statistic):
 
     def merge(self, other: Self) -> Self:
         count, n_null = self.count + other.count, self.n_null + other.n_null
-        n_known = self.n_known + other.n_known if len(self.n_known) == len(other.n_known) else max(self.n_known, other.n_known, key=len)
+        n_known = (
+            self.n_known + other.n_known
+            if len(self.n_known) == len(other.n_known)
+            else max(self.n_known, other.n_known, key=len)
+        )
         if not self.count or not other.count:
             one = self if self.count else other
             return type(self)(count, n_null, one.mean, one.comoment, n_known)
@@ -231,7 +235,9 @@ def row_hash(columns: list[pl.Expr], seed: int) -> pl.Expr:
 def _hash(rows: pl.Series, seed: int) -> pl.Series:
     fields = rows.struct.unnest()
     numbers = [name for name, dtype in fields.schema.items() if dtype.is_float()]
-    coarse = (pl.when(pl.col(n).abs() >= 1e-9).then(n).otherwise(pl.col(n) * 0.0 + 0.0).cast(pl.Float32) for n in numbers)
+    coarse = (
+        pl.when(pl.col(n).abs() >= 1e-9).then(n).otherwise(pl.col(n) * 0.0 + 0.0).cast(pl.Float32) for n in numbers
+    )
     return fields.with_columns(coarse).to_struct().hash(seed)
 
 

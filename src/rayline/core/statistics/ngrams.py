@@ -26,7 +26,11 @@ def blocks_of(texts: pl.Series) -> list[pl.Series]:
 def analyzer_of(options: Mapping[str, Any]) -> Analyzer:
     """How texts are taken apart, from the options of a request."""
     return Analyzer(
-        options["lowercase"], options["token_pattern"], options["ngram_range"], options.get("stop_words", ()), options.get("group", False)
+        options["lowercase"],
+        options["token_pattern"],
+        options["ngram_range"],
+        options.get("stop_words", ()),
+        options.get("group", False),
     )
 
 
@@ -123,9 +127,7 @@ class GramCounts(Statistic):
         return self.merge_all([self, other])
 
 
-_NO_GRAMS: pl.DataFrame = pl.DataFrame(
-    schema={"key": pl.UInt64, "gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64}
-)
+_NO_GRAMS: pl.DataFrame = pl.DataFrame(schema={"key": pl.UInt64, "gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})
 
 
 def counted(grams: Grams, n_features: int) -> tuple[Any, Any, Any]:

@@ -163,7 +163,9 @@ class KeyHistogram:
         return low, self.bucket(math.ceil(last))[1] if last < self.n_rows else ALL
 
     @classmethod
-    def merged(cls, parts: Sequence[KeyHistogram], shares: Sequence[float], ranges: Sequence[tuple[int, int]]) -> KeyHistogram:
+    def merged(
+        cls, parts: Sequence[KeyHistogram], shares: Sequence[float], ranges: Sequence[tuple[int, int]]
+    ) -> KeyHistogram:
         """Of the rows of all parts."""
         if len(parts) == 1:
             return parts[0]
@@ -240,7 +242,9 @@ class OrderStatistics(Statistic):
             parts = {int(key[0]): part[KEY] for key, part in table.partition_by(STRATUM, as_dict=True).items()}
         if len(parts) > MAX_STRATA:
             return replace(empty, n_null=n_null, overflow=True)
-        ladders = {s: KeyHistogram.of(keys.to_numpy(), empty.shares, empty.ranges.get(s, ())) for s, keys in parts.items()}
+        ladders = {
+            s: KeyHistogram.of(keys.to_numpy(), empty.shares, empty.ranges.get(s, ())) for s, keys in parts.items()
+        }
         return replace(empty, ladders=ladders, n_null=n_null)
 
     @classmethod

@@ -278,7 +278,9 @@ class Bootstrap(Splitter):
         drawn = tuple(cell for cell in range(1, self.MOST + 1) for _ in range(cell))
         key = unique_row_key(engine, data, self.seed, "bootstrap", "Bootstrap")
         keys = (SaltedKey(key, i) for i in range(self.n_splits))
-        return tuple(Folds(ThresholdAssignment(key, None, cuts, "Bootstrap"), (FoldCells(drawn, (0,)),)) for key in keys)
+        return tuple(
+            Folds(ThresholdAssignment(key, None, cuts, "Bootstrap"), (FoldCells(drawn, (0,)),)) for key in keys
+        )
 
 
 def splitter(cv: Any, where: str) -> Splitter:

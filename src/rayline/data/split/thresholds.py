@@ -77,7 +77,12 @@ class KeyDivision:
             sizes, found, cuts, ladders = self._by(key, wanted, shares)
         thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
         cells: FoldAssignment = ThresholdAssignment(key, self._stratum, thresholds, self.where)
-        if found != sizes and self.unit and not self.is_ordered and not any(ladder.level for ladder in ladders.values()):
+        if (
+            found != sizes
+            and self.unit
+            and not self.is_ordered
+            and not any(ladder.level for ladder in ladders.values())
+        ):
             members, found = _packed(ladders, sizes)
             cells = KeyAssignment(key, members, self.where)
         self._refuse(found, sizes, ladders)
@@ -127,7 +132,11 @@ class KeyDivision:
         return dict(sorted(ranks.ladders.items()))
 
     def _cuts(
-        self, key: RowKey, ladders: Mapping[int, KeyHistogram], ends: Mapping[int, Sequence[int]], shares: Sequence[float]
+        self,
+        key: RowKey,
+        ladders: Mapping[int, KeyHistogram],
+        ends: Mapping[int, Sequence[int]],
+        shares: Sequence[float],
     ) -> dict[int, list[CutPoint]]:
         """The cut nearest to each of the ends; with one more scan for those that the first one has not met."""
         found = {s: [ladder.nearest(rank) for rank in ends[s]] for s, ladder in ladders.items()}

@@ -117,7 +117,9 @@ def _renamed(others: dict[str, Any], groups: str | None) -> str | None:
         name = next(iter(others))
         if name in _SAME:
             raise ParameterError(
-                f"{WHERE}: unknown parameter {name!r}.", f"Expected some of {list(_KEYWORDS)}.", f"it is called {_SAME[name]!r} here."
+                f"{WHERE}: unknown parameter {name!r}.",
+                f"Expected some of {list(_KEYWORDS)}.",
+                f"it is called {_SAME[name]!r} here.",
             )
         raise ParameterError.unknown(WHERE, others, _KEYWORDS)
     return groups
@@ -136,7 +138,9 @@ def _share(ds: Any, test_size: Any, percentage: float) -> float:
         return test_size
     n_rows = _n_rows(ds)
     if not 0 < test_size < n_rows:
-        raise ParameterError.value(WHERE, "test_size", f"fewer than the {counted(n_rows, 'row')} that there are, and at least 1", test_size)
+        raise ParameterError.value(
+            WHERE, "test_size", f"fewer than the {counted(n_rows, 'row')} that there are, and at least 1", test_size
+        )
     return test_size / n_rows
 
 

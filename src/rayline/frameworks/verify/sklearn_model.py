@@ -103,7 +103,12 @@ def _neighbours(tree: Any) -> None:
     if places.shape != (n,) or (places < 0).any() or (places >= n).any():
         raise ValueError("a tree of neighbours asks for rows that it does not have")
     n_bounds = 2 if isinstance(tree, KDTree) else 1
-    if n_nodes != 2**n_levels - 1 or nodes.shape != (n_nodes,) or bounds.shape != (n_bounds, n_nodes, width) or leaf_size < 1:
+    if (
+        n_nodes != 2**n_levels - 1
+        or nodes.shape != (n_nodes,)
+        or bounds.shape != (n_bounds, n_nodes, width)
+        or leaf_size < 1
+    ):
         raise ValueError("a tree of neighbours has other nodes than it says")
     start, end = nodes["idx_start"], nodes["idx_end"]
     if (start < 0).any() or (end < start).any() or (end > n).any():

@@ -77,7 +77,13 @@ def _part(path: Path, name: str, tensor: Any) -> tuple[str, int, int, Shape]:
     if not isinstance(tensor, dict) or {*tensor} != {"dtype", "shape", "data_offsets"}:
         _fail(path, f"the tensor {name[:80]!r} is described by other words")
     bits, shape, offsets = _BITS.get(str(tensor["dtype"])), tensor["shape"], tensor["data_offsets"]
-    if bits is None or not _are_counts(shape) or len(shape) > MAX_DIMENSIONS or not _are_counts(offsets) or len(offsets) != 2:
+    if (
+        bits is None
+        or not _are_counts(shape)
+        or len(shape) > MAX_DIMENSIONS
+        or not _are_counts(offsets)
+        or len(offsets) != 2
+    ):
         _fail(path, f"the tensor {name[:80]!r} has no type, shape or place")
     first, last = offsets
     if (last - first) * 8 != math.prod(shape) * bits:

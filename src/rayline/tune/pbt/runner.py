@@ -54,7 +54,9 @@ class FoldResult:
 class PopulationWorker:
     """Runs as an actor: trains parts of folds."""
 
-    def __init__(self, problem: SearchProblem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any) -> None:
+    def __init__(
+        self, problem: SearchProblem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any
+    ) -> None:
         shared = None if keeper is None else SharedCache(keeper).get
         self._problem = problem
         self._evaluate = FoldEvaluator(problem, rows_of(table), most_bytes=most_bytes, shared=shared)
@@ -117,7 +119,11 @@ class PopulationWorkers:
                 self._actors.append(actor)
                 deaths[key] += 1
                 if deaths[key] > DEATHS:
-                    yield key, FoldResult(error=f"the process of the trial died {DEATHS + 1} times: {told(error)}"), None
+                    yield (
+                        key,
+                        FoldResult(error=f"the process of the trial died {DEATHS + 1} times: {told(error)}"),
+                        None,
+                    )
                 else:
                     waiting.insert(0, key)
             idle.append(actor)
@@ -176,7 +182,9 @@ class PopulationRun:
         """Every generation. Returns the trials, one for each member."""
         problem, options, begun = self.prepared.problem, self.options, time.monotonic()
         configs = self.population.begin(self.prepared.space, self.prepared.num_samples, options.seed)
-        self._members = [PopulationMember(Trial(number, config, len(problem.folds))) for number, config in enumerate(configs)]
+        self._members = [
+            PopulationMember(Trial(number, config, len(problem.folds))) for number, config in enumerate(configs)
+        ]
         ends = self.population.ends(n_iterations(problem, configs[0]))
         entropy = np.random.SeedSequence(options.seed).entropy
         assert isinstance(entropy, int)
@@ -215,7 +223,12 @@ class PopulationRun:
             self._members[number].take_over(theirs, changed)
 
     def _generation(
-        self, workers: PopulationWorkers, alive: Sequence[PopulationMember], number: int, ends: Sequence[int], begun: float
+        self,
+        workers: PopulationWorkers,
+        alive: Sequence[PopulationMember],
+        number: int,
+        ends: Sequence[int],
+        begun: float,
     ) -> None:
         until, work = ends[number], dict[Key, tuple[Any, ...]]()
         found: dict[int, list[FoldScore]] = {member.trial.number: [] for member in alive}
