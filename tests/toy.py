@@ -75,7 +75,7 @@ class Guesser(Framework):
                 break
         return policy
 
-    def spaces(self, **options: Any) -> EnvironmentSpec:
+    def environment_spec(self, **options: Any) -> EnvironmentSpec:
         target = Target(("action",), Task.BINARY, (pl.Int64(),), ((0, 1),))
         return EnvironmentSpec(
             pl.Schema({"x": pl.Float64()}), target, pl.DataFrame({"x": [-1.0, 0.5, 2.0]}), "episode_return_mean"

@@ -22,7 +22,7 @@ from tests.testing.test_stages import CASES
         (data.KFold(3), "KFold(n_splits=3)"),
         (data.KFold(), "KFold()"),
         (tune.Population(quantile=0.5), "Population(quantile=0.5)"),
-        (ServerOptions(token="secret", max_batch_size=8), "Options(max_batch_size=8)"),
+        (ServerOptions(token="secret", max_batch_size=8), "ServerOptions(max_batch_size=8)"),
         (train.EarlyStopping("auc"), "EarlyStopping(metric='auc')"),
         (train.ModelCheckpoint("models", every=5), "ModelCheckpoint(directory=PosixPath('models'), every=5)"),
         (train.XGBoostTrainer({"eta": 0.1}, num_boost_round=3), "XGBoostTrainer({'eta': 0.1}, num_boost_round=3)"),

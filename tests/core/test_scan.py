@@ -17,7 +17,8 @@ from rayline.core.errors import DataError
 from rayline.core.operations.base import Affine
 from rayline.core.scan import Scan
 from rayline.core.scan_results import evaluate, merge_answers, merge_folds
-from rayline.core.statistics.base import MinMax, MissingCount, Moments, RowCount, StatisticRequest, WordCount, counts
+from rayline.core.statistics import counts
+from rayline.core.statistics.base import MinMax, MissingCount, Moments, RowCount, StatisticRequest, WordCount
 from rayline.core.statistics.cardinality_guard import SHARE, CardinalityGate
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from rayline import stages, train
-from rayline.core.operations.base import base
+from rayline.core.operations import base
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 
 

@@ -15,7 +15,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve import Options
+from rayline.serve import ServerOptions
 from rayline.serve.app import host_name
 from rayline.serve.options import is_loopback
 
@@ -25,7 +25,7 @@ from .test_limits import stream
 
 
 def test_a_server_of_this_machine_is_asked_as_localhost(make_client: Any, pipeline: InferencePipeline) -> None:
-    options = Options("flights", allowed_hosts=("Late.example.com",)).at("127.0.0.1")
+    options = ServerOptions("flights", allowed_hosts=("Late.example.com",)).at("127.0.0.1")
     client = make_client(pipeline, **{name: getattr(options, name) for name in ("name", "allowed_hosts")})
     own = (
         "localhost",
@@ -58,12 +58,12 @@ def test_a_server_of_this_machine_is_asked_as_localhost(make_client: Any, pipeli
         assert client.get("/health", headers={"host": host}).status_code == 200  # says nothing
     twice = [("host", "localhost"), ("host", "evil.example.com")]
     assert client.get("/", headers=twice).status_code == 421
-    assert Options().at("0.0.0.0").allowed_hosts is None
+    assert ServerOptions().at("0.0.0.0").allowed_hosts is None
     assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.9.9.9")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "late.example.com", "")))
     for wrong in ("http://a", "a b", ("a/b",), (1,)):
         with pytest.raises(ParameterError):
-            Options(allowed_hosts=wrong)  # type: ignore[arg-type]
+            ServerOptions(allowed_hosts=wrong)  # type: ignore[arg-type]
     assert host_name(b"[::1]:8080") == host_name(b"[::1]") == "::1"
 
 

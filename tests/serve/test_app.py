@@ -17,7 +17,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.target import Target, Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve import Options
+from rayline.serve import ServerOptions
 from rayline.serve import app as app_module
 
 from .conftest import Client, table
@@ -367,7 +367,7 @@ def test_names_in_the_page_are_escaped(make_client: Any) -> None:
 )
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
-        Options(**wrong)
+        ServerOptions(**wrong)
 
 
 def test_it_is_a_fastapi_app_that_can_be_extended(pipeline: InferencePipeline) -> None:

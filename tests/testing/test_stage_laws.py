@@ -128,7 +128,7 @@ class Promises(Good):
 
 
 class Overwrites(Good):
-    keeps: ClassVar = True
+    keep_input: ClassVar = True
 
 
 class TouchesTheTarget(Good):
@@ -228,7 +228,7 @@ class Narrow(Operation):
 
 
 class TakesANameThatIsThere(Good):
-    keeps: ClassVar = True
+    keep_input: ClassVar = True
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         return [IsMissing(column, f"{column}_missing")]

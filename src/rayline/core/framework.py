@@ -144,7 +144,7 @@ class TrainContext:
     resume
         The directory of the last checkpoint, when training starts again after a failure.
     num_workers, resources_per_worker, max_failures
-        For a framework that acts: the workers that it shall start itself (0 for none), what each holds, and how often
+        For a framework that generates its own data: the workers that it must start itself (0 for none), what each holds, and how often
         a lost one is replaced. The others are started and replaced for them.
     lineage
         Gives for each raw column the features that come from it.
@@ -221,7 +221,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What the models of a framework that acts read and predict.
+    """What the models of a framework that generates its own data read and predict.
 
     Attributes
     ----------
@@ -354,8 +354,10 @@ class Framework(ABC):
             raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
 
     def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
-        """What the models of a framework that acts read and predict, as the trainer's arguments say."""
-        raise NotImplementedError(f"{type(self).__name__}.spaces, which a framework with acts = True needs")
+        """What the models of a framework that generates its own data read and predict, as the trainer's arguments say."""
+        raise NotImplementedError(
+            f"{type(self).__name__}.environment_spec, which a framework with generates_own_data = True needs"
+        )
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         """The arguments with tuned values put in: a keyword of `train` where there is one, otherwise a key of the

@@ -381,7 +381,7 @@ class ColumnStage(Stage):
     ... @dataclass(frozen=True)
     ... class Halve(ColumnStage):
     ...     kinds = (Kind.NUMERIC,)
-    ...     def lower_column(self, column, learned, where):
+    ...     def column_to_operations(self, column, learned, where):
     ...         return [Affine(column, 0.0, 2.0)]
     >>> Preprocessor([("halve", Halve())]).fit_transform(pl.DataFrame({"x": [1.0, 3.0]}))["x"].to_list()
     [0.5, 1.5]

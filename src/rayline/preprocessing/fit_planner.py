@@ -149,10 +149,10 @@ class FitPlan:
             own = set(columns)
             changed = {name for name in after if name not in table or name in own}
             steps = {
-                operation.column: operation
+                operation.column: operation  # type: ignore[attr-defined]
                 for operation in new
                 if leaf.column_operation and isinstance(operation, leaf.column_operation)
-            }  # type: ignore[attr-defined]
+            }
             prefix = len(self._operations) - 1
             moved = {name: ColumnSource(name, prefix) for name in after} if leaf.resamples else {}
             for name in after:

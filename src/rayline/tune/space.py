@@ -64,7 +64,7 @@ def endless_stages(config: Config) -> list[str]:
 def _is_short(value: Domain) -> bool:
     if isinstance(value, Categorical):
         return len(value.categories) <= MANY
-    return isinstance(value, Integer) and value.upper - value.to_operations <= MANY
+    return isinstance(value, Integer) and value.upper - value.lower <= MANY
 
 
 def is_grid(value: Any) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rayline.core.operations.base import Affine, Fill
 from rayline.core.scan_results import evaluate
+from rayline.core.statistics import counts, quantiles
 from rayline.core.statistics.base import (
     MinMax,
     Moments,
@@ -21,8 +22,6 @@ from rayline.core.statistics.base import (
     Statistic,
     StatisticRequest,
     WordCount,
-    counts,
-    quantiles,
 )
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.quantiles import Quantiles

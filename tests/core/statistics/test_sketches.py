@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayline.core.errors import DataError
-from rayline.core.statistics.base import counts
+from rayline.core.statistics import counts
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.sketches import LEAST_SHARE, N_BUCKETS
 from rayline.core.text_analysis import key_of
@@ -55,7 +55,7 @@ def test_frequent_values_are_found() -> None:
     often = np.repeat(common, (shares * n).astype(int))
     values = [*often, *(f"rare {i}" for i in random.integers(0, 10**9, n - len(often)))]
     table = pl.DataFrame({"value": values}).group_by("value").agg(n=pl.len().cast(pl.Int64))
-    sketch = counts.Frequent.of(table["value"], table["n"])
+    sketch = counts.FrequentValues.of(table["value"], table["n"])
     found, exact = sketch.found(), Counter(values)
     assert sketch.total == n
     expected = {key_of(name): exact[name] for name in common if exact[name] >= LEAST_SHARE * n}

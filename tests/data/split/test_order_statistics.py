@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 from hypothesis import given
 
+from rayline.data.split import order_statistics
 from rayline.data.split.fold_assignment import TimeKey
 from rayline.data.split.order_statistics import KEY, STRATUM, KeyHistogram, Keys, OrderStatistics
-from rayline.data.split.train_test import order_statistics
 
 OPTIONS = {"key": TimeKey("x"), "stratum": None, "shares": (0.25, 0.5)}
 

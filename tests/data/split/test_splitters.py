@@ -29,8 +29,8 @@ from rayline.data import (
     StratifiedKFold,
     TimeSeriesSplit,
 )
+from rayline.data.split import order_statistics
 from rayline.data.split.splitters import splitter
-from rayline.data.split.train_test import order_statistics
 from rayline.stages import OneHotEncoder, StandardScaler
 from rayline.train import Preprocessor
 

@@ -111,7 +111,7 @@ def test_what_cannot_be_is_refused_before_ray_starts(
     data = {"train_dataset": table.drop("city", "late"), "cv": 3, "target_columns": ["z"]}
     space = (
         config
-        if tune.population.space.tuned(config)
+        if tune.pbt.population.space.tuned(config)
         else {**config, "preprocessor": {"impute": {"strategy": SPACE["size"]}}}
     )
     if space is not config:

@@ -137,7 +137,7 @@ class Population:
                 moved = value + (grain if self.factors[step] > 1 else -grain)
         assert isinstance(domain, (Float, Integer))
         excluded = isinstance(domain, Integer) and not isinstance(sampler, Quantized)  # the upper end of a randint
-        return min(max(moved, domain.to_operations), domain.upper - excluded)
+        return min(max(moved, domain.lower), domain.upper - excluded)
 
 
 def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> None:
