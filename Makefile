@@ -32,10 +32,10 @@ quickstart: $(VENV)/.examples  ## the whole path on real data (examples/flights.
 test: test-fast test-ray  ## the tests of every day: those in this process, then those on Ray
 
 test-fast: $(VENV)/.test  ## tests without Ray
-	$(PYTEST) -q -m "not ray and not slow"
+	$(PYTEST) -q --durations=10 -m "not ray and not slow"
 
 test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
-	$(PYTEST) -q -m "ray and not slow"
+	$(PYTEST) -q --durations=10 -m "ray and not slow"
 
 test-slow: $(VENV)/.test  ## tests that take longer
 	$(PYTEST) -q -m slow
