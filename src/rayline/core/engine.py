@@ -45,6 +45,15 @@ class Scanner(ABC):
 class Engine(Scanner):
     """Scans and maps one family of tables."""
 
+    def connect(self) -> None:
+        """Connect to the cluster that the engine runs on, or start one; nothing to do for an engine in this process.
+
+        Raises
+        ------
+        ResourceError
+            When the cluster cannot be reached or started.
+        """
+
     @abstractmethod
     def schema(self, data: Any) -> pl.Schema:
         """Names and types of the columns. Raises SchemaError when the data is no table or has a column twice."""

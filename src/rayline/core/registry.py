@@ -91,9 +91,7 @@ _ENGINES: dict[str, str] = {
 }
 
 _LATE: dict[str, str] = {
-    "ensure_ray": "rayline.engine.ray:ensure_ray",
     "chain": "rayline.inference.pipeline:chain",
-    "save": "rayline.inference.artifact:save",
 }
 """What a lower layer hands over to a higher one at run time."""
 

@@ -251,7 +251,7 @@ def _read(function: Any, paths: Paths, options: dict[str, Any]) -> Dataset:
 
 
 def _make(function: Any, source: list[Any], options: dict[str, Any]) -> Dataset:
-    registry.resolve("ensure_ray")()
+    registry.engine("ray").connect()
     try:
         made: Dataset = function(source[0] if len(source) == 1 else source, **options)
     except TypeError as error:

@@ -64,6 +64,9 @@ __all__ = ["RayEngine", "ensure_ray"]
 class RayEngine(Engine):
     """`ray.data.Dataset`s, of any size: rows stay in Ray's tasks and object store."""
 
+    def connect(self) -> None:
+        ensure_ray()
+
     def schema(self, data: Any) -> pl.Schema:
         _refuse_other(data)
         schema = _schemas.get(data)

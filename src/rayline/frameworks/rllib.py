@@ -80,7 +80,7 @@ class RLlib(Framework):
             settings.debugging(seed=context.seed)
         if context.use_gpu:
             settings.learners(num_gpus_per_learner=settings.num_gpus_per_learner or 1)
-        registry.resolve("ensure_ray")()
+        registry.engine("ray").connect()
         with modules.quiet(), modules.threads(context.n_threads), telling(settings), built(settings) as running:
             modules.refuse_memory(running.env_runner.module)
             found: dict[str, float] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,9 +19,7 @@ from rayline.core.errors import ParameterError, RaylineError, SchemaError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.schema import col, refuse_taken, schema_to_json
 from rayline.core.target import numbers
-
-if TYPE_CHECKING:
-    from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.scorer import Scorer
 
 ERROR = "prediction_error"
 """The column that `on_error="collect"` adds: what was wrong with the row, null where nothing was."""
@@ -49,7 +47,7 @@ class BatchPredictor:
 
     def __init__(
         self,
-        pipeline: InferencePipeline,
+        pipeline: Scorer,
         *,
         labels: bool = True,
         proba: bool = False,
@@ -121,13 +119,8 @@ class BatchPredictor:
         return frame.select(map(col, self.keep))
 
 
-def no_scores(n_outputs: int) -> Any:
-    """The scores of no rows."""
-    return np.empty((0, n_outputs) if n_outputs > 1 else 0)
-
-
 def write_predictions(
-    pipeline: InferencePipeline,
+    pipeline: Scorer,
     data: Any,
     path: str,
     *,
@@ -176,7 +169,7 @@ def write_predictions(
     return written
 
 
-def _made_by(pipeline: InferencePipeline, how: dict[str, Any]) -> str:
+def _made_by(pipeline: Scorer, how: dict[str, Any]) -> str:
     """A digest of what the pipeline takes and gives: of its scores too, where it has example rows."""
     rows = pipeline.examples
     scores = numbers(pipeline.scores(rows.lazy())).astype(np.float64) if rows.height else np.empty(0)

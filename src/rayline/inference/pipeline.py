@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.operations.base import Row
-from rayline.core.schema import col
-from rayline.core.target import Target
-from rayline.inference.batch import BatchPredictor, no_scores, write_predictions
-from rayline.inference.model import Model, Scores
+from rayline.core.errors import ParameterError
+from rayline.inference.artifact_members import write_artifact
+from rayline.inference.batch import BatchPredictor, write_predictions
+from rayline.inference.model import Model
+from rayline.inference.scorer import Scorer
 from rayline.preprocessing.lineage import by_source
 from rayline.preprocessing.preprocessor import Preprocessor
-from rayline.preprocessing.schema_check import SchemaCheck, row_function
 
 ROW_PATH_MOST = 4
 """So many rows of a list go one by one through the compiled row functions; more are a table."""
 
 
 @known_arguments
-class InferencePipeline:
+class InferencePipeline(Scorer):
     """A fitted preprocessor and a model.
 
     Parameters
@@ -52,46 +46,9 @@ class InferencePipeline:
     """
 
     def __init__(self, preprocessor: Preprocessor | None, model: Model) -> None:
-        if preprocessor is not None:
-            lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
-            if lacking:
-                raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
-        # A copy, here and below: who fits the preprocessor again does not change what was made of it.
-        self._preprocessor, self.model = copy.copy(preprocessor), model
+        super().__init__(preprocessor, model)
 
     # -- what it is ------------------------------------------------------------------------------------------------
-
-    @property
-    def preprocessor(self) -> Preprocessor | None:
-        """The fitted preprocessor (a copy), None when the model takes raw rows."""
-        return copy.copy(self._preprocessor)
-
-    @property
-    def input_schema(self) -> pl.Schema:
-        """Columns and types of the raw rows."""
-        return self.model.schema if self._preprocessor is None else self._preprocessor.input_schema
-
-    @property
-    def output_schema(self) -> pl.Schema:
-        """Columns and types of `predict`."""
-        return self.target.predictions(no_scores(self.target.n_outputs)).schema
-
-    @property
-    def target(self) -> Target:
-        return self.model.target
-
-    @property
-    def classes(self) -> list[Any]:
-        """As `Model.classes`."""
-        return self.model.classes
-
-    @property
-    def examples(self) -> pl.DataFrame:
-        """A few raw rows of the training data; no rows when they are not known."""
-        rows = self.model.examples
-        if rows is None or any(name not in rows.columns for name in self.input_schema):
-            return pl.DataFrame(schema=self.input_schema)
-        return rows.select(map(col, self.input_schema))
 
     def __repr__(self) -> str:
         return (
@@ -225,47 +182,13 @@ class InferencePipeline:
             isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and all(map(_is_row, rows)) and self._row is not None
         )
 
-    @cached_property
-    def _row(self) -> Callable[[Row], None] | None:
-        if self._preprocessor is None:
-            return row_function(self.input_schema, "InferencePipeline.predict")
-        return self._preprocessor.row_function()
-
-    @property
-    def takes_rows(self) -> bool:
-        """Whether single rows have a way of their own (`prepare`), much shorter than a table of one row."""
-        return self._row is not None
-
-    def prepare(self, row: Row) -> Row:
-        """One raw row preprocessed, for `model.row_scores`; needs `takes_rows`."""
-        assert self._row is not None
-        row = {name: row[name] for name in self.input_schema if name in row}
-        self._row(row)
-        return row
-
-    def row_scores(self, row: Row) -> Scores:
-        """The model's scores for one raw row, shape (1,) or (1, outputs)."""
-        return self.model.row_scores(self.prepare(row))
-
-    def scores(self, table: pl.LazyFrame) -> Scores:
-        """The model's scores for a table of raw rows."""
-        prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
-        return self.model.scores(prepare(table))
-
-    @cached_property
-    def _check(self) -> SchemaCheck:
-        return SchemaCheck(self.input_schema, "InferencePipeline.predict")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_preprocessor": self._preprocessor, "model": self.model}
-
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
         """Write one file (or a new directory) that `rayline.load` reads, atomically: the old file or the new one, never
         half of one. `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage holds a function of its own,
         the directory exists, or the disk refuses."""
-        registry.resolve("save")(self, path, directory=directory, sign_with=sign_with)
+        write_artifact(self, path, directory=directory, sign_with=sign_with)
 
 
 def _is_row(value: Any) -> bool:

@@ -25,7 +25,7 @@ from rayline.data.split.splitters import splitter
 from rayline.preprocessing import fit_planner, inverse_transform, schema_check, stage_list
 from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.preprocessing.lineage import ColumnOrigins, origins
-from rayline.preprocessing.smoke_check import try_out
+from rayline.preprocessing.smoke_check import smoke_check
 from rayline.preprocessing.without_columns import without_targets
 
 FORMAT_VERSION = 1
@@ -561,8 +561,8 @@ class Preprocessor:
             made._target = None if data["target"] is None else Target.from_json(data["target"])
             made._targets, made._scans = tuple(map(str, data["target_columns"])), int(data["scans"])
             if made._input is not None and made._output is not None:
-                try_out(made)
-        except (Exception, pl.exceptions.PanicException) as error:  # what a stranger's values lead to in a stage
+                smoke_check(made.table_function(), made.row_function(), made._input, made._output)
+        except (Exception, pl.exceptions.PanicException) as error:  # untrusted values can raise anything in a stage
             if isinstance(error, RaylineError):
                 raise
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"

@@ -1,21 +1,20 @@
-"""A preprocessor that came from a file, tried out before anyone relies on it: its learned values may be a stranger's.
+"""A smoke check of a transformation that was read from a file, before it is used: its learned values are untrusted.
 
-What a stage has learned is its own business, so no schema could say what is right; but a preprocessor that cannot lower
-its stages, transform no rows, and transform two rows without an error other than a declared one, is damaged.
+No schema describes what a stage may have learned, so the transformation is run instead: it is damaged if it cannot
+transform a table without rows, or fails on one of two rows with an undeclared error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from rayline.core.errors import DataError, SchemaError
-
-if TYPE_CHECKING:
-    from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.core.operations.base import Row, RowFunction
+from rayline.core.scan import TableFunction
 
 _VALUES: dict[Any, Any] = {
     pl.String: "x",
@@ -28,30 +27,44 @@ _VALUES: dict[Any, Any] = {
 }
 
 
-def try_out(preprocessor: Preprocessor) -> None:
-    """Raise what is wrong with a fitted preprocessor: a RaylineError, or whatever its learned values lead to.
+def smoke_check(
+    transform: TableFunction, transform_row: RowFunction | None, input_schema: pl.Schema, output_schema: pl.Schema
+) -> None:
+    """Run a fitted transformation on no rows, on a row of nulls and on a row of sample values.
 
-    A stage may refuse the rows that are tried (DataError); that is its right.
+    Parameters
+    ----------
+    transform, transform_row
+        The transformation of a table, and of a single row (None when there is none).
+    input_schema, output_schema
+        The columns and types that it claims to take and to return.
+
+    Raises
+    ------
+    SchemaError
+        When the returned columns differ from `output_schema`.
+    Exception
+        Any error that the learned values cause, except DataError: a stage may refuse a row.
     """
-    transform, schema = preprocessor.table_function(), preprocessor.input_schema
-    given = transform(pl.LazyFrame(schema=schema)).collect().schema
-    wrong = [name for name, dtype in preprocessor.output_schema.items() if given.get(name) != dtype]
+    returned = transform(pl.LazyFrame(schema=input_schema)).collect().schema
+    wrong = [name for name, dtype in output_schema.items() if returned.get(name) != dtype]
     if wrong:
         raise SchemaError(
-            f"The preprocessor does not give the column {wrong[0]!r} as it says.",
-            f"Expected {preprocessor.output_schema[wrong[0]]}; got {given.get(wrong[0])}.",
+            f"The preprocessor does not return the column {wrong[0]!r} as its output schema says.",
+            f"Expected {output_schema[wrong[0]]}; got {returned.get(wrong[0])}.",
         )
-    row = preprocessor.row_function()
-    for values in (dict.fromkeys(schema), {name: _value(dtype) for name, dtype in schema.items()}):
+    for values in (dict.fromkeys(input_schema), {name: _value(dtype) for name, dtype in input_schema.items()}):
+        table = pl.LazyFrame({name: [value] for name, value in values.items()}, schema=input_schema)
         with contextlib.suppress(DataError):
-            transform(pl.LazyFrame({name: [value] for name, value in values.items()}, schema=schema)).collect()
-        if row is not None:
+            transform(table).collect()
+        if transform_row is not None:
             with contextlib.suppress(DataError):
-                row(dict(values))
+                row: Row = dict(values)
+                transform_row(row)
 
 
 def _value(dtype: pl.DataType) -> Any:
-    """Some value of a type, None where there is no obvious one."""
+    """Return a sample value of the type; None when there is no obvious one."""
     if dtype.is_numeric():
         return 1
     if isinstance(dtype, pl.Enum):

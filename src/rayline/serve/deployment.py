@@ -78,7 +78,7 @@ class Deployment:
             change without leave.
         """
         if not ray.is_initialized():
-            registry.resolve("ensure_ray")()
+            registry.engine("ray").connect()
         with ingress.quiet():
             ingress.start(self._plan.host, self._plan.port)
             is_new = self.status() in ("NOT_STARTED", "DELETING")

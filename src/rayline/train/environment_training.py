@@ -36,6 +36,6 @@ def worker_resources(trainer: Trainer) -> dict[str, float]:
     """
     asked = dict(trainer.resources_per_worker or {})
     if trainer.num_workers:
-        registry.resolve("ensure_ray")()
+        registry.engine("ray").connect()
         asked = {"CPU": registry.engine("ray").share(trainer.num_workers, asked), **asked}
     return asked

@@ -209,7 +209,7 @@ class Search:
         options, journal, problem = self.options, self.journal, self.prepared.problem
         digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
-        registry.resolve("ensure_ray")()
+        registry.engine("ray").connect()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         capacity = planning.plan(problem.trainer, options.max_concurrent, nodes)
         is_read = bool(options.callbacks) or isinstance(

@@ -1,0 +1,218 @@
+"""The members of an artifact: a preprocessor and a model written as files, and read back with their golden rows checked."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rayline.core import registry, scratch, strict_json
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
+from rayline.core.target import Target, numbers
+from rayline.inference import archive, manifest
+from rayline.inference.manifest import FORMAT_VERSION
+from rayline.inference.model import Model, check_options, read
+from rayline.inference.scorer import Scorer
+from rayline.preprocessing.preprocessor import Preprocessor
+
+TOLERANCE = 1e-5
+"""Relative difference that golden scores may have, for other processors and library versions."""
+
+
+def write_artifact(pipeline: Scorer, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
+    """Write an artifact; see `rayline.inference.artifact.save`."""
+    with scratch.folder("artifact") as folder:
+        archive.write(Path(path), _members(pipeline, folder, sign_with), directory=directory)
+
+
+def _members(pipeline: Scorer, folder: Path, sign_with: Any) -> dict[str, archive.Content]:
+    """The pipeline as named pieces, `digest` and `manifest.json` first; the model's files are written into the folder."""
+    model = pipeline.model
+    try:
+        (folder / "model").mkdir()
+        model.adapter.save(model.native, folder / "model")
+        if pipeline.preprocessor is not None:
+            (folder / "preprocessor.json").write_bytes(strict_json.dumps(pipeline.preprocessor.to_json(), indent=1))
+        (folder / "golden.json").write_bytes(strict_json.dumps(_golden(pipeline)))
+    except OSError as error:
+        raise manifest.no_room(f"The {model.framework} model", error) from error
+    body: dict[str, archive.Content] = {
+        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    bad = [name for name in body if not archive.is_name(name)]
+    if bad:
+        raise ArtifactError(
+            f"The {model.framework} adapter wrote a file with the name {bad[0]!r}.", "Expected plain names."
+        )
+    about = {
+        "format": "rayline.pipeline",
+        "format_version": FORMAT_VERSION,
+        "made_by": {
+            "python": platform.python_version(),
+            **_versions("rayline", "polars", model.adapter.package or model.framework),
+        },
+        "framework": model.framework,
+        "features": schema_to_json(model.schema),
+        "input_schema": schema_to_json(pipeline.input_schema),
+        "output_schema": schema_to_json(pipeline.output_schema),
+        "target": model.target.to_json(),
+        "metrics": value_to_json(model.metrics),
+        "data": value_to_json(model.data),
+        "members": manifest.listing(body),
+    }
+    text = strict_json.dumps(about, indent=1)
+    _read_back(model, strict_json.loads(text, manifest.MANIFEST), folder)
+    outer: dict[str, archive.Content] = {
+        manifest.DIGEST: archive.sha256_of(text).encode(),
+        manifest.MANIFEST: text,
+    }
+    if sign_with is not None:
+        from rayline.inference import signature  # optional: it needs cryptography
+
+        outer[manifest.SIGNATURE] = signature.sign(text, sign_with)
+    return {**outer, **body}
+
+
+def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
+    """Load what is about to be saved. Raises ArtifactError when it cannot be loaded, or predicts otherwise."""
+    try:
+        read_members(about, folder, "save", model.adapter.load_options(model.native))
+    except MissingExtraError:
+        raise
+    except Exception as error:  # before any file is written: whatever it is, `load` would meet it
+        raise ArtifactError(
+            f"save: this {model.framework} pipeline could not be loaded again, so nothing was written.",
+            f"Expected what `load` reads; got {type(error).__name__}: {' '.join(str(error).split())[:500]}",
+            "change what the error names; the pipeline itself can still be used in this process.",
+        ) from error
+
+
+def read_members(about: Mapping[str, Any], directory: Path, where: str, options: Mapping[str, Any]) -> Scorer:
+    """Build the scorer of the extracted members in `directory`, whose hashes have been verified, and check its golden rows.
+
+    Raises ArtifactError when a member is malformed or the golden rows are predicted differently.
+    """
+    try:
+        target, features = Target.from_json(about["target"]), schema_from_json(about["features"])
+        framework, metrics, data = str(about["framework"]), _plain(about["metrics"]), _plain(about["data"])
+        preprocessor = None
+        if "preprocessor.json" in about["members"]:
+            preprocessor = Preprocessor.from_json(_json(directory / "preprocessor.json"))
+        golden = value_from_json(_json(directory / "golden.json"))
+    except (ArtifactError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever JSON that is not ours leads to
+        raise _malformed(where, "its manifest or preprocessor is malformed", error) from error
+    adapter = registry.framework(framework)
+    check_options(adapter, options)
+    (directory / "model").mkdir(exist_ok=True)
+    try:
+        native = read(adapter, directory / "model", options)
+    except (ArtifactError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever the native reader of a framework raises
+        if options and isinstance(error, ParameterError):  # about what the caller gave
+            raise
+        raise _malformed(where, f"{framework} cannot read its model", error) from error
+    try:
+        model = Model(framework, native, features, target, metrics=metrics, data=data)
+        pipeline = Scorer(preprocessor, model)
+        for name in ("input_schema", "output_schema"):
+            told, own = about.get(name), schema_to_json(getattr(pipeline, name))
+            if told is not None and told != own:
+                raise ArtifactError(
+                    f"{where}: the manifest's {name} is not that of the pipeline.",
+                    f"Expected {str(own)[:300]}; got {str(told)[:300]}.",
+                    "save the pipeline again.",
+                )
+        _check_golden(pipeline, golden, where)
+    except (ArtifactError, MissingExtraError):
+        raise
+    except Exception as error:  # parts that do not belong together
+        raise _malformed(where, "its parts do not fit together", error) from error
+    return pipeline
+
+
+def _malformed(where: str, what: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{where}: {what}: {' '.join(str(error).split())[:500] or type(error).__name__}.",
+        "Expected a file that `save` wrote.",
+        "save the pipeline again.",
+    )
+
+
+# -- the golden rows ---------------------------------------------------------------------------------------------------
+
+
+def _golden(pipeline: Scorer) -> dict[str, Any]:
+    rows = pipeline.examples
+    scores = numbers(pipeline.scores(rows.lazy())).tolist() if rows.height else []
+    return {"rows": value_to_json(rows.to_dicts()), "scores": value_to_json(scores)}
+
+
+def _check_golden(pipeline: Scorer, golden: Any, where: str) -> None:
+    rows = golden.get("rows") if isinstance(golden, dict) else None
+    if not isinstance(rows, list):
+        raise ArtifactError(f"{where}: the golden rows are malformed.", "", "save the pipeline again.")
+    if not rows:
+        return
+    try:
+        table = pl.DataFrame(rows, schema=pipeline.input_schema)
+        scores = pipeline.scores(table.lazy())
+        expected = pl.Series(pl.Series(golden["scores"]).explode() if rows else [])
+        while isinstance(expected.dtype, pl.List):
+            expected = expected.explode()
+        got = pl.Series(_as_saved(scores, len(expected)).ravel())
+        near = len(got) == len(expected) and bool(
+            (
+                (got.cast(pl.Float64) - expected.cast(pl.Float64)).abs()
+                <= TOLERANCE * (1 + expected.cast(pl.Float64).abs())
+            ).all()
+        )
+    except Exception as error:  # also what the library raises of a model that is damaged
+        raise ArtifactError(
+            f"{where}: the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
+        ) from error
+    if not near:
+        raise ArtifactError(
+            f"{where}: the golden rows give other predictions than when it was saved.",
+            f"Expected {expected.to_list()[:5]}; got {got.to_list()[:5]}.",
+            "install the library versions of its manifest (made_by), or train again.",
+        )
+    pipeline.model.examples = table
+
+
+def _as_saved(scores: Any, n: int) -> Any:
+    """Scores as n numbers. Older files hold, of a model's decisions, the probabilities or the codes alone."""
+    parts = [numbers(scores), *(scores[name] for name in reversed(scores.dtype.names or ()))]
+    return next((part for part in parts if part.size == n), parts[0])
+
+
+def _json(path: Path) -> Any:
+    size = path.stat().st_size
+    if size > strict_json.MAX_BYTES:
+        raise ArtifactError(
+            f"{path.name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}."
+        )
+    return strict_json.loads(path.read_bytes(), path.name)
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    found = value_from_json(value)
+    if not isinstance(found, dict):
+        raise TypeError(f"expected an object; got {found!r:.80}")
+    return found
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,118 @@
+"""Scores for raw rows: a fitted preprocessor and a model applied one after the other.
+
+Everything that predicts or saves works on a `Scorer`: batches, artifacts and, on top of them, the `InferencePipeline`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core.errors import SchemaError
+from rayline.core.operations.base import Row
+from rayline.core.schema import col
+from rayline.core.target import Target
+from rayline.inference.model import Model, Scores
+from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.preprocessing.schema_check import SchemaCheck, row_function
+
+
+class Scorer:
+    """A fitted preprocessor and a model: raw rows in, the model's scores out.
+
+    Parameters
+    ----------
+    preprocessor
+        A fitted one, or None when the model takes raw rows.
+    model
+        The model; its features are columns that the preprocessor returns.
+
+    Raises
+    ------
+    SchemaError
+        When the preprocessor does not return a feature of the model.
+    """
+
+    def __init__(self, preprocessor: Preprocessor | None, model: Model) -> None:
+        if preprocessor is not None:
+            lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
+            if lacking:
+                raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
+        # A copy, here and below: who fits the preprocessor again does not change what was made of it.
+        self._preprocessor, self.model = copy.copy(preprocessor), model
+
+    @property
+    def preprocessor(self) -> Preprocessor | None:
+        """The fitted preprocessor (a copy), None when the model takes raw rows."""
+        return copy.copy(self._preprocessor)
+
+    @property
+    def input_schema(self) -> pl.Schema:
+        """Columns and types of the raw rows."""
+        return self.model.schema if self._preprocessor is None else self._preprocessor.input_schema
+
+    @property
+    def output_schema(self) -> pl.Schema:
+        """Columns and types of `predict`."""
+        return self.target.predictions(no_scores(self.target.n_outputs)).schema
+
+    @property
+    def target(self) -> Target:
+        return self.model.target
+
+    @property
+    def classes(self) -> list[Any]:
+        """As `Model.classes`."""
+        return self.model.classes
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """A few raw rows of the training data; no rows when they are not known."""
+        rows = self.model.examples
+        if rows is None or any(name not in rows.columns for name in self.input_schema):
+            return pl.DataFrame(schema=self.input_schema)
+        return rows.select(map(col, self.input_schema))
+
+    @cached_property
+    def _row(self) -> Callable[[Row], None] | None:
+        if self._preprocessor is None:
+            return row_function(self.input_schema, "InferencePipeline.predict")
+        return self._preprocessor.row_function()
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether single rows have a way of their own (`prepare`), much shorter than a table of one row."""
+        return self._row is not None
+
+    def prepare(self, row: Row) -> Row:
+        """One raw row preprocessed, for `model.row_scores`; needs `takes_rows`."""
+        assert self._row is not None
+        row = {name: row[name] for name in self.input_schema if name in row}
+        self._row(row)
+        return row
+
+    def row_scores(self, row: Row) -> Scores:
+        """The model's scores for one raw row, shape (1,) or (1, outputs)."""
+        return self.model.row_scores(self.prepare(row))
+
+    def scores(self, table: pl.LazyFrame) -> Scores:
+        """The model's scores for a table of raw rows."""
+        prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
+        return self.model.scores(prepare(table))
+
+    @cached_property
+    def _check(self) -> SchemaCheck:
+        return SchemaCheck(self.input_schema, "InferencePipeline.predict")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_preprocessor": self._preprocessor, "model": self.model}
+
+
+def no_scores(n_outputs: int) -> Any:
+    """Return the scores of no rows."""
+    return np.empty((0, n_outputs) if n_outputs > 1 else 0)
