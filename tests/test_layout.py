@@ -148,10 +148,7 @@ def test_libraries_are_imported_in_their_place(module: str) -> None:
             assert module in places, f"{module} imports {name}, which belongs into {sorted(places)}"
 
 
-def test_no_cycles() -> None:
-    graph = {
-        module: {name for name, eager in imports(path) if eager and name in MODULES} for module, path in MODULES.items()
-    }
+def refuse_cycles(graph: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
@@ -163,6 +160,27 @@ def test_no_cycles() -> None:
 
     for module in graph:
         visit(module, ())
+
+
+def test_no_cycles() -> None:
+    refuse_cycles(
+        {
+            module: {name for name, eager in imports(path) if eager and name in MODULES}
+            for module, path in MODULES.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ["train"])
+def test_no_cycles_inside_a_package_even_for_types(name: str) -> None:
+    inside = {module: path for module, path in MODULES.items() if module.startswith(f"rayline.{name}.")}
+    graph: dict[str, set[str]] = {}
+    for module, path in inside.items():
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module]
+        names = {f"{node.module}.{alias.name}" for node in found for alias in node.names}
+        graph[module] = {other for other in names | {str(node.module) for node in found} if other in inside}
+    refuse_cycles(graph)
 
 
 def run(code: str) -> str:

@@ -8,18 +8,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
+from rayline.core.target import Target
 from rayline.inference.svg_plots import number
 from rayline.train import metrics as named_metrics
-
-if TYPE_CHECKING:
-    from rayline.core.target import Target
-    from rayline.train.result import Result
-    from rayline.train.trainer import Trainer
+from rayline.train.base_trainer import BaseTrainer
+from rayline.train.result import Result
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Run:
     ...         print(run.history[-1])
     """
 
-    trainer: Trainer
+    trainer: BaseTrainer
     target: Target | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     stopped_by: str = ""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from rayline.core import registry
 from rayline.core.errors import ParameterError
+from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import WHERE, FitInputs
 
-if TYPE_CHECKING:
-    from rayline.train.trainer import Trainer
 
-
-def nothing_given(trainer: Trainer, where: str = WHERE, **given: Any) -> FitInputs:
+def nothing_given(trainer: BaseTrainer, where: str = WHERE, **given: Any) -> FitInputs:
     """The inputs of a fit without data.
 
     Raises ParameterError when there is some, or something that is only said of rows.
@@ -29,7 +27,7 @@ def nothing_given(trainer: Trainer, where: str = WHERE, **given: Any) -> FitInpu
     return FitInputs(None, None, (), None, pl.Schema())
 
 
-def worker_resources(trainer: Trainer) -> dict[str, float]:
+def worker_resources(trainer: BaseTrainer) -> dict[str, float]:
     """What each of the framework's own workers holds, so that all of them have room in the cluster.
 
     Raises ResourceError, before anything starts, when they have not.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -27,6 +27,7 @@ from rayline.preprocessing.stage_list import idle
 from rayline.train import fit_inputs as given
 from rayline.train import metrics as named_metrics
 from rayline.train import progress
+from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
 from rayline.train.environment_training import nothing_given
 from rayline.train.fit_inputs import WHERE, FitInputs
@@ -35,16 +36,13 @@ from rayline.train.target_inference import TargetProfiler, TrainingSpec
 from rayline.train.training_run import TrainingRun
 from rayline.train.worker_task import FeaturesFrom, WorkerOutcome
 
-if TYPE_CHECKING:
-    from rayline.train.trainer import Trainer
-
 EXAMPLES = 5
 """Raw rows that a model remembers."""
 
 
 @known_arguments
 def fit(
-    trainer: Trainer,
+    trainer: BaseTrainer,
     preprocessor: Preprocessor | None = None,
     train_dataset: Any = None,
     test_dataset: Any = None,
@@ -122,7 +120,7 @@ def fit(
     1.0
     """
     started = time.perf_counter()
-    if isinstance(trainer, type) or not hasattr(type(trainer), "adapter"):
+    if not isinstance(trainer, BaseTrainer):
         raise ParameterError.value(
             WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer
         )
@@ -196,7 +194,7 @@ def fit(
         return run.result
 
 
-def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
+def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
     """Ours, and the framework's own."""
     if not isinstance(callbacks, (list, tuple)):
         raise ParameterError.value(WHERE, "callbacks", "a list of callback objects", callbacks)
@@ -213,7 +211,7 @@ def _callbacks(trainer: Trainer, callbacks: Sequence[Any]) -> tuple[list[Callbac
     return own, native
 
 
-def _check_resources(trainer: Trainer) -> None:
+def _check_resources(trainer: BaseTrainer) -> None:
     if (
         trainer.use_gpu
         and (trainer.num_workers is None or trainer.adapter.generates_own_data)
@@ -226,7 +224,7 @@ def _check_resources(trainer: Trainer) -> None:
 
 
 def _prepare(
-    trainer: Trainer,
+    trainer: BaseTrainer,
     preprocessor: Preprocessor | None,
     inputs: FitInputs,
     line: progress.ProgressLine,
@@ -311,13 +309,13 @@ def _tables_to_score(wanted: Sequence[str] | None, inputs: FitInputs, target: Ta
 
 
 def _result(
-    trainer: Trainer,
+    trainer: BaseTrainer,
     preprocessor: Preprocessor | None,
     examples: pl.DataFrame,
     learned: TrainingSpec,
     run: Run,
     outcome: WorkerOutcome,
-    measured: Trainer,
+    measured: BaseTrainer,
     seconds: dict[str, float],
     started: float,
 ) -> Result:
@@ -369,7 +367,7 @@ def _examples(data: Any, preprocessor: Preprocessor) -> pl.DataFrame:
     return frame
 
 
-def _tell(line: progress.ProgressLine, run: Run, trainer: Trainer, wanted: Sequence[str] | None) -> None:
+def _tell(line: progress.ProgressLine, run: Run, trainer: BaseTrainer, wanted: Sequence[str] | None) -> None:
     assert run.result is not None
     iterations = f" {counted(run.result.history.height, 'iteration')}" if run.result.history.height else ""
     line.part(f"{trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -17,9 +17,7 @@ from rayline.inference.svg_plots import number
 from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
 from rayline.train import plots, progress
-
-if TYPE_CHECKING:
-    from rayline.train.trainer import Trainer
+from rayline.train.base_trainer import BaseTrainer
 
 
 @known_arguments
@@ -62,7 +60,7 @@ class Result:
     history: pl.DataFrame
     model: Model
     inference_pipeline: InferencePipeline
-    trainer: Trainer
+    trainer: BaseTrainer
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

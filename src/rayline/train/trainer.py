@@ -1,24 +1,18 @@
-"""The trainer: a framework, its own arguments, and how it is scaled."""
+"""The trainer: a framework with its arguments, which can be fitted."""
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
-from rayline.core import registry
-from rayline.core.errors import NotFittedError, ParameterError, ResourceError, nearest
-from rayline.core.framework import Framework
+from rayline.core.errors import NotFittedError
 from rayline.preprocessing.preprocessor import Preprocessor
-from rayline.train import metrics as named_metrics
-from rayline.train.custom_metrics import CustomMetric
+from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit import fit
 from rayline.train.result import Result
-from rayline.train.training_phases import Phase
 
 
-class Trainer:
+class Trainer(BaseTrainer):
     """A framework with its arguments and its scaling; `train.fit` puts data to it.
 
     The framework's own arguments are given as `args=` and `kwargs=`, or simply as positional and keyword arguments.
@@ -72,86 +66,6 @@ class Trainer:
     XGBoostTrainer({'max_depth': 5}, num_boost_round=10, seed=1)
     """
 
-    def __init__(
-        self,
-        framework: str | type[Framework],
-        *arguments: Any,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        num_workers: int | None = None,
-        use_gpu: bool = False,
-        resources_per_worker: Mapping[str, float] | None = None,
-        seed: int | None = None,
-        max_failures: int = 0,
-        checkpoint_every: int | None = None,
-        storage_path: str | None = None,
-        metrics: Any = None,
-        class_weight: str | Mapping[Any, float] | None = None,
-        pos_label: Any = None,
-        **framework_kwargs: Any,
-    ) -> None:
-        self.framework = framework if isinstance(framework, str) else framework.name
-        if arguments and args is not None:
-            raise ParameterError(
-                f"{self._name}: positional arguments and args=[…] exclude each other.", "", "use one of them."
-            )
-        self.args = tuple(args) if args is not None else arguments
-        twice = sorted({*framework_kwargs} & {*(kwargs or {})})
-        if twice:
-            raise ParameterError(f"{self._name}: {twice[0]!r} is given twice.", "", "leave it out of kwargs.")
-        self.kwargs = {**(kwargs or {}), **framework_kwargs}
-        self.num_workers = _whole(self._name, "num_workers", num_workers, 1)
-        self.use_gpu = bool(use_gpu)
-        self.resources_per_worker = None if resources_per_worker is None else dict(resources_per_worker)
-        self.seed = _whole(self._name, "seed", seed, 0)
-        self.max_failures = _whole(self._name, "max_failures", max_failures, 0) or 0
-        self.checkpoint_every = _whole(self._name, "checkpoint_every", checkpoint_every, 1)
-        self.storage_path = storage_path
-        self.metrics: tuple[str, ...] | None = None
-        self.custom_metrics: dict[str, CustomMetric] = {}
-        if metrics is not None:
-            self.metrics, self.custom_metrics = named_metrics.given(metrics, self._name)
-        self.class_weight, self.pos_label = class_weight, pos_label
-        self.legs: tuple[Phase, ...] = ()
-        self._result: Result | None = None
-        if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
-            raise ParameterError.value(
-                self._name, "class_weight", "'balanced', or a dict from label to weight", class_weight
-            )
-        self.check()
-
-    @property
-    def adapter(self) -> Framework:
-        """The framework's adapter."""
-        adapter = registry.framework(self.framework)
-        assert isinstance(adapter, Framework)
-        return adapter
-
-    def check(self) -> None:
-        """Raise ParameterError on arguments that the framework would not take."""
-        known = inspect.signature(self.adapter.train).parameters.values()
-        names = [p.name for p in known][1:]
-        misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
-        if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], _OPTIONS):
-            raise ParameterError.unknown(self._name, misspelt, [*names, *_OPTIONS], "argument")
-        self.adapter.check(*self.args, **self.kwargs)
-        if (self.num_workers or 1) > 1 and not self.adapter.distributed:
-            raise ParameterError(
-                f"{self._name}: {self.framework} trains on one worker only.",
-                f"Expected num_workers=None or 1; got {self.num_workers}.",
-                "leave num_workers out.",
-            )
-
-    def check_gpu_build(self, where: str) -> None:
-        """Raise ResourceError when a GPU is asked for and the framework's library was built without."""
-        reason = self.adapter.without_gpu() if self.use_gpu else ""
-        if reason:
-            raise ResourceError(
-                f"{where}: use_gpu=True, and {self.framework} would compute on the CPU: {reason}.",
-                "Expected a build of the library for GPUs.",
-                "install that, or leave use_gpu out.",
-            )
-
     def fit(
         self,
         preprocessor: Preprocessor | None = None,
@@ -162,10 +76,6 @@ class Trainer:
     ) -> Result:
         """Train. This is `train.fit(trainer, …)`: see there."""
         return fit(self, preprocessor, train_dataset, test_dataset, target_columns, **options)
-
-    def remember(self, result: Result) -> None:
-        """Keep the result of a fit, for `fitted_model`."""
-        self._result = result
 
     @property
     def fitted_model(self) -> Any:
@@ -179,123 +89,10 @@ class Trainer:
             raise NotFittedError(
                 f"{self._name}: not fitted yet.", "Expected a fit before.", "call train.fit(trainer, …) first."
             )
+        assert isinstance(self._result, Result)
         return self._result
 
-    def replace(self, config: Mapping[str, Any]) -> Self:
-        """An unfitted copy with other values of the framework's parameters, as tuning finds them.
-
-        Raises ParameterError when the framework knows no such parameter.
-        """
-        made = copy.copy(self)
-        args, made.kwargs = self.adapter.configure(self.args, self.kwargs, config)
-        made.args, made.legs, made._result = tuple(args), (), None
-        made.check()
-        return made
-
-    def measured(self, where: str, metrics: Any = None, pos_label: Any = None) -> Self:
-        """A copy with other metrics and another positive class; itself when neither is given."""
-        if metrics is None and pos_label is None:
-            return self
-        made = copy.copy(self)
-        if metrics is not None:
-            made.metrics, custom = named_metrics.given(metrics, where, self.custom_metrics)
-            made.custom_metrics = {**self.custom_metrics, **custom}
-        if pos_label is not None:
-            made.pos_label = pos_label
-        return made
-
-    def scheduled(self, schedule: Sequence[tuple[int, Mapping[str, Any]]]) -> Self:
-        """An unfitted copy of which the parameters change during the training, as population based training finds them.
-
-        Parameters
-        ----------
-        schedule
-            Pairs of a number of iterations and the parameters until then: `[(20, {"eta": 0.3}), (50, {"eta": 0.1})]`
-            trains 20 iterations, and from there up to the 50th with another rate.
-
-        Raises
-        ------
-        ParameterError
-            When the framework cannot go on with other parameters, knows no such parameter, or makes fewer iterations; and
-            with `num_workers`.
-
-        Examples
-        --------
-        >>> from rayline import train
-        >>> trainer = train.XGBoostTrainer({}, num_boost_round=50).scheduled([(20, {"eta": 0.3}), (50, {"eta": 0.1})])
-        >>> [(leg.until, leg.args) for leg in trainer.legs]
-        [(20, ({'eta': 0.3},)), (50, ({'eta': 0.1},))]
-        """
-        self.refuse_legs()
-        legs, before = [], 0
-        for number, (until, changes) in enumerate(schedule):
-            made = self.replace(changes)
-            most = self.adapter.resumable_iterations(*made.args, **made.kwargs)
-            if not (isinstance(until, int) and before < until <= most):
-                raise ParameterError.value(
-                    self._name, "schedule", f"rising numbers of iterations, of which there are {most}", until
-                )
-            legs.append(Phase(number, until, made.args, made.kwargs))
-            before = until
-        if not legs:
-            raise ParameterError.value(self._name, "schedule", "at least one pair", schedule)
-        last = copy.copy(self)
-        last.args, last.kwargs, last.legs, last._result = tuple(legs[-1].args), dict(legs[-1].kwargs), tuple(legs), None
-        return last
-
-    def refuse_legs(self) -> None:
-        """Raise ParameterError when this training cannot go on from a checkpoint with other parameters."""
-        reason = ""
-        if not self.adapter.resumable_iterations(*self.args, **self.kwargs):
-            reason = f"{self.framework} does not go on from a checkpoint with other parameters, as it is used here"
-        elif self.num_workers is not None:
-            reason = f"this trainer has num_workers={self.num_workers}"
-        elif lacking := self.adapter.validation_argument(*self.args, **self.kwargs):
-            reason = f"{lacking} would end each part of the training by itself"
-        if reason:
-            raise ParameterError(
-                f"{self._name}: parameters cannot change during the training: {reason}.",
-                "Expected a training in one process of a framework that can (XGBoost, LightGBM, PyTorch's standard loop).",
-                "use parameters that stay the same.",
-            )
-
-    def __repr__(self) -> str:
-        parts = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
-        if type(self) is Trainer:
-            parts.insert(0, repr(self.framework))
-        for name in _OPTIONS:
-            value = getattr(self, name)
-            if (
-                value is not None
-                and (value is not False or name == "pos_label")
-                and (name, value) != ("max_failures", 0)
-            ):
-                parts.append(f"{name}={value!r}")
-        legs = f".scheduled(<{len(self.legs)} parts, {self.legs[-1].until} iterations>)" if self.legs else ""
-        return f"{self._name}({', '.join(parts)}){legs}"
-
     @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A framework that was registered at run time travels with its trainer; the result stays here.
-        return {**self.__dict__, "_result": None, "_adapter": registry.runtime_class(self.framework)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        adapter = state.pop("_adapter")
-        if adapter is not None:
-            registry.register_framework(adapter)
-        self.__dict__.update(state)
-
-
-_OPTIONS = (
-    "num_workers", "use_gpu", "resources_per_worker", "seed", "max_failures", "checkpoint_every", "storage_path", "metrics",
-    "class_weight", "pos_label",
-)  # fmt: skip
-
-
-def _whole(who: str, name: str, value: Any, low: int) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-        raise ParameterError.value(who, name, f"an integer of at least {low}", value)
-    return value
+    def _shown_arguments(self) -> list[str]:
+        own = super()._shown_arguments
+        return [repr(self.framework), *own] if type(self) is Trainer else own

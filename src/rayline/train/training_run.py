@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -19,21 +19,19 @@ from rayline.inference.model import unpack
 from rayline.inference.svg_plots import number
 from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import progress
+from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
 from rayline.train.environment_training import worker_resources
 from rayline.train.fit_inputs import WHERE, FitInputs
 from rayline.train.target_inference import TrainingSpec
 from rayline.train.worker_task import LocalWorker, RowPreparation, ScoredRows, WorkerOutcome, WorkerTask
 
-if TYPE_CHECKING:
-    from rayline.train.trainer import Trainer
-
 
 @dataclass
 class TrainingRun:
     """One training: what is trained on what, and who listens."""
 
-    trainer: Trainer
+    trainer: BaseTrainer
     inputs: FitInputs
     preprocessor: Preprocessor | None
     learned: TrainingSpec
