@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from rayline.testing import training_table
 TRAINERS = {
     "xgboost": (train.XGBoostTrainer({"max_depth": 3}, num_boost_round=10, seed=1), "eta"),
     "lightgbm": (train.LightGBMTrainer({"num_leaves": 7, "n_estimators": 10}, seed=1), "learning_rate"),
-    "torch": (train.TorchTrainer("MLP", lr=0.02, max_epochs=8, seed=1), "lr"),
-    "torch with a scheduler": (
-        train.TorchTrainer("MLP", optimizer="SGD", lr=0.02, scheduler="CosineAnnealingLR", max_epochs=8, seed=1),
-        "lr",
-    ),
-    "torch on a plateau": (
-        train.TorchTrainer("MLP", optimizer="SGD", lr=0.02, scheduler="ReduceLROnPlateau", max_epochs=8, seed=1),
-        "lr",
-    ),
 }
+if find_spec("torch"):
+    TRAINERS |= {
+        "torch": (train.TorchTrainer("MLP", lr=0.02, max_epochs=8, seed=1), "lr"),
+        "torch with a scheduler": (
+            train.TorchTrainer("MLP", optimizer="SGD", lr=0.02, scheduler="CosineAnnealingLR", max_epochs=8, seed=1),
+            "lr",
+        ),
+        "torch on a plateau": (
+            train.TorchTrainer("MLP", optimizer="SGD", lr=0.02, scheduler="ReduceLROnPlateau", max_epochs=8, seed=1),
+            "lr",
+        ),
+    }
 
 
 @pytest.fixture(scope="module")
