@@ -1,4 +1,4 @@
-"""A misspelt argument of a public function or class is refused with the name that was meant."""
+"""Checks of keyword arguments: a misspelt argument of a public function or class raises an error with a suggestion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 def known_arguments(public: T) -> T:
     """Decorate a function, or every public method of a class: unknown keyword arguments raise ParameterError.
 
-    Without it Python raises a TypeError, which neither is a RaylineError nor says what was meant.
+    Without it Python raises a TypeError, which is not a RaylineError and suggests no name.
 
     Examples
     --------
@@ -57,9 +57,9 @@ def _checked(function: types.FunctionType, owner: str) -> Any:
             refuse(kwargs)
         return function(*args, **kwargs)
 
-    # With the globals of the function itself: doctest takes only what belongs to the module that it reads.
-    made = types.FunctionType(call.__code__, function.__globals__, function.__name__, None, call.__closure__)
-    return functools.update_wrapper(made, function)
+    # With the globals of the wrapped function: doctest collects only objects that belong to the module it reads.
+    wrapper = types.FunctionType(call.__code__, function.__globals__, function.__name__, None, call.__closure__)
+    return functools.update_wrapper(wrapper, function)
 
 
 def _refuse(where: str, known: frozenset[str], given: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""The deprecation policy: what goes away warns for at least one minor version and names its replacement.
+"""The deprecation policy: a deprecated name warns for at least one minor version and names its replacement.
 
 A name that is deprecated in version 0.4 may be removed in 0.6 at the earliest. `tests/core/test_deprecation.py` fails when
-the version reaches `removal`, so that nothing deprecated stays by mistake.
+the version reaches `removal`, so that no deprecated name stays by mistake.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEPRECATED: dict[str, str] = {}
-"""Every deprecated function by its qualified name, and the version that removes it."""
+"""Maps the qualified name of every deprecated function to the version that removes it."""
 
 
 def deprecated(*, since: str, removal: str, instead: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -24,9 +24,9 @@ def deprecated(*, since: str, removal: str, instead: str) -> Callable[[Callable[
     Parameters
     ----------
     since, removal
-        The versions that deprecate and that remove it, as "0.4.0".
+        The versions that deprecate it and that remove it, such as "0.4.0".
     instead
-        What to use, as the user types it.
+        The replacement, as the user types it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The contract of an engine: where tables are scanned and mapped. Two implement it: `local` (Polars) and `ray`."""
+"""The contract of an engine, which scans and maps tables. Two engines implement it: `local` (Polars) and `ray`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rayline.core.scan_results import Answers
 
 @dataclass(frozen=True)
 class Placement:
-    """How a map is spread over a cluster; None leaves it to the engine.
+    """How a map is distributed over a cluster; None leaves a setting to the engine.
 
     Attributes
     ----------
     batch_size
-        Rows that are worked on at a time; whole blocks when None.
+        The number of rows processed at a time; whole blocks when None.
     num_cpus, num_gpus
-        What each worker holds.
+        The resources of each worker.
     concurrency
-        How many workers at most; with `num_gpus` exactly so many actors.
+        The maximum number of workers; with `num_gpus` the exact number of actors.
     """
 
     batch_size: int | None = None
@@ -35,15 +35,15 @@ class Placement:
 
 
 class Scanner(ABC):
-    """Scans one family of tables: all that a fit needs."""
+    """Scans one family of table types, which is all that a fit needs."""
 
     @abstractmethod
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
-        """The merged answers for each cell, from one pass over the data."""
+        """Return the merged statistics for each cell, from one pass over the data."""
 
 
 class Engine(Scanner):
-    """Scans and maps one family of tables."""
+    """Scans and maps one family of table types."""
 
     def connect(self) -> None:
         """Connect to the cluster that the engine runs on, or start one; nothing to do for an engine in this process.
@@ -56,11 +56,11 @@ class Engine(Scanner):
 
     @abstractmethod
     def schema(self, data: Any) -> pl.Schema:
-        """Names and types of the columns. Raises SchemaError when the data is no table or has a column twice."""
+        """Return the names and types of the columns. Raises SchemaError when the data is no table or repeats a column."""
 
     @abstractmethod
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
-        """The data after a row-local function, as the type that it came in."""
+        """Apply a row-local function and return the data in the type that it came in."""
 
     @abstractmethod
     def write(
@@ -73,4 +73,4 @@ class Engine(Scanner):
 
     @abstractmethod
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows as a Polars table in this process."""
+        """Return the rows as a Polars table in this process."""

@@ -1,4 +1,4 @@
-"""Every error of Rayline, each in three sentences: what happened and where, expected and got, what to do."""
+"""The error classes of Rayline. Each message has three sentences: what happened and where, expected and got, what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 LONGEST = 300
-"""Characters of a wrong value that a message shows."""
+"""The number of characters of a wrong value that a message shows."""
 
 
 class RaylineError(Exception):
@@ -20,7 +20,7 @@ class RaylineError(Exception):
     what
         What happened, and where.
     expected
-        What was expected, and what came instead.
+        What was expected, and what was received.
     hint
         What the user can do about it.
     """
@@ -34,18 +34,18 @@ class RaylineError(Exception):
         super().__init__("\n".join(lines))
 
     def within(self, where: str) -> Self:
-        """The same error, which says where it happened."""
-        made = type(self).__new__(type(self))
-        Exception.__init__(made, f"{where}: {self}")
-        return made
+        """Return the same error with a prefix that says where it happened."""
+        error = type(self).__new__(type(self))
+        Exception.__init__(error, f"{where}: {self}")
+        return error
 
 
 class SchemaError(RaylineError, ValueError):
-    """A table has not the columns or the types that were expected of it."""
+    """A table does not have the expected columns or types."""
 
     @classmethod
     def missing(cls, where: str, missing: Sequence[str], present: Iterable[str], *, stage: str = "") -> Self:
-        """A table lacks columns that `where` (or one of its stages) needs."""
+        """Return the error for a table without columns that `where` (or one of its stages) needs."""
         present = list(present)
         needs = f"stage {stage!r} needs" if stage else "it needs"
         near = _nearest(missing, present)
@@ -58,7 +58,7 @@ class SchemaError(RaylineError, ValueError):
 
     @classmethod
     def absent(cls, where: str, names: Sequence[str], present: Iterable[str]) -> Self:
-        """An argument names columns that a table does not have."""
+        """Return the error for an argument that names columns which the table does not have."""
         present = list(present)
         near = _nearest(names, present)
         return cls(
@@ -70,7 +70,7 @@ class SchemaError(RaylineError, ValueError):
 
     @classmethod
     def dtype(cls, where: str, column: str, expected: Any, got: Any) -> Self:
-        """A column holds another type than `where` can use."""
+        """Return the error for a column whose type `where` cannot use."""
         return cls(
             f"{where}: column {column!r} has the wrong type.",
             f"Expected {expected}; got {got}.",
@@ -83,7 +83,7 @@ class ParameterError(RaylineError, ValueError):
 
     @classmethod
     def unknown(cls, where: str, names: Iterable[str], allowed: Iterable[str], noun: str = "parameter") -> Self:
-        """A parameter (or another thing that has names) has a name that does not exist."""
+        """Return the error for a parameter (or another named thing) that does not exist."""
         names, allowed = sorted(names), sorted(allowed)
         near = [m for name in names for m in nearest(name, allowed)]
         return cls(
@@ -94,19 +94,19 @@ class ParameterError(RaylineError, ValueError):
 
     @classmethod
     def value(cls, where: str, name: str, expected: str, got: Any) -> Self:
-        """A parameter has a value outside of what it takes."""
-        told = repr(got)
-        if len(told) > LONGEST:
-            told = f"{told[:LONGEST]}… ({type(got).__name__})"
-        return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {told}.", f"change {name}.")
+        """Return the error for a parameter with a value that it does not accept."""
+        shown = repr(got)
+        if len(shown) > LONGEST:
+            shown = f"{shown[:LONGEST]}… ({type(got).__name__})"
+        return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {shown}.", f"change {name}.")
 
 
 class NotFittedError(RaylineError, ValueError):
-    """Something that must be fitted first was used before."""
+    """An object was used before it was fitted."""
 
 
 class DataError(RaylineError, ValueError):
-    """The values of a table cannot be worked with: no rows, no labels, one class, a null where none may be."""
+    """The values of a table cannot be used: no rows, no labels, only one class, or a null where none is allowed."""
 
 
 class TrainingError(RaylineError, RuntimeError):
@@ -114,28 +114,28 @@ class TrainingError(RaylineError, RuntimeError):
 
 
 class PredictionError(RaylineError, RuntimeError):
-    """A framework's library failed on rows that are as they should be."""
+    """A framework's library failed on valid rows."""
 
 
 class ResourceError(RaylineError, RuntimeError):
-    """The machine or the cluster has not what was asked of it."""
+    """The machine or the cluster does not have the required resources."""
 
 
 class ArtifactError(RaylineError, ValueError):
-    """A saved file is damaged, tampered with, too new, or not one of ours."""
+    """A saved file is damaged, was modified, was written by a newer version, or is not a file of Rayline."""
 
 
 class ServeError(RaylineError, RuntimeError):
-    """A deployment could not be made, reached or changed."""
+    """A deployment could not be created, reached or changed."""
 
 
 class MissingExtraError(RaylineError, ImportError):
-    """An optional library is not installed, or is installed and cannot be imported."""
+    """An optional library is not installed, or is installed but cannot be imported."""
 
     @classmethod
     def of(cls, what: str, package: str, extra: str, hint: str = "") -> Self:
-        """The error about a package. Raised while an ImportError of it is handled, it tells a missing package from one that
-        is there and whose own imports fail."""
+        """Return the error about a package. Called while its ImportError is handled, it distinguishes a missing package from
+        an installed one whose own imports fail."""
         error = sys.exc_info()[1]
         if isinstance(error, ImportError) and _is_broken(error):
             return cls(
@@ -151,11 +151,11 @@ class MissingExtraError(RaylineError, ImportError):
 
 
 def _is_broken(error: ImportError) -> bool:
-    """Whether an import has failed inside of the package that was imported: further down than in Rayline's own file."""
+    """Whether the import failed inside the imported package, and not in Rayline's own import statement."""
     if not isinstance(error, ModuleNotFoundError):
-        return True  # a module without what it should have, or a shared library that does not load
+        return True  # a module lacks a name that it should have, or a shared library does not load
     if "." in (error.name or "") and sys.modules.get(str(error.name).partition(".")[0]) is not None:
-        return True  # a part of the package is missing
+        return True  # a submodule of the package is missing
     trace = error.__traceback__
     while trace is not None:
         place = trace.tb_frame.f_globals.get("__name__", "")
@@ -170,14 +170,14 @@ def _nearest(names: Iterable[str], present: Sequence[str]) -> list[str]:
 
 
 def nearest(name: str, allowed: Sequence[str]) -> list[str]:
-    """What was meant, perhaps: the same words in another order, or nearly the same letters."""
+    """Return the allowed name that was probably meant: the same words in another order, or nearly the same letters."""
     words = sorted(name.lower().split("_"))
     same = [other for other in allowed if sorted(other.lower().split("_")) == words]
     return same[:1] or difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
 
 
 def _other_form(names: Iterable[str], present: Iterable[str]) -> str:
-    """A hint about a name that is there in another Unicode form, and so looks the same; empty when none is."""
+    """Return a hint about a name that exists in another Unicode form, and so looks the same; empty when none does."""
     forms = {unicodedata.normalize("NFC", name): name for name in present}
     for name in names:
         other = forms.get(unicodedata.normalize("NFC", name))
@@ -188,14 +188,14 @@ def _other_form(names: Iterable[str], present: Iterable[str]) -> str:
 
 
 def shorten(names: Iterable[Any], most: int = 8) -> str:
-    """`['a', 'b', … 12 more]`: names for a message, never a whole page of them."""
+    """Format names for a message and cut long lists: `['a', 'b', … 12 more]`."""
     names = list(names)
     shown = ", ".join(repr(name) for name in names[:most])
     return f"[{shown}]" if len(names) <= most else f"[{shown}, … {len(names) - most} more]"
 
 
 def counted(n: int, noun: str) -> str:
-    """A number with its noun, in the plural unless it is one.
+    """Format a number with its noun, in the plural unless the number is one.
 
     >>> counted(1, "column"), counted(12000, "row"), counted(2, "class"), counted(0, "category")
     ('1 column', '12,000 rows', '2 classes', '0 categories')

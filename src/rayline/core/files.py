@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: under a temporary name beside their place, and then given their own."""
+"""Atomic file writes: to a temporary name in the same directory, then renamed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from rayline.core.errors import ArtifactError
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a file (or a new directory) by a function that takes a path. A failure or a kill at any moment leaves what was there.
+    """Write a file (or a new directory) atomically, by a function that takes a path.
 
-    Raises ArtifactError when the disk refuses: it is full, may not be written to, or the directory is not there.
+    A failure or a kill at any moment leaves the previous content in place. Raises ArtifactError when the disk is full or
+    not writable, or the parent directory does not exist.
     """
-    path = Path(os.path.realpath(path))  # what a link points to, not the link
+    path = Path(os.path.realpath(path))  # replace the target of a link, not the link
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     try:
         with writing(path):
@@ -36,19 +37,19 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Raise ArtifactError for what a disk, or Polars for it, says against writing to a path."""
+    """Turn errors of the operating system and of Polars while writing to a path into ArtifactError."""
     try:
         yield
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(
             f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            "Expected a directory that exists, may be written to and has room; what was there before is still there.",
-            "choose another place.",
+            "Expected a directory that exists, is writable and has free space; any previous content is unchanged.",
+            "choose another path.",
         ) from error
 
 
 def replace_content(path: str | Path, content: bytes | str) -> None:
-    """The same for a file with this content; text as UTF-8."""
+    """Write a file with this content atomically, as `replace_file`; text as UTF-8."""
     data = content.encode() if isinstance(content, str) else content
 
     def write(temporary: Path) -> None:
@@ -61,7 +62,7 @@ def replace_content(path: str | Path, content: bytes | str) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make sure that the names in a directory are on the disk, where the system can."""
+    """Flush the names in a directory to the disk, where the system supports it."""
     with contextlib.suppress(OSError):
         number = os.open(path, os.O_RDONLY)
         try:

@@ -1,6 +1,6 @@
-"""The contract of a framework: one thin class that trains, predicts, saves and loads. Everything else is common.
+"""The contract of a framework: one thin class that trains, predicts, saves and loads. Everything else is shared.
 
-A framework of your own is this class and one line:
+A custom framework is one such class and one decorator:
 
 >>> import json, numpy as np
 >>> from rayline import Framework, register_framework
@@ -16,7 +16,7 @@ A framework of your own is this class and one line:
 ...     def load(self, directory):
 ...         return json.loads((directory / "model.json").read_text())
 
-and is trained by `train.Trainer("mean", shrink=0.9)`.
+Train it with `train.Trainer("mean", shrink=0.9)`.
 """
 
 from __future__ import annotations
@@ -74,17 +74,17 @@ class Rows:
 
     @property
     def features(self) -> Features:
-        """All feature columns. For a stream that never holds them all, see `batches`."""
+        """All feature columns. To stream them without holding all in memory, see `batches`."""
         return Features(self._table.select(map(col, self.schema)), schema=self.schema)
 
     @cached_property
     def target(self) -> Array:
-        """Labels as numbers, shape (n,) or (n, targets): class codes (int64) or values (float64)."""
+        """Labels as numbers, shape (n,) or (n, targets): class codes (int64) or values (float64) after the target stages."""
         return self._target.encode(self._table)
 
     @cached_property
     def truth(self) -> Array:
-        """As `target`, on the scale of the labels themselves: what predictions are compared with."""
+        """As `target`, but on the scale of the original labels: what predictions are compared with."""
         return self._target.truth(self._table) if self._target.stages else self.target
 
     @cached_property
@@ -93,8 +93,8 @@ class Rows:
         return None if self._weight is None else self._table[self._weight].cast(pl.Float64).to_numpy()
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes of these rows (a library's own matrix), made once for each key where someone keeps it: a
-        tuning trial trains on the same rows as the one before. What is remembered must not be changed by training."""
+        """Return what `make` builds from these rows (such as a library's own matrix), built once per key where a cache is
+        kept: consecutive tuning trials train on the same rows. Training must not modify a cached value."""
         if self._memo is None:
             return make()
         if key not in self._memo:
@@ -104,18 +104,18 @@ class Rows:
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks `batches` gives."""
+        """The number of blocks that `batches` yields."""
         return len(self._blocks)
 
     def batches(self) -> Iterator[Rows]:
-        """The same rows block by block, each loaded when it is reached."""
+        """Yield the same rows block by block, each loaded when it is reached."""
         for block in self._blocks:
             yield Rows([block], self.schema, self._target, self._weight)
 
 
 @dataclass
 class TrainContext:
-    """Everything that `Framework.train` is given. Nothing about it is global.
+    """The only argument of `Framework.train` besides the trainer's own arguments; it replaces any global session.
 
     Attributes
     ----------
@@ -125,29 +125,29 @@ class TrainContext:
     target
         Names, task and classes of the target.
     rank, world_size
-        Which of how many workers this is; 0 of 1 in process.
-    peers
-        "host:port" of each rank, the port free for the framework's own use. Empty in process.
+        The number of this worker (from 0) and of how many; 0 of 1 in process.
+    worker_addresses
+        "host:port" of each rank; the port is free for the framework's own use. Empty in process.
     rendezvous
-        What the framework's `coordinate` gave on the driver.
+        What the framework's `coordinate` yielded on the driver.
     report
-        `report(iteration, {"train-logloss": 0.3, …})` after each iteration, counted from 0, on any rank (rank 0 is
-        heard). It returns True when training is to stop.
-    watched
-        Whether anyone reads what is reported of the training rows. A framework that has to evaluate them for that after
-        every iteration need not when nobody does; it reports the iterations all the same.
+        Call `report(iteration, {"train-logloss": 0.3, …})` after each iteration, counted from 0. Any rank may call it; only
+        the metrics of rank 0 are recorded. It returns True when training is to stop.
+    log_train_metrics
+        Whether the metrics of the training rows are used. When False, a framework that would have to evaluate these rows
+        after every iteration need not do so; it still reports the iterations.
     gather
-        `gather(value)` gives what every rank has called it with, in the order of the ranks: all must call it, the same number
-        of times. Metrics of all rows come from it, which all ranks have to know to stop together.
+        `gather(value)` returns the values of all ranks, in the order of the ranks. All ranks must call it equally often.
+        Use it for metrics over all rows, which every rank needs in order to stop at the same iteration.
     checkpoint
-        `checkpoint(iteration, save)` keeps what `save(directory)` writes, when one is due. Rank 0 is heard.
+        `checkpoint(iteration, save)` stores what `save(directory)` writes, if a checkpoint is due. Only rank 0 stores one.
     resume
-        The directory of the last checkpoint, when training starts again after a failure.
+        The directory of the last checkpoint, when training restarts after a failure.
     num_workers, resources_per_worker, max_failures
-        For a framework that generates its own data: the workers that it must start itself (0 for none), what each holds, and how often
-        a lost one is replaced. The others are started and replaced for them.
+        For a framework that generates its own data: the number of workers that it must start itself (0 for none), the
+        resources of each, and how often a lost one is replaced. For all others Rayline starts and replaces the workers.
     lineage
-        Gives for each raw column the features that come from it.
+        Returns for each raw column the features that are derived from it.
     """
 
     train: Rows
@@ -171,32 +171,33 @@ class TrainContext:
     lineage: Callable[[], Mapping[str, Sequence[str]]] = dict
 
     def columns(self, name: str | int, where: str) -> list[int]:
-        """The columns of the matrix of features (`Features.matrix`) that a feature is, or all that come from a raw column of
-        this name. A number is a column itself. Raises ParameterError when there is none; `where` begins the error."""
+        """Return the columns of the feature matrix (`Features.matrix`) that hold a feature, or all features derived from a raw
+        column of this name. A number is a matrix column already. Raises ParameterError when there is none; `where` begins
+        its message."""
         places = self._places
         if name in places:
             return [*places[str(name)]]
         if isinstance(name, str):
             lineage = self.lineage()
-            found = [place for feature in lineage.get(name, ()) for place in places.get(feature, ())]
-            if not found:
+            derived = [place for feature in lineage.get(name, ()) for place in places.get(feature, ())]
+            if not derived:
                 raise ParameterError.unknown(where, [name], [*places, *(n for n in lineage if n not in places)])
-            return found
+            return derived
         if not 0 <= name < self.n_columns:
             raise ParameterError.value(where, "the number of a feature", f"less than {self.n_columns}", name)
         return [int(name)]
 
     def by_column(self, values: Mapping[str | int, T], where: str) -> dict[int, T]:
-        """What is said of features by name, by columns of the matrix. Raises as `columns`."""
+        """Translate a mapping by feature name into one by matrix column. Raises as `columns`."""
         return {place: value for name, value in values.items() for place in self.columns(name, where)}
 
     def groups(self, groups: Sequence[Sequence[str | int]], where: str) -> list[list[int]]:
-        """Groups of features by name as groups of columns of the matrix. Raises as `columns`."""
+        """Translate groups of feature names into groups of matrix columns. Raises as `columns`."""
         return [[place for name in group for place in self.columns(name, where)] for group in groups]
 
     @property
     def n_columns(self) -> int:
-        """The width of the matrix of features."""
+        """The width of the feature matrix."""
         return max((place.stop for place in self._places.values()), default=0)
 
     @cached_property
@@ -206,9 +207,9 @@ class TrainContext:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a bare model of the framework says about itself, for `preprocessor.chain(booster)`.
+    """What can be read from a native model of the framework, for `preprocessor.chain(booster)`.
 
-    `features` gives names and types where the model knows them itself, `target` what it predicts.
+    `features` holds names and types where the model stores them, `target` what it predicts.
     """
 
     task: Task
@@ -226,13 +227,13 @@ class EnvironmentSpec:
     Attributes
     ----------
     features
-        Names and types of what is observed.
+        Names and types of the observations.
     target
         The action.
     examples
         A few rows of features.
     metric
-        What a training is judged by when nobody says otherwise, as it stands in the history.
+        The default metric of a training, by its name in the history.
     """
 
     features: pl.Schema
@@ -242,7 +243,7 @@ class EnvironmentSpec:
 
 
 class Framework(ABC):
-    """An adapter: the only code that knows its library. Instances have no state.
+    """An adapter: the only code that depends on its library. Instances have no state.
 
     Examples
     --------
@@ -269,35 +270,35 @@ class Framework(ABC):
     """The id: in artifacts, in the registry, in `train.Trainer(name, …)`."""
 
     package: ClassVar[str] = ""
-    """What to install, for the error when it is missing; its extra of Rayline is called `name`."""
+    """The package to install, for the error when it is missing; the extra of Rayline that installs it is called `name`."""
 
     string_features: ClassVar[str] = "refuse"
-    """What it does with string features: "refuse", "categories" (Enum columns), or "text" (as they are)."""
+    """How it treats string features: "refuse", "categories" (passed as Enum columns), or "text" (passed unchanged)."""
 
     distributed: ClassVar[bool] = False
+    """Whether it trains on several workers: `train` works with world_size > 1."""
 
     reuses_workers: ClassVar[bool] = False
     """Whether a process that has trained as one of several workers can do so again. A search then keeps its workers from
-    fold to fold; otherwise each training starts its own."""
-    """Whether it trains on several workers: `train` works with world_size > 1."""
+    fold to fold; otherwise each training starts new ones."""
 
     predicts_on_gpu: ClassVar[bool] = False
-    """Whether `predict` computes on a GPU where it finds one; a GPU that is reserved for anything else would be idle."""
+    """Whether `predict` uses a GPU when one is available; otherwise a GPU reserved for prediction would be idle."""
 
     generates_own_data: ClassVar[bool] = False
-    """Whether it makes its experience itself, in an environment. A fit then takes no data, `environment_spec` says what the models
-    read and predict, and `train` runs in this process on a TrainContext without rows, with workers of its own."""
+    """Whether it generates its own data, in an environment. A fit then takes no data, `environment_spec` describes what the
+    models read and predict, and `train` runs in this process on a TrainContext without rows and starts its own workers."""
 
     max_label: ClassVar[float] = math.inf
-    """The largest label that it learns from; where it is finite, labels are numbers of single precision to it."""
+    """The largest label that it can learn from; finite for a framework that stores labels in single precision."""
 
     models: ClassVar[str] = ""
-    """The framework whose models it trains, where that is another one (Horovod trains PyTorch's)."""
+    """The framework whose models it trains, where that is another one (Horovod trains PyTorch models)."""
 
     iterations: ClassVar[str] = ""
-    """The argument of `train` that says how many iterations it makes; empty when there is none."""
+    """The argument of `train` that sets the number of iterations; empty when there is none."""
 
-    # -- the four that everyone writes -----------------------------------------------------------------------------
+    # -- the four methods that every adapter implements ------------------------------------------------------------
 
     @abstractmethod
     def train(self, context: TrainContext, *args: Any, **kwargs: Any) -> Any:
@@ -305,10 +306,12 @@ class Framework(ABC):
 
     @abstractmethod
     def predict(self, model: Any, features: Features) -> Array:
-        """Scores, one row each: values for a regression, shape (n,) or (n, targets); for classification
-        probabilities, shape (n,) or (n, targets) of the second class, or (n, classes); or class codes (integers).
-        A model whose labels are not the likeliest classes, or that ranks rows without probabilities, gives
-        `core.target.decisions`."""
+        """Return the scores, one for each row.
+
+        For a regression: values, shape (n,) or (n, targets). For a classification: probabilities of the second class,
+        shape (n,) or (n, targets), or of all classes, shape (n, classes); or class codes (integers). A model whose labels
+        are not the most probable classes, or that ranks rows without probabilities, returns `core.target.decisions`.
+        """
 
     @abstractmethod
     def save(self, model: Any, directory: Path) -> None:
@@ -316,34 +319,34 @@ class Framework(ABC):
 
     @abstractmethod
     def load(self, directory: Path) -> Any:
-        """Read what `save` wrote. The files' sizes and hashes have been checked; their content is still a stranger's.
+        """Read what `save` wrote. The files' sizes and hashes are verified; treat their content as untrusted.
 
-        Keyword arguments of its own are what no file may say (a class of the user's own): `rayline.load(path, …)`
-        takes them too.
+        An adapter may add keyword arguments for what no file may specify (such as a user's class): `rayline.load(path, …)`
+        accepts them too.
         """
 
-    # -- what has a good default -----------------------------------------------------------------------------------
+    # -- methods with a default ------------------------------------------------------------------------------------
 
     def owns(self, model: Any) -> bool:
-        """Whether this is a native model of the framework. Must not import the library to say no."""
+        """Return whether this is a native model of the framework. Must not import the library in order to answer False."""
         return False
 
     def load_options(self, model: Any) -> dict[str, Any]:
-        """The keyword arguments that `load` needs for this model: they travel with it between our own processes, but
-        stand in no file."""
+        """Return the keyword arguments that `load` needs for this model: they are sent with it between processes of one
+        program, and never written to a file."""
         return {}
 
     def inspect(self, model: Any) -> ModelInfo:
-        """What a native model says about itself."""
+        """Return what can be read from a native model."""
         return ModelInfo(Task.REGRESSION)
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
-        """The task that the arguments ask for; None lets the labels decide. "classification" is binary or multiclass,
-        by the number of labels, also when they are numbers."""
+        """Return the task that the arguments imply; None when it depends on the labels. "classification" means binary or
+        multiclass, depending on the number of distinct labels, also for numeric labels."""
         return None
 
     def check(self, *args: Any, **kwargs: Any) -> None:
-        """Raise ParameterError on arguments that `train` would not take. Runs on the driver, before any data moves."""
+        """Raise ParameterError on arguments that `train` does not accept. Runs on the driver, before any data moves."""
         try:
             inspect.signature(self.train).bind(None, *args, **kwargs)
         except TypeError as error:
@@ -354,21 +357,21 @@ class Framework(ABC):
             raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
 
     def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
-        """What the models of a framework that generates its own data read and predict, as the trainer's arguments say."""
+        """Return what the models of a framework that generates its own data read and predict, given the trainer's arguments."""
         raise NotImplementedError(
             f"{type(self).__name__}.environment_spec, which a framework with generates_own_data = True needs"
         )
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
-        """The arguments with tuned values put in: a keyword of `train` where there is one, otherwise a key of the
-        first argument when that is a dict of parameters. Raises ParameterError when neither takes it."""
-        own = dict([*inspect.signature(self.train).parameters.items()][1:])  # without the context
+        """Return the arguments with tuned values inserted: as a keyword of `train` where one has this name, otherwise as a
+        key of the first argument when that is a dict of parameters. Raises ParameterError when neither accepts it."""
+        accepted = dict([*inspect.signature(self.train).parameters.items()][1:])  # without the context
         takes_dict = bool(args) and isinstance(args[0], Mapping)
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in own.values())
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         new_args, new_kwargs = list(args), dict(kwargs)
         unknown = []
         for key, value in changes.items():
-            if key in own:
+            if key in accepted:
                 new_kwargs[key] = value
             elif takes_dict:
                 new_args[0] = {**new_args[0], key: value}
@@ -377,73 +380,73 @@ class Framework(ABC):
             else:
                 unknown.append(key)
         if unknown:
-            raise ParameterError.unknown(f"{self.name} trainer", unknown, list(own))
+            raise ParameterError.unknown(f"{self.name} trainer", unknown, list(accepted))
         return tuple(new_args), new_kwargs
 
     def validation_argument(self, *args: Any, **kwargs: Any) -> str:
-        """The argument that makes no sense without a test set (early stopping); empty when there is none."""
+        """Return the name of the argument that requires a test set (early stopping); empty when none does."""
         return ""
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
-        """How many iterations a training with these arguments makes, where it goes on from a checkpoint (`TrainContext.resume`) also
-        with other arguments than it began with; 0 where it does not. With the same arguments, going on is what a training
-        without a break would have done, but for random numbers."""
+        """Return the number of iterations of a training with these arguments, if it can resume from a checkpoint
+        (`TrainContext.resume`) even with other arguments than it began with; 0 if it cannot. Resumed with the same
+        arguments, it does what an uninterrupted training would have done, except for random numbers."""
         return 0
 
     def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The value that an argument of `train` has with these arguments, or its default."""
+        """Return the value of an argument of `train` for these arguments, or its default."""
         bound = inspect.signature(self.train).bind(None, *args, **kwargs)
         bound.apply_defaults()
         return bound.arguments[name]
 
     def owns_callback(self, callback: Any) -> bool:
-        """Whether this is a callback object of the library itself: it is handed over as `callbacks=[…]` of `train`.
-        Must not import the library to say no."""
+        """Return whether this is a callback object of the library itself: it is passed to `train` in `callbacks=[…]`.
+        Must not import the library in order to answer False."""
         return False
 
     def records(self, callback: Any) -> bool:
-        """Whether a callback of the library writes what it hears into an object of the user's, and carries nothing from one
-        training to the next: such a one is handed over as it is, all other arguments as copies."""
+        """Return whether a callback of the library only records into an object of the user and keeps no state between
+        trainings: such a callback is passed unchanged, all other arguments are copied."""
         return False
 
     def best_iteration(self, model: Any) -> int | None:
-        """The iteration that predictions stop at, counted from 0, when early stopping has chosen one."""
+        """Return the last iteration that predictions use, counted from 0, if early stopping has chosen one; else None."""
         return None
 
     def without_gpu(self) -> str:
-        """Why the library that is installed computes on no GPU at all, and what to install instead; empty when it does."""
+        """Return why the installed library cannot use any GPU and what to install instead; empty when it can."""
         return ""
 
     def predicts_margins(self, model: Any) -> bool:
-        """Whether `predict` gives the raw scores of a classifier in place of probabilities, as of an objective of the user's
-        own: above 0 is the second class, of several the largest is chosen. They rank rows, and are no probabilities."""
+        """Return whether `predict` returns raw scores of a classifier instead of probabilities, as with a custom objective:
+        above 0 means the second class; of several classes the largest score is chosen. Such scores only rank rows."""
         return False
 
     def scores(self, model: Any, features: Features, target: Target) -> Array:
-        """What `predict` gives, as `target` reads it."""
-        found = self.predict(model, features)
-        return target.of_margins(found) if target.task.is_classification and self.predicts_margins(model) else found
+        """Return the scores of `predict` in the form that `target` reads."""
+        scores = self.predict(model, features)
+        return target.of_margins(scores) if target.task.is_classification and self.predicts_margins(model) else scores
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
-        """Runs on the driver around a distributed training, and gives what `context.rendezvous` will hold."""
+        """Run on the driver around a distributed training; yields what `context.rendezvous` will hold on the workers."""
         yield {}
 
     def single_row_view(self, model: Any) -> Any:
-        """The model as a server asks it, a few rows a call: the same bits, with one thread where the library would start
-        many. Threads that wait for one another make a short call long as soon as the machine has other work."""
+        """Return the model for serving a few rows per call: the same predictions to the bit, with one thread where the library
+        would start many. Threads that wait for each other make short calls slow on a busy machine."""
         return model
 
     def to_onnx(self, model: Any, width: int) -> Any:
-        """The model as an ONNX model with one float32 input of shape (rows, width), scores last among its outputs.
+        """Return the model as an ONNX model with one float32 input of shape (rows, width) and the scores as its last output.
 
-        Raises ParameterError when the framework cannot.
+        Raises ParameterError when the framework does not support it.
         """
         raise ParameterError(
             f"to_onnx: models of {self.name!r} have no form in ONNX here.",
-            "Expected a framework whose adapter says how.",
+            "Expected a framework whose adapter implements to_onnx.",
         )
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        """How much each feature matters to the model, when it can tell."""
+        """Return how important each feature is to the model; None when the model cannot tell."""
         return None

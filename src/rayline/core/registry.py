@@ -1,8 +1,8 @@
-"""What can be named: stages, frameworks and engines, by the id that saved JSON uses.
+"""The registry of stages, frameworks and engines, by the id that saved JSON uses.
 
-Each is one line here: an id and where its class is, loaded when it is first used. A user's own stage or framework is
+Each entry is an id and the location of its class, which is imported on first use. A custom stage or framework is
 registered by `register_stage` / `register_framework` (as a decorator or a call), or by an entry point in the group
-`rayline.stages` / `rayline.frameworks`. Ids found in a file are looked up here only: no name from a file is imported.
+`rayline.stages` / `rayline.frameworks`. Ids in a file are only looked up here: no name from a file is ever imported.
 """
 
 from __future__ import annotations
@@ -93,54 +93,54 @@ _ENGINES: dict[str, str] = {
 _LATE: dict[str, str] = {
     "chain": "rayline.inference.pipeline:chain",
 }
-"""What a lower layer hands over to a higher one at run time."""
+"""Functions of higher layers that lower layers call; imported at run time to avoid import cycles."""
 
 
 def stage(name: str) -> type:
-    """The class of the stage with this id. Raises ParameterError when there is none."""
+    """Return the class of the stage with this id. Raises ParameterError when there is none."""
     return _look_up(_STAGES, name, "stage", "rayline.stages")
 
 
 def framework(name: str) -> Any:
-    """The adapter (an instance) of the framework with this id. Raises ParameterError when there is none."""
+    """Return the adapter (an instance) of the framework with this id. Raises ParameterError when there is none."""
     if name not in _INSTANCES:
         _INSTANCES[name] = _look_up(_FRAMEWORKS, name, "framework", "rayline.frameworks")()
     return _INSTANCES[name]
 
 
 def stages() -> list[str]:
-    """The ids of all stages."""
+    """Return the ids of all stages."""
     return sorted(_STAGES)
 
 
 def frameworks() -> list[str]:
-    """The ids of all frameworks, entry points included."""
+    """Return the ids of all frameworks, entry points included."""
     return sorted({*_FRAMEWORKS, *(e.name for e in importlib.metadata.entry_points(group="rayline.frameworks"))})
 
 
 def own_frameworks() -> list[str]:
-    """The ids of the frameworks that come with Rayline."""
+    """Return the ids of the frameworks that come with Rayline."""
     return [name for name, place in _FRAMEWORKS.items() if isinstance(place, str)]
 
 
 def engine_for(data: Any) -> Any:
-    """The engine that this data runs on: Ray for a ray.data.Dataset, this process for everything else."""
+    """Return the engine for this data: Ray for a ray.data.Dataset, the local one for everything else."""
     root = type(data).__module__.partition(".")[0]
     return _load(_ENGINES["ray" if root == "ray" else "local"])()
 
 
 def engine(name: str) -> Any:
-    """The engine `ray` or `local`."""
+    """Return the engine `ray` or `local`."""
     return _load(_ENGINES[name])()
 
 
 def resolve(name: str) -> Any:
-    """A function of a higher layer."""
+    """Import and return a function of a higher layer."""
     return _load(_LATE[name])
 
 
 def owner(model: Any) -> str | None:
-    """The framework whose native model this is, None when no one knows it. Loads no library that is not loaded."""
+    """Return the framework whose native model this is; None when there is none. Imports no further library."""
     roots = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
     for name, place in list(_FRAMEWORKS.items()):
         if (isinstance(place, type) or _ROOTS.get(name, name) in roots) and framework(name).owns(model):
@@ -149,9 +149,9 @@ def owner(model: Any) -> str | None:
 
 
 def runtime_class(name: str) -> type | None:
-    """The adapter class of a framework that was registered at run time; None for our own, which workers know."""
-    found = _FRAMEWORKS.get(name)
-    return found if isinstance(found, type) else None
+    """Return the adapter class of a framework registered at run time; None for built-in ones, which workers can import."""
+    registered = _FRAMEWORKS.get(name)
+    return registered if isinstance(registered, type) else None
 
 
 def register_stage(cls: C) -> C:
@@ -183,7 +183,7 @@ def register_function(name: str, function: Callable[[Any], Any]) -> None:
     name
         The id that a saved stage refers to. A process that loads such a file must register the function first.
     function
-        From a Polars expression to one, row by row: a value may depend on its own row only.
+        Maps a Polars expression to a Polars expression, row by row: each result may depend on its own row only.
 
     Examples
     --------
@@ -198,16 +198,16 @@ def register_function(name: str, function: Callable[[Any], Any]) -> None:
 
 
 def functions() -> dict[str, Callable[[Any], Any]]:
-    """The registered functions by name."""
+    """Return the registered functions by name."""
     return dict(_FUNCTIONS)
 
 
 def function(name: str) -> Callable[[Any], Any]:
-    """The registered function of this name. Raises ParameterError when there is none."""
+    """Return the registered function of this name. Raises ParameterError when there is none."""
     if name not in _FUNCTIONS:
         raise ParameterError(
-            f"FunctionTransformer: no function has the name {name!r}.",
-            f"Expected one of the registered ones, {sorted(_FUNCTIONS)}.",
+            f"FunctionTransformer: no function is registered as {name!r}.",
+            f"Expected one of {sorted(_FUNCTIONS)}.",
             "register it first: rayline.stages.register_function(name, function).",
         )
     return _FUNCTIONS[name]
@@ -246,7 +246,7 @@ def register_framework(cls: C) -> C:
 
 
 def forget_framework(name: str) -> None:
-    """Take back a `register_framework`."""
+    """Remove a framework from the registry; undoes `register_framework`."""
     _FRAMEWORKS.pop(name, None)
     _INSTANCES.pop(name, None)
 
@@ -256,20 +256,20 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
 
 
 def _look_up(table: dict[str, str | type], name: str, noun: str, group: str) -> type:
-    found = table.get(name)
-    if found is None:
+    entry_or_class = table.get(name)
+    if entry_or_class is None:
         for entry in importlib.metadata.entry_points(group=group):
             if entry.name == name:
-                table[name] = found = entry.load()
-    if found is None:
+                table[name] = entry_or_class = entry.load()
+    if entry_or_class is None:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.8)
         raise ParameterError(
             f"registry: unknown {noun} {name!r}.",
             f"Expected a {noun} of Rayline or a registered one; got {name!r}.",
-            (f"did you mean {near[0]!r}? If it is your own, " if near else "if it is your own, ")
+            (f"did you mean {near[0]!r}? If it is a custom one, " if near else "if it is a custom one, ")
             + f"import the module that registers it (@rayline.register_{noun}) first, or declare an entry point in {group!r}.",
         )
-    return found if isinstance(found, type) else _load(found)
+    return entry_or_class if isinstance(entry_or_class, type) else _load(entry_or_class)
 
 
 def _load(place: str) -> Any:

@@ -1,8 +1,8 @@
-"""One pass over a table: what is asked of it, and how the answers are found in bounded memory.
+"""One pass over a table that computes the requested statistics in bounded memory.
 
-Answers that are the same in any order of the rows (counts) come from one streaming query over all rows. Other ones hang on
-the order in which numbers are added up, or look at every value: these are found chunk by chunk, in the order of the
-rows, while the same query runs. So the same rows give the same bits every time, from files as from memory.
+Statistics that do not depend on the order of the rows (counts) come from one streaming query over all rows. The others
+depend on the order of floating-point additions, or look at every value: these are computed chunk by chunk, in the order of
+the rows, while the same query runs. So the same rows give the same bits every time, from files as well as from memory.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ TableFunction: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
 def passed_through(function: TableFunction, names: Sequence[str]) -> list[str]:
-    """The columns of a table that a function keeps as they are, row for row: what its method `passes` says, else none.
+    """Return the columns of a table that a function leaves unchanged, as its method `passes` reports; none without it.
 
-    An engine hands these back as they came, in types too that Polars does not have.
+    An engine returns these exactly as they came, also in types that Polars does not have.
     """
     passes = getattr(function, "passes", None)
     return [] if passes is None else list(passes(names))
@@ -33,20 +33,20 @@ def passed_through(function: TableFunction, names: Sequence[str]) -> list[str]:
 CELL = "\x00cell"
 
 CHUNK_ROWS = 1 << 18
-"""Rows of a chunk beside a streaming query."""
+"""Rows per chunk when the chunks are processed alongside a streaming query."""
 
 TABLE_ROWS = 1 << 20
-"""Rows of a chunk where chunks are all there is: then they have tables to merge, and planning to pay for."""
+"""Rows per chunk without a streaming query: larger, because each chunk costs query planning and a merge of its tables."""
 
 FEW_CELLS = 16
-"""Cells whose rows are picked out of a chunk one cell after the other."""
+"""Up to this number of cells, the rows of each are filtered out of a chunk one cell after the other."""
 
 MERGED_AT = 16
-"""Chunks whose answers wait to be merged."""
+"""The number of chunks whose statistics are kept before they are merged."""
 
 
 class RowMapper(Protocol):
-    """A function of a whole table that gives its rows what a scan looks at."""
+    """A function of a whole table that adds the columns which a scan reads."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,13 +54,13 @@ class RowMapper(Protocol):
 
     @property
     def is_local(self) -> bool:
-        """Whether each row hangs on itself alone. If not, it must see the whole table, or at least whole blocks."""
+        """Whether each row depends on itself alone. If not, it must see the whole table, or at least whole blocks."""
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame: ...
 
 
 class CellExpression(Protocol):
-    """From the names of a table's columns to the expression that gives each row its cell, a small integer."""
+    """Maps the names of a table's columns to the expression that assigns each row to its cell, a small integer."""
 
     @property
     def is_local(self) -> bool:
@@ -71,11 +71,11 @@ class CellExpression(Protocol):
 
 @dataclass(frozen=True)
 class Scan:
-    """One pass over the data: what is asked, of which tables, and (for folds) of which rows.
+    """One pass over the data: the requested statistics, of which tables, and (for folds) of which rows.
 
-    `attach` and `cells` are applied before the table is cut into chunks; `prefixes` gives the operations
-    behind the prefix of each request that does not look at the raw table; with `cells` the answers come for each cell by
-    itself.
+    `attach` and `cells` are applied before the table is cut into chunks. `prefixes` maps the prefix of each request that
+    does not read the raw table to the operations applied before it. With `cells` the statistics are computed separately
+    for each cell.
     """
 
     requests: Sequence[StatisticRequest]
@@ -86,11 +86,11 @@ class Scan:
 
     @property
     def is_local(self) -> bool:
-        """Whether rows can be looked at part by part; if not, whole blocks must come at once."""
+        """Whether the rows can be scanned in parts; if not, whole blocks must be passed at once."""
         return all(part is None or part.is_local for part in (self.attach, self.cells))
 
     def columns(self, schema: Mapping[str, pl.DataType]) -> list[str]:
-        """The raw columns that are needed: all of them when rows are split or stages must be applied first."""
+        """Return the raw columns that are needed: all of them when rows are split or stages must be applied first."""
         if self.cells is not None:
             return list(schema)
         return self._asked(list(schema), () if self.attach is None else self.attach.columns)
@@ -102,15 +102,15 @@ class Scan:
         return [name for name in names if name in wanted] or list(names[:1])
 
     def of(self, table: pl.LazyFrame, n_rows: int | None = None, *, is_reread: bool = False) -> dict[int, Answers]:
-        """The answers of a table, or of a block of one, for each cell that has rows (0 when there are no cells).
+        """Return the statistics of a table, or of a block of one, for each cell that has rows (cell 0 without cells).
 
-        `n_rows` says that the table is in memory, and has so many rows; `is_reread`, that single columns of it can be
-        read again for each question, as those of a Parquet file can.
+        `n_rows` is the number of rows of a table in memory, None for any other. `is_reread` says that single columns can
+        be read again for each query, as from a Parquet file.
         """
         table = self._looked_at(table if self.attach is None else self.attach(table))
         if n_rows is not None and n_rows <= CHUNK_ROWS:
             return self._of_chunk(table.collect(engine="in-memory"), self.requests)
-        # What looks at the table as a whole is to be computed once: no streaming then.
+        # A function that needs the table as a whole must run only once: no streaming then.
         streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if self.is_local else []
         if not streamed:
             return self._in_chunks(table, self.requests)
@@ -118,7 +118,7 @@ class Scan:
         return self._in_one_query(table, streamed, share)
 
     def _looked_at(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """The columns that are asked about, prepared, and the cells."""
+        """Return the prepared requested columns, with the cells."""
         names = table.collect_schema().names()
         asked = [col(name) for name in self._asked(names)]
         if self.cells is not None:
@@ -136,13 +136,13 @@ class Scan:
         if rest:
             queries.append(self._needed(table, rest).sink_batches(chunks, chunk_size=CHUNK_ROWS, lazy=True))
         tables = pl.collect_all(queries, engine="streaming", optimizations=optimizations)
-        found, others = question.answers(tables[: len(question.queries)]), chunks.answers(table.collect_schema())
-        beyond = [request for request in streamed if any(answers[request].is_beyond for answers in found.values())]
+        by_cell, others = question.answers(tables[: len(question.queries)]), chunks.answers(table.collect_schema())
+        beyond = [request for request in streamed if any(answers[request].is_beyond for answers in by_cell.values())]
         again = self._in_chunks(self._needed(table, beyond), beyond) if beyond else {}
-        return {cell: answers | others.get(cell, {}) | again.get(cell, {}) for cell, answers in found.items()}
+        return {cell: answers | others.get(cell, {}) | again.get(cell, {}) for cell, answers in by_cell.items()}
 
     def _needed(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> pl.LazyFrame:
-        """The columns of these requests, and the cells."""
+        """Return the columns of these requests, with the cells."""
         if any(request.prefix for request in requests):
             return table
         names = dict.fromkeys(column for request in requests for column in request.columns)
@@ -155,11 +155,11 @@ class Scan:
         return chunks.answers(table.collect_schema())
 
     def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, Answers]:
-        chunk = chunk.rechunk()  # numbers are added up piece by piece, and pieces depend on where they come from
+        chunk = chunk.rechunk()  # sums are computed per memory chunk, and those depend on where the data comes from
         if self.cells is None:
             return {0: self._answers(chunk.lazy(), requests)}
         cells = chunk[CELL].unique().to_list()
-        if len(cells) <= FEW_CELLS:  # picking the rows of each costs less than dividing all
+        if len(cells) <= FEW_CELLS:  # then filtering is cheaper than partitioning
             parts = {cell: chunk.lazy().filter(pl.col(CELL) == cell) for cell in cells}
         else:
             parts = {key[0]: part.lazy() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
@@ -174,7 +174,7 @@ class Scan:
 
 
 class _Chunks:
-    """Takes the chunks of a table in turn, and holds no more of them than their answers."""
+    """Receives the chunks of a table in order and keeps only their statistics."""
 
     def __init__(self, scan: Scan, requests: Sequence[StatisticRequest]) -> None:
         self._scan, self._requests = scan, requests
@@ -188,6 +188,8 @@ class _Chunks:
                 parts[:] = [merge_answers(parts)]
 
     def answers(self, schema: Mapping[str, pl.DataType]) -> dict[int, Answers]:
-        if not self._parts and self._requests:  # no rows: what has a type, has it then too
+        if (
+            not self._parts and self._requests
+        ):  # no rows: scan an empty chunk, so that statistics still have their types
             self(pl.DataFrame(schema=schema))
         return {cell: merge_answers(parts) for cell, parts in sorted(self._parts.items())}

@@ -1,4 +1,4 @@
-"""Answers: the statistics that were asked of a table, found in one pass, and merged with those of other tables."""
+"""The results of a scan: the requested statistics of a table, computed in one pass and merged with those of other tables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Answers: TypeAlias = dict[StatisticRequest, Statistic]
 
 
 class TableQuery:
-    """Requests to one table, as queries that Polars can answer in one pass, together with those of other questions.
+    """Statistic requests for one table, as queries that Polars can compute in one pass together with others.
 
-    With `by` the statistics must be those that stream; one column of small integers in it makes the answers those for
-    each of its values by itself.
+    With `by` only streaming statistics are allowed; if it names a column of small integers, the statistics are computed
+    separately for each of its values.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TableQuery:
             self.queries.append(table.select(named))
 
     def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, Answers]:
-        """The answers from the results of the queries: for each value of `by`, or for 0."""
+        """Return the statistics from the results of the queries, for each value of `by`, or for 0."""
         if not self._by:
             return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
         scalars = {int(row[0]): row[1:] for row in tables[-1].rows()}
@@ -54,21 +54,21 @@ class TableQuery:
         }
 
     def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> Answers:
-        found: Answers = {}
+        answers: Answers = {}
         for request, place in self._places:
-            given = values[place] if isinstance(place, slice) else (tables[place],)
-            found[request] = request.statistic.of(*given, **dict(request.options))
-        return found
+            inputs = values[place] if isinstance(place, slice) else (tables[place],)
+            answers[request] = request.statistic.of(*inputs, **dict(request.options))
+        return answers
 
 
 def evaluate(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> Answers:
-    """The statistics of a table that fits into memory: numbers are added up in the order of the rows."""
+    """Return the statistics of a table that fits into memory; numbers are added in the order of the rows."""
     question = TableQuery(table, requests)
     return question.answers(pl.collect_all(question.queries, engine="in-memory"))[0]
 
 
 def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> Answers:
-    """The answers for all rows from the answers for parts of them."""
+    """Merge the statistics of parts of a table into those of all rows."""
     parts = list(parts)
     requests = list(parts[0]) if parts else []
     return {r: r.statistic.merge_all([part[r] for part in parts], **dict(r.options)) for r in requests}
@@ -77,11 +77,11 @@ def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> Answ
 def merge_folds(
     cells: Mapping[int, Mapping[StatisticRequest, Statistic]], folds: Sequence[Sequence[int]]
 ) -> list[Answers]:
-    """The answers for each fold from those for the cells, which have the same requests."""
-    found: list[Answers] = [{} for _ in folds]
+    """Merge the statistics of the cells, which have the same requests, into those of each fold."""
+    by_fold: list[Answers] = [{} for _ in folds]
     for request in next(iter(cells.values()), {}):
         states = {cell: answers[request] for cell, answers in cells.items()}
         merged = request.statistic.merge_folds(states, folds, **dict(request.options))
-        for answers, state in zip(found, merged, strict=True):
+        for answers, state in zip(by_fold, merged, strict=True):
             answers[request] = state
-    return found
+    return by_fold

@@ -1,4 +1,4 @@
-"""Column types: what kind a column is, which columns a choice means, and how types and values stand in JSON."""
+"""Column types: the kind of a column, the columns that a choice selects, and types and values as JSON."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
 
 
 class Selected(list[str]):
-    """The columns that a selector chose in a fit, in a saved stage: nobody has named them, so targets among them are let go."""
+    """The columns of a saved stage that a selector chose in its fit; unlike named columns, targets among them are skipped."""
 
 
 SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": pl.List(pl.Float64)})
-"""A sparse vector per row: its length, and the places and the values of what is not zero."""
+"""The type of a sparse vector per row: its length, and the indices and values of its nonzero elements."""
 
 
 def col(name: str) -> pl.Expr:
-    """The column of exactly this name: Polars itself would read `*` and `^…$` as patterns."""
+    """Return the expression of the column with exactly this name: Polars itself would read `*` and `^…$` as patterns."""
     return cs.by_name(name).as_expr() if name == "*" or name.startswith("^") else pl.col(name)
 
 
 class Kind(enum.StrEnum):
-    """What a column is to a stage that chooses its columns by type."""
+    """The kind of a column, by which stages choose their columns."""
 
     NUMERIC = "numeric"
     BOOLEAN = "boolean"
@@ -48,18 +48,19 @@ class Kind(enum.StrEnum):
 
 
 def is_category(dtype: Any) -> bool:
-    """Whether a type is one of Polars' category types, also one with categories of its own name."""
+    """Whether a type is one of Polars' category types, including a Categorical with named categories."""
     return isinstance(dtype, (pl.Categorical, pl.Enum)) or dtype in (pl.Categorical, pl.Enum)
 
 
 _VALUES = "rayline:"
-"""How the name of the categories begins whose values are no text; the rest is the type of the values as JSON."""
+"""The prefix of the name of categories whose values are not text; the rest of the name is the value type as JSON."""
 
 
 def category_of(values: pl.DataType) -> pl.DataType:
-    """The type of a column that its owner declared a category, with values of this type: numbers, truth values, dates.
+    """Return the type of a column that was declared categorical and has values of this type: numbers, booleans, dates.
 
-    Polars' categories are text, so the column holds the values' text (`category_text`); the type remembers the values'.
+    Polars' categories are text, so the column holds the text of each value (`category_text`); the name of its categories
+    stores the type of the values.
     """
     if values == pl.String:
         return pl.Categorical()
@@ -67,13 +68,13 @@ def category_of(values: pl.DataType) -> pl.DataType:
 
 
 def category_values(dtype: Any) -> pl.DataType | None:
-    """The inverse of `category_of`: the type of the values, None for any other type and for categories that are text."""
+    """Return the inverse of `category_of`: the type of the values; None for any other type and for categories of text."""
     name = dtype.categories.name() if isinstance(dtype, pl.Categorical) else ""
     return dtype_from_json(json.loads(name.removeprefix(_VALUES))) if name.startswith(_VALUES) else None
 
 
 def category_text(value: Any) -> str | None:
-    """The text that stands for a value of a category: 3 and 3.0 are "3", True is "true", a date is as in ISO 8601."""
+    """Return the text of a category's value: 3 and 3.0 give "3", True gives "true", a date its ISO 8601 form."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -86,21 +87,21 @@ def category_text(value: Any) -> str | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a Python value says that there is none: None, NaN, or pandas' NA or NaT."""
+    """Whether a Python value is a missing value: None, NaN, or pandas' NA or NaT."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, float) and value != value
 
 
 def without_categories(schema: Mapping[str, pl.DataType]) -> pl.Schema:
-    """The schema behind `SchemaCheck`: every category is text."""
+    """Return the schema after `SchemaCheck`, in which every category is text."""
     return pl.Schema(
         {name: pl.String() if isinstance(dtype, pl.Categorical) else dtype for name, dtype in schema.items()}
     )
 
 
 def kind_of(dtype: pl.DataType) -> Kind:
-    """The kind of a type. A string is a category here; free text shows only in the data (see `WordCount`)."""
+    """Return the kind of a type. A string counts as a category; only the data shows whether it is free text (see `WordCount`)."""
     if dtype.is_numeric():
         return Kind.NUMERIC
     if dtype == pl.Boolean:
@@ -117,7 +118,7 @@ def kind_of(dtype: pl.DataType) -> Kind:
 
 
 def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -> list[str]:
-    """The names that an explicit choice means, in the order of the choice.
+    """Return the column names that an explicit choice selects, in the order of the choice.
 
     Raises
     ------
@@ -148,7 +149,7 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
 
 
 def usual_numbers(dtype: pl.DataType) -> pl.DataType:
-    """The type in which libraries take these numbers: Float32 for Float16, Float64 for decimals and integers of 128 bits."""
+    """Return the numeric type that libraries accept: Float32 for Float16, Float64 for decimals and 128-bit integers."""
     if isinstance(dtype, pl.Array):
         return pl.Array(usual_numbers(_instance(dtype.inner)), dtype.size)
     if dtype == pl.Float16:
@@ -157,18 +158,18 @@ def usual_numbers(dtype: pl.DataType) -> pl.DataType:
 
 
 def refuse_taken(where: str, added: Iterable[str], present: Collection[str]) -> None:
-    """Raise SchemaError when a table has a column already under a name that is added to it."""
+    """Raise SchemaError when a column to be added has the name of an existing column."""
     taken = [name for name in added if name in present]
     if taken:
         raise SchemaError(
             f"{where}: the table has a column {taken[0]!r} already, which would be replaced.",
-            f"Expected other names than those of the columns that are added; got {shorten(taken)}.",
+            f"Expected names that differ from those of the added columns; got {shorten(taken)}.",
             f"rename {taken[0]!r}, or leave it out.",
         )
 
 
 def dtype_to_json(dtype: pl.DataType) -> Any:
-    """A type as JSON: a name, or `[name, argument, …]` for a type with arguments."""
+    """Return a type as JSON: a name, or `[name, argument, …]` for a type with arguments."""
     if isinstance(dtype, pl.Datetime):
         return ["Datetime", dtype.time_unit, dtype.time_zone]
     if isinstance(dtype, pl.Duration):
@@ -198,7 +199,7 @@ _PLAIN: dict[str, pl.DataType] = {
 
 
 def dtype_from_json(value: Any) -> pl.DataType:
-    """The inverse of `dtype_to_json`. Raises SchemaError on anything else."""
+    """Return the type from the JSON of `dtype_to_json`. Raises SchemaError on anything else."""
     match value:
         case str() if value in _PLAIN:
             return _PLAIN[value]
@@ -234,7 +235,7 @@ def schema_from_json(value: Any) -> pl.Schema:
 
 
 def value_to_json(value: Any) -> Any:
-    """A learned value as strict JSON: what JSON has no word for is an object with one key, as in {"$date": "2013-01-01"}."""
+    """Return a learned value as strict JSON; a type that JSON lacks becomes an object with one key: {"$date": "2013-01-01"}."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -260,7 +261,7 @@ def value_to_json(value: Any) -> Any:
             return {str(k): value_to_json(v) for k, v in value.items()}
     raise ParameterError(
         f"A {type(value).__name__} cannot be saved as JSON.",
-        "Expected a number, text, date, list or dict of these.",
+        "Expected a number, a string, a date, or a list or dict of these.",
         "use plain Python values as parameters of a stage.",
     )
 
@@ -278,7 +279,7 @@ _READERS: dict[str, Any] = {
 
 
 def value_from_json(value: Any) -> Any:
-    """The inverse of `value_to_json`."""
+    """Return the value from the JSON of `value_to_json`."""
     if isinstance(value, list):
         return [value_from_json(v) for v in value]
     if isinstance(value, dict):
@@ -291,8 +292,8 @@ def value_from_json(value: Any) -> Any:
 
 
 def _instance(dtype: Any) -> pl.DataType:
-    made: pl.DataType = dtype() if isinstance(dtype, type) else dtype
-    return made
+    instance: pl.DataType = dtype() if isinstance(dtype, type) else dtype
+    return instance
 
 
 def refuse_empty(n_rows: int, where: str) -> None:
@@ -300,6 +301,6 @@ def refuse_empty(n_rows: int, where: str) -> None:
     if not n_rows:
         raise DataError(
             f"{where}: the data has no rows.",
-            "Expected at least one.",
+            "Expected at least one row.",
             "check the filter or the path that it comes from.",
         )

@@ -1,4 +1,4 @@
-"""Folders for a while. Those of processes that were killed go when another process of ours makes its first one."""
+"""Temporary folders. Those left by killed processes are removed when another Rayline process creates one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pathlib import Path
 PREFIX = "rayline-"
 
 LOCK = ".rayline-lock"
-"""The file in each folder that its process holds a lock on: the lock ends with the process, however that ends."""
+"""The file in each folder on which its process holds a lock: the lock is released when the process ends, also by a kill."""
 
 
 SWEEP_EVERY_S = 60.0
-"""Seconds between two looks for what killed processes have left."""
+"""The minimum number of seconds between two searches for folders of killed processes."""
 
 _swept: dict[str, float] = {}
 
 
 class Scratch:
-    """A folder under the system's own for temporary files, until `close` or the end of this process.
+    """A folder inside the system's temporary directory that lives until `close` or the end of this process.
 
     Parameters
     ----------
     what
-        What it is for; it stands in the folder's name.
+        The purpose of the folder; becomes part of its name.
     """
 
     def __init__(self, what: str) -> None:
@@ -42,10 +42,10 @@ class Scratch:
         self.path.mkdir()
         self._lock = os.open(self._root / f"{LOCK}.new", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        (self._root / f"{LOCK}.new").rename(self._root / LOCK)  # nobody sees it without its lock
+        (self._root / f"{LOCK}.new").rename(self._root / LOCK)  # it becomes visible only with its lock held
 
     def close(self) -> None:
-        """Take the folder away."""
+        """Remove the folder."""
         shutil.rmtree(self._root, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)
@@ -53,21 +53,21 @@ class Scratch:
 
 @contextlib.contextmanager
 def folder(what: str) -> Iterator[Path]:
-    """A folder for the time of a `with`."""
-    made = Scratch(what)
+    """Create a temporary folder for the duration of a `with` block."""
+    scratch = Scratch(what)
     try:
-        yield made.path
+        yield scratch.path
     finally:
-        made.close()
+        scratch.close()
 
 
 def _sweep(place: str) -> None:
-    """Take away what killed processes have left: folders of ours with a lock that nobody holds."""
+    """Remove the folders of killed processes: those of Rayline whose lock is not held."""
     for lock in Path(place).glob(f"{PREFIX}*/{LOCK}"):
         with contextlib.suppress(OSError):
             handle = os.open(lock, os.O_RDWR)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when its process lives
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its process is alive
                 shutil.rmtree(lock.parent, ignore_errors=True)
             finally:
                 os.close(handle)

@@ -1,10 +1,10 @@
-"""The contract of a stage: parameters, what it asks of the data, what it learns, and the operations it becomes.
+"""The contract of a stage: its parameters, the statistics it requires, what it learns, and the operations it compiles to.
 
 A stage is a frozen dataclass: its fields are its parameters, its constructor only checks and stores them. Fitting
-never scans: `required_statistics` names statistics, `learn` turns their answers into plain JSON-able values, `to_operations` turns those
-into operations. All three are pure functions of their arguments.
+never scans: `required_statistics` names statistics, `learn` turns their results into plain values that JSON can hold, and
+`to_operations` turns those into operations. All three are pure functions of their arguments.
 
-Most stages treat each column by itself: they derive from `ColumnStage` and see one column at a time.
+Most stages treat each column independently: they derive from `ColumnStage` and see one column at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rayline.core.statistics.counts import TooManyValuesError
 
 
 class ParameterCheck:
-    """What values a parameter takes: a test, and the words for it in the error."""
+    """The values that a parameter accepts: a test, and its description for the error message."""
 
     def __init__(self, words: str, test: Callable[[Any], bool]) -> None:
         self.words, self.test = words, test
@@ -67,14 +67,14 @@ def anything() -> ParameterCheck:
 
 
 def param(default: Any, check: ParameterCheck) -> Any:
-    """A parameter of a stage: its default, and what it takes."""
+    """Declare a parameter of a stage: its default and the check of its values."""
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"check": check})
     return field(default=default, metadata={"check": check})
 
 
 def keep_empty() -> Any:
-    """The parameter that says what becomes of columns without values; it comes by its name only."""
+    """Declare the keyword-only parameter that controls how columns without values are treated."""
     check = ParameterCheck("True, False or None", lambda v: v is None or isinstance(v, bool))
     return field(default=None, kw_only=True, metadata={"check": check})
 
@@ -85,9 +85,9 @@ class EmptyColumnError(DataError):
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a stage sees when it is fitted: the columns that are its own, their types, and the targets' names.
+    """What a stage sees during its fit: the columns it works on, the table's schema, and the names of the targets.
 
-    `untouched` (for the caller of a fit, who sees the output table) names columns that no stage has changed.
+    `untouched` (set for the caller of a fit, who sees the output table) names columns that no stage has changed.
     """
 
     columns: tuple[str, ...]
@@ -101,19 +101,19 @@ class FitContext:
 
 
 class _StageMeta(ABCMeta):
-    """Turns a wrong keyword of a constructor into an error that names the right ones."""
+    """Turns an unknown keyword argument of a constructor into an error that names the valid ones."""
 
     if not TYPE_CHECKING:  # a type checker reads the constructor of each dataclass
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             names = list(inspect.signature(cls.__init__).parameters)[1:]
             unknown = [name for name in kwargs if name not in names]
-            elsewhere = [name for name in unknown if name in cls.unsupported_params]
-            if elsewhere:
+            unsupported = [name for name in unknown if name in cls.unsupported_params]
+            if unsupported:
                 raise ParameterError(
-                    f"{cls.__name__}: {elsewhere[0]!r} is not a parameter of it.",
+                    f"{cls.__name__}: {unsupported[0]!r} is not a parameter of it.",
                     f"Expected some of {shorten(names, 20)}.",
-                    f"{cls.unsupported_params[elsewhere[0]]}.",
+                    f"{cls.unsupported_params[unsupported[0]]}.",
                 )
             if unknown:
                 raise ParameterError.unknown(cls.__name__, unknown, names)
@@ -126,12 +126,12 @@ class _StageMeta(ABCMeta):
 
 @dataclass(frozen=True)
 class Stage(ABC, metaclass=_StageMeta):
-    """One preprocessing step. See the module text for the contract and `ColumnStage` for the usual base.
+    """One preprocessing step. See the module docstring for the contract and `ColumnStage` for the usual base class.
 
     Parameters
     ----------
     columns
-        The columns it works on: names, a Polars selector, or None for all of the stage's own kinds.
+        The columns it works on: names, a Polars selector, or None for all columns of the kinds the stage handles.
 
     Examples
     --------
@@ -144,17 +144,17 @@ class Stage(ABC, metaclass=_StageMeta):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
-    """What `columns=None` chooses. Target columns are never chosen."""
+    """The kinds of columns that `columns=None` selects. Target columns are never selected."""
 
     accepts: ClassVar[tuple[Kind, ...]] = ()
-    """What named columns may be; empty for any."""
+    """The kinds that explicitly named columns may have; empty for any."""
 
     column_operation: ClassVar[type[Operation] | None] = None
-    """The operation that every column becomes in place, when the stage changes nothing else: later stages can then
+    """The operation that replaces every column in place, if the stage changes nothing else: later stages can then
     compute their statistics through it in the same scan."""
 
     keep_input: ClassVar[bool] = False
-    """Whether its source columns stay as they are beside what it adds."""
+    """Whether its source columns stay unchanged in the table, in addition to the columns it adds."""
 
     resamples: ClassVar[bool] = False
     """Whether training rows are dropped, added or repeated; such a stage does nothing in prediction."""
@@ -169,19 +169,19 @@ class Stage(ABC, metaclass=_StageMeta):
         "subsample": "leave it out: all rows count",
         "feature_name_combiner": "leave it out: new columns are named column_category",
     }
-    """Parameters that others have under this stage's name, and what to do without them; for the error."""
+    """Parameters that the same stage has in other libraries, and what to do instead; used in the error message."""
 
     needs_columns: ClassVar[bool] = False
     """Whether `columns=None` is refused."""
 
     by_column: ClassVar[bool] = False
-    """Whether what it learns of one of its columns depends on no other, and is in `learned["columns"]` alone: see `without`."""
+    """Whether what it learns from one column is independent of the others and stored only in `learned["columns"]`: see `without`."""
 
     labels: ClassVar[bool] = False
-    """Whether it makes classes of a target: the codes are the places of its learned `categories`."""
+    """Whether it encodes a target as classes: a class code is the index of a label in its learned `categories`."""
 
     lossy_reason: ClassVar[str] = ""
-    """What the way back (`invert`) cannot bring back, in words; empty when it brings back every value."""
+    """What the inverse (`invert`) cannot restore, in words; empty when it restores every value."""
 
     columns: Columns = None
     learned: Mapping[str, Any] | None = field(default=None, init=False, repr=False, kw_only=True)
@@ -190,7 +190,7 @@ class Stage(ABC, metaclass=_StageMeta):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "__repr__" not in vars(cls):  # otherwise each data class would get one of its own, with every default
+        if "__repr__" not in vars(cls):  # otherwise each data class would generate its own, showing every default
             cls.__repr__ = Stage.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
@@ -207,15 +207,15 @@ class Stage(ABC, metaclass=_StageMeta):
     # -- parameters ------------------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
 
     def replace(self, **parameters: Any) -> Self:
-        """An unfitted copy with some parameters changed. Raises ParameterError on names that do not exist."""
+        """Return an unfitted copy with some parameters changed. Raises ParameterError on names that do not exist."""
         return type(self)(**{**self.parameters(), **parameters})
 
     def fitted(self, learned: Mapping[str, Any]) -> Self:
-        """A fitted copy."""
+        """Return a fitted copy with these learned values."""
         copy = type(self)(**self.parameters())
         object.__setattr__(copy, "learned", dict(learned))
         return copy
@@ -226,11 +226,11 @@ class Stage(ABC, metaclass=_StageMeta):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What was learned. Raises NotFittedError before the fit."""
+        """The learned values. Raises NotFittedError before the fit."""
         if self.learned is None:
             name = type(self).__name__
             raise NotFittedError(
-                f"{name}: the stage is not fitted.", "Expected a fitted one.", "fit a Preprocessor that has it."
+                f"{name}: the stage is not fitted.", "Expected a fitted stage.", "fit a Preprocessor that contains it."
             )
         return self.learned
 
@@ -239,7 +239,7 @@ class Stage(ABC, metaclass=_StageMeta):
     def select(
         self, schema: Mapping[str, pl.DataType], *, where: str, exclude: Sequence[str], text: Callable[[str], bool]
     ) -> list[str]:
-        """The columns of this stage in a table: the chosen ones, or by type without the targets."""
+        """Return the columns that this stage works on: those named or selected, otherwise those of its kinds without the targets."""
         name = type(self).__name__
         if self.columns is not None:
             features = {k: v for k, v in schema.items() if k not in exclude}
@@ -258,12 +258,12 @@ class Stage(ABC, metaclass=_StageMeta):
                 kinds = " or ".join(self.accepts)
                 raise SchemaError.dtype(f"{where} ({name})", wrong[0], f"a {kinds} column", schema[wrong[0]])
             return chosen
-        found = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
+        kinds_by_column = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
         wants_text, wants_category = Kind.TEXT in self.kinds, Kind.CATEGORY in self.kinds
         chosen = []
-        for column, kind in found.items():
-            in_doubt = kind is Kind.CATEGORY and schema[column] == pl.String and wants_text != wants_category
-            if (Kind.TEXT if in_doubt and text(column) else kind) in self.kinds:
+        for column, kind in kinds_by_column.items():
+            ambiguous = kind is Kind.CATEGORY and schema[column] == pl.String and wants_text != wants_category
+            if (Kind.TEXT if ambiguous and text(column) else kind) in self.kinds:
                 chosen.append(column)
         return chosen
 
@@ -271,21 +271,24 @@ class Stage(ABC, metaclass=_StageMeta):
         return {*self.accepts, *([Kind.CATEGORY] if Kind.TEXT in self.accepts else [])}
 
     def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        """The statistics that `learn` needs."""
+        """Return the statistics that `learn` needs."""
         return []
 
     @abstractmethod
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        """What the stage learns: plain values that JSON can hold. Raises DataError when the data does not allow it."""
+        """Return what the stage learns from the statistics, as plain values that JSON can hold.
+
+        Raises DataError when the data does not allow it.
+        """
 
     @abstractmethod
     def to_operations(self, where: str) -> list[Operation]:
-        """The operations that the fitted stage becomes; `where` is its name, for errors."""
+        """Return the operations that the fitted stage applies; `where` is its name, used in errors."""
 
     def refuse_taken(self, names: Sequence[str], view: FitContext, *, gone: Collection[str] = ()) -> None:
-        """Raise SchemaError when a column that the stage adds is there already, or is added twice.
+        """Raise SchemaError when a column that the stage adds exists already, or is added twice.
 
-        Columns named in `gone` go away, and their names are free.
+        The stage drops the columns named in `gone`, so their names are free.
         """
         taken = [
             name for name, times in Counter(names).items() if times > 1 or (name in view.schema and name not in gone)
@@ -298,10 +301,10 @@ class Stage(ABC, metaclass=_StageMeta):
             )
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        """The operations that lead back from the fitted stage's outputs to a table that had this schema before it; None
-        when there is no way back.
+        """Return the operations that restore a table of this schema from the fitted stage's outputs; None when the stage
+        has no inverse.
 
-        They follow from the operations of `to_operations` where each of these has an inverse.
+        By default they are the inverses of the operations of `to_operations`, in reverse order, where each has one.
         """
         back: list[list[Operation]] = []
         schema = dict(schema)
@@ -314,21 +317,23 @@ class Stage(ABC, metaclass=_StageMeta):
         return [operation for undo in reversed(back) for operation in undo]
 
     def lower_training(self, where: str) -> list[Operation]:
-        """The operations on the training rows themselves, where they differ (cross-fitted codes, resampling)."""
+        """Return the operations for the training rows, where these differ (cross-fitted codes, resampling)."""
         return self.to_operations(where)
 
     def without(self, columns: Collection[str]) -> Self | None:
-        """This fitted stage as a fit without these columns would have left it; None where that cannot be said without the
-        data, because what was learned of other columns depends on them."""
-        own = self.state.get("columns", ())
-        if not any(name in columns for name in own):
+        """Return this fitted stage as if it had been fitted without these columns.
+
+        None when that needs the data, because what was learned from other columns depends on them.
+        """
+        fitted_columns = self.state.get("columns", ())
+        if not any(name in columns for name in fitted_columns):
             return self
         if not self.by_column:
             return None
         rest = (
-            {k: v for k, v in own.items() if k not in columns}
-            if isinstance(own, Mapping)
-            else [c for c in own if c not in columns]
+            {k: v for k, v in fitted_columns.items() if k not in columns}
+            if isinstance(fitted_columns, Mapping)
+            else [c for c in fitted_columns if c not in columns]
         )
         return self.fitted({**self.state, "columns": rest})
 
@@ -341,7 +346,7 @@ class Stage(ABC, metaclass=_StageMeta):
             if self.learned is None:
                 raise ParameterError(
                     f"{type(self).__name__}: a selector cannot be saved before the stage is fitted.",
-                    "Expected names, or a fitted stage (which is saved with the columns that its selector chose).",
+                    "Expected column names, or a fitted stage (which is saved with the columns that its selector chose).",
                     "fit first, or name the columns.",
                 )
             parameters["columns"] = list(self.learned["columns"])
@@ -363,7 +368,7 @@ class Stage(ABC, metaclass=_StageMeta):
 
 @dataclass(frozen=True)
 class ColumnStage(Stage):
-    """A stage that treats each column by itself.
+    """A stage that treats each column independently.
 
     Parameters
     ----------
@@ -390,19 +395,19 @@ class ColumnStage(Stage):
     by_column: ClassVar = True
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        """The statistics of a column of this type that `learn_column` needs, in its order."""
+        """Return the statistics of a column of this type that `learn_column` needs, in the order of its arguments."""
         return []
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        """What is learned of one column; nothing as a rule of a stage that asks nothing."""
+        """Return what is learned from one column; by default nothing, for a stage that requires no statistics."""
         return {}
 
     @abstractmethod
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        """The operations on one column."""
+        """Return the operations for one column."""
 
     def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
-        """As `column_statistics`, for a stage whose statistics take options."""
+        """Return the requests behind `column_statistics`; override it when the statistics take options."""
         return [view.ask(statistic, column) for statistic in self.column_statistics(view.schema[column])]
 
     def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
@@ -412,9 +417,9 @@ class ColumnStage(Stage):
         columns: dict[str, Any] = {}
         for column in view.columns:
             dtype = view.schema[column]
-            own = [answers[request] for request in self.questions(column, view)]
+            statistics = [answers[request] for request in self.questions(column, view)]
             try:
-                columns[column] = self.learn_column(column, dtype, *own)
+                columns[column] = self.learn_column(column, dtype, *statistics)
             except TooManyValuesError as error:
                 raise TooManyValuesError.of(f"{type(self).__name__}: column {column!r}") from error
             except EmptyColumnError:
@@ -432,26 +437,26 @@ class ColumnStage(Stage):
         ]
 
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
-        """What is learned of a column without values that is kept: that it stays missing."""
+        """Return what is learned for a column without values that is kept: by default that it stays missing."""
         return {"empty": "missing"}
 
     def undo_empty(self, schema: Mapping[str, pl.DataType]) -> list[Operation]:
-        """The way back of the columns without values."""
-        dropped = [c for c, own in self.state["columns"].items() if own.get("empty") == "drop"]
+        """Return the operations that restore the dropped columns without values."""
+        dropped = [c for c, learned in self.state["columns"].items() if learned.get("empty") == "drop"]
         return [AddNullColumns({column: schema[column] for column in dropped})] if dropped else []
 
     def all_null(self, column: str) -> EmptyColumnError:
         return no_values(type(self), column)
 
     def refuse_strange(self, parameter: str, given: Any, view: FitContext) -> None:
-        """Raise ParameterError when a parameter that is given by column names one that is not the stage's."""
+        """Raise ParameterError when a parameter given by column names a column that the stage does not work on."""
         strange = [name for name in given if name not in view.columns] if isinstance(given, Mapping) else []
         if strange:
             expected = f"only columns of the stage, {shorten(view.columns)}"
             raise ParameterError.value(type(self).__name__, parameter, expected, strange)
 
     def refuse_infinite(self, column: str, *numbers: float) -> None:
-        """Raise DataError when what was learned of a column is not finite."""
+        """Raise DataError when a number learned from a column is not finite."""
         if not all(math.isfinite(number) for number in numbers):
             raise DataError(
                 f"{type(self).__name__}: column {column!r} holds infinite values, or values too large for float64.",
@@ -462,7 +467,7 @@ class ColumnStage(Stage):
 
 @dataclass(frozen=True)
 class NumberStage(ColumnStage):
-    """A stage that treats each numeric column by itself."""
+    """A stage that treats each numeric column independently."""
 
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
@@ -471,9 +476,9 @@ class NumberStage(ColumnStage):
 
 
 def no_values(stage: type[Stage], column: str) -> EmptyColumnError:
-    """The refusal of a column without values."""
+    """Return the error about a column without values."""
     keeps = "keep_empty_features" in stage.__dataclass_fields__
-    other = "say keep_empty_features=False (drop it) or True (keep it)" if keeps else "impute it with a constant first"
+    other = "set keep_empty_features=False (drop it) or True (keep it)" if keeps else "impute it with a constant first"
     return EmptyColumnError(
         f"{stage.__name__}: column {column!r} has no values, only missing ones.",
         "Expected at least one value to learn from.",
@@ -491,7 +496,7 @@ def _of_empty(column: str, learned: Mapping[str, Any]) -> list[Operation]:
 
 
 def text_request(column: str) -> StatisticRequest:
-    """The question whether a string column is free text."""
+    """Return the request for the statistic that decides whether a string column is free text."""
     return StatisticRequest(WordCount, (column,))
 
 

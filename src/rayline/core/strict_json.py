@@ -1,4 +1,4 @@
-"""JSON from a stranger: bounded, unambiguous, finite; anything else is an ArtifactError."""
+"""Reading of untrusted JSON: bounded in size, without duplicate keys, finite; anything else is an ArtifactError."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rayline.core.errors import ArtifactError
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 100
 MAX_VALUES = 1 << 24
-"""An empty list is three bytes of text and 56 of memory: what is bounded is not only the text."""
+"""An empty list is three bytes of text and 56 bytes of memory, so a limit on the text alone is not enough."""
 
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-"""Strings and brackets. Possessive, and an open string reaches to the end: every byte is looked at once."""
+"""Matches strings and brackets. Possessive, and an unclosed string extends to the end, so every byte is read once."""
 
 
 def loads(data: bytes, what: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text and return its value.
 
     Raises
     ------
@@ -36,10 +36,10 @@ def loads(data: bytes, what: str) -> Any:
         )
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(items)
-        if len(made) < len(items):
+        unique = dict(items)
+        if len(unique) < len(items):
             fail("a key occurs twice")
-        return made
+        return unique
 
     def number(text: str) -> float:
         value = float(text)
@@ -60,12 +60,12 @@ def loads(data: bytes, what: str) -> Any:
 
 
 def dumps(value: Any, *, indent: int | None = None) -> bytes:
-    """The JSON text of a value, keys in their order, NaN refused."""
+    """Return the JSON text of a value, with keys in their order; NaN raises ValueError."""
     return (json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def _depth(data: bytes) -> int:
-    """How many brackets are open at once, those in strings not counted."""
+    """Return the nesting depth: the largest number of open brackets, not counting those in strings."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return 0
     depth = deepest = 0

@@ -1,4 +1,4 @@
-"""Saying what a call waits for when it waits: nothing here hangs without a word."""
+"""Progress messages of blocking calls: a call that waits says what it is waiting for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 PATIENCE_S = 5.0
-"""Seconds after which a call says what it waits for."""
+"""Seconds after which a blocked call reports what it is waiting for."""
 
 
 def is_verbose() -> bool:
-    """Whether the environment variable RAYLINE_QUIET allows lines of progress."""
+    """Whether progress lines are printed: the environment variable RAYLINE_QUIET is unset, empty or 0."""
     return os.environ.get("RAYLINE_QUIET", "") in ("", "0")
 
 
@@ -28,7 +28,7 @@ _listener: ContextVar[Callable[[str], None]] = ContextVar("rayline_listener", de
 
 @contextmanager
 def told_to(listener: Callable[[str], None]) -> Iterator[None]:
-    """Tell this listener, rather than the terminal, what is waited for within this context."""
+    """Send messages about waiting to this listener instead of the terminal, within this context."""
     token = _listener.set(listener)
     try:
         yield
@@ -38,17 +38,17 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def patience(describe: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Say what is waited for when this context lasts longer than `PATIENCE_S`.
+    """Report what is being waited for when this context lasts longer than `PATIENCE_S`.
 
     Parameters
     ----------
     describe
-        Called at that time, in another thread; an empty text is not said.
+        Called at that time, in another thread, and returns the message; an empty one is not reported.
 
     Yields
     ------
     Callable
-        Ends the waiting before the context ends.
+        Cancels the message before the context ends.
     """
     listener = _listener.get()
 

@@ -61,7 +61,7 @@ class Clipper(NumberStage):
     low, high
         Bounds as numbers; they come before the quantiles.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------

@@ -58,7 +58,7 @@ class KBinsDiscretizer(NumberStage):
     edges
         Given edges, for all columns or as a dict for some; then nothing is learned of these.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------

@@ -45,7 +45,7 @@ class SimpleImputer(ColumnStage):
     fill_value
         The constant. None means 0 for numbers and "missing" for strings.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled (with `fill_value`
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it filled (with `fill_value`
         for "constant", otherwise with 0, "missing" or False).
 
     Raises
@@ -221,7 +221,7 @@ class GroupImputer(Stage):
     strategy
         "mean" or "median" (numeric; the result is Float64), or "most_frequent" (the smallest of several).
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled (with 0,
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it filled (with 0,
         "missing" or False).
 
     Raises

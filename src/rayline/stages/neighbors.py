@@ -47,7 +47,7 @@ class KNNImputer(Stage):
     max_donors
         The size of the sample.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it filled with 0.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it filled with 0.
 
     Raises
     ------

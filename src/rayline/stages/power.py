@@ -29,7 +29,7 @@ class Log(NumberStage):
     offset
         What is added first; 1 by default, so that counts of 0 become 0.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -85,7 +85,7 @@ class PowerTransformer(NumberStage):
     standardize
         Whether the result gets mean 0 and variance 1.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------

@@ -150,7 +150,7 @@ class QuantileTransformer(NumberStage):
     output_distribution
         "uniform" or "normal".
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------

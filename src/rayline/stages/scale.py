@@ -33,7 +33,7 @@ class StandardScaler(NumberStage):
     with_mean, with_std
         Whether to centre, and whether to scale.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class MinMaxScaler(NumberStage):
     clip
         Whether new values are kept within `feature_range`.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -150,7 +150,7 @@ class MaxAbsScaler(NumberStage):
     clip
         Whether new values are kept within -1 and 1.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------
@@ -209,7 +209,7 @@ class RobustScaler(NumberStage):
     unit_variance
         Whether the range counts as that of a normal distribution of variance 1, so that normal columns get variance 1.
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it missing.
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------

@@ -64,7 +64,7 @@ class SplineTransformer(NumberStage):
     handle_missing
         "keep": missing stays missing; "zeros".
     keep_empty_features
-        What becomes of a column without any value in fit: None refuses it, False drops it, True keeps it (missing, or zeros with
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it (missing, or zeros with
         `handle_missing`).
 
     Raises

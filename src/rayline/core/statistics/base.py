@@ -274,7 +274,7 @@ class WordCount(Statistic):
     streams: ClassVar[bool] = True
 
     count: int = 0
-    environment_spec: int = 0
+    n_spaces: int = 0
 
     @classmethod
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
@@ -291,12 +291,12 @@ class WordCount(Statistic):
         return cls()
 
     def merge(self, other: Self) -> Self:
-        return type(self)(self.count + other.count, self.environment_spec + other.environment_spec)
+        return type(self)(self.count + other.count, self.n_spaces + other.n_spaces)
 
     @property
     def is_text(self) -> bool:
         """Free text has four words or more in the mean."""
-        return self.count > 0 and self.environment_spec >= 3 * self.count
+        return self.count > 0 and self.n_spaces >= 3 * self.count
 
 
 def missing_as_null(column: pl.Expr) -> pl.Expr:
