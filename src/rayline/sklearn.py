@@ -15,13 +15,12 @@ import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_sample_weight,
-    _check_y,
     check_consistent_length,
     check_is_fitted,
     validate_data,
 )
 
+from rayline import compat
 from rayline.core.errors import ParameterError
 from rayline.core.features import Features
 from rayline.core.schema import col
@@ -100,7 +99,7 @@ class _Estimator(_Tables):
         weight = None
         if sample_weight is not None:
             weight = WEIGHT
-            table = table.with_columns(pl.Series(WEIGHT, _check_sample_weight(sample_weight, X)))
+            table = table.with_columns(pl.Series(WEIGHT, compat.sklearn_check_sample_weight(sample_weight, X)))
         preprocessor = None if self.preprocessor is None else self.preprocessor.clone()
         trainer = self.trainer.replace({})
         result = fit(trainer, preprocessor, table, target_columns=[TARGET], sample_weight=weight, verbose=False)
@@ -133,7 +132,7 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Fit the preprocessor and train. Shapes: X (n, features), y (n,), sample_weight (n,) or None."""
         _require_target(self, y)
-        y = _check_y(y, estimator=self)
+        y = compat.sklearn_check_y(y, self)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         # Codes as strings are classes whatever the framework and the labels are, and keep their order.
@@ -180,7 +179,7 @@ class RaylineRegressor(RegressorMixin, _Estimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Fit the preprocessor and train. Shapes: X (n, features), y (n,), sample_weight (n,) or None."""
         _require_target(self, y)
-        self._fit(X, pl.Series(_check_y(y, y_numeric=True, estimator=self).astype(np.float64)), sample_weight)
+        self._fit(X, pl.Series(compat.sklearn_check_y(y, self, is_numeric=True).astype(np.float64)), sample_weight)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803

@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
+from rayline import compat
 from rayline.core import registry
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, counted, shorten
@@ -345,7 +346,7 @@ def _bundles(data: Dataset) -> Iterator[Any]:
     """The blocks as places in the object store, as they are ready; when the first one takes long, what it may wait for."""
     _refuse_no_cpu_left(data)
     with patience(lambda: busy("no rows of a Dataset are there yet")) as is_over:
-        for bundle in data.iter_internal_ref_bundles():
+        for bundle in compat.ref_bundles(data):
             is_over()
             yield bundle
 

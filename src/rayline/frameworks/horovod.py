@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rayline import compat
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
@@ -70,7 +71,7 @@ class Horovod(Torch):
             yield {"HOROVOD_GLOO_RENDEZVOUS_ADDR": host, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
         finally:
             server.stop()
-            server._httpd.server_close()
+            compat.close_horovod_server(server)
 
 
 class HorovodCommunicator(SingleProcess):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rayline import compat
 from rayline.core import scratch
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Rows, TrainContext
@@ -215,10 +215,7 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
 
     def _keep(self, directory: Path) -> None:
         """transformers' own checkpoint, which it goes on from, and our files beside it."""
-        self._trainer._save_checkpoint(self._trainer.model, trial=None)
-        kept = Path(self._trainer.args.output_dir, f"checkpoint-{self._trainer.state.global_step}")
-        shutil.copytree(kept, directory, dirs_exist_ok=True)
-        shutil.rmtree(kept)
+        compat.save_transformers_checkpoint(self._trainer, directory)
         self._save(directory)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline import compat
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
@@ -22,8 +23,7 @@ from rayline.frameworks.verify import lightgbm_model
 
 try:
     import lightgbm
-    from lightgbm.basic import _ConfigAliases
-    from lightgbm.callback import EarlyStopException, _RecordEvaluationCallback
+    from lightgbm.callback import EarlyStopException
 
     from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
 except ImportError as error:
@@ -106,7 +106,9 @@ class LightGBM(Framework):
         sets = {"train": train} if context.log_train_metrics else {}
         if context.test is not None:
             sets["test"] = _dataset(context.test, train, named)
-        rounds = next((given.pop(name) for name in _aliases("num_iterations") if name in given), num_boost_round)
+        rounds = next(
+            (given.pop(name) for name in compat.lightgbm_aliases("num_iterations") if name in given), num_boost_round
+        )
         if context.resume is not None:
             init_model = self.load(context.resume)
             rounds -= init_model.current_iteration()
@@ -133,7 +135,7 @@ class LightGBM(Framework):
         params = {"verbosity": -1, **given}
 
         def default(name: str, value: Any) -> None:
-            if not {*_aliases(name)} & {*given}:
+            if not {*compat.lightgbm_aliases(name)} & {*given}:
                 params[name] = value
 
         if context.target.task.is_classification:
@@ -209,7 +211,9 @@ class LightGBM(Framework):
         )
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
-        objective = next(((params or {})[name] for name in _aliases("objective") if name in (params or {})), None)
+        objective = next(
+            ((params or {})[name] for name in compat.lightgbm_aliases("objective") if name in (params or {})), None
+        )
         if not isinstance(objective, str):
             return None
         return CLASSES.get(
@@ -228,31 +232,31 @@ class LightGBM(Framework):
         params = args[0] if args else kwargs.get("params") or {}
         if not isinstance(params, Mapping):
             raise ParameterError.value("lightgbm trainer", "params", "a dict of LightGBM's parameters", params)
-        known = {
-            alias for main, aliases in _ConfigAliases._get_all_param_aliases().items() for alias in (main, *aliases)
-        }
-        unknown = {*params} - known
-        if unknown:
-            raise ParameterError.unknown("lightgbm trainer", unknown, known)
-        for name in _aliases("objective"):
+        if (parameters := compat.lightgbm_parameters()) is not None:
+            known = {alias for main, aliases in parameters.items() for alias in (main, *aliases)}
+            if unknown := {*params} - known:
+                raise ParameterError.unknown("lightgbm trainer", unknown, known)
+        for name in compat.lightgbm_aliases("objective"):
             if not (params.get(name) is None or isinstance(params[name], str) or callable(params[name])):
                 raise ParameterError.value(
                     "lightgbm trainer", name, "the name of an objective, or a function", params[name]
                 )
-        refused = [name for main in OF_FILES for name in _aliases(main) if name in params]
+        refused = [name for main in OF_FILES for name in compat.lightgbm_aliases(main) if name in params]
         if refused:
             raise ParameterError(
                 f"lightgbm trainer: {refused[0]} is for tables that LightGBM reads from a file itself.",
-                f"Expected none of {sorted(alias for main in OF_FILES for alias in _aliases(main))}.",
+                f"Expected none of {sorted(alias for main in OF_FILES for alias in compat.lightgbm_aliases(main))}.",
                 "name the target and the weights in fit, and leave columns out with DropColumns.",
             )
         of_columns = {
-            alias for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES) for alias in _aliases(main)
+            alias
+            for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES)
+            for alias in compat.lightgbm_aliases(main)
         }
         tried = {k: v for k, v in params.items() if not callable(v) and k not in of_columns}
         more = (
             {"num_class": 2}
-            if self.task(params) is Task.MULTICLASS and not {*_aliases("num_class")} & {*params}
+            if self.task(params) is Task.MULTICLASS and not {*compat.lightgbm_aliases("num_class")} & {*params}
             else {}
         )
         labels = (
@@ -269,17 +273,19 @@ class LightGBM(Framework):
             ) from error
 
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        return next((name for name in _aliases("early_stopping_round") if (params or {}).get(name)), "")
+        return next((name for name in compat.lightgbm_aliases("early_stopping_round") if (params or {}).get(name)), "")
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         params, rounds = (self.argument(name, args, kwargs) for name in ("params", "num_boost_round"))
-        return int(next((params[name] for name in _aliases("num_iterations") if name in (params or {})), rounds))
+        return int(
+            next((params[name] for name in compat.lightgbm_aliases("num_iterations") if name in (params or {})), rounds)
+        )
 
     def owns_callback(self, callback: Any) -> bool:
         return type(callback).__module__.partition(".")[0] == "lightgbm"
 
     def records(self, callback: Any) -> bool:
-        return isinstance(callback, _RecordEvaluationCallback)
+        return isinstance(callback, type(lightgbm.record_evaluation({})))
 
     def without_gpu(self) -> str:
         rows = lightgbm.Dataset(np.arange(20.0).reshape(-1, 1), np.arange(20.0), params={"verbosity": -1})
@@ -337,7 +343,7 @@ MANY_ROWS = 4096
 @functools.cache
 def _training() -> frozenset[str]:
     """The names of `TRAINING`, with their aliases."""
-    return frozenset(alias for name in TRAINING for alias in _aliases(name))
+    return frozenset(alias for name in TRAINING for alias in compat.lightgbm_aliases(name))
 
 
 def _best(file: Path, n_iterations: int) -> int:
@@ -350,7 +356,7 @@ def _best(file: Path, n_iterations: int) -> int:
 def _metrics(params: Mapping[str, Any]) -> set[str]:
     """The names of LightGBM's metrics that are asked for."""
     found: set[str] = set()
-    for name in _aliases("metric"):
+    for name in compat.lightgbm_aliases("metric"):
         value = params.get(name) or ()
         found |= {*value.split(",")} if isinstance(value, str) else {str(one) for one in value if one is not None}
     return {METRICS.get(name.strip(), name.strip()) for name in found}
@@ -359,10 +365,6 @@ def _metrics(params: Mapping[str, Any]) -> set[str]:
 BEST = "best_iteration.txt"
 
 METRICS = {"mean_average_precision": "map", "lambdarank": "ndcg", "rank_xendcg": "ndcg"}
-
-
-def _aliases(name: str) -> tuple[str, ...]:
-    return tuple(_ConfigAliases.get(name))
 
 
 def _head(model: Any) -> Mapping[str, str]:
@@ -392,14 +394,14 @@ BY_FEATURE = {"monotone_constraints": 0, "feature_contri": 1.0, "max_bin_by_feat
 def _of_features(params: dict[str, Any], context: TrainContext) -> None:
     """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
     for main, rest in BY_FEATURE.items():
-        for name in _aliases(main):
+        for name in compat.lightgbm_aliases(main):
             if isinstance(params.get(name), Mapping):
                 found = context.by_column(params[name], f"lightgbm trainer: {name}")
                 params[name] = [found.get(place, rest) for place in range(context.n_columns)]
-    for name in _aliases("interaction_constraints"):
+    for name in compat.lightgbm_aliases("interaction_constraints"):
         if params.get(name) is not None and not isinstance(params[name], str):
             params[name] = context.groups(params[name], f"lightgbm trainer: {name}")
-    for name in _aliases("categorical_feature"):
+    for name in compat.lightgbm_aliases("categorical_feature"):
         if name in params:
             params[CATEGORIES] = sorted(_places(params.pop(name), context, f"lightgbm trainer: {name}"))
 

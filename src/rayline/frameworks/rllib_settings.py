@@ -8,8 +8,9 @@ from typing import Any
 import gymnasium
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
-from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
+from ray.tune.registry import register_env
 
+from rayline import compat
 from rayline.core.errors import ParameterError
 from rayline.frameworks import rllib_modules as modules
 
@@ -118,8 +119,8 @@ def world_of(settings: Any) -> Any:
     """The environment, as RLlib will make it. Raises ParameterError when it cannot be made."""
     env, options = settings.env, dict(settings.env_config)
     try:
-        if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
-            return _global_registry.get(ENV_CREATOR, env)(options)
+        if isinstance(env, str) and (registered := compat.registered_environment(env)) is not None:
+            return registered(options)
         if callable(env):
             return env(options)
         return gymnasium.make(env, **options)

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ray.experimental import internal_kv
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+from rayline import compat
 from rayline.core.errors import ParameterError, RaylineError, TrainingError
 
 RESTART_S, POLL_S = 120.0, 0.2
@@ -27,7 +27,7 @@ class ReportingEnvRunner(SingleAgentEnvRunner):
                 return func(runner, *given, **more)
             except Exception as error:
                 cause = _first_cause(error)
-                internal_kv._internal_kv_put(self.config.rayline_word, f"{type(cause).__name__}: {cause}"[:2000])
+                compat.put_cluster_value(self.config.rayline_word, f"{type(cause).__name__}: {cause}"[:2000])
                 raise
 
         return super().apply(told, *args, **kwargs)
@@ -45,15 +45,15 @@ def telling(settings: Any) -> Iterator[None]:
         raise
     except Exception as error:
         cause = _first_cause(error)
-        left = internal_kv._internal_kv_get(settings.rayline_word)
-        on_worker = f" on a worker: {left.decode()}" if left else f": {type(cause).__name__}: {cause}"
+        left = compat.get_cluster_value(settings.rayline_word)
+        on_worker = f" on a worker: {left}" if left else f": {type(cause).__name__}: {cause}"
         raise TrainingError(
             f"train.fit: rllib failed{on_worker}",
             "Expected an environment that goes on until its episodes end, and workers that stay.",
             "the error above is its own; max_failures=1 replaces a lost worker.",
         ) from cause
     finally:
-        internal_kv._internal_kv_del(settings.rayline_word)
+        compat.delete_cluster_value(settings.rayline_word)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rayline import compat
 from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import TrainContext
@@ -208,7 +209,7 @@ def _word(name: str) -> str:
 def _keep(trainer: Any, module: Any, directory: Path) -> None:
     """Our files, and what Lightning goes on from; on rank 0 alone, where its `save_checkpoint` waits for all."""
     torch_file.save(module, directory)
-    torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), directory / "training.pt")
+    compat.save_lightning_checkpoint(trainer, directory / "training.pt")
 
 
 def _strategy(context: TrainContext) -> Any:

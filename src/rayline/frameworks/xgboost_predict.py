@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import xgboost
-from xgboost.core import _LIB, _check_call, c_bst_ulong
 
+from rayline import compat
 from rayline.core.features import Array
+
+_LIBRARY = compat.xgboost_library()
 
 
 def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
@@ -28,21 +30,21 @@ def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
     linear
         Whether it is a linear booster, which predicts a DMatrix only.
     """
-    if isinstance(rows, np.ndarray) and len(rows) and not linear:
-        return _dense(model, np.ascontiguousarray(rows), until)
+    if _LIBRARY is not None and isinstance(rows, np.ndarray) and len(rows) and not linear:
+        return _dense(_LIBRARY, model, np.ascontiguousarray(rows), until)
     ask, given = (model.predict, xgboost.DMatrix(rows)) if linear else (model.inplace_predict, rows)
     found: Array = ask(given, iteration_range=(0, until), validate_features=False)
     return found
 
 
-def _dense(model: Any, rows: Array, until: int) -> Array:
+def _dense(library: compat.XGBoostLibrary, model: Any, rows: Array, until: int) -> Array:
     """XGBoost's own function of its C interface. The Python of version 3.2 makes a class for every answer: half of the time
     of one row (82 µs, here 38), and a cycle of 25 objects that a server must stop to clear away."""
     about = {"data": (rows.ctypes.data, True), "shape": rows.shape, "typestr": rows.dtype.str, "version": 3}
-    shape, n_dimensions = ctypes.POINTER(c_bst_ulong)(), c_bst_ulong()
+    shape, n_dimensions = ctypes.POINTER(library.ulong)(), library.ulong()
     values = ctypes.POINTER(ctypes.c_float)()
-    _check_call(
-        _LIB.XGBoosterPredictFromDense(
+    library.check(
+        library.functions.XGBoosterPredictFromDense(
             model.handle, json.dumps(about).encode(), _how(until), None,
             ctypes.byref(shape), ctypes.byref(n_dimensions), ctypes.byref(values),
         )

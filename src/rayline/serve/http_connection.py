@@ -12,6 +12,8 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from rayline import compat
+
 YOUNG_OBJECTS = 500_000
 """More than all requests that may wait are made of (100 objects each). Otherwise a growing queue sets off the search for cycles,
 20 to 40 ms in which it grows further."""
@@ -153,4 +155,4 @@ class CoalescingConnection(HttpToolsProtocol):
 
 def use_for_ray_serve() -> None:
     """Make it the one that uvicorn takes in this process when it is not told which: Ray Serve does not tell."""
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{CoalescingConnection.__name__}"
+    compat.set_default_http_protocol(f"{__name__}:{CoalescingConnection.__name__}")

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import ray
 from ray import serve
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
+from rayline import compat
 from rayline.core.errors import ServeError
 from rayline.core.shared_change import shared_change
 from rayline.core.sockets import short_directory
@@ -67,19 +67,13 @@ def stop() -> None:
 
 def _shut_down(place: str) -> None:
     with contextlib.suppress(RayServeException, TimeoutError, ray.exceptions.RayError):
-        client = _get_global_client()
-        client.shutdown_cached_handles()
-        # Without retries: the controller ends in this call, and Ray would tell everyone that it tries again.
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
-        client._shutdown = True
-        serve.shutdown()
+        compat.shut_down_serve()
     shutil.rmtree(place, ignore_errors=True)
 
 
 def address() -> str:
     """Where Ray Serve listens, as a URL without a path: this machine, or the cluster's head when it listens everywhere."""
-    options = _get_global_client().http_config
+    options = compat.serve_client().http_config
     host = listening_host()
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
         heads = [node["NodeManagerAddress"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
@@ -89,18 +83,18 @@ def address() -> str:
 
 def listening_host() -> str:
     """The address that Ray Serve is bound to."""
-    return str(_get_global_client().http_config.host or "127.0.0.1")
+    return str(compat.serve_client().http_config.host or "127.0.0.1")
 
 
 def routes() -> dict[str, str]:
     """The applications that run, and the path that each stands under."""
-    found = _get_global_client().get_serve_details()["applications"]
+    found = compat.serve_client().get_serve_details()["applications"]
     return {name: about["route_prefix"] for name, about in found.items() if about["route_prefix"] is not None}
 
 
 def is_ours(name: str) -> bool:
     """Whether the application of this name was made by `to_deployment` or `deploy_config`."""
-    about = _get_global_client().get_serve_details()["applications"].get(name) or {}
+    about = compat.serve_client().get_serve_details()["applications"].get(name) or {}
     if str((about.get("deployed_app_config") or {}).get("import_path", "")).startswith("rayline."):
         return True
     configs = [
@@ -142,10 +136,12 @@ HAPROXY = {
     # A replica that dies in the middle of a request is left for another one, which gets the request again: predictions
     # have no side effects. For that HAProxy must have the whole request, body included, in its buffer before it sends
     # any of it; Ray Serve has no setting for this line, and writes the value into HAProxy's configuration as it is.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+    "RAY_SERVE_HAPROXY_RETRY_ON": compat.haproxy_setting(
+        "RETRY_ON", "conn-failure empty-response", "option http-buffer-request"
+    ),
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     # In the same way, and behind the line in which Ray Serve makes every 503 a 500.
-    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(["leastconn", *_DEFAULTS]),
+    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": compat.haproxy_setting("BALANCE_ALGORITHM", "leastconn", *_DEFAULTS),
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.air._internal import usage
-
+from rayline import compat
 from rayline.core.shared_change import shared_change
 
 VARIABLES = {
@@ -38,12 +37,10 @@ def quiet() -> Iterator[None]:
     os.environ.update(VARIABLES)
     for name, level in LOGGERS.items():
         logging.getLogger(name).setLevel(level)
-    count = getattr(usage, "tag_callbacks", None)
-    usage.tag_callbacks = lambda callbacks: False
     try:
-        yield
+        with compat.without_tracker_imports():
+            yield
     finally:
-        usage.tag_callbacks = count
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         for name, value in before.items():

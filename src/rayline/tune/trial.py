@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow as pa
 import ray
 from ray import tune
-from ray._private.worker import global_worker
 from ray.exceptions import RayError
 
+from rayline import compat
 from rayline.core.errors import RaylineError, ResourceError
 from rayline.tune import space, trial_record
 from rayline.tune.environment_evaluation import EnvironmentEvaluator
@@ -61,8 +61,7 @@ class SearchRef(str):
         return made
 
     def __reduce__(self) -> Any:
-        is_argument = global_worker.get_serialization_context().is_in_band_serialization()
-        return (SearchRef.of, (self.ref,)) if is_argument else (str, (SEARCH,))
+        return (SearchRef.of, (self.ref,)) if compat.is_task_argument() else (str, (SEARCH,))
 
     def __deepcopy__(self, memo: Any) -> SearchRef:
         return self

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
-from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.neighbors import BallTree, KDTree
-from sklearn.svm._base import BaseLibSVM
-from sklearn.tree._tree import Tree
 
+from rayline import compat
 from rayline.frameworks.verify import tree_validation
+
+TYPES = compat.sklearn_types()
 
 BinaryTree = (KDTree, BallTree)
 
@@ -71,9 +70,9 @@ def check(model: Any) -> None:
         if id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, Tree):
+        if isinstance(found, TYPES.tree):
             _tree(found, owner)
-        elif isinstance(found, TreePredictor):
+        elif isinstance(found, TYPES.histogram_tree):
             _histogram_tree(found, owner)
         elif sparse.issparse(found):
             if hasattr(found, "check_format"):
@@ -88,7 +87,7 @@ def check(model: Any) -> None:
         elif isinstance(found, (list, tuple, set)):
             todo += [(value, owner) for value in found]
         elif isinstance(found, BaseEstimator):
-            if isinstance(found, BaseLibSVM):
+            if isinstance(found, TYPES.support_vectors):
                 _support_vectors(found)
             if hasattr(found, "_y") and hasattr(found, "_fit_X") and len(found._y) != found._fit_X.shape[0]:
                 raise ValueError("there are other labels than neighbours")
@@ -140,7 +139,7 @@ def _tree(tree: Any, owner: Any) -> None:
 
 def _histogram_tree(tree: Any, owner: Any) -> None:
     nodes, sets = tree.nodes, tree.raw_left_cat_bitsets
-    if nodes.dtype != PREDICTOR_RECORD_DTYPE or nodes.ndim != 1:
+    if nodes.dtype != TYPES.histogram_record or nodes.ndim != 1:
         raise ValueError("the nodes of a tree are of another type")
     inner = nodes["is_leaf"] == 0
     left, right = (np.where(inner, nodes[name].astype(np.int64), -1) for name in ("left", "right"))

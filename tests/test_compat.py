@@ -1,0 +1,270 @@
+"""Private names of other libraries: each is there in the installed version, and what stands in for it works without it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayline import compat
+
+SOURCE = Path(compat.__file__).parent
+
+
+@pytest.fixture
+def without_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+
+
+@pytest.mark.parametrize("name", compat.PRIVATE_NAMES, ids=lambda name: name.path)
+def test_private_name_is_there(name: compat.PrivateName) -> None:
+    pytest.importorskip(name.path.partition(".")[0].partition(":")[0])
+    assert name.find() is not None, (
+        f"{name.path} (last seen in {name.seen}) is missing. It is used for: {name.use} "
+        f"Until rayline.compat knows the new name: {name.fallback}"
+    )
+
+
+def test_a_missing_name_is_none() -> None:
+    for path in ("no_such_library:name", "json:no_such_name", "json._no_such_module:name"):
+        assert compat.PrivateName(path, "", "", "").find() is None
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_private_names_are_imported_here_only(path: Path) -> None:
+    if path.name == "compat.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(("rayline", "_", "__")):
+            words = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            words = [word for alias in node.names for word in alias.name.split(".")]
+        else:
+            continue
+        assert not [word for word in words if word.startswith("_")], f"{path}:{node.lineno}"
+
+
+# -- Attributes of instances, which no name at a module can show ------------------------------------------------------------------
+
+
+def test_serve_client_keeps_its_controller() -> None:
+    pytest.importorskip("ray.serve")
+    client = importlib.import_module("ray.serve._private.client").ServeControllerClient
+    source = inspect.getsource(client)
+    assert "self._controller" in source
+    assert "self._shutdown" in source
+    controller = importlib.import_module("ray.serve._private.controller").ServeController
+    for method in ("graceful_shutdown", "get_http_config", "get_serve_instance_details"):
+        assert hasattr(controller, method)
+
+
+def test_serve_deployment_takes_internal() -> None:
+    serve = pytest.importorskip("ray.serve")
+    assert "_internal" in inspect.signature(serve.Deployment.options).parameters
+
+
+def test_haproxy_settings_reach_the_configuration_as_they_are() -> None:
+    jinja2 = pytest.importorskip("jinja2")
+    template = compat._HAPROXY_TEMPLATE.find()
+    if template is None:
+        pytest.skip("no Ray Serve with HAProxy")
+    assert "bind *:{{ config.stats_port }}" in template  # the line that serve/ingress.py binds to this machine
+    for name, line in compat._HAPROXY_LINES.items():
+        value = compat.haproxy_setting(name, "value", "option one", "option two")
+        text = jinja2.Template(line).render(config={name.lower(): value})
+        assert [part.strip() for part in text.splitlines()] == [
+            f"{line.partition(' {{')[0]} value",
+            "option one",
+            "option two",
+        ]
+
+
+def test_uvicorn_connection_has_what_the_subclass_uses() -> None:
+    protocol = pytest.importorskip("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol
+    source = inspect.getsource(protocol)
+    for word in ("self.parser", "self.transport", "self.expect_100_continue", "self.headers", "self.url", "self.loop"):
+        assert word in source
+    for method in ("on_response_complete", "on_message_complete", "send_400_response", "data_received"):
+        assert hasattr(protocol, method)
+    assert "auto" in importlib.import_module("uvicorn.config").HTTP_PROTOCOLS
+
+
+def test_lightning_trainer_keeps_its_connector() -> None:
+    lightning = pytest.importorskip("lightning")
+    assert "self._checkpoint_connector" in inspect.getsource(lightning.Trainer.__init__)
+
+
+def test_ray_data_has_the_fallback_of_ref_bundles() -> None:
+    pytest.importorskip("ray.data")
+    assert hasattr(importlib.import_module("ray.data").Dataset, "to_arrow_refs")  # the fallback of ref_bundles
+
+
+# -- Fallbacks -------------------------------------------------------------------------------------------------------------------
+
+
+def test_xgboost_predicts_the_same_without_its_c_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    from rayline.frameworks import xgboost_predict
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(50, 3)).astype(np.float32)
+    model = xgboost.train({"max_depth": 2}, xgboost.DMatrix(rows, label=rows[:, 0]), 4)
+    direct = xgboost_predict.scores(model, rows, 3, linear=False)
+    monkeypatch.setattr(xgboost_predict, "_LIBRARY", None)
+    assert xgboost_predict.scores(model, rows, 3, linear=False).tobytes() == direct.tobytes()
+
+
+@pytest.mark.usefixtures("without_private_names")
+def test_xgboost_library_may_be_missing() -> None:
+    assert compat.xgboost_library() is None
+
+
+def test_lightgbm_aliases() -> None:
+    pytest.importorskip("lightgbm")
+    assert {"objective", "application", "loss"} <= {*compat.lightgbm_aliases("objective")}
+    parameters = compat.lightgbm_parameters()
+    assert parameters is not None
+    assert "num_trees" in parameters["num_iterations"]
+
+
+@pytest.mark.usefixtures("without_private_names")
+def test_lightgbm_trains_with_main_names_alone() -> None:
+    pytest.importorskip("lightgbm")
+    from rayline.core.registry import framework
+
+    assert compat.lightgbm_aliases("objective") == ("objective",)
+    assert compat.lightgbm_parameters() is None
+    framework("lightgbm").check({"objective": "regression", "num_iterations": 3})
+
+
+def test_sklearn_types_without_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.svm import SVC
+    from sklearn.tree import DecisionTreeClassifier
+
+    installed = compat.sklearn_types.__wrapped__()
+    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+    fallback = compat.sklearn_types.__wrapped__()
+    assert fallback.tree is installed.tree
+    assert isinstance(DecisionTreeClassifier().fit([[0], [1]], [0, 1]).tree_, fallback.tree)
+    assert issubclass(SVC, fallback.support_vectors)
+    assert issubclass(SVC, installed.support_vectors)
+    assert fallback.histogram_record is None
+    assert installed.histogram_record != fallback.histogram_record  # no dtype equals it: refused
+
+
+def test_sklearn_validation_with_and_without_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    rows = np.zeros((3, 2))
+    targets = [np.array([1, 2, 3]), np.array(["a", "b", "a"]), np.array([1.5, 2, 3], object)]
+    weights = [2.0, [1, 2, 3], np.array([1, 2, 3], np.float32)]
+
+    def results() -> list[Any]:
+        checked = [compat.sklearn_check_y(y, None, is_numeric=y.dtype.kind != "U") for y in targets]
+        checked += [compat.sklearn_check_sample_weight(weight, rows) for weight in weights]
+        for wrong in ([1, 2], [1, 2, np.nan], [[1], [2], [3]]):
+            with pytest.raises(ValueError):
+                compat.sklearn_check_sample_weight(wrong, rows)
+        with pytest.raises(ValueError):
+            compat.sklearn_check_y(np.array([1.0, np.inf]), None)
+        with pytest.raises(ValueError):
+            compat.sklearn_check_y(np.ones((2, 2)), None)
+        return checked
+
+    with_names = results()
+    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+    for expected, got in zip(with_names, results(), strict=True):
+        assert got.dtype == expected.dtype
+        assert np.array_equal(got, expected)
+
+
+def test_tracker_imports_are_prevented_and_restored() -> None:
+    usage = pytest.importorskip("ray.air._internal.usage")
+    before = usage.tag_callbacks
+    with compat.without_tracker_imports():
+        assert usage.tag_callbacks([]) is False
+        assert usage.tag_callbacks is not before
+    assert usage.tag_callbacks is before
+
+
+@pytest.mark.usefixtures("without_private_names")
+def test_ray_fallbacks_do_nothing() -> None:
+    with compat.without_tracker_imports():
+        pass
+    compat.put_cluster_value("key", "value")
+    assert compat.get_cluster_value("key") is None
+    compat.delete_cluster_value("key")
+    assert compat.registered_environment("CartPole-v1") is None
+    assert compat.is_task_argument()
+    assert compat.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
+    compat.set_default_http_protocol("module:name")
+
+
+@pytest.mark.usefixtures("without_private_names")
+def test_serve_is_shut_down_without_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = pytest.importorskip("ray.serve")
+    calls: list[str] = []
+    monkeypatch.setattr(serve, "shutdown", lambda: calls.append("shutdown"))
+    compat.shut_down_serve()
+    assert calls == ["shutdown"]
+
+
+@pytest.mark.usefixtures("without_private_names")
+def test_lightning_checkpoint_without_its_connector(tmp_path: Path) -> None:
+    written: list[Any] = []
+    trainer = SimpleNamespace(world_size=1, save_checkpoint=written.append)
+    compat.save_lightning_checkpoint(trainer, tmp_path / "training.pt")
+    assert written == [tmp_path / "training.pt"]
+    with pytest.raises(RuntimeError, match="one of several workers"):
+        compat.save_lightning_checkpoint(SimpleNamespace(world_size=2), tmp_path / "training.pt")
+
+
+def test_horovod_server_without_its_socket() -> None:
+    closed: list[bool] = []
+    compat.close_horovod_server(SimpleNamespace(_httpd=SimpleNamespace(server_close=lambda: closed.append(True))))
+    compat.close_horovod_server(object())
+    assert closed == [True]
+
+
+@pytest.mark.ray
+def test_is_task_argument(ray_session: Any) -> None:
+    @ray_session.remote
+    def read(value: Any) -> Any:
+        return value
+
+    class Probe:
+        def __reduce__(self) -> Any:
+            return (str, (str(compat.is_task_argument()),))
+
+    assert ray_session.get(read.remote(Probe())) == "True"
+    assert pickle.loads(pickle.dumps(Probe())) == "False"
+
+
+@pytest.mark.ray
+def test_ref_bundles_with_and_without_the_private_name(ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> tuple[int, list[Any]]:
+        bundles = list(compat.ref_bundles(data))
+        n = sum(entry.metadata.num_rows for bundle in bundles for entry in bundle.blocks)
+        tables = [table for bundle in bundles for table in ray_session.get(list(bundle.block_refs))]
+        return n, sorted(value for table in tables for value in table["id"].to_pylist())
+
+    data = ray_session.data.range(10, override_num_blocks=3).materialize()
+    expected = rows()
+    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+    assert rows() == expected == (10, list(range(10)))
+
+
+@pytest.mark.ray
+def test_cluster_values(ray_session: Any) -> None:
+    assert compat.get_cluster_value("rayline-test") is None
+    compat.put_cluster_value("rayline-test", "text")
+    assert compat.get_cluster_value("rayline-test") == "text"
+    compat.delete_cluster_value("rayline-test")
+    assert compat.get_cluster_value("rayline-test") is None
