@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from typing import Any
 
 import polars as pl
@@ -12,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from rayline import Preprocessor, RaylineError, train
 from rayline.data import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 from rayline.stages import SimpleImputer
-from rayline.tune import choice, grid_search, loguniform, randint, run, sample_from, uniform
-from rayline.tune.prepare import _splitter, prepare
+from rayline.tune import choice, compare, grid_search, loguniform, randint, run, sample_from, uniform
+from rayline.tune.prepare import DATA, DATA_ARGUMENTS, _splitter, merge_data_config, prepare
 
 
 def attempt(table: Any, preprocessor: Any = None, config: Any = None, **data: Any) -> Any:
@@ -179,6 +181,54 @@ def test_options_are_checked_before_ray_starts(table: pl.DataFrame, options: dic
     trainer = train.XGBoostTrainer({}, num_boost_round=2)
     with pytest.raises(RaylineError, match=f"(?s){message}"):
         run(trainer, options.pop("data_config", data), {"eta": uniform(0.1, 0.3)}, **options)
+
+
+def test_data_arguments_have_the_names_of_a_fit() -> None:
+    assert set(DATA_ARGUMENTS) <= set(inspect.signature(run).parameters)
+    fit = set(inspect.signature(train.fit).parameters) - {
+        "trainer",
+        "callbacks",
+        "metrics",
+        "pos_label",
+        "refit",
+        "verbose",
+    }
+    assert fit <= set(DATA_ARGUMENTS)
+
+
+def test_keywords_and_data_config_are_the_same_search(
+    table: pl.DataFrame, preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    module = sys.modules["rayline.tune.run"]
+    monkeypatch.setattr(module.Search, "run", lambda self, line, started: prepared.append(self.prepared))
+    trainer = train.XGBoostTrainer({}, num_boost_round=2)
+    space = stages(impute={"strategy": choice(["mean", "median"])})
+    data: dict[str, Any] = {"train_dataset": table, "target_columns": ["late"], "cv": 3, "stratify": True}
+    run(trainer, data | {"train_pipeline": preprocessor}, space)
+    run(trainer, data | {"preprocessor": preprocessor}, space)
+    run(trainer, config=space, preprocessor=preprocessor, **data)
+    run(trainer, {"train_pipeline": preprocessor, "cv": 3, "train_dataset": None}, space, **{**data, "cv": None})
+    assert len({made.digest() for made in prepared}) == 1
+    assert [made.problem.preprocessor for made in prepared] == [preprocessor] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("preprocessor", "train_pipeline", Preprocessor()),
+        ("cv", "cv", 3),
+        ("target_columns", "target_columns", ["late"]),
+    ],
+)
+def test_data_is_given_once(name: str, key: str, value: Any) -> None:
+    trainer = train.XGBoostTrainer({}, num_boost_round=2)
+    with pytest.raises(RaylineError, match=rf"tune.run: {name} is given twice"):
+        run(trainer, {key: value}, **{name: value})
+    with pytest.raises(RaylineError, match=rf"tune.compare: {name} is given twice"):
+        compare({"one": trainer}, {key: value}, **{name: value})
+    with pytest.raises(RaylineError, match="preprocessor is given twice"):
+        merge_data_config(dict.fromkeys((DATA[0], "preprocessor"), 1))
 
 
 def test_several_metrics(table: pl.DataFrame) -> None:

@@ -23,7 +23,7 @@ from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
 from rayline.tune.options import SearchOptions
-from rayline.tune.prepare import TuneData
+from rayline.tune.prepare import DATA_ARGUMENTS, TuneData, merge_data_config
 from rayline.tune.run import Search, checked
 from rayline.tune.trial_record import mean, standard_error
 
@@ -154,7 +154,7 @@ class Comparison:
 
 def compare(
     candidates: Mapping[str, Candidate],
-    data_config: Mapping[str, Any],
+    data_config: Mapping[str, Any] | None = None,
     *,
     num_samples: int | None = None,
     **options: Any,
@@ -165,13 +165,13 @@ def compare(
     ----------
     candidates
         By name: a trainer (scored as it is), or a pair of a trainer and its search space, or those two and a
-        preprocessor of its own in place of `data_config["train_pipeline"]`.
+        preprocessor of its own in place of `preprocessor=`.
     data_config
-        As in `tune.run`. The folds hang on the rows alone, so they are the same for every candidate.
+        As in `tune.run`. The folds depend on the rows alone, so they are the same for every candidate.
     num_samples
         Configurations of each candidate with a search space.
     options
-        All others of `tune.run`: metric, seed, scheduler, ….
+        All others of `tune.run`: train_dataset, target_columns, cv, preprocessor, metric, seed, scheduler, ….
 
     Returns
     -------
@@ -193,21 +193,22 @@ def compare(
     >>> from rayline import train, tune
     >>> comparison = tune.compare(  # doctest: +SKIP
     ...     {"trees": (train.XGBoostTrainer({}), {"max_depth": tune.randint(3, 8)}), "linear": train.SklearnTrainer(LogisticRegression())},
-    ...     data_config={"train_dataset": ds, "target_columns": ["late"], "cv": 5},
+    ...     train_dataset=ds,
+    ...     target_columns=["late"],
+    ...     cv=5,
     ...     num_samples=10,
     ... )
     >>> comparison.leaderboard  # doctest: +SKIP
     """
     if not isinstance(candidates, Mapping) or not candidates:
         raise ParameterError.value(COMPARE, "candidates", "a dict of names to trainers and their spaces", candidates)
-    if not isinstance(data_config, Mapping):
-        raise ParameterError.value(
-            COMPARE, "data_config", "a dict with train_dataset, target_columns and cv", type(data_config)
-        )
-    unknown = set(options) - {field.name for field in fields(SearchOptions)}
+    searching = [field.name for field in fields(SearchOptions)]
+    unknown = set(options) - {*searching, *DATA_ARGUMENTS}
     if unknown:
-        raise ParameterError.unknown(COMPARE, unknown, [field.name for field in fields(SearchOptions)])
-    searches = _checked(candidates, data_config, num_samples, options)
+        raise ParameterError.unknown(COMPARE, unknown, [*searching, *DATA_ARGUMENTS])
+    data = merge_data_config(data_config, COMPARE, **{n: v for n, v in options.items() if n in DATA_ARGUMENTS})
+    options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
+    searches = _checked(candidates, data, num_samples, options)
     analyses: dict[str, Analysis] = {}
     errors: dict[str, str] = {}
     for name, search in searches.items():
@@ -255,7 +256,7 @@ def _own(kind: str, given: Any) -> Any:
     """Ray's searchers and schedulers remember the trials of one search: each candidate has its own."""
     try:
         return copy.deepcopy(given)
-    except Exception as error:  # whatever an object of a stranger's raises
+    except Exception as error:  # an untrusted object may raise anything
         raise ParameterError(
             f"{COMPARE}: the {kind} {type(given).__name__} cannot be copied for each candidate.",
             f"Expected one that can be; got {type(error).__name__}: {error}.",

@@ -34,6 +34,10 @@ DATA = (
     "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
     "groups", "stratify", "time", "X", "y", "X_test", "y_test",
 )  # fmt: skip
+"""The keys of a `data_config`."""
+
+DATA_ARGUMENTS = ("preprocessor", *DATA[1:])
+"""The keywords of `run` that say the same."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,35 @@ class PreparedSearch:
         return np.flatnonzero(np.isin(self.cells[split], cells.test))
 
 
+def merge_data_config(data_config: Any, where: str = WHERE, **arguments: Any) -> dict[str, Any]:
+    """Return the data of a search under the names of `DATA`, from a `data_config` and the keywords of `run`.
+
+    Raises
+    ------
+    ParameterError
+        When `data_config` is no dict or has an unknown key, and when a value is given twice.
+    """
+    data = {} if data_config is None else data_config
+    if not isinstance(data, Mapping):
+        raise ParameterError.value(where, "data_config", "a dict with train_dataset, target_columns and cv", type(data))
+    unknown = [key for key in data if key not in (*DATA, *DATA_ARGUMENTS)]
+    if unknown:
+        raise ParameterError.unknown(f"{where}: data_config", unknown, DATA)
+    merged: dict[str, Any] = {}
+    for key, value in (*data.items(), *arguments.items()):
+        name = "train_pipeline" if key == "preprocessor" else key
+        if value is not None and name in merged:
+            argument = "preprocessor" if name == "train_pipeline" else name
+            raise ParameterError(
+                f"{where}: {argument} is given twice.",
+                f"Expected it once, as {argument}=… or in data_config.",
+                "leave one of them out.",
+            )
+        if value is not None:
+            merged[name] = value
+    return merged
+
+
 def prepare(
     trainer: Trainer,
     data_config: Any,
@@ -133,10 +166,7 @@ def prepare(
     """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
         raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
-    if not isinstance(data_config, Mapping):
-        raise ParameterError.value(
-            WHERE, "data_config", "a dict with train_dataset, target_columns and cv", type(data_config)
-        )
+    data_config = merge_data_config(data_config)
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ParameterError.value(WHERE, "seed", "an integer of at least 0, or None", seed)
     metric, custom = _own_functions(metric, trainer.custom_metrics)
@@ -145,9 +175,6 @@ def prepare(
         trainer = copy.copy(trainer)
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
     trainer.check_gpu_build(WHERE)
-    unknown = [key for key in data_config if key not in DATA]
-    if unknown:
-        raise ParameterError.unknown(f"{WHERE}: data_config", unknown, DATA)
     data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
     if trainer.legs and isinstance(config, Mapping) and (own := space.parts(config).trainer):
@@ -347,7 +374,7 @@ def _splitter(data: Mapping[str, Any]) -> Splitter:
     if cv is None:
         raise ParameterError(
             f"{WHERE}: there are no rows to hold out.",
-            "Expected data_config['cv'] (a number of folds or a splitter) or data_config['test_dataset'].",
+            "Expected cv=… (a number of folds or a splitter) or test_dataset=….",
             "add cv=5.",
         )
     chosen = [key for key in ("groups", "stratify", "time") if data[key] is not None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rayline.core import registry, scratch
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import TrainingError, counted
+from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -30,7 +31,7 @@ from rayline.tune.options import SearchOptions
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun, PopulationWorkers
-from rayline.tune.prepare import PreparedSearch, TuneData, prepare
+from rayline.tune.prepare import PreparedSearch, TuneData, merge_data_config, prepare
 from rayline.tune.quiet import quiet
 from rayline.tune.result_store import ResultStore
 from rayline.tune.trial import SEARCH, FoldTrial, SearchData, SearchRef, stored
@@ -50,6 +51,19 @@ def run(
     mode: str | Sequence[str] | None = None,
     num_samples: int | None = None,
     *,
+    preprocessor: Preprocessor | None = None,
+    train_dataset: Any = None,
+    test_dataset: Any = None,
+    target_columns: Sequence[str] | str | None = None,
+    X: Any = None,  # noqa: N803  # the field's name for it
+    y: Any = None,
+    X_test: Any = None,  # noqa: N803
+    y_test: Any = None,
+    sample_weight: Any = None,
+    cv: Any = None,
+    groups: str | None = None,
+    stratify: str | bool | None = None,
+    time: str | None = None,
     pos_label: Any = None,
     seed: int | None = 0,
     max_concurrent: int | None = None,
@@ -73,12 +87,8 @@ def run(
     trainer
         The framework and its arguments; what is tuned is changed in it.
     data_config
-        `train_dataset` and `target_columns`, or `X` and `y`, as in `train.fit`; `train_pipeline`, a Preprocessor
-        (fitted or not, it is refitted on every training slice); `cv`, a number of folds or a splitter, or
-        `test_dataset` to hold out; `sample_weight`, a column of weights, honoured in fit and metric. With `cv` a
-        number, `groups`, `stratify` or `time` name the column that the folds go by. With both `cv` and a test
-        set, the folds choose and the test set only measures the final model. None for a framework that makes its
-        experience itself (RLlib); `{"cv": n}` then trains each configuration n times, with different seeds.
+        The arguments from `preprocessor` to `time` as one dict, in place of keywords (the key `train_pipeline` is another
+        name of `preprocessor`); useful where several searches share them. No argument may be given both ways.
     config
         The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
@@ -88,11 +98,25 @@ def run(
         (`Analysis.pareto`), and the first decides what is best.
     mode
         "min" or "max", for each metric; known by itself for every usual one and for scorers.
-    pos_label
-        The positive class, as the trainer's, for this search.
     num_samples
         The number of configurations, 10 when omitted; a grid is run so many times, and once when omitted and nothing else
         is searched.
+    preprocessor
+        A Preprocessor, fitted or not: it is refitted on the training slice of every fold. None for no stages.
+    train_dataset, test_dataset, target_columns
+        As in `train.fit`. Without `cv`, the test set is held out; with both, the folds choose the configuration and the test
+        set only measures the final model. Leave them out for a framework that generates its own data (RLlib).
+    X, y, X_test, y_test
+        As in `train.fit`, in place of the datasets.
+    sample_weight
+        The column with the weights of the rows (with X and y also an array), used in fit and metric.
+    cv
+        The number of folds, or a splitter of `rayline.data`. For a framework that generates its own data: how often each
+        configuration is trained, each time with another seed.
+    groups, stratify, time
+        With `cv` a number: the column that the folds are made by (`stratify=True` for the target). At most one of them.
+    pos_label
+        The positive class, as the trainer's, for this search.
     seed
         The same seed gives the same configurations and scores, and stops the same trials, however many run at a time.
         Two exceptions: a scheduler of Ray's own compares those that run at the same time, and a searcher that learns
@@ -130,7 +154,8 @@ def run(
     Raises
     ------
     ParameterError
-        On an unknown stage, stage parameter, trainer parameter, metric, searcher or scheduler.
+        On an unknown stage, stage parameter, trainer parameter, metric, searcher or scheduler, and on an argument that is
+        given both by keyword and in `data_config`.
     DataError
         When the rows cannot be divided as asked, or labels are missing.
     ResourceError
@@ -145,7 +170,10 @@ def run(
     >>> from rayline import train, tune
     >>> analysis = tune.run(  # doctest: +SKIP
     ...     train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=100),
-    ...     data_config={"train_pipeline": pipeline, "train_dataset": ds, "target_columns": ["late"], "cv": 5},
+    ...     preprocessor=preprocessor,
+    ...     train_dataset=ds,
+    ...     target_columns=["late"],
+    ...     cv=5,
     ...     config={"max_depth": tune.randint(3, 10), "preprocessor": {"impute": {"strategy": tune.choice(["mean", "median"])}}},
     ...     metric="roc_auc",
     ...     num_samples=20,
@@ -157,9 +185,14 @@ def run(
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
         on_interrupt=on_interrupt,
     )  # fmt: skip
-    started = time.perf_counter()
+    data = merge_data_config(
+        data_config, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
+        target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, cv=cv,
+        groups=groups, stratify=stratify, time=time,
+    )  # fmt: skip
+    started = perf_counter()
     with progress.line("tune", verbose) as line:
-        return checked(trainer, data_config, config, options).run(line, started)
+        return checked(trainer, data, config, options).run(line, started)
 
 
 def checked(
@@ -244,7 +277,7 @@ class Search:
                 interruption.raise_again(_interrupted(trials, options))
             refuse_failures(trials)
             analysis = Analysis(
-                trials, prepared, journal, seconds=time.perf_counter() - started, verbose=options.verbose,
+                trials, prepared, journal, seconds=perf_counter() - started, verbose=options.verbose,
                 interrupted=interrupted,
             )  # fmt: skip
             watched.analysis = analysis

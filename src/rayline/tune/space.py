@@ -135,7 +135,7 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
     if stages and preprocessor is None:
         raise ParameterError(
             "tune.run: config tunes stages, and there is no preprocessor.",
-            f"Expected data_config['train_pipeline']; got None and stages {sorted(stages)}.",
+            f"Expected preprocessor=…; got None and stages {sorted(stages)}.",
             "pass the preprocessor, or take 'preprocessor' out of config.",
         )
     for stage, own in stages.items():
