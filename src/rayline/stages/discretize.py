@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
+from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, LargestCategory, MapValues, OneHot
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, one_of, param
@@ -214,6 +214,9 @@ class Bin(ColumnOperation):
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).cast(pl.Float64).map_batches(self._bins, return_dtype=pl.Float64, is_elementwise=True)]
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({self.column: pl.Float64()})
 
     def _bins(self, values: pl.Series) -> pl.Series:
         places = np.searchsorted(

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.operations.base import Drop, Operation, Row, RowFunction
+from rayline.core.operations.base import Changes, Drop, Operation, Row, RowFunction, Step
 from rayline.core.schema import SPARSE, Kind, col
 from rayline.core.stage import ColumnStage, FitContext, Stage, a_string, an_int, param
 from rayline.core.statistics.base import StatisticRequest
@@ -71,15 +71,18 @@ class HashOneHot(Operation):
     n_features: int
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        raise NotImplementedError  # two steps, see apply
+        raise NotImplementedError  # two steps
 
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         bucket = f"{self.column}\x00bucket"
         text = as_text(self.column)
         hashed = text.map_batches(self._buckets, return_dtype=pl.Int32, is_elementwise=True).alias(bucket)
         names = [f"{self.column}_{i}" for i in range(self.n_features)]
         outputs = [(col(bucket) == i).cast(pl.UInt8).alias(name) for i, name in enumerate(names)]
-        return Drop([bucket]).apply(Drop([self.column]).apply(table.with_columns(hashed)).with_columns(outputs))
+        return [Step([hashed], [self.column]), Step(outputs, [bucket])]
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({f"{self.column}_{i}": pl.UInt8() for i in range(self.n_features)}, [self.column])
 
     def _buckets(self, texts: pl.Series) -> pl.Series:
         buckets = (keys_of(texts) % np.uint64(self.n_features)).astype(np.int32)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.core.operations.base import Drop, Fill, Operation, Row, RowFunction
+from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.schema import Kind, col, is_category, kind_of
 from rayline.core.stage import (
@@ -194,6 +194,9 @@ class IsMissing(Operation):
         x = col(self.column)
         missing = x.is_null() | x.is_nan().fill_null(False) if schema[self.column].is_float() else x.is_null()
         return [missing.cast(pl.UInt8).alias(self.output)]
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({self.output: pl.UInt8()})
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         def mark(row: Row) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.errors import SchemaError
-from rayline.core.operations.base import Drop, Operation, Row, RowFunction
+from rayline.core.operations.base import Changes, Drop, Operation, Row, RowFunction, Step
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, FitContext, an_int, param
 from rayline.core.statistics.base import StatisticRequest
@@ -96,8 +96,11 @@ class MultiHot(Operation):
         made = zip(self.elements_seen, self.outputs, strict=True)
         return [x.list.contains(element).fill_null(False).cast(pl.UInt8).alias(name) for element, name in made]
 
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return Drop([self.column]).apply(super().apply(table))
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
+        return [Step(self.expressions(schema), [self.column])]
+
+    def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
+        return Changes({name: pl.UInt8() for name in self.outputs}, [self.column])
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, made = self.column, list(zip(self.elements_seen, self.outputs, strict=True))

@@ -200,10 +200,11 @@ class PowerTransformer(NumberStage):
     def _powers(self, column: str, power: float, center: float | None) -> list[Operation]:
         """x becomes expm1(power · ln x) / power, to the last bits also where x is near 1 or the power near 0.
 
-        In small steps: nested, the formula would repeat its parts many times.
+        In small steps: nested, the formula would repeat its parts many times. What is between them has a name of its own for each
+        column, so that all columns take each step together.
         """
         x: Formula = ["col", column]
-        log, t, u = ("\x00log", "\x00exponent", "\x00power")
+        log, t, u = (f"{column}\x00{name}" for name in ("log", "exponent", "power"))
         steps: list[dict[str, Formula]] = [{column: ["number", x]}]
         if self.method == "box-cox":
             of_x: Formula = ["log", x] if center is None else ["log1p", ["/", ["-", x, center], center]]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError
-from rayline.core.operations.base import Changes, Drop, Operation, Row, RowFunction
+from rayline.core.operations.base import Changes, Operation, Row, RowFunction, Step
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, a_bool, an_int, one_of, param
 from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
@@ -259,13 +259,14 @@ class BSpline(Operation):
     # -- tables --------------------------------------------------------------------------------------------------------
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        raise NotImplementedError  # one column becomes several, see apply
+        raise NotImplementedError  # two steps
 
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         dtype = pl.Struct({name: pl.Float64() for name in self.outputs})
         made = col(self.column).cast(pl.Float64).map_batches(self._structs, return_dtype=dtype, is_elementwise=True)
         temporary = f"{self.column}\x00splines"
-        return Drop([self.column]).apply(table.with_columns(made.alias(temporary))).unnest(temporary)
+        fields = [col(temporary).struct.field(name) for name in self.outputs]
+        return [Step([made.alias(temporary)], [self.column]), Step(fields, [temporary])]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({name: pl.Float64() for name in self.outputs}, [self.column])

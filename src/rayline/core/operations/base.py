@@ -8,7 +8,7 @@ more than the work itself. `row()` may return None: single rows then go through 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
@@ -35,6 +35,18 @@ class Changes(NamedTuple):
         schema.update(self.made)
 
 
+class Step(NamedTuple):
+    """Columns that are made at once, from the columns as they were before it, and columns that go away then."""
+
+    expressions: Sequence[pl.Expr]
+    removed: Sequence[str] = ()
+
+    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        """The table after this step."""
+        table = table.with_columns(self.expressions) if self.expressions else table
+        return table.drop(cs.by_name(*self.removed)) if self.removed else table
+
+
 class Operation(ABC):
     """A row-local change of a table: a value depends on its own row alone."""
 
@@ -49,9 +61,16 @@ class Operation(ABC):
         """The same for one row; None when there is no such form."""
         return None
 
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
+        """The same, step by step. Only operations that remove columns, or that take several steps, override it."""
+        return [Step(self.expressions(schema))]
+
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """The table after this operation. Only operations that remove columns or rows override it."""
-        return table.with_columns(self.expressions(table.collect_schema()))
+        """The table after this operation. Only operations that are no steps, as what changes rows is none, override it:
+        they end a layer of the query (`apply_all`), so that a stage should not have one for each of many columns."""
+        for step in self.steps(table.collect_schema()):
+            table = step.apply(table)
+        return table
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
         """The columns that this makes or changes, each with the columns that its values come from, in order.
@@ -235,8 +254,8 @@ class Drop(Operation):
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return []
 
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.drop(cs.by_name(*self.columns)) if self.columns else table
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
+        return [Step([], self.columns)]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({}, self.columns)
@@ -281,32 +300,72 @@ class AddNullColumns(Operation):
         return [Drop(new)] if new else []  # what was there stays without values
 
 
+class _Layers:
+    """Steps of a query, each placed in the earliest layer that stands behind whatever it depends on.
+
+    A layer is one `with_columns`: a query of a few wide layers is planned in linear time and runs at once, one of a layer a
+    column is planned by the square of the columns.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(names)
+        self._made: list[dict[str, pl.Expr]] = [{}]
+        self._removed: list[list[str]] = [[]]
+        self._changed: dict[str, int] = {}  # the layer that made, changed or removed a column last; 0 without one
+        self._read: dict[str, int] = {}  # the last layer that reads it
+
+    def add(self, step: Step) -> None:
+        made = {expression.meta.output_name(): expression for expression in step.expressions}
+        if made:
+            reads = {name for expression in step.expressions for name in expression.meta.root_names()}
+            # Behind the layer that it reads from; what it replaces may be read in the same layer, as it was before.
+            layer = 1 + max(self._changed.get(name, 0) for name in reads | made.keys())
+            layer = max(layer, *(self._read.get(name, 0) for name in made))
+            if layer == len(self._made):
+                self._made.append({})
+                self._removed.append([])
+            self._made[layer] |= made
+            self._changed |= dict.fromkeys(made, layer)
+            self._read |= {name: max(layer, self._read.get(name, 0)) for name in reads}
+        for name in step.removed:
+            # Not before the first layer: a table that has lost all its columns has lost its rows.
+            layer = max(self._changed.get(name, 0), self._read.get(name, 0), min(1, len(self._made) - 1))
+            self._removed[layer].append(name)
+            self._changed[name] = layer
+
+    def apply(self, table: pl.LazyFrame, order: Iterable[str]) -> pl.LazyFrame:
+        """The table after all the steps, its columns in this order."""
+        names, order = dict.fromkeys(self._names), list(order)
+        for made, removed in zip(self._made, self._removed, strict=True):
+            table = Step(list(made.values()), removed).apply(table)
+            names |= dict.fromkeys(made)
+            for name in removed:
+                names.pop(name, None)
+        return table if list(names) == order else table.select(map(col, order))
+
+
 def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFrame:
     """The table after all the operations, in order.
 
-    Neighbours that do not read what the others write become one step of the query: it is planned faster and runs at once.
+    Steps that do not depend on each other become one step of the query: it is planned faster and runs at once.
     """
     schema = dict(table.collect_schema())
-    fuse = all(
-        name.isprintable() and name[:1] not in "*^" for name in schema if name
-    )  # else Polars cannot say what is read
-    step: dict[str, pl.Expr] = {}
+    if not all(name.isprintable() and name[:1] not in "*^" for name in schema if name):
+        for operation in operations:  # one by one: Polars cannot say what is read
+            table = operation.apply(table)
+        return table
+    layers = _Layers(schema)
     for operation in operations:
-        if not fuse or type(operation).apply is not Operation.apply:
-            table, step = operation.apply(table.with_columns(**step) if step else table), {}
-            if fuse:
-                operation.changes(schema).update(schema)
-            else:
-                schema = dict(table.collect_schema())
-            continue
-        expressions = operation.expressions(schema)
-        reads = {name for expression in expressions for name in expression.meta.root_names()}
-        made = {expression.meta.output_name(): expression for expression in expressions}
-        if step.keys() & (reads | made.keys()):
-            table, step = table.with_columns(**step), {}
-        step |= made
+        own = type(operation).apply is not Operation.apply
+        if own:
+            table = operation.apply(layers.apply(table, schema))
+        else:
+            for step in operation.steps(schema):
+                layers.add(step)
         operation.changes(schema).update(schema)
-    return table.with_columns(**step) if step else table
+        if own:
+            layers = _Layers(schema)
+    return layers.apply(table, schema)
 
 
 def schema_after(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:

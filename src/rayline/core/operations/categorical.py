@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 
 from rayline.core.errors import DataError, counted
-from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction
+from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction, Step
 from rayline.core.schema import col, is_category
 
 
@@ -141,20 +140,14 @@ class OneHot(Operation):
     outputs: Sequence[str | None]
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        raise NotImplementedError  # two steps, see apply
+        raise NotImplementedError  # two steps
 
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         column, temporary = self.codes.column, f"{self.codes.column}\x00code"
         code = col(temporary)
         # Comparing small integers is many times faster than comparing the strings once per category.
-        return (
-            table.with_columns(self.codes.expression(table.collect_schema()).alias(temporary))
-            .drop(cs.by_name(column))
-            .with_columns(
-                (code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None
-            )
-            .drop(temporary)
-        )
+        made = [(code == i).cast(pl.UInt8).alias(name) for i, name in enumerate(self.outputs) if name is not None]
+        return [Step([self.codes.expression(schema).alias(temporary)], [column]), Step(made, [temporary])]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         return Changes({name: pl.UInt8() for name in self.outputs if name is not None}, [self.codes.column])
@@ -253,17 +246,17 @@ class LargestCategory(Operation):
     dtype: pl.DataType
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        raise NotImplementedError  # two steps, see apply
+        raise NotImplementedError  # two steps
 
-    def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
+    def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         if not self.columns:
-            return table.with_columns(pl.lit(self.rest, dtype=self.dtype).alias(self.output))
+            return [Step([pl.lit(self.rest, dtype=self.dtype).alias(self.output)])]
         temporary = f"{self.output}\x00chosen"
         row = pl.struct(col(name).cast(pl.Float64).alias(str(i)) for i, name in enumerate(self.columns))
         code = row.map_batches(self._places, return_dtype=pl.Int32, is_elementwise=True)
         values = pl.lit(pl.Series([*self.values, self.rest], dtype=self.dtype))
-        table = table.with_columns(code.alias(temporary)).drop(cs.by_name(*self.columns))
-        return table.with_columns(values.gather(col(temporary)).alias(self.output)).drop(temporary)
+        chosen = values.gather(col(temporary)).alias(self.output)
+        return [Step([code.alias(temporary)], self.columns), Step([chosen], [temporary])]
 
     def _places(self, rows: pl.Series) -> pl.Series:
         """The place of the largest number of each row, of equal ones the first; behind the last where none is above 0."""
