@@ -1,1 +1,1 @@
-"""Where work runs: in this process (`local`) or on Ray (`ray`)."""
+"""Engines: tables in this process (`local`) or on Ray (`ray`)."""

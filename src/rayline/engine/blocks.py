@@ -1,4 +1,4 @@
-"""Blocks of a Ray Dataset as Polars tables and back, and the functions of blocks that run in Ray's tasks."""
+"""Convert blocks of a Ray Dataset to Polars tables and back; define the functions of blocks that run in Ray's tasks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rayline.engine.object_refs import BlockSlice, from_arrow
 
 
 def to_frame(block: Any) -> pl.DataFrame:
-    """A block of a dataset as a Polars table, without a copy where the types allow it."""
+    """Return a block of a dataset as a Polars table, without a copy where the types allow it."""
     return from_arrow(BlockAccessor.for_block(block).to_arrow())
 
 
 def to_block(frame: pl.DataFrame, *, tensors: bool = True) -> pa.Table:
-    """A Polars table as a block. With `tensors` a vector column becomes one, so that NumPy batches of it are matrices."""
+    """Return a Polars table as a block. With `tensors`, vector columns become tensor columns, so that NumPy batches of it are matrices."""
     table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     for i, (name, dtype) in enumerate(frame.schema.items()):
         if tensors and isinstance(dtype, pl.Array) and _is_dense(frame[name]):
@@ -44,7 +44,7 @@ def _is_dense(vectors: pl.Series) -> bool:
 
 @dataclass(frozen=True)
 class SerializedFunction:
-    """A function of tables on its way to workers, which unpack it once in a process and not once for each block."""
+    """A serialized function of tables, which each worker process deserializes once and not once per block."""
 
     packed: bytes
     digest: bytes
@@ -79,7 +79,7 @@ def _unpacked(shipped: SerializedFunction) -> TableFunction:
 
 @dataclass(frozen=True)
 class PartialScan:
-    """The answers to a scan for one block, as one row."""
+    """Scan one block and return the results as one row."""
 
     scan: Scan
 
@@ -91,7 +91,7 @@ class PartialScan:
 
 @dataclass(frozen=True)
 class MappedBlock:
-    """One block after a function of tables; `tensors` as in `to_block`."""
+    """Apply a function of tables to one block; `tensors` as in `to_block`."""
 
     function: SerializedFunction
     tensors: bool = True
@@ -110,7 +110,7 @@ class MappedBlock:
 class RaylineTask:
     """A function of blocks, under the name that Ray shows for it.
 
-    Ray Data takes its errors for what they are: the user's to see, and no defects of Ray.
+    Ray Data passes its errors on to the user unchanged, and does not report them as errors of Ray.
     """
 
     function: Callable[[pa.Table], pa.Table]
@@ -126,14 +126,14 @@ class RaylineTask:
 
 
 class RaylineActor(RaylineTask):
-    """The same for an actor: made once in each."""
+    """The same for an actor: constructed once in each."""
 
 
 @ray.remote
 def write_part(
     number: int, pieces: Sequence[BlockSlice], function: SerializedFunction, files: PartFiles, batch_size: int | None
 ) -> int:
-    """Write one file of a directory of files: the rows of some pieces after a function."""
+    """Write one file of a directory of files: the rows of some block slices after a function."""
     frames = [to_frame(ray.get(piece.block)).slice(piece.start, piece.stop - piece.start) for piece in pieces]
     frame = pl.concat(frames, how="vertical_relaxed", rechunk=False)
     return files.write(number, function(frame, batch_size))

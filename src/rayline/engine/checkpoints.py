@@ -1,4 +1,4 @@
-"""Checkpoints of a training on workers: a directory as bytes, and a place that keeps the newest of them."""
+"""Checkpoints of distributed training: pack a directory into bytes, and keep the newest checkpoints in storage."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rayline.core import scratch
 from rayline.core.errors import ResourceError
 
 ARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
-"""Schemes of URLs that Arrow opens by itself; all others are fsspec's, built in or registered there."""
+"""URL schemes that Arrow opens itself; fsspec opens all others."""
 
 KEEP = 2
-"""Checkpoints of a run that stay in storage: the newest, and the one before it."""
+"""Number of checkpoints of a run that stay in storage: the newest, and the one before it."""
 
 
 def pack(save: Callable[[Path], None]) -> bytes:
-    """What `save(directory)` writes, as bytes."""
+    """Return the files that `save(directory)` writes, packed as bytes."""
     with scratch.folder("checkpoint") as folder:
         save(folder)
         packed = io.BytesIO()
@@ -36,7 +36,7 @@ def pack(save: Callable[[Path], None]) -> bytes:
 
 
 def unpack(packed: Any, directory: Path) -> Path:
-    """The inverse: the files in a directory of one's own."""
+    """Unpack the files into a directory and return it."""
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r") as archive:
         archive.extractall(directory, filter="data")
     return directory
@@ -46,7 +46,7 @@ def unpack(packed: Any, directory: Path) -> Path:
 class CheckpointStore:
     """A directory, local or behind a URL that Arrow or fsspec knows, with the checkpoints of one run.
 
-    Each checkpoint is one file, `checkpoint-<iteration>.tar`, which is there whole or not at all.
+    Each checkpoint is one file, `checkpoint-<iteration>.tar`, which is written atomically.
     """
 
     path: str
@@ -54,14 +54,14 @@ class CheckpointStore:
 
     @classmethod
     def begin(cls, path: str | Path) -> CheckpointStore:
-        """A place for a new run under `path`. Raises OSError when nothing can be written there."""
+        """Create storage for a new run under `path`. Raises OSError when nothing can be written there."""
         storage = cls(str(path), f"run-{secrets.token_hex(4)}")
         system, root = storage._open()
         system.create_dir(root, recursive=True)
         return storage
 
     def write(self, iteration: int, packed: bytes) -> str:
-        """Keep a checkpoint and return its name; older ones go, but for the last before it."""
+        """Write a checkpoint and return its name; delete all older ones except the previous one."""
         system, root = self._open()
         name = f"checkpoint-{iteration:08d}.tar"
         temporary = f"{root}/.{name}.{secrets.token_hex(4)}.tmp"
@@ -74,7 +74,7 @@ class CheckpointStore:
         return name
 
     def read(self, name: str) -> bytes:
-        """A checkpoint that `write` kept."""
+        """Return a checkpoint that `write` kept."""
         system, root = self._open()
         with self._seen_from_here(), system.open_input_stream(f"{root}/{name}") as file:
             content: bytes = file.read()

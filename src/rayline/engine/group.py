@@ -1,5 +1,5 @@
-"""The driver's side of a distributed training: it starts the workers, hears them, keeps the last checkpoint, and begins
-again from it when a worker is lost.
+"""The driver's side of distributed training: it starts the workers, receives their messages, keeps the last checkpoint,
+and restarts from it when a worker is lost.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 Coordinate: TypeAlias = Callable[[int, str], AbstractContextManager[Mapping[str, Any]]]
 
 START_S = 120.0
-"""Seconds in which the workers of a group have to be there."""
+"""Seconds within which the workers of a group have to start."""
 
 PLACE_S = 60.0
-"""Seconds in which the CPUs that the user asked for have to be free."""
+"""Seconds within which the CPUs that the user requested have to be free."""
 
 SHARE_S = 1.0
-"""Seconds in which the CPUs that nobody asked for have to be free; without them the group goes on all the same."""
+"""Seconds to wait for free CPUs that the user did not request; after that the group runs without reserving them."""
 
-GRACE_S = 1.0
-"""Seconds in which a lost worker has to show, when another one has failed because of it."""
+DETECTION_TIMEOUT_S = 1.0
+"""Seconds within which a lost worker has to be detected when another one has failed because of it."""
 
-LOSS_S = 60.0
-"""Seconds in which Ray has to say what has become of a worker that does not answer: of a lost machine it hears late."""
+STATE_TIMEOUT_S = 60.0
+"""Seconds within which Ray has to report the state of a worker that does not answer: Ray notices a lost machine late."""
 
-AGAIN_S = 0.5
-"""Seconds between two questions to a worker that cannot be reached."""
+RETRY_INTERVAL_S = 0.5
+"""Seconds between two calls of a worker that cannot be reached."""
 
 CHECKPOINT_EVERY = 10
-"""Iterations between checkpoints when failures are to be survived and nobody says how often."""
+"""Iterations between checkpoints when max_failures is set and checkpoint_every is not."""
 
 
 @dataclass(frozen=True)
 class DataShards:
-    """The prepared rows of each rank, as places in the object store."""
+    """The prepared rows of each rank, as references to slices of blocks in the object store."""
 
     train: Sequence[Sequence[BlockSlice]]
     test: Sequence[Sequence[BlockSlice]] | None
@@ -60,24 +60,24 @@ class DataShards:
 
 @dataclass
 class DistributedRun:
-    """A training on workers, over all its attempts.
+    """A distributed training run, including its restarts.
 
     Attributes
     ----------
     function
-        What every rank runs: it is given a `RayWorker`.
+        The function that every rank runs; its argument is a `RayWorker`.
     plan
-        Where the ranks are; it is made for each attempt, as a node may have gone.
+        The placement of the ranks; made anew for each attempt, because a node may be lost.
     coordinate
-        A context manager of (world size, the driver's host) that gives what the workers need to find one another.
+        A context manager of (world size, the driver's host) that yields what the workers need to connect to one another.
     on_report, on_checkpoint
-        Who hears the metrics of each iteration, once (True stops the training), and each checkpoint as a directory.
+        Called with the metrics of each iteration, once (True stops the training), and with each checkpoint as a directory.
     max_failures
-        How many lost groups are replaced.
+        How many times a lost group is replaced.
     storage, checkpoint_every
-        Where checkpoints are kept (by the driver, when nowhere), and how many iterations are between them.
+        Where checkpoints are kept (by default in the driver), and the number of iterations between them.
     pool
-        Where the workers come from and go to, when they are to train again; otherwise they end with the training.
+        The pool that workers are taken from and returned to; without one they end with the training.
     """
 
     function: Callable[[Any], Any]
@@ -95,16 +95,16 @@ class DistributedRun:
     _again: int = field(default=-1, init=False)  # and the one up to which they are made once more after a failure
 
     def run(self, share: Callable[[], DataShards]) -> list[Any]:
-        """What the function returned on each rank. The rows are shared while the workers start.
+        """Run the function and return its result on each rank. The rows are distributed while the workers start.
 
         Raises
         ------
         TrainingError
             When the function fails on a rank, or a worker is lost, more than `max_failures` times.
         ResourceError
-            When the workers do not get what the plan gives them.
+            When the workers do not get the resources of the plan.
         RaylineError
-            What the function itself raised.
+            Raised by the function itself.
         """
         packed = _packed(self.function)
         shares: DataShards | None = None
@@ -132,7 +132,7 @@ class DistributedRun:
         return idle
 
     def _planned(self, before: TrainingError | None) -> PlacementPlan:
-        """Where the next group runs. After a loss, a node that is replaced has time to come."""
+        """Return the placement of the next group. After a loss, wait for a replaced node."""
         until = time.monotonic() + PLACE_S
         while True:
             try:
@@ -146,7 +146,7 @@ class DistributedRun:
                         f"Expected room for them within {PLACE_S:.0f} s; {error.within(WHERE)}",
                         "add a node, or ask for fewer workers or for less for each.",
                     ) from before
-                time.sleep(AGAIN_S)
+                time.sleep(RETRY_INTERVAL_S)
 
     def _attempt(self, group: _WorkerGroup, rendezvous: Mapping[str, Any], shares: DataShards) -> list[Any]:
         resume = None if self._last is None else self._last.checkpoint
@@ -192,16 +192,16 @@ class DistributedRun:
 
 
 class Pool:
-    """Keeps the workers of a training for the next one: starting processes takes longer than many a training.
+    """Keeps the workers of a training run for the next one: starting processes often takes longer than the training.
 
-    Only workers that hold nothing but CPUs are kept: these are reserved for the time of a training alone.
+    Only workers that hold no resource other than CPUs are kept: CPUs are reserved during a training run only.
     """
 
     def __init__(self) -> None:
         self._idle: _WorkerGroup | None = None
 
     def take(self, plan: PlacementPlan) -> _WorkerGroup | None:
-        """The workers that were kept, when they are what this plan asks for."""
+        """Return the kept workers if they match this plan, else None."""
         group, self._idle = self._idle, None
         if group is None or (group.plan == plan and group.is_there()):
             return group
@@ -209,7 +209,7 @@ class Pool:
         return None
 
     def keep(self, group: _WorkerGroup) -> bool:
-        """Keep the workers of a training that has ended well. False when they cannot be."""
+        """Keep the workers of a training run that succeeded. Return False when they cannot be kept."""
         if group.plan.held or group.was_stopped:
             return False
         self.close()
@@ -218,15 +218,14 @@ class Pool:
         return True
 
     def close(self) -> None:
-        """End the workers that are kept."""
+        """Stop the kept workers."""
         if self._idle is not None:
             self._idle.end()
             self._idle = None
 
 
 class _WorkerGroup:
-    """The actors of one attempt. They start when the group is entered, and none is left when it is left, unless a pool keeps
-    them."""
+    """The actors of one attempt. They start when the context is entered and end when it is left, unless a pool keeps them."""
 
     def __init__(self, plan: PlacementPlan, packed: bytes) -> None:
         self.plan, self._packed = plan, packed
@@ -238,11 +237,11 @@ class _WorkerGroup:
         self._runs: list[Any] = []
 
     def prepare(self, packed: bytes) -> None:
-        """Give the actors that there are another function."""
+        """Give the existing actors another function."""
         self._packed, self._is_kept, self.worker_addresses = packed, False, []
 
     def is_there(self) -> bool:
-        """Whether all actors still answer."""
+        """Return whether all actors still answer."""
         try:
             ray.get([actor.is_there.remote() for actor in self.actors], timeout=START_S)
         except RayError:
@@ -250,7 +249,7 @@ class _WorkerGroup:
         return True
 
     def release(self) -> None:
-        """Let go of the CPUs, but not of the actors."""
+        """Release the CPUs, but keep the actors."""
         self._is_kept = True
         self._unreserve()
 
@@ -278,12 +277,12 @@ class _WorkerGroup:
             self.end()
 
     def end(self) -> None:
-        """Take the actors and the reservation away."""
+        """Stop the actors and remove the reservation."""
         for actor in self.actors:
             ray.kill(actor)
-        for run in self._runs:  # Ray prints the errors that nobody has taken
+        for run in self._runs:  # Ray prints errors that were never retrieved
             with contextlib.suppress(RayError):
-                ray.get(run, timeout=GRACE_S)
+                ray.get(run, timeout=DETECTION_TIMEOUT_S)
         self.actors, self._runs = [], []
         self._unreserve()
 
@@ -293,7 +292,7 @@ class _WorkerGroup:
             self._reserved = None
 
     def join(self) -> None:
-        """Wait until all workers are there, and reserve their CPUs."""
+        """Wait until all workers have started, and reserve their CPUs."""
         n, held = len(self.actors), dict(self.plan.held)
         for rank, joining in enumerate(self._joining):
             try:
@@ -321,52 +320,52 @@ class _WorkerGroup:
                 "end what holds them, or ask for less (resources_per_worker).",
             )
 
-    def run(self, starts: Sequence[WorkerStart], resume: Any, hear: Callable[[WorkerMessage], bool]) -> list[Any]:
-        """What each rank returned. Raises LostError when one did not."""
+    def run(self, starts: Sequence[WorkerStart], resume: Any, on_message: Callable[[WorkerMessage], bool]) -> list[Any]:
+        """Return the result of each rank. Raises WorkerLostError when one is missing."""
         runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
         results: dict[int, Any] = {}
         self._runs = list(runs)
-        first, told = self.actors[0], False
-        ear: Any = first.listen.remote()
-        while runs or ear is not None:
-            (ready,), _ = ray.wait([*runs, *([] if ear is None else [ear])], num_returns=1)
+        first, is_stopping = self.actors[0], False
+        listening: Any = first.listen.remote()
+        while runs or listening is not None:
+            (ready,), _ = ray.wait([*runs, *([] if listening is None else [listening])], num_returns=1)
             try:
                 value = ray.get(ready)
             except RayError as error:
                 raise self._first_cause(runs, WorkerLostError(runs.get(ready, 0), error)) from error
-            if ready != ear:
+            if ready != listening:
                 results[runs.pop(ready)] = value
                 self._runs.remove(ready)
                 continue
-            for heard in value:
-                if heard is not None and hear(heard) and not told:
+            for message in value:
+                if message is not None and on_message(message) and not is_stopping:
                     first.stop.remote()
-                    told = self.was_stopped = True
-            ear = None if None in value else first.listen.remote()
+                    is_stopping = self.was_stopped = True
+            listening = None if None in value else first.listen.remote()
         return [results[rank] for rank in sorted(results)]
 
     def _first_cause(self, runs: Mapping[Any, int], found: WorkerLostError) -> WorkerLostError:
-        """The loss that the others follow from: one rank that dies makes the rest fail in their communication."""
+        """Return the loss that caused the others: when one rank dies, communication fails on the rest."""
         if not found.is_cause:
             rest = [run for run in runs if runs[run] != found.rank]
-            done, unknown = ray.wait(rest, num_returns=len(rest), timeout=GRACE_S) if rest else ([], [])
+            done, unknown = ray.wait(rest, num_returns=len(rest), timeout=DETECTION_TIMEOUT_S) if rest else ([], [])
             failed = (WorkerLostError(runs[run], error) for run in done if (error := _error_of(run)) is not None)
             silent = (self._lost(runs[run]) for run in unknown)
             found = next((lost for lost in (*failed, *silent) if lost is not None and lost.is_cause), found)
-        if isinstance(found.error, ActorUnavailableError):  # until Ray knows, a new plan would have the lost node in it
+        if isinstance(found.error, ActorUnavailableError):  # until Ray notices, a new plan would include the lost node
             found = self._lost(found.rank) or found
         return found
 
     def _lost(self, rank: int) -> WorkerLostError | None:
-        """Whether the process of a rank is gone: asked until it answers, or Ray says what has become of it."""
-        until, error = time.monotonic() + LOSS_S, None
+        """Return the loss of a rank whose process has ended, or None: call it until it answers or Ray reports its state."""
+        until, error = time.monotonic() + STATE_TIMEOUT_S, None
         while (left := until - time.monotonic()) > 0:
             try:
                 ray.get(self.actors[rank].is_there.remote(), timeout=left)
                 return None
             except ActorUnavailableError as unreachable:
                 error = unreachable
-                time.sleep(AGAIN_S)
+                time.sleep(RETRY_INTERVAL_S)
             except RayError as gone:
                 error = gone
                 break
@@ -374,7 +373,7 @@ class _WorkerGroup:
 
 
 class WorkerLostError(Exception):
-    """A rank did not finish."""
+    """Raised when a rank did not finish."""
 
     def __init__(self, rank: int, error: RayError) -> None:
         super().__init__(rank, error)
@@ -382,13 +381,13 @@ class WorkerLostError(Exception):
 
     @property
     def is_cause(self) -> bool:
-        """Whether this can be no consequence of another loss: the process is gone, or the input was wrong."""
+        """Return whether this loss cannot be a consequence of another: the process has ended, or the input was wrong."""
         if not isinstance(self.error, RayTaskError):
             return True
         return isinstance(self.error.cause, RaylineError) and not isinstance(self.error.cause, TrainingError)
 
     def as_error(self, plan: PlacementPlan, attempt: int, max_failures: int) -> RaylineError:
-        """The error that the user sees."""
+        """Return the error to raise to the user."""
         n = len(plan.nodes)
         if isinstance(self.error, RayTaskError):
             cause = self.error.cause
@@ -401,7 +400,7 @@ class WorkerLostError(Exception):
             )
         node = gone(plan.nodes[self.rank])
         failed = f"{attempt + 1} group{'s' * (attempt > 0)} of workers failed, and max_failures is {max_failures}"
-        more = "" if max_failures else "; max_failures=1 goes on from the last checkpoint"
+        more = "" if max_failures else "; max_failures=1 resumes from the last checkpoint"
         if node is not None:
             return TrainingError(
                 f"{WHERE}: rank {self.rank} of {n} was lost with its node {node}, which has left the cluster.",

@@ -1,4 +1,4 @@
-"""Tables in this process, with Polars: the one door through which every table type comes in and goes out."""
+"""Tables in this process, with Polars: conversion from and to every supported table type."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LocalEngine(Engine):
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Around work of Polars: what it raises, a panic too, is an error of ours with its first line."""
+    """Convert errors of Polars, panics included, into errors of Rayline with their first line."""
     refuse_after_fork("Rayline")
     try:
         yield
@@ -85,11 +85,11 @@ def computing() -> Iterator[None]:
 
 
 _COLUMNAR = ("DF [", "Parquet SCAN", "IPC SCAN")
-"""How the plans begin of which Polars can read one column alone."""
+"""First words of the query plans from which Polars can read single columns."""
 
 
 def _pieces(lazy: pl.LazyFrame, n_rows: int) -> Iterator[pl.DataFrame]:
-    """The rows in order, so many at a time, without holding more than two pieces."""
+    """Iterate over the rows in order in batches, holding at most two in memory."""
     rest: list[pl.DataFrame] = []
     for batch in lazy.collect_batches(chunk_size=n_rows, maintain_order=True):
         rest.append(batch)
@@ -114,7 +114,7 @@ def _batch_size(placement: Placement | None) -> int | None:
 
 
 def to_lazy(data: Any) -> pl.LazyFrame:
-    """Any in-process table as a LazyFrame, without a copy where the type allows it.
+    """Return any in-process table as a LazyFrame, without a copy where the type allows it.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def to_lazy(data: Any) -> pl.LazyFrame:
 
 
 def to_polars(data: Any) -> pl.DataFrame:
-    """Any in-process table as a Polars DataFrame. Raises as `to_lazy`."""
+    """Return any in-process table as a Polars DataFrame. Raises as `to_lazy`."""
     if isinstance(data, pl.DataFrame):
         return data
     if isinstance(data, pl.LazyFrame):
@@ -158,9 +158,9 @@ def to_polars(data: Any) -> pl.DataFrame:
 
 
 def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
-    """A result in the type of the table that was given (a LazyFrame stays lazy).
+    """Return a result in the type of the input table (a LazyFrame stays lazy).
 
-    Columns named in `kept` are the given table's own: they come back as they were, in types that Polars does not have too.
+    Columns named in `kept` are returned unchanged from the input table, including types that Polars does not have.
     """
     if isinstance(like, pl.LazyFrame):
         return result
@@ -195,7 +195,7 @@ def restore(like: Any, result: pl.LazyFrame, kept: Sequence[str] = ()) -> Any:
 
 
 def _to_pandas(frame: pl.DataFrame) -> Any:
-    """As Polars makes it, but whole numbers with gaps are pandas' nullable ones: floats would round them."""
+    """Convert as Polars does, except that integers with nulls become pandas' nullable integers: floats would round them."""
     import pandas as pd
 
     pandas = frame.to_pandas()
@@ -206,7 +206,7 @@ def _to_pandas(frame: pl.DataFrame) -> Any:
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """An Arrow table with types that every Arrow library reads."""
+    """Return an Arrow table with types that every Arrow library reads."""
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

@@ -1,4 +1,4 @@
-"""Arrow and pandas columns as Polars ones: a type that Polars lacks becomes one that it has, or an error names the column."""
+"""Convert Arrow and pandas columns to Polars: a type that Polars lacks becomes one that it has, or an error names the column."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rayline.core.errors import SchemaError
 from rayline.core.schema import category_of, category_text, is_missing
 
 UNREADABLE = (Exception, pl.exceptions.PanicException)
-"""What the builders of columns raise about values that they cannot hold: anything, and a panic is no Exception."""
+"""Raised by constructors of columns about values that they cannot hold; a panic of Polars is not an Exception."""
 
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:
-    """An Arrow table as a Polars one, without a copy where the types allow it.
+    """Return an Arrow table as a Polars table, without a copy where the types allow it.
 
     A dictionary of numbers, dates or truth values is a category (see `category_of`). Raises SchemaError for a column of a
     type that has no form in Polars.
@@ -42,7 +42,7 @@ def from_arrow(table: pa.Table) -> pl.DataFrame:
 
 
 def frame_of(columns: Sequence[pl.Series]) -> pl.DataFrame:
-    """Columns side by side under their own names, the empty one too (a list of Series would make `column_0` of it)."""
+    """Return a table of these columns under their own names; an empty name is kept (a list of Series would make it `column_0`)."""
     return pl.DataFrame({column.name: column for column in columns})
 
 
@@ -92,8 +92,8 @@ def _category(name: str, column: pa.ChunkedArray) -> pl.Series:
 
 
 def _conversion(kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.ChunkedArray] | None:
-    """The way from a type that Polars lacks to one that it has; None when none is needed or none is known."""
-    if isinstance(kind, pa.BaseExtensionType):  # tensors, Arrow's own and Ray's, among them
+    """Return the conversion from a type that Polars lacks to one that it has; None when none is needed or none is known."""
+    if isinstance(kind, pa.BaseExtensionType):  # including tensors of Arrow and of Ray
         return _stored
     if pa.types.is_run_end_encoded(kind):
         return pc.run_end_decode  # type: ignore[no-any-return]
@@ -107,7 +107,7 @@ def _conversion(kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.ChunkedArra
 
 
 def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of an extension type as plain Arrow: tensors of one shape as vectors, of several shapes as lists."""
+    """Return a column of an extension type as plain Arrow: tensors of one shape as vectors, of several shapes as lists."""
     kind = column.type
     if isinstance(kind, pa.Bool8Type):
         return column.cast(pa.bool_())
@@ -138,7 +138,7 @@ def _no_form(name: str, kind: Any) -> SchemaError:
 
 
 def of_values(name: str, values: Sequence[Any]) -> pl.Series:
-    """A column of Python values; None, NaN, pandas' NA and NaT are missing.
+    """Return a column of Python values; None, NaN, pandas' NA and NaT are missing.
 
     Values of several types are a column of Python objects, which no stage and no model takes. Raises SchemaError when a
     value has no form in any column.
@@ -164,12 +164,12 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
                 f"convert {name!r}, or drop it.",
             ) from error
         with contextlib.suppress(*UNREADABLE):
-            return pl.Series(name, items, dtype=pl.Object)  # harmless where nobody reads it
+            return pl.Series(name, items, dtype=pl.Object)  # no error unless the column is used
         raise _no_form(name, f"values of the types {kinds}") from error
 
 
 def from_pandas(data: Any) -> pl.DataFrame:
-    """A pandas table as a Polars one; a name that is no string is its text. Raises SchemaError as `from_arrow`."""
+    """Return a pandas table as a Polars table; a column name that is not a string becomes one. Raises SchemaError as `from_arrow`."""
     names = [str(name) for name in data.columns]
     series: dict[int, pl.Series] = {}
     for i, dtype in enumerate(data.dtypes):
@@ -187,7 +187,7 @@ def from_pandas(data: Any) -> pl.DataFrame:
 
 
 def of_pandas(name: str, column: Any) -> pl.Series:
-    """A pandas column; a categorical whose categories are no text is a category all the same (see `category_of`)."""
+    """Return a pandas column as a Polars one; a categorical of values other than strings stays a category (see `category_of`)."""
     if column.dtype.name == "category":
         return _pandas_category(name, column)
     if column.dtype == object:

@@ -1,4 +1,4 @@
-"""Rows in the object store. Workers import this, and so not Ray Data: that would double the time in which they start."""
+"""References to rows in the object store. Workers import this module without Ray Data, which would double their start time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayline.core.schema import category_values, col
 
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:
-    """An Arrow table as a Polars one, without a copy where the types allow it; dictionaries are strings."""
+    """Return an Arrow table as a Polars table, without a copy where the types allow it; dictionaries are strings."""
     frame: pl.DataFrame = registry.engine("local").collect(table)
     texts = [n for n, d in frame.schema.items() if isinstance(d, pl.Categorical) and category_values(d) is None]
     return frame.with_columns(col(name).cast(pl.String) for name in texts)
@@ -30,12 +30,12 @@ class BlockSlice:
     stop: int
 
     def __call__(self) -> pl.DataFrame:
-        """The rows as a table, in the process that asks for them, of a block that is an Arrow table."""
+        """Return the rows as a table in the calling process; the block is an Arrow table."""
         return from_arrow(ray.get(self.block)).slice(self.start, self.stop - self.start)
 
 
 def shared(pieces: Sequence[BlockSlice], n: int) -> list[list[BlockSlice]]:
-    """The rows in n parts, in their order, none with more than one row more than another."""
+    """Split the rows into n parts, in order, whose sizes differ by at most one row."""
     total = sum(piece.stop - piece.start for piece in pieces)
     ends = [total * (part + 1) // n for part in range(n)]
     parts: list[list[BlockSlice]] = [[] for _ in range(n)]
@@ -53,6 +53,6 @@ def shared(pieces: Sequence[BlockSlice], n: int) -> list[list[BlockSlice]]:
 
 
 def first_line(text: str, most: int = 300) -> str:
-    """The first line of a text, or as much of it as fits."""
+    """Return the first line of a text, truncated."""
     line = text.strip().split("\n", 1)[0]
     return line if len(line) <= most else line[: most - 1] + "…"

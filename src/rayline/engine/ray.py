@@ -1,4 +1,4 @@
-"""Ray Datasets: scanned, mapped, collected and trained on, with Polars inside Ray's tasks."""
+"""The engine for Ray Datasets: scan, map, collect and train, with Polars inside Ray's tasks."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, refu
 from rayline.engine.session import ensure_ray, quietly
 
 SAMPLE_ROWS = 1000
-"""Rows that are looked at to find the types of pandas columns that hold Python objects."""
+"""Rows inspected to find the types of pandas columns that hold Python objects."""
 
 BLOCK_ROWS = 1 << 16
-"""Rows that a task takes at least when a materialised dataset has many small blocks."""
+"""Minimum rows per task when a materialised dataset has many small blocks."""
 
 GPU_ROWS = 4096
-"""Rows that a worker with a GPU works on at a time when nobody says otherwise."""
+"""Default batch size of a worker with a GPU, in rows."""
 
 COSTLY = (
     "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/index.md says how "
@@ -100,7 +100,7 @@ class RayEngine(Engine):
         work = MappedBlock(SerializedFunction.of(function))
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
         mapped: Dataset = Dataset.copy(data, _deep_copy=True)
-        # An error of ours keeps its type on the way to whoever consumes the dataset.
+        # A RaylineError keeps its type until it reaches the consumer of the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
             actors = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus}
@@ -170,23 +170,23 @@ class RayEngine(Engine):
         checkpoint_every: int | None = None,
         pool: Pool | None = None,
     ) -> list[Any]:
-        """Run a function on a group of workers, each with its share of the rows, and return what it gave on each rank.
+        """Run a function on a group of workers, each with its share of the rows, and return its result on each rank.
 
-        The rows are prepared where they are and stay in the object store; the ranks get equal numbers of them, in their
-        order. See `group.Training` for the rest.
+        The rows are prepared where they are stored and stay in the object store; the ranks get equal numbers of rows, in
+        order. See `group.DistributedRun` for the other parameters.
 
         Parameters
         ----------
         function
-            Runs on every rank, in a process of its own; it is given a `workers.Worker`.
+            Runs on every rank, in its own process; its argument is a `workers.RayWorker`.
         num_workers, resources_per_worker, use_gpu
-            How many ranks, and what each has. By default the ranks share the cluster's CPUs.
+            The number of ranks and the resources of each. By default the ranks share the cluster's CPUs.
         train, test
             A ray.data.Dataset or a table in this process; None for a training without data.
         prepare, prepare_test
             Functions of tables for the rows of `train` and of `test`.
         storage_path
-            A directory or a URI for checkpoints, which every node reaches; without it the driver keeps the last one.
+            A directory or a URI for checkpoints that every node can reach; without it the driver keeps the last checkpoint.
         pool
             Keeps the workers for the next call with the same pool; without it they end.
 
@@ -197,7 +197,7 @@ class RayEngine(Engine):
         DataError
             When there are fewer rows than workers.
         TrainingError
-            When a rank fails; its cause is the worker's own error. A RaylineError of the function stays what it is.
+            When a rank fails; its cause is the worker's error. A RaylineError of the function is raised unchanged.
         """
         if max_failures < 0:
             raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
@@ -206,7 +206,7 @@ class RayEngine(Engine):
         def plan() -> PlacementPlan:
             return PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
 
-        plan()  # what the cluster has no room for is refused before anything is written
+        plan()  # refuse what the cluster has no room for before writing anything
         training = DistributedRun(
             function=function,
             plan=plan,
@@ -233,11 +233,11 @@ class RayEngine(Engine):
         return training.run(share)
 
     def pool(self) -> Pool:
-        """What keeps workers from one `train` to the next; to be closed."""
+        """Return a pool that keeps workers from one `train` to the next; close it after use."""
         return Pool()
 
     def share(self, num_workers: int, resources: Mapping[str, float]) -> float:
-        """The CPUs that each of so many workers gets, when a framework starts them itself: as asked, or its part.
+        """Return the CPUs that each worker gets when a framework starts the workers itself: as requested, or an equal share.
 
         Raises ResourceError when the cluster, even empty, has no room for them.
         """
@@ -245,7 +245,7 @@ class RayEngine(Engine):
 
 
 def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:
-    """The prepared rows in the object store."""
+    """Prepare the rows and return references to them in the object store."""
     if data is None:
         return []
     if isinstance(data, Dataset):
@@ -295,7 +295,7 @@ def _refuse_other(data: Any) -> None:
 
 
 def _possible(placement: Placement | None) -> Placement:
-    """The placement, when some node has what it asks for. Raises ResourceError otherwise."""
+    """Return the placement if some node has its resources. Raises ResourceError otherwise."""
     placement = placement or Placement()
     needs = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus or 0.0}
     if any(needs.values()):
@@ -304,7 +304,7 @@ def _possible(placement: Placement | None) -> Placement:
 
 
 def _own(data: Dataset) -> Dataset:
-    """The same dataset with settings of our own: no progress bar, blocks in their order, errors as they were raised."""
+    """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
     _refuse_no_cpu_left(data)
     own: Dataset = Dataset.copy(data, _deep_copy=True)
     own.context.enable_progress_bars = False
@@ -314,13 +314,13 @@ def _own(data: Dataset) -> Dataset:
 
 
 def _batch_size(data: Dataset) -> int | None:
-    """Rows that a task takes at least; None for one block a task, which Ray Data can join with the reading."""
+    """Return the minimum rows per task; None for one block per task, which Ray Data can fuse with reading."""
     many = isinstance(data, MaterializedDataset) and data.num_blocks() > 1
     return BLOCK_ROWS if many and data.count() < data.num_blocks() * BLOCK_ROWS else None
 
 
 def _rows(data: Dataset) -> Iterator[BlockSlice]:
-    """The blocks in the order of the rows, as places in the object store."""
+    """Iterate over the blocks in row order, as references to the object store."""
     for bundle in _bundles(data):
         for entry in bundle.blocks:
             rows = entry.metadata.num_rows
@@ -329,7 +329,7 @@ def _rows(data: Dataset) -> Iterator[BlockSlice]:
 
 
 def _refuse_no_cpu_left(data: Dataset) -> None:
-    """Raise ResourceError in a task that has left no CPU for the tasks that make these rows: they would wait for its end."""
+    """Raise ResourceError in a task that leaves no CPU for the tasks that compute these rows: they would wait for it to end."""
     held = held_here("CPU")
     if not held or isinstance(data, MaterializedDataset):
         return
@@ -343,7 +343,7 @@ def _refuse_no_cpu_left(data: Dataset) -> None:
 
 
 def _bundles(data: Dataset) -> Iterator[Any]:
-    """The blocks as places in the object store, as they are ready; when the first one takes long, what it may wait for."""
+    """Iterate over the blocks as references, as they become ready; when the first takes long, report the likely reason."""
     _refuse_no_cpu_left(data)
     with patience(lambda: busy("no rows of a Dataset are there yet")) as is_over:
         for bundle in compat.ref_bundles(data):
@@ -353,7 +353,7 @@ def _bundles(data: Dataset) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _cancelled(tasks: deque[ray.ObjectRef[int]]) -> Iterator[None]:
-    """On an error, the tasks that are left are not begun."""
+    """Cancel the remaining tasks on an error."""
     try:
         yield
     except BaseException:
@@ -363,7 +363,7 @@ def _cancelled(tasks: deque[ray.ObjectRef[int]]) -> Iterator[None]:
 
 
 def _cut(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockSlice]]:
-    """The same rows, so many at a time."""
+    """Iterate over the same rows in batches of a fixed size."""
     part: list[BlockSlice] = []
     room = n_rows
     for piece in pieces:
@@ -381,7 +381,7 @@ def _cut(pieces: Iterator[BlockSlice], n_rows: int) -> Iterator[list[BlockSlice]
 
 
 def _blocks(data: Dataset) -> Iterator[Any]:
-    """The blocks, one after the other as they are ready."""
+    """Iterate over the blocks as they become ready."""
     for bundle in _bundles(data):
         yield from ray.get(list(bundle.block_refs))
 
@@ -399,7 +399,7 @@ def _disagreement(what: str) -> SchemaError:
 
 @contextlib.contextmanager
 def _answering(what: str) -> Iterator[None]:
-    """Around an execution of our own: quiet, and with our own errors as they were raised."""
+    """Execute quietly, and raise errors of Rayline as they were raised."""
     try:
         with quietly():
             yield
@@ -450,7 +450,7 @@ def _schema_of(data: Dataset) -> pl.Schema:
     base = known.base_schema
     if isinstance(base, pa.Schema):
         return to_frame(base.empty_table().select(known.names)).schema
-    # Blocks of pandas: what an object column holds shows only in its values.
+    # Blocks of pandas: only its values show the type of an object column.
     frames = [to_frame(block) for block in _blocks(_own(data).limit(SAMPLE_ROWS))]
     frames = [frame for frame in frames if frame.width]
     return pl.concat(frames, how="vertical_relaxed").schema if frames else pl.Schema()

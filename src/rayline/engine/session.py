@@ -1,4 +1,4 @@
-"""Ray itself: started quietly when a call needs it and none is running, and kept quiet while we work."""
+"""The Ray session: start Ray quietly when a call needs it and none is running, and silence it during work."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ray.data import DataContext
 from rayline.core.errors import ResourceError
 from rayline.core.sockets import MAX_SOCKET_PATH, short_directory
 
-KNOCK_S = 5.0
-"""Seconds in which a Ray at RAY_ADDRESS has to answer."""
+CONNECT_TIMEOUT_S = 5.0
+"""Seconds within which a Ray at RAY_ADDRESS has to accept a connection."""
 
 SESSION_BYTES = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-"""What the path of a socket of Ray has beyond the directory for temporary files."""
+"""Length in bytes of the path of a Ray socket, below the directory for temporary files."""
 
 
 def ensure_ray() -> None:
     """Connect to the Ray of RAY_ADDRESS, or start a quiet one on this machine, unless this process already has one.
 
     A Ray that was started here ends with this process. Nothing is printed and nothing is written into the home directory:
-    the token that keeps strangers out lives in the environment of this process and its children.
+    the authentication token is kept in the environment of this process and its children.
 
     Raises
     ------
     ResourceError
         When Ray cannot be reached or started.
     """
-    with _starting:  # of two threads the second takes what the first has started
+    with _starting:  # the second of two threads uses what the first has started
         if not ray.is_initialized():
             _start()
 
@@ -51,7 +51,7 @@ def _start() -> None:
         options["include_dashboard"] = False
         options |= _short_session()
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address, **options)
     except Exception as error:
         raise ResourceError(
@@ -64,15 +64,15 @@ def _start() -> None:
     DataContext.get_current().enable_progress_bars = False
 
 
-def _knock(address: str) -> None:
-    """Raise OSError when nobody listens at host:port: Ray itself would wait for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError when nothing listens at host:port: Ray itself would wait for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _short_session() -> dict[str, Any]:
-    """Where a Ray that starts here keeps its sockets, when its usual place is too long for them: `TMPDIR/ray/session_…/sockets/…`."""
+    """Return the option for a shorter directory of sockets, when the path of the usual one is too long: `TMPDIR/ray/session_…/sockets/…`."""
     usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp")  # noqa: S108  # as Ray
     if len(os.fsencode(usual)) + SESSION_BYTES <= MAX_SOCKET_PATH:
         return {}
@@ -80,15 +80,15 @@ def _short_session() -> dict[str, Any]:
 
 
 def _keep_token_private() -> None:
-    # A Ray that starts locally asks for a token, and writes one into the home directory when it finds none.
+    # A local Ray requires a token, and writes one into the home directory when it finds none.
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Ray Data says nothing on the console meanwhile; its log file has everything."""
-    consoles, silent = _consoles(), logging.Filter("nobody")
+    """Silence Ray Data on the console; its log file stays complete."""
+    consoles, silent = _consoles(), logging.Filter("nothing")
     for handler in consoles:
         handler.addFilter(silent)
     try:

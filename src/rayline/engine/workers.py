@@ -1,4 +1,4 @@
-"""A worker of a distributed training: a Ray actor that runs a function, reports, and can be told to stop."""
+"""A worker of distributed training: a Ray actor that runs a function, reports, and can be stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rayline.engine.object_refs import BlockSlice
 
 @dataclass
 class RayWorker:
-    """What the function of a training is given on each rank. See `core.framework.TrainContext` for the words."""
+    """The context of a training function on each rank. See `core.framework.TrainContext` for its attributes."""
 
     rank: int
     world_size: int
@@ -41,7 +41,7 @@ class RayWorker:
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """What the driver sends to one worker to begin."""
+    """The data that the driver sends to a worker to start it."""
 
     worker_addresses: Sequence[str]
     others: Sequence[Any]  # of rank 0 all others, of the others rank 0
@@ -54,7 +54,7 @@ class WorkerStart:
 
 @dataclass(frozen=True)
 class WorkerMessage:
-    """What rank 0 tells: the metrics of an iteration, or a checkpoint (bytes, or its name in storage)."""
+    """A message of rank 0: the metrics of an iteration, or a checkpoint (bytes, or its name in storage)."""
 
     iteration: int
     metrics: Mapping[str, float] | None = None
@@ -63,15 +63,15 @@ class WorkerMessage:
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={"listen": 1, "tell": 1})
 class WorkerActor:
-    """One worker. `run` works while `listen` waits for what there is to tell and `stop_after` brings the order to stop."""
+    """One worker. While `run` runs the function, `listen` waits for its messages and `stop_after` tells it to stop."""
 
     def __init__(self, rank: int, world_size: int, n_threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
         self._rank, self._world_size, self._n_threads = rank, world_size, n_threads
 
     def join(self, packed: bytes) -> str:
-        """Load the function (and with it the libraries that it needs), and say where this worker can be reached. Once for
-        each training."""
+        """Load the function (and with it the libraries that it needs), and return this worker's address. Called once per
+        training run."""
         self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
         self._last: int | None = None  # no iteration after this one
         self._stop = False
@@ -79,11 +79,11 @@ class WorkerActor:
         self._gathered: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._function = pickle.loads(packed)  # noqa: S301  # packed by our own driver
         self._place = socket.socket()
-        self._place.bind(("", 0))  # held until the function runs: no two workers get the same port
+        self._place.bind(("", 0))  # held until the function runs, so that no two workers get the same port
         return f"{ray.util.get_node_ip_address()}:{self._place.getsockname()[1]}"
 
     def run(self, start: WorkerStart, resume: Any) -> Any:
-        """The function on this rank."""
+        """Run the function on this rank."""
         self._start = start
         self._place.close()
         with contextlib.ExitStack() as stack:
@@ -114,35 +114,35 @@ class WorkerActor:
 
     @ray.method(concurrency_group="listen")
     def listen(self) -> list[WorkerMessage | None]:
-        """What there is to tell, as soon as there is something; None at the end."""
-        heard = [self._outbox.get()]
+        """Wait for the next message and return it; None at the end."""
+        messages = [self._outbox.get()]
         with contextlib.suppress(queue.Empty):
-            while heard[-1] is not None:
-                heard.append(self._outbox.get_nowait())
-        return heard
+            while messages[-1] is not None:
+                messages.append(self._outbox.get_nowait())
+        return messages
 
     @ray.method(concurrency_group="tell")
     def is_there(self) -> None:
-        """Answers while this process lives, whatever it works on."""
+        """Answer as long as this process is alive, even while it runs the function."""
 
     @ray.method(concurrency_group="tell")
     def stop(self) -> None:
-        """To rank 0: training is to stop."""
+        """Tell rank 0 that training has to stop."""
         self._stop = True
 
     @ray.method(concurrency_group="tell")
     def stop_after(self, iteration: int) -> None:
-        """To the other ranks: the iterations after this one are not made."""
+        """Tell the other ranks to stop after this iteration."""
         self._last = iteration
 
     @ray.method(concurrency_group="tell")
     def give(self, rank: int, value: Any) -> None:
-        """To rank 0: what another rank gathers."""
+        """Give rank 0 the value that another rank gathers."""
         self._given.put((rank, value))
 
     @ray.method(concurrency_group="tell")
     def take(self, values: list[Any]) -> None:
-        """To the other ranks: what all have gathered."""
+        """Return to another rank the gathered values of all."""
         self._gathered.put(values)
 
     def _gather(self, value: Any) -> list[Any]:
@@ -150,10 +150,10 @@ class WorkerActor:
             self._start.others[0].give.remote(self._rank, value)
             return self._gathered.get()
         found = {0: value}
-        while len(found) < self._world_size:  # none gives another before it has taken this
-            rank, theirs = self._given.get()
-            found[rank] = theirs
-        values = [theirs for _, theirs in sorted(found.items())]
+        while len(found) < self._world_size:  # no rank gives the next value before it has taken this one
+            rank, value_of_rank = self._given.get()
+            found[rank] = value_of_rank
+        values = [value_of_rank for _, value_of_rank in sorted(found.items())]
         shared = ray.put(values) if self._world_size > 1 else None
         for other in self._start.others:
             other.take.remote(shared)
@@ -167,8 +167,8 @@ class WorkerActor:
         self._outbox.put(WorkerMessage(iteration, {name: float(value) for name, value in metrics.items()}))
         if not self._stop:
             return False
-        # All ranks must leave after the same iteration. None of the others can have finished the next one, which needs
-        # this rank: so they are told to stop after that, and have heard it before this rank goes on.
+        # All ranks must stop after the same iteration. No other rank can have finished the next iteration, which needs
+        # this rank: so they are told to stop after that, and know it before this rank continues.
         self._last = iteration
         ray.get([other.stop_after.remote(iteration) for other in self._start.others])
         return self._world_size == 1
@@ -184,7 +184,7 @@ class WorkerActor:
 
 
 def _with_its_cause(error: RaylineError) -> None:
-    """Let an error travel with what it came from, which pickling leaves out, where that can be pickled at all."""
+    """Keep the cause of an error, which pickling leaves out, if it can be pickled."""
     with contextlib.suppress(Exception):
         pickle.loads(ray.cloudpickle.dumps(error.__cause__))  # noqa: S301  # our own bytes
         error.__dict__["cause"] = error.__cause__
