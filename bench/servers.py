@@ -35,12 +35,12 @@ PIPELINE = "RAYLINE_BENCH_PIPELINE"
 MAX_BODY_BYTES = 16 << 20
 
 WITHOUT = {
-    "without refusals of unparsed requests": "from rayline.serve import server; server._is_whole_post = lambda data: False",
+    "without refusals of unparsed requests": "from rayline.serve import server; server._is_complete_post = lambda data: False",
     "with Python's thresholds of garbage collection": "import gc; gc.set_threshold = lambda *thresholds: None",
     "without writing an answer in one piece": (
         "from rayline.serve import connection as c; from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as P; "
         "c.OnePieceConnection.connection_made = lambda self, transport: P.connection_made(self, transport); "
-        "from rayline.serve import server; server._is_whole_post = lambda data: False"
+        "from rayline.serve import server; server._is_complete_post = lambda data: False"
     ),
 }
 """Our server without one of its parts each, as statements that run before it starts."""

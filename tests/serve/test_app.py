@@ -252,7 +252,7 @@ def test_unknown_paths_and_methods(client: Client) -> None:
     assert client.get("/predict").status_code == 405
     assert client.get("/predict").headers["allow"] == "POST"
     assert client.get("/nothing").status_code == 404
-    assert client.get("/v1/models/nothing").json()["error"].startswith("Nothing is here")
+    assert client.get("/v1/models/nothing").json()["error"].startswith("There is no such path")
 
 
 def test_nan_is_null(make_client: Any) -> None:

@@ -86,5 +86,5 @@ def test_triton_asks_about_the_server(client: triton.InferenceServerClient) -> N
     assert {tensor["name"]: tensor["datatype"] for tensor in about["inputs"]} == {
         name: kind for name, (kind, _) in KINDS.items()
     }
-    with pytest.raises(triton.InferenceServerException, match="not as the model needs"):
+    with pytest.raises(triton.InferenceServerException, match="do not match the columns"):
         client.infer("flights", inputs(pl.DataFrame(rows(1)), True)[:2])

@@ -106,14 +106,14 @@ def test_applications_of_others_are_left_alone(ray_session: Any, pipeline: Infer
             ingress.start("127.0.0.1", None)
             serve.run(Theirs.bind(), name="mine", route_prefix="/mine")
         for refused in (mine.deploy, mine.delete, lambda: mine.update(pipeline)):
-            with pytest.raises(ServeError, match="Rayline has not made"):
+            with pytest.raises(ServeError, match="Rayline did not create"):
                 refused()
         assert httpx.get(f"{ingress.address()}/mine", timeout=60).text == "theirs"
     finally:
         with ingress.quiet():
             serve.delete("mine")
             ingress.stop()
-    with pytest.raises(ServeError, match="does not run"):
+    with pytest.raises(ServeError, match="is not running"):
         mine.url  # noqa: B018
 
 

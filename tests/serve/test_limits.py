@@ -167,8 +167,8 @@ def test_a_few_slow_bodies_keep_nobody_out() -> None:
     with pytest.raises(HTTPError):
         memory.take(SHORT_BODY, 1)
     memory.take(0, 34)
-    memory.give_back(34)
-    memory.give_back((4 << 20) + SHORT_BODY)
+    memory.release(34)
+    memory.release((4 << 20) + SHORT_BODY)
     assert memory._room == {False: 4 << 20, True: 2 * SHORT_BODY}
 
 
@@ -186,7 +186,7 @@ def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
                 yield value
 
     read = Rows([row] * 100_000)
-    refusal = RowReader({"x": pl.Int64(), "y": pl.String()})._refusal(read)
+    refusal = RowReader({"x": pl.Int64(), "y": pl.String()})._row_errors(read)
     assert read.n_seen <= 101
     assert len(refusal.body()["problems"]) == 100
     assert refusal.body()["more_problems"] is True
@@ -320,7 +320,7 @@ def test_whatever_is_raised_is_answered_and_counted(make_client: Any, error: Bas
     client = make_client(raises(error))
     answer = client.post("/predict", json=[{"x": 1}] * n)
     assert answer.status_code == 500
-    assert answer.json() == {"error": "The server failed on this request; its log tells why."}
+    assert answer.json() == {"error": "The server failed on this request; its log has the details."}
     assert 'code="500"} 1' in client.get("/metrics").text
 
 

@@ -194,11 +194,11 @@ def test_too_many_requests_are_refused_at_once(pipeline: InferencePipeline) -> N
 
 def test_only_whole_plain_posts_are_refused_unread() -> None:
     whole = post("/predict", b"[]")
-    assert server._is_whole_post(whole)
-    assert server._is_whole_post(post("/predict", b"[]", "Connection: Keep-Alive"))
+    assert server._is_complete_post(whole)
+    assert server._is_complete_post(post("/predict", b"[]", "Connection: Keep-Alive"))
     for other in (
         whole[:-1], whole + b"x", whole.replace(b"POST", b"GET"), whole.replace(b"HTTP/1.1", b"HTTP/1.0"),
         post("/predict", b"[]", "connection: close"), post("/predict", b"[]", "transfer-encoding: chunked"),
         whole.replace(b"content-length: 2\r\n", b""), b"", b"POST ", b"POST / HTTP/1.1\r\ncontent-length: +2\r\n\r\n[]",
     ):  # fmt: skip
-        assert not server._is_whole_post(other)
+        assert not server._is_complete_post(other)

@@ -1,7 +1,7 @@
 """The HTTP app of an inference pipeline. No Ray: uvicorn and Ray Serve run the same app.
 
-It is a FastAPI app (documentation, further routes and lifespan are FastAPI's) whose own routes are answered before
-FastAPI sees them: a prediction takes a fraction of a millisecond, and a framework's layers would take as long again.
+It is a FastAPI app (FastAPI handles additional routes and the lifespan), but its own routes are handled before
+FastAPI: a prediction takes a fraction of a millisecond, and FastAPI's layers would double that.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from rayline.serve.http_messages import (
 )
 from rayline.serve.metrics import Metrics
 from rayline.serve.options import LOOPBACK, ServerOptions
-from rayline.serve.predictions import ServedModel, Work, instances_asked, rows_asked
+from rayline.serve.predictions import ServedModel, Work, requested_instances, requested_rows
 from rayline.serve.protocol import HTTPError, dumps, loads
 
 FEW_ROWS = 32
-"""So many rows go one by one through the compiled row functions into one call of the model; more are a table."""
+"""Up to this number, rows are preprocessed one by one with the compiled row functions; more rows are processed as a table."""
 
 _log = logging.getLogger("rayline.serve")
 
@@ -54,7 +54,7 @@ Handler = Callable[[HTTPRequest, ServedModel], Awaitable[HTTPResponse]]
 
 
 class App(FastAPI):
-    """The app. `create_app` makes it; `swap` puts another pipeline in while it runs."""
+    """The ASGI app made by `create_app`; `swap` replaces its pipeline while it runs."""
 
     def __init__(self, pipeline: InferencePipeline, options: ServerOptions) -> None:
         super().__init__(
@@ -78,32 +78,32 @@ class App(FastAPI):
 
     @property
     def pipeline(self) -> InferencePipeline:
-        """What answers now."""
+        """The pipeline that currently answers requests."""
         return self._served.pipeline
 
     def swap(self, pipeline: InferencePipeline) -> None:
-        """Answer with another pipeline from the next request on; those that have begun end with the old one."""
-        self.answer_with(self.served(pipeline))
+        """Use another pipeline from the next request on; requests in progress finish with the old one."""
+        self.activate(self.served(pipeline))
 
     def served(self, pipeline: InferencePipeline) -> ServedModel:
-        """What `answer_with` takes. Calls the model, which takes as long as it takes: in a server that runs, in a thread."""
+        """Prepare a pipeline for `activate`. This calls the model, which may be slow: use a thread in a running server."""
         return ServedModel(pipeline, self.settings.name)
 
-    def answer_with(self, served: ServedModel) -> None:
-        """The second half of `swap`: takes no time."""
+    def activate(self, served: ServedModel) -> None:
+        """Use a prepared pipeline from now on: the second, fast half of `swap`."""
         self._document = openapi.document(self.settings, served.pipeline, served.has_probabilities)
         self._served = served
         self._batcher.expect(served.call_s)
 
     def close(self) -> None:
-        """Let its threads go."""
+        """Stop the threads of the app."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, made from the schema."""
+        """Return the OpenAPI document, generated from the schema."""
         return self._document
 
-    # -- the way of a request --------------------------------------------------------------------------------------
+    # -- handling of a request -------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,7 +113,7 @@ class App(FastAPI):
         root: str = scope.get("root_path", "")
         if root and path.startswith(root):
             path = path[len(root) :] or "/"
-        method: str = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves the body out
+        method: str = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server omits the body
         found = self._handlers.get((method, path))
         protocol, handler, is_open = found or ("other", None, False)
         start = time.perf_counter()
@@ -134,10 +134,12 @@ class App(FastAPI):
             if method != "POST":
                 answer = await handler(request, self._served)
             elif max(self._batcher.n_waiting, self._n_threaded) >= self.settings.max_queued_requests:
-                raise overloaded()  # before any work is done for it
+                raise overloaded()  # before any work for the request
             else:
                 if request.content_type in _FORMS:
-                    raise HTTPError(415, "Expected the Content-Type application/json, not one that any page may post.")
+                    raise HTTPError(
+                        415, "Expected the Content-Type application/json, not one that any web page can send."
+                    )
                 async with asyncio.timeout(self.settings.request_timeout_s):
                     await request.read(self.settings.max_body_bytes, self._memory, self._threads)
                     answer = await handler(request, self._served)
@@ -145,17 +147,17 @@ class App(FastAPI):
             raise
         except BaseException as error:  # libraries in Rust raise panics, which are no Exception
             failed = self._failed(error, path, request)
-            _let_go(error)
+            _release_frames(error)
             if failed is None:
                 return
             answer = failed
         finally:
-            self._memory.give_back(request.size)
+            self._memory.release(request.size)
         await send_answer(send, answer)
         self.metrics.request(protocol, answer.status, time.perf_counter() - start)
 
     def _failed(self, error: BaseException, path: str, request: HTTPRequest) -> HTTPResponse | None:
-        """What an error is answered with; None when nobody waits for an answer."""
+        """Return the answer to an error; None when the client has disconnected."""
         if isinstance(error, ClientDisconnected):
             return None
         if isinstance(error, HTTPError):
@@ -168,36 +170,37 @@ class App(FastAPI):
                 HTTPError(504, f"The request took longer than {self.settings.request_timeout_s:g} s.", headers=leave)
             )
         _log.error("A request to %s failed.", path, exc_info=error)
-        return refused(HTTPError(500, "The server failed on this request; its log tells why."))
+        return refused(HTTPError(500, "The server failed on this request; its log has the details."))
 
     def overloaded(self) -> bytes:
-        """The answer 503 as it goes over the wire, counted: for a server that refuses without asking the app."""
+        """Return the raw HTTP answer 503 and count it, for a server that refuses a request without calling the app."""
         self.metrics.request("refused", 503, 0.0)
         return _OVERLOADED
 
     def _admit(self, request: HTTPRequest, method: str) -> None:
-        """Raise Refusal when the client is not allowed to ask: by its token, by the name it asks, by the page it asks from."""
+        """Raise HTTPError when the request is not allowed because of its token, its Host header, or the web page that sent it."""
         headers, hosts = request.headers, self.settings.allowed_hosts
         if self._token is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
             raise _unauthorised()
         if hosts is not None and not all(host_name(v) in hosts for k, v in request.scope["headers"] if k == b"host"):
             raise HTTPError(
-                421, "This server does not answer to that Host. Ask it as localhost, or start it with allowed_hosts=."
+                421, "This server does not accept that Host. Use localhost, or start the server with allowed_hosts=."
             )
         if method != "GET" and not _is_own_page(headers, hosts or ()):
             raise HTTPError(
-                403, "A page of another site may not ask this server. Start it with allowed_hosts= to let it."
+                403,
+                "A page of another site may not send requests to this server. Start the server with allowed_hosts= to allow the site.",
             )
 
     def _unknown(self, path: str) -> HTTPError:
         methods = sorted(method for method, own in self._handlers if own == path)
         if methods:
             return HTTPError(
-                405, f"{path} takes {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())]
+                405, f"{path} accepts {' and '.join(methods)}.", headers=[(b"allow", ", ".join(methods).encode())]
             )
-        return HTTPError(404, f"Nothing is here. The model is called {self.settings.name!r}, its version '1'.")
+        return HTTPError(404, f"There is no such path. The model is called {self.settings.name!r}, its version is '1'.")
 
-    # -- what there is ---------------------------------------------------------------------------------------------
+    # -- routes ----------------------------------------------------------------------------------------------------
 
     def _make_handlers(self) -> dict[tuple[str, str], tuple[str, Handler | None, bool]]:
         name = self.settings.name
@@ -227,14 +230,14 @@ class App(FastAPI):
             return await self._threaded(request, partial(served.arrow, request.body, proba))
         if len(request.body) > SHORT_BODY:
             return await self._threaded(request, partial(served.json, request.body, proba))
-        rows, proba = rows_asked(loads(request.body), proba)
+        rows, proba = requested_rows(loads(request.body), proba)
         return await self._rows(request, served, rows, proba)
 
     async def _v1_predict(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         if len(request.body) > SHORT_BODY:
             return await self._threaded(request, partial(served.instances, request.body))
         return await self._rows(
-            request, served, instances_asked(loads(request.body), list(served.reader.columns)), False
+            request, served, requested_instances(loads(request.body), list(served.reader.columns)), False
         )
 
     async def _v2_infer(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
@@ -289,15 +292,16 @@ class App(FastAPI):
         return await scores
 
     async def _threaded(self, request: HTTPRequest, run: Callable[[Work], HTTPResponse]) -> HTTPResponse:
-        """Run what takes long beside the event loop; so many at once as requests may wait. It stops when nobody waits."""
+        """Run slow work in a thread, so that it does not block the event loop. At most `max_queued_requests` run at a time;
+        the work stops when the client disconnects or the request times out."""
         if self._n_threaded >= self.settings.max_queued_requests:
             raise overloaded()
         loop = asyncio.get_running_loop()
         work = Work(lambda counts: loop.call_soon_threadsafe(self.metrics.counts.add, counts))
-        held, request.size = request.size, 0  # until the thread is done with it, which may be long after a timeout
+        held, request.size = request.size, 0  # held until the thread has finished, which may be long after a timeout
         self._n_threaded += 1
         running = self._threads.submit(as_exceptions, partial(run, work))
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._one_less, held))
+        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._thread_finished, held))
         answer, gone = asyncio.wrap_future(running), loop.create_task(request.gone())
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -309,20 +313,20 @@ class App(FastAPI):
             answer.cancel()
             gone.cancel()
 
-    def _one_less(self, held: int) -> None:
+    def _thread_finished(self, held: int) -> None:
         self._n_threaded -= 1
-        self._memory.give_back(held)
+        self._memory.release(held)
 
 
 def create_app(model: Any, options: ServerOptions | None = None, **changes: Any) -> App:
-    """An ASGI app that answers with a model.
+    """Return an ASGI app that answers with the predictions of a model.
 
     Parameters
     ----------
     model
         An InferencePipeline, a Model, a framework's own model, or the path of a saved pipeline.
     options
-        How it behaves; single options may be given by name (`name=`, `token=`, …: see `ServerOptions`).
+        The server's options; single options can be given by name (`name=`, `token=`, …: see `ServerOptions`).
 
     Returns
     -------
@@ -346,10 +350,10 @@ def create_app(model: Any, options: ServerOptions | None = None, **changes: Any)
     return App(as_pipeline(model), replace(options or ServerOptions(), **changes))
 
 
-# -- small parts ---------------------------------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------------------------
 
 _FORMS = (b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
-"""What a browser posts to any server for any page without asking that server before."""
+"""Content types that a browser posts to any server on behalf of any page, without asking the server first."""
 
 _SERVER = {"name": "rayline", "version": rayline.__version__, "extensions": ["binary_tensor_data"]}
 
@@ -364,7 +368,7 @@ def _constant(body: bytes) -> Handler:
 
 
 def host_name(host: bytes) -> str:
-    """The name in a Host header or an origin, without its port and brackets."""
+    """Return the name in a Host header or an origin, without port and brackets."""
     name, _, port = host.decode("latin-1").strip().lower().rpartition(":")
     if not name or not (port.isdigit() or not port):
         name = name + ":" + port if name else port
@@ -372,7 +376,7 @@ def host_name(host: bytes) -> str:
 
 
 def _is_own_page(headers: Mapping[bytes, bytes], hosts: Collection[str]) -> bool:
-    """Whether no page of another site asks. Browsers say which does, by one of two headers; other clients send neither."""
+    """Return False when a page of another site sent the request. Browsers say so in one of two headers; other clients send neither."""
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin", b"")
     if site in (b"same-origin", b"none") or (site is None and not origin):
         return True
@@ -382,9 +386,9 @@ def _is_own_page(headers: Mapping[bytes, bytes], hosts: Collection[str]) -> bool
     return site is None and scheme in (b"http", b"https") and asking.lower() == headers.get(b"host", b"").lower()
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Let go of what the frames of an error hold: rows, bodies, and futures that hold the error. Otherwise all of these stay until
-    the garbage collector looks for cycles, which it seldom does here."""
+def _release_frames(error: BaseException | None) -> None:
+    """Clear the local variables in the frames of an error: rows, bodies, and futures that refer to the error. Otherwise these stay in
+    memory until the garbage collector finds the cycle, which it seldom does here."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

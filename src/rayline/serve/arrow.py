@@ -17,7 +17,7 @@ FEW_VALUES = 1 << 18
 """A stream may always hold so many values; a longer one has at most one for each of its bytes. Columns of nulls, booleans, runs
 and categories take few bytes or none, and the table that is made of them takes many."""
 
-MOST_DECODED_BYTES = 256 << 20
+MAX_DECODED_BYTES = 256 << 20
 """So long may the texts be that a stream tells once and refers to (categories, views)."""
 
 _RECORD_BATCH, _DICTIONARY = 3, 2
@@ -28,7 +28,7 @@ def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
 
     Raises
     ------
-    Refusal
+    HTTPError
         400 when it is damaged, compressed (a small body could then fill the memory), followed by more, or no stream; 413 when
         it has more values than a body of its length may.
     """
@@ -50,13 +50,13 @@ def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
         if source.tell() != len(body):
             raise HTTPError(400, f"{len(body) - source.tell()} bytes follow the Arrow stream.")
         table.validate(full=True)
-        if sum(map(_decoded_bytes, table.columns)) > MOST_DECODED_BYTES:
+        if sum(map(_decoded_bytes, table.columns)) > MAX_DECODED_BYTES:
             raise _too_long()
         frame = pl.from_arrow(table.combine_chunks())
     except (pa.ArrowException, OSError, ValueError, TypeError, IndexError, struct.error, *POLARS_ERRORS) as error:
         raise HTTPError(400, f"The body is not an Arrow IPC stream that can be read: {str(error)[:200]}.") from None
     assert isinstance(frame, pl.DataFrame)
-    if frame.estimated_size() > MOST_DECODED_BYTES + 16 * len(body):
+    if frame.estimated_size() > MAX_DECODED_BYTES + 16 * len(body):
         raise _too_long()
     return frame
 
@@ -64,7 +64,7 @@ def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
 def _too_long() -> HTTPError:
     return HTTPError(
         413,
-        f"The Arrow stream has texts of more than {MOST_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.",
+        f"The Arrow stream has texts of more than {MAX_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.",
     )
 
 

@@ -58,7 +58,7 @@ class Batcher:
         self._usual_s = call_s
 
     def scores(self, model: Model, rows: Sequence[Row]) -> asyncio.Future[Any]:
-        """The scores of preprocessed rows, when their turn comes. Raises Refusal (503) when the queue is full."""
+        """The scores of preprocessed rows, when their turn comes. Raises HTTPError (503) when the queue is full."""
         if len(self._waiting) >= self._options.max_queued_requests:
             raise overloaded()
         loop = asyncio.get_running_loop()

@@ -1,8 +1,8 @@
-"""A pipeline on Ray Serve: the app of `serve.app` in replicas, behind HAProxy where it is there.
+"""Deployment of a pipeline on Ray Serve: the app of `serve.app` in replicas, behind HAProxy if it is installed.
 
-The pipeline travels once: a holder (a small detached actor) puts it into the object store, and every replica of every
-version takes it from there. Replicas learn which one to answer with from their `user_config`, so that `update` exchanges
-the model in running replicas and no request fails.
+The pipeline is sent once: a small detached actor (`ModelStore`) puts it into the object store, and all replicas of all
+versions load it from there. The `user_config` of a replica names the model to use, so `update` replaces
+the model in running replicas without failing requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rayline.core.files import replace_content
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import ingress
-from rayline.serve.model_store import differences, held_interface, hold, interface, let_go, packed
+from rayline.serve.model_store import differences, interface, release_models, serialized, store_model, stored_interface
 from rayline.serve.options import ServerOptions
 from rayline.serve.replica import deployment_options, replica_class
 
@@ -61,21 +61,21 @@ class Deployment:
         return self._plan.options.name
 
     def deploy(self, *, allow_schema_change: bool = False) -> Self:
-        """Start it, or bring a running one of this name to what this one says. Returns when it answers.
+        """Start the deployment, or update a running one of the same name. Returns when it answers requests.
 
-        Ray is started quietly when none runs, and Ray Serve with it.
+        Ray and Ray Serve are started if they are not running.
 
         Parameters
         ----------
         allow_schema_change
-            Whether a running one may be replaced by a pipeline that needs other columns, or other types of them, or that has other
-            targets: its clients would be refused from then on, or get other answers. Fewer columns are always allowed.
+            Whether a running pipeline may be replaced by one that requires other columns or column types, or that has other
+            targets: clients would then be refused or get other answers. Fewer columns are always allowed.
 
         Raises
         ------
         ServeError
-            When the replicas do not start, when an application of this name runs that Rayline has not made, and when the columns
-            change without leave.
+            When the replicas do not start, when an application of this name is running that Rayline did not create, and when the columns
+            change although `allow_schema_change` is False.
         """
         if not ray.is_initialized():
             registry.engine("ray").connect()
@@ -85,7 +85,7 @@ class Deployment:
             if not is_new:
                 self._require_ours("deploy")
                 self._require_same_interface(allow_schema_change)
-            model = hold(self.name, self.pipeline)
+            model = store_model(self.name, self.pipeline)
             try:
                 serve.run(
                     self._plan.application(None, model, ingress.listening_host()),
@@ -99,31 +99,31 @@ class Deployment:
                 raise ServeError(
                     f"Deployment {self.name!r} did not start: {reason}.",
                     "Expected healthy replicas.",
-                    "check that the cluster has the CPUs that ray_actor_options ask for.",
+                    "check that the cluster has the CPUs that ray_actor_options require.",
                 ) from error
-            let_go(self.name, keep=model["key"])
+            release_models(self.name, keep=model["key"])
             if not ingress.answers(f"{self.url}/health"):
                 raise ServeError(
-                    f"Deployment {self.name!r} runs, and nothing answers at {self.url}.",
+                    f"Deployment {self.name!r} is running, but nothing answers at {self.url}.",
                     f"Expected an answer within {ingress.READY_S} seconds.",
                     "see the logs of Ray Serve's proxy.",
                 )
         return self
 
     def update(self, model: Any, *, allow_schema_change: bool = False) -> Self:
-        """Exchange the model in the running replicas. Requests that have begun end with the old one; none fails.
+        """Replace the model in the running replicas. Requests in progress finish with the old model; none fails.
 
         Parameters
         ----------
         model
-            What `to_deployment` takes.
+            As in `to_deployment`.
         allow_schema_change
             As in `deploy`.
 
         Raises
         ------
         ServeError
-            As `deploy`, and when it does not run. The old model goes on answering.
+            As in `deploy`, and when the deployment is not running. The old model continues to answer.
         """
         self._require_running("update")
         before, self.pipeline = self.pipeline, _pipeline_of(model)
@@ -135,28 +135,28 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        """Where it answers, without a slash at the end: POST rows to `url + "/predict"`."""
+        """The URL of the deployment, without a slash at the end: POST rows to `url + "/predict"`."""
         self._require_running("url")
         route = ingress.routes().get(self.name)
         if route is None:
             raise ServeError(
-                f"Deployment.url: {self.name!r} is being deleted, or not there yet.",
-                "Expected one that answers.",
+                f"Deployment.url: {self.name!r} is being deleted, or is not available yet.",
+                "Expected a running deployment.",
                 "call .deploy().",
             )
         return f"{ingress.address()}{route.rstrip('/')}"
 
     def status(self) -> str:
-        """`"RUNNING"`, `"DEPLOYING"`, `"UNHEALTHY"`, … as Ray Serve says; `"NOT_STARTED"` when it does not run."""
+        """Return Ray Serve's status (`"RUNNING"`, `"DEPLOYING"`, `"UNHEALTHY"`, …), or `"NOT_STARTED"` when it is not running."""
         if not ray.is_initialized():
             return "NOT_STARTED"
         application = serve.status().applications.get(self.name)
         return "NOT_STARTED" if application is None else str(application.status.value)
 
     def delete(self) -> None:
-        """Take it down. Ray Serve goes too when it was started here and nothing else runs on it; Ray stays.
+        """Remove the deployment. Ray Serve is stopped too if it was started here and nothing else runs on it; Ray keeps running.
 
-        Raises ServeError when an application of this name runs that Rayline has not made.
+        Raises ServeError when an application of this name is running that Rayline did not create.
         """
         if not ray.is_initialized():
             return
@@ -168,13 +168,13 @@ class Deployment:
         with ingress.quiet():
             if self.name in serve.status().applications:
                 serve.delete(self.name)
-            let_go(self.name)
+            release_models(self.name)
             ingress.stop()
 
     @property
     def app(self) -> Any:
-        """It as a Ray Serve Application, to bind into a larger one; the model travels in its arguments."""
-        return self._plan.application(packed(self.pipeline), None)
+        """The Ray Serve Application, to bind into a larger one; its arguments contain the model."""
+        return self._plan.application(serialized(self.pipeline), None)
 
     def _route(self) -> str:
         routes = ingress.routes()
@@ -185,26 +185,28 @@ class Deployment:
     def _require_ours(self, what: str) -> None:
         if not ingress.is_ours(self.name):
             raise ServeError(
-                f"Deployment.{what}: an application {self.name!r} runs on Ray Serve that Rayline has not made.",
-                "Expected none, or one of to_deployment.",
-                "choose another name=, or take the other one down with ray.serve.delete.",
+                f"Deployment.{what}: an application {self.name!r} is running on Ray Serve that Rayline did not create.",
+                "Expected none, or one created by to_deployment.",
+                "choose another name=, or delete the other application with ray.serve.delete.",
             )
 
     def _require_same_interface(self, allow_schema_change: bool) -> None:
-        before = None if allow_schema_change else held_interface(self.name)
+        before = None if allow_schema_change else stored_interface(self.name)
         changes = differences(interface(self.pipeline), before) if before else []
         if changes:
             more = f", and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise ServeError(
                 f"Deployment {self.name!r}: its clients would be refused, or get other answers: {', '.join(changes[:3])}{more}.",
-                "Expected the columns and targets of the pipeline that runs.",
+                "Expected the columns and targets of the running pipeline.",
                 "deploy it under another name, or pass allow_schema_change=True.",
             )
 
     def _require_running(self, what: str) -> None:
         if self.status() == "NOT_STARTED":
             raise ServeError(
-                f"Deployment.{what}: {self.name!r} does not run.", "Expected a deployed one.", "call .deploy() first."
+                f"Deployment.{what}: {self.name!r} is not running.",
+                "Expected a running deployment.",
+                "call .deploy() first.",
             )
 
     def __repr__(self) -> str:
@@ -230,7 +232,7 @@ def to_deployment(
     port: int | None = None,
     route_prefix: str | None = None,
 ) -> Deployment:
-    """Anything that predicts as a deployment on Ray Serve. Nothing starts before `.deploy()`.
+    """Return a Deployment of a model on Ray Serve. Nothing starts before `.deploy()`.
 
     Parameters
     ----------
@@ -239,19 +241,19 @@ def to_deployment(
     name
         The name of the application and of the model in URLs.
     num_replicas
-        How many replicas answer; 1 when neither this nor `autoscaling` says otherwise.
+        The number of replicas; 1 when neither this nor `autoscaling` is given.
     max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token, allowed_hosts
-        As in `ServerOptions`; each replica has a queue of its own. A Ray Serve that listens on this machine only is asked as localhost.
+        As in `ServerOptions`; each replica has its own queue. A Ray Serve that listens on this machine only accepts requests to localhost only.
     autoscaling
-        Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, in place of `num_replicas`.
+        Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, instead of `num_replicas`.
     ray_actor_options
-        Resources of a replica, `{"num_cpus": 1}` by default; `runtime_env`, …. `num_gpus` is for frameworks of one's own: those of
-        Rayline predict on the CPU here.
+        Resources of a replica (`{"num_cpus": 1}` by default), `runtime_env`, …. `num_gpus` is only for frameworks of your own:
+        Rayline's frameworks predict on the CPU here.
     host, port
-        Where Ray Serve listens when it is started here: this machine only, and port 8000 or the next free one. A cluster
-        of several machines needs `host="0.0.0.0"`. A Ray Serve that runs already keeps what it has.
+        Where Ray Serve listens if it is started here: by default on this machine only, on port 8000 or the next free one. A cluster
+        of several machines needs `host="0.0.0.0"`. A Ray Serve that is already running keeps its address.
     route_prefix
-        The path that everything stands under: `/` when nothing else has it, otherwise `/name`.
+        The path prefix of all URLs; by default `/` if it is free, otherwise `/name`.
 
     Returns
     -------
@@ -261,7 +263,7 @@ def to_deployment(
     Raises
     ------
     ParameterError
-        When an argument is outside of what it may be.
+        When an argument is invalid.
 
     Examples
     --------
@@ -283,7 +285,7 @@ def _pipeline_of(model: Any) -> InferencePipeline:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The arguments of `to_deployment`, checked: how the app behaves, and where and how often it runs."""
+    """The checked arguments of `to_deployment`: options of the app, and where and how often it runs."""
 
     options: ServerOptions
     placement: Mapping[str, Any]
@@ -320,18 +322,18 @@ class _Plan:
         return cls(options, placement, given["host"], given["port"], route)
 
     def require_no_gpu(self) -> None:
-        """Raise ParameterError when replicas would reserve a GPU: the frameworks of Rayline predict single rows on the CPU there."""
+        """Raise ParameterError when replicas would reserve a GPU: Rayline's frameworks predict on the CPU in a replica."""
         n_gpus = self.placement["ray_actor_options"].get("num_gpus")
         if n_gpus:
             raise ParameterError(
-                f"to_deployment: ray_actor_options reserve num_gpus={n_gpus}, and a replica computes on its CPUs.",
-                "Expected no GPU, which would stand idle.",
+                f"to_deployment: ray_actor_options reserve num_gpus={n_gpus}, but a replica computes on its CPUs.",
+                "Expected no GPU, because it would be idle.",
                 "leave num_gpus out; a framework of your own may use one.",
             )
 
     def application(self, model: bytes | str | None, config: Mapping[str, str] | None, host: str = "") -> Any:
-        """The Ray Serve application: of a model in its arguments, or of one that the holder has; on a Ray Serve at this address."""
-        # The version is ours and constant: Ray Serve then changes a running deployment in place where it can.
+        """Return the Ray Serve application of a model in its arguments or in the ModelStore, on a Ray Serve at this address."""
+        # A constant version: Ray Serve then updates a running deployment in place where it can.
         made = serve.deployment(replica_class()).options(
             name=self.options.name,
             version="1",
@@ -344,16 +346,16 @@ class _Plan:
 
 
 def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: Any) -> str:
-    """The YAML that `serve deploy` and KubeRay's RayService take, for a saved pipeline.
+    """Return the YAML for `serve deploy` and KubeRay's RayService, for a saved pipeline.
 
     Parameters
     ----------
     path
-        Where every node finds the saved pipeline.
+        The path of the saved pipeline, valid on every node.
     to
-        The file to write; nothing is written when omitted.
+        The file to write; by default none is written.
     arguments
-        What `to_deployment` takes by name. A token is refused: the file would hold it in the open.
+        Keyword arguments of `to_deployment`. A token is refused because the file would contain it in plain text.
 
     Returns
     -------
@@ -367,8 +369,8 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
     """
     if "token" in arguments:
         raise ParameterError(
-            "deploy_config: a token would stand in the file in the open.",
-            "Expected none.",
+            "deploy_config: the file would contain the token in plain text.",
+            "Expected no token.",
             "deploy with to_deployment(token=…), or guard the cluster's ingress.",
         )
     plan = _Plan.of(arguments)
@@ -399,5 +401,5 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
 
 
 def build(arguments: dict[str, Any]) -> Any:
-    """The application of `deploy_config`: `arguments` are `path` and what `to_deployment` takes."""
+    """Return the application of `deploy_config`: `arguments` are `path` and the keyword arguments of `to_deployment`."""
     return _Plan.of({k: v for k, v in arguments.items() if k != "path"}).application(arguments["path"], None)

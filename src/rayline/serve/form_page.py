@@ -15,7 +15,7 @@ from rayline.core.schema import is_category
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.openapi import example_rows
 
-MOST_CHOICES = 200
+MAX_CHOICES = 200
 """Known categories up to so many become a list to choose from."""
 
 LONG_TEXT = 40
@@ -231,7 +231,7 @@ def _field(name: str, dtype: pl.DataType, shown: str, categories: Collection[Any
     kind, choices = _kind(dtype), None
     if kind == "boolean":
         choices = ["true", "false"]
-    elif kind == "text" and 0 < len(categories) <= MOST_CHOICES and all(isinstance(c, str) for c in categories):
+    elif kind == "text" and 0 < len(categories) <= MAX_CHOICES and all(isinstance(c, str) for c in categories):
         choices = sorted(categories)
     named, place = f'name="{escape(name)}" data-kind="{kind}"', ""
     if choices is not None:

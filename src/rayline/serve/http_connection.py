@@ -1,5 +1,5 @@
-"""What a process that answers requests needs whoever runs its server: connections of uvicorn that send an answer in one
-piece, and a search for cycles that stays out of the way."""
+"""Connections and garbage collection of a serving process, for both servers: uvicorn connections that send each answer in one
+piece, and rare garbage collections."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rayline import compat
 
-YOUNG_OBJECTS = 500_000
-"""More than all requests that may wait are made of (100 objects each). Otherwise a growing queue sets off the search for cycles,
-20 to 40 ms in which it grows further."""
+GC_THRESHOLD_OBJECTS = 500_000
+"""More objects than all requests that may wait consist of (100 objects each). Otherwise a growing queue triggers garbage collections,
+20 to 40 ms each, during which it grows further."""
 
 LINGER_S = 10.0
-"""So long a client is heard that still sends when its connection ends."""
+"""Seconds for which the data of a client that is still sending is read after its connection has ended."""
 
-_OFFERS = (b"upgrade", b"http2-settings")
+_UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 
 def relax_gc() -> None:
-    """A request leaves no cycles: looking for some among the requests that are under way costs a fifth of the time, and half
-    of it with a thousand connections."""
-    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
+    """Make garbage collections rare. A request leaves no reference cycles; searching for them among the requests in progress costs a
+    fifth of the time, and half of it with a thousand connections."""
+    gc.set_threshold(GC_THRESHOLD_OBJECTS, 20, 50)
 
 
 class CoalescingTransport:
-    """A transport that hands on everything that is written in one step of the event loop as one piece, and closes without
-    cutting off what it has written.
+    """A transport that sends all data written in one step of the event loop as one piece, and closes without
+    losing data already written.
 
-    uvicorn writes head and body of an answer one after the other. When its process dies between the two, a proxy in front
-    has begun to answer, and cannot ask another replica any more.
+    uvicorn writes head and body of an answer separately. If the process dies between the two, the proxy in front
+    has already begun the answer and cannot retry the request on another replica.
 
-    A connection that is closed while its client sends is reset, and the answer is lost with it. So the end is told first, and what
-    still comes is read for `LINGER_S` seconds, and forgotten.
+    A connection that is closed while its client is still sending is reset, and the answer is lost. Therefore the writing side is closed
+    first, and incoming data is read and discarded for `LINGER_S` seconds.
     """
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop, is_sending: Callable[[], bool]) -> None:
@@ -47,7 +47,7 @@ class CoalescingTransport:
         self._is_ending = False
 
     def write(self, data: bytes) -> None:
-        """Send, together with what else is written before the loop goes on."""
+        """Send the data together with everything else written in this step of the event loop."""
         if self._is_ending:
             return
         if not self._held:
@@ -55,12 +55,12 @@ class CoalescingTransport:
         self._held.append(data)
 
     def write_whole(self, data: bytes) -> None:
-        """Send an answer that is one piece already."""
+        """Send an answer that is already one piece."""
         self._flush()
         self._transport.write(data)
 
     def close(self) -> None:
-        """Send what is held, and close."""
+        """Send the buffered data, then close."""
         self._flush()
         if self._is_ending:
             return
@@ -73,7 +73,7 @@ class CoalescingTransport:
             self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether nothing is to be written or read any more."""
+        """Return whether the connection is closing: nothing is written or read any more."""
         return self._is_ending or bool(self._transport.is_closing())
 
     def _flush(self) -> None:
@@ -87,18 +87,18 @@ class CoalescingTransport:
 
 
 class CoalescingConnection(HttpToolsProtocol):
-    """A connection of uvicorn whose answers go out in one piece, and that speaks HTTP/1.1 whatever else a client offers.
+    """A uvicorn connection that sends each answer in one piece, and uses HTTP/1.1 even if a client offers an upgrade.
 
-    A client may ask for another protocol beside its request (`Connection: Upgrade`; Java's does). The parser then takes the head
-    for the end of the request, and its body for the next one. Here such a head is read again without the offer.
+    A client may offer another protocol in its request (`Connection: Upgrade`; Java's client does). The parser then treats the end of the head
+    as the end of the request, and the body as the next request. Here such a head is parsed again without the offer.
     """
 
     def __init__(self, config: uvicorn.Config, *rest: Any, **more: Any) -> None:
         super().__init__(config, *rest, **more)
-        self._between = True  # no request is half read
+        self._is_between_requests = True  # no request is partly read
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(CoalescingTransport(transport, self.loop, lambda: not self._between))  # type: ignore[arg-type]
+        super().connection_made(CoalescingTransport(transport, self.loop, lambda: not self._is_between_requests))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -107,46 +107,48 @@ class CoalescingConnection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._read_again(data[upgrade.args[0] :])
+            self._parse_again(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self._between = False  # whatever it is that comes
+            self._is_between_requests = False  # the following bytes are unknown
             self.send_400_response("Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._between = False
+        self._is_between_requests = False
 
     def on_headers_complete(self) -> None:
-        if not self._is_left():
+        if not self._is_abandoned():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_left():
+        if not self._is_abandoned():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._is_left():
-            self._between = True
+        if not self._is_abandoned():
+            self._is_between_requests = True
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.expect_100_continue and not self._between:
-            self.transport.close()  # the body may come or not: nobody can tell what the next bytes are
+        if self.expect_100_continue and not self._is_between_requests:
+            self.transport.close()  # the body may follow or not, so the next bytes are ambiguous
 
-    def _is_left(self) -> bool:
-        """Whether this request is not answered: it is read again, or the connection ends."""
+    def _is_abandoned(self) -> bool:
+        """Return whether this request is not answered, because it is parsed again or the connection is closing."""
         return bool(self.parser.should_upgrade()) or self.transport.is_closing()
 
-    def _read_again(self, rest: bytes) -> None:
+    def _parse_again(self, rest: bytes) -> None:
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
-            self.send_400_response("This is no proxy.")
+            self.send_400_response("This server is not a proxy.")
             return
         lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
-        lines += [name + b": " + value for name, value in self.headers if name not in (*_OFFERS, b"connection")]
+        lines += [
+            name + b": " + value for name, value in self.headers if name not in (*_UPGRADE_HEADERS, b"connection")
+        ]
         words = [word.strip() for name, value in self.headers if name == b"connection" for word in value.split(b",")]
-        if kept := [word for word in words if word.lower() not in _OFFERS]:
+        if kept := [word for word in words if word.lower() not in _UPGRADE_HEADERS]:
             lines.append(b"connection: " + b", ".join(kept))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
@@ -154,5 +156,5 @@ class CoalescingConnection(HttpToolsProtocol):
 
 
 def use_for_ray_serve() -> None:
-    """Make it the one that uvicorn takes in this process when it is not told which: Ray Serve does not tell."""
+    """Make CoalescingConnection uvicorn's default in this process; Ray Serve does not set a protocol class."""
     compat.set_default_http_protocol(f"{__name__}:{CoalescingConnection.__name__}")

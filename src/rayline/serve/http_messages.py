@@ -1,4 +1,4 @@
-"""One request and its answer, as an ASGI server hands them over: nothing here knows of models."""
+"""One request and its answer in the form of ASGI, independent of models."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON = b"application/json"
 
 SHORT_BODY = 64 << 10
-"""Bodies of more bytes are long: they are read and predicted in a thread."""
+"""Longer bodies are parsed and predicted in a thread."""
 
 
 @dataclass(frozen=True)
 class HTTPResponse:
-    """What goes back to the client."""
+    """An answer to the client."""
 
     status: int
     body: bytes
@@ -33,12 +33,12 @@ class HTTPResponse:
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
-class ClientDisconnected(Exception):  # noqa: N818  # it is no error
-    """The client is not there any more."""
+class ClientDisconnected(Exception):  # noqa: N818  # not an error
+    """The client has disconnected."""
 
 
 class HTTPRequest:
-    """One request: the parts of it that a handler may need, and its body once it is read."""
+    """One request: headers, query, and the body once it has been read."""
 
     __slots__ = ("body", "headers", "is_read", "query", "receive", "scope", "size")
 
@@ -54,14 +54,14 @@ class HTTPRequest:
         return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
     def flag(self, name: str) -> bool:
-        """Whether a query parameter is set (`?proba`, `?proba=true`, `?proba=1`)."""
+        """Return whether a query parameter is set (`?proba`, `?proba=true`, `?proba=1`)."""
         if not self.query:
             return False
         values = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
         return values is not None and values[-1].lower() in ("", "1", "true", "yes")
 
     async def read(self, most: int, memory: BodyBudget, threads: ThreadPoolExecutor) -> None:
-        """Read the body, unpacked. Raises Refusal when it is longer than `most`, or `memory` is full, and Gone."""
+        """Read and decompress the body. Raises HTTPError when it is longer than `most`, or `memory` is full, and ClientDisconnected when the client disconnects."""
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > most):
             raise _too_large(most)
@@ -86,7 +86,7 @@ class HTTPRequest:
         self.body = body
 
     async def gone(self) -> None:
-        """Return when the client has gone."""
+        """Wait until the client disconnects."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -96,48 +96,48 @@ class HTTPRequest:
 
 
 class BodyBudget:
-    """How many bytes of bodies are held at the moment, and how many may be.
+    """The memory budget for bodies in progress.
 
-    The first `SHORT_BODY` bytes of each body have room of their own: a few clients that are slow with long bodies keep nobody
-    else out.
+    The first `SHORT_BODY` bytes of each body have a budget of their own, so a few clients that send long bodies slowly do not block
+    others.
     """
 
     def __init__(self, most: int, most_short: int) -> None:
         self._room = {False: most, True: most_short}
 
     def take(self, held: int, n: int) -> None:
-        """Hold `n` more bytes of a body of which `held` are held. Raises Refusal (503) when these are too many."""
+        """Reserve `n` more bytes for a body that already holds `held` bytes. Raises HTTPError (503) when the budget is exhausted."""
         short, long = _split(held + n, held)
         if short > self._room[True] or long > self._room[False]:
             raise overloaded()
         self._room[True] -= short
         self._room[False] -= long
 
-    def give_back(self, n: int) -> None:
-        """Hold a body of `n` bytes no longer."""
+    def release(self, n: int) -> None:
+        """Release the `n` bytes of a body."""
         short, long = _split(n, 0)
         self._room[True] += short
         self._room[False] += long
 
 
 def _split(n: int, since: int) -> tuple[int, int]:
-    """Of the bytes from `since` to `n` of a body, how many are among its first ones, and how many are not."""
+    """Return how many of the bytes from `since` to `n` of a body are among its first `SHORT_BODY` bytes, and how many are not."""
     short = min(n, SHORT_BODY) - min(since, SHORT_BODY)
     return short, n - since - short
 
 
 def overloaded() -> HTTPError:
-    """What a request is answered when too many are waiting."""
+    """Return the error for a request when too many are waiting."""
     return HTTPError(503, "Too many requests are waiting. Try again in a second.", headers=[(b"retry-after", b"1")])
 
 
 def refused(refusal: HTTPError) -> HTTPResponse:
-    """The answer that says so."""
+    """Return the answer for an error."""
     return HTTPResponse(refusal.status, dumps(refusal.body()), JSON, refusal.headers)
 
 
 async def send_answer(send: Send, answer: HTTPResponse) -> None:
-    """Hand an answer to the server."""
+    """Send an answer through the server."""
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

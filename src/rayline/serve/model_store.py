@@ -1,4 +1,4 @@
-"""Where replicas take their pipeline from: a small detached actor that keeps it in the object store."""
+"""The store from which replicas load their pipeline: a small detached actor that keeps it in the object store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMESPACE = "rayline"
 
 
 class ModelStore:
-    """Keeps packed pipelines in the object store, beyond the life of the driver that made them."""
+    """Keeps serialized pipelines in the object store; they outlive the driver that stored them."""
 
     def __init__(self) -> None:
         self._models: dict[str, ray.ObjectRef] = {}
@@ -39,11 +39,11 @@ class ModelStore:
 
 
 Interface = dict[str, dict[str, str]]
-"""What clients depend on: `columns` and `targets`, each with its type in JSON."""
+"""The interface that clients depend on: `columns` and `targets`, each with its JSON type."""
 
 
 def interface(pipeline: InferencePipeline) -> Interface:
-    """What clients of a pipeline depend on."""
+    """Return the interface that clients of a pipeline depend on."""
 
     def kinds(schema: Mapping[str, pl.DataType]) -> dict[str, str]:
         kinds = {name: column(dtype) for name, dtype in schema.items()}
@@ -59,8 +59,8 @@ def interface(pipeline: InferencePipeline) -> Interface:
     }
 
 
-def held_interface(name: str) -> Interface | None:
-    """That of the pipeline that a running deployment has; None when nobody knows."""
+def stored_interface(name: str) -> Interface | None:
+    """Return the interface of a running deployment's pipeline; None when it is unknown."""
     with contextlib.suppress(ValueError, AttributeError, ray.exceptions.RayError):
         found: Interface | None = ray.get(ray.get_actor(f"models of {name}", namespace=NAMESPACE).interface.remote())
         return found
@@ -68,7 +68,7 @@ def held_interface(name: str) -> Interface | None:
 
 
 def differences(new: Interface, old: Interface) -> list[str]:
-    """What clients of the old one would notice: columns that are needed now, and other types. Fewer columns are none."""
+    """Return the differences that affect clients of the old interface: new required columns and changed types, but not removed columns."""
     found = []
     for part, words in (("columns", "column"), ("targets", "target")):
         for name, kind in new[part].items():
@@ -80,8 +80,8 @@ def differences(new: Interface, old: Interface) -> list[str]:
     return found + [f"the target {name!r} is gone" for name in old["targets"] if name not in new["targets"]]
 
 
-def hold(name: str, pipeline: InferencePipeline) -> dict[str, str]:
-    """Keep a pipeline; gives what a replica needs to find it (its `user_config`)."""
+def store_model(name: str, pipeline: InferencePipeline) -> dict[str, str]:
+    """Store a pipeline and return the `user_config` with which a replica finds it."""
     holder = ray.remote(ModelStore).options(
         name=f"models of {name}",
         namespace=NAMESPACE,
@@ -91,12 +91,12 @@ def hold(name: str, pipeline: InferencePipeline) -> dict[str, str]:
         max_restarts=0,
     )
     config = {"holder": f"models of {name}", "key": secrets.token_hex(8)}
-    ray.get(holder.remote().put.remote(config["key"], packed(pipeline), interface(pipeline)))
+    ray.get(holder.remote().put.remote(config["key"], serialized(pipeline), interface(pipeline)))
     return config
 
 
-def let_go(name: str, keep: str | None = None) -> None:
-    """Forget all pipelines of a deployment but the one of this key."""
+def release_models(name: str, keep: str | None = None) -> None:
+    """Remove all stored pipelines of a deployment except the one with this key."""
     with contextlib.suppress(ValueError, ray.exceptions.RayActorError):
         holder = ray.get_actor(f"models of {name}", namespace=NAMESPACE)
         if keep is None:
@@ -105,8 +105,8 @@ def let_go(name: str, keep: str | None = None) -> None:
             ray.get(holder.keep_only.remote(keep))
 
 
-def packed(pipeline: InferencePipeline) -> bytes:
-    """The pipeline for our own workers, with the user's own stages and frameworks, whose modules they may not have."""
+def serialized(pipeline: InferencePipeline) -> bytes:
+    """Serialize a pipeline together with the user's own stages and frameworks, whose modules the replicas may not have."""
     classes: list[type] = (
         [type(stage) for _, stage in pipeline.preprocessor.leaves] if pipeline.preprocessor is not None else []
     )

@@ -55,7 +55,7 @@ def metadata(
 
 
 def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataType]) -> InferenceRequest:
-    """A request's tensors as columns. Raises Refusal (400) when they are not as the protocol says."""
+    """A request's tensors as columns. Raises HTTPError (400) when they are not as the protocol says."""
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise HTTPError(400, "Inference-Header-Content-Length is not a length within the body.")
     head, blob = (body, b"") if header_bytes is None else (body[:header_bytes], body[header_bytes:])
@@ -97,7 +97,7 @@ def wants_probabilities(asked: InferenceRequest, target: Target) -> bool:
 def encode(
     name: str, asked: InferenceRequest, target: Target, predictions: pl.DataFrame, probabilities: pl.DataFrame | None
 ) -> tuple[bytes, int | None]:
-    """The answer's body, and the length of its JSON when bytes follow. Raises Refusal (400) on unknown outputs."""
+    """The answer's body, and the length of its JSON when bytes follow. Raises HTTPError (400) on unknown outputs."""
     made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
     for column in predictions:
         made[column.name] = (datatype(column.dtype), [len(column)], [plain(v) for v in column.to_list()])

@@ -1,4 +1,4 @@
-"""How a server behaves: its limits, its batching, its token. The same for uvicorn and for Ray Serve."""
+"""Options of a server: limits, batching, token. They are the same for uvicorn and for Ray Serve."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class ServerOptions:
     name
         The name of the model in URLs: letters, digits, `_`, `-`, `.`.
     max_batch_size
-        At most so many rows of waiting requests are predicted in one call of the model.
+        The maximum number of rows of waiting requests that are predicted in one call of the model.
     batch_wait_timeout_s
-        How long a request may wait for others to share a call with. At 0 requests share a call only when they are
-        waiting anyway, and a single request waits for nothing.
+        How long a request may wait for others to share a call with. With 0, requests share a call only when they are
+        waiting anyway, and a single request does not wait.
     max_queued_requests
-        So many requests may wait; more are answered 503 with Retry-After.
+        The maximum number of waiting requests; further ones are answered 503 with Retry-After.
     max_body_bytes
-        A longer body is answered 413.
+        The maximum size of a body; a longer one is answered 413.
     request_timeout_s
-        A request that takes longer is answered 504. Clients cannot change it.
+        The maximum time for a request; a slower one is answered 504. Clients cannot change it.
     token
         When given, requests other than health checks need `Authorization: Bearer <token>`.
     allowed_hosts
-        Names under which requests other than health checks may ask (their Host header, without the port), and whose pages may
-        post; others are answered 421 and 403. None allows every name, but a server that only this machine can reach is reached as
-        localhost: other names are those of pages that a browser on this machine has opened.
+        Host names that requests other than health checks may use (their Host header, without the port), and whose pages may
+        post; others are answered 421 and 403. None allows every name. Exception: a server that listens on this machine only accepts only
+        localhost, because other names come from web pages that a browser on this machine has opened.
 
     Raises
     ------
     ParameterError
-        When a value is outside of what it may be.
+        When a value is invalid.
 
     Examples
     --------
@@ -93,14 +93,14 @@ class ServerOptions:
             object.__setattr__(self, "allowed_hosts", tuple(name.lower() for name in names))
 
     def at(self, host: str) -> ServerOptions:
-        """The options of a server at this address: one that only this machine can reach is asked by the names of this machine."""
+        """Return the options for a server at this address: one that only this machine can reach accepts only the names of this machine."""
         if not is_loopback(host):
             return self
         return replace(self, allowed_hosts=tuple(dict.fromkeys([*LOOPBACK, host.lower(), *(self.allowed_hosts or ())])))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server at this address."""
+    """Return whether only this machine can reach a server at this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -14,7 +14,7 @@ from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
 from rayline.serve.http_messages import ClientDisconnected, HTTPResponse
 from rayline.serve.metrics import SkewCounts, TrainingSkew
-from rayline.serve.protocol import MOST_PROBLEMS, HTTPError, PredictionWriter, RowReader, dumps, loads
+from rayline.serve.protocol import MAX_PROBLEMS, HTTPError, PredictionWriter, RowReader, dumps, loads
 
 
 class Work:
@@ -25,7 +25,7 @@ class Work:
         self.is_wanted = True
 
     def check(self) -> None:
-        """Raise Gone when nobody waits. Between two steps of which each may take long."""
+        """Raise ClientDisconnected when nobody waits. Between two steps of which each may take long."""
         if not self.is_wanted:
             raise ClientDisconnected
 
@@ -63,11 +63,11 @@ class ServedModel:
 
     def json(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
         """The body of a /predict."""
-        return self.rows(*rows_asked(loads(body), proba), work)
+        return self.rows(*requested_rows(loads(body), proba), work)
 
     def instances(self, body: bytes, work: Work) -> HTTPResponse:
         """The body of KServe's V1 protocol."""
-        return self.rows(instances_asked(loads(body), list(self.reader.columns)), False, work)
+        return self.rows(requested_instances(loads(body), list(self.reader.columns)), False, work)
 
     def rows(self, rows: Any, proba: bool, work: Work) -> HTTPResponse:
         """Rows (a list) or columns (a dict) as JSON has them."""
@@ -117,7 +117,7 @@ class ServedModel:
                     "problem": f"expected {self.reader.columns[name].words} or null; got {table[name][row]}",
                 }
                 for name, found in infinite.items()
-                for row in found.arg_true()[: MOST_PROBLEMS + 1]
+                for row in found.arg_true()[: MAX_PROBLEMS + 1]
             )
 
     # -- from scores to answers ------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class ServedModel:
             raise HTTPError(422, "This model gives no probabilities. Leave proba out.")
 
 
-def rows_asked(asked: Any, proba: bool) -> tuple[Any, bool]:
+def requested_rows(asked: Any, proba: bool) -> tuple[Any, bool]:
     """The rows (a list) or the columns (a dict) of a body of /predict, and whether probabilities are asked for, too."""
     if not isinstance(asked, dict):
         return asked, proba
@@ -160,7 +160,7 @@ def rows_asked(asked: Any, proba: bool) -> tuple[Any, bool]:
     return asked["columns"], proba
 
 
-def instances_asked(asked: Any, columns: Sequence[str]) -> list[Any]:
+def requested_instances(asked: Any, columns: Sequence[str]) -> list[Any]:
     """The rows of a body of KServe's V1 protocol; a list of values is a row in the order of the columns."""
     instances = asked.get("instances") if isinstance(asked, dict) else None
     if not isinstance(instances, list):

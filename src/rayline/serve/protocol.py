@@ -1,6 +1,6 @@
-"""What requests and answers are made of, without any HTTP: strict JSON, rows checked against the schema, plain values.
+"""Content of requests and answers, independent of HTTP: strict JSON, rows checked against the schema, plain values.
 
-A request that is not as it must be raises `HTTPError`, with every problem of every row and column.
+An invalid request raises `HTTPError`, which lists the problems of all rows and columns.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rayline.core.schema import category_values, is_category
 from rayline.core.target import Target
 from rayline.preprocessing.schema_check import category_reader, integer_range, text_reader
 
-MOST_PROBLEMS = 100
-"""So many problems are listed. Nobody looks for more: a body can hold millions."""
+MAX_PROBLEMS = 100
+"""The maximum number of problems that are listed, and searched for: a body can contain millions."""
 
 POLARS_ERRORS: tuple[type[BaseException], ...] = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What Polars raises; a panic is no `Exception`."""
+"""Exceptions that Polars raises; a panic is not a subclass of `Exception`."""
 
 _UNREADABLE: tuple[type[BaseException], ...] = (KeyError, TypeError, ValueError, OverflowError, *POLARS_ERRORS)
 
 
-class HTTPError(Exception):  # said of a request
-    """A request that is answered with an error: the status, one sentence, and what is wrong where."""
+class HTTPError(Exception):
+    """An error answer to a request: the status, one sentence, and the problems by row and column."""
 
     def __init__(
         self,
@@ -45,21 +45,23 @@ class HTTPError(Exception):  # said of a request
         self.status, self.message, self.problems, self.headers = status, message, problems, tuple(headers)
 
     def body(self) -> dict[str, Any]:
-        """The answer: `error`, `problems` when there are any, and `more_problems` (true) when these are not all."""
+        """Return the body of the answer: `error`, `problems` if there are any, and `more_problems` (true) if not all are listed."""
         body: dict[str, Any] = {"error": self.message}
         if self.problems:
-            body["problems"] = list(self.problems[:MOST_PROBLEMS])
-            if len(self.problems) > MOST_PROBLEMS:
+            body["problems"] = list(self.problems[:MAX_PROBLEMS])
+            if len(self.problems) > MAX_PROBLEMS:
                 body["more_problems"] = True
         return body
 
     @classmethod
     def of_rows(cls, problems: Iterable[Mapping[str, Any]]) -> HTTPError:
-        """422 with the problems of rows; takes only as many of them as are told."""
-        listed = list(islice(problems, MOST_PROBLEMS + 1))
-        n = f"more than {MOST_PROBLEMS}" if len(listed) > MOST_PROBLEMS else str(len(listed))
+        """Return a 422 with the problems of rows; consumes only as many problems as are listed."""
+        listed = list(islice(problems, MAX_PROBLEMS + 1))
+        n = f"more than {MAX_PROBLEMS}" if len(listed) > MAX_PROBLEMS else str(len(listed))
         return cls(
-            422, f"The rows are not as the model needs them: {n} problem{'s' if len(listed) != 1 else ''}.", listed
+            422,
+            f"The rows do not match the columns of the model: {n} problem{'s' if len(listed) != 1 else ''}.",
+            listed,
         )
 
 
@@ -84,8 +86,8 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=
 
 
 def loads(body: bytes) -> Any:
-    """The value of a JSON text. Raises Refusal (400) when it is none; NaN and Infinity are none, half of a surrogate pair is
-    no character, and a key that occurs twice in an object has no value."""
+    """Parse JSON. Raises HTTPError (400) when it is invalid; NaN, Infinity, unpaired surrogates and duplicate keys in an object
+    are invalid."""
     try:
         value = _decode(body.decode("utf-8"))
         if b"\\ud" in body or b"\\uD" in body:
@@ -100,7 +102,7 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON; numbers that are not finite become null."""
+    """Return the value as JSON; numbers that are not finite become null."""
     try:
         return _encode(value).encode()
     except ValueError:
@@ -108,7 +110,7 @@ def dumps(value: Any) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for every NaN and infinity in it."""
+    """Return the value with None for every NaN and infinity in it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -117,7 +119,7 @@ def finite(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A label or a table value as JSON has it."""
+    """Return a label or a table value as a JSON value."""
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -130,18 +132,18 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ColumnReader:
-    """How values of a column come in JSON.
+    """Reader of a column's values from JSON.
 
     Attributes
     ----------
     dtype
         The type of the column in a table made of such values.
     words
-        What it takes, for errors.
+        The accepted values, for error messages.
     types
         The Python types that JSON values may have.
     read
-        From the JSON value to the table value; None when that is the same. Raises ValueError.
+        Converts a JSON value to the table value; None when they are the same. Raises ValueError.
     """
 
     dtype: pl.DataType
@@ -180,7 +182,7 @@ class ColumnReader:
         return cls(dtype, f"a value of type {dtype}", frozenset({list, dict, null}), _nested(dtype))
 
     def value(self, value: Any) -> Any:
-        """The table value of one JSON value. Raises ValueError when it is none of this column."""
+        """Return the table value of one JSON value. Raises ValueError when the value is invalid for this column."""
         if type(value) not in self.types:
             raise ValueError(f"expected {self.words} or null; got {_shown(value)}")
         if self.read is None or value is None:
@@ -191,7 +193,7 @@ class ColumnReader:
             raise ValueError(f"expected {self.words} or null; got {_shown(value)}") from None
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a JSON value; None when nothing is."""
+        """Return the problem of a JSON value; None when it is valid."""
         try:
             self.value(value)
         except ValueError as error:
@@ -199,7 +201,7 @@ class ColumnReader:
         return None
 
     def series(self, name: str, values: Sequence[Any]) -> pl.Series:
-        """All of a column. Raises ValueError when a value is none of this column, without telling which."""
+        """Return a whole column. Raises ValueError, without naming the value, when one is invalid for this column."""
         if not set(map(type, values)) <= self.types:
             raise ValueError
         if self.dtype.is_float():
@@ -215,7 +217,7 @@ class ColumnReader:
 
 def _number(value: Any) -> float:
     x = float(value)
-    if x - x != 0.0:  # infinite: 1e400 reads as that
+    if x - x != 0.0:  # infinite, such as 1e400
         raise ValueError
     return x
 
@@ -249,7 +251,7 @@ def _nested(dtype: pl.DataType) -> Callable[[Any], Any]:
 
 
 def _shown(value: Any) -> str:
-    """The beginning of a value as JSON; no more than that is written."""
+    """Return the beginning of a value as JSON."""
     text = json.dumps(_beginning(value, 5), ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -268,46 +270,46 @@ def _beginning(value: Any, depth: int) -> Any:
 
 
 class RowReader:
-    """Rows and columns from JSON, checked against a schema."""
+    """Reads rows and columns from JSON and checks them against a schema."""
 
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
         self.columns = {name: ColumnReader.of(dtype) for name, dtype in schema.items()}
         self._quick = [(name, column.types, column.read) for name, column in self.columns.items()]
 
     def row(self, row: Any) -> Row:
-        """One row. Raises Refusal (422) with every problem of it."""
+        """Read one row. Raises HTTPError (422) with all its problems."""
         made: Row = {}
         try:
             for name, types, read in self._quick:
                 value = row[name]
                 if type(value) not in types:
-                    raise self._refusal([row])
+                    raise self._row_errors([row])
                 made[name] = value if read is None or value is None else read(value)
         except (KeyError, TypeError, IndexError, ValueError, OverflowError):
-            raise self._refusal([row]) from None
+            raise self._row_errors([row]) from None
         return made
 
     def rows(self, rows: Any) -> list[Row]:
-        """Some rows. Raises Refusal (422) with every problem of every row and column."""
+        """Read a few rows. Raises HTTPError (422) with the problems of all rows and columns."""
         rows = self._list(rows)
         try:
             return [self.row(row) for row in rows]
         except HTTPError:
-            raise self._refusal(rows) from None
+            raise self._row_errors(rows) from None
 
     def table(self, rows: Any) -> pl.DataFrame:
-        """Many rows as a table. Raises as `rows`."""
+        """Read many rows as a table. Raises as `rows`."""
         rows = self._list(rows)
         try:
             if not set(map(type, rows)) <= {dict}:
                 raise TypeError
             series = [column.series(name, [row[name] for row in rows]) for name, column in self.columns.items()]
         except _UNREADABLE:
-            raise self._refusal(rows) from None
+            raise self._row_errors(rows) from None
         return pl.DataFrame(series, height=len(rows))
 
     def table_of_columns(self, columns: Any) -> pl.DataFrame:
-        """A table from `{"column": [value, …], …}`. Raises as `rows`."""
+        """Read a table from `{"column": [value, …], …}`. Raises as `rows`."""
         if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
             raise HTTPError(422, 'The columns must be an object of lists: {"column": [value, ...], ...}.')
         if not self.columns.keys() <= columns.keys():
@@ -327,7 +329,7 @@ class RowReader:
             raise HTTPError.of_rows(self._problems_of_columns(columns)) from None
 
     def transposed(self, columns: Mapping[str, Sequence[Any]], n: int) -> list[Row]:
-        """Columns of n values as rows."""
+        """Return columns of n values as rows."""
         return [{name: columns[name][i] for name in self.columns} for i in range(n)]
 
     def _list(self, rows: Any) -> list[Any]:
@@ -337,7 +339,7 @@ class RowReader:
             raise HTTPError(422, "Expected at least one row; got none.")
         return rows
 
-    def _refusal(self, rows: Sequence[Any]) -> HTTPError:
+    def _row_errors(self, rows: Sequence[Any]) -> HTTPError:
         return HTTPError.of_rows(self._problems(rows))
 
     def _problems(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -359,7 +361,7 @@ class RowReader:
 
 
 class PredictionWriter:
-    """Predictions as JSON values: one a row for one target, an object a row for several."""
+    """Converts predictions to JSON values: one value per row for one target, an object per row for several."""
 
     FEW = 8
 
@@ -372,7 +374,7 @@ class PredictionWriter:
             self._words = [[(next(names), _word(c)) for c in classes] for classes in target.classes]
 
     def predictions(self, scores: Any) -> list[Any]:
-        """From the scores of a model."""
+        """Return the predictions for the scores of a model."""
         if len(scores) <= self.FEW:
             rows = [self.target.row_prediction(scores[i : i + 1]) for i in range(len(scores))]
         else:
@@ -383,8 +385,8 @@ class PredictionWriter:
         return [{column: plain(row[name]) for name, column in self._names} for row in rows]
 
     def probabilities(self, scores: Any) -> list[Any]:
-        """`{"class": probability}` for each row; with several targets an object of these. Raises ParameterError when
-        the model has none."""
+        """Return `{"class": probability}` for each row; with several targets an object of these. Raises ParameterError when
+        the model has no probabilities."""
         rows = self.target.probabilities(scores).to_dicts()
         made = [[{word: row[name] for name, word in words} for words in self._words] for row in rows]
         if len(self._names) == 1:

@@ -1,4 +1,4 @@
-"""The app in a replica of Ray Serve, and what Ray Serve must know of it."""
+"""The app in a replica of Ray Serve, and its deployment options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayline.serve.options import ServerOptions
 
 
 def replica_class() -> type:
-    """The deployment class. Made on demand: wrapping it in an ingress touches half of Ray Serve."""
+    """Return the deployment class. It is created on demand, because wrapping it as an ingress imports much of Ray Serve."""
     made: type = serve.ingress()(Replica)
     return made
 
@@ -28,7 +28,7 @@ class Replica:
     """The app in a Ray Serve replica."""
 
     def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
-        use_for_ray_serve()  # the server of this process starts after this
+        use_for_ray_serve()  # before the server of this process starts
         relax_gc()
         self._options, self._key = ServerOptions(**options), ""
         self._app: App | None = None
@@ -38,21 +38,21 @@ class Replica:
             )
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
-        """Answer with the model that the holder has under this key."""
+        """Use the model that the ModelStore has under this key."""
         if config["key"] == self._key:
             return
         holder = ray.get_actor(config["holder"], namespace=NAMESPACE)
         packed = await (await holder.get.remote(config["key"]))[0]
-        answer_with = await asyncio.to_thread(self._loaded, packed)  # health checks are answered meanwhile
-        answer_with()
+        activate = await asyncio.to_thread(self._loaded, packed)  # health checks are answered meanwhile
+        activate()
         self._key = config["key"]
 
     def _loaded(self, packed: bytes) -> Callable[[], None]:
-        """What makes the app answer with a packed pipeline, which has been unpacked and tried."""
+        """Deserialize and prepare a pipeline, and return a function that makes the app use it."""
         pipeline: InferencePipeline = cloudpickle.loads(packed)
         app = self._app
         if app is not None:
-            return partial(app.answer_with, app.served(pipeline))
+            return partial(app.activate, app.served(pipeline))
         made = create_app(pipeline, self._options)
         return partial(setattr, self, "_app", made)
 
@@ -68,7 +68,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Any:
         async def answer(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "lifespan":  # begins before Ray Serve has said which model
+            if scope["type"] == "lifespan":  # begins before Ray Serve has set the model
                 await _lifespan(receive, send)
             else:
                 assert self._app is not None
@@ -86,9 +86,9 @@ async def _lifespan(receive: Any, send: Any) -> None:
 
 
 def deployment_options(options: ServerOptions) -> dict[str, Any]:
-    """What Ray Serve must know so that our own bounds are the ones that hold."""
+    """Return Ray Serve's options, chosen so that the server's own limits apply."""
     return {
-        # A replica takes what our queue takes, so that waiting requests can share a call of the model; more is refused.
+        # A replica accepts as many requests as our queue, so that waiting requests can share a call of the model; more are refused.
         "max_ongoing_requests": options.max_queued_requests,
         "max_queued_requests": options.max_queued_requests,
         "backpressure_config": {"status_code": 503, "retry_after_s": 1},

@@ -1,7 +1,7 @@
-"""The app in this process: uvicorn, with connections that refuse early what they cannot serve and wait for no one for ever.
+"""The server in this process: uvicorn, with connections that refuse excess requests early and limit all waiting times.
 
-A server that is asked for more than it can do must spend little on what it refuses, or it has no time left for what it
-serves. One prediction takes about as long as uvicorn's own work on a request, so the refusal comes before that.
+An overloaded server must spend little time on the requests that it refuses, or none is left for the others. A prediction takes about as
+long as uvicorn's own work on a request, so a request is refused before that work.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from rayline.serve.http_connection import CoalescingConnection, relax_gc
 from rayline.serve.options import ServerOptions
 
 HEAD_S = 10.0
-"""So long a client may take for the head of a request, or for a body that nobody reads. The bodies that are read are
-bounded by the request's own timeout."""
+"""Seconds that a client may take for the head of a request, or for a body that is not read. Bodies that are read are
+limited by the request's own timeout."""
 
-MOST_HEAD_BYTES = 64 << 10
+MAX_HEAD_BYTES = 64 << 10
 
 KEEP_ALIVE_S = 75
-"""So long a connection may stay open without a request; longer than common proxies keep theirs."""
+"""Seconds that a connection may stay open without a request; longer than the timeout of common proxies."""
 
 
 def run(
     model: Any, *, host: str = "127.0.0.1", port: int = 8080, options: ServerOptions | None = None, **changes: Any
 ) -> None:
-    """Serve a model in this process until it is interrupted. Takes what `create_app` takes.
+    """Serve a model in this process until interrupted.
 
-    Only this machine can reach it unless `host` says otherwise (`"0.0.0.0"`), and then only by the names of this machine and those of
-    `allowed_hosts`.
+    By default only this machine can reach the server, and only by the names of this machine and those of
+    `allowed_hosts`. `host="0.0.0.0"` serves other machines too.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def run(
     """
     app = create_app(model, replace(options or ServerOptions(), **changes).at(host))
     before = gc.get_threshold()
-    gc.freeze()  # what lives now lives until the end
+    gc.freeze()  # existing objects live until the end
     relax_gc()
     try:
         uvicorn.Server(config(app, host, port)).run()
@@ -63,7 +63,7 @@ def run(
 
 
 def config(app: App, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Config:
-    """How uvicorn is to run the app."""
+    """Return the uvicorn configuration for the app."""
     return uvicorn.Config(
         app,
         host=host,
@@ -79,11 +79,11 @@ def config(app: App, host: str = "127.0.0.1", port: int = 8080) -> uvicorn.Confi
 
 
 class BoundedConnection(CoalescingConnection):
-    """A connection of one client.
+    """A connection of one client with limits.
 
-    While as many requests run as may wait, predictions are answered 503 from a look at the first bytes, without parsing.
-    A head that is too long or does not come to its end is the last thing that its connection says. One that says nothing
-    is closed without a word: browsers and pools open some in advance.
+    While the maximum number of requests is running, predictions are answered 503 after a look at the first bytes, without parsing.
+    A head that is too long or incomplete ends its connection. An idle connection is closed without an answer: browsers and
+    connection pools open some in advance.
     """
 
     def __init__(self, config: uvicorn.Config, *rest: Any, **more: Any) -> None:
@@ -92,7 +92,9 @@ class BoundedConnection(CoalescingConnection):
         assert isinstance(app, App)
         self._overloaded, self._most = app.overloaded, app.settings.max_queued_requests
         self._head_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None  # until the head, or the rest of an unread body, has come
+        self._timer: asyncio.TimerHandle | None = (
+            None  # runs until the head, or the rest of an unread body, has arrived
+        )
         self._refused_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -100,25 +102,30 @@ class BoundedConnection(CoalescingConnection):
         self._idle(KEEP_ALIVE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
+        self._cancel_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if len(self.tasks) >= self._most and self._between and not self._is_answering() and _is_whole_post(data):
+        if (
+            len(self.tasks) >= self._most
+            and self._is_between_requests
+            and not self._is_answering()
+            and _is_complete_post(data)
+        ):
             self._refuse()
             return
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._between and self.timeout_keep_alive_task is None and not self._is_answering():
-            self._idle(KEEP_ALIVE_S)  # empty lines are no request
-        if self._head_bytes < 0 or self._between:  # the head is complete
+        if self._is_between_requests and self.timeout_keep_alive_task is None and not self._is_answering():
+            self._idle(KEEP_ALIVE_S)  # empty lines are not a request
+        if self._head_bytes < 0 or self._is_between_requests:  # the head is complete
             return
         self._head_bytes += len(data)
-        if self._head_bytes > MOST_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._too_long()
         elif self._timer is None:
-            self._due(self._too_slow)
+            self._start_timer(self._too_slow)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -126,21 +133,21 @@ class BoundedConnection(CoalescingConnection):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = -1
-        self._in_time()
+        self._cancel_timer()
         if (
-            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
         ):  # in one packet
             self._too_long()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_time()
+        self._cancel_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._between and not self.transport.is_closing():  # the rest of a body that nobody reads
-            self._due(self.transport.close)
+        if not self._is_between_requests and not self.transport.is_closing():  # the rest of a body that is not read
+            self._start_timer(self.transport.close)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -159,11 +166,11 @@ class BoundedConnection(CoalescingConnection):
     def _idle(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
-    def _due(self, otherwise: Callable[[], None]) -> None:
-        self._in_time()
+    def _start_timer(self, otherwise: Callable[[], None]) -> None:
+        self._cancel_timer()
         self._timer = self.loop.call_later(HEAD_S, otherwise)
 
-    def _in_time(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -180,8 +187,8 @@ class BoundedConnection(CoalescingConnection):
             self.transport.close()
 
 
-def _is_whole_post(data: bytes) -> bool:
-    """Whether these bytes are one whole POST that says how long it is: nothing else is refused unparsed."""
+def _is_complete_post(data: bytes) -> bool:
+    """Return whether these bytes are exactly one POST with a Content-Length; only such requests are refused without parsing."""
     if not data.startswith(b"POST "):
         return False
     head, _, body = data.partition(b"\r\n\r\n")
