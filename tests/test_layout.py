@@ -1,4 +1,4 @@
-"""The rooms of the house: which module may import which (see CONTRIBUTING.md), read from the source and tried out."""
+"""The layout of the packages: which module may import which (see CONTRIBUTING.md), read from the source and tried out."""
 
 from __future__ import annotations
 
@@ -89,26 +89,41 @@ ONE_PLACE = {
 """Libraries of frameworks, and the files of rayline.frameworks that may import them."""
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every imported module, and whether it is imported when this module is (not in a function, not for types only)."""
+PLUGINS = {"rayline.core.registry": ("Stage", "Framework", "Engine")}
+"""The module that names others in strings without depending on them: implementations of these contracts of core, by id."""
 
-    def visit(node: ast.AST, eager: bool) -> Iterator[tuple[str, bool]]:
+IMPORT_BY_NAME = {
+    *PLUGINS,
+    "rayline",
+    "rayline.data",
+    "rayline.serve",
+    "rayline.cli",  # modules that the user names
+    "rayline.compat",  # modules of other libraries
+    "rayline.frameworks.rllib_file",  # classes of RLlib
+}
+"""Modules that may import a module whose name is in a string."""
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    """Every imported module, also those imported in a function or for type checking only, unless `top_level`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, eager) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             assert node.module
-            found = {f"{node.module}.{alias.name}" for alias in node.names}
-            yield from ((name if name in MODULES else node.module, eager) for name in sorted(found))
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for child in node.orelse:
-                yield from visit(child, eager)
-        else:
-            inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            for child in ast.iter_child_nodes(node):
-                yield from visit(child, eager and not inside)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (name if name in MODULES else node.module for name in sorted(names))
 
-    yield from visit(ast.parse(path.read_text(encoding="utf-8")), True)
+
+def named_in_strings(path: Path) -> Iterator[tuple[str, str]]:
+    """Every module of ours that a string names, alone or as "module:attribute", and the attribute."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            module, _, attribute = node.value.partition(":")
+            if module in MODULES:
+                yield module, attribute
 
 
 def package(module: str) -> str:
@@ -119,7 +134,7 @@ def package(module: str) -> str:
 def test_imports_go_down_only(module: str) -> None:
     own = package(module)
     allowed = MAY_IMPORT.get(own)
-    for name, _ in imports(MODULES[module]):
+    for name in imports(MODULES[module]):
         if not name.startswith("rayline.") or allowed is None or own == "":
             continue
         other = package(name)
@@ -133,6 +148,7 @@ def test_imports_go_down_only(module: str) -> None:
             or {module, name} <= RLLIB
             or (name.startswith(VERIFY) and own == "frameworks")
             or (other == own and own not in SEPARATE)
+            or name.startswith(f"{module}.")  # a package's names, for type checkers
         )
         assert other in allowed or together or name == module, (
             f"{module} imports {name}; {own} may import {sorted(allowed)} only"
@@ -142,9 +158,9 @@ def test_imports_go_down_only(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_are_imported_in_their_place(module: str) -> None:
     if module == "rayline.compat":  # any library, in its functions only
-        assert not [name for name, eager in imports(MODULES[module]) if eager and name.partition(".")[0] in HEAVY]
+        assert not [name for name in imports(MODULES[module], top_level=True) if name.partition(".")[0] in HEAVY]
         return
-    for name, _ in imports(MODULES[module]):
+    for name in imports(MODULES[module]):
         root = name.partition(".")[0]
         assert (
             not any(part.startswith("_") and not part.startswith("__") for part in name.split(".")) or root == "rayline"
@@ -157,39 +173,59 @@ def test_libraries_are_imported_in_their_place(module: str) -> None:
             assert module in places, f"{module} imports {name}, which belongs into {sorted(places)}"
 
 
-def refuse_cycles(graph: dict[str, set[str]]) -> None:
-    done: set[str] = set()
+def import_graph() -> dict[str, set[str]]:
+    """For each module the modules of ours that it imports, at any time, for types only, or by a name in a string."""
+    graph = {}
+    for module, path in MODULES.items():
+        by_name: set[str] = set()
+        if module in IMPORT_BY_NAME - {*PLUGINS}:
+            by_name = {name for name, _ in named_in_strings(path)}
+        graph[module] = ({name for name in imports(path) if name in MODULES} | by_name) - {module}
+    return graph
 
-    def visit(module: str, above: tuple[str, ...]) -> None:
-        assert module not in above, " → ".join([*above, module])
-        if module not in done:
-            for name in graph[module]:
-                visit(name, (*above, module))
-            done.add(module)
 
-    for module in graph:
-        visit(module, ())
+def cycles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The sets of more than one node that all reach one another."""
+
+    def reached(start: str) -> set[str]:
+        seen, left = set(), [start]
+        while left:
+            for name in graph[left.pop()] - seen:
+                seen.add(name)
+                left.append(name)
+        return seen
+
+    below = {name: reached(name) for name in graph}
+    together = {name: frozenset(other for other in below[name] if name in below[other]) for name in graph}
+    return [set(members) for members in {*together.values()} if members]
 
 
 def test_no_cycles() -> None:
-    refuse_cycles(
-        {
-            module: {name for name, eager in imports(path) if eager and name in MODULES}
-            for module, path in MODULES.items()
-        }
-    )
+    assert cycles(import_graph()) == []
 
 
-@pytest.mark.parametrize("name", ["train"])
-def test_no_cycles_inside_a_package_even_for_types(name: str) -> None:
-    inside = {module: path for module, path in MODULES.items() if module.startswith(f"rayline.{name}.")}
-    graph: dict[str, set[str]] = {}
-    for module, path in inside.items():
-        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        found = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module]
-        names = {f"{node.module}.{alias.name}" for node in found for alias in node.names}
-        graph[module] = {other for other in names | {str(node.module) for node in found} if other in inside}
-    refuse_cycles(graph)
+def test_cycles_are_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+    assert cycles({"a": {"b"}, "b": set()}) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_imported_by_name_in_few_places_only(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if called & {"importlib.import_module", "import_module", "__import__"}:
+        assert module in IMPORT_BY_NAME, f"{module} imports a module by a name in a string"
+
+
+@pytest.mark.parametrize("module", PLUGINS)
+def test_the_registry_names_implementations_of_contracts_only(module: str) -> None:
+    for name, attribute in named_in_strings(MODULES[module]):
+        if not attribute:  # the name of a group of entry points
+            continue
+        tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+        found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute]
+        assert found, f"{name}:{attribute} is no class"
+        assert found[0].bases, f"{name}:{attribute} implements none of {PLUGINS[module]}"
 
 
 def run(code: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rayline.core.version import VERSION
+
+__version__ = VERSION
 
 _MODULES = ("data", "stages", "train", "tune", "serve", "inference", "testing")
 _NAMES = {
@@ -28,7 +30,7 @@ _NAMES = {
     "ColumnStage": "rayline.core.stage",
     "register_framework": "rayline.core.registry",
     "register_stage": "rayline.core.registry",
-    "Preprocessor": "rayline.preprocessing.preprocessor",
+    "Preprocessor": "rayline.inference.pipeline",
     "InferencePipeline": "rayline.inference.pipeline",
     "Model": "rayline.inference.model",
     "load": "rayline.inference.artifact",
@@ -56,8 +58,7 @@ if TYPE_CHECKING:
     from rayline.inference.artifact import load
     from rayline.inference.card import model_card
     from rayline.inference.model import Model
-    from rayline.inference.pipeline import InferencePipeline
-    from rayline.preprocessing.preprocessor import Preprocessor
+    from rayline.inference.pipeline import InferencePipeline, Preprocessor
 
 __all__ = [
     "ArtifactError",

@@ -24,7 +24,7 @@ from rayline import compat
 from rayline.core.errors import ParameterError
 from rayline.core.features import Features
 from rayline.core.schema import col
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.train.fit import fit
 
 if TYPE_CHECKING:

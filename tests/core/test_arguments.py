@@ -12,8 +12,7 @@ import pytest
 
 import rayline as rl
 from rayline import data, serve, train, tune
-from rayline.inference.pipeline import InferencePipeline
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 
 XGBOOST = train.XGBoostTrainer
 

@@ -53,7 +53,7 @@ from rayline import cli, train, tune
 from rayline.core import registry
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.serve.app import create_app
 from tests.serve.conftest import Client
 

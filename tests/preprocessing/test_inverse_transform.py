@@ -14,7 +14,7 @@ from sklearn import preprocessing as sk
 from rayline import stages
 from rayline.core.errors import NotFittedError, ParameterError, SchemaError
 from rayline.core.stage import Stage
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 
 RNG = np.random.default_rng(0)
 NUMBERS = pl.DataFrame({"a": RNG.lognormal(1.0, 1.0, 300), "b": RNG.normal(5.0, 2.0, 300), "c": RNG.uniform(0, 1, 300)})

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rayline import stages
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 
 TABLE = pl.DataFrame(
     {

@@ -14,7 +14,7 @@ from sklearn.preprocessing import PolynomialFeatures as Theirs
 
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations.expression import FUNCTIONS, Assign, check, kind
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import Concatenator, Expression, FunctionTransformer, PolynomialFeatures, Ratio, register_function
 
 TABLE = pl.DataFrame({"a": [1.5, -2.0, 3.0], "b": [2, 3, 4], "c": [0.5, 0.25, 8.0]})

@@ -13,7 +13,7 @@ import pytest
 
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations.base import row_function
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import DatetimeEncoder
 from rayline.stages.dates import PARTS
 

@@ -19,7 +19,7 @@ from sklearn import decomposition, feature_extraction, feature_selection, impute
 from sklearn import preprocessing as sk
 
 from rayline import stages
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 
 NAMES = ("a", "b", "c")
 numbers = st.one_of(st.integers(-40, 40).map(lambda i: i / 4), st.floats(-1000, 1000).map(lambda x: round(x, 6)))

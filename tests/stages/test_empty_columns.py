@@ -14,7 +14,7 @@ from sklearn import preprocessing as sk
 
 from rayline import stages
 from rayline.core.errors import DataError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 
 TABLE = pl.DataFrame(
     {"a": [1.0, 2.0, None, 9.0], "e": [None, float("nan"), None, None], "b": [4.0, None, 5.0, 7.0]},

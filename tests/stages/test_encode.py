@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn import preprocessing as sk
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import LabelEncoder, OneHotEncoder, OneHotEncoding, OrdinalEncoder
 
 letters = st.lists(st.sampled_from(["a", "b", "c", "d", "e e", "é", "Z"]), min_size=1, max_size=40)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from sklearn.feature_extraction import FeatureHasher as Theirs
 
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import (
     FeatureHasher,
     HashEncoder,

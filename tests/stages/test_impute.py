@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import impute as sk
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import GroupImputer, MissingIndicator, SimpleImputer, StandardScaler
 
 columns = st.lists(

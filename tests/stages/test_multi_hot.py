@@ -10,7 +10,7 @@ import pytest
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from rayline.core.errors import SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import (
     MultiHotEncoder,
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.impute import KNNImputer as Theirs
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import SMOTE, KNNImputer
 
 RNG = np.random.default_rng(5)

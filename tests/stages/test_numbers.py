@@ -11,7 +11,7 @@ import pytest
 from sklearn import preprocessing as sk
 
 from rayline.core.errors import DataError, ParameterError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import (
     Binarizer,
     Clipper,

@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from rayline import stages
 from rayline.core.statistics.sketches import FrequentValues
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.testing.edge_cases import example_table
 
 TABLE = example_table(300).drop("tags", "time", "day")

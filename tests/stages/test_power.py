@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn import preprocessing as sk
 
 from rayline.core.errors import DataError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import PowerTransformer
 from tests.stages.numbers import NEW, TABLE
 

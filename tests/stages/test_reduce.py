@@ -10,7 +10,7 @@ import pytest
 from sklearn import decomposition, feature_selection
 
 from rayline.core.errors import DataError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import PCA, CorrelationFilter, DropColumns, SelectColumns, SelectKBest, VarianceThreshold
 
 RNG = np.random.default_rng(3)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import Downsample, DropRows, StandardScaler, Upsample
 
 TABLE = pl.DataFrame(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn import preprocessing as sk
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import MinMaxScaler, Ratio, StandardScaler
 
 columns = st.lists(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import preprocessing as sk
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import SplineTransformer
 
 numbers = st.one_of(st.floats(-100, 100), st.integers(-3, 3).map(float))

@@ -11,7 +11,7 @@ from sklearn.preprocessing import TargetEncoder as Theirs
 
 from rayline.core.errors import DataError, SchemaError
 from rayline.data import KFold
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import TargetEncoder
 from rayline.train import XGBoostTrainer
 

@@ -18,7 +18,7 @@ from sklearn.feature_extraction import text as sk
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.schema import SPARSE
 from rayline.core.text_analysis import Analyzer, key_of
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import CountVectorizer, HashingVectorizer, TfidfVectorizer, Tokenizer, Vectorizer
 
 WORDS = ["snow", "Snow", "gate", "b12", "late,", "a", "no", "x_y", "ça", "delay!"]

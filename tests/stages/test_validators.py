@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from rayline.core.errors import DataError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import (
     CheckCategories,
     CheckMissing,

@@ -14,7 +14,7 @@ from rayline.core.operations.base import Affine, Fill, Operation, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, Stage, a_number, param
 from rayline.core.statistics.base import MinMax, Moments, Statistic
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages.impute import IsMissing
 from rayline.testing import check_stage
 from rayline.testing.edge_cases import example_table

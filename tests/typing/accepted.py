@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     reveal_type(result.inference_pipeline)
     reveal_type(analysis)
     reveal_type(analysis.best_pipeline)
+    reveal_type(inference_pipeline)
+    reveal_type(inference_pipeline.preprocessor)
     reveal_type(loaded)
     reveal_type(deployment)
     reveal_type(deployment.url)

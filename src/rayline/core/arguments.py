@@ -45,21 +45,22 @@ def _checked(function: types.FunctionType, owner: str) -> Any:
         return function
     known = frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.kind is not p.VAR_POSITIONAL)
     method = "" if function.__name__ == "__init__" else f".{function.__name__}"
-    where = (
-        f"{owner}{method}"
-        if owner
-        else f"{function.__module__.split('.')[1] if '.' in function.__module__ else 'core'}{method}"
-    )
-    refuse = functools.partial(_refuse, where, known)
+    owner = owner or (function.__module__.split(".")[1] if "." in function.__module__ else "core")
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if not known.issuperset(kwargs):
-            refuse(kwargs)
+            _refuse(f"{_class_name(args, owner)}{method}", known, kwargs)
         return function(*args, **kwargs)
 
     # With the globals of the wrapped function: doctest collects only objects that belong to the module it reads.
     wrapper = types.FunctionType(call.__code__, function.__globals__, function.__name__, None, call.__closure__)
     return functools.update_wrapper(wrapper, function)
+
+
+def _class_name(args: tuple[Any, ...], owner: str) -> str:
+    """Return the name of the class that a method is called on: a subclass of `owner`, or `owner` itself."""
+    cls = args[0] if args and isinstance(args[0], type) else type(args[0]) if args else object
+    return cls.__name__ if any(base.__name__ == owner for base in cls.__mro__) else owner
 
 
 def _refuse(where: str, known: frozenset[str], given: dict[str, Any]) -> None:

@@ -90,11 +90,6 @@ _ENGINES: dict[str, str] = {
     "local": "rayline.engine.local:LocalEngine",
 }
 
-_LATE: dict[str, str] = {
-    "chain": "rayline.inference.pipeline:chain",
-}
-"""Functions of higher layers that lower layers call; imported at run time to avoid import cycles."""
-
 
 def stage(name: str) -> type:
     """Return the class of the stage with this id. Raises ParameterError when there is none."""
@@ -132,11 +127,6 @@ def engine_for(data: Any) -> Any:
 def engine(name: str) -> Any:
     """Return the engine `ray` or `local`."""
     return _load(_ENGINES[name])()
-
-
-def resolve(name: str) -> Any:
-    """Import and return a function of a higher layer."""
-    return _load(_LATE[name])
 
 
 def owner(model: Any) -> str | None:

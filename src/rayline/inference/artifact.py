@@ -30,7 +30,7 @@ from rayline.core.forks import refuse_after_fork
 from rayline.inference import archive, manifest
 from rayline.inference.artifact_members import read_members, write_artifact
 from rayline.inference.manifest import FORMAT_VERSION, digest_of, read_manifest, signer_of
-from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 
 __all__ = ["FORMAT_VERSION", "digest_of", "load", "read_manifest", "save", "sign", "signer_of"]
 
@@ -184,5 +184,5 @@ def load(
         with archive.opened(Path(path), max_bytes) as members:
             about = manifest.parse(members, where, expected_digest, trusted_keys)
             manifest.extract(members, about, folder, where)
-        scorer = read_members(about, folder, where, options)
+        scorer = read_members(about, folder, where, options, Preprocessor)
     return InferencePipeline(scorer.preprocessor, scorer.model)

@@ -18,20 +18,20 @@ from rayline.core.target import Target, numbers
 from rayline.inference import archive, manifest
 from rayline.inference.manifest import FORMAT_VERSION
 from rayline.inference.model import Model, check_options, read
-from rayline.inference.scorer import Scorer
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.scorer import P, Scorer
+from rayline.preprocessing.preprocessor import BasePreprocessor
 
 TOLERANCE = 1e-5
 """Relative difference that golden scores may have, for other processors and library versions."""
 
 
-def write_artifact(pipeline: Scorer, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
+def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
     """Write an artifact; see `rayline.inference.artifact.save`."""
     with scratch.folder("artifact") as folder:
         archive.write(Path(path), _members(pipeline, folder, sign_with), directory=directory)
 
 
-def _members(pipeline: Scorer, folder: Path, sign_with: Any) -> dict[str, archive.Content]:
+def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, archive.Content]:
     """The pipeline as named pieces, `digest` and `manifest.json` first; the model's files are written into the folder."""
     model = pipeline.model
     try:
@@ -82,7 +82,7 @@ def _members(pipeline: Scorer, folder: Path, sign_with: Any) -> dict[str, archiv
 def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
     """Load what is about to be saved. Raises ArtifactError when it cannot be loaded, or predicts otherwise."""
     try:
-        read_members(about, folder, "save", model.adapter.load_options(model.native))
+        read_members(about, folder, "save", model.adapter.load_options(model.native), BasePreprocessor)
     except MissingExtraError:
         raise
     except Exception as error:  # before any file is written: whatever it is, `load` would meet it
@@ -93,7 +93,9 @@ def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
         ) from error
 
 
-def read_members(about: Mapping[str, Any], directory: Path, where: str, options: Mapping[str, Any]) -> Scorer:
+def read_members(
+    about: Mapping[str, Any], directory: Path, where: str, options: Mapping[str, Any], preprocessor_class: type[P]
+) -> Scorer[P]:
     """Build the scorer of the extracted members in `directory`, whose hashes have been verified, and check its golden rows.
 
     Raises ArtifactError when a member is malformed or the golden rows are predicted differently.
@@ -103,7 +105,7 @@ def read_members(about: Mapping[str, Any], directory: Path, where: str, options:
         framework, metrics, data = str(about["framework"]), _plain(about["metrics"]), _plain(about["data"])
         preprocessor = None
         if "preprocessor.json" in about["members"]:
-            preprocessor = Preprocessor.from_json(_json(directory / "preprocessor.json"))
+            preprocessor = preprocessor_class.from_json(_json(directory / "preprocessor.json"))
         golden = value_from_json(_json(directory / "golden.json"))
     except (ArtifactError, MissingExtraError):
         raise
@@ -150,13 +152,13 @@ def _malformed(where: str, what: str, error: Exception) -> ArtifactError:
 # -- the golden rows ---------------------------------------------------------------------------------------------------
 
 
-def _golden(pipeline: Scorer) -> dict[str, Any]:
+def _golden(pipeline: Scorer[Any]) -> dict[str, Any]:
     rows = pipeline.examples
     scores = numbers(pipeline.scores(rows.lazy())).tolist() if rows.height else []
     return {"rows": value_to_json(rows.to_dicts()), "scores": value_to_json(scores)}
 
 
-def _check_golden(pipeline: Scorer, golden: Any, where: str) -> None:
+def _check_golden(pipeline: Scorer[Any], golden: Any, where: str) -> None:
     rows = golden.get("rows") if isinstance(golden, dict) else None
     if not isinstance(rows, list):
         raise ArtifactError(f"{where}: the golden rows are malformed.", "", "save the pipeline again.")

@@ -47,7 +47,7 @@ class BatchPredictor:
 
     def __init__(
         self,
-        pipeline: Scorer,
+        pipeline: Scorer[Any],
         *,
         labels: bool = True,
         proba: bool = False,
@@ -120,7 +120,7 @@ class BatchPredictor:
 
 
 def write_predictions(
-    pipeline: Scorer,
+    pipeline: Scorer[Any],
     data: Any,
     path: str,
     *,
@@ -169,7 +169,7 @@ def write_predictions(
     return written
 
 
-def _made_by(pipeline: Scorer, how: dict[str, Any]) -> str:
+def _made_by(pipeline: Scorer[Any], how: dict[str, Any]) -> str:
     """A digest of what the pipeline takes and gives: of its scores too, where it has example rows."""
     rows = pipeline.examples
     scores = numbers(pipeline.scores(rows.lazy())).astype(np.float64) if rows.height else np.empty(0)

@@ -15,14 +15,79 @@ from rayline.inference.batch import BatchPredictor, write_predictions
 from rayline.inference.model import Model
 from rayline.inference.scorer import Scorer
 from rayline.preprocessing.lineage import by_source
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import BasePreprocessor
 
 ROW_PATH_MOST = 4
 """So many rows of a list go one by one through the compiled row functions; more are a table."""
 
 
 @known_arguments
-class InferencePipeline(Scorer):
+class Preprocessor(BasePreprocessor):
+    """Named stages, fitted in one scan of the data and applied as one query.
+
+    Parameters
+    ----------
+    stages
+        `(name, stage)` pairs, in the order in which they work; a stage may itself be a Preprocessor.
+    target_stages
+        `(name, stage)` pairs for the targets of a training: what a model learns is what they give, and predictions and
+        metrics are what they took. They change numbers in place and have an inverse (Log, PowerTransformer,
+        StandardScaler, …), or set the classes (LabelEncoder). Without `columns` a stage works on all targets.
+        `transform` leaves targets as they are.
+
+    Notes
+    -----
+    `fit` changes this object and returns it; nothing else does. Missing means null or NaN throughout.
+    Two preprocessors are equal (`==`) when what they learned differs by rounding at most: 1e-12 relative to the numbers beside.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.train import Preprocessor
+    >>> from rayline.stages import Log, SimpleImputer, StandardScaler
+    >>> table = pl.DataFrame({"age": [20.0, None, 40.0]})
+    >>> p = Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    >>> p.fit_transform(table)["age"].round(3).to_list()
+    [-1.225, 0.0, 1.225]
+    >>> p.scans
+    1
+
+    A training that learns the logarithm of a price, and predicts prices:
+
+    >>> p = Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log())])
+    """
+
+    def chain(self, model: Any) -> InferencePipeline:
+        """Return this fitted preprocessor and a model as one inference pipeline.
+
+        Parameters
+        ----------
+        model
+            A Model, or a framework's own object (a Booster, a module, an estimator).
+
+        Raises
+        ------
+        NotFittedError
+            When this preprocessor is not fitted.
+        ParameterError
+            When the model is an inference pipeline already.
+        SchemaError
+            When the model needs a column that this preprocessor does not return.
+        """
+        self._require_fitted("Preprocessor.chain")
+        if isinstance(model, InferencePipeline):
+            raise ParameterError(
+                "Preprocessor.chain: the model is an inference pipeline already.",
+                "Expected a model.",
+                "use it as it is.",
+            )
+        if not isinstance(model, Model):
+            model = Model.of_native(model, preprocessed=self.output_schema, target=self.target)
+        return InferencePipeline(self, model)
+
+
+@known_arguments
+class InferencePipeline(Scorer[Preprocessor]):
     """A fitted preprocessor and a model.
 
     Parameters
@@ -193,17 +258,6 @@ class InferencePipeline(Scorer):
 
 def _is_row(value: Any) -> bool:
     return isinstance(value, dict)
-
-
-def chain(preprocessor: Preprocessor, model: Any) -> InferencePipeline:
-    """A fitted preprocessor and a model, ours or a framework's own, as one pipeline."""
-    if isinstance(model, InferencePipeline):
-        raise ParameterError(
-            "Preprocessor.chain: the model is an inference pipeline already.", "Expected a model.", "use it as it is."
-        )
-    if not isinstance(model, Model):
-        model = Model.of_native(model, preprocessed=preprocessor.output_schema, target=preprocessor.target)
-    return InferencePipeline(preprocessor, model)
 
 
 def as_pipeline(model: Any) -> InferencePipeline:

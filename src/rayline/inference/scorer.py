@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,11 +18,13 @@ from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.inference.model import Model, Scores
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.preprocessing.preprocessor import BasePreprocessor
 from rayline.preprocessing.schema_check import SchemaCheck, row_function
 
+P = TypeVar("P", bound=BasePreprocessor)
 
-class Scorer:
+
+class Scorer(Generic[P]):
     """A fitted preprocessor and a model: raw rows in, the model's scores out.
 
     Parameters
@@ -38,7 +40,7 @@ class Scorer:
         When the preprocessor does not return a feature of the model.
     """
 
-    def __init__(self, preprocessor: Preprocessor | None, model: Model) -> None:
+    def __init__(self, preprocessor: P | None, model: Model) -> None:
         if preprocessor is not None:
             lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
             if lacking:
@@ -47,7 +49,7 @@ class Scorer:
         self._preprocessor, self.model = copy.copy(preprocessor), model
 
     @property
-    def preprocessor(self) -> Preprocessor | None:
+    def preprocessor(self) -> P | None:
         """The fitted preprocessor (a copy), None when the model takes raw rows."""
         return copy.copy(self._preprocessor)
 

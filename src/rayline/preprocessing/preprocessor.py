@@ -32,49 +32,26 @@ FORMAT_VERSION = 1
 
 
 @known_arguments
-class Preprocessor:
-    """Named stages, fitted in one scan of the data and applied as one query.
+class BasePreprocessor:
+    """Named stages, fitted in one scan of the data and applied as one query: all of `Preprocessor` but `chain`.
+
+    The public class is `rayline.Preprocessor`. It is defined next to `InferencePipeline`, which `chain` returns, so that
+    this package depends on nothing of inference.
 
     Parameters
     ----------
-    stages
-        `(name, stage)` pairs, in the order in which they work; a stage may itself be a Preprocessor.
-    target_stages
-        `(name, stage)` pairs for the targets of a training: what a model learns is what they give, and predictions and
-        metrics are what they took. They change numbers in place and have an inverse (Log, PowerTransformer,
-        StandardScaler, …), or set the classes (LabelEncoder). Without `columns` a stage works on all targets.
-        `transform` leaves targets as they are.
-
-    Notes
-    -----
-    `fit` changes this object and returns it; nothing else does. Missing means null or NaN throughout.
-    Two preprocessors are equal (`==`) when what they learned differs by rounding at most: 1e-12 relative to the numbers beside.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> from rayline.train import Preprocessor
-    >>> from rayline.stages import Log, SimpleImputer, StandardScaler
-    >>> table = pl.DataFrame({"age": [20.0, None, 40.0]})
-    >>> p = Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
-    >>> p.fit_transform(table)["age"].round(3).to_list()
-    [-1.225, 0.0, 1.225]
-    >>> p.scans
-    1
-
-    A training that learns the logarithm of a price, and predicts prices:
-
-    >>> p = Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log())])
+    stages, target_stages
+        As in `rayline.Preprocessor`.
     """
 
     def __init__(
         self,
-        stages: Sequence[tuple[str, Stage | Preprocessor]] = (),
+        stages: Sequence[tuple[str, Stage | BasePreprocessor]] = (),
         target_stages: Sequence[tuple[str, Stage]] = (),
     ) -> None:
-        self._stages: tuple[tuple[str, Stage | Preprocessor], ...] = stage_list.checked(stages, Preprocessor)
+        self._stages: tuple[tuple[str, Stage | BasePreprocessor], ...] = stage_list.checked(stages, BasePreprocessor)
         self._target_stages = stage_list.checked_targets(
-            target_stages, Preprocessor, [name for name, _ in self._stages]
+            target_stages, BasePreprocessor, [name for name, _ in self._stages]
         )
         self._input: pl.Schema | None = None
         self._output: pl.Schema | None = None
@@ -85,7 +62,7 @@ class Preprocessor:
     # -- the stages ------------------------------------------------------------------------------------------------
 
     @property
-    def stages(self) -> list[tuple[str, Stage | Preprocessor]]:
+    def stages(self) -> list[tuple[str, Stage | BasePreprocessor]]:
         """The named stages; fitted ones after `fit`."""
         return list(self._stages)
 
@@ -94,7 +71,7 @@ class Preprocessor:
         """The named stages of the targets; fitted ones after `fit`."""
         return list(self._target_stages)
 
-    def __getitem__(self, name: str) -> Stage | Preprocessor:
+    def __getitem__(self, name: str) -> Stage | BasePreprocessor:
         for own, stage in (*self._stages, *self._target_stages):
             if own == name:
                 return stage
@@ -107,7 +84,7 @@ class Preprocessor:
     def __len__(self) -> int:
         return len(self._stages)
 
-    def __iter__(self) -> Iterator[tuple[str, Stage | Preprocessor]]:
+    def __iter__(self) -> Iterator[tuple[str, Stage | BasePreprocessor]]:
         return iter(self._stages)
 
     @property
@@ -115,7 +92,7 @@ class Preprocessor:
         """All stages with their paths ("outer/inner"), nested preprocessors taken apart."""
         found: list[tuple[str, Stage]] = []
         for name, stage in self._stages:
-            if isinstance(stage, Preprocessor):
+            if isinstance(stage, BasePreprocessor):
                 found += [(f"{name}/{path}", leaf) for path, leaf in stage.leaves]
             else:
                 found.append((name, stage))
@@ -129,7 +106,7 @@ class Preprocessor:
         """The same, as it is now: fitting one of both again does not change the other."""
         made = type(self)()
         made.__dict__.update(self.__dict__)
-        made._stages = tuple((n, copy.copy(s) if isinstance(s, Preprocessor) else s) for n, s in self._stages)
+        made._stages = tuple((n, copy.copy(s) if isinstance(s, BasePreprocessor) else s) for n, s in self._stages)
         return made
 
     def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
@@ -145,7 +122,7 @@ class Preprocessor:
                 (
                     name,
                     stage.replace(changes.get(name, {}))
-                    if isinstance(stage, Preprocessor)
+                    if isinstance(stage, BasePreprocessor)
                     else stage.replace(**changes.get(name, {})),
                 )
                 for name, stage in self._stages
@@ -293,9 +270,9 @@ class Preprocessor:
 
     def _take(self, leaves: Sequence[Stage]) -> None:
         rest = list(leaves)
-        stages: list[tuple[str, Stage | Preprocessor]] = []
+        stages: list[tuple[str, Stage | BasePreprocessor]] = []
         for name, stage in self._stages:
-            if isinstance(stage, Preprocessor):
+            if isinstance(stage, BasePreprocessor):
                 inner = stage.clone()
                 inner._take(rest[: len(stage.leaves)])
                 rest = rest[len(stage.leaves) :]
@@ -495,13 +472,8 @@ class Preprocessor:
         """How many times `fit` read the data."""
         return self._scans
 
-    def chain(self, model: Any) -> Any:
-        """This fitted preprocessor and a model (ours, or a framework's own object) as one inference pipeline."""
-        self._require_fitted("Preprocessor.chain")
-        return registry.resolve("chain")(self, model)
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Preprocessor) and same(self.to_json(), other.to_json())
+        return isinstance(other, BasePreprocessor) and same(self.to_json(), other.to_json())
 
     __hash__ = None  # type: ignore[assignment]  # fit changes it
 
@@ -553,7 +525,10 @@ class Preprocessor:
             )
         try:
             made = cls(
-                [(name, _stage_from_json(stage)) for name, stage in data["stages"]],
+                [
+                    (name, _leaf_from_json(stage) if "stage" in stage else cls.from_json(stage))
+                    for name, stage in data["stages"]
+                ],
                 [(name, _leaf_from_json(stage)) for name, stage in data.get("target_stages", ())],
             )
             made._input = None if data["input_schema"] is None else schema_from_json(data["input_schema"])
@@ -603,12 +578,6 @@ class _Transform:
     def passes(self, names: Sequence[str]) -> list[str]:
         """The columns that no stage knows; with resampling (no `adds`) rows are others, and none passes."""
         return [] if self._adds is None else [name for name in names if name not in self._check.schema]
-
-
-def _stage_from_json(data: Any) -> Stage | Preprocessor:
-    if "stage" not in data:
-        return Preprocessor.from_json(data)
-    return _leaf_from_json(data)
 
 
 def _leaf_from_json(data: Any) -> Stage:

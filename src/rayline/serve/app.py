@@ -20,9 +20,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-import rayline
 from rayline.core.errors import DataError, SchemaError
 from rayline.core.operations.base import Row
+from rayline.core.version import VERSION
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import arrow, docs_page, form_page, openapi, openinference
@@ -355,7 +355,7 @@ def create_app(model: Any, options: ServerOptions | None = None, **changes: Any)
 _FORMS = (b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
 """Content types that a browser posts to any server on behalf of any page, without asking the server first."""
 
-_SERVER = {"name": "rayline", "version": rayline.__version__, "extensions": ["binary_tensor_data"]}
+_SERVER = {"name": "rayline", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
 
 def _constant(body: bytes) -> Handler:

@@ -11,8 +11,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.operations.base import Fill, Row
-from rayline.inference.pipeline import InferencePipeline
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 

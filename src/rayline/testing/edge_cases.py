@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.stage import Stage
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 
 NAME = "stage"
 

@@ -19,7 +19,7 @@ from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Task, has_probabilities
 from rayline.inference.artifact import load
 from rayline.inference.model import Model
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.testing import common_laws, features
 from rayline.testing.contract_case import EnvironmentCase, FrameworkCase, error_of
 from rayline.train.callbacks import Callback, Run

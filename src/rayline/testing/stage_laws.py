@@ -15,7 +15,7 @@ from rayline.core.errors import NotFittedError, ParameterError, RaylineError, Sc
 from rayline.core.operations.base import Operation, apply_all, row_function
 from rayline.core.schema import Kind, kind_of
 from rayline.core.stage import ParameterCheck, Stage
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages.encode import OneHotEncoder
 from rayline.stages.impute import SimpleImputer
 from rayline.stages.scale import StandardScaler

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
 from rayline.train.fit import fit
 from rayline.train.result import Result

@@ -19,10 +19,9 @@ from rayline.core.schema import col, refuse_empty
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
 from rayline.inference.model import Model
-from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
 from rayline.preprocessing import fit_planner, schema_check
-from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.preprocessing.stage_list import idle
 from rayline.train import fit_inputs as given
 from rayline.train import metrics as named_metrics

@@ -12,9 +12,8 @@ import polars as pl
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.inference.model import Model
-from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
-from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import metrics as named_metrics
 from rayline.train import plots, progress
 from rayline.train.base_trainer import BaseTrainer

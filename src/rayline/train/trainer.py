@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayline.core.errors import NotFittedError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit import fit
 from rayline.train.result import Result

@@ -16,8 +16,8 @@ from rayline.core import registry, scratch
 from rayline.core.errors import TrainingError
 from rayline.core.schema import refuse_empty
 from rayline.inference.model import unpack
+from rayline.inference.pipeline import Preprocessor
 from rayline.inference.svg_plots import number
-from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import progress
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run

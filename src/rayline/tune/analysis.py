@@ -20,9 +20,8 @@ from rayline.core.target import has_probabilities
 from rayline.data.split.holdout import Holdout
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
-from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
-from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import progress
 from rayline.train.fit import fit
 from rayline.train.result import Result

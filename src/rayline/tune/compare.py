@@ -16,8 +16,7 @@ import polars as pl
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, RaylineError, TrainingError
 from rayline.inference.model import Model
-from rayline.inference.pipeline import InferencePipeline
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train import progress
 from rayline.train.trainer import Trainer
 from rayline.tune import tables

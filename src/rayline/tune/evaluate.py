@@ -26,8 +26,8 @@ from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.inference.model import unpack
+from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing.cross_fit import FoldFitter
-from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom
 from rayline.train.target_inference import TargetProfiler, TrainingSpec

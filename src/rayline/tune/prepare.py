@@ -17,8 +17,8 @@ from rayline.core.target import Target
 from rayline.data.split.base import Splitter
 from rayline.data.split.fold_cells import FoldCells
 from rayline.data.split.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing import fit_planner, schema_check
-from rayline.preprocessing.preprocessor import Preprocessor
 from rayline.train import fit_inputs as given
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom, CustomMetric

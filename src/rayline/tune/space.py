@@ -10,7 +10,7 @@ import numpy as np
 from ray.tune.search.sample import Categorical, Domain, Integer
 
 from rayline.core.errors import ParameterError, RaylineError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 
 STAGES = "preprocessor"
 """The key of a configuration under which the stages' parameters stand."""

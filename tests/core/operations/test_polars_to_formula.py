@@ -10,7 +10,7 @@ import pytest
 from polars.testing import assert_series_equal
 
 from rayline.core.errors import ParameterError
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import DropRows, Expression
 
 TABLE = pl.DataFrame(

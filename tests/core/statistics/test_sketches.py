@@ -16,7 +16,7 @@ from rayline.core.statistics import counts
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.sketches import LEAST_SHARE, N_BUCKETS
 from rayline.core.text_analysis import key_of
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.stages import FrequencyEncoder, OneHotEncoder, RareCategories, SimpleImputer
 from rayline.testing import check_stage
 
