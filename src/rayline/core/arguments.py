@@ -46,10 +46,11 @@ def _checked(function: types.FunctionType, owner: str) -> Any:
     known = frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.kind is not p.VAR_POSITIONAL)
     method = "" if function.__name__ == "__init__" else f".{function.__name__}"
     owner = owner or (function.__module__.split(".")[1] if "." in function.__module__ else "core")
+    refuse = functools.partial(_refuse, owner, method, known)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if not known.issuperset(kwargs):
-            _refuse(f"{_class_name(args, owner)}{method}", known, kwargs)
+            refuse(args, kwargs)
         return function(*args, **kwargs)
 
     # With the globals of the wrapped function: doctest collects only objects that belong to the module it reads.
@@ -63,7 +64,10 @@ def _class_name(args: tuple[Any, ...], owner: str) -> str:
     return cls.__name__ if any(base.__name__ == owner for base in cls.__mro__) else owner
 
 
-def _refuse(where: str, known: frozenset[str], given: dict[str, Any]) -> None:
+def _refuse(owner: str, method: str, known: frozenset[str], args: tuple[Any, ...], given: dict[str, Any]) -> None:
     raise ParameterError.unknown(
-        where, [name for name in given if name not in known], known - {"self", "cls"}, "argument"
+        f"{_class_name(args, owner)}{method}",
+        [name for name in given if name not in known],
+        known - {"self", "cls"},
+        "argument",
     )
