@@ -149,7 +149,7 @@ def test_none_and_nan_are_one_missing_category(stage: Any) -> None:
 @pytest.mark.parametrize("stage", [OneHotEncoder, OrdinalEncoder])
 def test_a_fit_refuses_what_given_categories_leave_out(stage: Any) -> None:
     table = pl.DataFrame({"c": ["a", "b", "x", None]})
-    with pytest.raises(DataError, match=r"column 'c' has values that are none of its categories(.|\n)*got \['x'\]"):
+    with pytest.raises(DataError, match=r"column 'c' has values that are not in its categories(.|\n)*got \['x'\]"):
         Preprocessor([("s", stage(categories={"c": ["a", "b"]}, handle_unknown="error"))]).fit(table)
     Preprocessor([("s", stage(categories={"c": ["a", "b"]}))]).fit(table)
 
@@ -158,7 +158,7 @@ def test_a_fit_refuses_what_given_categories_leave_out(stage: Any) -> None:
 def test_a_number_for_something_else_is_no_place(how: dict[str, Any]) -> None:
     table = pl.DataFrame({"c": ["a", "b", "c", None]})
     with pytest.raises(
-        ParameterError, match=rf"{next(iter(how))} has a wrong value(.|\n)*no place of the 3 categories"
+        ParameterError, match=rf"{next(iter(how))} has a wrong value(.|\n)*not an index of the 3 categories"
     ):
         Preprocessor([("s", OrdinalEncoder(**how))]).fit(table)
     theirs = sk.OrdinalEncoder(**{"handle_unknown": "use_encoded_value", "unknown_value": -1, **how})

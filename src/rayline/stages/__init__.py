@@ -1,4 +1,4 @@
-"""The stages, by family. `from rayline.stages import StandardScaler` loads only the file that has it."""
+"""The preprocessing stages. `from rayline.stages import StandardScaler` imports only the module that defines it."""
 
 from __future__ import annotations
 

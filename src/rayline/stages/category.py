@@ -1,4 +1,4 @@
-"""Categories by how frequent they are: their frequency, the rare ones lumped; and native categories."""
+"""Stages for categories: frequency encoding, merging of rare categories, and conversion to native categories."""
 
 from __future__ import annotations
 
@@ -27,19 +27,22 @@ _FREQUENCY = ParameterCheck(
 
 @dataclass(frozen=True)
 class FrequencyEncoder(ColumnStage):
-    """Replace each category by how frequent it was in the training rows (Float64); unknown ones become 0.
+    """Replace each category by its frequency in the training rows (Float64); unknown categories become 0.
+
+    Missing values are a separate category.
 
     Parameters
     ----------
     columns
         The columns; all string and categorical ones without free text when omitted.
     normalize
-        Whether the share of the rows is given, or else the count. Missing is a category of its own.
+        Whether to return the share of the rows (True) or the count (False).
 
     Notes
     -----
-    Exact up to a million distinct values. Of more, only those with a share of a thousandth or more are found, by a sketch
-    (see `rayline.core.statistics.sketches`); their counts are too large by about 1/8192 of the rows at most, and all others become 0.
+    Exact for up to a million distinct values. Beyond that, a sketch (see `rayline.core.statistics.sketches`) finds only the
+    values with a share of at least 1/1000; their counts are too large by about 1/8192 of the rows at most, and all other
+    values become 0.
 
     Raises
     ------
@@ -66,9 +69,9 @@ class FrequencyEncoder(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: ValueCounts = answers[0]
         if counts.sketch is not None and (dtype.is_integer() or kind_of(dtype) is Kind.CATEGORY):
-            found = counts.sketch.found()
+            frequent = counts.sketch.found()
             n_rows = counts.count + counts.n_null
-            return {"keys": list(found), "n": list(found.values()), "n_null": counts.n_null, "n_rows": n_rows}
+            return {"keys": list(frequent), "n": list(frequent.values()), "n_null": counts.n_null, "n_rows": n_rows}
         table = counts.table
         return {"categories": table["value"].to_list(), "n": table["n"].to_list(), "n_null": counts.n_null}
 
@@ -88,28 +91,28 @@ class FrequencyEncoder(ColumnStage):
 
 @dataclass(frozen=True)
 class RareCategories(ColumnStage):
-    """Lump categories that are rare in the training rows, and those that it did not have, into one.
+    """Merge categories that are rare in the training rows, and those that fit did not see, into one category.
 
-    Missing stays missing. The column stays one of strings.
+    Missing values stay missing. The result is a string column.
 
     Parameters
     ----------
     columns
         String and categorical columns; all of them without free text when omitted.
     min_frequency
-        Categories that occur less often are lumped: a count, or a share of the known values when below 1.
+        Categories that occur less often are merged: a count, or a share of the values that are not missing when below 1.
     name
-        The category that takes their place. It may not be one of the frequent ones.
+        The name of the merged category. It must not be one of the frequent categories.
 
     Notes
     -----
-    Exact up to a million distinct values. Of more, a sketch finds those with a share of a thousandth or more (see
-    `rayline.core.statistics.sketches`), and counts them too large by about 1/8192 of the rows at most.
+    Exact for up to a million distinct values. Beyond that, a sketch (see `rayline.core.statistics.sketches`) finds the
+    values with a share of at least 1/1000; their counts are too large by about 1/8192 of the rows at most.
 
     Raises
     ------
     DataError
-        In fit, when a column has more than a million distinct values and `min_frequency` is less than a thousandth of them.
+        In fit, when a column has more than a million distinct values and `min_frequency` is below 1/1000 of its values.
     ParameterError
         In fit, when `name` is a frequent category of a column.
 
@@ -125,7 +128,7 @@ class RareCategories(ColumnStage):
     kinds: ClassVar = (Kind.CATEGORY,)
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT)
 
-    lossy_reason: ClassVar = "which of the lumped categories it was"
+    lossy_reason: ClassVar = "the original names of the merged categories"
 
     min_frequency: float = param(0.01, _FREQUENCY)
     name: str = param("other", a_string())
@@ -135,27 +138,27 @@ class RareCategories(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         counts: ValueCounts = answers[0]
-        least = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * counts.count
+        min_count = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * counts.count
         if counts.sketch is None:
-            kept = counts.table.filter(pl.col("n") >= least)["value"].to_list()
-            self._refuse_own(column, self.name in kept)
+            kept = counts.table.filter(pl.col("n") >= min_count)["value"].to_list()
+            self._refuse_taken_name(column, self.name in kept)
             return {"categories": kept}
-        if least < LEAST_SHARE * counts.count:
+        if min_count < LEAST_SHARE * counts.count:
             raise DataError(
                 f"RareCategories: column {column!r} has more than {MAX_CATEGORIES:,} distinct values.",
-                f"Expected then a min_frequency of at least {LEAST_SHARE * counts.count:,.0f} ({LEAST_SHARE} of the values); got {self.min_frequency}.",
+                f"Expected in this case a min_frequency of at least {LEAST_SHARE * counts.count:,.0f} ({LEAST_SHARE} of the values); got {self.min_frequency}.",
                 "raise min_frequency, or hash the column (HashEncoder).",
             )
-        keys = sorted(key for key, n in counts.sketch.found().items() if n >= least)
-        self._refuse_own(column, key_of(self.name) in keys)
+        keys = sorted(key for key, n in counts.sketch.found().items() if n >= min_count)
+        self._refuse_taken_name(column, key_of(self.name) in keys)
         return {"keys": keys}
 
-    def _refuse_own(self, column: str, is_category: bool) -> None:
+    def _refuse_taken_name(self, column: str, is_category: bool) -> None:
         if is_category:
             raise ParameterError(
-                f"RareCategories: column {column!r} has a frequent category {self.name!r} of its own.",
+                f"RareCategories: column {column!r} has a frequent category {self.name!r} already.",
                 f"Expected a name that is none of its frequent categories; got name={self.name!r}.",
-                "choose another name, so that the rare ones stay apart from it.",
+                "choose another name, so that the merged categories are distinct from it.",
             )
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
@@ -166,9 +169,9 @@ class RareCategories(ColumnStage):
 
 @dataclass(frozen=True)
 class Lump(ColumnOperation):
-    """Strings that are not among the categories become `other`; missing stays missing."""
+    """Replaces strings that are not among the categories by `other`; missing values stay missing."""
 
-    stays: ClassVar = True  # what was lumped stays lumped
+    stays: ClassVar = True  # merged categories stay merged
     categories: Sequence[str]
     other: str
 
@@ -189,9 +192,9 @@ class Lump(ColumnOperation):
 
 @dataclass(frozen=True)
 class LumpOthers(ColumnOperation):
-    """As `Lump`, for categories of which only the keys are known."""
+    """As `Lump`, for categories that are stored by their keys only."""
 
-    stays: ClassVar = True  # what was lumped stays lumped
+    stays: ClassVar = True  # merged categories stay merged
     keys: Sequence[int]
     other: str
 
@@ -215,9 +218,9 @@ class LumpOthers(ColumnOperation):
 
 @dataclass(frozen=True)
 class MapKeys(ColumnOperation):
-    """Each value becomes the number that stands beside its key (Float64), another one 0; missing takes the last number."""
+    """Replaces each value by the number of its key (Float64), unknown values by 0, missing values by the last number."""
 
-    stays: ClassVar = False  # there is no way back: two categories may be equally frequent
+    stays: ClassVar = False  # no inverse: two categories may be equally frequent
     keys: Sequence[int]
     values: Sequence[float]
 
@@ -245,9 +248,10 @@ class MapKeys(ColumnOperation):
 
 @dataclass(frozen=True)
 class Categorizer(ColumnStage):
-    """Turn strings into native categories (a Polars Enum of the training categories in ascending order).
+    """Convert strings to native categories (a Polars Enum of the training categories in ascending order).
 
-    XGBoost, LightGBM and CatBoost split on such columns directly. Categories that fit did not see become missing.
+    XGBoost, LightGBM and CatBoost split on such columns directly. Missing values stay missing; categories that fit did not
+    see become missing.
 
     Parameters
     ----------
@@ -286,7 +290,7 @@ class Categorizer(ColumnStage):
 
 @dataclass(frozen=True)
 class ToEnum(ColumnOperation):
-    """Strings become native categories; others than these become missing."""
+    """Converts strings to native categories; unknown strings become missing."""
 
     categories: Sequence[str]
 
@@ -308,7 +312,7 @@ class ToEnum(ColumnOperation):
 
 @dataclass(frozen=True)
 class ToText(ColumnOperation):
-    """Native categories become strings."""
+    """Converts native categories to strings."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).cast(pl.String)]

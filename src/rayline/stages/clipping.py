@@ -1,4 +1,4 @@
-"""Bounds and thresholds of numbers."""
+"""Stages that clip numbers or compare them with a threshold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayline.core.statistics.quantiles import Quantiles
 
 @dataclass(frozen=True)
 class Binarizer(ColumnStage):
-    """Replace numbers by 1.0 where they are above the threshold, and 0.0 where not; missing stays missing.
+    """Replace numbers above the threshold by 1.0 and all others by 0.0; missing values stay missing.
 
     Parameters
     ----------
@@ -50,23 +50,25 @@ class Binarizer(ColumnStage):
 
 @dataclass(frozen=True)
 class Clipper(NumberStage):
-    """Keep values within bounds: quantiles of the training rows (winsorising), or given numbers. The result is Float64.
+    """Clip values to bounds: quantiles of the training rows (winsorising), or given numbers.
+
+    Missing values stay missing. The result is Float64.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     lower_quantile, upper_quantile
-        The quantiles that become the bounds; None for no such bound.
+        The quantiles (from 0 to 1) that become the bounds; None for no such bound.
     low, high
-        Bounds as numbers; they come before the quantiles.
+        The bounds as numbers; they take precedence over the quantiles.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------
     DataError
-        In fit, when a column has no values.
+        In fit, when a column has no values, or the lower bound is above the upper one.
 
     Examples
     --------
@@ -77,7 +79,7 @@ class Clipper(NumberStage):
     [0.0, 2.0, 3.0]
     """
 
-    lossy_reason: ClassVar = "what was beyond the bounds"
+    lossy_reason: ClassVar = "values beyond the bounds"
 
     lower_quantile: float | None = param(0.01, a_number(0, 1, none=True))
     upper_quantile: float | None = param(0.99, a_number(0, 1, none=True))
@@ -85,10 +87,10 @@ class Clipper(NumberStage):
     high: float | None = param(None, a_number(none=True))
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
-        given = (self.low is not None or self.lower_quantile is None) and (
-            self.high is not None or self.upper_quantile is None
+        needs_quantiles = (self.low is None and self.lower_quantile is not None) or (
+            self.high is None and self.upper_quantile is not None
         )
-        return [] if given else [Quantiles]
+        return [Quantiles] if needs_quantiles else []
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if answers and not answers[0].count:

@@ -18,7 +18,7 @@ from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import ValueCounts
 
 MANY_COLUMNS, MOST_CELLS = 10_000, 2_000_000_000
-"""A column may become more 0/1 columns than the first only while these have no more cells (bytes) than the second."""
+"""A column may become more than `MANY_COLUMNS` 0/1 columns only if these have at most `MOST_CELLS` cells (bytes)."""
 
 _LEAST = ParameterCheck(
     "a count, a share below 1, or None",
@@ -46,7 +46,7 @@ _DTYPES: dict[str, pl.DataType] = {
 
 
 def _dtype_name(dtype: Any) -> Any:
-    """The name of a type of Polars or NumPy; what is neither stays, to be refused."""
+    """Return the name of a Polars or NumPy type; anything else is returned unchanged and fails the parameter check."""
     if isinstance(dtype, str):
         return dtype.lower()
     if isinstance(dtype, pl.DataType) or (isinstance(dtype, type) and issubclass(dtype, pl.DataType)):
@@ -58,9 +58,9 @@ def _dtype_name(dtype: Any) -> Any:
 
 @dataclass(frozen=True)
 class OneHotEncoder(ColumnStage):
-    """Replace each column by one 0/1 column (UInt8) for every category, named `column_category`.
+    """Replace each column by one 0/1 column (UInt8) per category, named `column_category`.
 
-    Categories are the values of the training rows in ascending order; missing comes last and is a category of its own
+    The categories are the values of the training rows in ascending order. Missing values are a separate, last category
     (`column_null`) unless `missing="ignore"`.
 
     Parameters
@@ -68,27 +68,28 @@ class OneHotEncoder(ColumnStage):
     columns
         The columns; all string and categorical ones without free text when omitted.
     handle_unknown
-        What a category that fit did not see becomes: "ignore" (zeros), "error", or "infrequent_if_exist" (the infrequent
-        column when there is one, otherwise zeros).
+        How to encode a category that fit did not see: "ignore" (zeros), "error", or "infrequent_if_exist" (the infrequent
+        column if there is one, otherwise zeros).
     min_frequency
         Categories that occur less often (a count, or a share of the rows when below 1) share the column
         `column_infrequent`.
     max_categories
-        At most so many columns for each source column, the infrequent one included; the rarest categories share it.
+        The maximum number of columns per source column, including the infrequent one, which the rarest categories share.
     drop
-        "first" leaves out the first column, "if_binary" the first of two, a dict the category that it names for a column.
+        "first" omits the first column, "if_binary" the first of two, a dict the category that it names for a column.
     missing
-        "category", or "ignore": zeros. Where the training rows had none missing, it is an unknown category for "category".
+        "category", or "ignore" (zeros). With "category", a missing value is an unknown category if the training rows had
+        none.
     categories
-        The categories of each column, in their order, `{"size": ["S", "M", "L"]}`; learned where not given. Others that
-        the training rows hold are unknown ones. None (or NaN) is the missing value.
+        The categories of each column in order, `{"size": ["S", "M", "L"]}`; learned for columns not named. Other values
+        of the training rows count as unknown. None (or NaN) stands for a missing value.
 
     Raises
     ------
     DataError
         In fit, when a column has no values or more than a million distinct ones, or would become more than 10,000 columns
-        and, of all training rows, more than 2 GB; in fit and transform, on an unknown
-        category with `handle_unknown="error"`.
+        that need more than 2 GB for all training rows; in fit and transform, on an unknown category with
+        `handle_unknown="error"`.
 
     Examples
     --------
@@ -134,7 +135,7 @@ class OneHotEncoder(ColumnStage):
         self.refuse_strange("categories", self.categories, view)
         self.refuse_strange("drop", self.drop, view)
         learned = super().learn(view, answers)
-        outputs = [name for own in learned["columns"].values() for name in own["outputs"] if name is not None]
+        outputs = [name for encoding in learned["columns"].values() for name in encoding["outputs"] if name is not None]
         self.refuse_taken(outputs, view, gone=view.columns)
         return learned
 
@@ -174,7 +175,7 @@ class OneHotEncoder(ColumnStage):
         frequent, rare, outputs = learned["categories"], learned["rare"], learned["outputs"]
         last = len(frequent)
         unknown = {"ignore": -1, "error": None, "infrequent_if_exist": last if rare else -1}[self.handle_unknown]
-        missing = -1 if self.missing == "ignore" else unknown  # one that fit did not see is like any other new category
+        missing = -1 if self.missing == "ignore" else unknown  # if fit saw none, it is like any other new category
         codes = [*range(last), *[last] * len(rare)]
         return [OneHot(CategoryCodes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
 
@@ -195,28 +196,29 @@ def _is_nested(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class OrdinalEncoder(ColumnStage):
-    """Replace each category by its place (0, 1, …) among the training categories in ascending order.
+    """Replace each category by its index (0, 1, …) among the training categories in ascending order.
 
     Parameters
     ----------
     columns
         The columns; all string and categorical ones without free text when omitted.
     categories
-        The order of the categories for each column, `{"size": ["S", "M", "L"]}`; learned where not given.
+        The order of the categories for each column, `{"size": ["S", "M", "L"]}`; learned for columns not named.
     handle_unknown
-        "use_encoded_value": an unknown category becomes `unknown_value`; "error": it is refused.
+        "use_encoded_value": an unknown category becomes `unknown_value`; "error": it raises DataError.
     unknown_value
-        The number for unknown categories; None makes them missing, "next" gives them the first number behind the places.
+        The number for unknown categories; None makes them missing, "next" assigns the first number after the indices.
     encoded_missing_value
-        The number for missing values; None keeps them missing, "next" gives them the next number behind the places (and
-        behind that of unknown categories where it is "next" too).
+        The number for missing values; None keeps them missing, "next" assigns the next number after the indices (and
+        after that of unknown categories, if that is "next" too).
     min_frequency, max_categories
-        As in OneHotEncoder: rare categories share the last place.
+        As in OneHotEncoder: rare categories share the last index.
     dtype
-        "float64", or a type of integers ("int64", "uint8", …; Polars' and NumPy's types will do). Integers have no missing
-        number: `unknown_value` must be one, and `encoded_missing_value` too where the training rows have missing values;
-        otherwise a missing value is an unknown category. For an embedding layer: `OrdinalEncoder(dtype="int64",
-        unknown_value="next", encoded_missing_value="next")` gives numbers from 0 to the number of categories + 1.
+        "float64", or an integer type ("int64", "uint8", …; Polars and NumPy types are accepted). Integers cannot be
+        missing: `unknown_value` must be a number, and so must `encoded_missing_value` if the training rows have missing
+        values; otherwise a missing value counts as an unknown category. For an embedding layer,
+        `OrdinalEncoder(dtype="int64", unknown_value="next", encoded_missing_value="next")` returns numbers from 0 to the
+        number of categories + 1.
 
     Raises
     ------
@@ -224,7 +226,7 @@ class OrdinalEncoder(ColumnStage):
         In fit, when a column has no values, or missing ones that integers cannot hold; in fit and transform, on an unknown
         category with `handle_unknown="error"`.
     ParameterError
-        When `unknown_value` or `encoded_missing_value` is the place of a category, or `dtype` does not hold the numbers.
+        When `unknown_value` or `encoded_missing_value` is the index of a category, or `dtype` cannot hold the numbers.
 
     Examples
     --------
@@ -269,7 +271,7 @@ class OrdinalEncoder(ColumnStage):
         return _DTYPES[self.dtype]
 
     def _refuse_large(self, parameter: str, value: Any) -> None:
-        """Raise ParameterError when the type does not hold a number."""
+        """Raise ParameterError when `dtype` cannot hold a number."""
         unused = parameter == "unknown_value" and self.handle_unknown == "error"
         if unused or not isinstance(value, (int, float)) or not self._number.is_integer():
             return
@@ -279,7 +281,7 @@ class OrdinalEncoder(ColumnStage):
             raise ParameterError.value("OrdinalEncoder", parameter, expected, value)
 
     def _ends(self, n: int) -> list[Any]:
-        """The numbers of an unknown category and of a missing value, behind n places."""
+        """Return the numbers of an unknown category and of a missing value, given n indices."""
         ends: list[Any] = []
         for value in (self.unknown_value, self.encoded_missing_value):
             ends.append(n + ends.count(n) if value == "next" else value)
@@ -311,7 +313,7 @@ class OrdinalEncoder(ColumnStage):
         )
 
     def _refuse_places(self, column: str, values: list[Any], n: int) -> None:
-        """Raise ParameterError when the number for something else is the place of a category."""
+        """Raise ParameterError when the number for unknown or missing values is the index of a category."""
         unknown, missing = self._ends(n)
         self._refuse_large("dtype", n - 1)
         checked = [("unknown_value", unknown)] if self.handle_unknown != "error" else []
@@ -320,7 +322,7 @@ class OrdinalEncoder(ColumnStage):
             self._refuse_large(name, value)
             if value is not None and value in range(n):
                 expected = (
-                    f"a number that is no place of the {n} categories of column {column!r}, below 0 or from {n} on"
+                    f"a number that is not an index of the {n} categories of column {column!r}: below 0, or {n} or more"
                 )
                 raise ParameterError.value("OrdinalEncoder", name, expected, value)
 
@@ -332,32 +334,32 @@ class OrdinalEncoder(ColumnStage):
         number = int if self._number.is_integer() else float
         values = [*range(last), *self._ends(last)]
         codes = [*range(n), *[n] * len(rare)] if rare else None
-        # What integers cannot say is missing is an unknown category.
+        # Integers cannot be missing: without a number for it, a missing value is an unknown category.
         missing = unknown if self.encoded_missing_value is None and self._number.is_integer() else last + 1
-        own = CategoryCodes(column, [*categories, *rare], unknown, missing, where, codes)
-        return [MapCodes(own, [None if v is None else number(v) for v in values], self._number)]
+        category_codes = CategoryCodes(column, [*categories, *rare], unknown, missing, where, codes)
+        return [MapCodes(category_codes, [None if v is None else number(v) for v in values], self._number)]
 
 
 @dataclass(frozen=True)
 class LabelEncoder(ColumnStage):
-    """Replace each label by the place of its class, 0, 1, … (Int64).
+    """Replace each label by the index of its class, 0, 1, … (Int64).
 
-    As a target stage it says what the classes of a target are and in which order: whether numbers are classes, which
-    class is the second (the positive) one, which classes there are that the data may not show. Predictions are labels
-    again. As a stage of features it keeps missing values missing and refuses labels that are no class.
+    As a target stage it defines the classes of a target and their order: that numbers are classes, which class is the
+    second (positive) one, and classes that the training data may lack. Predictions are the original labels. As a feature
+    stage it keeps missing values missing and raises DataError on labels that are not a class.
 
     Parameters
     ----------
     columns
         The columns; as a target stage all targets when omitted, otherwise all string columns without free text.
     classes
-        The classes in order; the values of the training rows in ascending order when omitted.
+        The classes in order; when omitted, the values of the training rows in ascending order.
 
     Raises
     ------
     DataError
-        In fit, when a column has no values, or labels that `classes` does not name; in transform, on a label that is no
-        class.
+        In fit, when a column has no values, or labels that `classes` does not contain; in transform, on a label that is
+        not a class.
 
     Examples
     --------
@@ -380,16 +382,16 @@ class LabelEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         table = answers[0].table
-        found = table["value"].to_list()
-        if not found:
+        labels = table["value"].to_list()
+        if not labels:
             raise self.all_null(column)
         if self.classes is None:
-            return {"categories": found}
-        strange = table.filter([value not in self.classes for value in found])
-        if strange.height:
+            return {"categories": labels}
+        unknown = table.filter([label not in self.classes for label in labels])
+        if unknown.height:
             raise DataError(
-                f"LabelEncoder: column {column!r} has {strange['n'].sum():,} rows whose label is no class.",
-                f"Expected one of {list(self.classes)[:8]!r}; got {strange['value'].head(5).to_list()!r}.",
+                f"LabelEncoder: column {column!r} has {unknown['n'].sum():,} rows whose label is no class.",
+                f"Expected one of {list(self.classes)[:8]!r}; got {unknown['value'].head(5).to_list()!r}.",
                 "add these to classes, or drop the rows.",
             )
         return {"categories": list(self.classes)}
@@ -402,26 +404,26 @@ class LabelEncoder(ColumnStage):
 
 
 def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts) -> tuple[list[Any], list[int]]:
-    """The categories and how often each occurs; those that were given may not occur at all."""
+    """Return the categories and how often each occurs; categories from the parameter may not occur at all."""
     values, n = counts.table["value"].to_list(), counts.table["n"].to_list()
-    given = (stage.categories or {}).get(column)
-    if given is None:
+    categories = (stage.categories or {}).get(column)
+    if categories is None:
         return values, n
-    strange = [value for value in values if value not in set(given)] if stage.handle_unknown == "error" else []
-    if strange:
+    unknown = [value for value in values if value not in set(categories)] if stage.handle_unknown == "error" else []
+    if unknown:
         raise DataError(
-            f"{type(stage).__name__}: column {column!r} has values that are none of its categories.",
-            f"Expected some of {shorten(given)}; got {shorten(strange)}.",
+            f"{type(stage).__name__}: column {column!r} has values that are not in its categories.",
+            f"Expected only {shorten(categories)}; got {shorten(unknown)}.",
             "add these to categories, or let the stage ignore them (handle_unknown).",
         )
-    known = {**dict(zip(values, n, strict=True)), None: counts.n_null}
-    return list(given), [known.get(value, 0) for value in given]
+    frequencies = {**dict(zip(values, n, strict=True)), None: counts.n_null}
+    return list(categories), [frequencies.get(category, 0) for category in categories]
 
 
 def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories: int | None) -> list[bool]:
-    """Which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
-    least = min_frequency or 0
-    rare = [count < (least * n_rows if isinstance(least, float) and least < 1 else least) for count in n]
+    """Return which categories are rare, by scikit-learn's rules: of equally frequent ones the first are."""
+    limit = min_frequency or 0
+    rare = [count < (limit * n_rows if isinstance(limit, float) and limit < 1 else limit) for count in n]
     if max_categories is not None and max_categories <= len(n) - sum(rare):
         order = sorted(range(len(n)), key=lambda i: n[i])
         kept = set(order[len(n) - max_categories + 1 :])
@@ -430,19 +432,19 @@ def _rare(n: list[int], n_rows: int, min_frequency: float | None, max_categories
 
 
 def _one_missing(stage: Any, *names: str) -> None:
-    """NaN among given categories is the same missing value as None."""
+    """Replace NaN in parameters given by column by None: both are the same missing value."""
 
-    def plain(value: Any) -> Any:
+    def nan_as_none(value: Any) -> Any:
         return None if isinstance(value, float) and value != value else value
 
     for name in names:
-        given = getattr(stage, name)
-        if isinstance(given, dict):
-            made = {
-                column: [plain(v) for v in own] if isinstance(own, list) else plain(own)
-                for column, own in given.items()
+        by_column = getattr(stage, name)
+        if isinstance(by_column, dict):
+            cleaned = {
+                column: [nan_as_none(v) for v in value] if isinstance(value, list) else nan_as_none(value)
+                for column, value in by_column.items()
             }
-            object.__setattr__(stage, name, made)
+            object.__setattr__(stage, name, cleaned)
 
 
 def _name(column: str, value: Any) -> str:

@@ -32,26 +32,28 @@ from rayline.core.statistics.quantiles import Quantiles
 
 @dataclass(frozen=True)
 class SimpleImputer(ColumnStage):
-    """Replace missing values (null and NaN) of each column by one value learned from it, or by a constant.
+    """Replace the missing values (null and NaN) of each column by one value learned from it, or by a constant.
 
     Parameters
     ----------
     columns
-        The columns; when omitted all numeric ones for "mean" and "median", all numeric, string and boolean ones for
-        "most_frequent", and those of the constant's type for "constant".
+        The columns. When omitted: all numeric ones for "mean" and "median"; all numeric, string and boolean ones for
+        "most_frequent"; those of the constant's type for "constant".
     strategy
-        "mean" and "median" (numeric, the result is Float64), "most_frequent" (the smallest of several commonest
-        values) or "constant". A median is exact up to 65,536 distinct values; beyond that see `Quantiles`.
+        "mean" or "median" (numeric; the result is Float64), "most_frequent" (the smallest of several most frequent
+        values) or "constant". A median is exact for up to 65,536 distinct values; for more see `Quantiles`.
     fill_value
         The constant. None means 0 for numbers and "missing" for strings.
     keep_empty_features
-        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it filled (with `fill_value`
-        for "constant", otherwise with 0, "missing" or False).
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it filled (with
+        `fill_value` for "constant", otherwise with 0, "missing" or False).
 
     Raises
     ------
     DataError
-        In fit, when a column has no values to learn from.
+        In fit, when a column has no values to learn from, or a mean or median that is infinite.
+    ParameterError
+        In fit, when the strategy cannot fill a column of this type.
 
     Examples
     --------
@@ -67,7 +69,7 @@ class SimpleImputer(ColumnStage):
     unsupported_params: ClassVar = {
         **Stage.unsupported_params,
         "add_indicator": "put a MissingIndicator before it",
-        "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
+        "missing_values": "null and NaN are missing; turn other values into null first (CheckRange, Expression)",
     }
 
     lossy_reason: ClassVar = "which values were missing"
@@ -140,14 +142,14 @@ class SimpleImputer(ColumnStage):
 
 @dataclass(frozen=True)
 class MissingIndicator(ColumnStage):
-    """Add a 0/1 column (UInt8) `column_missing` that says where a column is missing; the column stays.
+    """Add a 0/1 column (UInt8) `column_missing` that marks the missing values of a column; the column stays.
 
     Parameters
     ----------
     columns
-        Columns of any type; when omitted all.
+        Columns of any type; all when omitted.
     features
-        "missing-only": only for columns that had missing values in fit; "all": for all.
+        "missing-only": only for columns that had missing values in fit; "all": for all columns.
 
     Raises
     ------
@@ -173,7 +175,7 @@ class MissingIndicator(ColumnStage):
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned = super().learn(view, answers)
-        self.refuse_taken([f"{c}_missing" for c, own in learned["columns"].items() if own["marked"]], view)
+        self.refuse_taken([f"{c}_missing" for c, column in learned["columns"].items() if column["marked"]], view)
         return learned
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class MissingIndicator(ColumnStage):
 
 @dataclass(frozen=True)
 class IsMissing(Operation):
-    """`output` says with 0 or 1 (UInt8) whether the column is missing."""
+    """Sets `output` to 1 (UInt8) where the column is missing, otherwise to 0."""
 
     column: str
     output: str
@@ -211,16 +213,16 @@ class IsMissing(Operation):
 
 @dataclass(frozen=True)
 class GroupImputer(Stage):
-    """Replace missing values by the mean, median or commonest value of the rows with the same group.
+    """Replace missing values (null and NaN) by the mean, median or most frequent value of the rows in the same group.
 
-    Groups that fit did not see, and groups without any value, get the value of all rows.
+    Groups that fit did not see, and groups without any value, get the value over all rows.
 
     Parameters
     ----------
     columns
-        The columns to fill; when omitted all numeric ones.
+        The columns to fill; all numeric ones when omitted.
     by
-        The column whose values are the groups; missing is a group.
+        The column whose values are the groups; missing values form one group.
     strategy
         "mean" or "median" (numeric; the result is Float64), or "most_frequent" (the smallest of several).
     keep_empty_features
@@ -230,8 +232,10 @@ class GroupImputer(Stage):
     Raises
     ------
     DataError
-        In fit, when a column has no values, or for "median" and "most_frequent" more than a million pairs of group and
-        value.
+        In fit, when a column has no values or infinite ones, or for "median" and "most_frequent" more than a million pairs
+        of group and value.
+    SchemaError
+        In fit, when the column `by` does not exist, or a mean or median is required of a column of text.
 
     Examples
     --------
@@ -313,18 +317,18 @@ class GroupImputer(Stage):
         table = answer.table.rename({"first": "key", "second": "value"}) if answer.table is not None else None
         if table is None:
             return [], [], None
-        known = table.filter(pl.col("value").is_not_null())
-        if known.schema["value"].is_float():
-            known = known.filter(pl.col("value").is_not_nan())
-        if not known.height:
+        present = table.filter(pl.col("value").is_not_null())
+        if present.schema["value"].is_float():
+            present = present.filter(pl.col("value").is_not_nan())
+        if not present.height:
             return [], [], None
-        known = known.sort("key", "value", nulls_last=True)
-        found = [
+        present = present.sort("key", "value", nulls_last=True)
+        by_group = [
             (key[0], self._middle(part))
-            for key, part in known.partition_by("key", as_dict=True, maintain_order=True).items()
+            for key, part in present.partition_by("key", as_dict=True, maintain_order=True).items()
         ]
-        overall = self._middle(known.group_by("value").agg(pl.col("n").sum()).sort("value"))
-        return [key for key, _ in found], [value for _, value in found], overall
+        overall = self._middle(present.group_by("value").agg(pl.col("n").sum()).sort("value"))
+        return [key for key, _ in by_group], [value for _, value in by_group], overall
 
     def _middle(self, table: pl.DataFrame) -> Any:
         if self.strategy == "most_frequent":
@@ -336,14 +340,14 @@ class GroupImputer(Stage):
 
     def to_operations(self, where: str) -> list[Operation]:
         return [
-            FillByGroup(column, self.by, own["groups"], own["values"], own["overall"], own["dtype"])
-            for column, own in self.state["columns"].items()
+            FillByGroup(column, self.by, fill["groups"], fill["values"], fill["overall"], fill["dtype"])
+            for column, fill in self.state["columns"].items()
         ] + ([Drop(list(self.state["dropped"]))] if self.state.get("dropped") else [])
 
 
 @dataclass(frozen=True)
 class FillByGroup(Operation):
-    """Missing values become the value of their group, or `overall` where the group is unknown."""
+    """Replaces missing values by the value of their group, or by `overall` where the group is unknown."""
 
     column: str
     by: str
@@ -377,4 +381,4 @@ class FillByGroup(Operation):
         return {self.column: (self.column, self.by)}
 
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return []  # what was filled stays filled
+        return []  # filled values stay filled

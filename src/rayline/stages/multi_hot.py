@@ -1,4 +1,4 @@
-"""Lists of categories as 0/1 columns."""
+"""Encoding of lists of categories as 0/1 columns."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def _is_plain(dtype: pl.DataType) -> bool:
 
 @dataclass(frozen=True)
 class MultiHotEncoder(ColumnStage):
-    """Replace each list column by one 0/1 column (UInt8) for every element that fit saw, `column_element`.
+    """Replace each list column by one 0/1 column (UInt8) per element that fit saw, named `column_element`.
 
-    Missing and empty lists give zeros; elements that fit did not see are ignored.
+    Missing and empty lists become zeros; elements that fit did not see are ignored.
 
     Parameters
     ----------
     columns
-        List columns; when omitted all whose elements are strings, integers or booleans.
+        List columns; when omitted, all whose elements are strings, integers or booleans.
     max_categories
-        Only so many elements, the most frequent ones.
+        The maximum number of elements per column; the most frequent ones are kept.
 
     Raises
     ------
     SchemaError
-        In fit, when a column does not hold lists of strings, integers or booleans, or a new name is taken.
+        In fit, when a column does not hold lists of strings, integers or booleans, or a new name exists already.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class MultiHotEncoder(ColumnStage):
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned = super().learn(view, answers)
-        outputs = [name for own in learned["columns"].values() for name in own["outputs"]]
+        outputs = [name for encoding in learned["columns"].values() for name in encoding["outputs"]]
         self.refuse_taken(outputs, view, gone=view.columns)
         return learned
 
@@ -85,7 +85,7 @@ class MultiHotEncoder(ColumnStage):
 
 @dataclass(frozen=True)
 class MultiHot(Operation):
-    """0/1 columns that say which elements a list has; the list goes away."""
+    """Adds 0/1 columns that mark the elements of a list; the list column is dropped."""
 
     column: str
     elements_seen: Sequence[Any]
@@ -93,8 +93,8 @@ class MultiHot(Operation):
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         x = col(self.column)
-        made = zip(self.elements_seen, self.outputs, strict=True)
-        return [x.list.contains(element).fill_null(False).cast(pl.UInt8).alias(name) for element, name in made]
+        pairs = zip(self.elements_seen, self.outputs, strict=True)
+        return [x.list.contains(element).fill_null(False).cast(pl.UInt8).alias(name) for element, name in pairs]
 
     def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
         return [Step(self.expressions(schema), [self.column])]
@@ -103,11 +103,11 @@ class MultiHot(Operation):
         return Changes({name: pl.UInt8() for name in self.outputs}, [self.column])
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        column, made = self.column, list(zip(self.elements_seen, self.outputs, strict=True))
+        column, pairs = self.column, list(zip(self.elements_seen, self.outputs, strict=True))
 
         def multi_hot(row: Row) -> None:
             present = row.pop(column) or ()
-            row.update({name: int(element in present) for element, name in made})
+            row.update({name: int(element in present) for element, name in pairs})
 
         return multi_hot
 
@@ -120,7 +120,7 @@ class MultiHot(Operation):
 
 @dataclass(frozen=True)
 class GatherList(Operation):
-    """0/1 columns become the list of the values that stand beside those that are not 0."""
+    """Replaces 0/1 columns by the list of the values whose columns are not 0."""
 
     output: str
     columns: Sequence[str]
@@ -133,8 +133,8 @@ class GatherList(Operation):
             pl.when(col(name) != 0).then(pl.lit(value, dtype=inner))
             for name, value in zip(self.columns, self.values, strict=True)
         ]
-        found = pl.concat_list(present).list.drop_nulls() if present else pl.lit([], dtype=self.dtype)
-        return [found.cast(self.dtype).alias("\x00gathered")]
+        gathered = pl.concat_list(present).list.drop_nulls() if present else pl.lit([], dtype=self.dtype)
+        return [gathered.cast(self.dtype).alias("\x00gathered")]
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return Drop(list(self.columns)).apply(super().apply(table)).rename({"\x00gathered": self.output})

@@ -1,4 +1,4 @@
-"""Stages that bring numbers to a common scale."""
+"""Stages that scale numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rayline.core.statistics.quantiles import Quantiles
 class StandardScaler(NumberStage):
     """Subtract the mean and divide by the standard deviation (population, ddof=0), as scikit-learn does.
 
-    Missing values stay missing and do not count. A constant column becomes 0. The result is Float64.
+    Missing values stay missing and are ignored in fit. A constant column becomes 0. The result is Float64.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class StandardScaler(NumberStage):
         if not moments.count:
             raise self.all_null(column)
         self.refuse_infinite(column, moments.mean, moments.m2)
-        # As scikit-learn: a variance within the rounding error of the mean is none.
+        # As in scikit-learn, a column whose variance is within the rounding error of the mean is constant.
         error = moments.count * sys.float_info.epsilon
         spread = math.sqrt(moments.variance)
         constant = spread <= math.hypot(
@@ -75,7 +75,7 @@ class StandardScaler(NumberStage):
 
 
 def _divisor(scale: float) -> float:
-    """What a column of this scale is divided by: 1 where there is none, or so little that 1 / scale overflows."""
+    """Return the divisor for a column of this scale: 1 if the scale is 0, or so small that 1 / scale overflows."""
     return scale if scale and math.isfinite(1.0 / scale) else 1.0
 
 
@@ -87,17 +87,17 @@ def _is_range(value: Any) -> bool:
 class MinMaxScaler(NumberStage):
     """Map the training range of each column onto `feature_range`, as scikit-learn does.
 
-    Missing values stay missing. A constant column becomes the low end. Values outside of the training range land
-    outside of `feature_range` unless `clip` is set. The result is Float64.
+    Missing values stay missing. A constant column becomes the lower end. Values outside the training range are mapped
+    outside `feature_range` unless `clip` is set. The result is Float64.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     feature_range
-        The low and the high end of the result.
+        The lower and the upper end of the result.
     clip
-        Whether new values are kept within `feature_range`.
+        Whether to clip new values to `feature_range`.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
@@ -141,14 +141,16 @@ class MinMaxScaler(NumberStage):
 
 @dataclass(frozen=True)
 class MaxAbsScaler(NumberStage):
-    """Divide each column by its largest absolute value, as scikit-learn does; missing stays missing.
+    """Divide each column by its largest absolute value, as scikit-learn does.
+
+    Missing values stay missing. The result is Float64.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     clip
-        Whether new values are kept within -1 and 1.
+        Whether to clip new values to the range from -1 to 1.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
@@ -194,20 +196,21 @@ def _is_quantile_range(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class RobustScaler(NumberStage):
-    """Subtract the median and divide by the range between two quantiles, as scikit-learn does; missing stays missing.
+    """Subtract the median and divide by the range between two quantiles, as scikit-learn does.
 
-    Exact up to 65,536 distinct values of a column; beyond that see `Quantiles`.
+    Missing values stay missing and are ignored in fit. The result is Float64. The quantiles are exact for up to 65,536
+    distinct values in a column; for more see `Quantiles`.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     with_centering, with_scaling
-        Whether to subtract, and whether to divide.
+        Whether to subtract the median, and whether to divide by the range.
     quantile_range
         The two quantiles, in percent.
     unit_variance
-        Whether the range counts as that of a normal distribution of variance 1, so that normal columns get variance 1.
+        Whether to scale the range so that normally distributed columns get variance 1.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
@@ -264,7 +267,7 @@ class RobustScaler(NumberStage):
 
 @dataclass(frozen=True)
 class Normalizer(Stage):
-    """Divide each row by its norm over the columns, as scikit-learn does; rows of zeros stay.
+    """Divide each row by its norm over the columns, as scikit-learn does; rows of zeros stay unchanged.
 
     Missing values stay missing and count as 0 in the norm. The results are Float64.
 
@@ -300,7 +303,7 @@ class Normalizer(Stage):
         size = "\x00norm"
         l2, largest = self.norm == "l2", self.norm == "max"
         steps: list[Operation] = [Assign({size: 0.0})]
-        # A few columns a step: a formula over hundreds of columns would nest too deep for the query engine.
+        # A few columns per step: a formula over hundreds of columns would be nested too deeply for the query engine.
         for start in range(0, len(columns), 1 if largest else 8):
             total: Formula = ["col", size]
             for column in columns[start : start + (1 if largest else 8)]:

@@ -1,4 +1,4 @@
-"""Stages that choose columns."""
+"""Stages that drop or keep columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayline.core.statistics.base import StatisticRequest
 
 @dataclass(frozen=True)
 class DropColumns(Stage):
-    """Remove columns.
+    """Drop columns.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class DropColumns(Stage):
 
 @dataclass(frozen=True)
 class SelectColumns(Stage):
-    """Keep these columns and remove all others that were there in fit; targets stay.
+    """Keep these columns and drop all others that the table had in fit; target columns stay.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Stages that encode categories by the target, without showing a row its own."""
+"""Target encoding with cross-fitting: the code of a training row never uses the row's own target."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ MAX_CLASSES = 1_000
 
 @dataclass(frozen=True)
 class TargetEncoder(Stage):
-    """Replace each category by the mean of the target among its training rows, shrunk to the mean of all (Float64).
+    """Replace each category by the mean of the target among its training rows, shrunk to the mean of all rows (Float64).
 
-    Of a target with two classes it is the share of the second class. With more classes each has a column of its own,
-    `column_class`, with its share; the source column goes away.
+    For a target with two classes the code is the share of the second class. With more classes each class gets a column
+    `column_class` with its share, and the source column is dropped.
 
-    The training rows themselves get codes from the other inner folds only, so no row's code has seen its own target. The
-    inner fold of a row comes from its values without the target: equal rows are in one fold, so a table needs more
-    columns than the encoded ones. Categories that fit did not see become the mean of all; missing is a category.
+    The training rows themselves get codes from the other inner folds only, so the code of a row never uses its own target.
+    The inner fold of a row is a hash of its values without the target: equal rows are in the same fold, so the table needs
+    columns besides the encoded ones. Categories that fit did not see get the mean of all rows. Missing values form one
+    category.
 
     Parameters
     ----------
@@ -39,21 +40,21 @@ class TargetEncoder(Stage):
     target
         The target column; the first of fit's `target_columns` when omitted.
     target_type
-        "continuous" (numbers: their mean), "binary", "multiclass" (whatever the type: shares of the classes), or "auto":
+        "continuous" (the mean of numbers), "binary" or "multiclass" (the shares of the classes, for any type), or "auto":
         numbers and booleans are averaged, strings are classes.
     smooth
-        How many rows the mean of all counts for, or "auto": by the variance within the category and of all, as
-        scikit-learn's empirical Bayes estimate.
+        The weight of the mean of all rows, as a number of rows; or "auto": scikit-learn's empirical Bayes estimate from
+        the variances within the category and over all rows.
     cv
-        Inner folds.
+        The number of inner folds.
 
     Raises
     ------
     SchemaError
-        In fit, without a target, or with one of another type.
+        In fit, without a target, or when the target has a type that `target_type` does not allow.
     DataError
-        In fit, when the target has no values, one class, more than 1,000 or not two where it should, or a column more
-        than a million categories.
+        In fit, when the target has no values, infinite values, only one class or more than 1,000 ("binary": not exactly
+        two), or a column has more than a million categories.
 
     References
     ----------
@@ -74,7 +75,7 @@ class TargetEncoder(Stage):
     accepts: ClassVar = (Kind.CATEGORY, Kind.TEXT, Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME)
     unsupported_params: ClassVar = {
         **Stage.unsupported_params,
-        **dict.fromkeys(("shuffle", "random_state"), "leave it out: a row's inner fold comes from its values"),
+        **dict.fromkeys(("shuffle", "random_state"), "leave it out: a row's inner fold is a hash of its values"),
         "categories": "leave it out: they are learned",
     }
 
@@ -140,11 +141,11 @@ class TargetEncoder(Stage):
 
     def _classes(self, answer: GroupClasses, target: str) -> list[Any]:
         classes = answer.classes
-        least, most = (2, 2) if self.target_type == "binary" else (2, MAX_CLASSES)
-        if not least <= len(classes) <= most:
+        low, high = (2, 2) if self.target_type == "binary" else (2, MAX_CLASSES)
+        if not low <= len(classes) <= high:
             raise DataError(
                 f"TargetEncoder: the target {target!r} has {len(classes)} classes.",
-                f"Expected {'2' if most == 2 else f'{least} to {most}'}; got {shorten(classes)}.",
+                f"Expected {'2' if high == 2 else f'{low} to {high}'}; got {shorten(classes)}.",
                 "check the target, or set target_type.",
             )
         return classes
@@ -159,19 +160,19 @@ class TargetEncoder(Stage):
             )
         folds = []
         for fold in range(self.cv):
-            own_keys, own_values, own = self._codes(answer.by_key(without_fold=fold))
-            known = dict(zip(own_keys, own_values, strict=True))
-            rest = overall if own is None else own  # all rows are in one fold: nothing is known but their mean
-            folds.append([*(known.get(key, rest) for key in keys), rest])
+            fold_keys, fold_values, fold_mean = self._codes(answer.by_key(without_fold=fold))
+            codes = dict(zip(fold_keys, fold_values, strict=True))
+            rest = overall if fold_mean is None else fold_mean  # if all rows are in one fold, only their mean is left
+            folds.append([*(codes.get(key, rest) for key in keys), rest])
         return {"categories": keys, "values": [*values, overall], "folds": folds}
 
     def _codes(self, table: pl.DataFrame) -> tuple[list[Any], list[float], float | None]:
-        """The categories, the code of each, and the mean of all."""
-        known = table.filter(pl.col("n") > 0)
-        if not known.height:
+        """Return the categories, the code of each, and the mean of all rows."""
+        groups = table.filter(pl.col("n") > 0)
+        if not groups.height:
             return [], [], None
-        n, mean, m2 = (known[name].cast(pl.Float64).to_numpy() for name in ("n", "mean", "m2"))
-        with np.errstate(all="ignore"):  # infinite values: refused below
+        n, mean, m2 = (groups[name].cast(pl.Float64).to_numpy() for name in ("n", "mean", "m2"))
+        with np.errstate(all="ignore"):  # infinite values raise an error below
             count = n.sum()
             overall = (n * mean).sum() / count
             variance = (m2.sum() + (n * (mean - overall) ** 2).sum()) / count
@@ -184,34 +185,36 @@ class TargetEncoder(Stage):
             raise DataError(
                 "TargetEncoder: the target holds infinite values.", "Expected finite numbers.", "clean the target."
             )
-        return known["key"].to_list(), values.tolist(), float(overall)
+        return groups["key"].to_list(), values.tolist(), float(overall)
 
     def to_operations(self, where: str) -> list[Operation]:
-        made: list[Operation] = []
-        for column, own in self.state["columns"].items():
-            last = len(own["categories"])
-            codes = CategoryCodes(column, own["categories"], last, last, where)
-            if "classes" in own:
-                made += [MapCodes(codes, each["values"], output=name) for name, each in own["classes"].items()]
+        operations: list[Operation] = []
+        for column, encoding in self.state["columns"].items():
+            last = len(encoding["categories"])
+            codes = CategoryCodes(column, encoding["categories"], last, last, where)
+            if "classes" in encoding:
+                operations += [
+                    MapCodes(codes, each["values"], output=name) for name, each in encoding["classes"].items()
+                ]
             else:
-                made.append(MapCodes(codes, own["values"]))
-        return [*made, *self._drop()]
+                operations.append(MapCodes(codes, encoding["values"]))
+        return [*operations, *self._drop()]
 
     def without(self, columns: Collection[str]) -> Self | None:
         return None if any(name in columns for name in self.state["hashed"]) else self  # they decide on the inner folds
 
     def lower_training(self, where: str) -> list[Operation]:
         state = self.state
-        made = {
-            name: (column, own["categories"], each["folds"])
-            for column, own in state["columns"].items()
-            for name, each in own.get("classes", {column: own}).items()
+        codings = {
+            name: (column, encoding["categories"], each["folds"])
+            for column, encoding in state["columns"].items()
+            for name, each in encoding.get("classes", {column: encoding}).items()
         }
-        return [MapByFold(made, list(state["hashed"]), self.cv), *self._drop()] if made else []
+        return [MapByFold(codings, list(state["hashed"]), self.cv), *self._drop()] if codings else []
 
     def _drop(self) -> list[Operation]:
-        gone = [column for column, own in self.state["columns"].items() if "classes" in own]
-        return [Drop(gone)] if gone else []
+        replaced = [column for column, encoding in self.state["columns"].items() if "classes" in encoding]
+        return [Drop(replaced)] if replaced else []
 
 
 def _hashed(view: FitContext) -> list[str]:
@@ -220,7 +223,10 @@ def _hashed(view: FitContext) -> list[str]:
 
 @dataclass(frozen=True)
 class MapByFold(Operation):
-    """Each category becomes its code for the row's inner fold; `codings`: column, categories and codes for each output."""
+    """Replaces each category by its code for the row's inner fold.
+
+    `codings` maps each output to its source column, the categories, and their codes for each fold.
+    """
 
     codings: Mapping[str, tuple[str, Sequence[Any], Sequence[Sequence[float]]]]
     hashed: Sequence[str]

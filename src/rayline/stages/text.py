@@ -39,7 +39,10 @@ def _is_range(value: Any) -> bool:
 
 
 def _group(stage: Any) -> dict[str, Any]:
-    """That a token is what the pattern's one group matches, for what a fit learns (older files have the whole match)."""
+    """Return the learned flag that a token is the match of the pattern's one capturing group.
+
+    Files of older versions lack the flag: there a token is the whole match.
+    """
     n = n_groups(stage.token_pattern)
     if n > 1:
         raise ParameterError.value(
@@ -65,7 +68,7 @@ _RANGE = ParameterCheck("two integers from 1 to 10, the smaller first", _is_rang
 
 @dataclass(frozen=True)
 class _TextStage(ColumnStage):
-    """What all text stages take: how texts are cut."""
+    """The parameters that all text stages share: how texts are split."""
 
     kinds: ClassVar = (Kind.TEXT,)
     accepts: ClassVar = (Kind.TEXT, Kind.CATEGORY)
@@ -77,22 +80,22 @@ class _TextStage(ColumnStage):
 
     unsupported_params: ClassVar = {
         **Stage.unsupported_params,
-        "analyzer": 'words are what token_pattern says; token_pattern="." with ngram_range=(3, 3) makes them characters',
+        "analyzer": 'words are the matches of token_pattern; token_pattern="." with ngram_range=(3, 3) uses characters',
         "alternate_sign": "leave it out: counts stay positive",
-        "vocabulary": "leave it out: it is learned; max_features, min_df and max_df bound it",
-        "strip_accents": "leave it out, or change the texts before (FunctionTransformer)",
+        "vocabulary": "leave it out: it is learned; max_features, min_df and max_df limit it",
+        "strip_accents": "leave it out, or change the texts first (FunctionTransformer)",
         "smooth_idf": "leave it out: idf is smoothed",
     }
 
     def analyzer(self, learned: Mapping[str, Any]) -> Analyzer:
-        """How texts are cut, with what a fit learned of the pattern."""
+        """Return the analyzer that splits texts, with what a fit learned about the pattern."""
         words = tuple(sorted(set(self.stop_words or ())))
         return Analyzer(
             self.lowercase, self.token_pattern, (self.ngram_range[0], self.ngram_range[1]), words, **_group_of(learned)
         )
 
     def options(self) -> dict[str, Any]:
-        """The analyzer as options of a request."""
+        """Return the analyzer's settings as options of a statistic request."""
         analyzer = self.analyzer(_group(self))
         return {
             "lowercase": analyzer.lowercase,
@@ -108,32 +111,33 @@ class _TextStage(ColumnStage):
 
 @dataclass(frozen=True)
 class Vectorizer(_TextStage):
-    """Turn each text into one sparse vector of tf-idf weights; features are hash buckets, so nothing has to fit in memory.
+    """Turn each text into one sparse vector of tf-idf weights; features are hash buckets, so no vocabulary has to fit in memory.
 
-    Counts of grams, times `ln((1 + texts) / (1 + texts with it)) + 1` learned in fit, normed; the formulas are those of
-    scikit-learn's TfidfVectorizer. Missing texts give zeros. The column keeps its name and becomes a sparse vector.
+    A weight is the count of a gram times `ln((1 + texts) / (1 + texts with it)) + 1`, learned in fit; then each vector is
+    normalized. The formulas are those of scikit-learn's TfidfVectorizer. Missing texts become vectors of zeros. The column
+    keeps its name and becomes a sparse vector.
 
     Parameters
     ----------
     columns
-        String columns; when omitted all that hold free text (four words or more in the mean).
+        String columns; when omitted, all that hold free text (four or more words on average).
     ngram_range
-        The shortest and the longest run of words that is a feature.
+        The minimum and maximum number of consecutive words that form a gram (from 1 to 10).
     lowercase
         Whether case is ignored.
     token_pattern
-        What a word is, as a regular expression in Rust's syntax; words of two or more letters or digits. With "." every
-        character is one. Where it has a capturing group, the word is what the group matches.
+        The regular expression of a word, in Rust's syntax; by default two or more letters, digits or underscores. With "."
+        every character is a word. If it has a capturing group, the word is the match of the group.
     stop_words
-        Words that do not count, after `lowercase`; for instance `list(sklearn.feature_extraction.text.ENGLISH_STOP_WORDS)`.
+        Words to ignore, after `lowercase`; for instance `list(sklearn.feature_extraction.text.ENGLISH_STOP_WORDS)`.
     n_features
-        Hash buckets. Different grams may share one: with 2^18 buckets and 10,000 grams about 4 % do.
+        The number of hash buckets. Different grams may share one: with 2^18 buckets and 10,000 grams about 4 % do.
     use_idf
-        Whether rare grams weigh more.
+        Whether to give rare grams more weight.
     sublinear_tf
-        Whether a count n becomes 1 + ln(n).
+        Whether to replace a count n by 1 + ln(n).
     norm
-        "l2", "l1" or None.
+        The norm of each vector: "l2", "l1", or None for no normalization.
 
     Examples
     --------
@@ -175,20 +179,21 @@ class Vectorizer(_TextStage):
 class HashingVectorizer(_TextStage):
     """Turn each text into one sparse vector of gram counts in hash buckets; nothing is learned.
 
-    Like scikit-learn's with `alternate_sign=False`, with a hash of our own. Missing texts give zeros.
+    Works as scikit-learn's with `alternate_sign=False`, but with another hash function. Missing texts become vectors of
+    zeros.
 
     Parameters
     ----------
     columns
-        String columns; when omitted all that hold free text.
+        String columns; when omitted, all that hold free text.
     ngram_range, lowercase, token_pattern, stop_words
         As in Vectorizer.
     n_features
-        Hash buckets.
+        The number of hash buckets.
     binary
-        Whether only presence counts.
+        Whether to use 1 for every gram that occurs, instead of its count.
     norm
-        "l2", "l1" or None.
+        The norm of each vector: "l2", "l1", or None for no normalization.
 
     Examples
     --------
@@ -211,7 +216,7 @@ class HashingVectorizer(_TextStage):
 
 @dataclass(frozen=True)
 class _Vocabulary(_TextStage):
-    """A stage that learns its grams."""
+    """A text stage that learns a vocabulary of grams."""
 
     min_df: float = param(1, ParameterCheck("a count, or a share of the texts below 1", lambda v: _is_df(v)))  # noqa: PLW0108  # defined below
     max_df: float = param(1.0, ParameterCheck("a count, or a share of the texts up to 1.0", lambda v: _is_df(v)))  # noqa: PLW0108
@@ -236,7 +241,7 @@ class _Vocabulary(_TextStage):
         if not table.height:
             raise DataError(
                 f"{type(self).__name__}: column {column!r} has no grams to learn from.",
-                f"Expected some that occur in {low:g} to {high:g} of {counts.n_rows} texts.",
+                f"Expected some grams that occur in {low:g} to {high:g} of {counts.n_rows} texts.",
                 "change min_df or max_df, or drop the column.",
             )
         n = table["n_rows"].to_list()
@@ -263,25 +268,25 @@ def _is_df(value: Any) -> bool:
 class CountVectorizer(_Vocabulary):
     """Turn each text into one sparse vector of gram counts; the grams are learned, in alphabetical order.
 
-    As scikit-learn's, with the same `min_df`, `max_df` and `max_features`. Missing texts give zeros.
+    Works as scikit-learn's, with the same `min_df`, `max_df` and `max_features`. Missing texts become vectors of zeros.
 
     Parameters
     ----------
     columns
-        String columns; when omitted all that hold free text.
+        String columns; when omitted, all that hold free text.
     ngram_range, lowercase, token_pattern, stop_words
         As in Vectorizer.
     min_df, max_df
-        Grams in fewer or more texts are left out: counts when integers, shares of the texts when floats.
+        Grams that occur in fewer or more texts are left out: counts when integers, shares of the texts when floats.
     max_features
-        Only so many, the most frequent ones.
+        The maximum number of grams; the most frequent ones are kept.
     binary
-        Whether only presence counts.
+        Whether to use 1 for every gram that occurs, instead of its count.
 
     Raises
     ------
     DataError
-        In fit, when no gram is left, or there are more than a million.
+        In fit, when no gram remains, or there are more than a million distinct grams.
 
     Examples
     --------
@@ -301,12 +306,12 @@ class CountVectorizer(_Vocabulary):
 class TfidfVectorizer(_Vocabulary):
     """Turn each text into one sparse vector of tf-idf weights; the grams are learned, in alphabetical order.
 
-    As scikit-learn's (with smoothed idf). Missing texts give zeros.
+    Works as scikit-learn's (with smoothed idf). Missing texts become vectors of zeros.
 
     Parameters
     ----------
     columns
-        String columns; when omitted all that hold free text.
+        String columns; when omitted, all that hold free text.
     ngram_range, lowercase, token_pattern, stop_words
         As in Vectorizer.
     min_df, max_df, max_features, binary
@@ -317,7 +322,7 @@ class TfidfVectorizer(_Vocabulary):
     Raises
     ------
     DataError
-        In fit, when no gram is left, or there are more than a million.
+        In fit, when no gram remains, or there are more than a million distinct grams.
 
     Examples
     --------
@@ -342,16 +347,16 @@ class TfidfVectorizer(_Vocabulary):
 
 @dataclass(frozen=True)
 class Tokenizer(ColumnStage):
-    """Turn each text into the list of its words; missing stays missing.
+    """Turn each text into the list of its words; missing texts stay missing.
 
     Parameters
     ----------
     columns
-        String columns; when omitted all that hold free text.
+        String columns; when omitted, all that hold free text.
     lowercase
-        Whether words become lower case.
+        Whether to convert words to lower case.
     token_pattern
-        What a word is, as a regular expression in Rust's syntax.
+        The regular expression of a word, in Rust's syntax, as in Vectorizer.
 
     Examples
     --------
