@@ -28,18 +28,18 @@ app = typer.Typer(
 
 Artifact = Annotated[Path, typer.Argument(help="The pipeline, as saved by InferencePipeline.save.")]
 Digest = Annotated[
-    str | None, typer.Option(help="Refuse every artifact but the one with this digest, which `rayline show` prints.")
+    str | None, typer.Option(help="Accept only the artifact with this digest, which `rayline show` prints.")
 ]
 Types = Annotated[
     list[str] | None,
     typer.Option(
-        help="A type that a scikit-learn model may hold beyond the reviewed ones, such as my_package.Estimator (repeatable)."
+        help="A type that a scikit-learn model may contain in addition to the reviewed ones, such as my_package.Estimator. Can be repeated."
     ),
 ]
 Trusted = Annotated[
     list[Path] | None,
     typer.Option(
-        help="A PEM file with a public Ed25519 key. An artifact that none of the keys signed is refused. Can be repeated."
+        help="A PEM file with a public Ed25519 key. An artifact that is not signed by one of the keys is refused. Can be repeated."
     ),
 ]
 MaxBytes = Annotated[int, typer.Option(help="Refuse an artifact with more bytes than this.")]
@@ -48,8 +48,8 @@ Modules = Annotated[
     typer.Option(
         "--import",
         metavar="MODULE",
-        help="Import this module first: one of yours that registers the stages or frameworks of the pipeline. Looked up in the "
-        "current directory too. Can be repeated.",
+        help="Import this module first, because it registers stages or frameworks of the pipeline. The current directory is "
+        "searched too. Can be repeated.",
     ),
 ]
 
@@ -67,37 +67,42 @@ def serve(
     path: Artifact,
     host: Annotated[
         str,
-        typer.Option(help="The address to listen on. The default serves this machine only, 0.0.0.0 serves everyone."),
+        typer.Option(
+            help="The address to listen on. By default only this machine is served; 0.0.0.0 serves all machines."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080,
     name: Annotated[
-        str | None, typer.Option(help="The name of the model in URLs. The default is the name of the file.")
+        str | None, typer.Option(help="The name of the model in URLs. By default the name of the file.")
     ] = None,
     max_batch_size: Annotated[
-        int, typer.Option(help="The most rows of waiting requests that are predicted in one call of the model.")
+        int,
+        typer.Option(
+            help="The maximum number of rows of waiting requests that are predicted in one call of the model."
+        ),
     ] = 64,
     batch_wait_timeout_s: Annotated[
-        float, typer.Option(help="The seconds that a request may wait for others to share a call.")
+        float, typer.Option(help="The seconds that a request may wait for others to share a call with.")
     ] = 0.0,
     max_queued_requests: Annotated[
-        int, typer.Option(help="The most requests that may wait. Further ones are answered with status 503.")
+        int, typer.Option(help="The maximum number of waiting requests. Further ones are answered with status 503.")
     ] = 512,
     max_body_bytes: Annotated[
-        int, typer.Option(help="The largest body of a request. Larger ones are answered with status 413.")
+        int, typer.Option(help="The maximum size of a body. Larger ones are answered with status 413.")
     ] = 16 << 20,
     request_timeout_s: Annotated[
-        float, typer.Option(help="The seconds that a request may take. Slower ones are answered with status 504.")
+        float, typer.Option(help="The maximum time for a request. Slower ones are answered with status 504.")
     ] = 30.0,
     token_env: Annotated[
         str | None,
         typer.Option(
-            help="The environment variable that holds a token. Clients must then send it as `Authorization: Bearer …`."
+            help="The environment variable that contains a token. Clients must then send `Authorization: Bearer <token>`."
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="A name that clients may ask for, beside localhost; needed behind a proxy that keeps theirs."
+            help="A host name that clients may use in addition to localhost; needed behind a proxy that passes on the Host header. Can be repeated."
         ),
     ] = None,
     expected_digest: Digest = None,
@@ -116,8 +121,8 @@ def serve(
             token = os.environ.get(token_env)
             if not token:
                 raise ParameterError(
-                    f"The environment variable {token_env} is empty.",
-                    "Expected a token in it.",
+                    f"The environment variable {token_env} is not set or empty.",
+                    "Expected it to contain a token.",
                     f"export {token_env}=…",
                 )
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
@@ -140,7 +145,7 @@ def show(
     max_bytes: MaxBytes = archive.MAX_BYTES,
     modules: Modules = None,
 ) -> None:
-    """Print what a saved pipeline is: who made it, its digest, stages, model, target and columns."""
+    """Describe a saved pipeline: versions, digest, signature, stages, model, target and columns."""
     with _errors():
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         about, console = artifact.read_manifest(path), Console()
@@ -188,16 +193,14 @@ def card(
         Path | None,
         typer.Option(help="Rows with the target, from which the plots are drawn: .parquet, .csv or .jsonl."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The title of the card. The default is the name of the file.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="The title of the card. By default the name of the file.")] = None,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     trusted_type: Types = None,
     max_bytes: MaxBytes = archive.MAX_BYTES,
     modules: Modules = None,
 ) -> None:
-    """Write the model card of a saved pipeline: what it predicts, what it takes, how good it is."""
+    """Write the model card of a saved pipeline: its predictions, its input columns and its metrics."""
     with _errors():
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         data = None if rows is None else _table(rows, pipeline)
@@ -235,21 +238,21 @@ def _load(
 
 
 def _import(module: str) -> None:
-    """Import a module of the user's, also one in the current directory. Raises ParameterError when that fails."""
+    """Import a user's module, also from the current directory. Raises ParameterError when that fails."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(module)
-    except Exception as error:  # whatever a module of the user's raises
+    except Exception as error:  # a user's module may raise anything
         raise ParameterError(
             f"The module {module!r} could not be imported: {type(error).__name__}: {error}.",
-            "Expected a module that Python finds in the current directory or among what is installed.",
-            "check --import; it takes names such as my_package.stages, not paths.",
+            "Expected a module in the current directory or an installed one.",
+            "check --import; it takes a name such as my_package.stages, not a path.",
         ) from error
 
 
 def _table(rows: Path, pipeline: InferencePipeline) -> Any:
-    """The rows of a file. CSV has no types: what the pipeline knows as text, categories, dates or times is read as text."""
+    """Read the rows of a file. CSV has no types: columns that the pipeline expects as text, categories, dates or times are read as text."""
     import polars as pl
 
     if rows.suffix not in _READERS:
@@ -287,14 +290,16 @@ _READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_ndjs
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Errors of ours in red and without a traceback."""
+    """Print Rayline's errors in red, without a traceback."""
     try:
         yield
     except RaylineError as error:
         _fail(str(error))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}.\n  Expected a file or a directory that is there and may be used.")
+        _fail(
+            f"{place}{error.strerror or error}.\n  Expected an existing file or directory with the necessary permissions."
+        )
 
 
 def _fail(message: str) -> NoReturn:

@@ -14,23 +14,23 @@ from rayline.serve.protocol import POLARS_ERRORS, HTTPError
 TYPE = b"application/vnd.apache.arrow.stream"
 
 FEW_VALUES = 1 << 18
-"""A stream may always hold so many values; a longer one has at most one for each of its bytes. Columns of nulls, booleans, runs
-and categories take few bytes or none, and the table that is made of them takes many."""
+"""A stream may always have this many values; a larger stream at most one per byte. Columns of nulls, booleans, runs
+and categories need few bytes or none in the stream, but many in the table."""
 
 MAX_DECODED_BYTES = 256 << 20
-"""So long may the texts be that a stream tells once and refers to (categories, views)."""
+"""Maximum total length of texts that a stream contains once and refers to several times (categories, views)."""
 
 _RECORD_BATCH, _DICTIONARY = 3, 2
 
 
 def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
-    """The table of an uncompressed IPC stream, with those of these columns that it has; other columns are not looked at.
+    """Decode an uncompressed IPC stream into a table with those of these columns that it contains; other columns are ignored.
 
     Raises
     ------
     HTTPError
-        400 when it is damaged, compressed (a small body could then fill the memory), followed by more, or no stream; 413 when
-        it has more values than a body of its length may.
+        400 when the stream is damaged, compressed (a small body could then fill the memory), followed by other data, or not a stream;
+        413 when it has too many values for its length.
     """
     try:
         buffer = pa.py_buffer(body)
@@ -64,16 +64,18 @@ def decode(body: bytes, columns: Collection[str]) -> pl.DataFrame:
 def _too_long() -> HTTPError:
     return HTTPError(
         413,
-        f"The Arrow stream has texts of more than {MAX_DECODED_BYTES} bytes once they are written out. Send fewer rows in a request.",
+        f"The Arrow stream has texts of more than {MAX_DECODED_BYTES} bytes after decoding. Send fewer rows in a request.",
     )
 
 
 def _decoded_bytes(column: pa.ChunkedArray) -> int:
-    """How long the texts of a column of categories are when each row has its own."""
+    """Return the total length of the texts of a dictionary column, counted for each row."""
     kind = column.type
     if not pa.types.is_dictionary(kind):
         if "dictionary<" in str(kind):
-            raise HTTPError(400, "The Arrow stream has categories inside of a nested column. Send their values.")
+            raise HTTPError(
+                400, "The Arrow stream has dictionary values inside a nested column. Send the plain values."
+            )
         return 0
     total = 0
     for chunk in column.chunks:
@@ -89,7 +91,7 @@ def _decoded_bytes(column: pa.ChunkedArray) -> int:
 
 
 def encode(table: pl.DataFrame) -> bytes:
-    """The IPC stream of a table."""
+    """Encode a table as an IPC stream."""
     arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, arrow.schema) as stream:
@@ -99,7 +101,7 @@ def encode(table: pl.DataFrame) -> bytes:
 
 
 def _batches(buffer: pa.Buffer) -> Iterator[tuple[bool, int]]:
-    """Of each record batch whether it is compressed and how many values it claims, read from the messages' heads alone."""
+    """Yield for each record batch whether it is compressed and how many values it declares, read only from message headers."""
     reader = pa.ipc.MessageReader.open_stream(buffer)
     while True:
         try:
@@ -116,7 +118,7 @@ def _batches(buffer: pa.Buffer) -> Iterator[tuple[bool, int]]:
             table = _table(head, table, 1)
         length = _field(head, table, 0)
         n_values = 0 if length is None else _length(head, length)
-        if _field(head, table, 1) is not None:  # a node for each column, and for each of the columns inside of it
+        if _field(head, table, 1) is not None:  # a node for each column, nested ones included
             nodes = _table(head, table, 1)
             n_values += sum(_length(head, nodes + 4 + 16 * i) for i in range(_uint(head, nodes)))
         yield _field(head, table, 3) is not None, n_values
@@ -135,7 +137,7 @@ def _uint(data: bytes, at: int) -> int:
 
 
 def _field(data: bytes, table: int, slot: int) -> int | None:
-    """Where the field of a flatbuffer table is; None when it is left out."""
+    """Return the position of a field of a flatbuffer table; None when it is omitted."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     size = struct.unpack_from("<H", data, vtable)[0]
     if 4 + 2 * slot + 2 > size:

@@ -1,4 +1,4 @@
-"""Requests that wait at the same time share one call of the model; none waits for that unless it is told to."""
+"""Batching: requests that wait at the same time share one call of the model. By default no request waits for others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayline.serve.http_messages import overloaded
 from rayline.serve.options import ServerOptions
 
 SLOW_S = 0.01
-"""Calls of a model that usually take longer than this run in a thread, so that the event loop stays free."""
+"""Calls of a model that usually take longer than this run in a thread, so that they do not block the event loop."""
 
 Result = TypeVar("Result")
 
@@ -35,8 +35,8 @@ class _QueuedRequest:
 class Batcher:
     """The queue of requests with few rows, bounded by `max_queued_requests`.
 
-    Everything that waits when the event loop gets to it goes into one call, up to `max_batch_size` rows: the busier
-    the server, the larger the calls. Lives in one event loop.
+    All requests waiting at a step of the event loop go into one call, up to `max_batch_size` rows: the busier
+    the server, the larger the calls. Belongs to one event loop.
     """
 
     def __init__(self, options: ServerOptions, threads: ThreadPoolExecutor) -> None:
@@ -45,20 +45,20 @@ class Batcher:
         self._n_rows = 0
         self._due: asyncio.Handle | None = None
         self._running = False
-        self._usual_s: float | None = None  # not known yet: such a call runs in a thread, too
+        self._usual_s: float | None = None  # unknown yet: such a call runs in a thread too
         self.n_calls = 0
 
     @property
     def n_waiting(self) -> int:
-        """Requests in the queue."""
+        """The number of requests in the queue."""
         return len(self._waiting)
 
     def expect(self, call_s: float | None) -> None:
-        """Take so long for what a call usually takes; None when nobody knows."""
+        """Set the usual duration of a call; None when it is unknown."""
         self._usual_s = call_s
 
     def scores(self, model: Model, rows: Sequence[Row]) -> asyncio.Future[Any]:
-        """The scores of preprocessed rows, when their turn comes. Raises HTTPError (503) when the queue is full."""
+        """Return a future of the scores of preprocessed rows. Raises HTTPError (503) when the queue is full."""
         if len(self._waiting) >= self._options.max_queued_requests:
             raise overloaded()
         loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Batcher:
         self._due = loop.call_soon(self._next) if full or not wait_s else loop.call_later(wait_s, self._next)
 
     def _take(self) -> list[_QueuedRequest]:
-        """The requests of the next call: of one model, in their order, without those that nobody waits for any more."""
+        """Return the requests of the next call: for one model, in order, without those whose client no longer waits."""
         batch: list[_QueuedRequest] = []
         n = 0
         while self._waiting:
@@ -135,8 +135,8 @@ class Batcher:
 
 
 def as_exceptions(call: Callable[[], Result]) -> Result:
-    """What a call of somebody else's code gives. What it raises is an Exception: not the panic of a library in Rust, and not the
-    SystemExit of one that wants to end the process, which is ours."""
+    """Call foreign code and return its result. Turns a panic of a Rust library, or a SystemExit that would end the server, into a
+    RuntimeError."""
     try:
         return call()
     except (Exception, KeyboardInterrupt):

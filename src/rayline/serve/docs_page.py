@@ -1,4 +1,4 @@
-"""The page at `/docs`: the OpenAPI document for people. Nothing comes from elsewhere, so it works on a closed network too."""
+"""The page at `/docs`: the OpenAPI document in readable form. It loads nothing from other servers, so it works on a closed network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PAGE = Template("""<!doctype html>
 <body><header><h1>$name</h1><p>$about <a data-path="/" href="./">Try it</a> · <a data-path="/openapi.json" href="openapi.json">OpenAPI</a></p></header>
 <h2>Columns of a row</h2>
 <table><tr><th>column</th><th>type</th><th>example</th></tr>$columns</table>
-<p>Every column must be there; <code>null</code> is a missing value. Other columns are ignored.</p>
+<p>All columns are required; <code>null</code> is a missing value. Other columns are ignored.</p>
 <h2>Requests</h2>$sections
 <script nonce="$nonce">$script</script></body></html>
 """)
@@ -40,7 +40,7 @@ _PAGE = Template("""<!doctype html>
 def html(
     name: str, pipeline: InferencePipeline, document: Mapping[str, Any]
 ) -> tuple[bytes, Sequence[tuple[bytes, bytes]]]:
-    """The page, and the headers that forbid it everything that it does not need."""
+    """Return the page, and headers that forbid everything that it does not need."""
     example = next(iter(example_rows(pipeline)), {})
     columns = "".join(
         f"<tr><td><code>{escape(column)}</code></td><td>{escape(words(dtype))}</td><td><code>{escape(json.dumps(example.get(column)))}</code></td></tr>"
@@ -76,5 +76,5 @@ def _section(method: str, path: str, operation: Mapping[str, Any], has_token: bo
     refused = [(code, about["description"]) for code, about in operation["responses"].items() if code != "200"]
     if refused:
         lines = "".join(f"<tr><td><code>{code}</code></td><td>{escape(said)}</td></tr>" for code, said in refused)
-        parts.append(f"<details><summary>What is refused</summary><table>{lines}</table></details>")
+        parts.append(f"<details><summary>Errors</summary><table>{lines}</table></details>")
     return "".join(parts) + "</section>"

@@ -1,4 +1,4 @@
-"""The page at `/`: what the model is, a form made from its schema, and the prediction. One file, nothing from elsewhere."""
+"""The page at `/`: a description of the model, a form generated from its schema, and the prediction. One file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.openapi import example_rows
 
 MAX_CHOICES = 200
-"""Known categories up to so many become a list to choose from."""
+"""Up to this number, known categories are offered as a list."""
 
 LONG_TEXT = 40
-"""A column with an example of more characters has a field as wide as the form."""
+"""A column whose example is longer gets a field as wide as the form."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent);
@@ -35,7 +35,7 @@ pre { overflow-x: auto; padding: .75rem; border-radius: .4rem; background: var(-
 table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
 footer { margin-top: 2.5rem; opacity: .8; font-size: .9rem; }
 """
-"""What the pages have in common."""
+"""The style that the pages share."""
 
 _STYLE = """
 main { display: grid; grid-template-columns: minmax(0, 1fr) 22rem; gap: 2rem; margin-top: 1.5rem; align-items: start; }
@@ -64,8 +64,8 @@ const base = location.pathname.replace(/\\/$/, "");
 let shown = 0;
 for (const link of document.querySelectorAll("a[data-path]")) link.href = base + link.dataset.path;
 
-// Of the form nothing but its fields is asked: a column may be called as anything that a form has. A whole number is sent as it is
-// written, because a number of JavaScript ends at 2^53.
+// Only the fields of the form are read by name: a column may have the name of a property of the form. An integer is sent as it is
+// written, because JavaScript's numbers are exact only up to 2^53.
 function read(field) {
   const text = field.value.trim(), kind = field.dataset.kind;
   if (text === "") return "null";

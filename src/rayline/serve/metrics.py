@@ -1,4 +1,4 @@
-"""What a server counts, in the text format that Prometheus reads; and how far its rows are from the training rows."""
+"""Counters of a server in Prometheus' text format, and comparison of its rows with the training rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SkewCounts:
     outside: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: SkewCounts) -> None:
-        """Count what another has counted."""
+        """Add the counts of another object."""
         self.rows += other.rows
         self.missing.update(other.missing)
         self.unknown.update(other.unknown)
@@ -34,7 +34,7 @@ class SkewCounts:
 
 
 class Metrics:
-    """Counters of one server process; they are touched in its event loop only."""
+    """Counters of one server process; only its event loop changes them."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -50,7 +50,7 @@ class Metrics:
         self._seconds += seconds
 
     def text(self, **gauges: float) -> str:
-        """The exposition, `gauges` included."""
+        """Return the metrics as text, `gauges` included."""
         model = _label("model", self._model)
         lines: list[str] = []
 
@@ -81,7 +81,7 @@ class Metrics:
             ("rayline_column_missing_total", "Missing values.", self.counts.missing),
             (
                 "rayline_column_unknown_total",
-                "Values that are none of the categories that the model knows.",
+                "Values that are not among the known categories.",
                 self.counts.unknown,
             ),
             (
@@ -99,10 +99,10 @@ class Metrics:
 
 
 class TrainingSkew:
-    """Counts values that are missing, of no known category, or outside of the training range.
+    """Counts values that are missing, of unknown categories, or outside the range of the training rows.
 
-    Categories and ranges are what the fitted stages know of a raw column: a scaler of mean and deviation knows no
-    range, so a column that only such a stage has seen has none.
+    Categories and ranges of a raw column come from the fitted stages. A StandardScaler learns no
+    range, so a column that only such a stage was fitted on has none.
     """
 
     def __init__(self, pipeline: InferencePipeline) -> None:
@@ -123,7 +123,7 @@ class TrainingSkew:
                 counts.outside[name] += 1
 
     def table(self, table: pl.DataFrame) -> SkewCounts:
-        """The counts of all rows of a table."""
+        """Return the counts of all rows of a table."""
         counts = SkewCounts(table.height)
         for name, known in self.categories.items():
             values = table[name].drop_nulls().value_counts()
@@ -139,7 +139,7 @@ class TrainingSkew:
 def _known(pipeline: InferencePipeline) -> tuple[dict[str, frozenset[Any]], dict[str, tuple[float, float]]]:
     categories: dict[str, frozenset[Any]] = {}
     ranges: dict[str, tuple[float, float]] = {}
-    raw = set(pipeline.input_schema)  # columns that no stage has changed yet, but for filling gaps
+    raw = set(pipeline.input_schema)  # columns that no stage has changed yet, except by imputation
     preprocessor = pipeline.preprocessor
     for _, stage in preprocessor.leaves if isinstance(preprocessor, Preprocessor) else []:
         learned = stage.learned.get("columns") if stage.learned is not None else None

@@ -1,4 +1,4 @@
-"""The OpenAPI document of a served pipeline, made from its schema and its example rows."""
+"""The OpenAPI document of a served pipeline, generated from its schema and its example rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rayline.serve.protocol import finite, plain
 
 
 def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
-    """The whole document."""
+    """Return the OpenAPI document."""
     schema, target = pipeline.input_schema, pipeline.target
     columns = {name: column(dtype) for name, dtype in schema.items()}
     row: dict[str, Any] = {"type": "object", "properties": columns, "required": list(schema)}
@@ -32,7 +32,7 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
         answer["probabilities"] = {
             "type": "array",
             "items": {"type": "object"},
-            "description": "One number a class; only when asked for.",
+            "description": "One number per class; only if requested.",
         }
         proba = [
             {
@@ -103,7 +103,7 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
 
 
 def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
-    """A few rows of the training data as JSON has them."""
+    """Return a few rows of the training data as JSON values."""
     return [{name: finite(plain(value)) for name, value in row.items()} for row in pipeline.examples.to_dicts()]
 
 
@@ -119,7 +119,7 @@ def _tensors(pipeline: InferencePipeline) -> dict[str, Any] | None:
 
 
 def column(dtype: pl.DataType) -> dict[str, Any]:
-    """The JSON schema of a column's values; null is a missing value."""
+    """Return the JSON schema of a column's values; null is a missing value."""
     kind: dict[str, Any]
     if dtype.is_integer():
         kind = {"type": ["integer", "null"]}
@@ -161,9 +161,9 @@ _ERROR = {
 _REFUSALS = {
     400: "The body is malformed.",
     413: "The body is too large.",
-    422: "Rows are not as the schema says; every problem is listed.",
+    422: "Rows do not match the schema; the problems are listed.",
     503: "Too many requests are waiting; see Retry-After.",
-    504: "It took too long.",
+    504: "The request took too long.",
 }
 
 
@@ -176,7 +176,7 @@ def _post(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any], exam
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
-            "200": {"description": "Predictions, one a row.", "content": {"application/json": {"schema": answer}}},
+            "200": {"description": "Predictions, one per row.", "content": {"application/json": {"schema": answer}}},
             **{str(code): {"description": words, "content": error} for code, words in _REFUSALS.items()},
         },
     }

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe V2, REST): tensors in JSON or behind it as bytes, one tensor for each column."""
+"""The Open Inference Protocol (KServe V2, REST): one tensor per column, in JSON or as bytes after the JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADER = b"inference-header-content-length"
 
 
 def datatype(dtype: pl.DataType) -> str:
-    """The tensor type of a column; BYTES for text and for everything that is written as text."""
+    """Return the tensor type of a column; BYTES for text and for types that are written as text."""
     if dtype == pl.Boolean:
         return "BOOL"
     if dtype.is_float():
@@ -55,7 +55,7 @@ def metadata(
 
 
 def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataType]) -> InferenceRequest:
-    """A request's tensors as columns. Raises HTTPError (400) when they are not as the protocol says."""
+    """Decode a request's tensors into columns. Raises HTTPError (400) when they violate the protocol."""
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise HTTPError(400, "Inference-Header-Content-Length is not a length within the body.")
     head, blob = (body, b"") if header_bytes is None else (body[:header_bytes], body[header_bytes:])
@@ -90,14 +90,14 @@ def decode(body: bytes, header_bytes: int | None, schema: Mapping[str, pl.DataTy
 
 
 def wants_probabilities(asked: InferenceRequest, target: Target) -> bool:
-    """Whether a request asks for probabilities, by name or by asking for everything."""
+    """Return whether a request wants probabilities, by name or because it names no outputs."""
     return asked.outputs is None or any(name in _probability_outputs(target) for name in asked.outputs)
 
 
 def encode(
     name: str, asked: InferenceRequest, target: Target, predictions: pl.DataFrame, probabilities: pl.DataFrame | None
 ) -> tuple[bytes, int | None]:
-    """The answer's body, and the length of its JSON when bytes follow. Raises HTTPError (400) on unknown outputs."""
+    """Return the answer's body, and the length of its JSON when bytes follow. Raises HTTPError (400) on unknown outputs."""
     made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
     for column in predictions:
         made[column.name] = (datatype(column.dtype), [len(column)], [plain(v) for v in column.to_list()])
@@ -110,7 +110,7 @@ def encode(
     wanted = dict.fromkeys(made, asked.binary) if asked.outputs is None else asked.outputs
     unknown = [output for output in wanted if output not in made]
     if unknown:
-        raise HTTPError(400, f"No output {unknown[0]!r} here. There are {sorted(made)}.")
+        raise HTTPError(400, f"There is no output {unknown[0]!r}. The outputs are {sorted(made)}.")
     outputs, blobs = [], []
     for output, binary in wanted.items():
         kind, shape, values = made[output]
@@ -148,7 +148,7 @@ def _tensor(tensor: Mapping[str, Any], blob: bytes, at: int) -> tuple[str, list[
 
 
 def _values(kind: str, data: Any, shape: Sequence[int], name: str) -> list[Any]:
-    """The elements as JSON values, row by row; NaN is null."""
+    """Return the elements as JSON values, row by row; NaN becomes None."""
     n = math.prod(shape)
     if isinstance(data, bytes):
         values = _strings(data, name) if kind == "BYTES" else _numbers(kind, data, name)
@@ -170,8 +170,8 @@ def _flat(data: list[Any], depth: int) -> list[Any]:
 
 
 def _declared(kind: str, values: list[Any], name: str) -> list[Any]:
-    """JSON values as the datatype has them: those that it cannot hold are refused, and numbers have its precision. BYTES are whatever
-    the column takes."""
+    """Convert JSON values to the precision of the datatype, and refuse values that it cannot represent. BYTES are left for the
+    column to check."""
     if kind == "BYTES":
         return values
     try:
@@ -188,14 +188,14 @@ def _declared(kind: str, values: list[Any], name: str) -> list[Any]:
             if any(v is not None and not (v == int(v) and low <= v <= high) for v in values):
                 raise ValueError
     except (ValueError, OverflowError):
-        raise HTTPError(400, f"The tensor {name!r} has values that are no {kind}.") from None
+        raise HTTPError(400, f"The tensor {name!r} has values that are not {kind}.") from None
     return values
 
 
 def _numbers(kind: str, data: bytes, name: str) -> list[Any]:
     dtype = np.dtype(_NUMPY[kind])
     if len(data) % dtype.itemsize:
-        raise HTTPError(400, f"The bytes of the tensor {name!r} are no whole number of {kind} elements.")
+        raise HTTPError(400, f"The length of the tensor {name!r} is not a multiple of the size of {kind}.")
     array = np.frombuffer(data, dtype=dtype)
     values: list[Any] = array.astype(np.float64).tolist() if kind == "FP16" else array.tolist()
     return [None if v != v else v for v in values] if kind.startswith("FP") else values
@@ -243,7 +243,7 @@ def _columns(
 
 
 def _probability_outputs(target: Target) -> dict[str, int]:
-    """Names of the probability tensors and their widths."""
+    """Return the names of the probability tensors and their widths."""
     if len(target.columns) == 1:
         return {"probabilities": len(target.classes[0])} if target.classes else {}
     return {f"probabilities_{c}": len(classes) for c, classes in zip(target.columns, target.classes, strict=False)}

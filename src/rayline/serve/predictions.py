@@ -1,4 +1,4 @@
-"""A pipeline as it is served: what it reads, and its predictions in the form that each protocol has for them."""
+"""A pipeline prepared for serving: reading its input, and writing its predictions in the form of each protocol."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from rayline.serve.protocol import MAX_PROBLEMS, HTTPError, PredictionWriter, Ro
 
 
 class Work:
-    """One piece of work in a thread: takes what it counts, and stops it when nobody waits for its answer any more."""
+    """Work in a thread: collects its counts, and stops when the client no longer waits for the answer."""
 
     def __init__(self, count: Callable[[SkewCounts], Any]) -> None:
         self.count = count
         self.is_wanted = True
 
     def check(self) -> None:
-        """Raise ClientDisconnected when nobody waits. Between two steps of which each may take long."""
+        """Raise ClientDisconnected when the client no longer waits. Called between steps that may be slow."""
         if not self.is_wanted:
             raise ClientDisconnected
 
 
 class ServedModel:
-    """A pipeline with what serving needs of it.
+    """A pipeline with its readers and writers for serving.
 
-    The methods that give an `HTTPResponse` take what the client has sent and work through it as a table; they run in threads.
+    Methods that return an `HTTPResponse` process the client's data as a table; they run in threads.
     """
 
     def __init__(self, pipeline: InferencePipeline, name: str) -> None:
@@ -50,7 +50,7 @@ class ServedModel:
         return not rows.height or has_probabilities(self.pipeline.scores(rows.lazy()))
 
     def _call_s(self) -> float | None:
-        """How long a call of the model with one row takes, the second: the first may load something. None when no row is known."""
+        """Return the duration of a second call of the model with one row (the first may load something). None without example rows."""
         rows = self.pipeline.examples.head(1).to_dicts()
         if not rows or not self.pipeline.takes_rows:
             return None
@@ -62,21 +62,21 @@ class ServedModel:
     # -- many rows -------------------------------------------------------------------------------------------------
 
     def json(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
-        """The body of a /predict."""
+        """Answer the body of a /predict request."""
         return self.rows(*requested_rows(loads(body), proba), work)
 
     def instances(self, body: bytes, work: Work) -> HTTPResponse:
-        """The body of KServe's V1 protocol."""
+        """Answer a body of KServe's V1 protocol."""
         return self.rows(requested_instances(loads(body), list(self.reader.columns)), False, work)
 
     def rows(self, rows: Any, proba: bool, work: Work) -> HTTPResponse:
-        """Rows (a list) or columns (a dict) as JSON has them."""
+        """Answer rows (a list) or columns (a dict) from JSON."""
         work.check()
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
         return self.predictions(self._scores(table, work), proba)
 
     def arrow(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
-        """An Arrow IPC stream, answered with one."""
+        """Answer an Arrow IPC stream with another one."""
         table = arrow.decode(body, self.reader.columns)
         work.check()
         missing = [{"column": name, "problem": "missing"} for name in self.reader.columns if name not in table.columns]
@@ -94,7 +94,7 @@ class ServedModel:
         return HTTPResponse(200, arrow.encode(answer), arrow.TYPE)
 
     def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> HTTPResponse:
-        """A request of the Open Inference Protocol."""
+        """Answer a request of the Open Inference Protocol."""
         asked = openinference.decode(body, header_bytes, self.pipeline.input_schema)
         work.check()
         return self.tensor_predictions(asked, self._scores(self.reader.table_of_columns(asked.columns), work))
@@ -107,7 +107,7 @@ class ServedModel:
         return scores
 
     def _refuse_infinity(self, table: pl.DataFrame) -> None:
-        """As the values of JSON, which has no infinity."""
+        """Raise HTTPError on infinite numbers, which JSON does not have either."""
         infinite = {column.name: column.is_infinite() for column in table if column.dtype.is_float()}
         if any(found.any() for found in infinite.values()):
             raise HTTPError.of_rows(
@@ -123,7 +123,7 @@ class ServedModel:
     # -- from scores to answers ------------------------------------------------------------------------------------
 
     def predictions(self, scores: Any, proba: bool = False) -> HTTPResponse:
-        """As /predict and KServe V1 have them."""
+        """Return predictions in the form of /predict and KServe V1."""
         answer: dict[str, Any] = {"predictions": self.writer.predictions(scores)}
         if proba:
             self._refuse_without_probabilities()
@@ -131,7 +131,7 @@ class ServedModel:
         return HTTPResponse(200, dumps(answer))
 
     def tensor_predictions(self, asked: openinference.InferenceRequest, scores: Any) -> HTTPResponse:
-        """As the Open Inference Protocol has them."""
+        """Return predictions in the form of the Open Inference Protocol."""
         target = self.pipeline.target
         probabilities = None
         if self.has_probabilities and openinference.wants_probabilities(asked, target):
@@ -143,11 +143,11 @@ class ServedModel:
 
     def _refuse_without_probabilities(self) -> None:
         if not self.has_probabilities:
-            raise HTTPError(422, "This model gives no probabilities. Leave proba out.")
+            raise HTTPError(422, "This model has no probabilities. Leave proba out.")
 
 
 def requested_rows(asked: Any, proba: bool) -> tuple[Any, bool]:
-    """The rows (a list) or the columns (a dict) of a body of /predict, and whether probabilities are asked for, too."""
+    """Return the rows (a list) or columns (a dict) of a body of /predict, and whether probabilities are requested."""
     if not isinstance(asked, dict):
         return asked, proba
     if not ("rows" in asked) ^ ("columns" in asked):
@@ -161,7 +161,7 @@ def requested_rows(asked: Any, proba: bool) -> tuple[Any, bool]:
 
 
 def requested_instances(asked: Any, columns: Sequence[str]) -> list[Any]:
-    """The rows of a body of KServe's V1 protocol; a list of values is a row in the order of the columns."""
+    """Return the rows of a body of KServe's V1 protocol; a list of values is a row in the order of the columns."""
     instances = asked.get("instances") if isinstance(asked, dict) else None
     if not isinstance(instances, list):
         raise HTTPError(400, 'Expected {"instances": [...]}: rows as objects, or as lists in the order of the columns.')
