@@ -178,7 +178,7 @@ def fit(
                 _tables_to_score(wanted, inputs, learned.target),
             )
             if trainer.adapter.generates_own_data:
-                outcome = training.acting()
+                outcome = training.in_environment()
             elif trainer.num_workers is None:
                 outcome = training.in_process(transformed)
             else:

@@ -1,4 +1,4 @@
-"""One training: the work handed to this process or to workers, and what is told while it runs."""
+"""One training: run it in this process or on workers, and pass its reports to callbacks and progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rayline.train.worker_task import LocalWorker, RowPreparation, ScoredRows, W
 
 @dataclass
 class TrainingRun:
-    """One training: what is trained on what, and who listens."""
+    """One training: the trainer, its data, and the callbacks that follow it."""
 
     trainer: BaseTrainer
     inputs: FitInputs
@@ -43,13 +43,13 @@ class TrainingRun:
     _first: tuple[int, float] | None = None
 
     def _place(self, iteration: int) -> str:
-        """How far the training is, by the pace since the first iteration that was reported."""
+        """Return how far the training is, estimated from the pace since the first reported iteration."""
         first, at = self._first or (iteration + 1, time.perf_counter())
         return progress.left(iteration + 1, self._total, first, time.perf_counter() - at)
 
     @cached_property
     def _total(self) -> int | None:
-        """How many iterations there will be at most, where the arguments say so."""
+        """The maximum number of iterations, where the arguments name one."""
         trainer, adapter = self.trainer, self.trainer.adapter
         count: Any = adapter.resumable_iterations(*trainer.args, **trainer.kwargs)
         if not count and adapter.iterations:
@@ -59,22 +59,14 @@ class TrainingRun:
     @property
     def work(self) -> WorkerTask:
         legs = [replace(leg, kwargs=self._called_back(leg.kwargs)) for leg in self.trainer.legs]
-        return WorkerTask(
-            self.trainer.framework,
-            self.trainer.args,
-            self._called_back(self.trainer.kwargs),
-            self.learned.features,
-            self.learned.target,
+        return WorkerTask.of(
+            self.trainer,
+            self.learned,
+            kwargs=self._called_back(self.trainer.kwargs),
             weighs=self.prepare(test=False).weighs,
             weighs_test=self.inputs.test_weight is not None,
-            seed=self.trainer.seed,
-            use_gpu=self.trainer.use_gpu,
             score=self.score,
-            adapter_class=registry.runtime_class(self.trainer.framework),
-            num_workers=self.trainer.num_workers or 0,
             resources_per_worker=worker_resources(self.trainer) if self.trainer.adapter.generates_own_data else {},
-            max_failures=self.trainer.max_failures,
-            lineage=self.learned.lineage,
             legs=legs,
         )
 
@@ -85,7 +77,7 @@ class TrainingRun:
         return {**kwargs, "callbacks": [*(kwargs.get("callbacks") or []), *self.native_callbacks]}
 
     def prepare(self, *, test: bool, transformed: bool = False) -> RowPreparation:
-        """From raw (or transformed) rows to those of the training."""
+        """Return the function from raw (or transformed) rows to training rows."""
         return RowPreparation(
             None if transformed or self.preprocessor is None else self.preprocessor.table_function(training=not test),
             self.learned.features,
@@ -95,7 +87,7 @@ class TrainingRun:
         )
 
     def in_process(self, transformed: pl.DataFrame | None) -> WorkerOutcome:
-        """Train here. All rows come into this process, whatever they come from."""
+        """Train in this process. All rows are collected here, wherever they come from."""
         if transformed is None:
             train = _rows(self.inputs.train, self.prepare(test=False))
         else:
@@ -108,47 +100,41 @@ class TrainingRun:
         )
         return self.work.run(worker)
 
-    def acting(self) -> WorkerOutcome:
-        """Train what makes its experience itself: here, with workers of its own."""
+    def in_environment(self) -> WorkerOutcome:
+        """Train a framework that generates its own data: in this process, with the framework's own workers."""
         nothing = pl.DataFrame(schema=self.learned.features)
         return self.work.run(LocalWorker([lambda: nothing], None, self.report, self.keep, n_threads=_threads()))
 
     def on_workers(self) -> WorkerOutcome:
-        """Train on Ray workers. Rows stay there; the model comes back as the framework's files, scores as arrays."""
+        """Train on Ray workers. The rows stay there; the model returns as the framework's files, scores as arrays."""
         adapter = self.trainer.adapter
-        outcomes = registry.engine("ray").train(
-            self.work,
-            num_workers=self.trainer.num_workers,
-            resources_per_worker=self.trainer.resources_per_worker,
-            use_gpu=self.trainer.use_gpu,
+        outcomes = self.work.on_ray(
+            self.trainer,
             train=self.inputs.train,
             test=self.inputs.test,
             prepare=self.prepare(test=False),
             prepare_test=self.prepare(test=True),
-            coordinate=adapter.coordinate,
             on_report=self.report,
             on_checkpoint=self.kept,
-            max_failures=self.trainer.max_failures,
-            storage_path=self.trainer.storage_path,
             checkpoint_every=self.checkpoint_every,
         )
         if len({outcome.digest for outcome in outcomes}) > 1:
             raise TrainingError(
                 f"{WHERE}: the workers of {self.trainer.framework} ended with different models.",
-                "Expected one model of all rows; each rank has learned from its own part alone.",
+                "Expected the same model on every rank; each rank has learned from its own part of the rows only.",
                 "this is a defect of the framework's adapter: report it.",
             )
         scored = {name: ScoredRows.merge([o.scored[name] for o in outcomes]) for name in outcomes[0].scored}
-        native = unpack(adapter, outcomes[0].files, outcomes[0].load_options)
+        native = unpack(adapter, outcomes[0].files or {}, outcomes[0].load_options)
         return WorkerOutcome(native, scored, data=outcomes[0].data.merge(*(o.data for o in outcomes[1:])))
 
-    # -- what the framework tells ----------------------------------------------------------------------------------
+    # -- reports of the framework -----------------------------------------------------------------------------------
 
     def report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
-        """After an iteration: history, callbacks, progress. True when training is to stop."""
+        """Record an iteration and call the callbacks. Return True when the training should stop."""
         values = {name: float(value) for name, value in metrics.items()}
         while self.run.history and self.run.history[-1]["iteration"] >= iteration:
-            self.run.history.pop()  # training goes on from a checkpoint: these iterations are made again
+            self.run.history.pop()  # the training resumes from a checkpoint: these iterations are repeated
         self.run.history.append({"iteration": iteration, **values})
         for callback in self.callbacks:
             if callback.on_iteration(self.run, iteration, values):
@@ -161,7 +147,7 @@ class TrainingRun:
         return bool(self.run.stopped_by)
 
     def keep(self, iteration: int, save: Callable[[Path], None]) -> None:
-        """After an iteration in this process: a checkpoint for the callbacks, when one is due."""
+        """Write a checkpoint for the callbacks after an iteration in this process, when one is due."""
         every = self.checkpoint_every
         if every is not None and (iteration + 1) % every == 0:
             with scratch.folder("checkpoint") as folder:
@@ -169,7 +155,7 @@ class TrainingRun:
                 self.kept(iteration, folder)
 
     def kept(self, iteration: int, directory: Path) -> None:
-        """After a checkpoint."""
+        """Call the callbacks after a checkpoint."""
         for callback in self.callbacks:
             callback.on_checkpoint(self.run, iteration, directory)
 
@@ -187,11 +173,11 @@ def _rows(data: Any, prepare: RowPreparation) -> pl.DataFrame:
 
 
 def available_cpus() -> int:
-    """The processors that this process may use; all of the machine's where the system does not tell (macOS, Windows)."""
+    """Return the number of CPUs that this process may use; all of the machine's where the system does not say (macOS, Windows)."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else available_cpus()
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return int(limit) if limit.isdigit() and int(limit) else available_cpus()

@@ -1,4 +1,4 @@
-"""What one worker of a training does, in this process as on Ray: prepared rows in, a model and its scores out."""
+"""The task of one worker of a training, in this process or on Ray: train on prepared rows, return the model and its scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,9 @@ from rayline.inference.model import pack
 from rayline.preprocessing.lineage import origins
 from rayline.preprocessing.schema_check import SchemaCheck
 from rayline.train import training_phases
+from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import WHERE
+from rayline.train.target_inference import TrainingSpec
 from rayline.train.training_phases import Phase
 
 Array = npt.NDArray[Any]
@@ -36,7 +38,7 @@ WEIGHT = "rayline:weight"
 
 
 class WorkerContext(Protocol):
-    """Where a worker stands and whom it talks to; an engine makes it. See `core.framework.TrainContext` for the words."""
+    """The rank of a worker, its rows and its connections, made by an engine. `core.framework.TrainContext` explains the names."""
 
     @property
     def rank(self) -> int: ...
@@ -80,7 +82,7 @@ class LocalWorker:
 
 @dataclass(frozen=True)
 class RowPreparation:
-    """From raw rows to those of a training: the preprocessor's work, then features, targets and weights alone."""
+    """Turn raw rows into training rows: apply the preprocessor, then keep features, targets and weights only."""
 
     transform: TableFunction | None
     features: pl.Schema
@@ -131,8 +133,8 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class WorkerOutcome:
-    """What a worker brings back; from another process the model comes as the framework's files (of rank 0), and every
-    rank tells the digest of its own."""
+    """The result of a worker. From another process the model comes as the framework's files (of rank 0 only), and every rank
+    sends the digest of its own files."""
 
     native: Any
     scored: dict[str, ScoredRows]
@@ -157,13 +159,35 @@ class WorkerTask:
     use_gpu: bool
     score: Sequence[str] = ()  # "train", "test": the rows whose scores are wanted
     adapter_class: type | None = field(default=None)
-    num_workers: int = 0  # these three for a framework that acts (see `core.framework.TrainContext`)
+    num_workers: int = 0  # these three for a framework that generates its own data (see `core.framework.TrainContext`)
     resources_per_worker: Mapping[str, float] = field(default_factory=dict)
     max_failures: int = 0
     where: str = WHERE
     log_train_metrics: bool = True  # see `core.framework.TrainContext`
     lineage: Callable[[], Mapping[str, Sequence[str]]] = dict  # see `core.framework.TrainContext`
     legs: Sequence[Phase] = ()  # in place of `args` and `kwargs`, where these change during the training
+
+    @classmethod
+    def of(cls, trainer: BaseTrainer, spec: TrainingSpec, **options: Any) -> Self:
+        """Return the task of training `trainer` on rows of which `spec` is known: for a fit, a fold and a run in an
+        environment alike. `options` are further fields, or stand in place of what the trainer says."""
+        fields: dict[str, Any] = {
+            "framework": trainer.framework,
+            "args": trainer.args,
+            "kwargs": trainer.kwargs,
+            "features": spec.features,
+            "target": spec.target,
+            "lineage": spec.lineage,
+            "weighs": False,
+            "weighs_test": False,
+            "seed": trainer.seed,
+            "use_gpu": trainer.use_gpu,
+            "adapter_class": registry.runtime_class(trainer.framework),
+            "num_workers": trainer.num_workers or 0,
+            "max_failures": trainer.max_failures,
+            "legs": trainer.legs,
+        }
+        return cls(**{**fields, **options})
 
     @property
     def adapter(self) -> Framework:
@@ -174,13 +198,29 @@ class WorkerTask:
         return adapter
 
     def __call__(self, worker: WorkerContext) -> WorkerOutcome:
-        """In a worker's process: what can be sent back."""
-        done = self.run(worker)
-        files = pack(self.adapter, done.native)
+        """Run in a worker's process, and return what can be sent to the driver."""
+        outcome = self.run(worker)
+        files = pack(self.adapter, outcome.native)
         digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
         if worker.rank:
-            return WorkerOutcome(None, done.scored, digest=digest, data=done.data)
-        return WorkerOutcome(None, done.scored, files, self.adapter.load_options(done.native), digest, done.data)
+            return WorkerOutcome(None, outcome.scored, digest=digest, data=outcome.data)
+        return WorkerOutcome(
+            None, outcome.scored, files, self.adapter.load_options(outcome.native), digest, outcome.data
+        )
+
+    def on_ray(self, trainer: BaseTrainer, **options: Any) -> list[WorkerOutcome]:
+        """Run on the Ray workers that the trainer asks for; `options` are the rows and what listens (see the engine's `train`)."""
+        outcomes: list[WorkerOutcome] = registry.engine("ray").train(
+            self,
+            num_workers=trainer.num_workers,
+            resources_per_worker=trainer.resources_per_worker,
+            use_gpu=trainer.use_gpu,
+            coordinate=trainer.adapter.coordinate,
+            max_failures=trainer.max_failures,
+            storage_path=trainer.storage_path,
+            **options,
+        )
+        return outcomes
 
     def run(self, worker: WorkerContext, memo: dict[Any, Any] | None = None) -> WorkerOutcome:
         """Train and score. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
@@ -221,11 +261,13 @@ class WorkerTask:
         try:
             if self.legs:
                 native = training_phases.train(
-                    adapter, context, [replace(leg, **_own(adapter, leg.args, leg.kwargs)) for leg in self.legs]
+                    adapter,
+                    context,
+                    [replace(leg, **_copied_arguments(adapter, leg.args, leg.kwargs)) for leg in self.legs],
                 )
             else:
-                own = _own(adapter, self.args, self.kwargs)
-                native = adapter.train(context, *own["args"], **own["kwargs"])
+                arguments = _copied_arguments(adapter, self.args, self.kwargs)
+                native = adapter.train(context, *arguments["args"], **arguments["kwargs"])
             scored = {name: self._scored(native, rows[name]) for name in self.score if name in rows}
             data = Fingerprint()
             if not adapter.generates_own_data:
@@ -260,9 +302,9 @@ class WorkerTask:
         return self.adapter.scores(native, features, self.target)
 
 
-def _own(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's own copy of the framework's arguments: what the user handed over is not changed, and callbacks carry
-    nothing from one training to the next. What cannot be copied is handed over as it is."""
+def _copied_arguments(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return copies of the framework's arguments, so that the user's objects do not change and callbacks carry no state from
+    one training to the next. What cannot be copied is passed unchanged."""
     memo = {id(callback): callback for callback in kwargs.get("callbacks") or () if adapter.records(callback)}
 
     def copied(value: Any) -> Any:
@@ -272,7 +314,7 @@ def _own(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             return {key: copied(inner) for key, inner in value.items()}
         try:
             return copy.deepcopy(value, memo)
-        except Exception:  # whatever an object of the user's raises
+        except Exception:  # the user's object may raise anything
             return value
 
     return {"args": copied(tuple(args)), "kwargs": copied(dict(kwargs))}
@@ -280,7 +322,7 @@ def _own(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class FeaturesFrom:
-    """For each raw column the features that the operations make of it."""
+    """Compute for each raw column the features that the operations derive from it."""
 
     operations: Sequence[Operation]
     schema: Mapping[str, pl.DataType]

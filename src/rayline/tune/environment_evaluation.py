@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError
 from rayline.data.split.fold_cells import FoldCells
 from rayline.train import metrics
 from rayline.train.environment_training import nothing_given
+from rayline.train.target_inference import TrainingSpec
 from rayline.train.trainer import Trainer
 from rayline.train.worker_task import LocalWorker, WorkerTask
 from rayline.tune.evaluate import WHERE, FoldEvaluation, History, SearchProblem, TrialCandidate, reported
@@ -80,13 +80,13 @@ class EnvironmentEvaluator:
             history.append({"iteration": float(iteration), **found})
             return False
 
-        work = WorkerTask(
-            trainer.framework, trainer.args, trainer.kwargs, problem.schema, problem.target, weighs=False, weighs_test=False,
-            seed=None if seed is None else seed + fold, use_gpu=trainer.use_gpu,
-            adapter_class=registry.runtime_class(trainer.framework), num_workers=trainer.num_workers or 0,
-            resources_per_worker={"CPU": 1.0, **(trainer.resources_per_worker or {})}, max_failures=trainer.max_failures,
+        work = WorkerTask.of(
+            trainer,
+            TrainingSpec(problem.target, problem.schema),
+            seed=None if seed is None else seed + fold,
+            resources_per_worker={"CPU": 1.0, **(trainer.resources_per_worker or {})},
             where=WHERE,
-        )  # fmt: skip
+        )
         nothing = pl.DataFrame(schema=problem.schema)
         work.run(LocalWorker([lambda: nothing], None, report, _not_kept, problem.n_threads))
         found = reported(problem.metric, history)

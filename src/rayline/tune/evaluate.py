@@ -396,18 +396,12 @@ class FoldEvaluator:
         shown |= bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)) or not all(
             map(problem.computes, problem.metrics)
         )
-        work = WorkerTask(
-            framework=trainer.framework,
-            args=trainer.args,
-            kwargs=trainer.kwargs,
-            features=learned.features,
-            lineage=learned.lineage,
-            target=learned.target,
+        work = WorkerTask.of(
+            trainer,
+            learned,
             weighs=WEIGHT in train.columns,
             weighs_test=problem.weighs_test,
             seed=trainer.seed if trainer.seed is not None else problem.seed,
-            use_gpu=trainer.use_gpu,
-            adapter_class=registry.runtime_class(trainer.framework),
             where=WHERE,
             log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
             legs=trainer.legs if part is None else (part.leg,),
@@ -429,24 +423,18 @@ class FoldEvaluator:
                 resume=None if part is None else part.resume,
             )  # fmt: skip
             return work.run(worker, memo).native, history
-        outcomes = registry.engine("ray").train(
-            work,
-            num_workers=trainer.num_workers,
-            resources_per_worker=trainer.resources_per_worker,
-            use_gpu=trainer.use_gpu,
+        outcomes = work.on_ray(
+            trainer,
             train=train,
             test=test if shown else None,
-            prepare=_as_it_is,
-            prepare_test=_as_it_is,
-            coordinate=trainer.adapter.coordinate,
+            prepare=_unchanged,
+            prepare_test=_unchanged,
             on_report=report,
             on_checkpoint=lambda iteration, directory: None,
-            max_failures=trainer.max_failures,
-            storage_path=trainer.storage_path,
             checkpoint_every=None,
             pool=self._workers if trainer.adapter.reuses_workers else None,
         )
-        return unpack(trainer.adapter, outcomes[0].files, outcomes[0].load_options), history
+        return unpack(trainer.adapter, outcomes[0].files or {}, outcomes[0].load_options), history
 
     def _score(self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int) -> float:
         problem = self.problem
@@ -479,7 +467,7 @@ def _prepared_key(fold: int, digest: str, *, training: bool) -> tuple[Any, ...]:
     return fold, training, "prepared", digest
 
 
-def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:
+def _unchanged(table: pl.LazyFrame) -> pl.LazyFrame:
     return table
 
 
