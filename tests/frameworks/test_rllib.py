@@ -330,7 +330,7 @@ def test_wrong_arguments_are_refused_by_the_constructor(arguments: Any, options:
 )
 def test_data_is_refused(given: dict[str, Any], options: dict[str, Any]) -> None:
     name = next(iter([*given, *options]))
-    with pytest.raises(rl.ParameterError, match=f"makes its experience itself, and {name} is given"):
+    with pytest.raises(rl.ParameterError, match=f"generates its own data, and {name} is given"):
         sides(**options).fit(**given)
 
 

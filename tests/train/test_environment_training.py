@@ -39,9 +39,7 @@ def test_a_fit_takes_nothing(tmp_path: Path) -> None:
     [{"train_dataset": pl.DataFrame({"x": [1.0]})}, {"X": [[1.0]]}, {"sample_weight": "w"}, {"metrics": ["auc"]}],
 )
 def test_data_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(
-        rl.ParameterError, match=f"guesser makes its experience itself, and {next(iter(given))} is given"
-    ):
+    with pytest.raises(rl.ParameterError, match=f"guesser generates its own data, and {next(iter(given))} is given"):
         train.fit(guesser(), **given)
 
 

@@ -92,7 +92,7 @@ def test_parts_are_kept_and_told(table: pl.DataFrame, tmp_path: Path) -> None:
             [(5, {})],
             "early_stopping_rounds would",
         ),
-        (train.CatBoostTrainer({"iterations": 5}), [(5, {})], "catboost does not go on from a checkpoint"),
+        (train.CatBoostTrainer({"iterations": 5}), [(5, {})], "catboost cannot resume from a checkpoint"),
     ],
 )
 def test_what_cannot_be_is_refused(trainer: Any, schedule: Any, message: str) -> None:

@@ -50,12 +50,12 @@ class BaseTrainer:
         if twice:
             raise ParameterError(f"{self._name}: {twice[0]!r} is given twice.", "", "leave it out of kwargs.")
         self.kwargs = {**(kwargs or {}), **framework_kwargs}
-        self.num_workers = _whole(self._name, "num_workers", num_workers, 1)
+        self.num_workers = _integer(self._name, "num_workers", num_workers, 1)
         self.use_gpu = bool(use_gpu)
         self.resources_per_worker = None if resources_per_worker is None else dict(resources_per_worker)
-        self.seed = _whole(self._name, "seed", seed, 0)
-        self.max_failures = _whole(self._name, "max_failures", max_failures, 0) or 0
-        self.checkpoint_every = _whole(self._name, "checkpoint_every", checkpoint_every, 1)
+        self.seed = _integer(self._name, "seed", seed, 0)
+        self.max_failures = _integer(self._name, "max_failures", max_failures, 0) or 0
+        self.checkpoint_every = _integer(self._name, "checkpoint_every", checkpoint_every, 1)
         self.storage_path = storage_path
         self.metrics: tuple[str, ...] | None = None
         self.custom_metrics: dict[str, CustomMetric] = {}
@@ -78,7 +78,7 @@ class BaseTrainer:
         return adapter
 
     def check(self) -> None:
-        """Raise ParameterError on arguments that the framework would not take."""
+        """Raise ParameterError on arguments that the framework does not accept."""
         known = inspect.signature(self.adapter.train).parameters.values()
         names = [p.name for p in known][1:]
         misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
@@ -107,30 +107,30 @@ class BaseTrainer:
         self._result = result
 
     def replace(self, config: Mapping[str, Any]) -> Self:
-        """An unfitted copy with other values of the framework's parameters, as tuning finds them.
+        """Return an unfitted copy with other values of the framework's parameters, as tuning sets them.
 
         Raises ParameterError when the framework knows no such parameter.
         """
-        made = copy.copy(self)
-        args, made.kwargs = self.adapter.configure(self.args, self.kwargs, config)
-        made.args, made.legs, made._result = tuple(args), (), None
-        made.check()
-        return made
+        trainer = copy.copy(self)
+        args, trainer.kwargs = self.adapter.configure(self.args, self.kwargs, config)
+        trainer.args, trainer.legs, trainer._result = tuple(args), (), None
+        trainer.check()
+        return trainer
 
     def measured(self, where: str, metrics: Any = None, pos_label: Any = None) -> Self:
-        """A copy with other metrics and another positive class; itself when neither is given."""
+        """Return a copy with other metrics and another positive class; the trainer itself when neither is given."""
         if metrics is None and pos_label is None:
             return self
-        made = copy.copy(self)
+        trainer = copy.copy(self)
         if metrics is not None:
-            made.metrics, custom = named_metrics.given(metrics, where, self.custom_metrics)
-            made.custom_metrics = {**self.custom_metrics, **custom}
+            trainer.metrics, custom = named_metrics.given(metrics, where, self.custom_metrics)
+            trainer.custom_metrics = {**self.custom_metrics, **custom}
         if pos_label is not None:
-            made.pos_label = pos_label
-        return made
+            trainer.pos_label = pos_label
+        return trainer
 
     def scheduled(self, schedule: Sequence[tuple[int, Mapping[str, Any]]]) -> Self:
-        """An unfitted copy of which the parameters change during the training, as population based training finds them.
+        """Return an unfitted copy whose parameters change during the training, as population based training finds them.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class BaseTrainer:
         Raises
         ------
         ParameterError
-            When the framework cannot go on with other parameters, knows no such parameter, or makes fewer iterations; and
+            When the framework cannot resume with other parameters, knows no such parameter, or runs fewer iterations; and
             with `num_workers`.
 
         Examples
@@ -154,13 +154,13 @@ class BaseTrainer:
         self.refuse_legs()
         legs, before = [], 0
         for number, (until, changes) in enumerate(schedule):
-            made = self.replace(changes)
-            most = self.adapter.resumable_iterations(*made.args, **made.kwargs)
-            if not (isinstance(until, int) and before < until <= most):
+            changed = self.replace(changes)
+            maximum = self.adapter.resumable_iterations(*changed.args, **changed.kwargs)
+            if not (isinstance(until, int) and before < until <= maximum):
                 raise ParameterError.value(
-                    self._name, "schedule", f"rising numbers of iterations, of which there are {most}", until
+                    self._name, "schedule", f"rising numbers of iterations, of which there are {maximum}", until
                 )
-            legs.append(Phase(number, until, made.args, made.kwargs))
+            legs.append(Phase(number, until, changed.args, changed.kwargs))
             before = until
         if not legs:
             raise ParameterError.value(self._name, "schedule", "at least one pair", schedule)
@@ -169,10 +169,10 @@ class BaseTrainer:
         return last
 
     def refuse_legs(self) -> None:
-        """Raise ParameterError when this training cannot go on from a checkpoint with other parameters."""
+        """Raise ParameterError when this training cannot resume from a checkpoint with other parameters."""
         reason = ""
         if not self.adapter.resumable_iterations(*self.args, **self.kwargs):
-            reason = f"{self.framework} does not go on from a checkpoint with other parameters, as it is used here"
+            reason = f"{self.framework} cannot resume from a checkpoint with other parameters, as it is used here"
         elif self.num_workers is not None:
             reason = f"this trainer has num_workers={self.num_workers}"
         elif lacking := self.adapter.validation_argument(*self.args, **self.kwargs):
@@ -180,7 +180,7 @@ class BaseTrainer:
         if reason:
             raise ParameterError(
                 f"{self._name}: parameters cannot change during the training: {reason}.",
-                "Expected a training in one process of a framework that can (XGBoost, LightGBM, PyTorch's standard loop).",
+                "Expected a training in one process of a framework that can resume (XGBoost, LightGBM, PyTorch's standard loop).",
                 "use parameters that stay the same.",
             )
 
@@ -222,7 +222,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _whole(who: str, name: str, value: Any, low: int) -> int | None:
+def _integer(who: str, name: str, value: Any, low: int) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
         raise ParameterError.value(who, name, f"an integer of at least {low}", value)
     return value

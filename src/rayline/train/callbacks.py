@@ -1,4 +1,4 @@
-"""Callbacks: they see a training as it goes, on the driver, wherever it runs, and may stop it."""
+"""Callbacks: they follow a training on the driver, wherever it runs, and can stop it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rayline.train.result import Result
 
 @dataclass
 class Run:
-    """A training as callbacks see it.
+    """The state of a training, passed to callbacks.
 
     Attributes
     ----------
     trainer, target
-        What is trained, and what is predicted.
+        The trainer, and the target that it predicts.
     history
         The metrics of the iterations so far, each with its `iteration` (counted from 0).
     stopped_by
-        Who asked for the end; empty when no one did.
+        What stopped the training early; empty when nothing did.
     result
         In `on_end`: the result, or None when the training failed.
     analysis
@@ -53,12 +53,12 @@ class Run:
     analysis: Any = None
 
     def stop(self, who: str = "stop()") -> None:
-        """Let the training end after this iteration."""
+        """End the training after this iteration."""
         self.stopped_by = self.stopped_by or who
 
 
 class Callback:
-    """What happens during a training. Override what you need; one object may serve many trainings, one after another.
+    """Base class of callbacks. Override the methods you need; one object can be used in several trainings, one after another.
 
     Examples
     --------
@@ -68,25 +68,25 @@ class Callback:
     """
 
     checkpoint_every: int | None = None
-    """Iterations between checkpoints that this callback wants, where the trainer says nothing."""
+    """Iterations between checkpoints that this callback needs, where the trainer sets none."""
 
     __repr__ = representation
 
     def on_start(self, run: Run) -> None:
-        """Before the first iteration."""
+        """Called before the first iteration."""
 
     def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool | None:
-        """After an iteration. Returning True stops the training, as `run.stop()` does."""
+        """Called after an iteration. Return True to stop the training, as `run.stop()` does."""
 
     def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
-        """After a checkpoint: the framework's files stand in `directory` while this runs."""
+        """Called after a checkpoint: the framework's files are in `directory` until this method returns."""
 
     def on_trial(self, run: Run, trial: Any) -> None:
-        """In a tuning run, after a trial (a `rayline.tune.trial_record.Trial`: its number, config, folds, histories, error).
-        The iterations of a trial are not heard one by one: they are made in other processes, several at a time."""
+        """Called after a trial of a tuning run (a `rayline.tune.trial_record.Trial`: its number, config, folds, histories, error).
+        `on_iteration` is not called for trials: they run in other processes, several at a time."""
 
     def on_end(self, run: Run) -> None:
-        """After the training, also when it failed."""
+        """Called after the training, also when it failed."""
 
 
 @known_arguments
@@ -115,10 +115,10 @@ class Progress(Callback):
 
 @known_arguments
 class EarlyStopping(Callback):
-    """Stop when a metric has not become better for a number of iterations.
+    """Stop when a metric has not improved for a number of iterations.
 
     The model is that of the last iteration. A framework's own early stopping (`early_stopping_rounds=` of XGBoost)
-    also makes predictions stop at the best one.
+    also makes predictions use the best one.
 
     Parameters
     ----------
@@ -126,11 +126,11 @@ class EarlyStopping(Callback):
         A metric of the history: "test-logloss", or "logloss" for its value on the test set, without one on the
         training set.
     patience
-        Iterations to wait for something better.
+        Iterations without improvement before the training stops.
     mode
-        "min" or "max"; known by itself for every usual metric.
+        "min" or "max"; needed only for a metric whose direction is unknown.
     min_delta
-        A change smaller than this is nothing better.
+        The smallest change that counts as an improvement.
 
     Raises
     ------
@@ -186,7 +186,7 @@ class ModelCheckpoint(Callback):
     every
         Iterations between two copies.
     keep
-        How many to keep; the oldest goes first. None keeps all.
+        How many copies to keep; the oldest are deleted. None keeps all.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Frameworks that make their experience themselves: what a fit and a tuning run of one may not be given."""
+"""Fits and searches of frameworks that generate their own data: refuse arguments about rows, plan the workers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import WHERE, FitInputs
 
 
-def nothing_given(trainer: BaseTrainer, where: str = WHERE, **given: Any) -> FitInputs:
-    """The inputs of a fit without data.
+def inputs_without_data(trainer: BaseTrainer, where: str = WHERE, **arguments: Any) -> FitInputs:
+    """Return the inputs of a fit without data.
 
-    Raises ParameterError when there is some, or something that is only said of rows.
+    Raises ParameterError when data are given, or an argument that applies to rows only.
     """
-    for name, value in {**given, "class_weight": trainer.class_weight}.items():
+    for name, value in {**arguments, "class_weight": trainer.class_weight}.items():
         if value is not None:
             raise ParameterError(
-                f"{where}: {trainer.framework} makes its experience itself, and {name} is given.",
+                f"{where}: {trainer.framework} generates its own data, and {name} is given.",
                 f"Expected no data and nothing about rows; got {name} of type {type(value).__name__}.",
                 f"leave {name} out: train.fit(trainer) is enough.",
             )
@@ -28,12 +28,12 @@ def nothing_given(trainer: BaseTrainer, where: str = WHERE, **given: Any) -> Fit
 
 
 def worker_resources(trainer: BaseTrainer) -> dict[str, float]:
-    """What each of the framework's own workers holds, so that all of them have room in the cluster.
+    """Return the resources of each of the framework's own workers, so that all of them fit into the cluster.
 
-    Raises ResourceError, before anything starts, when they have not.
+    Raises ResourceError, before anything starts, when they do not fit.
     """
-    asked = dict(trainer.resources_per_worker or {})
+    resources = dict(trainer.resources_per_worker or {})
     if trainer.num_workers:
         registry.engine("ray").connect()
-        asked = {"CPU": registry.engine("ray").share(trainer.num_workers, asked), **asked}
-    return asked
+        resources = {"CPU": registry.engine("ray").share(trainer.num_workers, resources), **resources}
+    return resources

@@ -1,4 +1,4 @@
-"""The fit: data in, preprocessor fitted, framework trained, result out. `trainer.fit` is this function too."""
+"""`train.fit`: fit the preprocessor, train the framework, measure, and return the result. `trainer.fit` calls it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
 from rayline.preprocessing import fit_planner, schema_check
 from rayline.preprocessing.stage_list import idle
-from rayline.train import fit_inputs as given
+from rayline.train import fit_inputs, progress
 from rayline.train import metrics as named_metrics
-from rayline.train import progress
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
-from rayline.train.environment_training import nothing_given
+from rayline.train.environment_training import inputs_without_data
 from rayline.train.fit_inputs import WHERE, FitInputs
 from rayline.train.result import Result
 from rayline.train.target_inference import TargetProfiler, TrainingSpec
@@ -36,7 +35,7 @@ from rayline.train.training_run import TrainingRun
 from rayline.train.worker_task import FeaturesFrom, WorkerOutcome
 
 EXAMPLES = 5
-"""Raw rows that a model remembers."""
+"""The number of raw rows that a model keeps as examples."""
 
 
 @known_arguments
@@ -65,28 +64,27 @@ def fit(
     trainer
         The framework and its arguments. It then has `fitted_model`.
     preprocessor
-        Its stages come before the model, its target stages between the labels and what the model learns. An unfitted
-        one is fitted here, on the training rows, and stays fitted; it
-        is left as it was when the fit is refused. None for no stages.
+        Its stages transform the features, its target stages the labels. An unfitted preprocessor is fitted here, on the
+        training rows, and stays fitted; when the fit is refused it does not change. None for no stages.
     train_dataset, test_dataset
-        Any table, or a ray.data.Dataset. Without a test set nothing is measured but what the framework reports. None
-        for a framework that makes its experience itself (RLlib): `train.fit(trainer)` is all there is to say.
+        Any table, or a ray.data.Dataset. Without a test set the metrics are only those that the framework reports. None
+        for a framework that generates its own data (RLlib): call `train.fit(trainer)`.
     target_columns
         The columns to predict.
     X, y, X_test, y_test
         In place of datasets: features, and labels as an array, a series, a table, or names of columns of X.
     sample_weight
-        The column with the weights of the rows (with X and y also an array). It is no feature; in the test set it may
-        lack.
+        The column with the weights of the rows (with X and y also an array). It is not a feature, and the test set need not
+        have it.
     callbacks
-        `rayline.train.Callback`s, and callback objects of the framework itself.
+        `rayline.train.Callback`s, and callback objects of the framework.
     metrics, pos_label
-        As the trainer's, for this fit.
+        Replace those of the trainer, for this fit.
     refit
-        Whether a fitted preprocessor is fitted again, on these training rows. By default it is used as it is, and the line of
-        progress says so.
+        Whether a fitted preprocessor is fitted again, on these training rows. By default it is used as fitted, and the
+        progress line says so.
     verbose
-        False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
+        False for no progress line; None lets the environment variable RAYLINE_QUIET decide.
 
     Returns
     -------
@@ -98,13 +96,13 @@ def fit(
     SchemaError
         When columns are missing, named twice or of a wrong type.
     DataError
-        When there are no rows, labels are missing or of one class, a feature has no values, weights are negative.
+        When there are no rows, labels are missing or of one class only, a feature has no values, or weights are negative.
     ParameterError
         On unknown metrics, callbacks or arguments, and on a `pos_label` that is no class of the target.
     ResourceError
-        When a GPU or workers are asked for that are not there.
+        When the GPU or the workers that are required do not exist.
     TrainingError
-        When the framework fails, from its own error.
+        When the framework fails; its own error is the cause.
 
     Examples
     --------
@@ -125,21 +123,23 @@ def fit(
         )
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
         raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
-    own, native = _callbacks(trainer, callbacks)
+    ours, native = _callbacks(trainer, callbacks)
     measured = trainer.measured(WHERE, metrics, pos_label)
     wanted, custom = measured.metrics, measured.custom_metrics
     if trainer.adapter.generates_own_data:
-        inputs = nothing_given(
+        inputs = inputs_without_data(
             trainer, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
             target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, metrics=wanted,
         )  # fmt: skip
     else:
         with progress.hushed(verbose):
-            inputs = given.normalise(train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight)
+            inputs = fit_inputs.normalise(
+                train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight
+            )
             fitted_on = (
                 preprocessor.input_schema if preprocessor is not None and preprocessor.is_fitted and not refit else None
             )
-            given.check_test(inputs, fitted_on)
+            fit_inputs.check_test(inputs, fitted_on)
     _check_resources(trainer)
     lacking = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
     if lacking:
@@ -163,7 +163,7 @@ def fit(
             examples = _examples(inputs.train, fitted)
         run = Run(trainer, learned.target)
         try:
-            for callback in own:
+            for callback in ours:
                 callback.on_start(run)
             begun = time.perf_counter()
             training = TrainingRun(
@@ -172,7 +172,7 @@ def fit(
                 fitted,
                 learned,
                 native,
-                own,
+                ours,
                 run,
                 line,
                 _tables_to_score(wanted, inputs, learned.target),
@@ -186,28 +186,28 @@ def fit(
             seconds["training"] = time.perf_counter() - begun
             run.result = _result(trainer, fitted, examples, learned, run, outcome, measured, seconds, started)
         finally:
-            for callback in own:
+            for callback in ours:
                 callback.on_end(run)
         trainer.remember(run.result)
-        _tell(line, run, trainer, wanted)
+        _report(line, run, trainer, wanted)
         return run.result
 
 
 def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
-    """Ours, and the framework's own."""
+    """Return the callbacks of Rayline and those of the framework."""
     if not isinstance(callbacks, (list, tuple)):
         raise ParameterError.value(WHERE, "callbacks", "a list of callback objects", callbacks)
-    own = [c for c in callbacks if isinstance(c, Callback)]
+    ours = [c for c in callbacks if isinstance(c, Callback)]
     native = [c for c in callbacks if not isinstance(c, Callback) and trainer.adapter.owns_callback(c)]
-    strange = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
-    if strange:
+    unknown = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
+    if unknown:
         raise ParameterError.value(
             WHERE,
             "callbacks",
             f"objects of rayline.train.Callback or of {trainer.framework}'s own callback classes",
-            strange[0],
+            unknown[0],
         )
-    return own, native
+    return ours, native
 
 
 def _check_resources(trainer: BaseTrainer) -> None:
@@ -217,7 +217,7 @@ def _check_resources(trainer: BaseTrainer) -> None:
         and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd"))
     ):
         raise ResourceError(
-            f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected one.", "leave use_gpu out."
+            f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected a GPU.", "leave use_gpu out."
         )
     trainer.check_gpu_build(WHERE)
 
@@ -231,43 +231,43 @@ def _prepare(
     *,
     refit: bool,
 ) -> tuple[Preprocessor, TrainingSpec, pl.DataFrame | None]:
-    """The fitted preprocessor (not the caller's own, when that was not fitted), what the training must know, and the
-    transformed training rows, when they are in this process anyway."""
+    """Return the fitted preprocessor (a copy, where the caller's is not fitted), what the training must know of its data, and
+    the transformed training rows, where they are in this process anyway."""
     begun = time.perf_counter()
     adapter = trainer.adapter
     task = adapter.task(*trainer.args, **trainer.kwargs)
     stages = () if preprocessor is None else preprocessor.target_stages
-    questions = TargetProfiler(
+    profiler = TargetProfiler(
         inputs.targets, inputs.schema, inputs.weight, task, adapter.string_features, trainer.class_weight, stages,
         pos_label=trainer.pos_label, max_label=adapter.max_label,
     )  # fmt: skip
     engine = registry.engine_for(inputs.train)
-    beside = () if inputs.weight is None else (inputs.weight,)
+    excluded = () if inputs.weight is None else (inputs.weight,)
     answers: Answers
     transformed: pl.DataFrame | None = None
     if preprocessor is None or not preprocessor.is_fitted or refit:
         line.now("preprocessor")
         fitted = (Preprocessor() if preprocessor is None else preprocessor).clone()
-        found = fitted.fit_and_ask(
-            inputs.train, target_columns=inputs.targets, ask=questions, beside=beside, where=WHERE
+        scan = fitted.fit_and_ask(
+            inputs.train, target_columns=inputs.targets, ask=profiler, beside=excluded, where=WHERE
         )
-        answers = found.final
+        answers = scan.final
         if len(fitted):
             line.part(f"preprocessor {counted(fitted.scans, 'scan')} {progress.seconds(time.perf_counter() - begun)}")
     else:
-        fitted = preprocessor.without_targets(inputs.targets, WHERE, beside=beside)
+        fitted = preprocessor.without_targets(inputs.targets, WHERE, beside=excluded)
         schema_check.SchemaCheck(fitted.input_schema, WHERE).refuse_types(engine.schema(inputs.train))
         asked = [
             fit_planner.ROWS,
-            *questions(FitContext((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted))),
+            *profiler(FitContext((), fitted.output_schema, inputs.targets, untouched=_untouched(fitted))),
         ]
-        columns = [*questions.features(fitted.output_schema), *inputs.targets, *beside]
+        columns = [*profiler.features(fitted.output_schema), *inputs.targets, *excluded]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))
         if trainer.num_workers is None:
             rows = transformed = engine.collect(rows)
         answers = registry.engine_for(rows).scan(rows, Scan(asked))[0]
         refuse_empty(getattr(answers[fit_planner.ROWS], "count", 0), WHERE)
-        known = {*preprocessor.input_schema, *preprocessor.target_columns, *inputs.targets, *beside}
+        known = {*preprocessor.input_schema, *preprocessor.target_columns, *inputs.targets, *excluded}
         new = [name for name in inputs.schema if name not in known]
         without = (
             f", without the new {'column' if len(new) == 1 else 'columns'} {shorten(new, 3).strip('[]')}" if new else ""
@@ -275,7 +275,7 @@ def _prepare(
         line.part(f"preprocessor as fitted before{without} (refit=True fits it again)")
     for name, words in idle(fitted.leaves):
         line.part(f"{name!r} does nothing: no {words}")
-    learned = questions.learn(fitted.output_schema, answers, fitted.target_stages)
+    learned = profiler.learn(fitted.output_schema, answers, fitted.target_stages)
     learned = replace(learned, lineage=FeaturesFrom(fitted.operations, fitted.input_schema))
     seconds["preprocessor"] = time.perf_counter() - begun
     return fitted, learned, transformed
@@ -283,7 +283,7 @@ def _prepare(
 
 @dataclass(frozen=True)
 class _SelectedColumns:
-    """Some columns of a transformed table."""
+    """Transform a table and select some of its columns."""
 
     transform: TableFunction
     columns: Sequence[str]
@@ -293,15 +293,13 @@ class _SelectedColumns:
 
 
 def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
-    """Columns that no stage works on."""
-    worked = {column for _, leaf in preprocessor.leaves for column in (leaf.learned or {}).get("columns", ())}
-    return tuple(
-        name for name in preprocessor.output_schema if name in preprocessor.input_schema and name not in worked
-    )
+    """Return the columns that no stage uses."""
+    used = {column for _, leaf in preprocessor.leaves for column in (leaf.learned or {}).get("columns", ())}
+    return tuple(name for name in preprocessor.output_schema if name in preprocessor.input_schema and name not in used)
 
 
 def _tables_to_score(wanted: Sequence[str] | None, inputs: FitInputs, target: Target) -> tuple[str, ...]:
-    # A framework measures what it learns: of a target behind stages nothing that it tells is on the labels' scale.
+    # A framework measures the transformed target: with target stages none of its metrics is on the labels' scale.
     needed = bool(target.stages) if wanted is None else any(name.startswith("train-") for name in wanted)
     train = ("train",) if needed else ()
     return (*train, *(("test",) if inputs.test is not None else ()))
@@ -359,14 +357,14 @@ def _result(
 
 
 def _examples(data: Any, preprocessor: Preprocessor) -> pl.DataFrame:
-    """A few raw rows."""
+    """Return a few raw rows."""
     few = data.limit(EXAMPLES) if hasattr(data, "limit") else data
     frame = registry.engine_for(few).collect(few, list(preprocessor.input_schema)).head(EXAMPLES)
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
-def _tell(line: progress.ProgressLine, run: Run, trainer: BaseTrainer, wanted: Sequence[str] | None) -> None:
+def _report(line: progress.ProgressLine, run: Run, trainer: BaseTrainer, wanted: Sequence[str] | None) -> None:
     assert run.result is not None
     iterations = f" {counted(run.result.history.height, 'iteration')}" if run.result.history.height else ""
     line.part(f"{trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")

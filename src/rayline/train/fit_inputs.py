@@ -1,4 +1,4 @@
-"""What a fit is given, brought into one form: tables with named columns, and which of them are targets and weights."""
+"""Bring the data arguments of a fit into one form: tables with named columns, of which some are targets and weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHERE = "train.fit"
 
 @dataclass(frozen=True)
 class FitInputs:
-    """The tables of a fit. `schema` is that of the training table, `test` may be None."""
+    """The tables of a fit. `schema` is the schema of the training table; `test` may be None."""
 
     train: Any
     test: Any
@@ -28,7 +28,7 @@ class FitInputs:
 
     @property
     def test_weight(self) -> str | None:
-        """The weight column, where the test set has it too."""
+        """The weight column, if the test set has it too; otherwise None."""
         if self.test is None or self.weight is None:
             return None
         return self.weight if self.weight in registry.engine_for(self.test).schema(self.test) else None
@@ -45,12 +45,12 @@ def normalise(
     weight: Any,
     where: str = WHERE,
 ) -> FitInputs:
-    """The tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
+    """Return the tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
 
     Raises
     ------
     ParameterError
-        When too little or too much was given.
+        When arguments are missing or exclude each other.
     SchemaError
         When a column is missing, named twice, or of a type that it cannot have.
     DataError
@@ -77,7 +77,7 @@ def normalise(
             "Expected train_dataset=… with target_columns=[…], or X=… and y=….",
             "pass a ray.data.Dataset or any table.",
         )
-    train, test = _held(train), _held(test)
+    train, test = _as_polars(train), _as_polars(test)
     if weight is not None and not isinstance(weight, str):
         raise ParameterError.value(
             WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
@@ -98,8 +98,8 @@ def normalise(
 
 
 def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None, where: str = WHERE) -> None:
-    """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter,
-    the weight may lack; `features` are the columns that a fitted preprocessor needs."""
+    """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter, and the
+    weight may be absent; `features` are the columns that a fitted preprocessor needs."""
     if inputs.test is not None:
         present = registry.engine_for(inputs.test).schema(inputs.test)
         rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
@@ -127,7 +127,7 @@ def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:
 
 
 def _joined(x: Any, y: Any, names: Any, weight: Any, where: str) -> tuple[Any, list[str], str | None]:
-    """X, y and the weights as one table; y and the weights may also name columns of X."""
+    """Join X, y and the weights into one table; y and the weights may also name columns of X."""
     if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(x, y)):
         return x, [y] if isinstance(y, str) else list(y), weight
     if type(x).__module__.partition(".")[0] == "ray":
@@ -188,8 +188,8 @@ def _labels(y: Any, names: Any, where: str) -> pl.DataFrame:
     return table
 
 
-def _held(data: Any) -> Any:
-    """A table of this process as Polars, once and for all; Datasets and LazyFrames stay what they are."""
+def _as_polars(data: Any) -> Any:
+    """Convert a table of this process to Polars; Datasets and LazyFrames stay unchanged."""
     if data is None or isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray":
         return data
     return _collect(data)

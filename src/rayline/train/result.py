@@ -22,17 +22,16 @@ from rayline.train.base_trainer import BaseTrainer
 @known_arguments
 @dataclass(frozen=True)
 class Result:
-    """What `train.fit` gives.
+    """The result of `train.fit`.
 
     Attributes
     ----------
     metrics
-        The framework's metrics at the iteration that predictions stop at, and the metrics that were asked for, each
-        named after its table: `{"train-logloss": 0.31, "test-logloss": 0.35, "test-roc_auc": 0.84}`. With target stages
-        only those that Rayline computes, on the scale of the labels: a framework measures what it learns, and that is
-        what `history` holds.
+        The framework's metrics at the iteration that predictions use, and the requested metrics, each named after its
+        table: `{"train-logloss": 0.31, "test-logloss": 0.35, "test-roc_auc": 0.84}`. With target stages, only the metrics
+        that Rayline computes on the scale of the labels; the framework's own, on the transformed target, are in `history`.
     history
-        One row an iteration: `iteration` (counted from 0) and the framework's metrics.
+        One row for each iteration: `iteration` (counted from 0) and the framework's metrics.
     model
         The trained model; `model.native` is the framework's own object.
     inference_pipeline
@@ -64,7 +63,7 @@ class Result:
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """The fitted preprocessor. Raises ParameterError for a framework that makes its experience itself: it has none."""
+        """The fitted preprocessor. Raises ParameterError for a framework that generates its own data."""
         found = self.inference_pipeline.preprocessor
         if found is None:
             raise ParameterError(
@@ -108,7 +107,7 @@ class Result:
         Raises
         ------
         ParameterError
-            On a metric that the history has not, on several metrics for one `ax`, and when the framework reports no
+            On a metric that is not in the history, on several metrics for one `ax`, and when the framework reports no
             iterations.
         MissingExtraError
             Without Matplotlib.

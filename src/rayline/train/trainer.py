@@ -13,40 +13,40 @@ from rayline.train.result import Result
 
 
 class Trainer(BaseTrainer):
-    """A framework with its arguments and its scaling; `train.fit` puts data to it.
+    """A framework with its arguments and its scaling; `train.fit` trains it on data.
 
-    The framework's own arguments are given as `args=` and `kwargs=`, or simply as positional and keyword arguments.
-    They are the arguments of the framework's own training function, unchanged.
+    Pass the arguments of the framework's training function, unchanged, as positional and keyword arguments or as `args=` and
+    `kwargs=`.
 
     Parameters
     ----------
     framework
-        The id of a framework, or its (registered) class. `train.XGBoostTrainer` and its like know it themselves.
+        The id of a framework, or its (registered) class. `train.XGBoostTrainer` and the like set it themselves.
     args, kwargs
-        The framework's arguments; needed where one of them has a name of this list.
+        The framework's arguments; needed where one of them has the name of a parameter of this list.
     num_workers
-        None trains in this process, a number on so many Ray workers.
+        The number of Ray workers; None trains in this process.
     use_gpu
-        Whether workers get a GPU each and the framework is told to use it.
+        Whether every worker gets a GPU and the framework uses it.
     resources_per_worker
         Ray resources of a worker, as {"CPU": 2}.
     seed
         The same seed gives the same model.
     max_failures
-        How often training starts again, from the last checkpoint, after a worker has died. Needs `num_workers`.
+        How often the training restarts from the last checkpoint after a worker has died. Needs `num_workers`.
     checkpoint_every
         Iterations between two checkpoints.
     storage_path
-        Where checkpoints of workers are kept: a directory that all of them see, or a URL that pyarrow or fsspec can open.
+        Where checkpoints of workers are kept: a directory that all workers can access, or a URL that pyarrow or fsspec opens.
     metrics
-        Names of metrics to compute on the test set ("roc_auc"), or on the training set ("train-roc_auc"), beside
-        those of the framework; also functions `(y_true, y_pred)` and scikit-learn's scorers, in a list or as a dict from
-        names to functions. The usual ones of the task when omitted.
+        Names of metrics to compute on the test set ("roc_auc"), or on the training set ("train-roc_auc"), in
+        addition to those of the framework; also functions `(y_true, y_pred)` and scikit-learn's scorers, in a list or as a dict from
+        names to functions. When omitted, the usual metrics of the task.
     class_weight
         "balanced", or a weight for each label; multiplied into the sample weights of the training rows.
     pos_label
         The positive class of a target with two classes, which f1, precision, recall and average precision measure and
-        the framework learns as 1 (of several targets a dict from column to label). When omitted, the greater label: 1
+        the framework learns as 1 (for several targets a dict from column to label). When omitted, the greater label: 1
         of 0 and 1, True, "yes" of "no" and "yes".
 
     Raises

@@ -14,7 +14,7 @@ import polars as pl
 from rayline.core.errors import DataError, ParameterError
 from rayline.data.split.fold_cells import FoldCells
 from rayline.train import metrics
-from rayline.train.environment_training import nothing_given
+from rayline.train.environment_training import inputs_without_data
 from rayline.train.target_inference import TrainingSpec
 from rayline.train.trainer import Trainer
 from rayline.train.worker_task import LocalWorker, WorkerTask
@@ -34,7 +34,7 @@ def problem(
         raise ParameterError.value(
             WHERE, "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
         )
-    nothing_given(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
+    inputs_without_data(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
     if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
         raise ParameterError.value(WHERE, "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
     spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)

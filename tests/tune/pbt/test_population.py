@@ -96,8 +96,8 @@ def test_wrong_populations_are_refused(options: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("trainer", "config", "options", "message"),
     [
-        (train.Trainer("least-squares"), {"ridge": tune.uniform(0.1, 1)}, {}, "least-squares does not go on"),
-        (train.CatBoostTrainer({"iterations": 5}), {"depth": tune.randint(2, 4)}, {}, "catboost does not go on"),
+        (train.Trainer("least-squares"), {"ridge": tune.uniform(0.1, 1)}, {}, "least-squares cannot resume"),
+        (train.CatBoostTrainer({"iterations": 5}), {"depth": tune.randint(2, 4)}, {}, "catboost cannot resume"),
         (train.Trainer("descent"), {"rate": 0.1}, {}, "config searches none"),
         (train.Trainer("descent"), {"steps": tune.randint(3, 9)}, {}, "the same number of iterations"),
         (train.Trainer("descent"), {"rate": tune.sample_from(lambda c: 0.1)}, {}, "is a function"),
