@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rayline.core import registry, scratch
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import TrainingError, counted
-from rayline.preprocessing.preprocessor import Preprocessor
+from rayline.inference.pipeline import Preprocessor
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
