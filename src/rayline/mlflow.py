@@ -1,7 +1,7 @@
-"""MLflow: log a pipeline as a model of MLflow's, and load it through `mlflow.pyfunc` without pickle.
+"""MLflow: log a pipeline as an MLflow model, and load it through `mlflow.pyfunc` without pickle.
 
-What MLflow stores is Rayline's own artifact, one file, and the name of this module to load it; so `mlflow models serve`,
-model registries and Spark UDFs work, and opening the model runs no code of the file's.
+MLflow stores Rayline's artifact (one file) and the name of this module, which loads it. So `mlflow models serve`,
+model registries and Spark UDFs work, and loading the model runs no code from the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def log_model(model: Any, name: str = "model", **options: Any) -> Any:
     Parameters
     ----------
     model
-        What to log.
+        The pipeline, model or framework's own object to log.
     name
         The name of the model in the run.
     options
@@ -69,7 +69,7 @@ def log_model(model: Any, name: str = "model", **options: Any) -> Any:
 
 
 def load_model(model_uri: str, **options: Any) -> InferencePipeline:
-    """The pipeline behind a URI of MLflow's, as `rayline.load` gives it.
+    """Load the pipeline of an MLflow URI, like `rayline.load`.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def load_model(model_uri: str, **options: Any) -> InferencePipeline:
 
 
 def signature(pipeline: InferencePipeline) -> Any:
-    """Input and output columns as MLflow writes them; every input may be missing."""
+    """Return the input and output columns as an MLflow signature; every input may be missing."""
     inputs = Schema([ColSpec(_type(dtype), name, required=False) for name, dtype in pipeline.input_schema.items()])
     outputs = Schema([ColSpec(_type(dtype), name) for name, dtype in pipeline.output_schema.items()])
     return mlflow.models.ModelSignature(inputs=inputs, outputs=outputs)
@@ -102,7 +102,7 @@ def _type(dtype: pl.DataType) -> DataType:
 
 
 class _Predictor:
-    """What `mlflow.pyfunc` asks: a pandas table in, a pandas table out."""
+    """The interface that `mlflow.pyfunc` requires: a pandas table in, a pandas table out."""
 
     def __init__(self, pipeline: InferencePipeline) -> None:
         self.pipeline = pipeline
@@ -112,8 +112,8 @@ class _Predictor:
 
 
 def _load_pyfunc(path: str) -> _Predictor:
-    """MLflow's entry: `path` is the artifact, or the folder that holds it. As MLflow passes no arguments of the caller's, the
-    environment variable RAYLINE_TRUSTED_TYPES names types (with commas) that an estimator may hold beyond the reviewed ones."""
+    """Load the model for MLflow; `path` is the artifact or the folder that contains it. MLflow passes no further arguments, so the
+    environment variable RAYLINE_TRUSTED_TYPES lists types (separated by commas) that an estimator may contain beyond the reviewed ones."""
     place = Path(path)
     named = [name.strip() for name in os.environ.get(TRUSTED_TYPES, "").split(",") if name.strip()]
     options: dict[str, Any] = {"trusted": named} if named else {}

@@ -1,7 +1,7 @@
-"""ONNX: a pipeline, preprocessing included, as one graph that runs wherever ONNX does, without Rayline or Python.
+"""ONNX export: a pipeline, preprocessing included, as one graph that runs without Rayline or Python.
 
 The graph walks the same operations as every other executor. Each input column is a tensor of shape (rows, 1): numbers
-as float64 (missing is NaN), strings as strings (missing is ""), truth values as booleans. The one output, `scores`, holds
+as float64 (missing is NaN), strings as strings (missing is ""), booleans as booleans. The one output, `scores`, holds
 probabilities of the classes in the order of `pipeline.classes`, or values on the scale of the labels.
 
 Operations and frameworks without a form in ONNX are refused by name. Results agree with the pipeline's to float32
@@ -37,7 +37,7 @@ except ImportError as error:
 
 
 def to_onnx(model: Any, path: str | Path | None = None) -> Any:
-    """The pipeline (or a model, or a framework's own object) as an ONNX model; written too when `path` is given.
+    """Return a pipeline (or a model, or a framework's own object) as an ONNX model, and write it to `path` if given.
 
     Raises
     ------
@@ -82,22 +82,22 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
 
 
 def _native(pipeline: InferencePipeline, width: int) -> Any:
-    """The framework's own object as an ONNX model."""
+    """Return the framework's own object as an ONNX model."""
     try:
         return pipeline.model.adapter.to_onnx(pipeline.model.native, width)
     except RaylineError:
         raise
-    except Exception as error:  # whatever a converter raises about what it does not know
+    except Exception as error:  # a converter may raise anything about a model that it does not support
         raise ParameterError(
             f"to_onnx: {type(pipeline.model.native).__name__} has no form in ONNX: {str(error).strip().splitlines()[0][:300]}.",
-            "Expected a model that the framework's converter knows.",
+            "Expected a model that the framework's converter supports.",
             "choose another model, or serve the pipeline with rayline.",
         ) from error
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column on its way through the graph: its tensor, whether it holds strings, and what stands for a missing
+    """A column at some point of the graph: its tensor, whether it contains strings, and the replacement of a missing
     string from here on."""
 
     tensor: str
@@ -121,7 +121,7 @@ class _Graph:
         if kind not in kinds:
             raise ParameterError(
                 f"to_onnx: column {name!r} holds {dtype}, which has no form in ONNX.",
-                "Expected numbers, strings and truth values.",
+                "Expected numbers, strings and booleans.",
                 "turn it into numbers before the pipeline, or drop it (DropColumns).",
             )
         self.inputs.append(helper.make_tensor_value_info(name, kinds[kind], [None, 1]))
@@ -142,14 +142,14 @@ class _Graph:
     def number(self, column: _Column, name: str) -> str:
         if column.is_text:
             raise ParameterError(
-                f"to_onnx: the model takes the strings of {name!r} as its own categories.",
+                f"to_onnx: the model uses the strings of {name!r} as its own categories.",
                 "Expected numbers after preprocessing.",
                 "encode the column with a stage (OneHotEncoder, OrdinalEncoder).",
             )
         return column.tensor
 
     def restored(self, scores: str, target: Target) -> str:
-        """A regression's scores on the scale of the labels."""
+        """Return a regression's scores on the scale of the labels."""
         if not target.stages:
             return scores
         n = len(target.columns)
@@ -165,7 +165,7 @@ class _Graph:
         return self.node("Cast", [whole], to=TensorProto.FLOAT)
 
     def finish(self, matrix: str, model: Any, pipeline: InferencePipeline) -> Any:
-        """One model of this graph and the framework's, whose one input is the matrix and whose last output counts."""
+        """Join this graph and the framework's, whose only input is the matrix and whose last output has the scores."""
         part, before = model.graph, len(self.nodes)
         renamed = {value.name: f"model_{value.name}" for value in [*part.initializer, *part.output]}
         renamed |= {name: f"model_{name}" for node in part.node for name in node.output}
@@ -209,10 +209,10 @@ class _Graph:
 
 
 def _formula(graph: _Graph, columns: Mapping[str, _Column], formula: Any) -> str:
-    """A formula as nodes; missing is NaN, which every number but a comparison hands on."""
+    """Convert a formula to nodes; missing is NaN, which every function except a comparison propagates."""
     if isinstance(formula, str):
         raise ParameterError(
-            f"to_onnx: a formula works with the text {formula!r}.",
+            f"to_onnx: a formula uses the text {formula!r}.",
             "Expected numbers.",
             "encode the column with a stage.",
         )
@@ -241,7 +241,7 @@ _NODES: Mapping[str, str] = {
     "log": "Log", "sin": "Sin", "cos": "Cos", "floor": "Floor", ">": "Greater", ">=": "GreaterOrEqual", "<": "Less",
     "<=": "LessOrEqual", "==": "Equal", "if": "Where", "is_null": "IsNaN",
 }  # fmt: skip
-"""The functions of formulas that are one node of ONNX. A condition on a missing number is false in both."""
+"""Functions of formulas that correspond to one ONNX node. A condition on a missing number is false in both."""
 
 
 def _assign(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
@@ -251,7 +251,7 @@ def _assign(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
 
 def _fill(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
     column = columns[operation.column]
-    if column.is_text:  # remembered, until an encoder asks what a missing string is
+    if column.is_text:  # stored until an encoder needs the replacement of a missing string
         columns[operation.column] = _Column(column.tensor, True, operation.value)
         return
     missing = graph.node("IsNaN", [column.tensor])
@@ -305,8 +305,8 @@ def _codes(graph: _Graph, column: _Column, codes: CategoryCodes) -> str:
     missing = places.pop(None, codes.missing)
     if codes.unknown is None or missing is None:
         raise ParameterError(
-            f"to_onnx: stage {codes.stage!r} refuses values, and a graph cannot.",
-            "Expected handle_unknown='ignore' and a way with missing values.",
+            f"to_onnx: stage {codes.stage!r} refuses values, which an ONNX graph cannot do.",
+            "Expected handle_unknown='ignore' and a treatment of missing values.",
             "change the stage's parameters.",
         )
     if column.is_text:
@@ -341,7 +341,7 @@ def _linear(graph: _Graph, columns: dict[str, _Column], operation: Any) -> None:
 
 def _drop(_: _Graph, columns: dict[str, _Column], operation: Any) -> None:
     for name in operation.columns:
-        columns.pop(name, None)  # the graph needs no node for what is not read
+        columns.pop(name, None)  # the graph needs no node for unused columns
 
 
 _FORMS: Mapping[type[Operation], Callable[[_Graph, dict[str, _Column], Any], None]] = {

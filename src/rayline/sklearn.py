@@ -1,6 +1,6 @@
 """Rayline as scikit-learn estimators: any trainer and preprocessor in GridSearchCV, cross_val_score or a Pipeline.
 
-The table that goes to `fit` and `predict` may be a pandas or Polars table (stages choose its columns by name and type)
+`fit` and `predict` accept a pandas or Polars table (stages select its columns by name and type)
 or an array of numbers (its columns are x0, x1, …). Missing values are allowed, as everywhere in Rayline.
 """
 
@@ -37,7 +37,7 @@ TARGET, WEIGHT = "rayline target", "rayline weight"
 
 
 class _Tables(BaseEstimator):
-    """What all share: tables and arrays come in as Polars tables."""
+    """Common base: converts input tables and arrays to Polars tables."""
 
     def _table(self, X: Any, *, reset: bool) -> pl.DataFrame:  # noqa: N803
         if isinstance(X, pl.DataFrame) or hasattr(X, "iloc"):
@@ -56,14 +56,14 @@ class _Tables(BaseEstimator):
 
 
 class _Estimator(_Tables):
-    """What classifier and regressor share.
+    """Common base of the classifier and the regressor.
 
     Parameters
     ----------
     trainer
-        What trains; it is copied, so that the caller's stays as it is.
+        The trainer; it is copied, so the caller's object does not change.
     preprocessor
-        The stages before it, fitted on each training set anew; None for none.
+        The preprocessor, fitted anew on each training set; None for no preprocessing.
     """
 
     def __init__(self, trainer: Trainer, preprocessor: Preprocessor | None = None) -> None:
@@ -89,7 +89,7 @@ class _Estimator(_Tables):
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The two parameters; what is inside of them is set with `trainer__…`."""
+        """Return the two parameters; nested ones are set with `trainer__…`."""
         return {"trainer": self.trainer, "preprocessor": self.preprocessor}
 
     def _fit(self, X: Any, target: pl.Series, sample_weight: Any) -> None:  # noqa: N803
@@ -135,7 +135,7 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
         y = compat.sklearn_check_y(y, self)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        # Codes as strings are classes whatever the framework and the labels are, and keep their order.
+        # Codes as strings are classes for every framework and every type of label, and keep their order.
         width = len(str(len(self.classes_)))
         self._fit(X, pl.Series([str(code).zfill(width) for code in codes.tolist()], dtype=pl.String), sample_weight)
         labels = pl.Series(self.classes_.tolist(), strict=True)
@@ -144,14 +144,14 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """The class of each row, shape (n,)."""
+        """Return the class of each row, shape (n,)."""
         check_is_fitted(self)
         codes = self.pipeline_.target.codes(self.pipeline_.scores(self._table(X, reset=False).lazy()))[0]
         labels: Array = self.classes_[codes.astype(np.int64)]
         return labels
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803
-        """The probability of each class, shape (n, classes), in the order of `classes_`."""
+        """Return the probability of each class, shape (n, classes), in the order of `classes_`."""
         check_is_fitted(self)
         probabilities: Array = self.pipeline_.predict_proba(self._table(X, reset=False)).to_numpy()
         return probabilities
@@ -183,14 +183,14 @@ class RaylineRegressor(RegressorMixin, _Estimator):
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """The value of each row, shape (n,)."""
+        """Return the value of each row, shape (n,)."""
         check_is_fitted(self)
         values: Array = self.pipeline_.predict(self._table(X, reset=False))["prediction"].to_numpy()
         return values
 
 
 class RaylineTransformer(TransformerMixin, _Tables):
-    """A preprocessor as a transformer: before any estimator of scikit-learn's, in a Pipeline or a ColumnTransformer.
+    """A preprocessor as a transformer, for use before any scikit-learn estimator, in a Pipeline or a ColumnTransformer.
 
     Parameters
     ----------
@@ -217,22 +217,22 @@ class RaylineTransformer(TransformerMixin, _Tables):
         self.preprocessor = preprocessor
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
-        """Fit a clone of the preprocessor; `y` is the target, for stages that look at it."""
+        """Fit a clone of the preprocessor; `y` is the target, for stages that use it."""
         self._fit(X, y)
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803
-        """Fit, then the training rows transformed: cross-fitted where a stage does so."""
+        """Fit and return the transformed training rows, cross-fitted by stages that support it."""
         table = self._fit(X, y)
         return self._matrix(self.preprocessor_.transform_training(table))
 
     def transform(self, X: Any) -> Any:  # noqa: N803
-        """The features, shape (n, features), missing as NaN; sparse where a stage makes sparse vectors."""
+        """Return the features, shape (n, features), missing as NaN; sparse if a stage makes sparse vectors."""
         check_is_fitted(self)
         return self._matrix(self.preprocessor_.transform(self._table(X, reset=False)))
 
     def inverse_transform(self, X: Any) -> pl.DataFrame:  # noqa: N803
-        """The table before `transform`. Raises ParameterError when a stage has no inverse."""
+        """Return the table before `transform`. Raises ParameterError when a stage has no inverse."""
         check_is_fitted(self)
         names = list(self.preprocessor_.output_schema)
         table = X if isinstance(X, pl.DataFrame) else pl.DataFrame(np.asarray(X, dtype=np.float64), schema=names)
@@ -241,7 +241,7 @@ class RaylineTransformer(TransformerMixin, _Tables):
         return found
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """The names of the features: for vector columns those of their elements."""
+        """Return the names of the features; for vector columns those of their elements."""
         check_is_fitted(self)
         return np.array(self.preprocessor_.feature_names_out, dtype=object)
 
