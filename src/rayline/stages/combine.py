@@ -1,4 +1,4 @@
-"""Stages that make new columns from several: products, ratios, formulas, vectors, registered functions."""
+"""Stages that compute new columns: products, ratios, formulas, vectors, registered functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
 
 @dataclass(frozen=True)
 class PolynomialFeatures(Stage):
-    """Add all products of up to `degree` columns (Float64), named as by scikit-learn: `a^2`, `a b`. The columns stay.
+    """Add all products of up to `degree` columns (Float64), named as in scikit-learn: `a^2`, `a b`. The columns stay.
 
     A product with a missing factor is missing.
 
@@ -32,9 +32,9 @@ class PolynomialFeatures(Stage):
     columns
         Numeric columns; all of them when omitted.
     degree
-        The most factors.
+        The maximum number of factors.
     interaction_only
-        Whether no column may be a factor twice.
+        Whether to omit products in which a column occurs more than once.
 
     Raises
     ------
@@ -95,12 +95,12 @@ class Ratio(Stage):
     per
         The denominator.
     zero
-        What x/0 becomes: None for missing, or a number.
+        The result of x/0: None for missing, or a number.
 
     Raises
     ------
     SchemaError
-        In fit, when a column does not exist or is no number, or a new name exists already.
+        In fit, when a column does not exist or is not numeric, or a new name exists already.
 
     Examples
     --------
@@ -143,22 +143,22 @@ class Expression(Stage):
 
     A formula is a number, a string, a boolean, None, `["col", name]`, or a list of a function and its arguments. The
     functions: `+ - * / ** abs max sqrt log log1p exp sin cos floor`, `== != < <= > >=`, `and or not`, `is_null`, `fill`
-    (first, or second where missing), `if` (condition, then, otherwise), `number`. There is nothing in it that could
-    carry code. A missing argument makes the result missing, and so does 0/0. Arithmetic is in Float64.
+    (the first argument, or the second where it is missing), `if` (condition, then, otherwise), `number`. A formula cannot
+    contain code. The result is missing where an argument is missing, and for 0/0. Arithmetic uses Float64.
 
-    A Polars expression of the same functions (`pl.when` too) becomes such a formula when it is given, and is saved as one.
+    A Polars expression of the same functions (including `pl.when`) is converted to such a formula, and saved as one.
 
     Parameters
     ----------
     output
-        The name of the column that is made.
+        The name of the column to add or replace.
     formula
         The formula, or a Polars expression.
 
     Raises
     ------
     ParameterError
-        When it is not a formula, or an expression that has no form as one (a Python function, an aggregate, …).
+        When `formula` is not a formula, or an expression that cannot be converted to one (a Python function, an aggregate, …).
     SchemaError
         In fit, when a column does not exist or a function cannot take its type.
 
@@ -209,7 +209,9 @@ class Expression(Stage):
 
 @dataclass(frozen=True)
 class Concatenator(Stage):
-    """Put numeric columns into one vector column (an Array of Float64); the source columns go away.
+    """Combine numeric columns into one vector column (an Array of Float64); the source columns are dropped.
+
+    Missing values become missing elements of the vector.
 
     Parameters
     ----------
@@ -250,7 +252,7 @@ class Concatenator(Stage):
 
 @dataclass(frozen=True)
 class PackVector(Operation):
-    """The columns become one vector of float64."""
+    """Combines columns into one vector of float64."""
 
     columns: Sequence[str]
     output: str
@@ -284,7 +286,7 @@ class PackVector(Operation):
 
 @dataclass(frozen=True)
 class UnpackVector(Operation):
-    """The elements of a vector become columns of their own; the vector goes away."""
+    """Splits the elements of a vector into separate columns; the vector column is dropped."""
 
     column: str
     outputs: Sequence[str]
@@ -302,10 +304,10 @@ class UnpackVector(Operation):
 
 @dataclass(frozen=True)
 class FunctionTransformer(Stage):
-    """Change columns by a function of your own, registered under a name with `rayline.stages.register_function`.
+    """Change columns by a custom function, registered under a name with `rayline.stages.register_function`.
 
-    The function gets a Polars expression of one column and gives one, each value from its own row alone. Only its name
-    is saved: whoever loads the preprocessor must have registered the function. Single rows go through Polars.
+    The function maps the Polars expression of one column to another one; each result may depend on its own row only. Only
+    the name is saved: a process that loads the preprocessor must register the function first.
 
     Parameters
     ----------
@@ -317,7 +319,7 @@ class FunctionTransformer(Stage):
     Raises
     ------
     ParameterError
-        When no function has this name.
+        In fit and transform, when no function is registered under this name.
 
     Examples
     --------
@@ -341,7 +343,7 @@ class FunctionTransformer(Stage):
     )
 
     def __getstate__(self) -> dict[str, Any]:
-        # To another process, which has not registered it, the function goes along with its name.
+        # Another process has not registered the function, so it is pickled along with its name.
         known = registry.functions()
         return (
             {**self.__dict__, "\x00function": known[self.function]} if self.function in known else dict(self.__dict__)
@@ -360,15 +362,15 @@ class FunctionTransformer(Stage):
 
     def to_operations(self, where: str) -> list[Operation]:
         columns = self.state["columns"]
-        function = registry.function(self.function)  # goes along to workers, which have not registered it
+        function = registry.function(self.function)  # sent to the workers, which have not registered it
         return [CallFunction(column, self.function, function) for column in columns]
 
 
 @dataclass(frozen=True)
 class CallFunction(ColumnOperation):
-    """A column becomes what a registered function makes of it."""
+    """Replaces a column by the result of a registered function."""
 
-    stays: ClassVar = False  # there is no way back: a function says nothing of its inverse
+    stays: ClassVar = False  # no inverse: that of a function is unknown
     name: str
     function: Callable[[pl.Expr], pl.Expr] = field(repr=False)
 

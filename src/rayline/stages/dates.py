@@ -1,4 +1,4 @@
-"""Stages that take dates and times apart."""
+"""Encoding of dates and times by their calendar parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARTS: dict[str, tuple[Callable[[pl.Expr], pl.Expr], Callable[[Any], int], int |
         None,
     ),
 }
-"""Parts of a date: for tables, for one value, and the period of those that come round again. `days` is since 1970."""
+"""The parts of a date: the function for tables, the one for a single value, and the period of a cyclic part."""
 
 _OF_TIME = ("hour", "minute", "second")
 _DEFAULT = ("year", "month", "day", "weekday", "hour")
@@ -54,15 +54,15 @@ class DatetimeEncoder(ColumnStage):
     Parameters
     ----------
     columns
-        Date and Datetime columns; all of them when omitted. Times with a zone are read in their zone.
+        Date and Datetime columns; all of them when omitted. Times with a time zone are read in that zone.
     parts
         Some of year, quarter, month, week (ISO), day, weekday (1 is Monday), day_of_year, hour, minute, second,
-        is_weekend, days (since 1970). Hours, minutes and seconds are left out for dates.
+        is_weekend, days (since 1970-01-01). Hours, minutes and seconds are omitted for dates.
     cyclic
-        Also sine and cosine (Float64, `column_part_sin`, `column_part_cos`) of the parts that come round again.
+        Whether to add sine and cosine (Float64, `column_part_sin`, `column_part_cos`) of the cyclic parts.
     holidays
-        A country code ("US") of the package `holidays`: also a 0/1 column `column_holiday`, known for the training years
-        and ten more on each side.
+        A country code ("US") of the package `holidays`, to add a 0/1 column `column_holiday`. It covers the training years
+        and ten years before and after.
     keep
         Whether the source column stays.
 
@@ -71,7 +71,9 @@ class DatetimeEncoder(ColumnStage):
     SchemaError
         In fit, when a new name exists already.
     MissingExtraError
-        When `holidays` is asked for and the package is not installed.
+        In fit, when `holidays` is set and the package is not installed.
+    ParameterError
+        In fit, when the package does not support the country.
 
     Examples
     --------
@@ -104,7 +106,7 @@ class DatetimeEncoder(ColumnStage):
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned = super().learn(view, answers)
-        new = [name for column, own in learned["columns"].items() for name in self._names(column, own)]
+        new = [name for column, parts in learned["columns"].items() for name in self._names(column, parts)]
         self.refuse_taken(new, view, gone=() if self.keep else view.columns)
         return learned
 
@@ -112,12 +114,12 @@ class DatetimeEncoder(ColumnStage):
         parts = {"parts": self._parts(dtype)}
         return {**parts, "holidays": _holidays(self.holidays, answers[0])} if self.holidays else parts
 
-    def _names(self, column: str, own: Mapping[str, Any]) -> list[str]:
-        cyclic = [f"{column}_{p}_{f}" for p in own["parts"] if self.cyclic and PARTS[p][2] for f in ("sin", "cos")]
+    def _names(self, column: str, learned: Mapping[str, Any]) -> list[str]:
+        cyclic = [f"{column}_{p}_{f}" for p in learned["parts"] if self.cyclic and PARTS[p][2] for f in ("sin", "cos")]
         return [
-            *(f"{column}_{part}" for part in own["parts"]),
+            *(f"{column}_{part}" for part in learned["parts"]),
             *cyclic,
-            *([f"{column}_holiday"] if "holidays" in own else []),
+            *([f"{column}_holiday"] if "holidays" in learned else []),
         ]
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
@@ -171,14 +173,14 @@ def _holidays(country: str, years: DateRange) -> list[dt.date]:
         found = holidays.country_holidays(country, years=range(max(years.low - 10, 1), min(years.high + 11, 9999)))
     except NotImplementedError as error:
         raise ParameterError.value(
-            "DatetimeEncoder", "holidays", "a country code that the package holidays knows", country
+            "DatetimeEncoder", "holidays", "a country code that the package holidays supports", country
         ) from error
     return sorted(found)
 
 
 @dataclass(frozen=True)
 class CalendarParts(Operation):
-    """Int32 columns `column_part`, and 0/1 for the days that are holidays."""
+    """Adds Int32 columns `column_part`, and a 0/1 column for holidays."""
 
     column: str
     parts: Sequence[str]

@@ -1,4 +1,4 @@
-"""Stages that cut numbers into bins."""
+"""Discretization of numbers into bins."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def _are_bins(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class KBinsDiscretizer(NumberStage):
-    """Replace numbers by the bin that they fall in, as scikit-learn does; missing stays missing.
+    """Replace numbers by the index of their bin, as scikit-learn does; missing values stay missing.
 
-    A value on an edge belongs to the bin above it. Values outside of the training range take the first or the last bin.
+    A value on an edge belongs to the bin above it. Values outside the training range belong to the first or the last bin.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     n_bins
-        Bins for each column, or a dict for some (the others get 5).
+        The number of bins for all columns, or a dict for some (the others get 5).
     encode
-        "ordinal" (0.0, 1.0, …; Float64) or "onehot" (UInt8 columns `column_bin0` …; missing gives zeros).
+        "ordinal" (0.0, 1.0, …; Float64) or "onehot" (UInt8 columns `column_bin0` …; missing values become zeros).
     strategy
-        "quantile" (as many rows in each bin), "uniform" (of the same width) or "kmeans" (each value in the bin of the
-        nearest of as many centres). The first and the last are exact up to 65,536 distinct values; beyond that see
-        `Quantiles`.
+        "quantile" (bins with equal numbers of rows), "uniform" (bins of equal width) or "kmeans" (each value belongs to the
+        bin of the nearest of `n_bins` centres). "quantile" and "kmeans" are exact for up to 65,536 distinct values; for
+        more see `Quantiles`.
     quantile_method
-        What a quantile between two values is: "averaged_inverted_cdf" (their mean where it falls between them, or else
-        one of them) or "linear"; NumPy's names.
+        How to compute a quantile between two values, by NumPy's names: "averaged_inverted_cdf" (their mean if it falls
+        exactly between them, otherwise one of them) or "linear".
     edges
-        Given edges, for all columns or as a dict for some; then nothing is learned of these.
+        Fixed edges, for all columns or as a dict for some; nothing is learned for these columns.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
@@ -74,7 +74,7 @@ class KBinsDiscretizer(NumberStage):
     [0.0, 0.0, 1.0, 1.0]
     """
 
-    lossy_reason: ClassVar = "the place within the bin: its middle comes back"
+    lossy_reason: ClassVar = "the position within the bin: its middle is restored"
 
     unsupported_params: ClassVar = {**Stage.unsupported_params, "sample_weight": "weights belong to training"}
 
@@ -91,7 +91,7 @@ class KBinsDiscretizer(NumberStage):
         self.refuse_strange("edges", self.edges, view)
         self.refuse_strange("n_bins", self.n_bins, view)
         learned = super().learn(view, answers)
-        names = [name for own in learned["columns"].values() for name in own.get("outputs", ())]
+        names = [name for binning in learned["columns"].values() for name in binning.get("outputs", ())]
         self.refuse_taken(names, view, gone=view.columns)
         return learned
 
@@ -144,7 +144,7 @@ class KBinsDiscretizer(NumberStage):
 
 
 def _steps(values: Any, weights: Any, places: Sequence[float]) -> list[float]:
-    """Quantiles without interpolation: a value, or the mean of two where the place is between them."""
+    """Return quantiles without interpolation: a value, or the mean of two if the quantile is exactly between them."""
     ends = np.cumsum(weights)
     last = len(values) - 1
     found = []
@@ -208,7 +208,7 @@ def _clusters(x: Any, centres: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Bin(ColumnOperation):
-    """x becomes how many of the inner edges are at or below it, as float64; missing stays missing."""
+    """Replaces x by the number of inner edges at or below it, as float64; missing values stay missing."""
 
     inner: Sequence[float]
 

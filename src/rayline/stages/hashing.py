@@ -1,4 +1,4 @@
-"""Hashed categories: 0/1 columns or one vector of buckets, with nothing to learn."""
+"""Feature hashing of categories into 0/1 columns or one sparse vector, without learning anything."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rayline.core.text_analysis import as_text, key_of, keys_of, row_as_text
 class HashEncoder(ColumnStage):
     """Replace each category by 0/1 columns for its hash bucket, `column_0` … (UInt8); nothing is learned.
 
-    Missing gives zeros. The hash is our own and never changes.
+    Missing values become zeros. The hash function is part of Rayline and the same in all versions.
 
     Parameters
     ----------
     columns
         String, boolean and integer columns; all string ones without free text when omitted.
     n_features
-        Buckets; categories may share one.
+        The number of buckets; different categories may share one.
 
     Raises
     ------
@@ -65,7 +65,7 @@ class HashEncoder(ColumnStage):
 
 @dataclass(frozen=True)
 class HashOneHot(Operation):
-    """0/1 columns for the hash bucket of each value; the source column goes away."""
+    """Adds 0/1 columns for the hash bucket of each value; the source column is dropped."""
 
     column: str
     n_features: int
@@ -108,7 +108,8 @@ class HashOneHot(Operation):
 class FeatureHasher(Stage):
     """Hash several columns into one sparse vector: categories as `column=value` with 1, numbers as `column` with the value.
 
-    Missing and 0 give nothing. The source columns go away. Nothing is learned, and the hash never changes.
+    Missing values and zeros are not stored. The source columns are dropped. Nothing is learned; the hash function is the
+    same in all versions.
 
     Parameters
     ----------
@@ -118,6 +119,11 @@ class FeatureHasher(Stage):
         The length of the vector.
     output
         The name of the vector column.
+
+    Raises
+    ------
+    SchemaError
+        In fit, when the name of the vector column exists already.
 
     Examples
     --------
@@ -142,13 +148,13 @@ class FeatureHasher(Stage):
 
     def to_operations(self, where: str) -> list[Operation]:
         columns = list(self.state["columns"])
-        zeros = bool(self.state.get("zeros", True))  # files that do not say it were fitted with them
+        zeros = bool(self.state.get("zeros", True))  # files of older versions lack it, and stored zeros
         return [HashRow(columns, self.n_features, self.output, zeros)] if columns else []
 
 
 @dataclass(frozen=True)
 class HashRow(Operation):
-    """The columns become one sparse vector; values in the same bucket are added in the order of the columns."""
+    """Hashes columns into one sparse vector; values in the same bucket are added in the order of the columns."""
 
     columns: Sequence[str]
     n_features: int

@@ -1,4 +1,4 @@
-"""Stages that look at the nearest rows, of a sample that is bounded and depends on the rows alone."""
+"""Nearest-neighbour stages, which search a bounded sample that depends only on the content of the rows."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _CELLS = 1 << 20  # distances that are held at a time
 
 @dataclass(frozen=True)
 class KNNImputer(Stage):
-    """Replace missing values by the mean of the column in the nearest training rows that have it, as scikit-learn does.
+    """Replace missing values by the column's mean over the nearest training rows that have a value, as scikit-learn does.
 
-    Near are rows whose values differ little in the columns that both have (Euclidean, scaled up for columns that are
-    missing); scale the columns first when their units differ. All columns come out as Float64.
+    The distance is Euclidean over the columns that both rows have, scaled up for missing ones; scale the columns first when
+    their units differ. All columns become Float64.
 
-    Neighbours are looked for in a sample of at most `max_donors` different training rows, chosen by a hash of their
-    values. With as many or fewer rows in the data the result is scikit-learn's (of neighbours that are equally far, which
-    one is taken may differ). With more it is an estimate from the sample; cost and size do not grow with the data.
+    Neighbours are searched in a sample of at most `max_donors` distinct training rows, chosen by a hash of their values. If
+    the data has no more rows than that, the result is scikit-learn's (the choice among equally distant neighbours may
+    differ). Otherwise it is an estimate from the sample, whose cost and size do not grow with the data.
 
     Parameters
     ----------
     columns
-        Numeric columns, which are also what distance is measured in; all of them when omitted.
+        Numeric columns, which also define the distance; all of them when omitted.
     n_neighbors
-        How many rows the mean is taken of.
+        The number of neighbours to average.
     weights
-        "uniform", or "distance": nearer rows count more, by 1 / distance.
+        "uniform", or "distance": neighbours are weighted by 1 / distance.
     max_donors
-        The size of the sample.
+        The maximum number of sampled rows.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it filled with 0.
 
@@ -74,7 +74,7 @@ class KNNImputer(Stage):
     unsupported_params: ClassVar = {
         **Stage.unsupported_params,
         "add_indicator": "put a MissingIndicator before it",
-        "missing_values": "null and NaN are missing; make other values so before (CheckRange, Expression)",
+        "missing_values": "null and NaN are missing; turn other values into null first (CheckRange, Expression)",
         "metric": "leave it out: distances are Euclidean",
     }
 
@@ -110,12 +110,12 @@ class KNNImputer(Stage):
                     f"clip {column!r} first (Clipper).",
                 )
         donors = answers[self._ask(view)].rows()
-        known = [column for column in columns if column not in empty]
+        filled = [column for column in columns if column not in empty]
         return {
-            "columns": known,
-            "donors": [donors[str(i)].to_list() for i, column in enumerate(columns) if column in known],
+            "columns": filled,
+            "donors": [donors[str(i)].to_list() for i, column in enumerate(columns) if column in filled],
             "copies": [min(n, self.n_neighbors) for n in donors["n"]],
-            "means": [answers[view.ask(Moments, column)].mean for column in known],
+            "means": [answers[view.ask(Moments, column)].mean for column in filled],
             **({"empty": empty} if empty else {}),
         }
 
@@ -130,14 +130,14 @@ class KNNImputer(Stage):
         if not state["columns"]:
             return of_empty
         copies = state["copies"]
-        donors = [np.repeat(np.array(own, dtype=np.float64), copies).tolist() for own in state["donors"]]
+        donors = [np.repeat(np.array(values, dtype=np.float64), copies).tolist() for values in state["donors"]]
         how = (self.n_neighbors, self.weights == "distance")
         return [FillFromNeighbours(list(state["columns"]), donors, list(state["means"]), *how), *of_empty]
 
 
 @dataclass(frozen=True)
 class FillFromNeighbours(Operation):
-    """Missing values become the mean of the nearest donors that have one; every column becomes float64."""
+    """Replaces missing values by the mean of the nearest donors that have a value; every column becomes float64."""
 
     columns: Sequence[str]
     donors: Sequence[Sequence[float | None]]  # the values of each column; missing is None or NaN
@@ -243,39 +243,38 @@ def distances_to(rows: Matrix, donors: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class SMOTE(Stage):
-    """Add synthetic training rows of the rarer classes until each has `ratio` times as many as the commonest.
+    """Add synthetic training rows of the rarer classes until each has `ratio` times as many rows as the most frequent class.
 
-    A synthetic row lies at a random place of the line from a row to one of its `n_neighbors` nearest of the same class,
-    in the chosen columns; all other columns are the row's own. Integers are rounded. Rows in which one of the columns is
-    missing are repeated as they are. In prediction nothing changes.
+    In the chosen columns, a synthetic row is a random point on the line from a row to one of its `n_neighbors` nearest
+    neighbours of the same class; all other columns are copied from the row. Integers are rounded. Rows with a missing value
+    in one of the columns are repeated unchanged. In prediction nothing changes.
 
-    Neighbours are looked for in a sample of at most `max_donors` different complete rows of each class, chosen by a hash
-    of their values: with as many or fewer in the class this is SMOTE itself, with more an approximation of it whose cost
-    does not grow with the data. What is drawn comes from a hash of the row and the seed, so neither the order of the rows
-    nor how they are split changes the result, and the numbers are right in the mean only. Scale the columns first when
-    their units differ.
+    Neighbours are searched in a sample of at most `max_donors` distinct complete rows of each class, chosen by a hash of
+    their values. If a class has no more rows than that, this is SMOTE itself; otherwise an approximation whose cost does not
+    grow with the data. Random numbers are a hash of the row and the seed, so neither the order of the rows nor how they are
+    split changes the result, and the class sizes are exact only on average. Scale the columns first when their units differ.
 
     Parameters
     ----------
     columns
-        Numeric columns that are mixed, and in which distance is measured; all of them when omitted.
+        Numeric columns to interpolate, which also define the distance; all of them when omitted.
     by
         The column of the classes; the first target when omitted.
     ratio
-        Rows of each class, relative to the commonest one.
+        The number of rows of each class, relative to the most frequent one; above 0, at most 1.
     n_neighbors
-        Neighbours to choose from.
+        The number of neighbours to choose from.
     max_donors
-        The size of the sample of each class.
+        The maximum number of sampled rows of each class.
     seed
-        Another seed, other rows.
+        The seed of the random choices.
 
     Raises
     ------
     SchemaError
         In fit, when there is no such column.
     DataError
-        In fit, when a class to add to has infinite values.
+        In fit, when a class that needs more rows has infinite values.
 
     References
     ----------

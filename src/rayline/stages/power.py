@@ -1,4 +1,4 @@
-"""Logarithms and power transforms: what makes a skewed column more normal."""
+"""Logarithms and power transforms, which make a skewed column more normal."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from rayline.core.statistics.quantiles import Quantiles
 
 @dataclass(frozen=True)
 class Log(NumberStage):
-    """Replace x by ln(x + offset); missing stays missing, and a value at or below -offset is refused.
+    """Replace x by ln(x + offset), as Float64; missing values stay missing.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     offset
-        What is added first; 1 by default, so that counts of 0 become 0.
+        The number to add first; 1 by default, so that counts of 0 become 0.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
     Raises
     ------
     DataError
-        In fit, when a value is too small. A smaller one that comes later becomes missing.
+        In fit, when a value is at or below -offset, or a column has no values. In transform such a value becomes missing.
 
     Examples
     --------
@@ -60,8 +60,8 @@ class Log(NumberStage):
         return [Assign({column: ["if", [">", x, 0], ["log", x], None]})]
 
     def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        known = [column for column, own in self.state["columns"].items() if "empty" not in own]
-        back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in known}
+        transformed = [column for column, learned in self.state["columns"].items() if "empty" not in learned]
+        back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in transformed}
         return [*self.undo_empty(schema), *([Assign(back)] if back else [])]
 
 
@@ -69,12 +69,13 @@ class Log(NumberStage):
 class PowerTransformer(NumberStage):
     """Make each column more normal by the power transform with the most likely λ, as scikit-learn does.
 
-    λ maximises the likelihood of the column's distribution (see `Quantiles`) to the last bits: of exactly the rows up to
-    65,536 distinct values, of the sketch beyond. There λ was off by 1e-8 to 2e-6 on 1,000,000 values (normal, log-normal,
-    uniform, Student's t with 4 degrees), and the results by at most 1e-6, in the far tails of the last by 2e-4.
-    scikit-learn's search stops at about 1e-7, where the likelihood is flat to rounding; λ agrees with its own to that,
-    and has never less likelihood. A column on one side of zero is computed relative to its geometric mean, so λ and the
-    results are right also far from zero for its spread (years), where scikit-learn's λ is another. Missing stays missing.
+    λ maximises the likelihood of the column's distribution (see `Quantiles`) to the last bits: of the exact values for up
+    to 65,536 distinct ones, of the sketch beyond. With the sketch of 1,000,000 values (normal, log-normal, uniform,
+    Student's t with 4 degrees of freedom) the error of λ was 1e-8 to 2e-6, and that of the results at most 1e-6 (2e-4 in the
+    far tails of Student's t). scikit-learn's search stops at about 1e-7, where rounding makes the likelihood flat; λ agrees
+    with it to that precision, and never has a lower likelihood. A column on one side of zero is computed relative to its
+    geometric mean, so λ and the results are correct even for values far from zero with a small spread (years), where
+    scikit-learn's λ differs. Missing values stay missing. The result is Float64.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ class PowerTransformer(NumberStage):
     method
         "yeo-johnson", or "box-cox" (positive values only).
     standardize
-        Whether the result gets mean 0 and variance 1.
+        Whether to scale the result to mean 0 and variance 1.
     keep_empty_features
         How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it missing.
 
@@ -91,7 +92,7 @@ class PowerTransformer(NumberStage):
     ------
     DataError
         In fit, when a column has no values, infinite ones, or for "box-cox" any that is not positive; without
-        `standardize` also when the results overflow, or are the same to the last digits.
+        `standardize` also when the results overflow, or are all the same to the last digits.
 
     References
     ----------
@@ -125,7 +126,7 @@ class PowerTransformer(NumberStage):
         center = self._center(values, n)
         sign, log = self._logarithms(values, center)
         power = self._most_likely(sign, log, n) if len(values) > 1 else 1.0
-        if not self.standardize:  # then nothing takes the unit away again
+        if not self.standardize:  # then the scale of the center would not be removed again
             center = None
             sign, log = self._logarithms(values, center)
         with np.errstate(all="ignore"):
@@ -144,7 +145,7 @@ class PowerTransformer(NumberStage):
     def _collapsed(self, column: str, power: float, what: str) -> DataError:
         return DataError(
             f"{type(self).__name__}: with λ = {power:g}, the most likely one, the results of column {column!r} {what}.",
-            "Expected results that can be told apart.",
+            "Expected distinguishable results.",
             "leave standardize=True, or scale the column first (StandardScaler): its values are far from zero for their spread.",
         )
 

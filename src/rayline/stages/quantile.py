@@ -1,4 +1,4 @@
-"""The quantile transform: a column onto a uniform or normal distribution."""
+"""The quantile transform, which maps a column onto a uniform or normal distribution."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rayline.core.statistics.quantiles import Quantiles
 
 @dataclass(frozen=True)
 class Interpolate(ColumnOperation):
-    """x becomes the value at x of lines between points; at a point `at`, between two `right` of one to `left` of the next.
+    """Piecewise linear interpolation with steps: `at` at each point; between two, from `right` of one to `left` of the next.
 
-    Points are ascending. Outside of them x takes `at` of the first or the last.
+    Points are ascending. Outside of them the result is `at` of the first or the last point.
     """
 
     points: Sequence[float]
@@ -81,7 +81,7 @@ class Interpolate(ColumnOperation):
 
 
 def _special() -> Any:
-    """SciPy's functions of the normal distribution."""
+    """Import and return SciPy's functions of the normal distribution."""
     try:
         from scipy import special
     except ImportError as error:
@@ -90,14 +90,14 @@ def _special() -> Any:
 
 
 def _normal_quantile() -> tuple[Any, float, float]:
-    """The function, and its lowest and highest value that is kept."""
+    """Return the normal quantile function and the bounds to which its results are clipped."""
     ndtri = _special().ndtri
     return ndtri, float(ndtri(1e-7 - np.spacing(1))), float(ndtri(1 - (1e-7 - np.spacing(1))))
 
 
 @dataclass(frozen=True)
 class NormalQuantile(ColumnOperation):
-    """A share from 0 to 1 becomes the normal quantile, kept within ±5.2 as in scikit-learn."""
+    """Replaces a probability from 0 to 1 by the normal quantile, clipped to ±5.2 as in scikit-learn."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
@@ -125,14 +125,14 @@ class NormalQuantile(ColumnOperation):
 
 @dataclass(frozen=True)
 class NormalShare(ColumnOperation):
-    """The way back from a normal quantile: the share of the normal distribution below it."""
+    """The inverse of `NormalQuantile`: replaces a normal quantile by its probability."""
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         return [col(self.column).cast(pl.Float64).map_batches(self._map, return_dtype=pl.Float64, is_elementwise=True)]
 
     def _map(self, values: pl.Series) -> pl.Series:
         share = _special().ndtr(values.fill_null(0.0).to_numpy())
-        share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the ends were cut there
+        share = np.where(share < 1e-7, 0.0, np.where(share > 1 - 1e-7, 1.0, share))  # the quantiles were clipped there
         result = pl.Series(values.name, share)
         return result.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.Float64))
 
@@ -141,12 +141,15 @@ class NormalShare(ColumnOperation):
 class QuantileTransformer(NumberStage):
     """Map each column onto a uniform or normal distribution by its quantiles, as scikit-learn does without subsampling.
 
+    Missing values stay missing. The result is Float64. The quantiles are exact for up to 65,536 distinct values in a
+    column; for more see `Quantiles`.
+
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     n_quantiles
-        Landmarks (at most the number of values).
+        The number of quantiles to learn (at most the number of rows).
     output_distribution
         "uniform" or "normal".
     keep_empty_features
@@ -156,6 +159,8 @@ class QuantileTransformer(NumberStage):
     ------
     DataError
         In fit, when a column has no values or infinite ones.
+    MissingExtraError
+        For "normal", when SciPy is not installed.
 
     Examples
     --------
@@ -176,7 +181,7 @@ class QuantileTransformer(NumberStage):
         quantiles: Quantiles = answers[0]
         if not quantiles.count:
             raise self.all_null(column)
-        n_rows = quantiles.count + quantiles.n_null  # as scikit-learn, which counts missing values here
+        n_rows = quantiles.count + quantiles.n_null  # as in scikit-learn, which counts missing values here
         references = np.linspace(0, 1, max(1, min(self.n_quantiles, n_rows)))
         landmarks = np.maximum.accumulate(np.array(quantiles.quantiles(references.tolist())))
         low, high = float(landmarks[0]), float(landmarks[-1])
@@ -185,7 +190,7 @@ class QuantileTransformer(NumberStage):
         last = np.append(first[1:], len(landmarks)) - 1
         left, right = references[first], references[last]
         at = (left + right) / 2
-        if len(points) == 1:  # a constant is 0, and so is what is below it; what is above is 1
+        if len(points) == 1:  # a constant becomes 0, as do smaller values; larger values become 1
             points, left, at, right = (
                 np.array([points[0], np.nextafter(points[0], np.inf)]),
                 *[np.array([0.0, 1.0])] * 3,

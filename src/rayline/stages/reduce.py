@@ -1,4 +1,4 @@
-"""Stages that leave fewer columns: principal components, and filters by variance, correlation and the target."""
+"""Stages that reduce the number of columns: principal components, and filters by variance, correlation and the target."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)
 def _infinite(stage: Stage, column: str) -> DataError:
     return DataError(
         f"{type(stage).__name__}: column {column!r} holds infinite values, or values too large for float64.",
-        "Expected finite numbers, whose squares are finite.",
+        "Expected finite numbers with finite squares.",
         f"clip {column!r} first (Clipper), scale it, or make the infinite values missing.",
     )
 
@@ -51,19 +51,19 @@ def _refuse_infinite(stage: Stage, columns: Sequence[str], found: Covariance) ->
 class PCA(Stage):
     """Replace columns by their first principal components `pca0`, `pca1`, … (Float64), as scikit-learn does.
 
-    Of each component the entry with the largest size is positive. A row with a missing value has missing components.
-    Components come from the covariance, which is merged exactly: they agree with scikit-learn's within 1e-9 while their
-    variance is above 1e-12 of the largest. Where there is no variance left but rounding errors, a component is 0.
+    The entry of a component with the largest absolute value is positive. A row with a missing value has missing components.
+    The components are computed from the covariance, which is merged exactly: they agree with scikit-learn's within 1e-9
+    while their variance is above 1e-12 of the largest. A component whose variance is only rounding error is 0.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted. Scale them first when their units differ.
     n_components
-        How many components, or a share of the variance below 1.0: as many as it takes for more than that. When omitted as
-        many as there are columns, or complete rows if these are fewer.
+        The number of components, or a share of the variance below 1.0: the smallest number that explains more than that.
+        When omitted, the number of columns, or of complete rows if these are fewer.
     whiten
-        Whether each component gets variance 1 (with ddof=1).
+        Whether to scale each component to variance 1 (with ddof=1).
 
     Raises
     ------
@@ -87,8 +87,8 @@ class PCA(Stage):
     def lossy_reason(self) -> str:  # type: ignore[override]
         if self.is_fitted:
             fewer = len(self.state["components"]) < len(self.state["columns"])
-            return "what the components leave out" if fewer else ""
-        return "" if self.n_components is None else "what the components leave out"
+            return "the variance that the components do not explain" if fewer else ""
+        return "" if self.n_components is None else "the variance that the components do not explain"
 
     n_components: int | float | None = param(
         None,
@@ -101,7 +101,7 @@ class PCA(Stage):
         **Stage.unsupported_params,
         **dict.fromkeys(
             ("svd_solver", "tol", "iterated_power", "n_oversamples"),
-            "leave it out: the covariance is taken apart exactly",
+            "leave it out: the covariance is decomposed exactly",
         ),
     }
     whiten: bool = param(False, a_bool())
@@ -129,12 +129,12 @@ class PCA(Stage):
             shares = np.cumsum(np.maximum(sizes[order], 0.0)) / max(
                 float(np.maximum(sizes, 0.0).sum()), np.finfo(np.float64).tiny
             )
-            # As scikit-learn: more than the share, and what meets it but for rounding is not more.
+            # As in scikit-learn, the sum must exceed the share; a difference within rounding does not count.
             n = min(int(np.searchsorted(shares, self.n_components + 1e-12, side="right")) + 1, n)
             order = order[:n]
         self.refuse_taken([f"pca{i}" for i in range(n)], view, gone=columns)
         components = vectors.T[order]
-        size = np.abs(components)  # of entries that differ by rounding alone the first is the largest
+        size = np.abs(components)  # of entries that differ only by rounding, the first counts as the largest
         largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-9)).argmax(axis=1)
         components = components * np.sign(components[np.arange(n), largest])[:, None]
         variances = sizes[order]
@@ -192,9 +192,9 @@ class VarianceThreshold(ColumnStage):
     Parameters
     ----------
     columns
-        Numeric columns to look at; all of them when omitted. Others stay.
+        Numeric columns to check; all of them when omitted. All other columns stay.
     threshold
-        The largest variance (ddof=0) that is removed.
+        Columns with at most this variance (ddof=0, without missing values) are removed.
 
     Examples
     --------
@@ -217,7 +217,7 @@ class VarianceThreshold(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         moments: Moments = answers[0]
-        # A variance within the rounding error of the mean is none.
+        # A variance within the rounding error of the mean counts as 0.
         error = (1e-15 * moments.mean) * (1e-15 * moments.mean) * moments.count
         return {"removed": math.isfinite(moments.variance) and moments.variance <= max(self.threshold, error)}
 
@@ -227,14 +227,19 @@ class VarianceThreshold(ColumnStage):
 
 @dataclass(frozen=True)
 class CorrelationFilter(Stage):
-    """Remove numeric columns that correlate with an earlier one that is kept.
+    """Remove numeric columns that are correlated with an earlier column that is kept.
 
     Parameters
     ----------
     columns
-        Numeric columns to look at; all of them when omitted. Others stay.
+        Numeric columns to check; all of them when omitted. All other columns stay.
     threshold
         The largest absolute Pearson correlation that is allowed, over rows without missing values in these columns.
+
+    Raises
+    ------
+    DataError
+        In fit, when a column has infinite values, or values too large for float64.
 
     Examples
     --------
@@ -275,25 +280,27 @@ class CorrelationFilter(Stage):
 
 @dataclass(frozen=True)
 class SelectKBest(Stage):
-    """Keep the k numeric columns that tell most of the target, by scikit-learn's F statistic.
+    """Keep the k numeric columns with the largest F statistic for the target, as scikit-learn does.
 
-    Rows in which the column or the target is missing do not count for it.
+    Rows in which the column or the target is missing are ignored for this column.
 
     Parameters
     ----------
     columns
-        Numeric columns to choose from; all of them when omitted. Others stay.
+        Numeric columns to choose from; all of them when omitted. All other columns stay.
     k
-        How many stay.
+        The number of columns to keep.
     score
-        "f_classif", "f_regression", or "auto": by the type of the target (a float target is regressed).
+        "f_classif", "f_regression", or "auto": by the type of the target (regression for floats).
     target
         The target column; the first of fit's `target_columns` when omitted.
 
     Raises
     ------
     SchemaError
-        In fit, without a target, or with text as the target of a regression.
+        In fit, without a target, or with a target of text for "f_regression".
+    DataError
+        In fit, when a column has infinite values, or values too large for float64.
 
     Examples
     --------
@@ -344,7 +351,7 @@ class SelectKBest(Stage):
         return self.fitted(self._chosen([c for c in self.state["columns"] if c not in columns], self.state["scores"]))
 
     def _score(self, column: str, answer: Any) -> float:
-        """F, with ±∞ and NaN as a float that can be compared: a column that tells nothing has 0."""
+        """Return the F statistic as a float that can be compared; 0 for a column without information about the target."""
         if isinstance(answer, Covariance):
             _refuse_infinite(self, [column, "the target"], answer)
             if answer.count < 3:

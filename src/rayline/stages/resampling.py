@@ -1,4 +1,4 @@
-"""Stages that change which rows are trained on. In prediction they do nothing."""
+"""Stages that drop or repeat training rows. In prediction they do nothing."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _COPIES = "\x00copies"
 
 @dataclass(frozen=True)
 class DropRows(Stage):
-    """Train without the rows in which a formula is true; in prediction every row stays.
+    """Drop the training rows for which a condition is true; in prediction every row stays.
 
     Parameters
     ----------
     where
-        A condition as in `Expression`, for example `[">", ["col", "age"], 120]` or `pl.col("age") > 120`. Rows for which it is missing stay.
+        A condition as in `Expression`, for example `[">", ["col", "age"], 120]` or `pl.col("age") > 120`. Rows for which it
+        is missing stay.
 
     Raises
     ------
     SchemaError
-        In fit, when a column does not exist or the formula is no condition.
+        In fit, when a column does not exist or the formula is not a condition.
 
     Examples
     --------
@@ -85,7 +86,7 @@ class DropRows(Stage):
 
 @dataclass(frozen=True)
 class FilterRows(Operation):
-    """The rows for which a formula is true go away."""
+    """Drops the rows for which a formula is true."""
 
     condition: Formula
 
@@ -102,7 +103,7 @@ class FilterRows(Operation):
 
 @dataclass(frozen=True)
 class _Resample(Stage):
-    """A stage that repeats or leaves out rows by the class of a column."""
+    """A stage that repeats or drops rows by their class."""
 
     resamples: ClassVar = True
 
@@ -165,19 +166,20 @@ class _Resample(Stage):
 
 @dataclass(frozen=True)
 class Upsample(_Resample):
-    """Repeat training rows of the rarer classes until each has `ratio` times as many as the commonest.
+    """Repeat training rows of the rarer classes until each has `ratio` times as many rows as the most frequent class.
 
-    A rate that is no whole number repeats some rows once more, chosen by a hash of their content; so the result does not
-    depend on how the rows are split, and the numbers are right in the mean only. In prediction nothing changes.
+    For a fractional rate, a hash of the content decides which rows are repeated once more. So the result does not depend on
+    how the rows are split, and the class sizes are exact only on average. In prediction nothing changes. Rows whose class
+    is missing stay unchanged.
 
     Parameters
     ----------
     by
         The column of the classes; the first target when omitted.
     ratio
-        Rows of each class, relative to the commonest one.
+        The number of rows of each class, relative to the most frequent one; above 0, at most 1.
     seed
-        Another seed, another choice.
+        The seed of the hash that chooses rows.
 
     Raises
     ------
@@ -200,19 +202,20 @@ class Upsample(_Resample):
 
 @dataclass(frozen=True)
 class Downsample(_Resample):
-    """Leave out training rows of the commoner classes until the rarest has `ratio` times as many as each.
+    """Drop training rows of the more frequent classes until the rarest class has `ratio` times as many rows as each.
 
-    Which rows stay is decided by a hash of their content; so the result does not depend on how the rows are split, equal
-    rows stay or go together, and the numbers are right in the mean only. In prediction nothing changes.
+    A hash of the content decides which rows stay. So the result does not depend on how the rows are split, equal rows stay
+    or are dropped together, and the class sizes are exact only on average. In prediction nothing changes. Rows whose class
+    is missing stay.
 
     Parameters
     ----------
     by
         The column of the classes; the first target when omitted.
     ratio
-        Rows of the rarest class, relative to each other one.
+        The number of rows of the rarest class, relative to each other class; above 0, at most 1.
     seed
-        Another seed, another choice.
+        The seed of the hash that chooses rows.
 
     Raises
     ------
@@ -235,7 +238,7 @@ class Downsample(_Resample):
 
 @dataclass(frozen=True)
 class RepeatRows(Operation):
-    """Each row occurs as often as the rate of its class says; the rest of a rate goes to rows by their hash."""
+    """Repeats each row by the rate of its class; the fractional part of a rate is assigned to rows by their hash."""
 
     by: str
     classes: Sequence[Any]
@@ -245,7 +248,7 @@ class RepeatRows(Operation):
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         n = len(self.classes)
-        rates = pl.lit(pl.Series([*self.rates, 1.0], dtype=pl.Float64))  # other values: as they are
+        rates = pl.lit(pl.Series([*self.rates, 1.0], dtype=pl.Float64))  # rows with other values stay unchanged
         rate = rates.gather(CategoryCodes(self.by, self.classes, n, n).expression(schema))
         share = row_hash([col(name) for name in self.hashed], self.seed).cast(pl.Float64) / 2.0**64
         return [(rate.floor() + (share < rate - rate.floor()).cast(pl.Float64)).cast(pl.Int64).alias(_COPIES)]

@@ -1,4 +1,4 @@
-"""B-spline bases: a number becomes a few smooth bumps, so that a linear model can follow a curve."""
+"""B-spline bases: each number is replaced by the values of smooth basis functions, so that a linear model can fit a curve."""
 
 from __future__ import annotations
 
@@ -41,38 +41,38 @@ def _are_knots(value: Any) -> bool:
 class SplineTransformer(NumberStage):
     """Replace each column by its B-spline basis, `column_sp_0`, `column_sp_1`, … (Float64), as scikit-learn does.
 
-    A column with K knots gives K + degree - 1 columns (K - 1 when periodic) that sum to 1 between the first and the last
-    knot. A constant column gives zeros. Missing stays missing in each of them, or becomes zeros.
+    A column with K knots becomes K + degree - 1 columns (K - 1 when periodic) that sum to 1 between the first and the last
+    knot. A constant column becomes zeros. Missing values stay missing in each of them, or become zeros.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     n_knots
-        Knots of each column, for "uniform" and "quantile".
+        The number of knots of each column, for "uniform" and "quantile".
     degree
-        Of the polynomials; 3 are cubic splines.
+        The degree of the polynomials; 3 for cubic splines.
     knots
         "uniform" (at equal distances from the smallest to the largest training value), "quantile" (at equal shares of the
-        rows; exact up to 65,536 distinct values, beyond that see `Quantiles`), ascending numbers for all columns, or a
+        rows; exact for up to 65,536 distinct values, for more see `Quantiles`), ascending numbers for all columns, or a
         dict of such lists for some columns (the others are uniform).
     extrapolation
-        Outside of the knots: "constant" (the values at the end), "linear", "continue" (the polynomials as they are),
-        "periodic" (the range from the first to the last knot comes round again) or "error".
+        The values outside the knots: "constant" (as at the nearest end), "linear", "continue" (the polynomials continue),
+        "periodic" (the range from the first to the last knot repeats) or "error".
     include_bias
-        Whether the last basis function is there; without it a linear model has no second intercept.
+        Whether to keep the last basis function; without it a linear model has no second intercept.
     handle_missing
-        "keep": missing stays missing; "zeros".
+        "keep" (missing values stay missing) or "zeros".
     keep_empty_features
-        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it (missing, or zeros with
-        `handle_missing`).
+        How to treat a column without any value in fit: None raises DataError, False drops it, True keeps it (missing, or
+        zeros with `handle_missing`).
 
     Raises
     ------
     ParameterError
         When a periodic spline has no more knots than its degree.
     DataError
-        In fit, when a column has no values or infinite ones; in transform, outside of the knots with
+        In fit, when a column has no values or infinite ones; in transform, on values outside the knots with
         `extrapolation="error"`.
     SchemaError
         In fit, when a new name exists already.
@@ -126,7 +126,7 @@ class SplineTransformer(NumberStage):
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:
         return {
             "knots": self._extended(np.linspace(0.0, 1.0, self.n_knots)).tolist()
-        }  # any will do: there is nothing to place
+        }  # the knots do not matter for a column without values
 
     def _placed(self, column: str, answer: Any) -> npt.NDArray[np.float64]:
         if not answer.count:
@@ -137,12 +137,12 @@ class SplineTransformer(NumberStage):
             base = np.array([float(answer.low), float(answer.high)])
         low, high = float(base[0]), float(base[-1])
         self.refuse_infinite(column, low, high, high - low)
-        if high == low or not math.isfinite(1.0 / (high - low)):  # as good as constant
+        if high == low or not math.isfinite(1.0 / (high - low)):  # constant to the precision of float64
             return np.full(self.n_knots, low)
         return base if isinstance(answer, Quantiles) else np.linspace(low, high, self.n_knots)
 
     def _extended(self, base: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """With `degree` more knots on either side, at the distances that the knots have there."""
+        """Return the knots with `degree` more on either side, at the distances of the outermost knots."""
         degree, first, last = self.degree, base[0], base[-1]
         if self.extrapolation == "periodic":
             period = last - first
@@ -167,7 +167,7 @@ def _modulo(x: float, period: float) -> float:
 
 @dataclass(frozen=True)
 class BSpline(Operation):
-    """A number becomes the values of the B-splines over these knots; the source column goes away."""
+    """Replaces a number by the values of the B-splines over these knots; the source column is dropped."""
 
     column: str
     outputs: Sequence[str]
@@ -187,7 +187,7 @@ class BSpline(Operation):
 
     @cached_property
     def _lines(self) -> tuple[list[float], list[float], list[float], list[float]]:
-        """Values and slopes of all splines at the first and at the last knot."""
+        """Return values and slopes of all splines at the first and at the last knot."""
         low, high = self._ends
         return self._at(low), self._at(high), self._at(low, slope=True), self._at(high, slope=True)
 
@@ -196,7 +196,7 @@ class BSpline(Operation):
         return min(max(bisect_right(self.knots, x) - 1, self.degree), n - 1)
 
     def _at(self, x: float, *, slope: bool = False) -> list[float]:
-        """All splines at one place, by de Boor's recursion: only degree + 1 of them are not zero."""
+        """Return all splines at one point, by de Boor's recursion: only degree + 1 of them are not zero."""
         t, degree, last = self.knots, self.degree, self._interval(x)
         h = [1.0] + [0.0] * degree
         for j in range(1, degree + 1):
@@ -251,7 +251,7 @@ class BSpline(Operation):
     def _refusal(self, values: Sequence[float]) -> DataError:
         low, high = self._ends
         return DataError(
-            f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} beyond its knots.",
+            f"Preprocessor.transform: stage {self.stage!r} found values of column {self.column!r} beyond its knots.",
             f"Expected {low!r} to {high!r}; got {list(values)!r}.",
             'choose another extrapolation ("constant", "linear"), or clip the column first (Clipper).',
         )
@@ -303,7 +303,7 @@ class BSpline(Operation):
             return matrix
 
     def _inside(self, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """`_at` of many places: the same steps in the same order."""
+        """Evaluate `_at` for many points: the same steps in the same order."""
         t, degree = np.array(self.knots), self.degree
         n = len(t) - degree - 1
         last = np.clip(np.searchsorted(t, x, side="right") - 1, degree, n - 1)

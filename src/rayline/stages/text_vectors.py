@@ -1,4 +1,4 @@
-"""What a fitted text stage does: texts become sparse vectors, or lists of words."""
+"""The operations of fitted text stages: texts become sparse vectors, or lists of words."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rayline.core.text_analysis import Analyzer
 
 @dataclass(frozen=True)
 class Vectorize(ColumnOperation):
-    """A text becomes the sparse vector of its gram counts, weighted and normed."""
+    """Replaces a text by the sparse vector of its gram counts, weighted and normalized."""
 
-    stays: ClassVar = False  # there is no way back: the order of the words is lost
+    stays: ClassVar = False  # no inverse: the order of the words is lost
     analyzer: Analyzer
     n_features: int
     vocabulary: Sequence[str] | None = None  # the spelling of each gram; None: features are hash buckets
@@ -158,9 +158,9 @@ def _sparse(size: int, offsets: Any, indices: Any, values: Any) -> pl.Series:
 
 @dataclass(frozen=True)
 class SplitWords(ColumnOperation):
-    """A text becomes the list of its tokens."""
+    """Replaces a text by the list of its tokens."""
 
-    stays: ClassVar = False  # there is no way back: what stood between the words is lost
+    stays: ClassVar = False  # no inverse: the characters between the words are lost
     analyzer: Analyzer
 
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:

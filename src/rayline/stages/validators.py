@@ -1,7 +1,7 @@
-"""Stages that look at values: wrong ones are refused, become missing, or are reported.
+"""Stages that validate values: invalid ones raise an error, become missing, or are logged.
 
-Rows are never left out: each row that comes in has an answer. To predict the good rows of a batch only, keep the action
-"error" and say `on_error="null"` or "collect" in `InferencePipeline.transform`.
+Rows are never dropped: every input row gets a result. To predict only the valid rows of a batch, keep the action "error"
+and pass `on_error="null"` or "collect" to `InferencePipeline.transform`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rayline.core.statistics.base import MinMax, Statistic
 from rayline.core.statistics.counts import ValueCounts
 
 LOG = logging.getLogger("rayline.checks")
-"""Where the action "warn" reports to."""
+"""The logger of the action "warn"."""
 
 
 def _action() -> Any:
@@ -30,12 +30,12 @@ def _action() -> Any:
 
 @dataclass(frozen=True)
 class RequireValues(ColumnOperation):
-    """Values that break a rule are refused, become missing or are reported.
+    """Validates values by a rule: invalid ones raise DataError, become missing or are logged.
 
     Rules: "known", "range" (low, high), "categories". Actions: "error", "missing", "warn".
     """
 
-    stays: ClassVar = True  # what was made missing stays missing
+    stays: ClassVar = True  # values that were made missing stay missing
     rule: str
     allowed: Sequence[Any]
     action: str
@@ -120,14 +120,14 @@ class RequireValues(ColumnOperation):
 
 @dataclass(frozen=True)
 class CheckMissing(ColumnStage):
-    """Refuse tables in which a column has missing values, or report them.
+    """Raise an error when a column has missing values (null or NaN), or log them.
 
     Parameters
     ----------
     columns
-        Columns of any type; when omitted all.
+        Columns of any type; all when omitted.
     action
-        "error", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
+        "error", or "warn": the values pass, and their number is logged to `rayline.checks`.
 
     Raises
     ------
@@ -153,21 +153,22 @@ class CheckMissing(ColumnStage):
 
 @dataclass(frozen=True)
 class CheckRange(ColumnStage):
-    """Refuse numbers outside of a range, or make them missing; missing passes.
+    """Raise an error for numbers outside a range, make them missing, or log them; missing values pass.
 
     Parameters
     ----------
     columns
         Numeric columns; all of them when omitted.
     low, high
-        The range. Where neither is given, that of the training rows.
+        The range, ends included. When both are omitted, the range of the training rows.
     action
-        "error", "missing", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
+        "error", "missing", or "warn": the values pass, and their number is logged to `rayline.checks`.
 
     Raises
     ------
     DataError
-        In transform, on a value outside with `action="error"`.
+        In transform, on a value outside the range with `action="error"`; in fit, when the range must be learned from a
+        column without values.
 
     Examples
     --------
@@ -184,7 +185,7 @@ class CheckRange(ColumnStage):
 
     @property
     def lossy_reason(self) -> str:  # type: ignore[override]
-        return "" if self.action != "missing" else "what was out of range and became missing"
+        return "" if self.action != "missing" else "values out of range that became missing"
 
     low: float | None = param(None, a_number(none=True))
     high: float | None = param(None, a_number(none=True))
@@ -206,14 +207,14 @@ class CheckRange(ColumnStage):
 
 @dataclass(frozen=True)
 class CheckCategories(ColumnStage):
-    """Refuse categories that the training rows did not have, or make them missing; missing passes.
+    """Raise an error for categories that fit did not see, make them missing, or log them; missing values pass.
 
     Parameters
     ----------
     columns
         String and categorical columns; all of them without free text when omitted.
     action
-        "error", "missing", or "warn": the values pass, and how many there were goes to the log `rayline.checks`.
+        "error", "missing", or "warn": the values pass, and their number is logged to `rayline.checks`.
 
     Raises
     ------
