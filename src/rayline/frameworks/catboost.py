@@ -33,32 +33,32 @@ CLASSES = {
     "MultiClass": Task.MULTICLASS,
     "MultiClassOneVsAll": Task.MULTICLASS,
 }
-"""Loss functions of classifications; all others are regressions."""
+"""Classification losses; all others are regressions."""
 
 OWN = "PythonUserDefined"
-"""What the names of losses begin with that are objects of the user's own."""
+"""Prefixes of the names of custom loss objects."""
 
 EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile")
-"""Regressions that are learned as logarithms."""
+"""Regression losses whose scores are logarithms."""
 
 BY_FEATURE = ("monotone_constraints", "feature_weights", "first_feature_use_penalties", "per_object_feature_penalties")
-"""Parameters that say something of features by name."""
+"""Parameters that refer to features by name."""
 
 OF_GROUPS = ("Query", "Yeti", "Pair", "Stochastic", "Group", "Lambda", "Survival", "Cox")
 SEVERAL = ("MultiQuantile", "RMSEWithUncertainty")
-"""What losses begin with that rank rows in groups or learn times of survival, and those with several predictions for a target."""
+"""Prefixes of the losses for ranking and survival analysis, and of those with several predictions per target."""
 
 NOT_HERE = ("class_names", "cat_features", "text_features", "embedding_features", "classes_count", "target_border")
-"""Parameters that say what the target and the features are, which a fit knows."""
+"""Parameters that describe the target and the features, which the fit sets."""
 
 MISSING = "\u2205"
-"""What a missing category is to CatBoost, which takes strings only."""
+"""String that stands for a missing category: CatBoost accepts only strings."""
 
 NAMES = Escaping({})
-"""CatBoost takes any name of a feature but the empty one."""
+"""Escapes an empty feature name, the only one that CatBoost refuses."""
 
 MANY_COLUMNS = 4096
-"""Elements of sparse vectors that are made columns of a table."""
+"""Maximum number of elements of sparse vectors that are converted to table columns."""
 
 SETS = {"learn": "train", "validation": "test"}
 
@@ -68,8 +68,8 @@ class CatBoost(Framework):
 
     Without a `loss_function`, class labels give Logloss, MultiClass or MultiLogloss, numbers RMSE or MultiRMSE. String
     features are CatBoost's own categories. With a test set predictions stop at the best iteration, unless
-    `use_best_model` is False. Parameters name features, or raw columns for all features that come from them; a loss of the
-    user's own gives labels and no probabilities. `init_model` is continued. One worker.
+    `use_best_model` is False. Parameters name features, or raw columns for all features that come from them; a custom
+    loss gives labels and no probabilities. `init_model` is continued. One worker.
     """
 
     name = "catboost"
@@ -88,9 +88,7 @@ class CatBoost(Framework):
         made = self._params(context, params or {})
         model = catboost.CatBoost(made)
         test = None if context.test is None or not context.test.n_rows else _pool(context.test)
-        on_gpu = (
-            made.get("task_type") == "GPU"
-        )  # where CatBoost takes no callbacks: what it has told is told at the end
+        on_gpu = made.get("task_type") == "GPU"  # where CatBoost accepts no callbacks, report all iterations at the end
         if on_gpu and callbacks:
             raise ParameterError(
                 "catboost trainer: CatBoost takes no callbacks on a GPU.",
@@ -145,7 +143,7 @@ class CatBoost(Framework):
         if features.categories:
             table = catboost.Pool(table, cat_features=_categories(features), feature_names=model.feature_names_)
         scores: Array = np.asarray(model.predict(table, prediction_type=kind))
-        if loss == "MultiClassOneVsAll":  # each class by itself: they do not add up to 1
+        if loss == "MultiClassOneVsAll":  # one-vs-all: they do not add up to 1
             scores = normalized(scores)
         return scores
 
@@ -233,7 +231,7 @@ class CatBoost(Framework):
             model.save_model(f"{folder}/model.onnx", format="onnx")
             made = onnx.load(f"{folder}/model.onnx")
         trees = made.graph.node[0]
-        del made.graph.node[1:], made.graph.output[:]  # the last one makes a list of dicts of the scores
+        del made.graph.node[1:], made.graph.output[:]  # ZipMap would turn the scores into a list of dicts
         made.graph.output.append(
             onnx.helper.make_tensor_value_info(trees.output[-1], onnx.TensorProto.FLOAT, [None, None])
         )
@@ -245,7 +243,7 @@ class CatBoost(Framework):
 
 
 class _CatBoostReporter:
-    """Tells the context of each iteration, and stops when it says so."""
+    """Reports each iteration to the context, and stops the training when the context says so."""
 
     def __init__(self, context: TrainContext) -> None:
         self._job = context
@@ -260,7 +258,7 @@ class _CatBoostReporter:
 
 
 def _tell(context: TrainContext, found: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """The metrics of every iteration, after the training."""
+    """Report the metrics of every iteration, after the training."""
     named = {f"{SETS.get(where, where)}-{name}": v for where, metrics in found.items() for name, v in metrics.items()}
     for iteration in range(min(map(len, named.values()), default=0)):
         context.report(iteration, {name: float(values[iteration]) for name, values in named.items()})
@@ -279,7 +277,7 @@ def _pool(rows: Rows) -> Any:
 
 
 def _table(features: Features) -> Any:
-    """Numbers as a matrix; with categories a pandas table, in which they are strings."""
+    """Return numbers as a matrix; with categories, a pandas table in which they are strings."""
     if not features.categories:
         return features.matrix(np.float32)
     import pandas as pd
@@ -290,7 +288,7 @@ def _table(features: Features) -> Any:
     made = matrix.matrix(np.float32)
     if not isinstance(made, np.ndarray) and made.shape[1] > MANY_COLUMNS:
         raise SchemaError(
-            f"catboost trainer: {features.categories} are categories beside sparse vectors with {made.shape[1]:,} elements.",
+            f"catboost trainer: {features.categories} are categories next to sparse vectors with {made.shape[1]:,} elements.",
             f"Expected at most {MANY_COLUMNS:,} elements: with categories CatBoost takes a table, with a column for each.",
             "encode the categories (OneHotEncoder), or make shorter vectors (n_features=…).",
         )

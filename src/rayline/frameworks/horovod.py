@@ -102,7 +102,7 @@ class HorovodCommunicator(SingleProcess):
     @contextlib.contextmanager
     def of(cls, context: TrainContext) -> Iterator[HorovodCommunicator]:
         """While a training runs."""
-        told: dict[str, Any] = {
+        variables: dict[str, Any] = {
             "HOROVOD_RANK": context.rank,
             "HOROVOD_SIZE": context.world_size,
             "HOROVOD_LOCAL_RANK": 0,
@@ -114,11 +114,11 @@ class HorovodCommunicator(SingleProcess):
             "HOROVOD_CPU_OPERATIONS": "gloo",
             **context.rendezvous,
         }
-        os.environ.update({name: str(value) for name, value in told.items()})
+        os.environ.update({name: str(value) for name, value in variables.items()})
         hvd.init()
         try:
             yield cls()
         finally:
             hvd.shutdown()
-            for name in told:
+            for name in variables:
                 os.environ.pop(name, None)

@@ -191,9 +191,9 @@ class HuggingFace(Framework):
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         """Tuned values that are no argument of the trainer are training arguments."""
         own = {"model", "tokenizer", "task", "training_args", "max_length"}
-        told = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in own}}
+        training_args = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in own}}
         return super().configure(
-            args, {**kwargs, "training_args": told}, {k: v for k, v in changes.items() if k in own}
+            args, {**kwargs, "training_args": training_args}, {k: v for k, v in changes.items() if k in own}
         )
 
 

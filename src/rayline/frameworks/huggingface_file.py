@@ -92,7 +92,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with module_size.no_larger_than(shapes, CONFIG):
-            model, told = AutoModelForSequenceClassification.from_pretrained(
+            model, loading_info = AutoModelForSequenceClassification.from_pretrained(
                 directory, use_safetensors=True, output_loading_info=True, **given
             )
         tokenizer = AutoTokenizer.from_pretrained(directory, **given)
@@ -102,7 +102,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
         raise ArtifactError(
             f"The saved transformer cannot be read: {str(error)[:500]}", "", "save it again."
         ) from error
-    wrong = {kind: sorted(map(str, names))[:3] for kind, names in told.items() if names}
+    wrong = {kind: sorted(map(str, names))[:3] for kind, names in loading_info.items() if names}
     if wrong:
         raise ArtifactError(
             "config.json names other layers than the saved numbers have.", f"Got {wrong}.", "save it again."

@@ -108,7 +108,7 @@ def fit(
             callbacks=list(callbacks),
         )
         trainer.model_accepts_loss_kwargs = False  # our loss is the mean of a batch, to be divided by accumulated steps
-        trainer.remove_callback(transformers.PrinterCallback)  # it prints what the context is told
+        trainer.remove_callback(transformers.PrinterCallback)  # it prints what is reported to the context
         trainer.add_callback(_HuggingFaceReporter(context, trainer, save))
         if trainer.args.label_smoothing_factor and model.config.problem_type != "single_label_classification":
             raise ParameterError(
@@ -286,16 +286,16 @@ def quiet() -> Iterator[None]:
 def process(context: TrainContext) -> Iterator[None]:
     """This process as one of many, as transformers finds it in the environment; afterwards as it was."""
     host, _, port = (context.worker_addresses[0] if context.worker_addresses else ":").rpartition(":")
-    told: dict[str, Any] = {
+    variables: dict[str, Any] = {
         "RANK": context.rank,
         "WORLD_SIZE": context.world_size,
         "LOCAL_RANK": 0,
         "LOCAL_WORLD_SIZE": 1,
     }
-    told |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    variables |= {"MASTER_ADDR": host, "MASTER_PORT": port}
     before, threads = dict(os.environ), torch.get_num_threads()
     if context.world_size > 1:
-        os.environ.update({name: str(value) for name, value in told.items()})
+        os.environ.update({name: str(value) for name, value in variables.items()})
     torch.set_num_threads(context.n_threads)
     try:
         with torch.random.fork_rng(), quiet():
@@ -304,7 +304,7 @@ def process(context: TrainContext) -> Iterator[None]:
         torch.set_num_threads(threads)
         if torch.distributed.is_initialized() and context.world_size > 1:
             torch.distributed.destroy_process_group()
-        for name in told:
+        for name in variables:
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]

@@ -35,19 +35,19 @@ CLASSES = {
     "multiclassova": Task.MULTICLASS,
     "cross_entropy": Task.BINARY,
 }
-"""Objectives of classifications; all others are regressions."""
+"""Classification objectives; all others are regressions."""
 
 NAMES = Escaping(
     {**dict(zip('[]{}":, =', "［］｛｝＂：，\u00a0＝", strict=True)), **{chr(i): chr(0x2400 + i) for i in range(1, 32)}}
 )
-"""Characters that LightGBM or its file refuses in names of features, and forms of them that mean the same to people."""
+"""Characters that LightGBM or its file format refuses in names of features, and look-alikes that replace them."""
 
 OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
-"""Parameters that say where a model was trained and not what it is: left out of files."""
+"""Parameters about the training machine, which are left out of saved models."""
 
 
 OF_FILES = ("ignore_column", "label_column", "weight_column", "group_column", "data", "valid", "header", "two_round")
-"""Parameters of LightGBM's own reading of files, which tables do not go through."""
+"""Parameters for reading data files, which Rayline does not use."""
 
 TRAINING = (
     "objective", "metric", "num_class", "num_iterations", "learning_rate", "num_leaves", "max_depth", "boosting",
@@ -57,7 +57,7 @@ TRAINING = (
     "early_stopping_round", "first_metric_only", "verbosity", "max_delta_step", "drop_rate", "max_drop", "skip_drop",
     "top_rate", "other_rate",
 )  # fmt: skip
-"""Parameters that do not touch the bins, so trainings that differ in them alone can use one Dataset."""
+"""Parameters that do not affect the bins: trainings that differ only in these can share a Dataset."""
 
 
 class LightGBM(Framework):
@@ -67,7 +67,7 @@ class LightGBM(Framework):
     Training and test rows are evaluated as "train" and "test". Without an objective, class labels give `binary` or
     `multiclass`, numbers `regression`; `num_class` follows from the labels. Predictions stop at the best iteration.
     String features are LightGBM's own categories. Parameters name features, or raw columns for all features that come from
-    them. An objective of the user's own gives labels (above 0 is the second class) and no probabilities. On several workers trees are learned from all rows
+    them. A custom objective gives labels (above 0 is the second class) and no probabilities. On several workers trees are learned from all rows
     (`tree_learner="data"`) unless the parameters say otherwise.
     """
 
@@ -95,7 +95,7 @@ class LightGBM(Framework):
             )
         given = self._params(context, params or {})
         named = given.pop(CATEGORIES, ())
-        # A Dataset that a model is continued on is bound to that model's scores, and is not used again.
+        # A Dataset used to continue a model holds that model's scores, and is not reused.
         continued = init_model is not None or context.resume is not None
         kind = ("Dataset", *named, *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
         train = (
@@ -114,10 +114,10 @@ class LightGBM(Framework):
             rounds -= init_model.current_iteration()
         everyone = None
         if context.world_size > 1:
-            asked = _metrics(given)
-            refuse(asked)
+            metric_names = _metrics(given)
+            refuse(metric_names)
             everyone = LightGBMMetrics(
-                context, {"train": context.train, "test": context.test or context.train}, asked, feval
+                context, {"train": context.train, "test": context.test or context.train}, metric_names, feval
             )
             everyone.of(sets)
         return lightgbm.train(
@@ -167,20 +167,18 @@ class LightGBM(Framework):
             else _codes(features.table)
         )
         scores: Array = model.predict(data)
-        if (
-            _head(model).get("objective", "").startswith("multiclassova")
-        ):  # each class by itself: they do not add up to 1
+        if _head(model).get("objective", "").startswith("multiclassova"):  # one-vs-all: they do not add up to 1
             scores = normalized(scores)
         return scores
 
     def predicts_margins(self, model: Any) -> bool:
-        return not _head(model).get("objective")  # a function: it is not in the model
+        return not _head(model).get("objective")  # a function, which the model does not store
 
     def save(self, model: Any, directory: Path) -> None:
         text = model.model_to_string()
         text = re.sub(rf"^\[(?:{'|'.join(OWN)}): .*\]\n", "", text, flags=re.MULTILINE)
         (directory / "model.txt").write_text(text, encoding="utf-8")
-        if model.best_iteration > 0:  # the text holds the iterations up to this one, and does not say why
+        if model.best_iteration > 0:  # the text holds the iterations up to the best one, but not its number
             (directory / BEST).write_text(str(model.best_iteration), encoding="ascii")
 
     def load(self, directory: Path) -> Any:
@@ -261,7 +259,7 @@ class LightGBM(Framework):
         )
         labels = (
             [0.0, 1.0] if self.task(params) in (Task.BINARY, Task.MULTICLASS) else [0.5, 1.0]
-        )  # some take no 0, some none above 1
+        )  # some refuse 0, some refuse values above 1
         data = lightgbm.Dataset(np.zeros((2, 1)), np.array(labels), params={"verbosity": -1})
         try:
             lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)
@@ -294,7 +292,7 @@ class LightGBM(Framework):
         except lightgbm.basic.LightGBMError as error:
             if "not enabled in this build" in str(error):
                 return "this build of LightGBM has none; one built with -DUSE_GPU=1 has"
-        return ""  # what else a GPU may lack, the workers say
+        return ""  # other problems with a GPU appear on the workers
 
     def best_iteration(self, model: Any) -> int | None:
         return model.best_iteration - 1 if model.best_iteration > 0 else None
@@ -319,9 +317,9 @@ class LightGBM(Framework):
 
 
 class _LightGBMReporter:
-    """Tells the context of every iteration, and ends the training when it is told to."""
+    """Reports every iteration to the context, and stops the training when the context says so."""
 
-    order = 0  # before LightGBM's own early stopping, which ends the round of calls
+    order = 0  # before LightGBM's early stopping, after which no callback is called
     before_iteration = False
 
     def __init__(self, context: TrainContext, adapter: LightGBM, everyone: LightGBMMetrics | None) -> None:
@@ -342,7 +340,7 @@ MANY_ROWS = 4096
 
 @functools.cache
 def _training() -> frozenset[str]:
-    """The names of `TRAINING`, with their aliases."""
+    """Return the names in `TRAINING`, with their aliases."""
     return frozenset(alias for name in TRAINING for alias in compat.lightgbm_aliases(name))
 
 
@@ -354,7 +352,7 @@ def _best(file: Path, n_iterations: int) -> int:
 
 
 def _metrics(params: Mapping[str, Any]) -> set[str]:
-    """The names of LightGBM's metrics that are asked for."""
+    """Return the names of the requested LightGBM metrics."""
     found: set[str] = set()
     for name in compat.lightgbm_aliases("metric"):
         value = params.get(name) or ()
@@ -368,7 +366,7 @@ METRICS = {"mean_average_precision": "map", "lambdarank": "ndcg", "rank_xendcg":
 
 
 def _head(model: Any) -> Mapping[str, str]:
-    """What the text of a model says before its trees."""
+    """Return the header of a model's text, before its trees."""
     if model not in _heads:
         text = model.model_to_string(num_iteration=1).split("\n\n")[0]
         _heads[model] = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
@@ -379,7 +377,7 @@ _heads: weakref.WeakKeyDictionary[Any, Mapping[str, str]] = weakref.WeakKeyDicti
 
 
 def _codes(table: pl.DataFrame) -> pl.DataFrame:
-    """Categories as their codes; the codes are those of the Enum, so they mean the same in every table."""
+    """Return categories as codes; the codes are those of the Enum, so they are the same in every table."""
     return table.select(
         col(name).to_physical().cast(pl.Int32) if isinstance(dtype, pl.Enum) else col(name)
         for name, dtype in table.schema.items()
@@ -388,11 +386,11 @@ def _codes(table: pl.DataFrame) -> pl.DataFrame:
 
 BY_FEATURE = {"monotone_constraints": 0, "feature_contri": 1.0, "max_bin_by_feature": 255,
               "cegb_penalty_feature_lazy": 0.0, "cegb_penalty_feature_coupled": 0.0}  # fmt: skip
-"""Parameters with a value for each feature, and that of the features that are not named."""
+"""Parameters with a value per feature, and the default for features that are not named."""
 
 
 def _of_features(params: dict[str, Any], context: TrainContext) -> None:
-    """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
+    """Replace names of features by column numbers, in parameters that are set per feature."""
     for main, rest in BY_FEATURE.items():
         for name in compat.lightgbm_aliases(main):
             if isinstance(params.get(name), Mapping):
@@ -410,7 +408,7 @@ CATEGORIES = "categorical_feature"
 
 
 def _places(named: Any, context: TrainContext, where: str) -> set[int]:
-    """The columns that are named, or numbered, in a list or in LightGBM's own form ("0,1", "name:age,city")."""
+    """Return the column numbers given as names or numbers, in a list or in LightGBM's notation ("0,1", "name:age,city")."""
     if isinstance(named, str):
         by_name = named.startswith("name:")
         parts = [part for part in named.removeprefix("name:").split(",") if part]
@@ -422,7 +420,7 @@ def _places(named: Any, context: TrainContext, where: str) -> set[int]:
 
 def _dataset(rows: Rows, reference: Any = None, categories: Sequence[int] = ()) -> Any:
     features, label, weight = rows.features, rows.target, rows.weight
-    if not features.n_rows:  # LightGBM takes no table without rows: one without weight in the place of none
+    if not features.n_rows:  # LightGBM refuses a table without rows: use one row of weight 0 instead
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
         label, weight = np.ones(1), np.zeros(1)
     names: Any = [NAMES.escape(name) for name in features.schema]

@@ -1,4 +1,4 @@
-"""LightGBM's metrics over the rows of all workers: by itself each worker measures its own rows alone."""
+"""LightGBM's metrics over the rows of all workers: LightGBM itself computes them per worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEANS = frozenset(
      "binary_logloss", "binary_error", "multi_logloss", "multi_error", "cross_entropy", "cross_entropy_lambda",
      "kullback_leibler")
 )  # fmt: skip
-"""Metrics that follow from those of parts of the rows."""
+"""Metrics that can be merged from their values on parts of the rows."""
 
 
 def _auc(truth: Array, scores: Array, weight: Array) -> float:
@@ -46,10 +46,9 @@ OF_ALL: Mapping[str, Callable[[Array, Array, Array], float]] = {
 
 
 class LightGBMMetrics:
-    """What every rank knows of the metrics, so that all of them stop after the same iteration.
+    """Metrics over all ranks. Every rank gets the same values, so that all stop after the same iteration.
 
-    Metrics that are means are merged. For those that are not, and for functions of the user's, the predictions of all ranks
-    are put together.
+    Metrics that are means are merged. For all others, and for custom functions, the predictions of all ranks are gathered.
 
     Parameters
     ----------
@@ -58,9 +57,9 @@ class LightGBMMetrics:
     rows
         The rows of each set.
     metrics
-        The names of LightGBM's metrics that were asked for.
+        The names of the requested LightGBM metrics.
     functions
-        The user's own (`feval`).
+        Custom metrics (`feval`).
     """
 
     def __init__(self, context: TrainContext, rows: Mapping[str, Rows], metrics: Iterable[str], functions: Any) -> None:
@@ -73,11 +72,11 @@ class LightGBMMetrics:
         self._whole: dict[str, tuple[Array, Array, Array]] = {}
 
     def of(self, sets: Mapping[str, Any]) -> None:
-        """Tell which Dataset is which."""
+        """Register which Dataset belongs to which set."""
         self._sets = {id(data): name for name, data in sets.items()}
 
     def functions(self, predictions: Array, data: Any) -> list[Any]:
-        """In place of the user's functions, once for each set and iteration on every rank."""
+        """Compute the custom metrics over all ranks; called once per set and iteration on every rank."""
         if not self._is_whole:
             return []
         name = self._sets[id(data)]
@@ -98,7 +97,7 @@ class LightGBMMetrics:
         return found
 
     def merge(self, results: list[Any]) -> None:
-        """Put the metrics of all rows in the place of those of this rank's."""
+        """Replace the metrics of this rank's rows with those of all rows."""
         own = [(name, metric, float(value), *self._size(name)) for name, metric, value, *_ in results]
         everyone = self._job.gather(own)
         for place, (name, metric, *_) in enumerate(own):
@@ -114,7 +113,7 @@ class LightGBMMetrics:
 
 
 def refuse(metrics: Iterable[str]) -> None:
-    """Raise ParameterError on metrics that cannot be known of all rows."""
+    """Raise ParameterError on metrics that cannot be computed over all rows."""
     strange = [name for name in metrics if name.partition("@")[0] in ("auc_mu", "ndcg", "map")]
     if strange:
         raise ParameterError(
@@ -125,7 +124,7 @@ def refuse(metrics: Iterable[str]) -> None:
 
 
 def _merged(metric: str, parts: Sequence[tuple[float, float, int]]) -> float:
-    """A metric of all rows from its value, the sum of the weights and the number of rows of each rank."""
+    """Return a metric of all rows from its value, the sum of weights and the number of rows on each rank."""
     parts = [part for part in parts if part[1] > 0 and part[2] > 0]
     if metric == "gamma_deviance":  # a sum
         return sum(value for value, _, _ in parts)

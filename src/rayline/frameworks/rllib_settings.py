@@ -107,11 +107,11 @@ def _named(env: Any) -> Any:
     return name
 
 
-def resources_of(asked: Mapping[str, float]) -> dict[str, Any]:
-    rest = {name: amount for name, amount in asked.items() if name not in ("CPU", "GPU")}
+def resources_of(resources: Mapping[str, float]) -> dict[str, Any]:
+    rest = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
     found: dict[str, Any] = {"custom_resources_per_env_runner": rest} if rest else {}
     for name, key in (("CPU", "num_cpus_per_env_runner"), ("GPU", "num_gpus_per_env_runner")):
-        found |= {key: asked[name]} if name in asked else {}
+        found |= {key: resources[name]} if name in resources else {}
     return found
 
 

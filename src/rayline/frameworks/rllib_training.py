@@ -22,21 +22,21 @@ class ReportingEnvRunner(SingleAgentEnvRunner):
     """Plays in an environment, and leaves word of what went wrong there: RLlib itself only ends the process."""
 
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        def told(runner: Any, *given: Any, **more: Any) -> Any:
+        def apply_and_report(runner: Any, *given: Any, **more: Any) -> Any:
             try:
                 return func(runner, *given, **more)
             except Exception as error:
                 cause = _first_cause(error)
-                compat.put_cluster_value(self.config.rayline_word, f"{type(cause).__name__}: {cause}"[:2000])
+                compat.put_cluster_value(self.config.rayline_error_key, f"{type(cause).__name__}: {cause}"[:2000])
                 raise
 
-        return super().apply(told, *args, **kwargs)
+        return super().apply(apply_and_report, *args, **kwargs)
 
 
 @contextlib.contextmanager
 def telling(settings: Any) -> Iterator[None]:
     """What goes wrong in an environment, here or on a worker, is the error that the user sees."""
-    settings.rayline_word = f"rayline-rllib-{secrets.token_hex(8)}"
+    settings.rayline_error_key = f"rayline-rllib-{secrets.token_hex(8)}"
     if settings.env_runner_cls is None:
         settings.env_runners(env_runner_cls=ReportingEnvRunner)
     try:
@@ -45,7 +45,7 @@ def telling(settings: Any) -> Iterator[None]:
         raise
     except Exception as error:
         cause = _first_cause(error)
-        left = compat.get_cluster_value(settings.rayline_word)
+        left = compat.get_cluster_value(settings.rayline_error_key)
         on_worker = f" on a worker: {left}" if left else f": {type(cause).__name__}: {cause}"
         raise TrainingError(
             f"train.fit: rllib failed{on_worker}",
@@ -53,7 +53,7 @@ def telling(settings: Any) -> Iterator[None]:
             "the error above is its own; max_failures=1 replaces a lost worker.",
         ) from cause
     finally:
-        compat.delete_cluster_value(settings.rayline_word)
+        compat.delete_cluster_value(settings.rayline_error_key)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -90,17 +90,17 @@ class Sklearn(Framework):
         io = _skops()
         try:
             allowed = sklearn_model.safe().union(trusted)
-            asked = io.get_untrusted_types(file=file)
-            strange = [name for name in asked if name not in allowed]
-            if not strange:
-                model = io.load(file, trusted=asked)
+            untrusted = io.get_untrusted_types(file=file)
+            not_allowed = [name for name in untrusted if name not in allowed]
+            if not not_allowed:
+                model = io.load(file, trusted=untrusted)
                 sklearn_model.check(model)
                 return model
         except Exception as error:  # skops raises whatever the broken part of the file leads to
             raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
         raise ArtifactError(
             "The saved estimator holds types that are not trusted.",
-            f"Expected types that can only compute, or that the caller names; got {strange}.",
+            f"Expected types that can only compute, or that the caller names; got {not_allowed}.",
             "if you know the types and who made the file, name them: rayline.load(path, trusted=[…]).",
         )
 
@@ -116,8 +116,8 @@ class Sklearn(Framework):
 
     def load_options(self, model: Any) -> dict[str, Any]:
         """Between our own processes an estimator may hold whatever it holds."""
-        asked = _skops().get_untrusted_types(data=_skops().dumps(model))
-        return {"trusted": [name for name in asked if name not in sklearn_model.safe()]}
+        untrusted = _skops().get_untrusted_types(data=_skops().dumps(model))
+        return {"trusted": [name for name in untrusted if name not in sklearn_model.safe()]}
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, BaseEstimator) and hasattr(model, "predict")
@@ -185,7 +185,7 @@ PROBABLE = frozenset(
     }
 )
 """Classifiers of scikit-learn's whose `predict` is the class of the largest probability by construction; all others are
-asked for their classes too."""
+called with `predict` too."""
 
 
 def _decides_by_probability(model: Any) -> bool:

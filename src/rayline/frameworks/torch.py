@@ -163,9 +163,9 @@ class Torch(Framework):
                 made = TrainingLoop(context, made, settings, among).run()
             else:
                 about = modules.recipe(made)
-                asked = {name: getattr(settings, name) for name in _named_by(train_loop)}
-                told = dataclasses.replace(context, report=reports_of_all(context, among))
-                answer = train_loop(among.wrap(made, device(context)), told, **asked)
+                loop_arguments = {name: getattr(settings, name) for name in _named_by(train_loop)}
+                loop_context = dataclasses.replace(context, report=reports_of_all(context, among))
+                answer = train_loop(among.wrap(made, device(context)), loop_context, **loop_arguments)
                 made = modules.described(
                     getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else made, about
                 )

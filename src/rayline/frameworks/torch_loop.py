@@ -71,14 +71,14 @@ def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int
             name: (float(value), train if test is None or name.startswith("train") else test)
             for name, value in metrics.items()
         }
-        told: dict[str, list[tuple[float, float]]] = {}
+        values_by_name: dict[str, list[tuple[float, float]]] = {}
         for part in among.gather(own):
             for name, (value, weight) in part.items():
                 if weight and not math.isnan(value):  # a worker may have no test rows
-                    told.setdefault(name, []).append((value, weight))
+                    values_by_name.setdefault(name, []).append((value, weight))
         means = {
             name: float(np.average([v for v, _ in parts], weights=[w for _, w in parts]))
-            for name, parts in told.items()
+            for name, parts in values_by_name.items()
         }
         return any(among.gather(context.report(iteration, means)))
 

@@ -31,10 +31,10 @@ except ImportError as error:
     raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
 
 TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS}
-"""Objectives by what stands before the colon; all others are regressions."""
+"""Classification objectives by the part before the colon; all others are regressions."""
 
 OF_CLASSES = ("multi:softmax", "binary:hinge")
-"""Objectives whose models predict classes and no probabilities."""
+"""Objectives whose models predict classes without probabilities."""
 
 PREDICT_ROWS = 1 << 16
 
@@ -75,7 +75,7 @@ class XGBoost(Framework):
         params = self._params(context, params or {})
         distributed = context.world_size > 1
         with _communicator(context) if distributed else contextlib.nullcontext():
-            # Making bins is a conversation of all ranks: none may leave it because its own rows are one block.
+            # All ranks communicate while they compute bins: none may skip it because its rows are one block.
             stream = distributed or context.train.n_blocks > 1
             kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None)
             train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream))
@@ -90,7 +90,7 @@ class XGBoost(Framework):
                 everyone.of({name: data for data, name in evals})
                 custom_metric = everyone.function if everyone.needed else None
             if xgb_model is not None:
-                # What an earlier early stopping chose is nothing that later trees may be left out for.
+                # Forget the best iteration of an earlier training: it must not cut off the trees added now.
                 xgb_model = xgboost.Booster(model_file=xgb_model)
                 xgb_model.set_attr(best_iteration=None, best_score=None)
             if context.resume is not None:
@@ -109,7 +109,7 @@ class XGBoost(Framework):
                 callbacks=[
                     _XGBoostReporter(context, self, everyone),
                     *(callbacks or ()),
-                ],  # first: after one that stops none is called
+                ],  # first: no callback is called after one that stops the training
                 custom_metric=custom_metric,
             )
 
@@ -118,7 +118,7 @@ class XGBoost(Framework):
         if context.target.task.is_classification and "objective" not in params:
             params["objective"] = "binary:logistic" if context.target.task is Task.BINARY else "multi:softprob"
         if params.get("objective") == "binary:logitraw" and "eval_metric" not in params:
-            params["eval_metric"] = "auc"  # its own choice takes the raw scores for probabilities
+            params["eval_metric"] = "auc"  # the default metric treats raw scores as probabilities
         if context.target.task is Task.MULTICLASS:
             params.setdefault("num_class", len(context.target.classes[0]))
         if context.seed is not None and not {"seed", "random_state"} & {*params}:
@@ -134,10 +134,10 @@ class XGBoost(Framework):
         best = self.best_iteration(model)
         objective, booster = _kind(model)
         until, linear = 0 if best is None else best + 1, booster == "gblinear"
-        # A matrix is read faster than columns, as long as it is not too large.
+        # A matrix is faster to read than columns unless it is too large.
         zeros = (
             features.has_vectors and model.feature_types is not None
-        )  # a model of a sparse matrix without types took none
+        )  # a model trained on a sparse matrix has no feature types
         parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
         found = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if objective == "binary:logitraw":
@@ -216,7 +216,7 @@ class XGBoost(Framework):
             raise MissingExtraError.of("to_onnx of an XGBoost model", "onnxmltools", "onnx") from error
         best = self.best_iteration(model)
         plain = model.copy() if best is None else model[: best + 1]
-        plain.feature_names = plain.feature_types = None  # the converter knows features by number
+        plain.feature_names = plain.feature_types = None  # the converter refers to features by number
         return convert_xgboost(plain, initial_types=[("matrix", FloatTensorType([None, width]))])
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
@@ -237,14 +237,14 @@ class XGBoost(Framework):
         tracker.start()
         try:
             yield tracker.worker_args()
-            tracker.wait_for(timeout=10)  # for the workers' farewells
+            tracker.wait_for(timeout=10)  # until the workers have signed off
         finally:
-            with contextlib.suppress(xgboost.core.XGBoostError):  # it complains of workers that went without one
+            with contextlib.suppress(xgboost.core.XGBoostError):  # it reports workers that left without signing off
                 tracker.free()
 
 
 class _XGBoostReporter(TrainingCallback):
-    """Tells the context of every iteration, and ends the training, on all ranks at once, when it is told to."""
+    """Reports every iteration to the context, and stops the training on all ranks at once when the context says so."""
 
     def __init__(self, context: TrainContext, adapter: XGBoost, everyone: XGBoostMetrics | None) -> None:
         self._job, self._adapter, self._everyone = context, adapter, everyone
@@ -266,7 +266,7 @@ class _XGBoostReporter(TrainingCallback):
 
 
 def _kind(model: Any) -> tuple[str, str]:
-    """The objective and the booster of a model."""
+    """Return the objective and the booster of a model."""
     if model not in _kinds:
         learner = json.loads(model.save_config())["learner"]
         _kinds[model] = learner["objective"]["name"], learner["gradient_booster"]["name"]

@@ -1,4 +1,4 @@
-"""Rows as XGBoost takes them: all at once, or block by block into bins."""
+"""Convert rows to XGBoost's matrices: all at once, or block by block into bins."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rayline.core.features import Features
 from rayline.core.framework import Rows
 
 NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
-"""XGBoost refuses these characters in names of features; their wide forms mean the same to people, and back to us."""
+"""Characters that XGBoost refuses in names of features, and the full-width forms that replace them (reversibly)."""
 
 
 def matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> Any:
-    """The rows in XGBoost's own form. With `stream` a QuantileDMatrix takes them block by block and keeps only their bins,
-    where the trees are of a kind that bins are enough for."""
+    """Return the rows as an XGBoost matrix. With `stream` a QuantileDMatrix takes them block by block and keeps only their bins,
+    if the tree method needs only bins."""
     plain = params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
     if stream and plain:
         return xgboost.QuantileDMatrix(
@@ -32,12 +32,12 @@ def _arguments(rows: Rows) -> dict[str, Any]:
     features = rows.features
     made = {"label": rows.target, "weight": rows.weight}
     if not features.n_rows and features.categories:
-        # XGBoost learns categories from every rank's own rows: one without weight in the place of none.
+        # XGBoost needs a row on every rank to know the categories: a rank without rows gets one of weight 0.
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
         made = {"label": np.zeros((1, *rows.target.shape[1:])), "weight": np.zeros(1)}
     if not features.has_vectors:
         return {"data": _frame(features.table), **made}
-    # Its columns are more than the features, and have no names. What a sparse matrix does not store is missing to XGBoost.
+    # It has more columns than features, and no names. XGBoost treats values that a sparse matrix does not store as missing.
     kinds = ["q"] * max((place.stop for place in features.places.values()), default=0)
     for name in features.categories:
         kinds[features.places[name].start] = "c"
@@ -49,7 +49,7 @@ def _frame(table: pl.DataFrame) -> pl.DataFrame:
 
 
 class _Blocks(xgboost.DataIter):
-    """Rows block by block, for a QuantileDMatrix that keeps only their bins."""
+    """Iterates over rows in blocks, for a QuantileDMatrix that keeps only their bins."""
 
     def __init__(self, rows: Rows) -> None:
         super().__init__(release_data=True)

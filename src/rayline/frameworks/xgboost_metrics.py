@@ -1,5 +1,5 @@
-"""XGBoost's metrics over the rows of all workers, where it does not measure these itself: areas under curves are means of
-those of the workers to it, and so are metrics of the user's own."""
+"""Metrics over the rows of all workers that XGBoost does not compute itself: it averages areas under curves and custom
+metrics over the workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AREAS = ("auc", "aucpr")
 
 
 class XGBoostMetrics:
-    """The metrics that need the predictions of all ranks. Every rank knows them, so that all stop together.
+    """Metrics that need the predictions of all ranks. Every rank gets the same values, so that all stop together.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class XGBoostMetrics:
     params
         XGBoost's parameters.
     function
-        The user's own metric, or None.
+        A custom metric, or None.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class XGBoostMetrics:
         params: Mapping[str, Any],
         function: Callable[..., Any] | None,
     ) -> None:
-        asked = params.get("eval_metric") or ()
-        asked = [asked] if isinstance(asked, str) else list(asked)
-        if not asked and params.get("objective") == "binary:logitraw":
-            asked = ["auc"]
+        metric_names = params.get("eval_metric") or ()
+        metric_names = [metric_names] if isinstance(metric_names, str) else list(metric_names)
+        if not metric_names and params.get("objective") == "binary:logitraw":
+            metric_names = ["auc"]
         self._job, self._rows, self._function = context, rows, function
-        self._areas = [name for name in asked if name in AREAS]
+        self._areas = [name for name in metric_names if name in AREAS]
         self._found: dict[str, dict[str, float]] = {}
         self._sets: dict[int, str] = {}
 
     @property
     def needed(self) -> bool:
-        """Whether there are such metrics."""
+        """Return whether there are such metrics."""
         return bool(self._areas) or self._function is not None
 
     def of(self, sets: Mapping[str, Any]) -> None:
-        """Tell which matrix is which."""
+        """Register which matrix belongs to which set."""
         self._sets = {id(data): name for name, data in sets.items()}
 
     def function(self, predictions: Array, data: Any) -> list[tuple[str, float]]:
-        """In place of the user's metric, once for each set and iteration on every rank."""
+        """Compute the custom metric over all ranks; called once per set and iteration on every rank."""
         name = self._sets[id(data)]
         rows = self._rows[name]
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
@@ -71,7 +71,7 @@ class XGBoostMetrics:
         return found if isinstance(found, list) else [found]
 
     def correct(self, history: Mapping[str, Mapping[str, list[Any]]]) -> None:
-        """Put the areas of all rows in the place of XGBoost's own in the last entries of its history."""
+        """Replace the last areas in XGBoost's history with those of all rows."""
         for name, values in self._found.items():
             for metric, value in values.items():
                 if metric in history.get(name, {}):
@@ -79,7 +79,7 @@ class XGBoostMetrics:
 
 
 def _areas(metrics: list[str], scores: Array, truth: Array, weight: Array) -> dict[str, float]:
-    """What XGBoost says of these rows; all ranks ask it the same."""
+    """Compute XGBoost's metrics of these rows; all ranks compute the same."""
     several = scores.ndim == 2 and scores.shape[1] > 1
     params: dict[str, Any] = {"objective": "binary:logistic", "eval_metric": metrics, "base_score": 0.5, "nthread": 1}
     margins = scores.astype(np.float32)
@@ -89,5 +89,5 @@ def _areas(metrics: list[str], scores: Array, truth: Array, weight: Array) -> di
             margins = np.log(np.maximum(margins, np.finfo(np.float32).tiny))
     rows = np.zeros((len(truth), 1), np.float32)
     matrix = xgboost.DMatrix(rows, truth, weight=weight, base_margin=margins, nthread=1)
-    told = xgboost.Booster(params, [matrix]).eval(matrix, "all")
-    return {part.rpartition(":")[0].removeprefix("all-"): float(part.rpartition(":")[2]) for part in told.split()[1:]}
+    text = xgboost.Booster(params, [matrix]).eval(matrix, "all")
+    return {part.rpartition(":")[0].removeprefix("all-"): float(part.rpartition(":")[2]) for part in text.split()[1:]}

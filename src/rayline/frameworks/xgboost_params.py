@@ -1,4 +1,4 @@
-"""XGBoost's parameters, judged by XGBoost itself before any data moves."""
+"""Check XGBoost's parameters with XGBoost itself before any data is moved."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from rayline.core.errors import ParameterError
 from rayline.core.framework import TrainContext
 
 OTHER_TASKS = ("rank", "survival")
-"""Objectives by what stands before the colon that are neither a classification nor a regression."""
+"""Objectives, by the part before the colon, that are neither classification nor regression."""
 
 NOT_TRIED = ("device", "monotone_constraints", "interaction_constraints", "verbosity")
-"""Parameters that say something about this machine, or about columns that two rows of nothing do not have."""
+"""Parameters left out of the check: they depend on the machine, or on columns that the two test rows lack."""
 
 SHORT = ("eta", "alpha", "lambda", "gamma", "nthread", "seed", "num_class", "tweedie_variance_power", "quantile_alpha")
-"""Names beside those of its scikit-learn wrapper and of its own configuration."""
+"""Names in addition to those of the scikit-learn wrapper and of the configuration."""
 
 REAL = ("reg:", "count:")
-"""What objectives of numbers begin with: some take positive ones only, some none above 1."""
+"""Prefixes of regression objectives: some accept only positive targets, some none above 1."""
 
 BOOSTERS = ("gbtree", "dart", "gblinear")
 
 
 def check(params: Any) -> None:
-    """Let XGBoost itself judge parameters, in one round on two rows."""
+    """Check parameters by training one round on two rows."""
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
         raise ParameterError.value("xgboost trainer", "params", "a dict of XGBoost's parameters", params)
     if str(params.get("objective", "")).partition(":")[0] in OTHER_TASKS:
         raise ParameterError.value(
             "xgboost trainer", "objective", "one of a classification or regression", params["objective"]
         )
-    asked = {name: value for name, value in params.items() if name not in NOT_TRIED}
+    tested_params = {name: value for name, value in params.items() if name not in NOT_TRIED}
     if str(params.get("objective", "")).startswith("multi:"):
-        asked.setdefault("num_class", 2)
+        tested_params.setdefault("num_class", 2)
     _refuse_several(params)
     data = _two_rows((0.5, 1.0) if str(params.get("objective", "")).startswith(REAL) else (0.0, 1.0))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            booster = xgboost.Booster({**asked, "nthread": 1, "validate_parameters": True}, [data])
+            booster = xgboost.Booster({**tested_params, "nthread": 1, "validate_parameters": True}, [data])
             booster.update(data, 0)
             booster.eval(data)
         except (xgboost.core.XGBoostError, TypeError, ValueError) as error:
@@ -58,7 +58,7 @@ def check(params: Any) -> None:
             ) from error
     unused = {
         name
-        for w in told
+        for w in caught
         for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message))
         for name in re.findall(r'"(.*?)"', found)
     }
@@ -68,7 +68,7 @@ def check(params: Any) -> None:
 
 
 def _refuse_several(params: Mapping[str, Any]) -> None:
-    """Raise ParameterError on several quantiles, of which each would be a prediction of its own."""
+    """Raise ParameterError on several quantiles: each would be a separate prediction."""
     for name in ("quantile_alpha", "expectile_alpha"):
         value = params.get(name)
         if value is not None and np.size(np.array(value, dtype=object)) > 1:
@@ -78,7 +78,7 @@ def _refuse_several(params: Mapping[str, Any]) -> None:
 
 
 def of_features(params: dict[str, Any], context: TrainContext) -> None:
-    """Put numbers of columns in the place of the names of features, in parameters that say something of each."""
+    """Replace names of features by column numbers, in parameters that are set per feature."""
     constraints, groups = params.get("monotone_constraints"), params.get("interaction_constraints")
     if isinstance(constraints, Mapping):
         found = context.by_column(constraints, "xgboost trainer: monotone_constraints")
@@ -95,7 +95,7 @@ def _two_rows(labels: Sequence[float] = (0.0, 1.0)) -> Any:
 
 @functools.cache
 def known() -> frozenset[str]:
-    """Names that XGBoost knows for some booster or objective, from its scikit-learn wrapper and its own configuration."""
+    """Return the names that XGBoost accepts for some booster or objective, from its scikit-learn wrapper and its configuration."""
     names = {*inspect.signature(xgboost.XGBModel.__init__).parameters} - {"self", "kwargs"}
     names |= {*SHORT}
     data = _two_rows()
@@ -111,6 +111,6 @@ def known() -> frozenset[str]:
 
 
 def reason(error: Exception) -> str:
-    """What XGBoost says, without its time stamp and its stack."""
+    """Return XGBoost's error message without its time stamp and stack."""
     text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", str(error).strip()).split("Stack trace:")[0]
     return " ".join(text.split())[:300]

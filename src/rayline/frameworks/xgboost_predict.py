@@ -1,4 +1,4 @@
-"""Scores of rows by XGBoost, without what its Python adds to each call."""
+"""Fast prediction with XGBoost, without the overhead of its Python interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBRARY = compat.xgboost_library()
 
 
 def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
-    """What `Booster.inplace_predict` gives, to the bit.
+    """Return the result of `Booster.inplace_predict`, bit for bit.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
     rows
         A matrix of float32, shape (rows, features), NaN for missing; a NumPy array or a SciPy CSR matrix.
     until
-        How many iterations count; 0 for all.
+        The number of iterations to use; 0 for all.
     linear
-        Whether it is a linear booster, which predicts a DMatrix only.
+        Whether it is a linear booster, which can only predict a DMatrix.
     """
     if _LIBRARY is not None and isinstance(rows, np.ndarray) and len(rows) and not linear:
         return _dense(_LIBRARY, model, np.ascontiguousarray(rows), until)
@@ -38,8 +38,8 @@ def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
 
 
 def _dense(library: compat.XGBoostLibrary, model: Any, rows: Array, until: int) -> Array:
-    """XGBoost's own function of its C interface. The Python of version 3.2 makes a class for every answer: half of the time
-    of one row (82 µs, here 38), and a cycle of 25 objects that a server must stop to clear away."""
+    """Predict through XGBoost's C interface. The Python interface of version 3.2 creates a class for every result: half of the
+    time of one row (82 µs, here 38 µs), and a reference cycle of 25 objects that garbage collection has to remove."""
     about = {"data": (rows.ctypes.data, True), "shape": rows.shape, "typestr": rows.dtype.str, "version": 3}
     shape, n_dimensions = ctypes.POINTER(library.ulong)(), library.ulong()
     values = ctypes.POINTER(ctypes.c_float)()
@@ -50,7 +50,7 @@ def _dense(library: compat.XGBoostLibrary, model: Any, rows: Array, until: int) 
         )
     )  # fmt: skip
     sides = [shape[i] for i in range(n_dimensions.value)]
-    # The memory is the booster's own, until its next prediction: a copy is what is kept.
+    # The booster reuses this memory in its next prediction: copy it.
     return np.frombuffer(bytearray(ctypes.string_at(values, 4 * int(np.prod(sides)))), np.float32).reshape(sides)
 
 

@@ -1,1 +1,1 @@
-"""verify"""
+"""Checks of untrusted model files, run before the library that reads them."""

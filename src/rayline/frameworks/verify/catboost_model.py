@@ -1,4 +1,4 @@
-"""CatBoost's model file, looked at before CatBoost sees it: it verifies the FlatBuffers, but believes the numbers in them.
+"""Verify an untrusted CatBoost model before CatBoost reads it: CatBoost verifies the FlatBuffers, but trusts their numbers.
 
 A CBM file is "CBM1", the size of the core and the core, a FlatBuffer of TModelCore, and then the parts that it names: the
 tables of encoded categories. Field numbers are those of `catboost/libs/model/flatbuffers/*.fbs`, version 1.2.
@@ -26,8 +26,8 @@ Combination = tuple[Any, ...]
 
 
 def check(data: bytes) -> None:
-    """Raise ArtifactError when the bytes are no model that CatBoost can be given: cut short, with features of text, or with
-    parts that do not fit together. Values (borders, leaves) may be any."""
+    """Raise ArtifactError unless the bytes are a model that is safe for CatBoost to load: truncated models, text features and
+    inconsistent parts are refused. Values (borders, leaves) are not restricted."""
     try:
         _model(data)
     except (struct.error, ValueError, IndexError, OverflowError) as error:
@@ -41,7 +41,7 @@ def _fail(reason: str) -> NoReturn:
 
 
 class _Table:
-    """A table of a FlatBuffer, read with every place checked."""
+    """A table of a FlatBuffer, read with every offset checked."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self.data, self.place = data, place
@@ -134,7 +134,7 @@ def _model(data: bytes) -> None:
 
 
 def _features(trees: _Table, tables: dict[Combination, tuple[int, int]]) -> tuple[int, int]:
-    """Check the features. Returns how many splits they have, and how many bytes their bins take."""
+    """Check the features and return the number of their splits and the size of their bins in bytes."""
     if any(len(trees.vector(number, "<u4")) for number in (12, 13, 18)):
         _fail("it has features of text")
     categories, floats = trees.tables(4), trees.tables(5)
@@ -167,7 +167,7 @@ def _features(trees: _Table, tables: dict[Combination, tuple[int, int]]) -> tupl
 
 
 def _combination(base: _Table, n_categories: int | None, n_floats: int | None) -> Combination:
-    """What is encoded together, and how; features are checked where their numbers are known."""
+    """Return which features are encoded together, and how; the caller checks the feature numbers."""
     what = base.table(0)
     splits, hot = (
         what.vector(1, [("index", "<i4"), ("border", "<u4")]),
@@ -186,7 +186,7 @@ def _combination(base: _Table, n_categories: int | None, n_floats: int | None) -
 
 
 def _tables(data: bytes) -> dict[Combination, tuple[int, int]]:
-    """Check the tables of encoded categories. Returns the kind and the number of classes of each."""
+    """Check the tables of encoded categories and return the kind and the number of classes of each."""
     (count,) = struct.unpack_from("<I", data, 0)
     found: dict[Combination, tuple[int, int]] = {}
     place = 4
@@ -213,7 +213,7 @@ def _tables(data: bytes) -> dict[Combination, tuple[int, int]]:
 
 
 def _buckets(buckets: Any, n_rows: int) -> None:
-    """A hash table is asked until an empty bucket comes: there must be one, and each other one leads to a row."""
+    """Check a hash table: lookups probe until an empty bucket, so there must be one, and every other bucket must refer to a row."""
     n, full = len(buckets), buckets["hash"] != _EMPTY
     if n == 0 or n & (n - 1) or full.all() or (buckets["index"][full] >= n_rows).any():
         _fail("a table of encoded categories points outside of itself")
@@ -246,7 +246,7 @@ def _trees(trees: _Table, n_splits: int, n_bins: int) -> None:
 
 
 def _steps(steps: Any, leaf_of: Any, ends: Any, last_leaf: int) -> None:
-    """Steps only lead forward; where one is 0 the way ends, at a leaf."""
+    """Check that steps only lead forward, and that a path ends at a leaf where a step is 0."""
     node = np.arange(len(steps))
     stops = np.zeros(len(steps), bool)
     for side in ("left", "right"):

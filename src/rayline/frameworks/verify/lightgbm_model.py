@@ -1,5 +1,5 @@
-"""LightGBM's model text, looked at before LightGBM sees it: its reader believes numbers of leaves, children and features,
-and a text that lies about them ends the process.
+"""Verify the text of an untrusted LightGBM model before LightGBM reads it: its parser trusts numbers of leaves, children and
+features, and crashes the process when they are wrong.
 
 The grammar is that of `GBDT::SaveModelToString` and `Tree::ToString`, version 4.
 """
@@ -35,8 +35,8 @@ _TAIL = re.compile(
 
 
 def check(data: bytes) -> str:
-    """The text of a model that LightGBM can be given. Raises ArtifactError when it is cut short or its parts do not fit
-    together. Values (thresholds, leaves) may be any."""
+    """Return the text of a model that is safe for LightGBM to load. Raises ArtifactError when it is truncated or inconsistent.
+    Values (thresholds, leaves) are not restricted."""
     try:
         text = data.decode("utf-8")
         _model(data)
@@ -65,8 +65,8 @@ def _model(data: bytes) -> None:
     objective = head.get("objective", "")
     if not _WORDS.fullmatch(objective):
         _fail("its objective is none")
-    told = re.findall(r"\bnum_class:(\S*)", objective) or [str(n_outputs) if objective.startswith("multi") else "1"]
-    if objective and told != [str(n_outputs)]:
+    declared = re.findall(r"\bnum_class:(\S*)", objective) or [str(n_outputs) if objective.startswith("multi") else "1"]
+    if objective and declared != [str(n_outputs)]:
         _fail("its objective has other classes than its trees")
     if not 1 <= n_outputs <= max(1, len(sizes)) or _count(head["num_tree_per_iteration"]) != n_outputs:
         _fail("it has more outputs than trees")
@@ -95,7 +95,7 @@ def _model(data: bytes) -> None:
 
 
 def _tree(lines: list[str], n_features: int) -> tuple[Any, Any, int]:
-    """Check one tree by itself. Returns the children of its nodes and leaves, numbered inner nodes first."""
+    """Check one tree and return the children of its nodes and leaves, numbered inner nodes first."""
     about = _pairs(lines, _TREE)
     n_leaves, n_sets = _count(about["num_leaves"]), _count(about["num_cat"])
     n = n_leaves - 1
@@ -116,10 +116,10 @@ def _tree(lines: list[str], n_features: int) -> tuple[Any, Any, int]:
     if n_sets:
         ends = _integers(about["cat_boundaries"], n_sets + 1)
         words = _integers(about["cat_threshold"], int(ends[-1]))
-        asked = np.array(about["threshold"].split(" "), np.float64)[kinds & 1 == 1]
+        category_sets = np.array(about["threshold"].split(" "), np.float64)[kinds & 1 == 1]
         if ends[0] != 0 or (np.diff(ends) < 1).any() or (words < 0).any() or (words > 0xFFFF_FFFF).any():
             _fail("the categories of a tree do not fit together")
-        if not ((asked >= 0) & (asked < n_sets) & (asked == np.floor(asked))).all():
+        if not ((category_sets >= 0) & (category_sets < n_sets) & (category_sets == np.floor(category_sets))).all():
             _fail("a tree asks for categories that there are not")
     elif (kinds & 1).any():
         _fail("a tree asks for categories that there are not")

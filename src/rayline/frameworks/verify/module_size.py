@@ -1,7 +1,7 @@
-"""Modules that a stranger's file describes are built no larger than the numbers that come with the description.
+"""Build modules that an untrusted file describes, but no larger than the tensors saved with the description.
 
-A configuration may name a billion layers, or one of a billion units: whoever builds that is killed by the system. What a
-file holds is known before (`frameworks.verify.tensors`), so building stops as soon as it goes beyond.
+A configuration may name a billion layers, or a layer of a billion units: building it exhausts the memory. The tensors in the
+file are known before (`frameworks.verify.tensors`), so building stops as soon as the module exceeds them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rayline.core.errors import ArtifactError
 from rayline.frameworks.verify import tensors
 
 SLACK_NUMBERS = 1 << 26
-"""Tables of positions and masks, which are not saved."""
+"""Allowance for tables of positions and masks, which are not saved."""
 SLACK_MODULES = 1 << 12
 
 
 @contextlib.contextmanager
 def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[None]:
-    """While modules are built by this thread: raise ArtifactError when they have many more parameters, buffers or modules
-    than the saved tensors could fill. Tied parameters are counted each time, as they are made before they are tied."""
+    """Raise ArtifactError when the modules that this thread builds have many more parameters, buffers or modules than the saved
+    tensors can fill. Tied parameters are counted each time, because they are created before they are tied."""
     own = threading.get_ident()
     most = {"numbers": 4 * tensors.n_numbers(shapes) + SLACK_NUMBERS, "modules": 64 * len(shapes) + SLACK_MODULES}
     found = dict.fromkeys(most, 0)
@@ -58,23 +58,23 @@ def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[N
 
 
 def built(make: Callable[[], Any], shapes: Mapping[str, tensors.Shape], what: str, *, exact: bool) -> Any:
-    """A module that `make` makes, after it was made without memory.
+    """Return the module that `make` builds, after a trial build without memory.
 
     Parameters
     ----------
     make
-        Makes the module.
+        Builds the module.
     shapes
-        The tensors that were saved of it.
+        The shapes of its saved tensors.
     what
         The name of the file that describes it.
     exact
-        Whether it must hold just these tensors. A class of the user's own may share some, or not be made without memory.
+        Whether it must have exactly these tensors. A custom class may share some, or fail to build without memory.
 
     Raises
     ------
     ArtifactError
-        When it is larger than the saved tensors, or with `exact` another one.
+        When it is larger than the saved tensors or, with `exact`, differs from them.
     """
     try:
         with torch.device("meta"), no_larger_than(shapes, what):

@@ -1,5 +1,5 @@
-"""What a file of an estimator may hold: types of scikit-learn that were reviewed, and of those whose compiled code follows
-numbers without looking (trees, sparse matrices, support vectors, neighbours) the numbers themselves."""
+"""Verify an untrusted scikit-learn estimator: its types must be reviewed ones, and where compiled code uses numbers unchecked
+(trees, sparse matrices, support vectors, neighbours) the numbers are checked too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = compat.sklearn_types()
 BinaryTree = (KDTree, BallTree)
 
 METRICS = ("Euclidean", "SEuclidean", "Manhattan", "Chebyshev", "Minkowski", "Mahalanobis", "Hamming", "Canberra")
-"""Distances without a function of the file's own (which PyFuncDistance has)."""
+"""Distances that hold no function from the file (unlike PyFuncDistance)."""
 
 REVIEWED = {
     "sklearn.tree._tree": ("Tree",),
@@ -49,21 +49,21 @@ REVIEWED = {
     "sklearn.feature_selection._univariate_selection": ("chi2", "f_classif", "f_regression", "r_regression"),
     "numpy": ("dtype",),
 }
-"""What skops leaves to the caller and a file may hold all the same: plain Python objects of numbers and of other such
-objects, functions that compute numbers of arrays, and compiled objects that `check` looks at. None of them runs what a file
-says. Distributions of SciPy are not among them: they make code of their state."""
+"""Types that skops does not trust by default and a file may hold: plain Python objects of numbers and of other such objects,
+functions from arrays to numbers, and compiled objects that `check` verifies. None of them executes content of the file.
+Distributions of SciPy are not included: they generate code from their state."""
 
 
 @cache
 def safe() -> frozenset[str]:
-    """The names of what is reviewed, and of the functions behind scikit-learn's own scorers."""
+    """Return the names of the reviewed types and of the functions behind scikit-learn's scorers."""
     scorers = [get_scorer(name) for name in get_scorer_names()]
     functions = {f"{s._score_func.__module__}.{s._score_func.__name__}" for s in scorers}
     return frozenset({f"{module}.{name}" for module, names in REVIEWED.items() for name in names} | functions)
 
 
 def check(model: Any) -> None:
-    """Raise ValueError when a part of an estimator points outside of itself, or does not fit its estimator."""
+    """Raise ValueError when a part of an estimator has an index out of range, or is inconsistent with its estimator."""
     todo, seen = [(model, model)], set[int]()
     while todo:
         found, owner = todo.pop()
@@ -80,7 +80,7 @@ def check(model: Any) -> None:
         elif isinstance(found, BinaryTree):
             _neighbours(found)
         elif isinstance(found, np.ndarray):
-            found = np.asarray(found)  # of a masked array also what is masked
+            found = np.asarray(found)  # for a masked array, include the masked values
             todo += [(value, owner) for value in found.ravel().tolist()] if found.dtype == object else []
         elif isinstance(found, dict):
             todo += [(value, owner) for value in found.values()]
@@ -130,7 +130,7 @@ def _tree(tree: Any, owner: Any) -> None:
         raise ValueError(wrong)
     inner = left >= 0
     if (left[~inner] != -1).any() or (right[~inner] != -1).any():
-        raise ValueError("a leaf of a tree has children")  # any other number is followed
+        raise ValueError("a leaf of a tree has children")  # every other number is used as an index
     if (tree.feature[inner] < 0).any() or (tree.feature[inner] >= tree.n_features).any():
         raise ValueError("a tree asks for a feature that it does not have")
     if tree.n_features != getattr(owner, "n_features_in_", tree.n_features):

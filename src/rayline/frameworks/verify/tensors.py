@@ -1,4 +1,4 @@
-"""A safetensors file, looked at before its library sees it: which tensors it holds, and that they are what they say.
+"""Verify an untrusted safetensors file before its library reads it: list its tensors and check that sizes match the header.
 
 The format is that of https://github.com/huggingface/safetensors: the length of a JSON header, the header, the numbers of
 all tensors one after the other.
@@ -27,13 +27,13 @@ Shape = tuple[int, ...]
 
 
 def check(path: Path) -> dict[str, Shape]:
-    """The shape of each tensor in a file, whose header alone is read.
+    """Return the shape of each tensor in a file; only the header is read.
 
     Raises
     ------
     ArtifactError
-        When the header is no strict JSON or larger than `MAX_HEADER_BYTES`, names a type that there is not, or when the
-        tensors do not fill the file from its header to its end, each its own part.
+        When the header is not strict JSON or is larger than `MAX_HEADER_BYTES`, names an unknown type, or when the tensors
+        do not fill the file from its header to its end without overlap.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def check(path: Path) -> dict[str, Shape]:
 
 
 def n_numbers(shapes: Mapping[str, Shape]) -> int:
-    """How many numbers such tensors hold."""
+    """Return the total number of elements of these tensors."""
     return sum(map(math.prod, shapes.values()))
 
 

@@ -1,4 +1,4 @@
-"""Decision trees of a stranger's model, checked before compiled code follows them without looking."""
+"""Verify the decision trees of an untrusted model before compiled code traverses them unchecked."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_DEPTH = 4096
-"""How deep a tree may be: libraries walk trees by recursion, and a deeper one overflows their stack."""
+"""Maximum depth of a tree: libraries traverse trees recursively, and a deeper one overflows their stack."""
 
 Integers = npt.NDArray[np.int64]
 
 
 def problem(left: Any, right: Any, sizes: Any) -> str | None:
-    """What is wrong with the trees of a forest; None when every way through every tree ends.
+    """Return what is wrong with the trees of a forest; None when every path through every tree ends.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def problem(left: Any, right: Any, sizes: Any) -> str | None:
     -------
     str or None
         A clause for an error: a child outside of its tree, a node with half its children, a node that is reached
-        twice, or a tree deeper than `MAX_DEPTH`. Nodes that nothing reaches are no harm.
+        twice, or a tree deeper than `MAX_DEPTH`. Unreachable nodes are harmless.
     """
     left, right, sizes = (np.asarray(values, np.int64) for values in (left, right, sizes))
     if len(left) != len(right) or len(left) != sizes.sum() or (sizes < 1).any():

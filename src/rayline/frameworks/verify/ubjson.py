@@ -1,4 +1,4 @@
-"""UBJSON from a stranger: bounded by its own length, unambiguous; anything else is an ArtifactError.
+"""Read untrusted UBJSON: memory is bounded by its length, and anything ambiguous is an ArtifactError.
 
 Numbers of one type (`[$d#…`) become NumPy arrays without a copy per value, so that large models are read in
 milliseconds. The subset is the one that XGBoost writes (draft 12, big endian): https://ubjson.org.
@@ -29,12 +29,12 @@ _CONSTANTS = {0x54: True, 0x46: False, 0x5A: None}  # T, F, Z
 
 
 def loads(data: bytes, what: str) -> Any:
-    """The value of a UBJSON text: dicts, lists, strings, numbers, and NumPy arrays for lists of one type of number.
+    """Return the value of a UBJSON document: dicts, lists, strings, numbers, and NumPy arrays for lists of one type of number.
 
     Raises
     ------
     ArtifactError
-        When it is not UBJSON, nested deeper than `MAX_DEPTH`, repeats a key, is cut short, or goes on after its end.
+        When it is not UBJSON, is nested deeper than `MAX_DEPTH`, repeats a key, is truncated, or has data after its end.
     """
     reader = _Reader(data, what)
     try:
@@ -42,7 +42,7 @@ def loads(data: bytes, what: str) -> Any:
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise _damaged(what, "it is cut short or not UTF-8") from error
     if reader.place != len(data):
-        reader.fail("it goes on after its end")
+        reader.fail("it has data after its end")
     return value
 
 

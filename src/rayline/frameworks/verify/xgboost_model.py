@@ -1,5 +1,5 @@
-"""XGBoost's model file, looked at before XGBoost sees it: its reader believes sizes, children and features, and a file
-that lies about them ends the process.
+"""Verify an untrusted XGBoost model before XGBoost reads it: its parser trusts sizes, children and features, and crashes the
+process when they are wrong.
 
 The layout is that of `xgboost/doc/model.schema` and of what XGBoost 3 writes; integers may be of any width.
 """
@@ -23,12 +23,12 @@ _TYPES = {"float", "int", "i", "q", "c"}
 _FLOAT = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|-?inf|-?nan")
 _DELETED = 0x7FFF_FFFF
 _ROOT = 0x7FFF_FFFF
-"""The parent of a root, where it is not -1."""
+"""The parent of a root node, as an alternative to -1."""
 
 
 def check(data: bytes) -> None:
-    """Raise ArtifactError when the bytes are no model that XGBoost can be given: not UBJSON, or with parts that do not
-    fit together. Values (thresholds, leaves) may be any."""
+    """Raise ArtifactError unless the bytes are a model that is safe for XGBoost to load: anything but UBJSON, and inconsistent
+    parts, are refused. Values (thresholds, leaves) are not restricted."""
     what = "The saved XGBoost model"
     try:
         _learner(ubjson.loads(data, what)["learner"])
@@ -53,8 +53,8 @@ def _learner(learner: Mapping[str, Any]) -> None:
     if not all(_FLOAT.fullmatch(score) for score in scores) or len(scores) not in (1, n_groups):
         _fail("its base score is none")
     for name in ("feature_names", "feature_types"):
-        told = learner.get(name, [])
-        if not all(isinstance(value, str) for value in told) or len(told) not in (0, n_features):
+        texts = learner.get(name, [])
+        if not all(isinstance(value, str) for value in texts) or len(texts) not in (0, n_features):
             _fail(f"it has other {name} than features")
     if not {*learner.get("feature_types", [])} <= _TYPES or "" in learner.get("feature_names", []):
         _fail("a feature has no name or no type")
@@ -74,7 +74,7 @@ def _learner(learner: Mapping[str, Any]) -> None:
     else:
         n_rounds = _forest(_trees_of(booster), n_features, n_groups)
         if int(best) >= max(n_rounds, 1):
-            _fail("its best iteration is none of its own")
+            _fail("its best iteration does not exist")
         if booster["name"] == "dart" and len(_array(booster["weight_drop"], float)) != n_trees:
             _fail("it has other weights than trees")
 
@@ -102,7 +102,7 @@ def _linear(model: Mapping[str, Any], n_features: int, n_groups: int) -> None:
 
 
 def _forest(model: Mapping[str, Any], n_features: int, n_groups: int) -> int:
-    """Check the trees. Returns the number of rounds."""
+    """Check the trees and return the number of rounds."""
     trees: Sequence[Mapping[str, Any]] = model["trees"]
     about = model["gbtree_model_param"]
     groups, ends = _array(model["tree_info"]), _array(model["iteration_indptr"])
@@ -133,13 +133,13 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
             n_leaves = len(_array(tree["leaf_weights"], float)) // width
             if width != n_groups or sorted(leaves) != [*range(n_leaves)]:
                 _fail(f"the leaves of tree {place} do not fit together")
-    left, right, parents, asked = (
+    left, right, parents, split_features = (
         np.concatenate([_array(tree[name]) for tree in trees])
         for name in ("left_children", "right_children", "parents", "split_indices")
     )
     wide = np.repeat([_count(tree["tree_param"], "size_leaf_vector") > 1 for tree in trees], sizes)
-    right = np.where(wide & (left < 0), -1, right)  # the number of a leaf
-    deleted = asked & _DELETED == _DELETED  # by pruning; nothing may lead there
+    right = np.where(wide & (left < 0), -1, right)  # the index of a leaf
+    deleted = split_features & _DELETED == _DELETED  # by pruning; no node may refer to it
     start = np.repeat(np.cumsum(sizes) - sizes, sizes)
     wrong = tree_validation.problem(np.where(deleted, -1, left), np.where(deleted, -1, right), sizes)
     if wrong:
@@ -147,7 +147,7 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
     inner = (left >= 0) & ~deleted
     if (~inner & ~deleted & ((left != -1) | (right != -1))).any():
         _fail("a leaf has children")
-    if (asked[inner] < 0).any() or (asked[inner] >= n_features).any():
+    if (split_features[inner] < 0).any() or (split_features[inner] >= n_features).any():
         _fail("a tree asks for a feature that there is not")
     own = np.where(deleted, parents, -1)
     place = np.arange(len(left)) - start
@@ -158,7 +158,7 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
             _fail("a tree leads to a node that was deleted")
     roots = np.cumsum(sizes) - sizes
     if deleted[roots].any() or (np.where(parents == _ROOT, -1, parents) != own).any():
-        _fail("a node has another parent than its own")
+        _fail("a node has the wrong parent")
 
 
 def _splits(tree: Mapping[str, Any], n_categories: Any) -> None:
@@ -177,7 +177,7 @@ def _splits(tree: Mapping[str, Any], n_categories: Any) -> None:
 
 
 def _categories(cats: Mapping[str, Any], n_features: int) -> Any:
-    """Check the names of categories. Returns the number of categories of each feature."""
+    """Check the names of categories and return the number of categories of each feature."""
     ends, order, names = _array(cats["feature_segments"]), _array(cats["sorted_idx"]), cats["enc"]
     if not len(ends) and not len(order) and not len(names):
         return np.zeros(0, np.int64)
@@ -202,7 +202,7 @@ def _categories(cats: Mapping[str, Any], n_features: int) -> Any:
 
 
 def _array(value: Any, kind: type | None = int) -> Any:
-    """A list of numbers as an array; `kind` None takes any."""
+    """Return a list of numbers as an array; any dtype kind if `kind` is None."""
     found = value if isinstance(value, np.ndarray) else np.array(value, None if value else np.int64)
     if found.ndim != 1 or (kind is not None and found.dtype.kind not in ("iu" if kind is int else "f") and len(found)):
         _fail("numbers are of another type")
@@ -210,7 +210,7 @@ def _array(value: Any, kind: type | None = int) -> Any:
 
 
 def _count(about: Mapping[str, Any], name: str) -> int:
-    """A number that XGBoost writes as text."""
+    """Return an integer that XGBoost writes as text."""
     text = about[name]
     if not isinstance(text, str) or not re.fullmatch(r"\d{1,10}", text) or int(text) > 2**31 - 1:
         _fail(f"{name} is no number")
