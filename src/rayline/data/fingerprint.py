@@ -1,4 +1,4 @@
-"""What rows a model was trained on, as a number: the same for the same rows, whatever their order, blocks and table type."""
+"""A fingerprint of the training rows: independent of their order, their blocks and the type of table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGET = "rayline:target"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The number of rows and the sum of their hashes (see `rowhash`): mergeable, and no cryptographic hash.
+    """The number of rows and the sum of their hashes (see `row_hash`): mergeable, and not a cryptographic hash.
 
     Examples
     --------

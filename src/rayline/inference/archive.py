@@ -1,8 +1,8 @@
-"""Named pieces of bytes as one file or one directory: written whole or not at all, and read from a stranger.
+"""Archive of named members as one file or one directory: written atomically, and read as untrusted input.
 
-A file is a ZIP archive whose members are stored, not compressed, so that nothing in it can grow when it is opened. What
-its directory may cost, and what all members hold together, is bounded before anything is read; members are then read in
-pieces, never as a whole, unless they are asked for.
+A file is a ZIP archive whose members are stored without compression, so that no member can expand when it is opened. The
+size of its directory and the total size of its members are limited before anything is read; members are then read in
+pieces, and as a whole only on request.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""The artifact: an inference pipeline as data, in one file (or one directory), safe to open.
+"""Save and load an inference pipeline as data, in one file (or one directory), safe to open.
 
-One ZIP file or one directory (see `archive`) holds:
+One ZIP file or one directory (see `archive`) contains:
 
 =====================  ==========================================================================================
 `digest`               SHA-256 of `manifest.json`, in hex
-`signature.json`       who signed the manifest (missing when nobody did; see `signature`)
-`manifest.json`        format version, what made it, schemas, target, metrics, number and fingerprint of the training
+`signature.json`       signature of the manifest (absent when it is not signed; see `signature`)
+`manifest.json`        format version, library versions, schemas, target, metrics, number and fingerprint of the training
                        rows, and size and SHA-256 of all members below
-`preprocessor.json`    the fitted preprocessor (missing when there is none)
-`golden.json`          a few raw rows and the predictions that they must give
+`preprocessor.json`    the fitted preprocessor (absent when there is none)
+`golden.json`          a few raw rows and the predictions expected for them
 `model/…`              the model in its framework's own format
 =====================  ==========================================================================================
 
-Loading checks the structure of the archive, the sizes and the hashes before any parser sees a member, looks ids up in
-the registry only, and finally predicts the golden rows. Members go to a temporary directory piece by piece: what is held
-in memory is what the framework holds. Nothing in the file names code.
+Loading checks the structure of the archive, the sizes and the hashes before any member is parsed, looks up ids in the
+registry only, and finally predicts the golden rows. Members are extracted to a temporary directory in pieces, so memory is
+used by the framework only. Nothing in the file names code.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ __all__ = ["FORMAT_VERSION", "digest_of", "load", "read_manifest", "save", "sign
 
 
 def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
-    """Write the pipeline to `path`, atomically: a save killed at any moment leaves the old artifact or the new one.
+    """Write the pipeline to `path`, atomically: an interrupted save leaves the old artifact or the new one.
 
     Parameters
     ----------
     pipeline
-        What to save.
+        The pipeline to save.
     path
-        The file (or directory); its parent must exist. A file that exists is replaced, also while others read it.
+        The file (or directory); its parent must exist. An existing file is replaced, even while other processes read it.
     directory
         Write the members as files of a new directory instead of one file.
     sign_with
-        A private Ed25519 key (an object of `cryptography`, PEM bytes, or the path of a PEM file): `load` can then ask
-        who made it.
+        A private Ed25519 key (an object of `cryptography`, PEM bytes, or the path of a PEM file): `load` can then verify
+        the signature.
 
     Raises
     ------
     ArtifactError
-        When the pipeline cannot be saved as data (a stage with a function of its own) or could not be loaded again (which
-        is tried first, with the golden rows), the directory exists, or the disk refuses.
+        When the pipeline cannot be saved as data (a stage with a custom function), cannot be loaded again (which is tested
+        first, with the golden rows), the directory exists, or writing fails.
     ParameterError
-        When `sign_with` is no private key.
+        When `sign_with` is not a private key.
     MissingExtraError
-        When there is a key and `cryptography` is not installed.
+        When a key is given and `cryptography` is not installed.
 
     Examples
     --------
@@ -78,16 +78,16 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
 
 
 def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> str:
-    """Sign an artifact that was saved before. Its digest stays as it is; a signature that it had is replaced.
+    """Sign a saved artifact. Its digest does not change; an existing signature is replaced.
 
     Parameters
     ----------
     path
-        The file or directory; every member is compared with its hash.
+        The file or directory; the hash of every member is verified.
     key
-        As `sign_with` of `save`.
+        The private key, as `sign_with` of `save`.
     expected_digest
-        The digest of what you mean to sign.
+        The digest of the artifact that you intend to sign.
 
     Returns
     -------
@@ -97,9 +97,9 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
     Raises
     ------
     ArtifactError
-        When it is damaged, not the one that is expected, or the disk refuses.
+        When the artifact is damaged or has another digest, or writing fails.
     ParameterError
-        When `key` is no private key.
+        When `key` is not a private key.
     MissingExtraError
         When `cryptography` is not installed.
     """
@@ -128,37 +128,36 @@ def load(
     max_bytes: int = archive.MAX_BYTES,
     **options: Any,
 ) -> InferencePipeline:
-    """Read what `InferencePipeline.save` wrote. Needs no Ray and runs no code from the file.
+    """Load an artifact that `InferencePipeline.save` wrote. Needs no Ray and runs no code from the file.
 
     Parameters
     ----------
     path
         The file or directory.
     expected_digest
-        The `digest` of the artifact, known from a trusted place; refuses any other artifact.
+        The `digest` of the artifact, from a trusted source; any other artifact is rejected.
     trusted_keys
-        Public Ed25519 keys (objects of `cryptography`, PEM bytes, or paths of PEM files); refuses an artifact that none
-        of them signed.
+        Public Ed25519 keys (objects of `cryptography`, PEM bytes, or paths of PEM files); an artifact that
+        none of them signed is rejected.
     max_bytes
-        The most bytes that all members may have together; refuses a larger artifact before any of it is read.
+        The maximum total size of all members; a larger artifact is rejected before it is read.
     options
-        What the framework of the model must be told by you, as no file may say it: `module=Net` for a PyTorch module of
-        a class of your own.
+        Arguments for the framework of the model that a file must not determine: `module=Net` for a PyTorch module of a
+        custom class.
 
     Returns
     -------
     InferencePipeline
-        Its golden rows have been predicted, and gave what they gave when it was saved.
+        The pipeline; its predictions for the golden rows are the saved ones.
 
     Raises
     ------
     ArtifactError
-        When the file is missing, damaged, tampered with, too large, of a newer format, not one of ours, or not the one
-        that is trusted.
+        When the file is missing, damaged, tampered with, too large, of a newer format, no artifact, or not trusted.
     MissingExtraError
         When the framework of the model is not installed, or `cryptography` when there are keys.
     ParameterError
-        On a framework that is not registered here, or an option that it does not know.
+        On a framework that is not registered, or an unknown option.
 
     Examples
     --------

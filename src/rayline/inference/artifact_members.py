@@ -22,7 +22,7 @@ from rayline.inference.scorer import P, Scorer
 from rayline.preprocessing.preprocessor import BasePreprocessor
 
 TOLERANCE = 1e-5
-"""Relative difference that golden scores may have, for other processors and library versions."""
+"""The relative difference allowed for golden scores, because processors and library versions differ."""
 
 
 def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
@@ -32,7 +32,7 @@ def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool =
 
 
 def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, archive.Content]:
-    """The pipeline as named pieces, `digest` and `manifest.json` first; the model's files are written into the folder."""
+    """Return the members by name, `digest` and `manifest.json` first; the model's files are written into the folder."""
     model = pipeline.model
     try:
         (folder / "model").mkdir()
@@ -80,12 +80,12 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
 
 
 def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
-    """Load what is about to be saved. Raises ArtifactError when it cannot be loaded, or predicts otherwise."""
+    """Load the members before they are saved. Raises ArtifactError when this fails or the predictions differ."""
     try:
         read_members(about, folder, "save", model.adapter.load_options(model.native), BasePreprocessor)
     except MissingExtraError:
         raise
-    except Exception as error:  # before any file is written: whatever it is, `load` would meet it
+    except Exception as error:  # any error here would also occur in `load`; no file is written yet
         raise ArtifactError(
             f"save: this {model.framework} pipeline could not be loaded again, so nothing was written.",
             f"Expected what `load` reads; got {type(error).__name__}: {' '.join(str(error).split())[:500]}",
@@ -109,7 +109,7 @@ def read_members(
         golden = value_from_json(_json(directory / "golden.json"))
     except (ArtifactError, MissingExtraError):
         raise
-    except Exception as error:  # whatever JSON that is not ours leads to
+    except Exception as error:  # untrusted JSON can raise anything
         raise _malformed(where, "its manifest or preprocessor is malformed", error) from error
     adapter = registry.framework(framework)
     check_options(adapter, options)
@@ -118,8 +118,8 @@ def read_members(
         native = read(adapter, directory / "model", options)
     except (ArtifactError, MissingExtraError):
         raise
-    except Exception as error:  # whatever the native reader of a framework raises
-        if options and isinstance(error, ParameterError):  # about what the caller gave
+    except Exception as error:  # the native reader of a framework can raise anything
+        if options and isinstance(error, ParameterError):  # about the caller's options
             raise
         raise _malformed(where, f"{framework} cannot read its model", error) from error
     try:
@@ -136,7 +136,7 @@ def read_members(
         _check_golden(pipeline, golden, where)
     except (ArtifactError, MissingExtraError):
         raise
-    except Exception as error:  # parts that do not belong together
+    except Exception as error:  # members that do not match
         raise _malformed(where, "its parts do not fit together", error) from error
     return pipeline
 
@@ -177,7 +177,7 @@ def _check_golden(pipeline: Scorer[Any], golden: Any, where: str) -> None:
                 <= TOLERANCE * (1 + expected.cast(pl.Float64).abs())
             ).all()
         )
-    except Exception as error:  # also what the library raises of a model that is damaged
+    except Exception as error:  # also errors of the library on a damaged model
         raise ArtifactError(
             f"{where}: the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
         ) from error
@@ -191,7 +191,7 @@ def _check_golden(pipeline: Scorer[Any], golden: Any, where: str) -> None:
 
 
 def _as_saved(scores: Any, n: int) -> Any:
-    """Scores as n numbers. Older files hold, of a model's decisions, the probabilities or the codes alone."""
+    """Return the scores as n numbers. Of a model with probabilities and class codes, older files contain only one of both."""
     parts = [numbers(scores), *(scores[name] for name in reversed(scores.dtype.names or ()))]
     return next((part for part in parts if part.size == n), parts[0])
 

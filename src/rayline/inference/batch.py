@@ -1,6 +1,6 @@
 """Batch inference: the function that is applied to each block of rows, and predictions written as files.
 
-It is the same function in process and on Ray, so a prediction does not depend on where it was made.
+The same function runs in process and on Ray, so a prediction does not depend on where it is computed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rayline.core.target import numbers
 from rayline.inference.scorer import Scorer
 
 ERROR = "prediction_error"
-"""The column that `on_error="collect"` adds: what was wrong with the row, null where nothing was."""
+"""The column that `on_error="collect"` adds: the error message of the row, null for a row that was predicted."""
 
 WHERE = "InferencePipeline.transform"
 
@@ -30,19 +30,19 @@ ON_ERROR = ("raise", "null", "collect")
 
 
 class BatchPredictor:
-    """Predictions for a block of rows, beside the columns that are kept.
+    """The function that adds predictions to a block of rows and keeps the selected columns.
 
     Parameters
     ----------
     pipeline
-        What predicts.
+        The scorer or inference pipeline that predicts.
     labels, proba
         Whether to add predictions, and whether to add probabilities.
     keep
         The columns to keep; None keeps all.
     on_error
-        What a row that cannot be predicted does: "raise" an error, give "null" predictions, or "collect": give null
-        predictions and say why in the column `prediction_error`.
+        How to handle a row that cannot be predicted: "raise" an error, return "null" predictions, or "collect": return null
+        predictions and the error message in the column `prediction_error`.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class BatchPredictor:
         frame = table.collect()
         kept = frame if self.keep is None else self._kept(frame)
         refuse_taken(f"{WHERE} (keep_columns)", self._adds, kept.columns)
-        made = self._made(frame)
+        made = self._predictions(frame)
         return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
 
     def passes(self, names: Sequence[str]) -> list[str]:
-        """The columns that are kept are the caller's own."""
+        """Return the input columns that are kept."""
         return [name for name in names if self.keep is None or name in self.keep]
 
     @property
@@ -79,18 +79,18 @@ class BatchPredictor:
             names += target.probability_names
         return [*names, ERROR] if self.on_error == "collect" else names
 
-    def _made(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _predictions(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.on_error == "raise":
             return self._predict(frame)
-        nothing = self._predict(frame.head(0))  # raises what is wrong with the table, not with a row
+        nothing = self._predict(frame.head(0))  # an error of the table, not of a row, is raised here
         problems = pl.Series(ERROR, [None] * frame.height, dtype=pl.String)
-        made: pl.DataFrame = pl.concat(list(self._parts(frame, 0, problems, nothing)) or [nothing])
+        made: pl.DataFrame = pl.concat(list(self._predictions_halving(frame, 0, problems, nothing)) or [nothing])
         return made.with_columns(problems) if self.on_error == "collect" else made
 
-    def _parts(
+    def _predictions_halving(
         self, frame: pl.DataFrame, start: int, problems: pl.Series, nothing: pl.DataFrame
     ) -> Iterator[pl.DataFrame]:
-        """The predictions piece by piece: a block with a bad row is halved until the row stands alone."""
+        """Yield the predictions in pieces: a block that fails is halved until the bad row is alone."""
         if not frame.height:
             return
         try:
@@ -101,8 +101,8 @@ class BatchPredictor:
                 yield pl.DataFrame({name: [None] for name in nothing.columns}, schema=nothing.schema)
                 return
             half = frame.height // 2
-            yield from self._parts(frame.head(half), start, problems, nothing)
-            yield from self._parts(frame.slice(half), start + half, problems, nothing)
+            yield from self._predictions_halving(frame.head(half), start, problems, nothing)
+            yield from self._predictions_halving(frame.slice(half), start + half, problems, nothing)
 
     def _predict(self, frame: pl.DataFrame) -> pl.DataFrame:
         scores, target = self.pipeline.scores(frame.lazy()), self.pipeline.target
@@ -132,19 +132,19 @@ def write_predictions(
     """Write the rows and their predictions as Parquet files, each row exactly once.
 
     The rows are numbered in the order of the data; file k holds the rows from k × `rows_per_file` on and appears whole
-    or not at all. A run that was killed is continued with `resume=True`: files that exist are not made again.
+    or not at all. An interrupted run is continued with `resume=True`: existing files are not written again.
 
     Parameters
     ----------
     pipeline, data
-        What predicts, and the raw rows: a table or a ray.data.Dataset (then Ray predicts and writes; its order of rows
+        The pipeline, and the raw rows: a table or a ray.data.Dataset (then Ray predicts and writes; the order of its rows
         must be the same in every run, as it is for files).
     path
         A directory, or the URI of one (s3://…, gs://…).
     rows_per_file
-        How many rows a file holds; the same number for a run and its resumption.
+        The number of rows in each file; it must not change between a run and its resumption.
     resume
-        Whether to go on with what a killed run left. Otherwise the directory must hold no files of ours.
+        Whether to continue an interrupted run. Otherwise the directory must contain no files of an earlier run.
     how
         As for `InferencePipeline.transform`: keep_columns, proba, on_error.
 
@@ -156,28 +156,28 @@ def write_predictions(
     Raises
     ------
     DataError
-        When files are there and `resume` is False, or when they were written with another `rows_per_file`, pipeline or
+        When the directory contains files and `resume` is False, or when they were written with another `rows_per_file`, pipeline or
         options.
     """
     if rows_per_file < 1:
         raise ParameterError.value("write_predictions", "rows_per_file", "an integer of at least 1", rows_per_file)
     predict = BatchPredictor(pipeline, **how)
-    files = PartFiles(path, rows_per_file, _made_by(pipeline, how))
+    files = PartFiles(path, rows_per_file, _digest_of(pipeline, how))
     done = files.begin(resume=resume, where="write_predictions")
     written: int = registry.engine_for(data).write(data, predict, files, done, placement)
     files.finish()
     return written
 
 
-def _made_by(pipeline: Scorer[Any], how: dict[str, Any]) -> str:
-    """A digest of what the pipeline takes and gives: of its scores too, where it has example rows."""
+def _digest_of(pipeline: Scorer[Any], how: dict[str, Any]) -> str:
+    """Return a digest of the pipeline's schemas, target and options, and of its scores on its example rows if it has any."""
     rows = pipeline.examples
     scores = numbers(pipeline.scores(rows.lazy())).astype(np.float64) if rows.height else np.empty(0)
     about = [
         schema_to_json(pipeline.input_schema),
         schema_to_json(pipeline.model.schema),
         pipeline.target.to_json(),
-        [f"{value:.5g}" for value in np.ravel(scores)],  # not to the last bit: other processors may have another one
+        [f"{value:.5g}" for value in np.ravel(scores)],  # rounded: the last bits can differ between processors
         sorted((name, str(value)) for name, value in how.items()),
     ]
     return hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:32]

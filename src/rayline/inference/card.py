@@ -1,7 +1,7 @@
-"""The model card: what a pipeline is, takes, gives and knows of itself, for people. Markdown and one HTML page.
+"""The model card: a description of a pipeline for people, in Markdown and as one HTML page.
 
-After Mitchell et al., "Model Cards for Model Reporting" (2019); what a pipeline cannot know (intended use, ethics) is
-left to its owner, as headed gaps.
+After Mitchell et al., "Model Cards for Model Reporting" (2019); sections that need human
+knowledge (intended use, ethics) are left empty under their headings.
 """
 
 from __future__ import annotations

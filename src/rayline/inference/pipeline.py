@@ -1,4 +1,7 @@
-"""The inference pipeline: raw rows in, decoded predictions out. Batch inference and serving are this one path."""
+"""The inference pipeline: raw rows in, decoded predictions out. Batch inference and serving use this one path.
+
+`Preprocessor` is defined here too, because `Preprocessor.chain` returns an `InferencePipeline`, which holds one.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from rayline.inference.scorer import Scorer
 from rayline.preprocessing.lineage import by_source
 from rayline.preprocessing.preprocessor import BasePreprocessor
 
-ROW_PATH_MOST = 4
-"""So many rows of a list go one by one through the compiled row functions; more are a table."""
+MAX_ROW_PATH_ROWS = 4
+"""Lists of at most so many rows are predicted row by row with the compiled row functions; longer ones as a table."""
 
 
 @known_arguments
@@ -28,17 +31,18 @@ class Preprocessor(BasePreprocessor):
     Parameters
     ----------
     stages
-        `(name, stage)` pairs, in the order in which they work; a stage may itself be a Preprocessor.
+        `(name, stage)` pairs, applied in this order; a stage may itself be a Preprocessor.
     target_stages
-        `(name, stage)` pairs for the targets of a training: what a model learns is what they give, and predictions and
-        metrics are what they took. They change numbers in place and have an inverse (Log, PowerTransformer,
-        StandardScaler, …), or set the classes (LabelEncoder). Without `columns` a stage works on all targets.
-        `transform` leaves targets as they are.
+        `(name, stage)` pairs for the targets of a training: the model is trained on the transformed targets; predictions
+        and metrics are in the original units. These stages change numbers in place and have an inverse (Log,
+        PowerTransformer, StandardScaler, …), or set the classes (LabelEncoder). A stage without `columns` applies to all
+        targets. `transform` does not change targets.
 
     Notes
     -----
-    `fit` changes this object and returns it; nothing else does. Missing means null or NaN throughout.
-    Two preprocessors are equal (`==`) when what they learned differs by rounding at most: 1e-12 relative to the numbers beside.
+    `fit` changes this object and returns it; no other method changes it. Missing means null or NaN throughout.
+    Two preprocessors are equal (`==`) when their learned values differ by rounding only: at most 1e-12, relative to the
+    largest number of the same array.
 
     Examples
     --------
@@ -52,7 +56,7 @@ class Preprocessor(BasePreprocessor):
     >>> p.scans
     1
 
-    A training that learns the logarithm of a price, and predicts prices:
+    A model that is trained on the logarithm of a price and predicts prices:
 
     >>> p = Preprocessor([("scale", StandardScaler())], target_stages=[("log", Log())])
     """
@@ -93,9 +97,9 @@ class InferencePipeline(Scorer[Preprocessor]):
     Parameters
     ----------
     preprocessor
-        A fitted one, or None when the model takes raw rows.
+        A fitted preprocessor, or None when the model takes raw rows.
     model
-        What `preprocessor.chain` made of a model.
+        A `Model`; `preprocessor.chain` builds one from a framework's own object.
 
     Examples
     --------
@@ -121,10 +125,10 @@ class InferencePipeline(Scorer[Preprocessor]):
         )
 
     def importance(self) -> dict[str, float] | None:
-        """How much each column of the raw rows matters to the model, when its framework can tell.
+        """Return the importance of each raw column to the model; None when the framework provides none.
 
-        The importances of the features (`model.importance()`), each counted for the column that it comes from; what comes
-        of several is shared equally (see `Preprocessor.lineage`).
+        The importance of each feature (`model.importance()`) is added to the raw column that it is computed from, in equal
+        shares when there are several (see `Preprocessor.lineage`).
         """
         if self._preprocessor is None:
             return self.model.importance()
@@ -136,27 +140,29 @@ class InferencePipeline(Scorer[Preprocessor]):
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predict(self, rows: Any) -> Any:
-        """Decoded predictions for raw rows, one column for each target, in the type of table that was given.
+        """Return decoded predictions for raw rows, one column for each target, in the type of the input.
 
         Parameters
         ----------
         rows
-            A table, a list of rows (dicts), or a ray.data.Dataset. Missing values follow the preprocessor.
+            A table, a list of rows (dicts), or a ray.data.Dataset. The preprocessor decides how missing values are handled.
 
         Raises
         ------
         SchemaError
-            When a column of training is missing or of a wrong type.
+            When a column of the training data is missing or has the wrong type.
         DataError
-            When a stage refuses a value.
+            When a stage rejects a value.
         """
         if self._takes_rows(rows):
             return [self.target.row_prediction(self.row_scores(row)) for row in rows]
         return registry.engine_for(rows).map(rows, BatchPredictor(self))
 
     def predict_proba(self, rows: Any) -> Any:
-        """Probabilities for raw rows, one column for each class. Raises as `predict`, and ParameterError for a model
-        without probabilities."""
+        """Return probabilities for raw rows, one column for each class.
+
+        Raises the errors of `predict`, and ParameterError for a model without probabilities.
+        """
         if self._takes_rows(rows):
             return [self.target.row_probabilities(self.row_scores(row)) for row in rows]
         return registry.engine_for(rows).map(rows, BatchPredictor(self, labels=False, proba=True))
@@ -173,37 +179,37 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_gpus: float | None = None,
         concurrency: int | None = None,
     ) -> Any:
-        """The data with its predictions beside it, in the type that was given; a ray.data.Dataset stays lazy.
+        """Return the data with added columns of predictions, in the type of the input; a ray.data.Dataset stays lazy.
 
-        Rows keep their number and, inside a block, their order. Each worker loads the model once.
+        The number of rows and their order inside a block are kept. Each worker loads the model once.
 
         Parameters
         ----------
         data
             A table or a ray.data.Dataset of raw rows.
         keep_columns
-            The columns to keep beside the predictions; all when omitted.
+            The input columns to keep; all when omitted.
         proba
             Whether to add the probabilities too.
         on_error
-            What a row that cannot be predicted does: "raise" an error, give "null" predictions, or "collect": null
-            predictions, and what was wrong in the column `prediction_error`.
+            How to handle a row that cannot be predicted: "raise" an error, return "null" predictions, or "collect": return
+            null predictions and the error message in the column `prediction_error`.
         batch_size
-            Rows that are predicted at a time; whole blocks when omitted.
+            The number of rows predicted at a time; whole blocks when omitted.
         num_cpus, num_gpus, concurrency
-            On Ray: what each worker holds, and how many workers there are. `num_gpus` is for frameworks of your own that
-            predict on a GPU (`predicts_on_gpu`): those of Rayline predict on CPUs.
+            On Ray: the resources of each worker, and the number of workers. `num_gpus` is for custom frameworks that predict
+            on a GPU (`predicts_on_gpu`): the built-in ones predict on CPUs.
 
         Raises
         ------
         ParameterError
             On `num_gpus` where the framework predicts on CPUs.
         ResourceError
-            When the cluster has no room for such workers, or they would leave no CPU to read the data.
+            When the cluster lacks the resources for these workers, or they would leave no CPU to read the data.
         SchemaError
-            When a column of training is missing or of a wrong type.
+            When a column of the training data is missing or has the wrong type.
         DataError
-            With on_error="raise", when a stage refuses a value.
+            With on_error="raise", when a stage rejects a value.
         """
         keep = None if keep_columns is None else tuple(keep_columns)
         predict = BatchPredictor(self, proba=proba, keep=keep, on_error=on_error)
@@ -224,7 +230,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_cpus: float | None = None,
         num_gpus: float | None = None,
     ) -> int:
-        """Write the data and its predictions as Parquet files, each row exactly once; see `batch.write_predictions`."""
+        """Write the data with its predictions to Parquet files, each row exactly once; see `batch.write_predictions`."""
         keep = None if keep_columns is None else tuple(keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error}
         placement = Placement(num_cpus=num_cpus, num_gpus=num_gpus)
@@ -244,15 +250,20 @@ class InferencePipeline(Scorer[Preprocessor]):
 
     def _takes_rows(self, rows: Any) -> bool:
         return (
-            isinstance(rows, list) and len(rows) <= ROW_PATH_MOST and all(map(_is_row, rows)) and self._row is not None
+            isinstance(rows, list)
+            and len(rows) <= MAX_ROW_PATH_ROWS
+            and all(map(_is_row, rows))
+            and self._row is not None
         )
 
     # -- files -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
-        """Write one file (or a new directory) that `rayline.load` reads, atomically: the old file or the new one, never
-        half of one. `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage holds a function of its own,
-        the directory exists, or the disk refuses."""
+        """Write one file (or a new directory) that `rayline.load` reads, atomically: an interrupted save leaves the old file.
+
+        `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage contains a custom function, the directory
+        exists, or writing fails.
+        """
         write_artifact(self, path, directory=directory, sign_with=sign_with)
 
 
@@ -261,7 +272,7 @@ def _is_row(value: Any) -> bool:
 
 
 def as_pipeline(model: Any) -> InferencePipeline:
-    """Anything that predicts as an inference pipeline: one already, a Model, or a framework's own object."""
+    """Return an inference pipeline for a pipeline, a Model, or a framework's own object."""
     if isinstance(model, InferencePipeline):
         return model
     return InferencePipeline(None, model if isinstance(model, Model) else Model.of_native(model))

@@ -30,7 +30,7 @@ class Scorer(Generic[P]):
     Parameters
     ----------
     preprocessor
-        A fitted one, or None when the model takes raw rows.
+        A fitted preprocessor, or None when the model takes raw rows.
     model
         The model; its features are columns that the preprocessor returns.
 
@@ -45,7 +45,7 @@ class Scorer(Generic[P]):
             lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
             if lacking:
                 raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
-        # A copy, here and below: who fits the preprocessor again does not change what was made of it.
+        # A copy, here and below: fitting the preprocessor again must not change this object.
         self._preprocessor, self.model = copy.copy(preprocessor), model
 
     @property
@@ -69,12 +69,12 @@ class Scorer(Generic[P]):
 
     @property
     def classes(self) -> list[Any]:
-        """As `Model.classes`."""
+        """The classes of the target; see `Model.classes`."""
         return self.model.classes
 
     @property
     def examples(self) -> pl.DataFrame:
-        """A few raw rows of the training data; no rows when they are not known."""
+        """A few raw rows of the training data; an empty table when there are none."""
         rows = self.model.examples
         if rows is None or any(name not in rows.columns for name in self.input_schema):
             return pl.DataFrame(schema=self.input_schema)
@@ -88,22 +88,22 @@ class Scorer(Generic[P]):
 
     @property
     def takes_rows(self) -> bool:
-        """Whether single rows have a way of their own (`prepare`), much shorter than a table of one row."""
+        """Whether single rows can be preprocessed by `prepare`, which is much faster than a table of one row."""
         return self._row is not None
 
     def prepare(self, row: Row) -> Row:
-        """One raw row preprocessed, for `model.row_scores`; needs `takes_rows`."""
+        """Return one raw row preprocessed, for `model.row_scores`; requires `takes_rows`."""
         assert self._row is not None
         row = {name: row[name] for name in self.input_schema if name in row}
         self._row(row)
         return row
 
     def row_scores(self, row: Row) -> Scores:
-        """The model's scores for one raw row, shape (1,) or (1, outputs)."""
+        """Return the model's scores for one raw row, shape (1,) or (1, outputs)."""
         return self.model.row_scores(self.prepare(row))
 
     def scores(self, table: pl.LazyFrame) -> Scores:
-        """The model's scores for a table of raw rows."""
+        """Return the model's scores for a table of raw rows."""
         prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
         return self.model.scores(prepare(table))
 

@@ -1,12 +1,12 @@
-"""How a list of stages is fitted: walk the stages, collect what they ask, scan once, walk again with the answers.
+"""Plan and run the fit of a list of stages: collect the statistics that they require, scan once, repeat with the results.
 
-The walk needs no data. It follows each column through the stages; where a stage only shifts, scales or fills a column,
-the statistics of the result follow from those of the raw column (see `Operation.push`), so the question is put to the
-raw table. Only when a stage asks for something that cannot be derived does the fit need one more scan, of the table as
-the stages before leave it. The number of scans is the number of such levels: one for impute, scale and encode.
+Planning needs no data. It follows each column through the stages; where a stage only shifts, scales or fills a column,
+the statistics of the result follow from those of the raw column (see `Operation.push`), so they are computed on the raw
+table. Only when a statistic cannot be derived like this does the fit need another scan, of the table after the previous
+stages. The number of scans is the number of such levels: one for impute, scale and encode.
 
-Answers are kept by question, so whoever walks again with other parameters (a tuning trial, a fold) pays only for
-questions that were never asked.
+Results are cached by request, so a fit with other parameters (a tuning trial, another fold) computes only statistics that
+were not requested before.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Ask = Callable[[FitContext], Sequence[StatisticRequest]]
 
 
 class ColumnSource(NamedTuple):
-    """Where a column of the current table can be looked at: `source` in the table that the first `prefix` stages leave,
-    followed by `steps` (an operation, or its class while the stage is not fitted yet). No prefix means: not yet."""
+    """How a column of the current table is computed: `source` in the table after the first `prefix` stages, followed by
+    `steps` (an operation, or its class while the stage is not fitted). None as prefix: cannot be computed yet."""
 
     source: str
     prefix: int | None = 0
@@ -46,7 +46,7 @@ class ColumnSource(NamedTuple):
 
 @dataclass
 class FitPlan:
-    """One walk over the stages with the answers so far."""
+    """One pass over the stages with the statistics known so far."""
 
     where: str
     leaves: Sequence[Leaf]
@@ -71,13 +71,13 @@ class FitPlan:
         self.schema = without_categories(self.schema)  # as `SchemaCheck` leaves the table
 
     def run(self, ask: Ask | None) -> None:
-        """Walk as far as the answers lead, and note what is missing; `ask` puts questions about the output table."""
+        """Fit stages as far as the known statistics allow, and record the missing ones; `ask` requests those of the output."""
         self._walk(ask)
         if self.target_leaves:
             self._walk_targets()
 
     def _walk_targets(self) -> None:
-        """The target stages, on the targets alone: the raw ones, of the rows that the other stages leave."""
+        """Fit the target stages on the raw targets of the rows that remain after the other stages."""
         moving = [i for i, (_, leaf) in enumerate(self.leaves) if leaf.resamples]
         if moving and len(self.fitted) <= moving[-1]:
             return

@@ -1,4 +1,4 @@
-"""The way back: from the columns that a preprocessor gives to those that it takes."""
+"""The inverse of a preprocessor: from its output columns to its input columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayline.preprocessing.schema_check import SchemaCheck
 
 @dataclass(frozen=True)
 class InverseTransform:
-    """A transformed table as it was before; small, and serialisable to workers."""
+    """The function that inverts a transformed table; small, and serialisable to workers."""
 
     check: SchemaCheck
     operations: Sequence[Operation]

@@ -1,4 +1,4 @@
-"""Where the columns of a transformed table come from, read off the operations: no data is looked at."""
+"""Lineage: the source columns of each transformed column, derived from the operations without reading data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ class ColumnOrigins:
     elements: dict[str, Lineage]
 
     def features(self, schema: Mapping[str, pl.DataType]) -> dict[str, Lineage]:
-        """For each column of this schema its features and their sources: itself, or of a vector its elements, under the
-        names `column_element`. A vector whose length is not known stays one feature."""
+        """Return, for each column of this schema, its features and their sources.
+
+        The features of a vector are its elements, named `column_element`; any other column, and a vector of unknown
+        length, is one feature.
+        """
         found: dict[str, Lineage] = {}
         for name, dtype in schema.items():
             own = self.elements.get(name)
@@ -38,7 +41,7 @@ class ColumnOrigins:
 
 
 def origins(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> ColumnOrigins:
-    """Where the columns after the operations come from; sources stand in the table's order."""
+    """Return the sources of each column after the operations, in the order of the table."""
     found: Lineage = {name: (name,) for name in schema}
     elements: dict[str, Lineage] = {}
     places = {name: place for place, name in enumerate(schema)}

@@ -1,4 +1,4 @@
-"""The preprocessor: named stages that are fitted together, in one scan, and applied together, in one query."""
+"""The preprocessor without `chain`: named stages that are fitted in one scan and applied in one query."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class BasePreprocessor:
 
     @property
     def leaves(self) -> list[tuple[str, Stage]]:
-        """All stages with their paths ("outer/inner"), nested preprocessors taken apart."""
+        """All stages with their paths ("outer/inner"); the stages of a nested preprocessor are listed one by one."""
         found: list[tuple[str, Stage]] = []
         for name, stage in self._stages:
             if isinstance(stage, BasePreprocessor):
@@ -99,18 +99,18 @@ class BasePreprocessor:
         return found
 
     def clone(self) -> Self:
-        """An unfitted copy."""
+        """Return an unfitted copy."""
         return self.replace({})
 
     def __copy__(self) -> Self:
-        """The same, as it is now: fitting one of both again does not change the other."""
+        """Return an independent copy: fitting one of the two again does not change the other."""
         made = type(self)()
         made.__dict__.update(self.__dict__)
         made._stages = tuple((n, copy.copy(s) if isinstance(s, BasePreprocessor) else s) for n, s in self._stages)
         return made
 
     def replace(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
-        """An unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
+        """Return an unfitted copy with other parameters: `{"impute": {"strategy": "median"}}`.
 
         Raises ParameterError when a stage or a parameter of it does not exist.
         """
@@ -137,15 +137,17 @@ class BasePreprocessor:
         return self._input is not None
 
     def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:
-        """Learn what the stages need, in one scan for each level (usually one), and return this preprocessor.
+        """Fit the stages and return this preprocessor.
+
+        The data is scanned once for each level of stages that depend on one another, usually once in total.
 
         Parameters
         ----------
         data
             Any table, or a ray.data.Dataset (then the scan runs on Ray).
         target_columns
-            Columns that no stage may touch. They need not be there when data is transformed. When omitted, a later
-            `train.fit` lets stages without `columns` let go of its targets.
+            Columns that no stage may change. They may be absent when data is transformed. When omitted, a later
+            `train.fit` removes its targets from the stages without `columns`.
 
         Raises
         ------
@@ -167,9 +169,9 @@ class BasePreprocessor:
         beside: Sequence[str] = (),
         where: str = "Preprocessor.fit",
     ) -> fit_planner.FitOutcome:
-        """As `fit`, with questions of the caller's own about the output table answered in the same scan.
+        """Fit the stages, and compute statistics of the output table that the caller requests with `ask` in the same scan.
 
-        Columns named in `beside` (sample weights) are for those questions only: the stages do not see them.
+        Columns named in `beside` (sample weights) are read by those statistics only: the stages do not see them.
         """
         engine, schema, targets = self._inputs(data, target_columns, where)
         fit = fit_planner.fit(
@@ -180,10 +182,10 @@ class BasePreprocessor:
         return fit
 
     def fit_folds(self, data: Any, folds: Any, *, target_columns: Sequence[str] | str = ()) -> list[Self]:
-        """One fitted preprocessor for the training rows of each fold, together in one scan where one fit takes one.
+        """Fit one preprocessor on the training rows of each fold, all in the scans that a single fit takes.
 
-        Each is what `fit` on its training rows alone gives: held-out rows leave no trace in it. This preprocessor stays
-        as it is.
+        Each equals the result of `fit` on its training rows alone: held-out rows have no influence. This preprocessor is
+        not changed.
 
         Parameters
         ----------
@@ -197,12 +199,12 @@ class BasePreprocessor:
         Returns
         -------
         list
-            The preprocessors, in the order in which `splitter.split` gives the folds.
+            The preprocessors, in the order in which `splitter.split` yields the folds.
 
         Raises
         ------
         DataError
-            When the rows cannot be divided so, or a stage cannot learn from a training slice.
+            When the rows cannot be split like this, or a stage cannot learn from a training slice.
         SchemaError
             As `fit`.
 
@@ -252,7 +254,7 @@ class BasePreprocessor:
         targets: Sequence[str],
         beside: Sequence[str] = (),
     ) -> None:
-        """Take over what a fit of these stages learned."""
+        """Store the fitted stages of a fit of this preprocessor, and its schemas."""
         self._take(fit.leaves)
         pairs = zip(self._target_stages, fit.target_leaves, strict=True)
         self._target_stages = tuple((name, fitted) for (name, _), fitted in pairs)
@@ -264,7 +266,7 @@ class BasePreprocessor:
         self.__dict__.pop("operations", None)
 
     def adopt(self, fitted: Self) -> None:
-        """Become what a fitted clone of this preprocessor has become."""
+        """Copy the fitted state of a clone of this preprocessor."""
         self.__dict__.pop("operations", None)
         self.__dict__.update({k: v for k, v in fitted.__dict__.items() if k != "operations"})
 
@@ -286,15 +288,15 @@ class BasePreprocessor:
         stage_list.refuse_targets(self.leaves, targets, where)
 
     def without_targets(self, targets: Sequence[str], where: str, *, beside: Sequence[str] = ()) -> Self:
-        """This fitted preprocessor for a training with these targets: itself, or, where it was fitted with them among its
-        columns, a copy whose stages have let go of them, and of the columns `beside` (sample weights).
+        """Return this fitted preprocessor, or a copy without these target columns if it was fitted with them.
 
-        It is the preprocessor that a fit with these targets would have given; nothing is scanned.
+        The columns `beside` (sample weights) are removed too. The result equals a fit with these targets; no data is
+        scanned.
 
         Raises
         ------
         SchemaError
-            When a stage names a target, or has learned of other columns what depends on a target.
+            When a stage names a target, or the fitted state of another column depends on a target.
         """
         self.refuse_targets([*targets, *beside], where)
         learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
@@ -326,27 +328,27 @@ class BasePreprocessor:
         return [operation for path, leaf in self.leaves if not leaf.resamples for operation in leaf.to_operations(path)]
 
     def transform(self, data: Any) -> Any:
-        """The transformed table, in the type that was given (a ray.data.Dataset stays lazy).
+        """Return the transformed table, in the type of the input (a ray.data.Dataset stays lazy).
 
-        Columns that were not there in fit (targets, ids) pass through untouched, in any order.
+        Columns that `fit` did not see (targets, ids) pass through unchanged. The order of columns does not matter.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         SchemaError
-            When a column of fit is missing or has another type.
+            When a column of `fit` is missing or has another type.
         DataError
-            When a stage refuses a value (`handle_unknown="error"`).
+            When a stage rejects a value (`handle_unknown="error"`).
         """
         return registry.engine_for(data).map(data, self.table_function())
 
     def fit_transform(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Any:
-        """Fit, then the training rows transformed: cross-fitted and resampled where a stage does so."""
+        """Fit, and return the transformed training rows: cross-fitted and resampled by the stages that do so."""
         return self.fit(data, target_columns=target_columns).transform_training(data)
 
     def transform_training(self, data: Any) -> Any:
-        """As `transform`, for the rows that it was fitted on (see `Stage.lower_training`)."""
+        """Return the transformed training rows, those of the fit (see `Stage.lower_training`)."""
         return registry.engine_for(data).map(data, self.table_function(training=True))
 
     @property
@@ -354,10 +356,10 @@ class BasePreprocessor:
         return [operation for path, leaf in self.leaves for operation in leaf.lower_training(path)]
 
     def inverse_transform(self, data: Any) -> Any:
-        """A transformed table as it was before, in the type that was given: the inverses of the stages, last one first.
+        """Return a transformed table in its original columns, in the type of the input: the stages are inverted, the last one first.
 
-        What a stage has lost does not come back (`Stage.lossy_reason`): a filled value stays filled, a bin gives its middle, a
-        removed column comes without values. Numbers come back as Float64. Other columns pass through untouched.
+        Information that a stage discarded is not restored (`Stage.lossy_reason`): a filled value stays filled, a bin becomes
+        its midpoint, a removed column has no values. Numbers are Float64. Other columns pass through unchanged.
 
         Raises
         ------
@@ -366,7 +368,7 @@ class BasePreprocessor:
         ParameterError
             When a stage has no inverse; the error names it.
         SchemaError
-            When a column that `transform` gives is missing or has another type.
+            When a column that `transform` returns is missing or has another type.
 
         Examples
         --------
@@ -386,13 +388,13 @@ class BasePreprocessor:
         return registry.engine_for(data).map(data, back)
 
     def table_function(self, *, training: bool = False) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-        """The transformation as a function of a LazyFrame; it can be sent to workers."""
+        """Return the transformation as a function of a LazyFrame; it can be sent to workers."""
         operations = self._training_operations if training else self.operations
         own = None if training else [name for name in self.output_schema if name not in self.input_schema]
         return _Transform(schema_check.SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, own)
 
     def row_function(self) -> RowFunction | None:
-        """The transformation of one row (a dict, changed in place); None when a stage has no such form."""
+        """Return the transformation of one row (a dict, changed in place); None when a stage cannot transform single rows."""
         operate = row_function(self.operations, without_categories(self.input_schema))
         check = schema_check.row_function(self.input_schema, "Preprocessor.transform")
         if operate is None or check is None:
@@ -415,16 +417,16 @@ class BasePreprocessor:
 
     @property
     def output_schema(self) -> pl.Schema:
-        """Columns and types that `transform` gives."""
+        """Columns and types that `transform` returns."""
         self._require_fitted("Preprocessor.output_schema")
         assert self._output is not None
         return self._output
 
     @property
     def lineage(self) -> dict[str, tuple[str, ...]]:
-        """For each column that `transform` gives the columns that its values come from, in the order of the table.
+        """For each column that `transform` returns, the input columns that its values are computed from, in the order of the table.
 
-        Read off the stages' operations, not off data. What was learned of other rows (a mean, a target) is no source.
+        Derived from the stages' operations, without data. Values learned from other rows (a mean, a target) are not sources.
 
         Examples
         --------
@@ -440,13 +442,13 @@ class BasePreprocessor:
 
     @property
     def feature_names_out(self) -> list[str]:
-        """The names of all features that `transform` gives: for a vector column those of its elements."""
+        """The names of all features that `transform` returns: for a vector column those of its elements."""
         return [name for features in self.features_of.values() for name in features]
 
     @property
     def features_of(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """For each column that `transform` gives its features by name (one, or the elements of a vector), each with the
-        columns that it comes from."""
+        """For each column that `transform` returns, its features by name (one, or the elements of a vector), each with its
+        source columns."""
         return self._origins.features(self.output_schema)
 
     @property
@@ -460,7 +462,7 @@ class BasePreprocessor:
 
     @property
     def target(self) -> Target | None:
-        """Task and classes of the targets, when a training has told it; for `chain` with a framework's own model."""
+        """Task and classes of the targets, set by a training; used by `chain` with a framework's own model. None before."""
         return self._target
 
     def remember_target(self, target: Target) -> None:
@@ -496,7 +498,7 @@ class BasePreprocessor:
     # -- JSON ------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Everything about it as plain JSON values."""
+        """Return the complete state as plain JSON values."""
         return {
             "format": "rayline.preprocessor",
             "format_version": FORMAT_VERSION,
@@ -511,7 +513,7 @@ class BasePreprocessor:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """The inverse of `to_json`. Raises ArtifactError when it is not one, or of a newer format."""
+        """Build a preprocessor from the result of `to_json`. Raises ArtifactError when it is malformed or of a newer format."""
         if not isinstance(data, dict) or data.get("format") != "rayline.preprocessor":
             raise ArtifactError(
                 "Not a saved preprocessor.", "Expected a JSON object with format 'rayline.preprocessor'."
@@ -545,12 +547,12 @@ class BasePreprocessor:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, readable by people and by `load`: whole, or not at all. Raises ArtifactError when the disk refuses."""
+        """Write the preprocessor as readable JSON, atomically. Raises ArtifactError when the file cannot be written."""
         replace_content(path, strict_json.dumps(self.to_json(), indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote. Raises ArtifactError when the file does not exist or is not one of ours."""
+        """Read a file that `save` wrote. Raises ArtifactError when it does not exist or is no preprocessor."""
         try:
             content = Path(path).read_bytes()
         except OSError as error:
@@ -576,7 +578,7 @@ class _Transform:
         return apply_all(self._operations, self._check(table))
 
     def passes(self, names: Sequence[str]) -> list[str]:
-        """The columns that no stage knows; with resampling (no `adds`) rows are others, and none passes."""
+        """Return the columns that no stage uses; none with resampling (`adds` is None), which changes the rows."""
         return [] if self._adds is None else [name for name in names if name not in self._check.schema]
 
 

@@ -207,7 +207,7 @@ class _AllMissing(_Change):
 
 
 class _OtherZone(_AllMissing):
-    """Times without a zone for a column with one, or the other way round: nobody can say which moments are meant."""
+    """Times without a zone for a column with one, or the other way round: it is ambiguous which instants are meant."""
 
     def refusal(self, got: Any) -> SchemaError:
         zone = _zone(self.dtype)

@@ -1,4 +1,4 @@
-"""The contract of a splitter: what it prepares on the data, and the parts that it gives."""
+"""The contract of a splitter: `prepare` computes the folds of some data, `split` yields their rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rayline.data.split.thresholds import KeyDivision
 
 @dataclass(frozen=True)
 class Folds:
-    """A split that was prepared on some data; frozen and small, so it can be sent to workers.
+    """The folds of a split of some data; frozen and small, so it can be sent to workers.
 
     Attributes
     ----------
     cells
-        Names of columns to the expression that gives each row its cell.
+        The function from column names to the expression of each row's cell.
     folds
-        The cells to train on and those to hold out. A training cell that is named m times counts m times.
+        For each fold the cells to train on and those to hold out. A training cell that is listed m times counts m times.
     sizes
         The number of rows of each cell; empty when they were not counted.
 
@@ -50,7 +50,7 @@ class Folds:
 
 
 class Splitter(ABC):
-    """How rows are divided into training and held-out parts, any number of times.
+    """Division of rows into training and held-out parts, one pair for each fold.
 
     Examples
     --------
@@ -63,20 +63,20 @@ class Splitter(ABC):
 
     @abstractmethod
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        """The folds of this data: one element for each set of cells, which is one scan for whoever fits by cells.
+        """Return the folds of this data: one element for each assignment of cells, each of which one scan can fit.
 
         Raises
         ------
         DataError
-            When the rows cannot be divided so.
+            When the rows cannot be split like this.
         SchemaError
             When a column is missing or of a wrong type.
         """
 
     def split(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Iterator[tuple[Any, Any]]:
-        """Training and held-out rows of each fold, as the type of table that was given (a Ray Dataset: lazily).
+        """Yield the training and held-out rows of each fold, in the type of the input (a Ray Dataset stays lazy).
 
-        Raises as `prepare`.
+        Raises the errors of `prepare`.
         """
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         engine = registry.engine_for(data)
@@ -87,12 +87,12 @@ class Splitter(ABC):
 
 
 def unique_row_key(engine: Engine, data: Any, seed: int, purpose: str, where: str) -> RowHash | RowOccurrenceKey:
-    """A key of each row's content, with which equal rows are told apart."""
-    return KeyDivision(engine, data, where, *content_keys(engine.schema(data), seed, purpose, where)).told_apart()
+    """Return a key of each row's content that also distinguishes equal rows."""
+    return KeyDivision(engine, data, where, *content_keys(engine.schema(data), seed, purpose, where)).unique_row_key()
 
 
 def time_division(engine: Engine, data: Any, column: str, where: str) -> KeyDivision:
-    """Rows in the order of a column. Raises SchemaError when it is missing or cannot be ordered."""
+    """Return the division of rows by the order of a column. Raises SchemaError when it is missing or cannot be ordered."""
     dtype = schema_with(engine, data, [column], where)[column]
     if kind_of(dtype) not in (Kind.NUMERIC, Kind.DATETIME) and dtype not in (pl.Time, pl.Duration, pl.Null):
         raise SchemaError.dtype(where, column, "dates, times or numbers", dtype)
@@ -100,7 +100,7 @@ def time_division(engine: Engine, data: Any, column: str, where: str) -> KeyDivi
 
 
 def schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -> pl.Schema:
-    """The schema of the data. Raises SchemaError when it lacks one of these columns."""
+    """Return the schema of the data. Raises SchemaError when it lacks one of these columns."""
     schema = engine.schema(data)
     refuse_empty(len(schema), where)  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
@@ -109,11 +109,11 @@ def schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -
     return schema
 
 
-def check_count(splitter: Any, name: str, least: int) -> None:
-    """Raise ParameterError unless this parameter is a whole number of at least so much."""
+def check_count(splitter: Any, name: str, minimum: int) -> None:
+    """Raise ParameterError unless this parameter is an integer of at least `minimum`."""
     value = getattr(splitter, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ParameterError.value(type(splitter).__name__, name, f"a whole number of at least {least}", value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ParameterError.value(type(splitter).__name__, name, f"a whole number of at least {minimum}", value)
 
 
 def check_column(splitter: Any, column: Any) -> None:

@@ -1,12 +1,12 @@
-"""Telling equal rows apart: by their number among the rows that are equal to them.
+"""Distinguish equal rows by their number among the rows that are equal to them.
 
-A table of a few categories has many equal rows, and they are observations like any other: some belong into the training
-set and some into the test set. Which of them gets which number depends on the order of the rows, but nobody can tell: the
-rows are equal, and together they always have the numbers 0, 1, 2, … So the parts of a split hold the same rows whatever
-the order and the blocks.
+A table of a few categories has many equal rows, and they are observations like any other: some belong in the training
+set and some in the test set. Which row gets which number depends on the order of the rows, but this makes no difference:
+the rows are equal, and together they always have the numbers 0, 1, 2, … So the parts of a split contain the same rows for
+any order and any blocks.
 
-In blocks on Ray a row's number is counted on from the equal rows in other blocks. For that the blocks are put in the order
-of a fingerprint of their content, and each knows how many equal rows the blocks before it have.
+On Ray the count continues across blocks: the blocks are ordered by a fingerprint of their content, and each block knows
+how many equal rows the blocks before it have.
 """
 
 from __future__ import annotations

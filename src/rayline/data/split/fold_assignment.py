@@ -28,7 +28,7 @@ class RowKey(Protocol):
 
     @property
     def is_local(self) -> bool:
-        """Whether the key of a row hangs on that row alone."""
+        """Whether the key of a row depends on that row alone."""
 
     def expression(self) -> pl.Expr:
         """The keys as UInt64."""
@@ -80,7 +80,7 @@ class FoldAssignment(ABC):
 
     @property
     def is_local(self) -> bool:
-        """Whether the cell of a row hangs on that row alone; see `RowKey.is_local`."""
+        """Whether the cell of a row depends on that row alone; see `RowKey.is_local`."""
         return True
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A hash of a row's values: the same in every library, process, block layout and version, so that rows can be told apart.
+"""A hash of a row's values: the same for every library, process, block layout and version.
 
 Values are normalised first. Numbers hash by value, whatever their type (1, 1.0 and True are one); NaN is null, -0.0 is
 0.0; a category is its text; a date is its midnight; instants are microseconds since 1970, whatever the unit and the
@@ -145,7 +145,7 @@ def value_words(values: pl.Series) -> Words:
     if isinstance(dtype, pl.Struct):
         return _structs(values)
     raise SchemaError(
-        f"Column {name!r} holds {dtype}, whose rows cannot be told apart.",
+        f"Column {name!r} holds {dtype}, whose values cannot be hashed.",
         "Expected numbers, text, dates, lists or structs of these.",
         f"convert {name!r}, or drop it.",
     )

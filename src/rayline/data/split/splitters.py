@@ -1,9 +1,9 @@
-"""Splitters: small values that say how rows are divided into training and held-out parts.
+"""Splitters: small immutable objects that divide rows into training and held-out parts.
 
-`prepare` looks at the data once, as a rule, to learn where to cut, and gives the folds as cells (see `data.split.fold_assignment`): the cell
-of a row hangs on its own values, so the folds are the same whatever the blocks and the order of the rows, in this process
-and on Ray. Rows that are equal in all columns are told apart by their number among each other (see `data.split.duplicate_rows`):
-some of them are held out, the others not, as if each were drawn by itself.
+`prepare` usually scans the data once to compute thresholds, and returns the folds as cells (see
+`data.split.fold_assignment`). The cell of a row depends on its own values, so the folds do not depend on the blocks or the
+order of the rows, in this process or on Ray. Rows that are equal in all columns are distinguished by their number among
+each other (see `data.split.duplicate_rows`): some are held out and others not, as if each were drawn independently.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class KeyDivision:
         self._refuse(found, sizes, ladders)
         return cells, _totals(found)
 
-    def told_apart(self) -> RowHash | RowOccurrenceKey:
+    def unique_row_key(self) -> RowHash | RowOccurrenceKey:
         """The key where no two rows have the same one, otherwise the numbered rows."""
         assert self.rows is not None
         ladders = self._scan(self.rows, [0.5])
