@@ -71,7 +71,7 @@ class Incumbent:
     Attributes
     ----------
     packages
-        What its environment holds beside scikit-learn, XGBoost and pandas.
+        What its environment contains in addition to scikit-learn, XGBoost and pandas.
     save
         Python that saves the fitted `model` into `folder`.
     code

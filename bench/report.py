@@ -140,13 +140,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def note(text: str) -> None:
-    """Tell whoever waits how far it is, beside the tables."""
+    """Print the progress to stderr, separate from the tables."""
     print(f"{dt.datetime.now(dt.UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def deadline(most_s: float) -> Iterator[None]:
-    """What takes longer ends with a TimeoutError: no measurement waits for ever for another one's processes."""
+    """End a longer block with a TimeoutError, so that no measurement waits forever for the processes of another one."""
 
     def late(*_: object) -> None:
         raise TimeoutError(f"It took more than {most_s:g} s.")

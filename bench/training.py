@@ -261,7 +261,7 @@ def on_workers(rows: pl.DataFrame, rounds: int, options: Options) -> list[Compar
 
 
 def outside(name: str, trainer: train.Trainer, dataset: Any, options: Options) -> Comparison:
-    """What a fit on workers takes beside the loop."""
+    """Measure the time that a fit on workers takes outside the training loop."""
     clock, beside, loops = Clock(), [], []
     for _ in range(options.repeats):
         took = seconds(

@@ -70,7 +70,7 @@ def run(options: Options) -> Section:
 
 
 def timed(what: str, work: Callable[[], object]) -> float:
-    """Seconds of one run, which is announced, and does not run for ever."""
+    """Measure the seconds of one run; announce it, and end it after a time limit."""
     with deadline(MOST_S):
         found = seconds(work)
     note(f"{what}: {found:.1f} s")
@@ -108,7 +108,7 @@ class Problem:
 
 
 def synthetic(rows: int) -> Problem:
-    """Floats with gaps, a category, and a label that hangs on both."""
+    """Floats with gaps, a category, and a label that depends on both."""
     random = np.random.default_rng(1)
     data = table(rows, seed=0).select(*FLOATS, "s10")
     score = (
