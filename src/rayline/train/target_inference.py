@@ -1,4 +1,4 @@
-"""What a training must know of its data before it starts, put as questions to the scan that fits the preprocessor.
+"""What a training must know about its data before it starts, computed in the scan that fits the preprocessor.
 
 The classes of the target, whether labels or weights are missing or infinite, which features have no values, and the
 categories of string features for frameworks that take them as they are.
@@ -63,7 +63,7 @@ _NO_STAGE = {
 
 
 def _hint(dtype: pl.DataType) -> str:
-    """What to do about a feature that a framework does not take."""
+    """Return the hint for a feature that a framework does not accept."""
     kind, inner = kind_of(dtype), getattr(dtype, "inner", pl.String())
     if kind in _ENCODERS and (kind is not Kind.LIST or inner in (pl.String, pl.Boolean) or inner.is_integer()):
         return f"add a stage that encodes it ({_ENCODERS[kind]}), or drop it (DropColumns)."
@@ -72,7 +72,7 @@ def _hint(dtype: pl.DataType) -> str:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """The answers: the target, the features with their types, and the weight of each class (None for all alike)."""
+    """The result: the target, the features with their types, and the weight of each class (None for all alike)."""
 
     target: Target
     features: pl.Schema
@@ -82,9 +82,10 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class TargetProfiler:
-    """What is asked, for a framework that does `string_features` with string features.
+    """Request statistics of targets, weights and features, and derive the target from them.
 
-    `task` is what the framework's arguments ask for, None lets the labels decide; `where` begins every error.
+    `string_features` says how the framework handles strings; `task` is the task that its arguments imply, None lets the labels
+    decide; `where` begins every error.
     """
 
     targets: Sequence[str]
@@ -106,11 +107,11 @@ class TargetProfiler:
         return labels or not all(self.schema[t].is_numeric() for t in self.targets)
 
     def features(self, output: Mapping[str, pl.DataType]) -> pl.Schema:
-        """The features among the columns that the preprocessor gives."""
+        """Return the features among the output columns of the preprocessor."""
         return pl.Schema({n: d for n, d in output.items() if n not in self.targets and n != self.weight})
 
     def __call__(self, view: FitContext) -> list[StatisticRequest]:
-        """The questions, about the preprocessed table."""
+        """Return the statistics that are required of the preprocessed table."""
         found = [StatisticRequest(self._of_target(t), (t,)) for t in self.targets if self._of_target(t) is not None]
         if self.weight is not None:
             found.append(StatisticRequest(MinMax, (self.weight,)))
@@ -132,7 +133,7 @@ class TargetProfiler:
         answers: Mapping[StatisticRequest, Any],
         stages: Sequence[tuple[str, Stage]] = (),
     ) -> TrainingSpec:
-        """What the answers say; `stages` are the fitted target stages.
+        """Derive target, features and class weights from the statistics; `stages` are the fitted target stages.
 
         Raises
         ------
@@ -195,11 +196,11 @@ class TargetProfiler:
             raise DataError(
                 f"{self.where}: {noun} {name!r} {problem}.",
                 f"Expected a finite number{' of at least 0' if low is not None else ''} in every row.",
-                "drop or mend these rows first.",
+                "drop or correct these rows first.",
             )
 
     def _check_size(self, name: str, found: MinMax | None) -> None:
-        """Raise on labels that single precision cannot hold, or cannot tell apart."""
+        """Raise DataError on labels that single precision cannot represent or distinguish."""
         if found is None or found.low is None or math.isinf(self.max_label):
             return
         largest, spread, problem = max(abs(found.low), abs(found.high)), found.high - found.low, ""

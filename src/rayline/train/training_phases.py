@@ -1,4 +1,4 @@
-"""A training in legs: up to some iteration with these arguments, then on from there with others.
+"""A training in phases: up to some iteration with these arguments, then from its checkpoint with others.
 
 Population based training finds such schedules (`rayline.tune.pbt.population`), and a fit repeats them.
 """
@@ -23,7 +23,7 @@ class Phase:
     Attributes
     ----------
     number
-        Which part, counted from 0. Each draws random numbers of its own.
+        The number of the phase, counted from 0. Each has its own random numbers.
     until
         The number of iterations that there are after it, in all.
     args, kwargs
@@ -38,8 +38,8 @@ class Phase:
     def train(
         self, adapter: Framework, context: TrainContext, keep: Callable[[Callable[[Path], None]], None] | None
     ) -> Any:
-        """Train from `context.resume` to the end of this leg. `keep` is called with what writes a checkpoint, when it gets
-        there and was not stopped."""
+        """Train from `context.resume` to the end of this phase. `keep` is called with the function that writes a checkpoint, if
+        the training gets there without being stopped."""
         stopped = False
 
         def report(iteration: int, metrics: Mapping[str, float]) -> bool:
@@ -63,7 +63,7 @@ class Phase:
 
 
 def train(adapter: Framework, context: TrainContext, legs: Sequence[Phase]) -> Any:
-    """One leg after the other, each from the checkpoint of the one before. Returns the model of the last."""
+    """Train the phases in order, each from the checkpoint of the one before. Return the model of the last."""
     native = None
     with scratch.folder("legs") as folder:
         for leg in legs:
@@ -75,6 +75,6 @@ def train(adapter: Framework, context: TrainContext, legs: Sequence[Phase]) -> A
 
             native = leg.train(adapter, context, None if leg is legs[-1] else keep)
             if not directory.exists():
-                break  # a callback has stopped it
+                break  # a callback stopped the training
             context = replace(context, resume=directory)
     return native

@@ -1,4 +1,4 @@
-"""What a tuning run found: the table of trials, the best configuration, and the model and pipeline made with it."""
+"""The result of a tuning run: the table of trials, the best configuration, and the model and pipeline trained with it."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ SHOWN = 5
 class Analysis:
     """The outcome of `tune.run`.
 
-    The best model is trained when it is first asked for, on the whole training set, and kept.
+    The best model is trained on the whole training set when it is first accessed, and kept.
 
     Attributes
     ----------
     trials
         All trials in the order of their suggestion (see `rayline.tune.trial_record.Trial`).
     metric, mode
-        What was optimised, and whether it was to be small ("min") or large ("max").
+        The metric that was optimised, and whether it was minimised ("min") or maximised ("max").
     seconds
         How long the run took.
     interrupted
-        Whether the user ended it before all trials were finished.
+        Whether the user interrupted the run before all trials were finished.
 
     Examples
     --------
@@ -86,7 +86,7 @@ class Analysis:
 
     @cached_property
     def results(self) -> pl.DataFrame:
-        """One row a trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one
+        """One row for each trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one
         `score/<metric>` and one `standard_error/<metric>` for each further metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and
         one `config/<parameter>` each."""
         return trial_record.table(self.trials, self._prepared.problem.others)
@@ -105,7 +105,7 @@ class Analysis:
 
     @property
     def best_score(self) -> float:
-        """The best mean over the folds. As the best of many it is a little too good: measure the final model anew."""
+        """The best mean over the folds. As the best of many it is slightly optimistic: measure the final model on a test set."""
         return self.best_trial.score
 
     @property
@@ -186,8 +186,8 @@ class Analysis:
     def best_result(self) -> Result:
         """The result of `train.fit` with the best configuration on the whole training set.
 
-        With early stopping and no test set there is nothing to stop by: it trains for as many iterations as the folds
-        took in the mean, where the framework has such a parameter, and holds out a tenth of the rows where not.
+        With early stopping and no test set, it trains for the mean number of iterations of the folds where the framework
+        has such a parameter, and holds out a tenth of the rows otherwise.
         """
         return self.refit(self.best_trial)
 
@@ -220,9 +220,9 @@ class Analysis:
         return trainer.scheduled([(part.until, space.parts(part.config).trainer) for part in trial.parts])
 
     def schedule(self, trial: int | None = None) -> pl.DataFrame:
-        """Which parameters a trial, the best one when omitted, was trained with until which iteration.
+        """Return the parameters of a trial (the best one when omitted) over its iterations.
 
-        One row a part of the training: `until` (the iterations after it, in all; null where parameters stay the same to
+        One row for each part of the training: `until` (the iterations after it, in all; null where parameters stay the same to
         the end), `trial` (which one trained it), and one `config/<parameter>` each.
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
@@ -232,7 +232,7 @@ class Analysis:
         """Train with the configuration of a trial on the whole training set.
 
         The metrics of the result and of its model have the trial's cross-validated scores too: `cv-<metric>`, the mean over
-        the folds, and `cv_standard_error-<metric>`. As those of the best of many they are a little too good.
+        the folds, and `cv_standard_error-<metric>`. As those of the best of many they are slightly optimistic.
         """
         chosen = self._trial(trial) if isinstance(trial, int) else trial
         made = self._refitted(chosen)
@@ -276,7 +276,7 @@ class Analysis:
 
     @property
     def _metrics(self) -> Sequence[str] | None:
-        """What a refit measures: what the trainer asks for, and all that the search went by."""
+        """The metrics of a refit: those of the trainer, and those of the search."""
         problem = self._prepared.problem
         wanted, own = problem.trainer.metrics, tuple(name for name in self.metrics if problem.computes(name))
         if wanted is None:
@@ -361,7 +361,7 @@ class Analysis:
         if self._prepared.problem.trainer.adapter.generates_own_data:
             raise ParameterError(
                 "Analysis: there are no predictions of held-out rows.",
-                f"Expected a tuning run on data; {self._prepared.problem.trainer.framework} makes its experience itself.",
+                f"Expected a tuning run on data; {self._prepared.problem.trainer.framework} generates its own data.",
                 "see results and learning_curves.",
             )
         found = [self._journal.scores(fold.key) for fold in chosen.folds]

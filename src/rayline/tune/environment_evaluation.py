@@ -1,4 +1,4 @@
-"""Tuning of frameworks that make their experience themselves: a fold is one training, with a seed of its own."""
+"""Tuning of frameworks that generate their own data: a fold is one training with its own seed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from rayline.tune.trial_record import FoldScore
 def problem(
     trainer: Trainer, data: Mapping[str, Any], metric: Any, mode: Any, seed: int | None
 ) -> tuple[SearchProblem, str]:
-    """What all trials have in common, and the direction of the metric.
+    """Return the settings that all trials share, and the direction of the metric.
 
-    Raises ParameterError when there is data, or a metric of rows.
+    Raises ParameterError when data are given, or a metric that is computed on rows.
     """
     repeats = data["cv"] if data["cv"] is not None else 1
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
@@ -57,19 +57,19 @@ def problem(
 
 
 class EnvironmentEvaluator:
-    """Scores configurations by training them: called as `FoldEvaluator` is.
+    """Score configurations by training them; called like `FoldEvaluator`.
 
     Parameters
     ----------
     problem
-        What is tuned.
+        The trainer and the metric.
     """
 
     def __init__(self, problem: SearchProblem) -> None:
         self.problem = problem
 
     def __call__(self, candidate: TrialCandidate, fold: int) -> FoldEvaluation:
-        """Train once more. Raises RaylineError when the framework fails, or the metric has no value in the end."""
+        """Train with the seed of this fold. Raises RaylineError when the framework fails, or the metric has no value at the end."""
         problem = self.problem
         history: History = []
         trainer = candidate.trainer
@@ -104,4 +104,4 @@ class EnvironmentEvaluator:
 
 
 def _not_kept(iteration: int, save: Callable[[Path], None]) -> None:
-    """A training is made again rather than resumed."""
+    """Keep no checkpoint: a training is repeated rather than resumed."""

@@ -1,7 +1,7 @@
 """The evaluation of a configuration on a fold: fit the stages on the training slice, train, score the held-out rows.
 
-Nothing here knows Ray. An `FoldEvaluator` is warm: it keeps the answers of every scan, the fitted stages, and the prepared
-tables of each fold, so that another configuration pays only for what it changes.
+Nothing here knows Ray. A `FoldEvaluator` has caches: it keeps the results of every scan, the fitted stages, and the prepared
+tables of each fold, so that another configuration recomputes only what it changes.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ CELL = "rayline:cell "
 WHERE = "tune.run"
 
 LABELS = "rayline:labels"
-"""Where a table's memo says how its labels were made."""
+"""The key of a table's memo under which the digest of the target stages is kept."""
 
 FITTED = 64
-"""Fitted preprocessors that are kept for each fold."""
+"""The number of fitted preprocessors kept for each fold."""
 
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
@@ -57,16 +57,16 @@ Shared = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What all trials have in common, without the rows.
+    """The settings that all trials share, without the rows.
 
     Attributes
     ----------
     trainer, preprocessor
-        What is tuned; the preprocessor is None or not fitted.
+        The trainer and the preprocessor that are tuned; the preprocessor is None or not fitted.
     schema
         The columns of the raw rows.
     target
-        Learned from all rows: labels are no secret, and every fold then has the same classes. Target stages are fitted
+        Learned from all rows, so that every fold has the same classes. Target stages are fitted
         for each fold, and scores and metrics are on the scale of the labels.
     weight
         The column of sample weights, and whether the held-out rows have it too.
@@ -75,19 +75,19 @@ class SearchProblem:
     metric
         A name of `rayline.train.metrics`, or of the framework's history.
     seed
-        For frameworks, where the trainer has none.
+        The seed of the frameworks, where the trainer has none.
     n_threads
-        For each training.
+        The number of threads of each training.
     tuned
-        The stages of which parameters are searched: prepared tables are kept at these places.
+        The stages whose parameters are searched: prepared tables are kept before each of them.
     endless
-        Those among them of which no two trials will have the same parameters.
+        Those among them whose parameters differ in every trial.
     digest
-        Of the rows, the split and all else that is not in a configuration; empty when results are not kept.
+        A digest of the rows, the split and everything else outside a configuration; empty when results are not kept.
     others
         Further metrics to be traded off against the first.
-    watched
-        Whether the history of every training is wanted; otherwise frameworks evaluate their rows only where a metric,
+    log_train_metrics
+        Whether the history of every training is needed; otherwise frameworks evaluate their rows only where a metric,
         early stopping or a callback needs it.
     """
 
@@ -109,12 +109,12 @@ class SearchProblem:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """All of them; the score is the first."""
+        """All metrics; the first is the score."""
         return self.metric, *self.others
 
     @property
     def custom_used(self) -> list[Any]:
-        """The functions of the user's own among them."""
+        """The user's own functions among the metrics."""
         return [self.custom[name].function for name in self.metrics if name in self.custom]
 
     @property
@@ -136,29 +136,29 @@ class SearchProblem:
         return () if self.weight is None else (self.weight,)
 
     def candidate(self, config: space.Config) -> TrialCandidate:
-        """What a configuration stands for."""
+        """Return the trainer and the preprocessor of a configuration."""
         return TrialCandidate(self, self.trainer_of(config), self.preprocessor_of(config))
 
     def trainer_of(self, config: space.Config) -> Trainer:
-        """The trainer with the parameters of a configuration."""
+        """Return the trainer with the parameters of a configuration."""
         changes = space.parts(config).trainer
         return self.trainer.replace(changes) if changes else self.trainer
 
     def preprocessor_of(self, config: space.Config) -> Preprocessor:
-        """The unfitted preprocessor with the parameters of a configuration."""
+        """Return the unfitted preprocessor with the parameters of a configuration."""
         return Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.parts(config).stages)
 
 
 @dataclass(frozen=True)
 class TrialCandidate:
-    """A configuration put into the trainer and the stages."""
+    """A configuration applied to the trainer and the stages."""
 
     problem: SearchProblem
     trainer: Trainer
     preprocessor: Preprocessor
 
     def key(self, fold: int) -> str:
-        """What its score on a fold depends on, as a digest."""
+        """Return the digest of everything that its score on a fold depends on."""
         return fingerprint([self._digest, fold])
 
     @cached_property
@@ -202,7 +202,7 @@ class TrialCandidate:
 
     @property
     def is_seeded(self) -> bool:
-        """Whether it gives the same when it is evaluated again."""
+        """Whether another evaluation gives the same score."""
         return (self.problem.seed if self.trainer.seed is None else self.trainer.seed) is not None
 
     @cached_property
@@ -221,7 +221,7 @@ class FoldEvaluation(NamedTuple):
 
 
 class TrainingPart(NamedTuple):
-    """A part of a training: from which checkpoint it goes on, and what is called with a function that writes the next."""
+    """A part of a training: the checkpoint it resumes from, and the callback that receives the writer of the next checkpoint."""
 
     leg: Phase
     resume: Path | None
@@ -229,18 +229,18 @@ class TrainingPart(NamedTuple):
 
 
 class FoldEvaluator:
-    """Scores configurations on folds, and computes nothing twice.
+    """Score configurations on folds; caches avoid computing anything twice.
 
     Parameters
     ----------
     problem
-        What is tuned.
+        The trainer, the stages and the folds.
     table
         The raw rows, conformed to the schema, with their cells in the column `CELL`.
     most_bytes
         Memory for prepared tables.
     shared
-        Gives things that other evaluators made, by key, or makes them; None when there are no others.
+        Returns what another evaluator computed under a key, or computes it; None when there are no other evaluators.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class FoldEvaluator:
         ]  # fmt: skip
 
     def __call__(self, candidate: TrialCandidate, fold: int, part: TrainingPart | None = None) -> FoldEvaluation:
-        """Fit, train and score; `part` is the part of a training that is made, all of it when omitted.
+        """Fit, train and score; `part` selects a part of the training, all of it when omitted.
 
         Raises
         ------
@@ -295,12 +295,12 @@ class FoldEvaluator:
         return FoldEvaluation(score, scores, [row for row in history if len(row) > 1])
 
     def close(self) -> None:
-        """End the workers that trainings on several have left."""
+        """Stop the workers that are kept for later trainings."""
         if self._workers is not None:
             self._workers.close()
 
     def history(self, candidate: TrialCandidate, fold: int) -> History:
-        """What the framework reports when it is trained on a fold and sees the held-out rows. Raises as a call does."""
+        """Train on a fold with the held-out rows as test set, and return the framework's history. Raises as a call does."""
         train, test, learned, memo = self._prepared(candidate, fold)
         return self._train(candidate.trainer, learned, train, test, memo, shown=True)[1]
 
@@ -346,7 +346,7 @@ class FoldEvaluator:
         return fit.leaves, replace(learned, target=target, lineage=FeaturesFrom(operations, problem.schema))
 
     def _make(self, key: tuple[Any, ...], make: Callable[[], Any], recurs: bool) -> Any:
-        """Something new, or what another evaluator has made; what no other trial will ask for is not shared."""
+        """Compute a value, or get it from another evaluator; a value that no other trial can use is not shared."""
         return self._shared(key, make) if self._shared is not None and recurs else make()
 
     def _transformed(
@@ -413,7 +413,7 @@ class FoldEvaluator:
             return False
 
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
-            """A fold is trained again rather than resumed, but for the next part of its training."""
+            """Keep the checkpoint at the end of a part; a whole fold is trained again rather than resumed."""
             if part is not None and iteration + 1 == part.leg.until:
                 part.keep(save)
 
@@ -473,7 +473,7 @@ def _unchanged(table: pl.LazyFrame) -> pl.LazyFrame:
 
 @dataclass(frozen=True)
 class CellColumn:
-    """Cells that stand in a column of the table."""
+    """Read the cells from a column of the table."""
 
     name: str
     is_local: ClassVar[bool] = True

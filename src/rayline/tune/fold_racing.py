@@ -1,4 +1,4 @@
-"""Racing over folds: bad trials are stopped after a fold or two, and which ones hangs on nothing but their scores.
+"""Racing over folds: bad trials are stopped after a fold or two; which ones depends on the scores only.
 
 Ray's own schedulers compare a trial with those that happen to have reported by then, so the same search stops other
 trials when more of them run at a time. Here a trial is compared, after its first k folds, with the trials `LAG` or more
@@ -39,7 +39,7 @@ class RacingRules(NamedTuple):
 
 
 def asha(n_folds: int) -> RacingRules:
-    """Successive halving as the trials come: the better half goes on after 1, 2, 4, … folds.
+    """Successive halving as the trials come: the better half continues after 1, 2, 4, … folds.
 
     Li and others, "A system for massively parallel hyperparameter tuning" (2020).
     """
@@ -117,7 +117,7 @@ class FoldRacingScheduler(TrialScheduler):
         self._waiting.pop(number, None)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first trial that is new, or that waited and may go on. One that waited for its end is stopped."""
+        """The first trial that is new, or that waited and may continue. One that waited for its end is stopped."""
         for trial in sorted(tune_controller.get_live_trials(), key=lambda trial: self._numbers[trial.trial_id]):
             if trial.status == Trial.PENDING:
                 return trial
@@ -132,7 +132,7 @@ class FoldRacingScheduler(TrialScheduler):
         return None
 
     def _goes_on(self, number: int, folds: int) -> bool | None:
-        """Whether a trial goes on after so many folds; None when that cannot be known yet."""
+        """Whether a trial continues after so many folds; None when that cannot be known yet."""
         rules = self._rules
         if folds not in rules.rungs[number % rules.brackets :]:
             return True

@@ -1,4 +1,4 @@
-"""What a search is told beside trainer, data and search space."""
+"""The options of a search, other than trainer, data and search space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayline.tune.prepare import positive_int
 
 @dataclass(frozen=True, repr=False)
 class SearchOptions:
-    """The arguments of `run` beside trainer, data and search space; see there."""
+    """The arguments of `run` other than trainer, data and search space; documented there."""
 
     metric: Any = None
     mode: str | Sequence[str] | None = None

@@ -1,4 +1,4 @@
-"""What a tuning run is given, checked on the driver and brought into one form."""
+"""Check the arguments of a tuning run on the driver, and bring them into one form."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ DATA_ARGUMENTS = ("preprocessor", *DATA[1:])
 
 @dataclass(frozen=True)
 class TuneData:
-    """The rows of a tuning run and how they are divided, which hangs on no trainer and no stage.
+    """The rows of a tuning run and their folds, which depend on no trainer and no stage.
 
     Attributes
     ----------
     given
         The training rows as the user gave them.
     inputs
-        What was given, in one form.
+        The data arguments, in one form.
     table
         The training rows, and those of the test set below them where it is held out.
     splits, cells
@@ -99,7 +99,7 @@ class PreparedSearch:
         return self.modes[0]
 
     def digest(self) -> str:
-        """Of all that scores depend on beside the configuration."""
+        """Return the digest of everything that scores depend on, except the configuration."""
         problem = self.problem
         adapter = problem.trainer.adapter
         return journals.digest(
@@ -108,7 +108,7 @@ class PreparedSearch:
 
     @property
     def rows(self) -> pl.DataFrame:
-        """The rows and their cells, as an `FoldEvaluator` takes them."""
+        """The rows and their cells, as a `FoldEvaluator` needs them."""
         return self.table.with_columns(
             pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells)
         )
@@ -118,7 +118,7 @@ class PreparedSearch:
         return self.rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
 
     def held_out(self, fold: int) -> Array:
-        """The places of the rows that a fold holds out."""
+        """Return the positions of the rows that a fold holds out."""
         split, _, cells = self.problem.folds[fold]
         return np.flatnonzero(np.isin(self.cells[split], cells.test))
 
@@ -229,7 +229,7 @@ def prepare(
 
 
 def read(data: Mapping[str, Any]) -> TuneData:
-    """The rows of a `data_config`, checked and divided. Raises as `run`."""
+    """Read and check the rows of a `data_config`, and assign them to folds. Raises as `run`."""
     inputs = given.normalise(
         data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
         data["y_test"], data["sample_weight"], WHERE,
@@ -369,7 +369,7 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
 
 
 def _splitter(data: Mapping[str, Any]) -> Splitter:
-    """What `cv` and the columns beside it mean."""
+    """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for."""
     cv = data["cv"]
     if cv is None:
         raise ParameterError(

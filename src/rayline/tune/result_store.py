@@ -88,7 +88,7 @@ class ResultStore:
         return found
 
     def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Keep the files of a checkpoint, to go on from."""
+        """Store the files of a checkpoint to resume from."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in files.items():
@@ -136,7 +136,7 @@ def digest(
     weight: str | None,
     adapter: Framework,
 ) -> str:
-    """A digest of the rows in their order, the split and the versions: what scores depend on beside the configuration."""
+    """A digest of the rows in their order, the split and the versions: what scores depend on besides the configuration."""
     found = hashlib.blake2b(digest_size=16)
     about = [
         schema_to_json(schema),

@@ -1,4 +1,4 @@
-"""The tuning run: what the user gives is checked here, on the driver; then Ray Tune runs the trials."""
+"""`tune.run`: check the arguments on the driver, then let Ray Tune run the trials."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import Status, Trial
 
 TOGETHER_S = 0.3
-"""Folds that are done within so many seconds are reported together, when no scheduler wants to know of each."""
+"""Folds that finish within this many seconds are reported together, unless a scheduler needs each one."""
 
 
 @known_arguments
@@ -79,13 +79,13 @@ def run(
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
 
     Every trial fits the stages on the training slice of each fold, trains, and scores the rows that are held out; those
-    rows reach no fit. One exception is the user's own: with the framework's early stopping (`early_stopping_rounds=`)
-    a fold is stopped by its held-out rows, and the score is a little too good for it.
+    rows reach no fit. One exception: with the framework's early stopping (`early_stopping_rounds=`) the held-out rows of a
+    fold decide when its training stops, and the score is slightly optimistic.
 
     Parameters
     ----------
     trainer
-        The framework and its arguments; what is tuned is changed in it.
+        The framework and its arguments; the tuned parameters are replaced in copies of it.
     data_config
         The arguments from `preprocessor` to `time` as one dict, in place of keywords (the key `train_pipeline` is another
         name of `preprocessor`); useful where several searches share them. No argument may be given both ways.
@@ -99,8 +99,8 @@ def run(
     mode
         "min" or "max", for each metric; known by itself for every usual one and for scorers.
     num_samples
-        The number of configurations, 10 when omitted; a grid is run so many times, and once when omitted and nothing else
-        is searched.
+        The number of configurations, 10 when omitted. A grid is repeated so many times; a grid alone runs once when
+        omitted.
     preprocessor
         A Preprocessor, fitted or not: it is refitted on the training slice of every fold. None for no stages.
     train_dataset, test_dataset, target_columns
@@ -125,7 +125,7 @@ def run(
     max_concurrent
         Trials at a time; as many as the cluster has CPUs for when omitted.
     time_budget_s
-        After so many seconds the trials are stopped; those that ran all their folds count.
+        The trials are stopped after so many seconds; those that ran all their folds count.
     search
         None for random and grid search, "optuna", or a searcher of `ray.tune.search`.
     scheduler
@@ -135,16 +135,15 @@ def run(
     name
         Keeps the score of every fold under this name in the user's cache directory (RAYLINE_CACHE).
     resume
-        Take from there what was computed before, on the same rows, split, stages, parameters and versions.
+        Reuse the stored scores of the same rows, split, stages, parameters and versions.
     callbacks
         `rayline.train.Callback`s, of which `on_start`, `on_trial` and `on_end` are called, here on the driver: trackers
         (`train.MLflow`, …) write the run, and below it each trial.
     verbose
-        False for no line of progress; None leaves it to the environment variable RAYLINE_QUIET.
+        False for no progress line; None lets the environment variable RAYLINE_QUIET decide.
     on_interrupt
-        What Ctrl-C does: "raise" KeyboardInterrupt, or "return" the analysis of the trials that are finished, with
-        `interrupted` set. Either way no trial is left running, and with `name=` every finished fold is kept for
-        `resume=True`.
+        What Ctrl-C does: "raise" KeyboardInterrupt, or "return" the analysis of the finished trials, with `interrupted` set.
+        In both cases no trial keeps running, and with `name=` every finished fold is stored for `resume=True`.
 
     Returns
     -------
@@ -157,7 +156,7 @@ def run(
         On an unknown stage, stage parameter, trainer parameter, metric, searcher or scheduler, and on an argument that is
         given both by keyword and in `data_config`.
     DataError
-        When the rows cannot be divided as asked, or labels are missing.
+        When the rows cannot be split as required, or labels are missing.
     ResourceError
         When not even one trial fits into the cluster.
     TrainingError
@@ -202,7 +201,7 @@ def checked(
     options: SearchOptions,
     material: TuneData | None = None,
 ) -> Search:
-    """A search of which everything was checked that can be without a cluster. Raises as `run`."""
+    """Check everything that can be checked without a cluster, and return the search. Raises as `run`."""
     options.check()
     prepared = prepare(
         trainer,
@@ -229,7 +228,7 @@ def checked(
 
 @dataclass(frozen=True)
 class Search:
-    """A search that can start."""
+    """A checked search, ready to run."""
 
     prepared: PreparedSearch
     options: SearchOptions
@@ -238,7 +237,7 @@ class Search:
     journal: ResultStore
 
     def run(self, line: progress.ProgressLine, started: float) -> Analysis:
-        """Run the trials, and say so on this line. Raises ResourceError and TrainingError as `run`."""
+        """Run the trials, and show the progress on this line. Raises ResourceError and TrainingError as `run`."""
         options, journal, problem = self.options, self.journal, self.prepared.problem
         digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
@@ -353,7 +352,7 @@ def _run_trials(
 
 @contextlib.contextmanager
 def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
-    """The keeper of what trials share, where there is enough of it and there are several to share it; otherwise None."""
+    """Start the cache that trials share, if the table is large and there are several trial actors; otherwise yield None."""
     stages = prepared.problem.preprocessor
     worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shared_cache.LEAST_BYTES
     keeper = shared_cache.start() if worth and n_actors > 1 else None
@@ -369,7 +368,7 @@ def _interrupted(trials: Sequence[Trial], options: SearchOptions) -> str:
     if options.name is None:
         kept = 'what they found is lost: name="…" would keep it, on_interrupt="return" would return it.'
     else:
-        kept = f"every finished fold is kept: name={options.name!r}, resume=True goes on from there."
+        kept = f"every finished fold is kept: name={options.name!r}, resume=True continues from there."
     return f"{WHERE}: interrupted when {finished} of {len(trials)} trials were finished; {kept}"
 
 

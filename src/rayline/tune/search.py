@@ -235,7 +235,7 @@ def _copied(given: Any) -> Any:
     (it holds a connection to a database) is used as it is."""
     try:
         return copy.deepcopy(given)
-    except Exception:  # whatever an object of a stranger's raises
+    except Exception:  # an untrusted object may raise anything
         return given
 
 

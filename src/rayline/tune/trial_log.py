@@ -1,4 +1,4 @@
-"""What becomes of the trials is written down here, on the driver, as they report it."""
+"""Record the reports of the trials on the driver, as a Ray Tune callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generations of a population on Ray: warm actors train a part of a fold each, the driver decides who goes on how."""
+"""The generations of a population on Ray: warm actors train a part of a fold each, the driver decides which members continue, and with which parameters."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class PopulationMember:
         return not self.trial.error
 
     def take_over(self, other: PopulationMember, config: dict[str, Any]) -> None:
-        """Go on from where another one is, with these parameters."""
+        """Resume from the state of another member, with these parameters."""
         own, theirs = self.trial, other.trial
         own.config, own.parts, own.folds = config, [*theirs.parts], [*theirs.folds]
         own.histories = {fold: [*history] for fold, history in theirs.histories.items()}
