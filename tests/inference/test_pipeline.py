@@ -147,3 +147,15 @@ def test_sparse_vectors_may_come_back_as_a_batch_of_numpy_has_them() -> None:
     vectors[0] = {"size": 3, "indices": [-1], "values": [1.0]}
     with pytest.raises(rl.SchemaError, match="'note'"):
         result.model.predict({"note": vectors})
+
+
+def test_a_loaded_pipeline_has_a_preprocessor_that_chains(tmp_path: Path) -> None:
+    table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "y": [0.0, 1.0, 2.0, 3.0]})
+    inner = rl.Preprocessor([("scale", rl.stages.StandardScaler())])
+    trainer = train.XGBoostTrainer({"min_child_weight": 0}, num_boost_round=2, seed=1)
+    pipeline = trainer.fit(rl.Preprocessor([("inner", inner)]), table, None, "y", verbose=False).inference_pipeline
+    pipeline.save(tmp_path / "x.rayline")
+    loaded = rl.load(tmp_path / "x.rayline").preprocessor
+    assert type(loaded) is rl.Preprocessor
+    assert type(loaded["inner"]) is rl.Preprocessor
+    assert loaded.chain(pipeline.model).predict(table).equals(pipeline.predict(table))

@@ -1,4 +1,4 @@
-"""Whether two fitted preprocessors are the same: numbers may differ as sums in another order do."""
+"""Equality of fitted preprocessors: numbers may differ by the rounding of sums in another order."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 RTOL = 1e-12
-"""How far learned numbers may differ, relative to the largest number beside them (see decision 0018)."""
+"""The allowed difference of learned numbers, relative to the largest number of the same list (see decision 0018)."""
 
 
 ATOL = 1e-15
-"""The rounding of numbers of size 1, for a mean of zero that stands alone."""
+"""The allowed absolute difference, for a single number close to 0."""
 
 
 def same(a: Any, b: Any, size: float = 0.0) -> bool:
-    """Whether two JSON values are equal, floats up to `RTOL`."""
+    """Return whether two JSON values are equal, floats up to `RTOL`."""
     if isinstance(a, dict) and isinstance(b, dict):
         size = _size(a.values())
         return list(a) == list(b) and all(same(a[key], b[key], size) for key in a)

@@ -1,4 +1,4 @@
-"""From files and tables to `ray.data.Dataset`s. Ray is started quietly when none runs; RAY_ADDRESS is honoured."""
+"""Read files and tables as a `ray.data.Dataset`. Starts Ray when none is running, or connects to RAY_ADDRESS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @known_arguments
 def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any) -> Dataset:
-    """A dataset from Parquet files, read when it is used.
+    """Read Parquet files as a lazy dataset.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def read_csv(
     missing_columns: str = "raise",
     **options: Any,
 ) -> Dataset:
-    """A dataset from CSV files. As `read_parquet`, with the arguments of `ray.data.read_csv`.
+    """Read CSV files as a lazy dataset. Works like `read_parquet`, with the arguments of `ray.data.read_csv`.
 
     Local files get one type for each column, whatever their order: the beginnings of all are looked at, whole numbers in one
     and fractions in another are floats.
@@ -112,7 +112,7 @@ def read_csv(
 def read_json(
     paths: Paths, *, schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None, **options: Any
 ) -> Dataset:
-    """A dataset from JSON files (records, or one a line). As `read_parquet`, with the arguments of `ray.data.read_json`.
+    """Read JSON files (a list of records, or one per line). Works like `read_parquet`, with the arguments of `ray.data.read_json`.
 
     `schema` says the Polars types of columns; of local files with one record a line the others have the type that holds
     what all files begin with. A key that a row or a file lacks is a missing value.
@@ -146,7 +146,7 @@ def read_json(
 
 @known_arguments
 def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) -> Dataset:
-    """A dataset from a pandas table, or several with the same columns. The index is let go.
+    """Make a dataset from a pandas table, or several with the same columns. The index is dropped.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) ->
 
 @known_arguments
 def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.LazyFrame], **options: Any) -> Dataset:
-    """A dataset from a Polars table or LazyFrame, or several. As `from_pandas`, with the arguments of `ray.data.from_arrow`.
+    """Make a dataset from a Polars table or LazyFrame, or several. Works like `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
 
 @known_arguments
 def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
-    """A dataset from an Arrow table, or several. As `from_pandas`, with the arguments of `ray.data.from_arrow`.
+    """Make a dataset from an Arrow table, or several. Works like `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
 
 
 def _local(paths: Paths) -> list[Path]:
-    """The local files that paths mean; none when one is remote, or does not exist (which is refused later)."""
+    """Return the local files that the paths name; none when one is remote or does not exist (an error later)."""
     several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     texts = [os.fspath(path) for path in several]
     if any("://" in text or not Path(text).exists() for text in texts):

@@ -36,7 +36,7 @@ class EnsembleMembers:
 
 
 class Ensemble(Framework):
-    """A weighted mean of models of any frameworks. It is made of trained members and cannot be trained itself."""
+    """A weighted mean of models of any frameworks. It consists of trained members and cannot be trained itself."""
 
     name = "ensemble"
     strings = "text"
@@ -90,7 +90,7 @@ class Ensemble(Framework):
 def combine(
     pipelines: Sequence[InferencePipeline], weights: Sequence[float], *, metrics: Mapping[str, float] | None = None
 ) -> InferencePipeline:
-    """Inference pipelines over the same raw rows as one, whose scores are the weighted mean of theirs.
+    """Combine inference pipelines over the same raw rows into one, whose scores are the weighted mean of theirs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what it says of itself, checked before any parser sees another member."""
+"""The manifest of an artifact: its description, checked before any other member is parsed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rayline.inference import archive
 FORMAT_VERSION = 1
 DIGEST, MANIFEST, SIGNATURE = "digest", "manifest.json", "signature.json"
 OUTER = frozenset({DIGEST, MANIFEST, SIGNATURE})
-"""Members that the manifest does not list: itself, and what vouches for it."""
+"""Members that the manifest does not list: itself, its digest and its signature."""
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """What an artifact says of itself, without loading its model or its framework.
+    """Read the description of an artifact, without loading its model or its framework.
 
     Nothing but the manifest's own digest is checked: `load` checks the rest.
 
@@ -52,13 +52,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def digest_of(path: str | Path) -> str:
-    """The digest of an artifact: it stands for every byte that matters in it. Raises ArtifactError when it is none."""
+    """Return the digest of an artifact, which covers all its members. Raises ArtifactError when the file is no artifact."""
     with archive.opened(Path(path), sys.maxsize) as members:
         return hashlib.sha256(_text(members, MANIFEST, str(path))).hexdigest()
 
 
 def signer_of(path: str | Path) -> str | None:
-    """The public key that an artifact says it was signed with, in hex; None without a signature. Nothing is checked:
+    """Return the public key in the signature of an artifact, in hex; None without one. The signature is not verified:
     `load(path, trusted_keys=…)` does. Raises ArtifactError when it is no artifact."""
     with archive.opened(Path(path), sys.maxsize) as members:
         if SIGNATURE not in members.sizes:
@@ -68,7 +68,7 @@ def signer_of(path: str | Path) -> str | None:
 
 
 def listing(body: Mapping[str, archive.Content]) -> dict[str, Any]:
-    """Size and SHA-256 of each member, as the manifest holds them."""
+    """Return size and SHA-256 of each member, as stored in the manifest."""
     return {
         name: {"size_bytes": archive.size_of(content), "sha256": archive.sha256_of(content)}
         for name, content in sorted(body.items())
@@ -81,7 +81,7 @@ def parse(
     expected_digest: str | None = None,
     trusted_keys: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of members that are open, and that it lists by name and size; hashes are `extract`'s to compare.
+    """Read the manifest of open members, and check their names and sizes; `extract` compares the hashes.
 
     Raises ArtifactError when it is not the expected one, not signed by a trusted key, or not true.
     """
@@ -139,7 +139,7 @@ def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], direct
 
 
 def no_room(what: str, error: OSError) -> ArtifactError:
-    """The error for files that the temporary directory does not take."""
+    """Return the error for files that cannot be written to the temporary directory."""
     return ArtifactError(
         f"{what} cannot be written to {tempfile.gettempdir()}: {error.strerror or error}.",
         "Expected room for its files there.",

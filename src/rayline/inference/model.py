@@ -29,7 +29,7 @@ Scores = npt.NDArray[Any]
 
 @known_arguments
 class Model:
-    """A trained model: the framework's own object, the features that it takes, and the target that it predicts.
+    """A trained model: the framework's own object, its features, and the target that it predicts.
 
     Usually made by `train.fit` (`result.model`) or by `preprocessor.chain(booster)`.
 
@@ -91,7 +91,7 @@ class Model:
 
     @property
     def classes(self) -> list[Any]:
-        """The classes in the order of `predict_proba`'s columns; one list for each target when there are several.
+        """The classes, in the order of the columns of `predict_proba`; one list for each target when there are several.
 
         Empty for a regression.
         """
@@ -100,7 +100,7 @@ class Model:
         return [list(c) for c in self.target.classes]
 
     def predict(self, rows: Any) -> Any:
-        """Predictions for preprocessed rows, one column for each target, in the type of table that was given.
+        """Return predictions for preprocessed rows, one column for each target, in the type of the input.
 
         Raises
         ------
@@ -110,18 +110,18 @@ class Model:
         return registry.engine_for(rows).map(rows, self._predictions)
 
     def predict_proba(self, rows: Any) -> Any:
-        """Probabilities, one column for each class. Raises ParameterError for a model that has none."""
+        """Return probabilities, one column for each class. Raises ParameterError for a model without probabilities."""
         return registry.engine_for(rows).map(rows, self._probabilities)
 
     def scores(self, table: pl.LazyFrame) -> Scores:
-        """The framework's scores for preprocessed rows (see `Framework.predict`)."""
+        """Return the framework's scores for preprocessed rows (see `Framework.predict`)."""
         frame = self._conform(table).select(map(col, self.schema)).collect()
         if not frame.height:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
         return self._answer(self.native, Features(frame, schema=self.schema))
 
     def row_scores(self, *rows: Row) -> Scores:
-        """The same for a few preprocessed rows, without a table."""
+        """Return the scores of a few preprocessed rows, without building a table."""
         for name, categories in self._categories.items():
             for row in rows:
                 if row[name] not in categories:
@@ -143,14 +143,14 @@ class Model:
             ) from error
 
     def _refuse_other_shape(self, scores: Scores, n_rows: int) -> None:
-        """Raise ValueError when these are no scores of this target (see `Framework.predict`)."""
+        """Raise ValueError when these are not scores of this target (see `Framework.predict`)."""
         codes = 0 if scores.dtype.names is None else len(self.target.columns)
         if len(scores) != n_rows or (n_rows and numbers(scores).size / n_rows - codes not in self._widths):
             raise ValueError(f"it gave scores of shape {scores.shape} for {n_rows} rows")
 
     @cached_property
     def _widths(self) -> frozenset[int]:
-        """How many scores a row may have: one for each target, for each class, or for both classes."""
+        """Return the allowed numbers of scores of a row: one for each target, for each class, or for both classes."""
         binary = {2} if self.target.task is Task.BINARY and len(self.target.columns) == 1 else set()
         return frozenset({self.target.n_outputs, len(self.target.columns), *binary})
 
@@ -173,7 +173,7 @@ class Model:
         return {n: frozenset(d.categories.to_list()) for n, d in self.schema.items() if isinstance(d, pl.Enum)}
 
     def importance(self) -> dict[str, float] | None:
-        """How much each feature matters, when the framework can tell."""
+        """Return the importance of each feature; None when the framework provides none."""
         return self.adapter.importance(self.native, self.feature_names)
 
     def __repr__(self) -> str:
@@ -206,7 +206,7 @@ class Model:
     def of_native(
         cls, native: Any, *, preprocessed: Mapping[str, pl.DataType] | None = None, target: Target | None = None
     ) -> Self:
-        """A framework's own object as a Model.
+        """Wrap a framework's own object as a Model.
 
         Parameters
         ----------
@@ -257,7 +257,7 @@ class Model:
 
 
 def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
-    """The files that the framework writes for a model, by relative path."""
+    """Return the files that the framework writes for a model, by relative path."""
     with scratch.folder("model") as folder:
         root = folder
         adapter.save(native, root)
@@ -265,7 +265,7 @@ def pack(adapter: Framework, native: Any) -> dict[str, bytes]:
 
 
 def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str, Any] | None = None) -> Any:
-    """The model from such files, whose names must be known to be harmless. Raises as `read`."""
+    """Read a model from such files, whose names must have been checked. Raises the errors of `read`."""
     with scratch.folder("model") as folder:
         root = folder
         write_files(root, files)
@@ -273,20 +273,20 @@ def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str,
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
-    """The files below a directory, by relative path."""
+    """Return the files below a directory, by relative path."""
     found = (path for path in sorted(directory.rglob("*")) if path.is_file())
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """The inverse; the names must be known to be harmless."""
+    """Write files by relative path below a directory; the names must have been checked."""
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
 
 
 def read(adapter: Framework, directory: Path, options: Mapping[str, Any] | None = None) -> Any:
-    """The model from the files in a directory, and the framework's own arguments of `load`.
+    """Read a model from the files in a directory, with the framework's own arguments of `load`.
 
     Raises ParameterError when the framework knows no such argument.
     """
@@ -295,7 +295,7 @@ def read(adapter: Framework, directory: Path, options: Mapping[str, Any] | None 
 
 
 def check_options(adapter: Framework, options: Mapping[str, Any] | None) -> None:
-    """Raise ParameterError when a framework's `load` knows no such arguments."""
+    """Raise ParameterError when a framework's `load` does not accept these arguments."""
     try:
         inspect.signature(adapter.load).bind(Path(), **(options or {}))
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Who made an artifact: an Ed25519 signature of its manifest, which holds the hashes of everything else.
+"""Ed25519 signatures of artifacts: the manifest is signed, which contains the hashes of everything else.
 
 A key is an object of the package `cryptography`, the PEM text of one (bytes), or the path of a PEM file, as
 `openssl genpkey -algorithm ed25519 -out key.pem` and `openssl pkey -in key.pem -pubout -out public.pem` write them. The
@@ -22,11 +22,11 @@ except ImportError as error:
     raise MissingExtraError.of("A signature of an artifact", "cryptography", "signing") from error
 
 _PURPOSE = b"rayline artifact 1\n"
-"""Stands before what is signed: a signature made for something else is none of an artifact."""
+"""The prefix of the signed bytes, so that a signature made for another purpose is not valid for an artifact."""
 
 
 def sign(manifest: bytes, key: Any) -> bytes:
-    """The member `signature.json` for a manifest. Raises ParameterError when `key` is no private Ed25519 key."""
+    """Return the member `signature.json` for a manifest. Raises ParameterError when `key` is not a private Ed25519 key."""
     private = _key(key, Ed25519PrivateKey, "sign_with")
     signature = private.sign(_PURPOSE + manifest)
     about = {"algorithm": "ed25519", "public_key": _name(private.public_key()), "signature": signature.hex()}

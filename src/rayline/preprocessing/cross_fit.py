@@ -23,11 +23,11 @@ from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.preprocessing import fit_planner, schema_check
 
 MOST_PREFIXED = 1_000
-"""Answers about tables behind earlier stages that are kept for each fold; they differ with every tuned parameter."""
+"""The number of cached scan results per fold for tables after earlier stages; these differ with every tuned parameter."""
 
 
 class FoldFitter:
-    """Fits stages on the training slice of any fold, and never asks the data the same question twice.
+    """Fits stages on the training slice of any fold, and computes no statistic of the data twice.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class FoldFitter:
         ask: fit_planner.Ask | None = None,
         target_leaves: Sequence[fit_planner.Leaf] = (),
     ) -> fit_planner.FitOutcome:
-        """As `fitting.fit` on the training slice of this fold: the same counts, the same learned values.
+        """Fit on the training slice of this fold, with the same result as `fit_planner.fit` on these rows alone.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Named stages: what a preprocessor may be made of, and which columns it may work on."""
+"""Validate lists of named stages, and the columns that they name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WHERE = "Preprocessor"
 
 
 def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[str, Any], ...]:
-    """The `(name, stage)` pairs; a stage may be a `group` of stages, the preprocessor's own class.
+    """Return the validated `(name, stage)` pairs; a stage may be a `group` of stages, the preprocessor's own class.
 
     Raises ParameterError when they are none, or a name is used twice.
     """
@@ -44,7 +44,7 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
 
 
 def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tuple[tuple[str, Stage], ...]:
-    """As `checked`, for the stages of targets: none changes rows, and `taken` names are those of other stages."""
+    """Return the validated target stages: none may change rows or use a name in `taken` (those of other stages)."""
     found = checked(stages, group, "target_stages")
     for name, stage in found:
         if isinstance(stage, group) or stage.resamples or name in taken:
@@ -55,7 +55,7 @@ def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tupl
 
 
 def named_columns(leaf: Stage) -> set[str]:
-    """The columns that a stage names, itself or in a parameter given by column; none where they are chosen by type."""
+    """Return the columns that a stage names, directly or in a per-column parameter; none when they are chosen by type."""
     named = {leaf.columns} if isinstance(leaf.columns, str) else set()
     if isinstance(leaf.columns, (list, tuple)) and not isinstance(leaf.columns, Selected):
         named |= set(leaf.columns)
@@ -83,7 +83,7 @@ _RULES = {
 
 
 def idle(leaves: Sequence[tuple[str, Stage]]) -> list[tuple[str, str]]:
-    """The fitted stages that found no column of their kinds, each with the columns that it looked for, in words."""
+    """Return the fitted stages without any matching column, each with a description of the columns it applies to."""
     found = []
     for path, leaf in leaves:
         if leaf.kinds and not leaf.state.get("columns"):

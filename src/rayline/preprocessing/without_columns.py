@@ -1,4 +1,4 @@
-"""Fitted stages without some of their columns: as a fit would have left them, had these been named as targets."""
+"""Remove columns from fitted stages: the result equals a fit in which these columns were targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def without_targets(
     targets: Sequence[str],
     where: str,
 ) -> tuple[list[Stage], pl.Schema]:
-    """The fitted stages, and what they make of a table of this schema, had `targets` been no features in their fit.
+    """Return the fitted stages, and their output schema, as if `targets` had not been features in their fit.
 
     A stage lets go of the targets and of what the stages before made of them. What it learned of the other columns stays.
 
@@ -77,7 +77,7 @@ def _reads_absent(operations: Sequence[Operation], schema: Mapping[str, pl.DataT
 def _learned_from(
     leaf: Stage, columns: Collection[str], schema: Mapping[str, pl.DataType], targets: Sequence[str]
 ) -> bool:
-    """Whether the stage has learned from one of these columns."""
+    """Return whether the fitted state depends on one of these columns."""
     if not columns:
         return False
     try:

@@ -12,7 +12,7 @@ from rayline.core.scan import CellExpression
 
 
 class FoldCells(NamedTuple):
-    """The cells to train on (named m times, their rows count m times) and the cells to hold out."""
+    """The cells to train on (rows of a cell listed m times count m times) and the cells to hold out."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
@@ -20,7 +20,7 @@ class FoldCells(NamedTuple):
 
 @dataclass(frozen=True)
 class CellSlice:
-    """The rows of some cells, as a function of a LazyFrame; those of a cell that is named m times come m times."""
+    """A function that selects the rows of some cells of a LazyFrame; the rows of a cell listed m times are repeated m times."""
 
     cells: CellExpression
     chosen: tuple[int, ...]

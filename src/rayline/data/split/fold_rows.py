@@ -1,4 +1,4 @@
-"""Rows of a table by their cells, in the table's own type: nothing is converted that does not have to be."""
+"""Select rows of a table by their cells, in the table's own type, with as few conversions as possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Chosen = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 
 
 def parts(engine: Engine, data: Any, cells: FoldAssignment, wanted: Sequence[Sequence[int]]) -> list[Any]:
-    """For each list of cells the rows in them, in their order; a cell that is named m times gives each row m times.
+    """Return the rows of each list of cells, in their order; the rows of a cell listed m times are repeated m times.
 
     A Ray Dataset and a LazyFrame give lazy parts, each of which reads the data when it is used.
     """
@@ -30,7 +30,7 @@ def parts(engine: Engine, data: Any, cells: FoldAssignment, wanted: Sequence[Seq
 
 
 def is_lazy(data: Any) -> bool:
-    """Whether the rows are somewhere else until they are used."""
+    """Return whether the rows are loaded only when they are used."""
     return isinstance(data, pl.LazyFrame) or type(data).__module__.partition(".")[0] == "ray"
 
 
@@ -43,7 +43,7 @@ def _chosen(cells: npt.NDArray[np.int64], wanted: Sequence[int]) -> Chosen:
 
 
 def take(data: Any, chosen: Chosen) -> Any:
-    """Rows of a table in this process: by a truth value for each (which is quicker), or by their places."""
+    """Select rows of a table in this process by a Boolean mask (faster), or by their indices."""
     is_mask = chosen.dtype == bool
     if isinstance(data, pl.DataFrame):
         return data.filter(chosen) if is_mask else data[chosen]

@@ -1,4 +1,4 @@
-"""One training and one held-out part: what `train_test_split` cuts by."""
+"""The splitter of `train_test_split`: one training and one held-out part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayline.data.split.thresholds import KeyDivision, Sizes
 @known_arguments
 @dataclass(frozen=True, repr=False)
 class Holdout(Splitter):
-    """One training and one held-out part; what `train_test_split` cuts by. Takes at most one of stratify, group and time.
+    """The splitter of `train_test_split`: one training and one held-out part. Takes at most one of stratify, group and time.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Holdout(Splitter):
 
 
 def rounded(percentage: float, n_rows: int) -> int:
-    """The rows that are a share of so many, to the nearest; a half counts as one."""
+    """Return the number of rows of a share, rounded to the nearest; halves are rounded up."""
     return int(percentage * n_rows + 0.5)
 
 

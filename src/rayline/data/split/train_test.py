@@ -1,4 +1,4 @@
-"""Training and test set."""
+"""`train_test_split`: one training set and one test set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train_test_split(
     time: str | None = None,
     **others: Any,
 ) -> tuple[Any, Any]:
-    """Divide rows into a training set and a test set, both of the type that was given.
+    """Split rows into a training set and a test set, in the type of the input.
 
     The side of a row is decided by its values and the seed, not by its place: the same rows give the same two sets in
     pandas, Polars, Arrow and Ray, in any order and any blocks. The size is exact, the rounded share of the rows. Rows
@@ -110,7 +110,7 @@ _SAME = {"random_state": "seed", "train_size": "test_size"}
 
 
 def _renamed(others: dict[str, Any], groups: str | None) -> str | None:
-    """The groups, under their earlier name too. Raises ParameterError for any other keyword, and says what is meant."""
+    """Return the groups, also by the deprecated keyword. Raises ParameterError for any other, with a suggestion."""
     if "group" in others and groups is None:
         groups = others.pop("group")
     if others:
@@ -126,7 +126,7 @@ def _renamed(others: dict[str, Any], groups: str | None) -> str | None:
 
 
 def _share(ds: Any, test_size: Any, percentage: float) -> float:
-    """The share that `test_size` means: itself, or that of so many rows."""
+    """Return `test_size` as a share of the rows; an integer is a number of rows."""
     if percentage != 0.2:
         raise ParameterError(
             f"{WHERE}: percentage and test_size were given together.", "Expected one of them.", "leave out percentage."
