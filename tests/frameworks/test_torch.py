@@ -239,7 +239,7 @@ def test_a_loop_of_ones_own_has_the_arguments_that_it_names() -> None:
     trainer = train.TorchTrainer("Linear", train_loop=descend, lr=0.2, max_epochs=40, seed=1)
     assert trainer.fit(None, table, None, ["y"]).history["train-mse"][-1] < 1e-3
     assert trainer.replace({"lr": 0.0}).fit(None, table, None, ["y"]).history["train-mse"].n_unique() == 1
-    with pytest.raises(rl.ParameterError, match="patience would do nothing beside train_loop"):
+    with pytest.raises(rl.ParameterError, match="patience would have no effect with train_loop"):
         train.TorchTrainer(train_loop=descend, patience=3)
     with pytest.raises(rl.ParameterError, match="train_loop has a wrong value"):
         train.TorchTrainer(train_loop="descend")

@@ -112,9 +112,9 @@ def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
         ({"trainer_args": {"strategy": "ddp"}}, "strategy"),
         ({"trainer_args": {"gradient_clip": 1}}, "gradient_clip_val"),
         ({"module_kwargs": {"rate": 1}}, "rate"),
-        ({"lr": 0.1, "patience": 3}, "lr, patience would do nothing beside lightning_module"),
-        ({"module": torch.nn.Linear}, "module would do nothing"),
-        ({"train_loop": print}, "train_loop would do nothing"),
+        ({"lr": 0.1, "patience": 3}, "lr, patience would have no effect with lightning_module"),
+        ({"module": torch.nn.Linear}, "module would have no effect"),
+        ({"train_loop": print}, "train_loop would have no effect"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
@@ -126,7 +126,7 @@ def test_wrong_arguments_are_refused_at_once(options: dict[str, Any], words: str
 def test_what_is_lightnings_needs_a_lightning_module() -> None:
     with pytest.raises(rl.ParameterError, match="LightningModule"):
         train.TorchTrainer(lightning_module=torch.nn.Linear).fit(None, table(), None, ["label"])
-    with pytest.raises(rl.ParameterError, match="trainer_args would do nothing beside module"):
+    with pytest.raises(rl.ParameterError, match="trainer_args would have no effect with module"):
         train.TorchTrainer(trainer_args={"precision": 32})
     with pytest.raises(rl.ParameterError, match="callbacks"):
         train.TorchTrainer().fit(None, table(), None, ["label"], callbacks=[lightning.Callback()])

@@ -24,7 +24,7 @@ RECIPE = (
     "HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_CPU_OPERATIONS=GLOO "
     "pip install --no-build-isolation horovod==0.28.1"
 )
-"""How Horovod is built; the last one, of 2023, needs a little help with today's PyTorch and CMake."""
+"""How to build Horovod; its last version, of 2023, needs changes for current PyTorch and CMake."""
 
 try:
     import horovod.torch as hvd
@@ -38,7 +38,7 @@ except ImportError as error:
 class Horovod(Torch):
     """`TorchTrainer` with Horovod's ring between the workers: the same arguments, and the same model.
 
-    In a `train_loop` of your own, `horovod.torch` is initialised, and sharing gradients is yours to do
+    In a `train_loop` of your own, `horovod.torch` is initialised, and your loop shares the gradients
     (`horovod.torch.DistributedOptimizer`).
     """
 
@@ -65,7 +65,7 @@ class Horovod(Torch):
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
         server = RendezvousServer()
         port = server.start()
-        # Each rank as a host of its own: where workers really are is not known yet, and only hierarchical sums care.
+        # Each rank counts as a separate host: the real hosts are not known yet, and matter only for hierarchical sums.
         server.init([SlotInfo(f"rank-{rank}", rank, 0, rank, world_size, 1, world_size) for rank in range(world_size)])
         try:
             yield {"HOROVOD_GLOO_RENDEZVOUS_ADDR": host, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
@@ -75,7 +75,7 @@ class Horovod(Torch):
 
 
 class HorovodCommunicator(SingleProcess):
-    """Horovod's processes."""
+    """Communication through Horovod."""
 
     def wrap(self, module: Any, device: Any) -> Any:
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
@@ -84,7 +84,7 @@ class HorovodCommunicator(SingleProcess):
     def share_gradients(self, module: Any) -> None:
         wanted = [p for p in module.parameters() if p.requires_grad]
         for parameter in wanted:
-            if parameter.grad is None:  # unused here, perhaps not on another rank
+            if parameter.grad is None:  # unused on this rank, but perhaps used on another
                 parameter.grad = torch.zeros_like(parameter)
         hvd.grouped_allreduce_([p.grad for p in wanted], op=hvd.Average, name="gradients")
 
@@ -101,7 +101,7 @@ class HorovodCommunicator(SingleProcess):
     @classmethod
     @contextlib.contextmanager
     def of(cls, context: TrainContext) -> Iterator[HorovodCommunicator]:
-        """While a training runs."""
+        """Open the communication for the time of a training run."""
         variables: dict[str, Any] = {
             "HOROVOD_RANK": context.rank,
             "HOROVOD_SIZE": context.world_size,

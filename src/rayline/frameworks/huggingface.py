@@ -28,7 +28,7 @@ except ImportError as error:
     raise MissingExtraError.of("HuggingFaceTrainer", "transformers", "huggingface") from error
 
 BATCH_ROWS = 64
-"""Texts that are predicted at a time."""
+"""Texts per batch of prediction."""
 
 TASKS: Mapping[str, Task | Literal["classification"]] = {
     "text-classification": "classification",
@@ -38,7 +38,7 @@ TASKS: Mapping[str, Task | Literal["classification"]] = {
 
 @dataclass(frozen=True)
 class TextSettings:
-    """What a model does not know of itself: its tokenizer, the columns that it reads, and how much of them."""
+    """Facts that a model does not store: its tokenizer, its text columns, and how many tokens it reads."""
 
     tokenizer: Any
     columns: Sequence[str]
@@ -46,9 +46,9 @@ class TextSettings:
     best_iteration: int | None = None
 
     def encode(self, table: pl.DataFrame) -> Any:
-        """Token numbers, one list for each row. A missing text is an empty one."""
+        """Return token numbers, one list per row. A missing text counts as an empty one."""
         texts = [table[name].fill_null("").to_list() for name in self.columns]
-        if not table.height:  # no tokenizer takes that
+        if not table.height:  # no tokenizer accepts a null
             return {"input_ids": []}
         return self.tokenizer(*texts, truncation=True, max_length=self.max_length)
 
@@ -74,7 +74,7 @@ class HuggingFace(Framework):
         smooths the labels in training, not in `test-loss`; with `load_best_model_at_end` the metrics are those of the best
         epoch.
     max_length
-        Tokens of a text that are read; as many as the model can when omitted.
+        Maximum number of tokens per text; by default as many as the model allows.
     callbacks
         Objects of `transformers.TrainerCallback`.
     """
@@ -118,7 +118,7 @@ class HuggingFace(Framework):
         text = _text(model)
         encoded = text.encode(features.table)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)  # texts of a length together: little padding
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)  # sort texts by length: less padding
         parts = []
         with torch.inference_mode():
             for start in range(0, len(order), BATCH_ROWS):
@@ -189,7 +189,7 @@ class HuggingFace(Framework):
         training.refuse_unused(kwargs.get("training_args") or {})
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-        """Tuned values that are no argument of the trainer are training arguments."""
+        """Apply tuned values; those that are not arguments of the trainer are training arguments."""
         own = {"model", "tokenizer", "task", "training_args", "max_length"}
         training_args = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in own}}
         return super().configure(
@@ -212,7 +212,7 @@ def _columns(schema: pl.Schema) -> list[str]:
 
 
 def _prepared(model: Any, target: Target) -> Any:
-    """A new model, with one output for each class or target."""
+    """Return a new model with one output per class or target."""
     classes, n = target.classes, len(target.columns)
     if target.task is Task.REGRESSION:
         about: dict[str, Any] = {"problem_type": "regression", "num_labels": n}

@@ -1,5 +1,5 @@
-"""A transformer and its tokenizer as files, looked at before `transformers` sees them: weights as safetensors, JSON that names
-no code and no other file, and layers that are those of the weights."""
+"""Save a transformer and its tokenizer, and verify untrusted files before `transformers` reads them: weights are safetensors,
+JSON names no code and no other file, and the layers match the weights."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ FILES = re.compile(
     r"(config|generation_config|text|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|model\.safetensors|vocab\.txt|merges\.txt|chat_template\.jinja"
 )
-"""What a saved model may hold. SentencePiece's own files are not among them: its reader believes what they say, and
+"""Files that a saved model may hold. Files of SentencePiece are not included: its parser trusts their content, and
 tokenizers of `transformers` 5 are saved as tokenizer.json."""
 
 CODE = re.compile(
     r"auto_map|custom_pipelines|quantization_config|_?attn_implementation(_internal)?|_?experts_implementation|.*_file"
 )
-"""What no configuration may say: these name code, here or on the internet, or another file."""
+"""Keys that no configuration may have: they name code, here or on the internet, or another file."""
 
 MOST = 1 << 20
-"""What a number of a configuration may be beyond the sizes of the saved tensors: positions that are computed."""
+"""Allowance for a number in a configuration beyond the sizes of the saved tensors, for computed positions."""
 
 LONGEST_PATTERN = 2000
-"""Characters of a regular expression of a tokenizer."""
+"""Maximum number of characters of a regular expression of a tokenizer."""
 
 _NO_SIZE = ("rope_theta",)
-"""A whole number, often, that is a wavelength and no size."""
+"""A key whose integer is a wavelength and not a size."""
 
 
 def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) -> None:
-    """Raises ArtifactError when the model has adapters beside its own weights (LoRA), of which only these would be saved, and
-    when the tokenizer writes files that are not taken back."""
+    """Write the model and its tokenizer. Raises ArtifactError when the model has adapters in addition to its weights (LoRA),
+    of which only the adapters would be saved, and when the tokenizer writes files that `load` refuses."""
     if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "peft_config", None):
         raise ArtifactError(
             f"The {type(model).__name__} has adapters (peft): `transformers` would save these without the model.",
@@ -49,7 +49,7 @@ def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) 
             "merge the adapters into the weights (merge_and_unload of peft) and save the merged model.",
         )
     model.save_pretrained(directory, max_shard_size="100TB")
-    # `transformers` leaves out labels that are some default, of which the class of the model may have another number.
+    # `transformers` omits default labels, whose number may differ in the class of the model.
     config = strict_json.loads((directory / CONFIG).read_bytes(), CONFIG)
     labels = {str(code): str(label) for code, label in model.config.id2label.items()}
     config |= {"id2label": labels, "label2id": {label: int(code) for code, label in labels.items()}}
@@ -66,7 +66,7 @@ def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) 
 
 
 def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """The model, its tokenizer, and what `text.json` says.
+    """Return the model, its tokenizer, and the content of `text.json`.
 
     Raises ArtifactError when a file names code, another file, or layers that the weights do not have.
     """
@@ -98,7 +98,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
         tokenizer = AutoTokenizer.from_pretrained(directory, **given)
     except ArtifactError:
         raise
-    except Exception as error:  # whatever a configuration that is not its own leads to
+    except Exception as error:  # a wrong configuration may raise anything
         raise ArtifactError(
             f"The saved transformer cannot be read: {str(error)[:500]}", "", "save it again."
         ) from error
@@ -128,7 +128,7 @@ def _text(about: Any) -> dict[str, Any]:
         raise ArtifactError(
             "text.json of a saved transformer has no max_length.", f"Got {length!r:.80}.", "save it again."
         )
-    best = about.get("best_iteration")  # files of earlier versions do not say it
+    best = about.get("best_iteration")  # missing in files of earlier versions
     if best is not None and (not isinstance(best, int) or isinstance(best, bool) or best < 0):
         raise ArtifactError(
             "text.json of a saved transformer has a wrong best_iteration.", f"Got {best!r:.80}.", "save it again."
@@ -138,7 +138,7 @@ def _text(about: Any) -> dict[str, Any]:
 
 def _refuse_code(name: str, value: Any) -> None:
     found = [key for key, inner in _pairs(value) if inner is not None and CODE.fullmatch(key)]
-    # The words of a vocabulary are keys too.
+    # The tokens of a vocabulary are keys too.
     if found and name in (CONFIG, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         raise ArtifactError(
             f"{name} of a saved transformer sets {found[0]!r}, which names code or another file.", "", "do not load it."
@@ -146,12 +146,12 @@ def _refuse_code(name: str, value: Any) -> None:
 
 
 def _refuse_patterns(tokenizer: Any) -> None:
-    """Regular expressions whose time grows beyond a small power of the text's length: a group that is repeated without bound,
-    or very many repetitions beside one another. The tokenizers' engine tries all ways through them."""
+    """Refuse regular expressions whose time grows faster than a small power of the text's length: a group repeated without bound,
+    or very many adjacent repetitions. The tokenizers' engine backtracks."""
     for key, value in _pairs(tokenizer):
         if key != "Regex" or not isinstance(value, str):
             continue
-        plain = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", value)  # without escapes and classes of characters
+        plain = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", value)  # without escapes and character classes
         if (
             len(value) > LONGEST_PATTERN
             or re.search(r"\)[*+{]", plain)
@@ -165,7 +165,7 @@ def _refuse_patterns(tokenizer: Any) -> None:
 
 
 def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
-    # A tensor without numbers may have sides of any length.
+    # An empty tensor may have dimensions of any length.
     most = max([MOST, *(n for shape in shapes.values() if math.prod(shape) for n in shape)])
     for key, value in _pairs(config):
         if isinstance(value, (int, float)) and abs(value) > most and key not in _NO_SIZE:
@@ -177,7 +177,7 @@ def _refuse_sizes(config: Any, shapes: Mapping[str, tensors.Shape]) -> None:
 
 
 def _pairs(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of nested objects with its value; the values of a list have the list's key."""
+    """Iterate over all keys and values of nested objects; the items of a list have the list's key."""
     todo = [(key, value)]
     while todo:
         key, value = todo.pop()

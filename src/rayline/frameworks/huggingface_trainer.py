@@ -25,7 +25,7 @@ except ImportError as error:
     raise MissingExtraError.of("HuggingFaceTrainer", "transformers", "huggingface") from error
 
 Encode = Callable[[Any], Mapping[str, Any]]
-"""From a table to token numbers, one list for each row."""
+"""A function from a table to token numbers, one list per row."""
 
 
 IN_MEMORY = "the rows are in memory, and each worker draws its own batches of them"
@@ -65,11 +65,11 @@ UNUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "deepspeed": ((None,), WHOLE),
     "parallelism_config": ((None,), WHOLE),
     "local_rank": ((None, -1), "the trainer's num_workers= starts the workers"),
-    "resume_from_checkpoint": ((None,), "a training goes on from the trainer's own checkpoints"),
+    "resume_from_checkpoint": ((None,), "a training resumes from the trainer's own checkpoints"),
     "metric_for_best_model": ((None, "loss", "eval_loss"), "the loss of the test set is the only metric there is"),
     "greater_is_better": ((None, False), "the loss of the test set is the only metric there is"),
 }  # fmt: skip
-"""Arguments of TrainingArguments that have no effect here: the values that say so themselves, and why."""
+"""Arguments of TrainingArguments that would have no effect here: the accepted values, and the reason."""
 
 
 def refuse_unused(given: Mapping[str, Any]) -> None:
@@ -94,10 +94,10 @@ def fit(
     callbacks: Sequence[Any],
     save: Callable[[Path], None],
 ) -> int | None:
-    """Train the model in place; `save` writes its files, for checkpoints. Returns the epoch that the model is of, counted
-    from 0, where `load_best_model_at_end` has chosen one."""
+    """Train the model in place; `save` writes its files, for checkpoints. Return the epoch of the model, counted
+    from 0, if `load_best_model_at_end` has chosen one."""
     with scratch.folder("trainer") as folder:
-        # Its arguments begin the conversation of the workers.
+        # Constructing the arguments starts the communication of the workers.
         args = transformers.TrainingArguments(**_arguments(context, str(folder), training_args))
         trainer = _Trainer(
             model=model,
@@ -107,7 +107,9 @@ def fit(
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             callbacks=list(callbacks),
         )
-        trainer.model_accepts_loss_kwargs = False  # our loss is the mean of a batch, to be divided by accumulated steps
+        trainer.model_accepts_loss_kwargs = (
+            False  # the loss is the mean over a batch, to be divided by the accumulated steps
+        )
         trainer.remove_callback(transformers.PrinterCallback)  # it prints what is reported to the context
         trainer.add_callback(_HuggingFaceReporter(context, trainer, save))
         if trainer.args.label_smoothing_factor and model.config.problem_type != "single_label_classification":
@@ -127,10 +129,10 @@ def fit(
 
 
 class _Trainer(transformers.Trainer):
-    """transformers' own, where each worker has its own rows already, and rows may have weights."""
+    """transformers' Trainer, for workers that already have their own rows, and for rows with weights."""
 
     def get_train_dataloader(self) -> Any:
-        # Not "prepared" by Accelerate, which would give each worker a part of its part.
+        # Not "prepared" by Accelerate, which would give each worker only a part of its rows.
         rows, size = self.train_dataset, self.args.per_device_train_batch_size
         most, least = _total(len(rows), "MAX"), _total(len(rows), "MIN")
         batches = _RankBatchSampler(len(rows), int(min(-(-most // size), least)))
@@ -142,7 +144,7 @@ class _Trainer(transformers.Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The mean loss over the test rows of all workers, of which one may have none."""
+        """Return the mean loss over the test rows of all workers; a worker may have none."""
         self.model.eval()
         found = np.zeros(2)
         size = self.args.per_device_eval_batch_size
@@ -158,10 +160,10 @@ class _Trainer(transformers.Trainer):
         return metrics
 
     def store_flos(self) -> None:
-        """Nothing: it gathers from all workers, and a checkpoint is written by the first alone."""
+        """Do nothing: the original gathers from all workers, and only the first writes a checkpoint."""
 
     def _losses(self, model: Any, inputs: dict[str, Any], smoothing: float = 0.0) -> tuple[Any, Any, Any]:
-        """One loss for each row, with its weight if it has one. Labels are smoothed in training alone."""
+        """Return one loss per row, weighted if there are weights. Labels are smoothed in training only."""
         weight, labels = inputs.pop("weight", None), inputs.pop("labels")
         outputs, kind = model(**inputs), self.model.config.problem_type
         logits = outputs.logits.float()
@@ -177,7 +179,7 @@ class _Trainer(transformers.Trainer):
 
 
 class _RankBatchSampler(torch.utils.data.Sampler[Any]):
-    """The numbers of all rows in a new order each epoch, in so many batches."""
+    """Samples all row numbers in a new order each epoch, in a fixed number of batches."""
 
     def __init__(self, n_rows: int, steps: int) -> None:
         self._n_rows, self._steps = n_rows, steps
@@ -191,7 +193,7 @@ class _RankBatchSampler(torch.utils.data.Sampler[Any]):
 
 
 class _HuggingFaceReporter(transformers.TrainerCallback):
-    """Tells the context of every epoch, after its evaluation where there is one."""
+    """Reports every epoch to the context, after its evaluation if there is one."""
 
     def __init__(self, context: TrainContext, trainer: Any, save: Callable[[Path], None]) -> None:
         self._job, self._trainer, self._save = context, trainer, save
@@ -214,13 +216,13 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
         self._job.checkpoint(iteration, self._keep)
 
     def _keep(self, directory: Path) -> None:
-        """transformers' own checkpoint, which it goes on from, and our files beside it."""
+        """Write transformers' checkpoint, from which it resumes, and Rayline's files next to it."""
         compat.save_transformers_checkpoint(self._trainer, directory)
         self._save(directory)
 
 
 def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Quiet, without files of its own, an evaluation after each epoch; what is given comes last."""
+    """Return the training arguments: quiet, no files, an evaluation after each epoch; the user's arguments override them."""
     own = {
         "output_dir": folder,
         "report_to": "none",
@@ -231,14 +233,14 @@ def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> 
         "use_cpu": not context.use_gpu,
         "dataloader_pin_memory": context.use_gpu,
         "remove_unused_columns": False,
-        "average_tokens_across_devices": False,  # otherwise the loss of several workers is multiplied by their number
+        "average_tokens_across_devices": False,  # otherwise the loss is multiplied by the number of workers
         "seed": 42 if context.seed is None else context.seed,
     }
     if given.get("load_best_model_at_end"):
         own |= {
             "save_strategy": "epoch",
             "save_on_each_node": True,
-        }  # each worker goes back to the best of its own files
+        }  # each worker loads the best epoch from its own files
     backend = {"ddp_backend": "nccl" if context.use_gpu else "gloo"} if context.world_size > 1 else {}
     return {**own, **backend, **copy.deepcopy(dict(given))}
 
@@ -258,7 +260,7 @@ def _examples(rows: Rows, encode: Encode, target: Target) -> list[dict[str, Any]
 
 
 def _total(value: float, how: str = "SUM") -> float:
-    """The sum over the workers, or the largest or the smallest."""
+    """Return the sum, maximum or minimum over the workers."""
     if not torch.distributed.is_initialized():
         return float(value)
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
@@ -269,7 +271,7 @@ def _total(value: float, how: str = "SUM") -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without progress bars and remarks of transformers."""
+    """Silence progress bars and messages of transformers."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -284,7 +286,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def process(context: TrainContext) -> Iterator[None]:
-    """This process as one of many, as transformers finds it in the environment; afterwards as it was."""
+    """Set the environment variables by which transformers recognises one of several processes; restore them afterwards."""
     host, _, port = (context.worker_addresses[0] if context.worker_addresses else ":").rpartition(":")
     variables: dict[str, Any] = {
         "RANK": context.rank,

@@ -1,4 +1,4 @@
-"""RLlib: `train.RLlibTrainer("PPO", "CartPole-v1")` makes its experience itself, in an environment."""
+"""RLlib: `train.RLlibTrainer("PPO", "CartPole-v1")` generates its own data, in an environment."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ try:
     from rayline.frameworks import rllib_modules as modules
     from rayline.frameworks.rllib_modules import register_rl_module
     from rayline.frameworks.rllib_settings import resources_of, settings_of, world_of
-    from rayline.frameworks.rllib_training import built, enough, one_iteration, telling
+    from rayline.frameworks.rllib_training import built, enough, environment_errors, one_iteration
 except ImportError as error:
     raise MissingExtraError.of("RLlibTrainer", "ray[rllib]", "rllib") from error
 
 __all__ = ["RLlib", "register_rl_module"]
 
 EXAMPLES = 5
-"""Observations that are looked at for documentation and for the golden rows of a saved policy."""
+"""Number of observations sampled for documentation and for the golden rows of a saved policy."""
 
 
 class RLlib(Framework):
@@ -40,19 +40,19 @@ class RLlib(Framework):
     Parameters
     ----------
     algorithm
-        "PPO", "APPO", "IMPALA", "DQN", "SAC", or an AlgorithmConfig of your own.
+        "PPO", "APPO", "IMPALA", "DQN", "SAC", or a custom AlgorithmConfig.
     env
         The name of an environment of Gymnasium or of `ray.tune.register_env`, a class of `gymnasium.Env`, or a function
         of its configuration.
     config
         Settings of the algorithm's AlgorithmConfig by name, `env_config` and `model_config` among them.
     iterations
-        How often `Algorithm.train` is called.
+        Number of calls of `Algorithm.train`.
     stop
-        Metrics of the history that are enough, as {"episode_return_mean": 195}.
+        Values of metrics at which the training stops, as {"episode_return_mean": 195}.
 
-    `num_workers=N` samples on N Ray actors; `max_failures` is how often a lost one is replaced. Observations pass
-    through RLlib's own connectors only, and a policy has no memory: neither could be saved as data.
+    `num_workers=N` samples on N Ray actors; `max_failures` is how many times a lost one is replaced. Custom connectors
+    and policies with memory are refused: neither can be saved as data.
     """
 
     name = "rllib"
@@ -81,7 +81,12 @@ class RLlib(Framework):
         if context.use_gpu:
             settings.learners(num_gpus_per_learner=settings.num_gpus_per_learner or 1)
         registry.engine("ray").connect()
-        with modules.quiet(), modules.threads(context.n_threads), telling(settings), built(settings) as running:
+        with (
+            modules.quiet(),
+            modules.threads(context.n_threads),
+            environment_errors(settings),
+            built(settings) as running,
+        ):
             modules.refuse_memory(running.env_runner.module)
             found: dict[str, float] = {}
             for iteration in range(iterations):
@@ -117,7 +122,7 @@ class RLlib(Framework):
         rllib_file.save(model, directory)
 
     def load(self, directory: Path, *, module: Any = None) -> Any:
-        """`module` is the class of a policy of your own: `rayline.load(path, module=Policy)`."""
+        """Load a policy; `module` is the class of a custom one: `rayline.load(path, module=Policy)`."""
         return rllib_file.load(directory, module)
 
     def load_options(self, model: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""RLlib's policies as files: the class by its id, spaces and settings as JSON, numbers as safetensors; no code."""
+"""Save and load RLlib's policies: the class by its id, spaces and settings as JSON, numbers as safetensors; no code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MOST_LAYERS, MOST_UNITS = 1 << 10, 1 << 24
 
 
 def save(module: Any, directory: Path) -> None:
-    """`policy.json` and `policy.safetensors`: the class by its id, spaces and settings, and numbers; no code.
+    """Write `policy.json` and `policy.safetensors`: the class by its id, spaces and settings, and numbers; no code.
 
-    Raises ArtifactError when the module's settings hold what is no data, or it was built by a catalog of its own.
+    Raises ArtifactError when the module's settings hold more than plain data, or a custom catalog built it.
     """
     catalog = getattr(module, "catalog", None)
     problem = ""
@@ -34,11 +34,11 @@ def save(module: Any, directory: Path) -> None:
     except (TypeError, ValueError) as error:
         problem = f"its model_config holds {error}"
     if catalog is not None and not type(catalog).__module__.startswith("ray.rllib.algorithms."):
-        problem = f"it was built by {type(catalog).__name__}, a catalog of its own"
+        problem = f"it was built by {type(catalog).__name__}, a custom catalog"
     if problem:
         raise ArtifactError(
             f"The policy {type(module).__name__} cannot be saved as data: {problem}.",
-            "Expected plain values, and a class that builds itself of them.",
+            "Expected plain values, and a class that can be built from them.",
             "write the layers into a subclass of TorchRLModule, and register it (register_rl_module).",
         )
     about = {
@@ -54,12 +54,12 @@ def save(module: Any, directory: Path) -> None:
 
 
 def load(directory: Path, cls: Any = None) -> Any:
-    """The policy of such files, of the class `cls` or, without one, of what stands under the id in the file.
+    """Return the policy of such files, of the class `cls` or, without one, of the class registered under the id in the file.
 
     Raises
     ------
     ArtifactError
-        When no class is known under the id, or the numbers do not fit into it.
+        When no class is known under the id, or the saved tensors do not match it.
     """
     for name in ("policy.json", "policy.safetensors"):
         if not (directory / name).is_file():
@@ -87,7 +87,7 @@ def load(directory: Path, cls: Any = None) -> Any:
         return modules.described(made, normalizes=bool(about["normalizes"]), clips=bool(about["clips"]))
     except ArtifactError:
         raise
-    except Exception as error:  # whatever a class says to settings that are not its own
+    except Exception as error:  # a class may raise anything about wrong settings
         reason = (str(error).strip().splitlines() or [""])[0][:300]
         raise ArtifactError(
             f"The saved policy does not fit {found.__name__}: {type(error).__name__}: {reason}",
@@ -118,7 +118,7 @@ def _refuse_settings(config: Any) -> None:
 _EXTRA = (
     "num_atoms", "v_min", "v_max", "dueling", "double_q", "epsilon", "std_init", "twin_q", "clip_log_std",
 )  # fmt: skip
-"""Settings that algorithms add to those of every module."""
+"""Settings that algorithms add to the common ones."""
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""RLlib's policies as data: the spaces they live in, how one is built again, and the action that it answers."""
+"""RLlib's policies as data: their spaces, how to rebuild one, and the actions it returns."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ ALGORITHMS: dict[str, str] = {
     "DQN": "ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module:DefaultDQNTorchRLModule",
     "SAC": "ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module:DefaultSACTorchRLModule",
 }
-"""The algorithms, and the module of each that a file may name. Others need data, or a memory."""
+"""The supported algorithms, and the module of each that a file may name. Others need data or memory."""
 
 registered: dict[str, type] = {}
 
 
 def register_rl_module(cls: M) -> M:
-    """Let saved policies of this subclass of TorchRLModule be loaded by `rayline.load` without further ado. Usable as a
+    """Register a subclass of TorchRLModule, so that `rayline.load` loads its saved policies without `module=`. Usable as a
     decorator; its name is the id in the file.
 
     Raises
     ------
     ParameterError
-        When it is no TorchRLModule, or has the name of one of RLlib's own.
+        When it is not a TorchRLModule, or has the name of one of RLlib's own.
     """
     if not (isinstance(cls, type) and issubclass(cls, TorchRLModule)) or cls.__name__ in own():
         raise ParameterError.value(
-            "register_rl_module", "the class", "a subclass of TorchRLModule with a name of its own", cls
+            "register_rl_module", "the class", "a subclass of TorchRLModule with a unique name", cls
         )
     registered[cls.__name__] = cls
     return cls
@@ -60,7 +60,7 @@ def own() -> dict[str, str]:
 
 
 def is_policy(model: Any) -> bool:
-    """Whether this is a policy of RLlib."""
+    """Return whether this is a policy of RLlib."""
     return isinstance(model, TorchRLModule)
 
 
@@ -68,7 +68,7 @@ def is_policy(model: Any) -> bool:
 
 
 def refuse_spaces(observed: Any, acted: Any) -> None:
-    """Raise ParameterError on spaces that have no form as columns here."""
+    """Raise ParameterError on spaces that cannot be represented as columns."""
     if not isinstance(observed, Box):
         raise ParameterError(
             f"rllib trainer: observations are of {observed}.",
@@ -84,12 +84,12 @@ def refuse_spaces(observed: Any, acted: Any) -> None:
 
 
 def features(observed: Any) -> pl.Schema:
-    """The columns of observations. RLlib's modules compute in float32 whatever the space says."""
+    """Return the columns of observations. RLlib's modules compute in float32 for every dtype of the space."""
     return pl.Schema({OBSERVATION: pl.Array(pl.Float32(), observed.shape) if observed.shape else pl.Float32()})
 
 
 def target(acted: Any) -> Target:
-    """The action as a target: classes of a Discrete space, numbers of a Box."""
+    """Return the action as a target: classes of a Discrete space, numbers of a Box."""
     if isinstance(acted, Discrete):
         task = Task.BINARY if acted.n == 2 else Task.MULTICLASS
         return Target((ACTION,), task, (pl.Int64(),), (tuple(range(int(acted.n))),))
@@ -102,7 +102,7 @@ def target(acted: Any) -> Target:
 
 
 def policy(running: Any) -> Any:
-    """What an algorithm has learned, as a module of its own that only acts."""
+    """Return the learned policy as a separate module for inference only."""
     acting = running.env_runner.module
     made = build(type(acting), acting.observation_space, acting.action_space, plain(acting.model_config))
     name = "learner/rl_module/default_policy"
@@ -139,12 +139,12 @@ def described(module: Any, *, normalizes: bool, clips: bool) -> Any:
 
 
 def actions_of(module: Any) -> dict[str, bool]:
-    """How the numbers of a module become those of the environment; RLlib's own defaults for a stranger."""
+    """Return how outputs of a module are converted to actions of the environment; RLlib's defaults for an unknown module."""
     return getattr(module, "rayline_actions", {"normalizes": True, "clips": False})
 
 
 def actions(module: Any, rows: Features) -> Array:
-    """Probabilities of a Discrete space's actions (or the actions, where there is no distribution), numbers of a Box.
+    """Return probabilities of a Discrete space's actions (or the actions, where there is no distribution), numbers of a Box.
 
     Raises DataError when an observation is missing or not finite.
     """
@@ -174,7 +174,7 @@ def actions(module: Any, rows: Features) -> Array:
 
 
 def _of_the_environment(module: Any, found: Array) -> Array:
-    """From the numbers of a module to those of a Box, as RLlib's connectors do it."""
+    """Convert outputs of a module to actions of a Box, as RLlib's connectors do."""
     space, how = module.action_space, actions_of(module)
     found = found.reshape(len(found), *space.shape)
     bounded = bool(np.all(space.bounded_below) and np.all(space.bounded_above))
@@ -189,7 +189,7 @@ def _of_the_environment(module: Any, found: Array) -> Array:
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
-    """So many threads of PyTorch for a while."""
+    """Limit PyTorch to this number of threads in the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -200,8 +200,8 @@ def threads(n: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """RLlib warns of its own settings, and of the name under which it registers every environment again; what is wrong
-    with the user's comes as an error."""
+    """Silence RLlib: it warns of settings that it makes itself, and of re-registered environments; mistakes in the user's
+    settings are raised as errors."""
     loggers = [logging.getLogger(name) for name in ("ray.rllib", "ray.tune", "ray._common", "ray.util")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

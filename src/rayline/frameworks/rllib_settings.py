@@ -1,4 +1,4 @@
-"""RLlib's settings and environments: what the trainer's arguments mean, checked before anything starts."""
+"""RLlib's settings and environments, built from the trainer's arguments and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OWN = {
     "framework_str": "nothing: policies are PyTorch modules",
     "framework": "nothing: policies are PyTorch modules",
 }
-"""Settings of RLlib that the trainer makes, and what says them."""
+"""Settings of RLlib that the trainer sets, and the argument for each."""
 
 UNSEEN = ("_env_to_module_connector", "_module_to_env_connector")
-"""What would stand between the observations and the policy, in code of the user's own."""
+"""Settings that would put custom code between the observations and the policy."""
 
 
 def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> Any:
-    """RLlib's own configuration. Raises ParameterError on what it does not know, or could not be saved."""
+    """Return RLlib's configuration. Raises ParameterError on unknown settings, and on those that cannot be saved."""
     if isinstance(algorithm, AlgorithmConfig):
         settings = algorithm.copy(copy_frozen=False)
     elif isinstance(algorithm, str) and algorithm in modules.ALGORITHMS:
@@ -71,19 +71,19 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
 
 
 def shown(given: Mapping[str, Any]) -> str:
-    """Settings for a message."""
+    """Format settings for a message."""
     text = repr(dict(given))
     return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _refuse_unseen(settings: Any) -> None:
-    """Raise ParameterError on settings that make a policy more than its module."""
+    """Raise ParameterError on settings that a saved module cannot represent."""
     memory = [name for name in ("use_lstm", "use_attention") if _option(settings.model_config, name)]
     problems = {
         "it uses RLlib's old API": not settings.enable_rl_module_and_learner,
         "it has several agents": settings.is_multi_agent,
         f"its module has a memory ({', '.join(memory)})": bool(memory),
-        "it has connectors of its own": any(getattr(settings, name, None) is not None for name in UNSEEN),
+        "it has custom connectors": any(getattr(settings, name, None) is not None for name in UNSEEN),
         "no environment is given": settings.env is None,
     }
     for problem in (text for text, found in problems.items() if found):
@@ -99,7 +99,7 @@ def _option(config: Any, name: str) -> Any:
 
 
 def _named(env: Any) -> Any:
-    """An environment as RLlib takes it: a function goes by a name."""
+    """Return an environment in the form that RLlib takes: a function is registered under a name."""
     if isinstance(env, (str, type)) or not callable(env):
         return env
     name = f"{getattr(env, '__qualname__', type(env).__name__)}-{id(env):x}"
@@ -116,7 +116,7 @@ def resources_of(resources: Mapping[str, float]) -> dict[str, Any]:
 
 
 def world_of(settings: Any) -> Any:
-    """The environment, as RLlib will make it. Raises ParameterError when it cannot be made."""
+    """Build the environment as RLlib does. Raises ParameterError when it cannot be built."""
     env, options = settings.env, dict(settings.env_config)
     try:
         if isinstance(env, str) and (registered := compat.registered_environment(env)) is not None:
@@ -124,7 +124,7 @@ def world_of(settings: Any) -> Any:
         if callable(env):
             return env(options)
         return gymnasium.make(env, **options)
-    except Exception as error:  # whatever an environment raises
+    except Exception as error:  # an environment may raise anything
         raise ParameterError(
             f"rllib trainer: the environment {env!r} cannot be made: {type(error).__name__}: {str(error)[:200]}",
             "Expected the name of an environment of Gymnasium, a class, or a function of its configuration.",

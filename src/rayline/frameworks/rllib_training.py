@@ -1,4 +1,4 @@
-"""RLlib while it trains: built and taken down, an iteration at a time, with errors that reach the user."""
+"""Run RLlib: build and stop the algorithm, train iteration by iteration, and pass errors on to the user."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rayline import compat
 from rayline.core.errors import ParameterError, RaylineError, TrainingError
 
 RESTART_S, POLL_S = 120.0, 0.2
-"""Seconds in which a lost worker must be back, and between two looks."""
+"""Seconds within which a lost worker must be replaced, and between two checks."""
 
 
 class ReportingEnvRunner(SingleAgentEnvRunner):
-    """Plays in an environment, and leaves word of what went wrong there: RLlib itself only ends the process."""
+    """Runs an environment and stores its error for the driver: RLlib itself only ends the process."""
 
     def apply(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         def apply_and_report(runner: Any, *given: Any, **more: Any) -> Any:
@@ -34,8 +34,8 @@ class ReportingEnvRunner(SingleAgentEnvRunner):
 
 
 @contextlib.contextmanager
-def telling(settings: Any) -> Iterator[None]:
-    """What goes wrong in an environment, here or on a worker, is the error that the user sees."""
+def environment_errors(settings: Any) -> Iterator[None]:
+    """Raise the error of an environment, here or on a worker, as TrainingError."""
     settings.rayline_error_key = f"rayline-rllib-{secrets.token_hex(8)}"
     if settings.env_runner_cls is None:
         settings.env_runners(env_runner_cls=ReportingEnvRunner)
@@ -49,7 +49,7 @@ def telling(settings: Any) -> Iterator[None]:
         on_worker = f" on a worker: {left}" if left else f": {type(cause).__name__}: {cause}"
         raise TrainingError(
             f"train.fit: rllib failed{on_worker}",
-            "Expected an environment that goes on until its episodes end, and workers that stay.",
+            "Expected an environment that runs until its episodes end, and workers that keep running.",
             "the error above is its own; max_failures=1 replaces a lost worker.",
         ) from cause
     finally:
@@ -72,7 +72,7 @@ def built(settings: Any) -> Iterator[Any]:
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The learning curve. Before the first episode has ended, its return is NaN."""
+    """Return the metrics of an iteration. Before the first episode has ended, its return is NaN."""
     episodes, learned = result.get("env_runners", {}), result.get("learners", {}).get("default_policy", {})
     found = {
         name: episodes.get(name, math.nan)
@@ -89,7 +89,7 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def one_iteration(running: Any, steps: float) -> dict[str, float]:
-    """The metrics of one iteration; one in which nothing was played, because a lost worker comes back, is made again."""
+    """Train one iteration and return its metrics; repeat an iteration without steps, while a lost worker is replaced."""
     until = time.monotonic() + RESTART_S
     found = _metrics(running.train())
     while found["env_steps"] <= steps and time.monotonic() < until:

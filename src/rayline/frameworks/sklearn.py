@@ -22,7 +22,7 @@ from rayline.frameworks.verify import sklearn_model
 
 
 class Sklearn(Framework):
-    """Any scikit-learn estimator, and whatever follows its conventions. The argument is the estimator; tuned
+    """Any estimator of scikit-learn or with its conventions. The argument is the estimator; tuned
     parameters are its own (`C`, `step__C`).
 
     Classes are those of the estimator's own `predict`. Probabilities are those of `predict_proba`; without it the values
@@ -44,7 +44,7 @@ class Sklearn(Framework):
             }
             model.set_params(**open_)
         if epochs is None:
-            # Arrays of its own: some estimators write to what they are given.
+            # Copies: some estimators write to their input.
             return model.fit(
                 context.train.features.matrix(np.float64),
                 context.train.target.copy(),
@@ -72,7 +72,7 @@ class Sklearn(Framework):
             margins = _margins(model, data, codes)
             return codes if margins is None else decisions(codes, margins=margins)
         found = model.predict_proba(data)
-        if isinstance(found, list):  # one array for each target
+        if isinstance(found, list):  # one array per target
             found = np.stack([p[:, 1] for p in found], axis=1)
         elif found.shape[1] == 2 and (codes is None or codes.ndim == 1):
             found = found[:, 1]
@@ -82,7 +82,7 @@ class Sklearn(Framework):
         _skops().dump(model, directory / "model.skops")
 
     def load(self, directory: Path, *, trusted: Sequence[str] = ()) -> Any:
-        """`trusted` names the types ("package.module.Class") that a file may hold beyond those of scikit-learn, NumPy
+        """Load an estimator. `trusted` names the types ("package.module.Class") that a file may hold beyond those of scikit-learn, NumPy
         and SciPy that skops trusts or that were reviewed: `rayline.load(path, trusted=[…])`."""
         file = directory / "model.skops"
         if not file.is_file():
@@ -96,7 +96,7 @@ class Sklearn(Framework):
                 model = io.load(file, trusted=untrusted)
                 sklearn_model.check(model)
                 return model
-        except Exception as error:  # skops raises whatever the broken part of the file leads to
+        except Exception as error:  # skops may raise anything about a damaged file
             raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
         raise ArtifactError(
             "The saved estimator holds types that are not trusted.",
@@ -115,7 +115,7 @@ class Sklearn(Framework):
         return convert_sklearn(model, initial_types=types, options=options, target_opset=17)
 
     def load_options(self, model: Any) -> dict[str, Any]:
-        """Between our own processes an estimator may hold whatever it holds."""
+        """Return the options for files from Rayline's own processes: all types of this estimator are trusted."""
         untrusted = _skops().get_untrusted_types(data=_skops().dumps(model))
         return {"trusted": [name for name in untrusted if name not in sklearn_model.safe()]}
 
@@ -145,7 +145,7 @@ class Sklearn(Framework):
         super().check(*args, **kwargs)
         estimator = args[0] if args else kwargs["estimator"]
         epochs = kwargs.get("epochs")
-        # Some estimators of estimators have `predict` only when they are fitted.
+        # Some meta-estimators have `predict` only when they are fitted.
         predicts = hasattr(estimator, "predict") or (isinstance(estimator, BaseEstimator) and _kind(estimator))
         if isinstance(estimator, type) or not (
             predicts and all(map(partial(hasattr, estimator), ("fit", "get_params")))
@@ -192,23 +192,23 @@ def _decides_by_probability(model: Any) -> bool:
     kind = type(model)
     if kind is Pipeline:
         return _decides_by_probability(model.steps[-1][1])
-    if kind is KNeighborsClassifier:  # sums of other weights are rounded otherwise
+    if kind is KNeighborsClassifier:  # sums of other weights are rounded differently
         return bool(model.weights == "uniform")
     return kind.__module__.startswith("sklearn.") and kind.__name__ in PROBABLE
 
 
 def _codes(model: Any, labels: Array) -> Array:
-    """The places of predicted labels among the model's classes."""
+    """Return the indices of predicted labels in the model's classes."""
     classes = model.classes_
     if labels.ndim == 1:
         return np.searchsorted(classes, labels).astype(np.int64)
-    if not isinstance(classes, list):  # of several targets that are 0 or 1
+    if not isinstance(classes, list):  # for several targets of 0 or 1
         return labels.astype(np.int64)
     return np.stack([np.searchsorted(c, column) for c, column in zip(classes, labels.T, strict=True)], axis=1)
 
 
 def _margins(model: Any, data: Any, codes: Array) -> Array | None:
-    """What `decision_function` says of each class, or of the second of two; None where it is about pairs of classes."""
+    """Return the values of `decision_function` per class, or of the second of two; None if they are per pair of classes."""
     if not hasattr(model, "decision_function") or any(
         name.endswith("decision_function_shape") and value == "ovo" for name, value in model.get_params().items()
     ):
@@ -220,7 +220,7 @@ def _margins(model: Any, data: Any, codes: Array) -> Array | None:
 
 
 def _kind(estimator: Any) -> bool:
-    """Whether it says that it is a classifier or a regressor; one of another that is missing cannot say."""
+    """Return whether it is a classifier or a regressor; a meta-estimator without its estimator cannot be classified."""
     try:
         return bool(is_classifier(estimator) or is_regressor(estimator))
     except AttributeError:

@@ -47,7 +47,7 @@ class Torch(Framework):
     Parameters
     ----------
     module
-        A class of `torch.nn.Module`, a function that makes one, a module (which is copied), or a name: "MLP", "Linear",
+        A class of `torch.nn.Module`, a function that builds one, a module (which is copied), or a name: "MLP", "Linear",
         or that of a registered class (`rayline.frameworks.torch.register_module`). Where it takes `in_features` and
         `out_features`, they are filled in.
     module_kwargs
@@ -62,7 +62,7 @@ class Torch(Framework):
     batch_size
         Rows in a step, those of all workers together.
     max_epochs
-        How often each row is seen.
+        Number of passes over the rows.
     gradient_clip
         The largest norm of the gradients.
     mixed_precision
@@ -72,14 +72,14 @@ class Torch(Framework):
     inputs
         "columns" gives each feature to the module under its name, whole numbers as int64 (for embeddings).
     train_loop
-        Your own loop in place of the standard one: called with the module, wrapped for the workers, and the TrainContext (rows,
+        Your own loop instead of the standard one, called with the module, wrapped for the workers, and the TrainContext (rows,
         rank, report, checkpoint, resume). With several workers, each calls `context.report` after an iteration with metrics of its
-        own rows: what is kept is their mean over all rows. It is also called with those of the arguments above that it names, such as `lr`. It may
+        own rows; the mean over all rows is kept. It also gets those of the arguments above that it names as parameters, such as `lr`. It may
         return another module.
     lightning_module
-        A class or function that makes a LightningModule, or one, in place of `module`: Lightning's own Trainer trains
+        A LightningModule, or a class or function that builds one, instead of `module`: Lightning's own Trainer trains
         it. `training_step` gets batches (x, y), or (x, y, weight) with sample weights: x as `forward` gets it, y class
-        numbers (float32 in a binary task) or values. Test rows go to `validation_step`. What is logged becomes the
+        numbers (float32 in a binary task) or values. Test rows go to `validation_step`. Logged metrics become the
         history: "train_loss" as "train-loss", "val_loss" as "test-loss".
     trainer_args
         Further arguments of `lightning.Trainer`, by name.
@@ -173,7 +173,7 @@ class Torch(Framework):
         return made.cpu().eval()
 
     def communication(self, context: TrainContext) -> contextlib.AbstractContextManager[SingleProcess]:
-        """How the workers talk while they train."""
+        """Return the communicator of the workers during training."""
         return ProcessGroup.of(context) if context.world_size > 1 else contextlib.nullcontext(SingleProcess())
 
     def predict(self, model: Any, features: Features) -> Array:
@@ -207,7 +207,7 @@ class Torch(Framework):
         return "patience" if kwargs.get("patience") is not None else ""
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
-        # A loop of the user's own, and Lightning, go on with the arguments that stand in their checkpoints.
+        # A custom loop, and Lightning, resume with the arguments stored in their checkpoints.
         is_ours = kwargs.get("train_loop") is None and kwargs.get("lightning_module") is None
         return int(self.argument("max_epochs", args, kwargs)) if is_ours else 0
 
@@ -248,7 +248,7 @@ class Torch(Framework):
 SETTINGS = frozenset(field.name for field in dataclasses.fields(LoopSettings))
 
 LOOP = SETTINGS - {"inputs"}
-"""Arguments that say how to train."""
+"""Arguments that configure the training loop."""
 
 BESIDE_LIGHTNING = frozenset(
     {"lightning_module", "module_kwargs", "max_epochs", "batch_size", "inputs", "trainer_args", "callbacks"}
@@ -256,17 +256,17 @@ BESIDE_LIGHTNING = frozenset(
 
 
 def _named_by(loop: Callable[..., Any]) -> list[str]:
-    """The trainer's arguments that a user's own loop asks for."""
+    """Return the names of the trainer's arguments that a custom loop has as parameters."""
     return [name for name in inspect.signature(loop).parameters if name in LOOP]
 
 
-def _refuse(given: Mapping[str, Any], names: Collection[str], beside: str, hint: str) -> None:
-    """Raise ParameterError for arguments that nobody would listen to."""
+def _refuse(given: Mapping[str, Any], names: Collection[str], other: str, hint: str) -> None:
+    """Raise ParameterError for arguments that would have no effect."""
     idle = sorted(name for name in names if given.get(name) is not None)
     if idle:
         raise ParameterError(
-            f"torch trainer: {', '.join(idle)} would do nothing beside {beside}.",
-            "Expected only what counts.",
+            f"torch trainer: {', '.join(idle)} would have no effect with {other}.",
+            "Expected only arguments that have an effect.",
             hint + ".",
         )
 

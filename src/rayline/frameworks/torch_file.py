@@ -17,19 +17,19 @@ ABOUT, NUMBERS = "module.json", "module.safetensors"
 
 
 def save(module: Any, directory: Path) -> None:
-    """`module.safetensors` and `module.json`."""
+    """Write `module.safetensors` and `module.json`."""
     save_model(module, str(directory / NUMBERS))
     (directory / ABOUT).write_bytes(strict_json.dumps(modules.recipe(module).to_json(), indent=1))
 
 
 def load(directory: Path, module: Any = None) -> Any:
-    """The module of such files, built by `module` (a class, a function, or a module of the same shape) or, without one,
-    by what is registered under the id in the file.
+    """Return the module of such files, built by `module` (a class, a function, or a module of the same shape) or, without one,
+    by the class or function registered under the id in the file.
 
     Raises
     ------
     ArtifactError
-        When nothing is registered under the id, the numbers do not fit into the module, or it would be larger than they.
+        When nothing is registered under the id, or the saved tensors do not match the module.
     """
     for name in (ABOUT, NUMBERS):
         if not (directory / name).is_file():
@@ -53,7 +53,7 @@ def load(directory: Path, module: Any = None) -> Any:
         read_numbers(made, directory)
     except ArtifactError:
         raise
-    except Exception as error:  # whatever a class says to arguments that are not its own
+    except Exception as error:  # a class may raise anything about wrong arguments
         raise ArtifactError(
             f"The saved PyTorch module does not fit {getattr(make, '__name__', type(make).__name__)!r}: {_first_line(error)}",
             "Expected the class that it was trained with.",
@@ -63,7 +63,7 @@ def load(directory: Path, module: Any = None) -> Any:
 
 
 def read_numbers(module: Any, directory: Path) -> None:
-    """Put the saved numbers into a module of the same shape."""
+    """Load the saved tensors into a module of the same shape."""
     load_model(module, directory / NUMBERS)
 
 

@@ -29,7 +29,7 @@ except ImportError as error:
     raise MissingExtraError.of("TorchTrainer(lightning_module=…)", "lightning", "lightning") from error
 
 OURS = {"max_epochs", "accelerator", "devices", "num_nodes", "strategy", "callbacks", "use_distributed_sampler"}
-"""Arguments of `lightning.Trainer` that are ours to say."""
+"""Arguments of `lightning.Trainer` that Rayline sets."""
 
 QUIET = {
     "logger": False,
@@ -39,7 +39,7 @@ QUIET = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 1,
 }
-"""What it does unless it is told otherwise."""
+"""Defaults, which the user may change."""
 
 
 def fit(
@@ -53,9 +53,9 @@ def fit(
     trainer_args: Mapping[str, Any],
     callbacks: Sequence[Any],
 ) -> Any:
-    """The module, trained by Lightning's Trainer on this worker's rows and together with the other workers."""
+    """Train the module with Lightning's Trainer on this worker's rows, together with the other workers, and return it."""
     with seeded(context), scratch.folder("lightning") as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that are not ours
+        warnings.filterwarnings("ignore", module="lightning")  # advice about loaders and loggers that does not apply
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         made = modules.built(context, module, module_kwargs, inputs)
         if not isinstance(made, lightning.LightningModule):
@@ -70,7 +70,7 @@ def fit(
             devices=1,
             num_nodes=context.world_size,
             strategy=_strategy(context) if context.world_size > 1 else "auto",
-            use_distributed_sampler=False,  # each worker has its own rows
+            use_distributed_sampler=False,  # each worker already has its own rows
             callbacks=[*callbacks, listener],
         )
         if context.world_size > 1:
@@ -86,9 +86,9 @@ def fit(
 
 
 def _log_for_all(module: Any, listener: _LightningReporter, world_size: int) -> None:
-    """Let `module.log` give the mean over the rows of all workers, for metrics and for callbacks that stop by them.
+    """Make `module.log` average over the rows of all workers, for metrics and for callbacks that use them.
 
-    Lightning divides the numbers of rows, which are integers, by that of workers: as multiples of it they stay exact.
+    Lightning divides the integer numbers of rows by the number of workers: multiples of it stay exact.
     """
     log = module.log
 
@@ -101,12 +101,12 @@ def _log_for_all(module: Any, listener: _LightningReporter, world_size: int) -> 
 
 
 def is_callback(callback: Any) -> bool:
-    """Whether this is one of Lightning's callbacks."""
+    """Return whether this is one of Lightning's callbacks."""
     return isinstance(callback, lightning.Callback)
 
 
 def check(trainer_args: Mapping[str, Any]) -> None:
-    """Raise ParameterError on arguments of `lightning.Trainer` that are ours to say, or that it does not have."""
+    """Raise ParameterError on arguments of `lightning.Trainer` that Rayline sets or that do not exist."""
     ours = sorted(OURS & {*trainer_args})
     if ours:
         raise ParameterError(
@@ -121,7 +121,7 @@ def check(trainer_args: Mapping[str, Any]) -> None:
 
 
 class _RowsDataModule(lightning.LightningDataModule):
-    """A worker's rows in batches, equally many on each worker."""
+    """A worker's rows in batches; every worker has the same number of batches."""
 
     def __init__(self, context: TrainContext, batch_size: int, inputs: str) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _RowsDataModule(lightning.LightningDataModule):
             counts = ProcessGroup().total(counts, device(self._job))
         if not counts.all():
             if not shuffle:
-                return []  # a worker without test rows: none is validated on any
+                return []  # when one worker has no test rows, no worker validates
             raise DataError(
                 f"train.fit: worker {int(counts.argmin())} has no rows to train on.", "", "use fewer workers."
             )
@@ -151,7 +151,7 @@ class _RowsDataModule(lightning.LightningDataModule):
 
 
 class _EpochBatchSampler(torch.utils.data.Sampler[Any]):
-    """Row numbers, so many batches an epoch."""
+    """Samples row numbers in a fixed number of batches per epoch."""
 
     def __init__(self, n_rows: int, steps: int, shuffle: bool) -> None:
         self._n_rows, self._steps, self._shuffle = n_rows, steps, shuffle
@@ -178,12 +178,12 @@ class _RowsDataset(torch.utils.data.Dataset[Any]):
 
 
 class _LightningReporter(lightning.Callback):
-    """Tells the context of every epoch, and ends the training on all workers when it is told to."""
+    """Reports every epoch to the context, and stops the training on all workers when the context says so."""
 
     def __init__(self, context: TrainContext) -> None:
         self._job = context
         self.n_rows = 1
-        """Rows of the batch that is worked on."""
+        """Number of rows of the current batch."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.n_rows = len(batch[1])
@@ -200,14 +200,14 @@ class _LightningReporter(lightning.Callback):
 
 
 def _word(name: str) -> str:
-    """train_loss as train-loss, val_loss as test-loss."""
+    """Return the name of a metric in the history: train_loss as train-loss, val_loss as test-loss."""
     table, _, metric = name.partition("_")
     known = {"train": "train", "val": "test", "test": "test"}
     return f"{known[table]}-{metric}" if table in known and metric else name
 
 
 def _keep(trainer: Any, module: Any, directory: Path) -> None:
-    """Our files, and what Lightning goes on from; on rank 0 alone, where its `save_checkpoint` waits for all."""
+    """Write Rayline's files and Lightning's checkpoint, on rank 0 alone: Lightning's `save_checkpoint` waits for all ranks."""
     torch_file.save(module, directory)
     compat.save_lightning_checkpoint(trainer, directory / "training.pt")
 
@@ -221,7 +221,7 @@ def _strategy(context: TrainContext) -> Any:
 
 
 class _RaylineCluster(ClusterEnvironment):
-    """Our workers, as Lightning asks for them: each is a node with one process."""
+    """Rayline's workers as a Lightning cluster: each is a node with one process."""
 
     def __init__(self, context: TrainContext) -> None:
         super().__init__()
@@ -249,13 +249,13 @@ class _RaylineCluster(ClusterEnvironment):
         return self._job.world_size
 
     def set_world_size(self, size: int) -> None:
-        """It is what it is."""
+        """Do nothing: it is fixed."""
 
     def global_rank(self) -> int:
         return self._job.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """It is what it is."""
+        """Do nothing: it is fixed."""
 
     def local_rank(self) -> int:
         return 0

@@ -1,7 +1,7 @@
 """The standard training loop of PyTorch modules: epochs of shuffled batches, in one process or on several.
 
-Workers take equally many steps, whatever the number of their rows, and a step is the mean over the rows of all of
-them: the size of a worker's share changes nothing, and nobody waits for a worker that has finished.
+All workers take the same number of steps, even with different numbers of rows, and a step uses the mean over the rows of
+all workers: the size of a worker's share has no effect, and no worker waits for one that has finished.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
 
 TIMEOUT = dt.timedelta(minutes=10)
-"""How long a worker waits for the others in one step."""
+"""Maximum time that a worker waits for the others in one step."""
 
 
 # -- between workers ---------------------------------------------------------------------------------------------------
 
 
 class SingleProcess:
-    """How workers talk, when there is one: not at all. The others override what they need to."""
+    """Communication between workers, for a single one: none. Subclasses override what they need."""
 
     def wrap(self, module: Any, device: Any) -> Any:
-        """The module as the loop calls it, with the same parameters on every worker."""
+        """Return the module that the loop calls, with the same parameters on every worker."""
         return module
 
     def share_gradients(self, module: Any) -> None:
-        """After `backward`: gradients become the mean over workers."""
+        """Average the gradients over workers; called after `backward`."""
 
     def total(self, values: Array, device: Any) -> Array:
-        """The sums over workers."""
+        """Return the sums over workers."""
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every worker, by rank."""
+        """Return the value of every worker, by rank."""
         return [value]
 
     def sync_buffers(self, module: Any) -> None:
-        """At the end: everything that is no parameter as rank 0 has it."""
+        """Copy the buffers of rank 0 to all ranks; called at the end."""
 
 
 def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int, Mapping[str, float]], bool]:
-    """`context.report` for a loop of the user's own, which each worker calls with metrics of its own rows: what is told is their
-    mean over the rows of all workers, and each is told the same about stopping."""
+    """Return a `context.report` for a custom loop, which each worker calls with metrics of its own rows: the mean over the rows of
+    all workers is reported, and all workers get the same answer about stopping."""
     if context.world_size == 1:
         return context.report
 
@@ -86,7 +86,7 @@ def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int
 
 
 class ProcessGroup(SingleProcess):
-    """PyTorch's own processes: gloo, or nccl on GPUs."""
+    """PyTorch's process group: gloo, or nccl on GPUs."""
 
     def wrap(self, module: Any, device: Any) -> Any:
         if not any(p.requires_grad for p in module.parameters()):
@@ -110,7 +110,7 @@ class ProcessGroup(SingleProcess):
     @classmethod
     @contextlib.contextmanager
     def of(cls, context: TrainContext) -> Iterator[ProcessGroup]:
-        """While a training runs."""
+        """Open the communication for the time of a training run."""
         torch.distributed.init_process_group(
             "nccl" if context.use_gpu else "gloo",
             init_method=f"tcp://{context.worker_addresses[0]}",
@@ -124,12 +124,12 @@ class ProcessGroup(SingleProcess):
             torch.distributed.destroy_process_group()
 
 
-# -- what the trainer's arguments mean ---------------------------------------------------------------------------------
+# -- the trainer's arguments -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """The arguments of `TorchTrainer` that are about the loop; see there."""
+    """The arguments of `TorchTrainer` for the loop; documented there."""
 
     loss: str | Callable[..., Any] | None = None
     optimizer: str | Callable[..., Any] = "AdamW"
@@ -168,13 +168,13 @@ class LoopSettings:
             ) from error
 
     def optimized(self, parameters: Any) -> Any:
-        """A new optimizer."""
+        """Return a new optimizer."""
         decay = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
         kwargs = {"lr": self.lr, **decay, **(self.optimizer_kwargs or {})}
         return _named(self.optimizer, optimizers(), "optimizer")(parameters, **kwargs)
 
     def scheduled(self, optimizer: Any) -> Any:
-        """A new scheduler, stepped once an epoch. The length of a schedule is that of the training."""
+        """Return a new scheduler, stepped once per epoch. A schedule is as long as the training."""
         if self.scheduler is None:
             return None
         make = _named(self.scheduler, schedulers(), "scheduler")
@@ -186,7 +186,7 @@ class LoopSettings:
 
 
 def losses() -> dict[str, Any]:
-    """The losses of `torch.nn.functional` of an output and a target, by name with and without "_loss"."""
+    """Return the losses of `torch.nn.functional` of an output and a target, by name with and without "_loss"."""
     found = {}
     for name, function in vars(F).items():
         if (
@@ -201,7 +201,7 @@ def losses() -> dict[str, Any]:
 
 
 def optimizers() -> dict[str, Any]:
-    """The optimizers of `torch.optim`, by the name of their class."""
+    """Return the optimizers of `torch.optim`, by the name of their class."""
     return {
         n: c
         for n, c in vars(torch.optim).items()
@@ -210,7 +210,7 @@ def optimizers() -> dict[str, Any]:
 
 
 def schedulers() -> dict[str, Any]:
-    """The schedulers of `torch.optim.lr_scheduler`, by the name of their class."""
+    """Return the schedulers of `torch.optim.lr_scheduler`, by the name of their class."""
     module = torch.optim.lr_scheduler
     return {
         n: c
@@ -220,7 +220,7 @@ def schedulers() -> dict[str, Any]:
 
 
 def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
-    """What a name, in any case, means; a class or a function means itself."""
+    """Look up a name, ignoring case; a class or a function is returned unchanged."""
     if not isinstance(given, str):
         if not callable(given):
             raise ParameterError.value("torch trainer", name, "a name or a callable", given)
@@ -235,7 +235,7 @@ def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
 
 
 class TensorTable:
-    """Rows as tensors: what goes in, what should come out, and how much each row counts."""
+    """Rows as tensors: inputs, targets and weights."""
 
     def __init__(self, rows: Rows, inputs: str) -> None:
         self.inputs = modules.ModuleInputs(rows.features, inputs)
@@ -244,17 +244,17 @@ class TensorTable:
         self.n_rows = self.inputs.n_rows
 
     def weights(self, rows: Any) -> float:
-        """How much some rows count together."""
+        """Return the total weight of some rows."""
         return float(len(rows)) if self.weight is None else float(self.weight[rows].sum())
 
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 SCHEDULED = (*RATES, "momentum", "betas")
-"""What schedulers change in an optimizer's groups: rates, and what some of them let swing against the rates."""
+"""Settings of an optimizer's groups that schedulers change: learning rates, and momenta that some vary inversely."""
 
 
 class TrainingLoop:
-    """One training of one module on one worker."""
+    """One training run of one module on one worker."""
 
     def __init__(self, context: TrainContext, module: Any, settings: LoopSettings, among: SingleProcess) -> None:
         self.context, self.module, self.settings, self.among = context, module, settings, among
@@ -290,7 +290,7 @@ class TrainingLoop:
         return self.module
 
     def _steps(self) -> tuple[int, Array]:
-        """Steps in an epoch, and the rows of each worker."""
+        """Return the number of steps in an epoch, and of the rows of each worker per step."""
         rows = np.zeros(self.context.world_size)
         rows[self.context.rank] = self.train.n_rows
         rows = self.among.total(rows, self.device)
@@ -303,7 +303,7 @@ class TrainingLoop:
         return min(math.ceil(rows.sum() / self.settings.batch_size), int(rows.min())), rows
 
     def _one_epoch(self, wrapped: Any, steps: int, rows: Array) -> float:
-        """Every row once. Returns the mean loss over the rows of all workers, each as its step found it."""
+        """Train on every row once. Return the mean loss over the rows of all workers, each measured at its step."""
         wrapped.train()
         batches = torch.randperm(self.train.n_rows).tensor_split(steps)
         counts = self.among.total(np.array([self.train.weights(batch) for batch in batches]), self.device)
@@ -327,8 +327,10 @@ class TrainingLoop:
         return mean
 
     def _loss(self, module: Any, table: TensorTable, rows: Any) -> Any:
-        """The sum over some rows."""
-        mixed = self.settings.mixed_precision  # without it not even the context: it costs as much as a small layer
+        """Return the sum of the loss over some rows."""
+        mixed = (
+            self.settings.mixed_precision
+        )  # skip the context when it is off: entering it costs as much as a small layer
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else contextlib.nullcontext():
             output = table.inputs.call(module, rows, self.device)
         weight = None if table.weight is None else table.weight[rows].to(self.device)
@@ -345,7 +347,7 @@ class TrainingLoop:
         return float(lost / count) if count else math.nan
 
     def _ends(self, metrics: Mapping[str, float]) -> bool:
-        """Tell of the epoch; whether it was the last one."""
+        """Report the epoch and return whether it was the last one."""
         patience, stop = self.settings.patience, False
         if patience is not None:
             if metrics["test-loss"] < self.best:
@@ -357,8 +359,8 @@ class TrainingLoop:
         return bool(self.among.total(np.array([float(stop)]), self.device)[0])
 
     def _take_arguments(self, fresh: Sequence[Mapping[str, Any]], before: Sequence[float]) -> None:
-        """Go on with the optimizer's arguments of this training: those of the checkpoint may have been others. A rate that
-        a scheduler has changed since changes in proportion."""
+        """Resume with the optimizer's arguments of this training, which may differ from those of the checkpoint. A rate that a
+        scheduler has already changed is scaled in proportion."""
         for place, (group, own) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
             ratio = self.rates[place] / before[place] if before[place] else 1.0
             scheduled = {name: group[name] * ratio for name in RATES if name in group}
@@ -372,7 +374,7 @@ class TrainingLoop:
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _save(self, directory: Path) -> None:
-        """The model's own files, and beside them what only goes on with the training."""
+        """Write the model's files, and in addition the state that only resuming needs."""
         torch_file.save(self.module, directory)
         state = {
             "epoch": self.epoch,
@@ -399,7 +401,7 @@ class TrainingLoop:
 
 
 def per_class(loss: Any) -> bool:
-    """Whether a loss takes one logit for each class, also of two, and class numbers as targets."""
+    """Return whether a loss takes one logit per class, also for two classes, and class numbers as targets."""
     if isinstance(loss, str):
         loss = losses().get(loss.lower())
     return loss in (F.cross_entropy, F.nll_loss, F.multi_margin_loss) or isinstance(
@@ -408,13 +410,13 @@ def per_class(loss: Any) -> bool:
 
 
 def two_class(loss: Any) -> bool:
-    """Whether a loss is of two classes with one logit."""
+    """Return whether a loss is for two classes with one logit."""
     name = F.binary_cross_entropy_with_logits.__name__
     return loss in (name, F.binary_cross_entropy_with_logits) or isinstance(loss, torch.nn.BCEWithLogitsLoss)
 
 
 class WeightedLoss:
-    """A loss, by name or the user's own, summed over rows with their weights."""
+    """A loss, by name or custom, summed over rows with their weights."""
 
     def __init__(self, given: Any, target: Target) -> None:
         self._name = given if isinstance(given, str) else ""
@@ -423,7 +425,7 @@ class WeightedLoss:
 
     def __call__(self, output: Any, target: Any, weight: Any) -> Any:
         output = modules.squeezed(output)
-        classes = output.ndim == 2 and target.ndim == 1  # one logit for each class
+        classes = output.ndim == 2 and target.ndim == 1  # one logit per class
         fits = output.shape == target.shape or (classes and self._target.task is not Task.REGRESSION)
         if not fits or (classes and output.shape[1] != max(len(c) for c in self._target.classes)):
             raise ParameterError(
@@ -466,13 +468,13 @@ class WeightedLoss:
 
 
 def device(context: TrainContext) -> Any:
-    """Where a worker computes; Ray shows it its own GPU only."""
+    """Return the device of a worker; Ray shows it only its own GPU."""
     return torch.device("cuda" if context.use_gpu else "cpu")
 
 
 @contextlib.contextmanager
 def seeded(context: TrainContext) -> Iterator[None]:
-    """The context's seed and threads for a while; afterwards the process is as it was."""
+    """Set the context's seed and number of threads, and restore the process afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(enabled=True):
         torch.set_num_threads(context.n_threads)

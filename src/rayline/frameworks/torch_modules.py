@@ -1,4 +1,4 @@
-"""PyTorch modules as data: how a module is built again, what goes into it, what its outputs mean."""
+"""PyTorch modules as data: how to rebuild a module, its inputs, and the meaning of its outputs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ except ImportError as error:
 M = TypeVar("M", bound=Callable[..., Any])
 
 BATCH_ROWS = 4096
-"""Rows that are predicted at a time."""
+"""Rows per batch of prediction."""
 
 INPUTS = ("matrix", "columns")
-"""How features go into a module: side by side as one tensor, or each column under its name."""
+"""How a module gets its features: concatenated into one tensor, or each column under its name."""
 
 _ATTRIBUTE = "rayline_recipe"
 
@@ -48,7 +48,7 @@ class MLP(torch.nn.Module):
     activation
         The name of a class of `torch.nn` without parameters: "ReLU", "SiLU", "Tanh", ….
     dropout
-        The share of hidden values that are left out in training.
+        The share of hidden values that are set to 0 in training.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ _REGISTERED: dict[str, Callable[..., Any]] = {}
 
 
 def register_module(make: M) -> M:
-    """Let saved models of this class, or of this function that makes a module, be loaded by `rayline.load` without
-    further ado. Usable as a decorator; its name is the id in the file.
+    """Register a class, or a function that builds a module, so that `rayline.load` loads its saved models without `module=`.
+    Usable as a decorator; its name is the id in the file.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def register_module(make: M) -> M:
 
 
 def resolve(module: Any) -> Any:
-    """The class, function or module that a trainer's `module=` means. Raises ParameterError for anything else."""
+    """Return the class, function or module given as a trainer's `module=`. Raises ParameterError for anything else."""
     found = known().get(module) if isinstance(module, str) else module
     if isinstance(found, torch.nn.Module) or (callable(found) and not isinstance(found, str)):
         return found
@@ -110,7 +110,7 @@ def resolve(module: Any) -> Any:
 
 
 def check(module: Any, kwargs: Mapping[str, Any]) -> None:
-    """Raise ParameterError when `module=` is nothing that makes a module, or not with these arguments."""
+    """Raise ParameterError when `module=` cannot build a module, or not with these arguments."""
     make = resolve(module)
     try:
         strict_json.dumps(dict(kwargs))
@@ -131,30 +131,30 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
 
 
 def known() -> dict[str, Callable[..., Any]]:
-    """What makes a module, by the id that a file may name."""
+    """Return the classes and functions that build modules, by the ids that a file may name."""
     return {**_REGISTERED, **_OWN}
 
 
 def is_own(make: Any) -> bool:
-    """Whether it is one of Rayline's own modules, which are known to the last number."""
+    """Return whether it is one of Rayline's own modules, whose tensors are known exactly."""
     return make in _OWN.values()
 
 
 def _signature(make: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(make).parameters
-    except (TypeError, ValueError):  # a callable that does not tell
+    except (TypeError, ValueError):  # a callable without a signature
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
 
 
-# -- how one is built, and what it predicts ----------------------------------------------------------------------------
+# -- building and predicting -------------- ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ModuleSpec:
-    """What a module does not know of itself: how it was made, what goes in, what comes out.
+    """Facts that a module does not store: how it was built, its inputs, and its outputs.
 
-    `make` is None for a module that was given ready made.
+    `make` is None for a module that the user built.
     """
 
     make: Callable[..., Any] | None
@@ -201,25 +201,25 @@ class ModuleSpec:
 
 
 def recipe(module: Any) -> ModuleSpec:
-    """What is known of a module; of a stranger, that its outputs are numbers."""
+    """Return the spec of a module; an unknown module is assumed to output numbers."""
     found = getattr(module, _ATTRIBUTE, None)
     return found if isinstance(found, ModuleSpec) else ModuleSpec(None)
 
 
 def described(module: Any, about: ModuleSpec) -> Any:
-    """The same module, which remembers its recipe."""
+    """Attach a spec to a module and return the module."""
     setattr(module, _ATTRIBUTE, about)
     return module
 
 
 def chosen(module: Any, best_iteration: int) -> Any:
-    """The same module, which remembers that it is that of an earlier iteration than the last."""
+    """Record in a module that it is from an earlier iteration than the last, and return it."""
     return described(module, replace(recipe(module), best_iteration=best_iteration))
 
 
 def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tuple[Any, dict[str, Any]]:
-    """A new module, and the arguments that made it. `in_features` and `out_features`, where it takes them and they are
-    not given, come from `shapes`. A module that is given is copied."""
+    """Return a new module and its arguments. `in_features` and `out_features` come from `shapes` if the module has these
+    parameters and they are not given. A given module is copied."""
     if isinstance(make, torch.nn.Module):
         return copy.deepcopy(make), {}
     takes = _signature(make)
@@ -231,7 +231,7 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
 
 
 def built(context: TrainContext, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
-    """A new module for the context's features and target, of at least so many outputs, which remembers how it was made."""
+    """Return a new module for the context's features and target with at least this number of outputs, its spec attached."""
     make, features = resolve(module), context.train.features
     shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
     made, full = build(make, kwargs, shapes)
@@ -251,7 +251,7 @@ def built(context: TrainContext, module: Any, kwargs: Mapping[str, Any], inputs:
 
 
 class ModuleInputs:
-    """Features as a module takes them, batch by batch."""
+    """Features in the form that a module takes, batch by batch."""
 
     def __init__(self, features: Features, how: str) -> None:
         self.n_rows = features.n_rows
@@ -263,20 +263,20 @@ class ModuleInputs:
             self._matrix = torch.from_numpy(_column(features.table.to_series()).astype(np.float32, copy=False))
         else:
             matrix = features.matrix(np.float32)
-            # Polars' own memory cannot be written to, which PyTorch warns of; otherwise it is sparse.
+            # Copy: Polars' memory is read-only, and PyTorch warns of that; otherwise it is sparse.
             self._matrix = (
                 torch.from_numpy(np.require(matrix, requirements="W")) if isinstance(matrix, np.ndarray) else matrix
             )
 
     @property
     def width(self) -> int:
-        """How many numbers a row has."""
+        """Return the number of values per row."""
         if self._matrix is None:
             return sum(int(np.prod(column.shape[1:])) for column in self._columns.values())
         return int(np.prod(self._matrix.shape[1:]))
 
     def at(self, rows: Any) -> Any:
-        """Some rows (a slice or a tensor of row numbers): a tensor, or one for each column."""
+        """Return some rows (a slice or a tensor of row numbers): a tensor, or one per column."""
         if self._matrix is None:
             return {name: column[rows] for name, column in self._columns.items()}
         if isinstance(self._matrix, torch.Tensor):
@@ -284,7 +284,7 @@ class ModuleInputs:
         return torch.from_numpy(self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows].toarray())
 
     def call(self, module: Any, rows: Any, device: Any) -> Any:
-        """The module's outputs for some rows."""
+        """Return the module's outputs for some rows."""
         found = self.at(rows)
         if isinstance(found, dict):
             return module(**{name: column.to(device) for name, column in found.items()})
@@ -292,7 +292,7 @@ class ModuleInputs:
 
 
 def _column(series: pl.Series) -> Array:
-    """Whole numbers as int64, everything else as float32; a vector keeps its shape, a category is its code."""
+    """Return integers as int64, everything else as float32; a vector keeps its shape, a category becomes its code."""
     if series.dtype in (pl.Enum, pl.Categorical):
         series = series.to_physical()
     inner: Any = series.dtype
@@ -310,12 +310,12 @@ def _column(series: pl.Series) -> Array:
 
 
 def scores(module: Any, features: Features) -> Array:
-    """Values, or probabilities where the recipe says that outputs are logits of classes.
+    """Return values, or probabilities if the spec says that outputs are logits of classes.
 
     Raises
     ------
     DataError
-        When the module gives a number that is none, as for a missing feature.
+        When the module outputs NaN or infinity, for example because of a missing feature.
     """
     about = recipe(module)
     if module.training:
@@ -334,7 +334,7 @@ def scores(module: Any, features: Features) -> Array:
 
 
 def _probabilities(output: Any, about: ModuleSpec) -> Any:
-    """What `Framework.predict` gives, from the outputs of a module."""
+    """Return the result of `Framework.predict` from the outputs of a module."""
     output = squeezed(output).double()
     if about.task is Task.REGRESSION:
         return output
@@ -342,12 +342,12 @@ def _probabilities(output: Any, about: ModuleSpec) -> Any:
 
 
 def squeezed(output: Any) -> Any:
-    """Outputs of shape (n, 1) as (n,)."""
+    """Return outputs of shape (n, 1) as (n,)."""
     return output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
 
 
 def unusable(features: Features) -> DataError:
-    """The module has answered with NaN or infinity: because of missing features, if there are any."""
+    """Return the error for outputs that are NaN or infinite; it names missing features, if there are any."""
     table = features.table
     missing = [
         name

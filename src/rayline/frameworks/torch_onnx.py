@@ -1,4 +1,4 @@
-"""A PyTorch module as an ONNX graph: a file without code that needs neither PyTorch nor the module's class."""
+"""Export a PyTorch module as an ONNX graph: a file without code that needs neither PyTorch nor the module's class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPSET = 18
 
 
 class ScoringModule(torch.nn.Module):
-    """The module with what `rayline.onnx` promises behind it: probabilities of each class, or values."""
+    """A module followed by the output that `rayline.onnx` defines: probabilities of each class, or values."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ class ScoringModule(torch.nn.Module):
 
 
 def to_onnx(module: Any, width: int) -> Any:
-    """The module as an ONNX model of one float32 input of shape (rows, width).
+    """Return the module as an ONNX model with one float32 input of shape (rows, width).
 
     Raises
     ------
     ParameterError
-        When it takes columns by name, or does something that ONNX cannot say.
+        When it takes columns by name, or uses an operation that ONNX does not support.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtraError.of("to_onnx of a PyTorch module", "onnxscript", "onnx")
@@ -51,9 +51,9 @@ def to_onnx(module: Any, width: int) -> Any:
     log = logging.getLogger("torch.onnx")
     level = log.level
     try:
-        log.setLevel(logging.ERROR)  # it misses libraries of images
+        log.setLevel(logging.ERROR)  # it logs missing image libraries
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's, of its own parts
+            warnings.simplefilter("ignore")  # deprecations inside PyTorch
             made = torch.onnx.export(
                 ScoringModule(module).eval(),
                 (torch.zeros(2, width),),
