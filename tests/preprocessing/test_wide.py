@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from rayline import stages, train
-from rayline.core.operations import base
+from rayline.core.operations import base, categorical
 from rayline.core.operations.expression import Assign
 from rayline.core.stage import Stage
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
@@ -80,6 +80,8 @@ def categories(n: int) -> pl.DataFrame:
         (stages.MinMaxScaler(clip=True), wide(1_000)),
         (stages.KBinsDiscretizer(), wide(1_000)),
         (stages.MissingIndicator(features="all"), wide(1_000)),
+        (stages.KBinsDiscretizer(encode="onehot"), wide(300)),
+        (stages.FrequencyEncoder(), categories(1_000)),
         (stages.HashEncoder(n_features=4), categories(1_000)),
         (stages.SplineTransformer(), wide(300)),
     ],
@@ -127,3 +129,13 @@ def test_what_depends_on_each_other_keeps_its_order() -> None:
 def test_rows_stay_when_all_columns_go_away() -> None:
     operations = [Assign({"one": 1.0}), base.Drop(["a", "b"])]
     assert base.apply_all(operations, pl.LazyFrame({"a": [1, 2], "b": [3, 4]})).collect().rows() == [(1.0,), (1.0,)]
+
+
+def test_look_ups_of_batches_are_those_of_polars() -> None:
+    """Polars' own look-ups of a thousand columns cost the square of them: they are made batch by batch."""
+    places = pl.DataFrame({"x": [2, 0, None, -1, 3]}, schema={"x": pl.Int32})
+    values = pl.Series(["a", "b", None], dtype=pl.String)
+    assert places.select(categorical.gather(values, pl.col("x")))["x"].to_list() == [None, "a", None, None, None]
+    old, new = pl.Series([0, 3], dtype=pl.Int32), pl.Series([1.5, 2.5])
+    expected = places.select(pl.col("x").replace_strict(old, new, default=None, return_dtype=pl.Float64))
+    assert places.select(categorical.replace(pl.col("x"), old, new)).equals(expected)

@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
-from rayline.core.operations.categorical import CategoryCodes
+from rayline.core.operations.categorical import CategoryCodes, gather
 from rayline.core.schema import Kind, col, is_category, kind_of
 from rayline.core.stage import (
     ColumnStage,
@@ -360,9 +360,9 @@ class FillByGroup(Operation):
         dtype = self.dtype or (pl.String() if is_category(schema[self.column]) else schema[self.column])
         n = len(self.groups)
         codes = CategoryCodes(self.by, self.groups, n, n).expression(schema)
-        values = pl.lit(pl.Series([*self.values, self.overall], dtype=dtype))
+        values = gather(pl.Series([*self.values, self.overall], dtype=dtype), codes)
         x = col(self.column).cast(dtype)
-        return [(x.fill_nan(None) if dtype.is_float() else x).fill_null(values.gather(codes)).alias(self.column)]
+        return [(x.fill_nan(None) if dtype.is_float() else x).fill_null(values).alias(self.column)]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         n, column, by = len(self.groups), self.column, self.by

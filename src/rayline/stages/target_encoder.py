@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, SchemaError, shorten
 from rayline.core.operations.base import Drop, Operation
-from rayline.core.operations.categorical import CategoryCodes, MapCodes
+from rayline.core.operations.categorical import CategoryCodes, MapCodes, gather
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, one_of, param
 from rayline.core.statistics.base import StatisticRequest
@@ -238,8 +238,8 @@ class MapByFold(Operation):
         for output, (column, categories, folds) in self.codings.items():
             last = len(categories)
             code = CategoryCodes(column, categories, last, last).expression(schema).cast(pl.Int64)
-            values = pl.lit(pl.Series([value for own in folds for value in own], dtype=pl.Float64))
-            made.append(values.gather(fold * (last + 1) + code).alias(output))
+            values = pl.Series([value for own in folds for value in own], dtype=pl.Float64)
+            made.append(gather(values, fold * (last + 1) + code).alias(output))
         return made
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:

@@ -63,11 +63,9 @@ class CategoryCodes:
             x = x.cast(pl.String)
             known = x.cast(pl.Enum(values), strict=False).to_physical().cast(pl.Int32)
             if codes != list(range(len(values))):
-                known = pl.lit(pl.Series(codes, dtype=pl.Int32)).gather(known)
+                known = gather(pl.Series(codes, dtype=pl.Int32), known)
         elif values:
-            known = x.replace_strict(
-                _series(values, dtype), pl.Series(codes, dtype=pl.Int32), default=None, return_dtype=pl.Int32
-            )
+            known = replace(x, _series(values, dtype), pl.Series(codes, dtype=pl.Int32))
         else:
             known = pl.when(x.is_null()).then(None).otherwise(None).cast(pl.Int32)
         result = known.fill_null(-1 if self.unknown is None else self.unknown)
@@ -115,6 +113,36 @@ class _Refuse:
         if bad.any():
             raise self.codes.error(values.filter(bad).unique(maintain_order=True).head(5).to_list())
         return codes
+
+
+_SMALL = 10_000
+
+
+def gather(values: pl.Series, places: pl.Expr) -> pl.Expr:
+    """The value at each place; null where the place is missing, or where there is none.
+
+    A function of batches, as is `replace`: the streaming engine joins the whole column for its own look-ups, each a query of its
+    own, so that a thousand columns cost a hundred times what ten do.
+    """
+    return places.map_batches(functools.partial(_gather, values), return_dtype=values.dtype, is_elementwise=True)
+
+
+def _gather(values: pl.Series, places: pl.Series) -> pl.Series:
+    known = places.is_between(0, len(values) - 1)
+    return values.gather(places.zip_with(known.fill_null(False), pl.Series([None], dtype=places.dtype))).rename(
+        places.name
+    )
+
+
+def replace(x: pl.Expr, old: pl.Series, new: pl.Series) -> pl.Expr:
+    """The value of `new` that stands beside a value of `old`; null for others."""
+    if len(old) > _SMALL:  # a batch would take longer to make the table of values than to look them up
+        return x.replace_strict(old, new, default=None, return_dtype=new.dtype)
+    return x.map_batches(functools.partial(_replace, old, new), return_dtype=new.dtype, is_elementwise=True)
+
+
+def _replace(old: pl.Series, new: pl.Series, x: pl.Series) -> pl.Series:
+    return x.replace_strict(old, new, default=None, return_dtype=new.dtype)
 
 
 def _plain(dtype: pl.DataType) -> pl.DataType:
@@ -202,8 +230,7 @@ class MapCodes(Operation):
                 for i in others:
                     result = pl.when(code == i).then(pl.lit(self.values[i], dtype=self.dtype)).otherwise(result)
             else:
-                values = pl.Series(self.values, dtype=self.dtype)
-                result = code.replace_strict(range(len(values)), values, default=None, return_dtype=self.dtype)
+                result = gather(pl.Series(self.values, dtype=self.dtype), code)
         return [result.alias(self.output or self.codes.column)]
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
@@ -254,8 +281,8 @@ class LargestCategory(Operation):
         temporary = f"{self.output}\x00chosen"
         row = pl.struct(col(name).cast(pl.Float64).alias(str(i)) for i, name in enumerate(self.columns))
         code = row.map_batches(self._places, return_dtype=pl.Int32, is_elementwise=True)
-        values = pl.lit(pl.Series([*self.values, self.rest], dtype=self.dtype))
-        chosen = values.gather(col(temporary)).alias(self.output)
+        values = pl.Series([*self.values, self.rest], dtype=self.dtype)
+        chosen = gather(values, col(temporary)).alias(self.output)
         return [Step([code.alias(temporary)], self.columns), Step([chosen], [temporary])]
 
     def _places(self, rows: pl.Series) -> pl.Series:
@@ -287,7 +314,7 @@ class MapValues(ColumnOperation):
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         x = col(self.column).cast(pl.Float64)
         numbers, values = pl.Series(self.numbers, dtype=pl.Float64), pl.Series(self.values, dtype=self.dtype)
-        return [x.replace_strict(numbers, values, default=None, return_dtype=self.dtype)]
+        return [replace(x, numbers, values)]
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, known = self.column, dict(zip(self.numbers, self.values, strict=True))
