@@ -1,4 +1,4 @@
-"""What a model is given: its feature columns, as a table or as a matrix."""
+"""The feature columns that a model receives, as a table or as a matrix."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rayline.core.schema import SPARSE, col
 Array = npt.NDArray[Any]
 
 TILE_ROWS = 8192
-"""Columns are written side by side so many rows at a time: so much of a matrix stays in the processor's cache."""
+"""Columns are copied into a matrix in tiles of this number of rows, which fit into the processor's cache."""
 
 
 class Features:
-    """What a model is given: its feature columns, in its order, as a table or as a matrix.
+    """The feature columns that a model receives, in the order of training, as a table or as a matrix.
 
-    Strings that the framework takes as categories come as Polars Enum columns with the training categories.
+    For frameworks that accept categories, strings are Polars Enum columns with the training categories.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Features:
         self._table, self._rows, self.schema = table, rows if row is None else [row], pl.Schema(schema)
 
     def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Features:
-        """Other rows of the same columns. What is known of the columns is not found out again."""
-        made = Features.__new__(Features)
-        made._table, made._rows, made.schema = None, rows, self.schema
-        made.__dict__["is_numeric"], made.__dict__["_values"] = self.is_numeric, self._values
-        return made
+        """Return other rows of the same columns; what was computed from the schema is reused."""
+        features = Features.__new__(Features)
+        features._table, features._rows, features.schema = None, rows, self.schema
+        features.__dict__["is_numeric"], features.__dict__["_values"] = self.is_numeric, self._values
+        return features
 
     @property
     def names(self) -> list[str]:
@@ -58,7 +58,7 @@ class Features:
         return self._table
 
     def pieces(self, n_rows: int) -> Iterator[Features]:
-        """The same rows in order, at most so many at a time: a matrix of all of them may be large."""
+        """Yield the rows in order, at most `n_rows` at a time, because a matrix of all rows may be large."""
         if self._table is None or self.n_rows <= n_rows:
             yield self
             return
@@ -67,7 +67,7 @@ class Features:
 
     @cached_property
     def is_numeric(self) -> bool:
-        """Whether every column is a number or a truth value, so that a dense matrix holds everything."""
+        """Whether every column is numeric or boolean, so that a dense matrix can hold all of them."""
         return all(d.is_numeric() or d == pl.Boolean for d in self.schema.values())
 
     @property
@@ -77,20 +77,20 @@ class Features:
 
     @cached_property
     def places(self) -> dict[str, range]:
-        """For each feature its columns in `matrix`: one, or those of the elements of a vector."""
-        found, start = {}, 0
+        """The columns of each feature in `matrix`: one, or one per element of a vector."""
+        places, start = {}, 0
         for name, dtype in self.schema.items():
             width = self._sparse_width(name) if dtype == SPARSE else dtype.size if isinstance(dtype, pl.Array) else 1
-            found[name] = range(start, start + width)
+            places[name] = range(start, start + width)
             start += width
-        return found
+        return places
 
     def _sparse_width(self, name: str) -> int:
         return int(self.table[name].struct.field("size").max() or 0)  # type: ignore[arg-type]
 
     @property
     def has_vectors(self) -> bool:
-        """Whether some column is a vector in each row: only `matrix` holds them side by side."""
+        """Whether some column holds a vector in each row; only `matrix` expands these."""
         return any(d == SPARSE or isinstance(d, pl.Array) for d in self.schema.values())
 
     @cached_property
@@ -100,9 +100,10 @@ class Features:
         return itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
 
     def matrix(self, dtype: Any = np.float32, *, zeros: bool = False) -> Any:
-        """All columns side by side, shape (n_rows, width); missing is NaN, a category its code, a vector column its
-        elements. A SciPy CSR matrix when a column is sparse, otherwise a NumPy array (C order). `zeros` stores the zeros of
-        the other columns in a CSR matrix, for a library to which what is not stored is missing.
+        """Return all columns as one matrix of shape (n_rows, width): missing values as NaN, categories as their codes,
+        vector columns as their elements. The result is a SciPy CSR matrix when a column is sparse, otherwise a NumPy array
+        (C order). `zeros` stores the zeros of the other columns in a CSR matrix, for libraries that treat entries which are
+        not stored as missing.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The target of a fit: which columns, what task, and the way from labels to numbers and from scores back to labels."""
+"""The target of a fit: its columns and task, and the conversions from labels to numbers and from scores to labels."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Array = npt.NDArray[Any]
 OF_ONE_CLASS = frozenset(
     ("f1", "precision", "recall", "average_precision", "F1", "Precision", "Recall", "PRAUC", "aucpr")
 )
-"""Metrics, by our names and those of frameworks, that measure the positive class of two; of more the mean over all."""
+"""Metrics (by Rayline's and the frameworks' names) of the positive class of two; with more classes, their mean."""
 
 
 class Task(enum.StrEnum):
-    """What is predicted. With several targets each is of the same task; several classifications are all binary."""
+    """What is predicted. Several targets all have the same task; several classification targets are all binary."""
 
     BINARY = "binary"
     MULTICLASS = "multiclass"
@@ -51,43 +51,43 @@ class Task(enum.StrEnum):
 
 
 def decisions(codes: Array, *, probabilities: Array | None = None, margins: Array | None = None) -> Array:
-    """Scores of a model whose labels do not follow from its probabilities, or that ranks rows without probabilities.
+    """Return scores for a model whose labels do not follow from its probabilities, or that ranks rows without probabilities.
 
-    A NumPy record array with one record for each row: `code`, and `probability` or `margin`. It is sliced, joined and
-    saved like any other array of scores.
+    The result is a NumPy record array with one record for each row: `code`, and `probability` or `margin`. It can be sliced,
+    concatenated and saved like any other array of scores.
 
     Parameters
     ----------
     codes
-        The class that the model decides for, shape (n,) or (n, targets).
+        The predicted class codes, shape (n,) or (n, targets).
     probabilities
         Shape (n,) or (n, targets) of the second class, or (n, classes).
     margins
-        Numbers that rank the rows and are no probabilities, of the same shapes.
+        Numbers that rank the rows but are not probabilities, of the same shapes.
     """
     name, values = ("margin", margins) if probabilities is None else ("probability", probabilities)
     assert values is not None, "decisions need probabilities or margins"
-    made = np.empty(len(codes), [("code", np.int64, codes.shape[1:]), (name, np.float64, values.shape[1:])])
-    made["code"], made[name] = codes, values
-    return made
+    scores = np.empty(len(codes), [("code", np.int64, codes.shape[1:]), (name, np.float64, values.shape[1:])])
+    scores["code"], scores[name] = codes, values
+    return scores
 
 
 def normalized(scores: Array) -> Array:
-    """Probabilities of classes that were learned each by itself, so that they add up to 1; alike where all are 0."""
+    """Scale independently learned class probabilities so that they sum to 1; uniform where all are 0."""
     total = scores.sum(axis=1, keepdims=True)
-    made: Array = np.divide(scores, total, out=np.full_like(scores, 1 / scores.shape[1]), where=total > 0)
-    return made
+    shares: Array = np.divide(scores, total, out=np.full_like(scores, 1 / scores.shape[1]), where=total > 0)
+    return shares
 
 
 def has_probabilities(scores: Array) -> bool:
-    """Whether a classifier's scores hold probabilities, and not classes or margins alone."""
+    """Whether a classifier's scores contain probabilities, and not only classes or margins."""
     if scores.dtype.names is not None:
         return "probability" in scores.dtype.names
     return not np.issubdtype(scores.dtype, np.integer)
 
 
 def numbers(scores: Array) -> Array:
-    """Scores as an array of plain numbers; of `decisions` the columns side by side, the codes first."""
+    """Return scores as an array of plain numbers; for `decisions` the concatenated columns, the codes first."""
     if scores.dtype.names is None:
         return scores
     return np.concatenate([scores[name].reshape(len(scores), -1) for name in scores.dtype.names], axis=1)
@@ -97,8 +97,8 @@ def numbers(scores: Array) -> Array:
 class Target:
     """The target columns, their task, and for classification the classes of each, in the order of their codes.
 
-    Of a regression also the fitted stages between the labels and the numbers that a model learns: whoever trains sees
-    what they give, whoever asks for predictions gets what they took.
+    For a regression also the fitted target stages: training uses their outputs, and predictions are transformed back to
+    the scale of the labels.
     """
 
     columns: tuple[str, ...]
@@ -118,20 +118,21 @@ class Target:
         where: str = "train.fit",
         pos_label: Any = None,
     ) -> Self:
-        """The target from the value counts of its columns (None where not counted, as in a regression).
+        """Return the target from the value counts of its columns (None where not counted, as in a regression).
 
-        `task` is what the framework's arguments ask for; None lets the labels decide: strings, booleans, categories and
-        what a stage of `stages` makes classes of are classes, numbers are regressed. `where` begins every error.
-        `pos_label` is the positive class of two (of several targets a mapping from column to label): it becomes the second
-        one, which every framework and metric takes as positive. None leaves the classes in ascending order.
+        `task` is the task that the framework's arguments imply. With None it follows from the labels: strings, booleans,
+        categories and columns that one of `stages` encodes as classes mean a classification, numbers a regression. `where`
+        begins every error message. `pos_label` is the positive class of two (for several targets a mapping from column to
+        label): it becomes the second class, which every framework and metric takes as positive. None leaves the classes in
+        ascending order.
 
         Raises
         ------
         DataError
-            On missing labels, on labels of one class only, on text where a number is needed, on more than two classes
-            in a binary task, on stages that make numbers of classes or classes of numbers.
+            On missing labels, on labels of only one class, on text where a number is needed, on more than two classes in a
+            binary task, on stages that turn classes into numbers or numbers into classes.
         ParameterError
-            When a stage has no way back; when `pos_label` is no class, or the task has no positive class.
+            When a stage has no inverse; when `pos_label` is not a class, or the task has no positive class.
         SchemaError
             When labels are lists.
         """
@@ -225,14 +226,14 @@ class Target:
 
     @classmethod
     def unnamed(cls, task: Task, n_classes: int = 2, n_targets: int = 1) -> Self:
-        """The target of a bare model of a framework, which has forgotten its labels: classes are 0, 1, 2, …."""
+        """Return the target of a native model, which does not store its labels: the classes are 0, 1, 2, …."""
         columns = ("target",) if n_targets == 1 else tuple(f"target_{i}" for i in range(n_targets))
         dtype: pl.DataType = pl.Int64() if task.is_classification else pl.Float64()
         classes = tuple(tuple(range(n_classes)) for _ in columns) if task.is_classification else ()
         return cls(columns, task, (dtype,) * n_targets, classes)
 
     def _check_stages(self, where: str) -> None:
-        """Raise when a stage makes classes, other columns or no numbers, or has no way back."""
+        """Raise when the stages return classes, other columns or values that are not numbers, or one has no inverse."""
         for name, stage in self.stages:
             if stage.labels:
                 raise DataError(
@@ -250,7 +251,7 @@ class Target:
         _ = self.back
 
     def of_class(self, metric: str) -> str:
-        """The class that a metric measures, as text to stand behind its name; empty where it measures no single one.
+        """Return the class that a metric measures, as a suffix of its name; empty when it measures no single class.
 
         >>> Target(("late",), Task.BINARY, (pl.String(),), (("no", "yes"),)).of_class("test-f1")
         " of 'yes'"
@@ -262,7 +263,7 @@ class Target:
         return f" of {', '.join(repr(classes[1]) for classes in self.classes)}"
 
     def of_margins(self, margins: Array) -> Array:
-        """Scores from raw ones that are no probabilities: the class that they decide for, and what ranks the rows."""
+        """Return scores from margins, which are not probabilities: the predicted class, and the margins to rank rows."""
         codes = margins.argmax(axis=1) if self.task is Task.MULTICLASS else (margins > 0).astype(np.int64)
         return decisions(codes, margins=margins)
 
@@ -276,7 +277,7 @@ class Target:
 
     @cached_property
     def back(self) -> list[Operation]:
-        """The operations from a regression's scores to values on the scale of the labels."""
+        """The operations that transform a regression's scores to the scale of the labels."""
         return inverse(self.stages, self._schema, "target stages")
 
     @cached_property
@@ -288,19 +289,19 @@ class Target:
 
     @property
     def plain(self) -> Self:
-        """The same without stages: for scores that are on the scale of the labels already."""
+        """The same target without stages, for scores that are already on the scale of the labels."""
         return replace(self, stages=()) if self.stages else self
 
     @property
     def n_outputs(self) -> int:
-        """Scores that a model gives for each row: classes in a multiclass task, otherwise targets."""
+        """The number of scores per row: the number of classes in a multiclass task, otherwise that of targets."""
         return len(self.classes[0]) if self.task is Task.MULTICLASS else len(self.columns)
 
     def encode(self, table: pl.DataFrame) -> Array:
-        """Labels as a model learns them: class codes (int64), or values (float64) after the stages; shape (n,), or
-        (n, targets) for several. An array of its own, which may be written to: PyTorch takes no other.
+        """Return labels as a model learns them: class codes (int64), or values (float64) after the stages; shape (n,), or
+        (n, targets) for several. The array is a writable copy, as PyTorch requires.
 
-        Raises DataError on labels that are missing, were not there in training, or that a stage cannot take.
+        Raises DataError on labels that are missing, were not seen in training, or that a stage cannot transform.
         """
         truth = self.truth(table)
         if not self.stages:
@@ -329,9 +330,9 @@ class Target:
         return pl.DataFrame([pl.Series(n, c).cast(pl.Float64) for n, c in zip(self.columns, columns, strict=True)])
 
     def truth(self, table: pl.DataFrame) -> Array:
-        """Labels as numbers: class codes (int64) or the values themselves (float64), on the scale of predictions.
+        """Return labels as numbers on the scale of predictions: class codes (int64) or the values themselves (float64).
 
-        Raises DataError on labels that are missing or were not there in training.
+        Raises DataError on labels that are missing or were not seen in training.
         """
         out = []
         for i, column in enumerate(self.columns):
@@ -373,7 +374,7 @@ class Target:
         ]
 
     def values(self, scores: Array) -> Array:
-        """A regression's scores on the scale of the labels; as they are where no stage changed these. NaN is missing."""
+        """Return a regression's scores on the scale of the labels; unchanged without target stages. NaN is missing."""
         if not self.stages:
             return scores
         values: Array = self._restored(scores).to_numpy()
@@ -384,7 +385,7 @@ class Target:
         return apply_all(self.back, frame).select(map(col, self.columns)).collect()
 
     def predictions(self, scores: Array) -> pl.DataFrame:
-        """One column for each target in the labels' own type, from a model's scores (see `Framework.predict`)."""
+        """Return one column for each target in the type of its labels, from a model's scores (see `Framework.predict`)."""
         if not self.task.is_classification:
             columns: Sequence[Any] = list(scores.reshape(len(scores), len(self.columns)).T)
             if self.stages:
@@ -401,9 +402,9 @@ class Target:
         return pl.DataFrame(out)
 
     def probabilities(self, scores: Array) -> pl.DataFrame:
-        """One Float64 column for each class, from a model's scores.
+        """Return one Float64 column for each class, from a model's scores.
 
-        Raises ParameterError for a regression, and for a model that answers with classes instead of scores.
+        Raises ParameterError for a regression, and for a model that returns classes instead of probabilities.
         """
         if not self.task.is_classification or not has_probabilities(scores):
             raise ParameterError(
@@ -421,7 +422,7 @@ class Target:
         return pl.DataFrame({name: scores[:, i] for i, name in enumerate(self.probability_names)})
 
     def row_prediction(self, scores: Array) -> dict[str, Any]:
-        """`predictions` of one row, as plain Python values."""
+        """Return the `predictions` of one row, as plain Python values."""
         if self.task.is_classification:
             codes = (int(c[0]) for c in self.codes(scores))
             return {n: cs[code] for n, cs, code in zip(self.prediction_names, self.classes, codes, strict=True)}
@@ -435,11 +436,11 @@ class Target:
         return dict(zip(self.prediction_names, values, strict=True))
 
     def row_probabilities(self, scores: Array) -> dict[str, float]:
-        """`probabilities` of one row."""
+        """Return the `probabilities` of one row."""
         return dict(self.probabilities(scores).row(0, named=True))
 
     def codes(self, scores: Array) -> list[Array]:
-        """The predicted class codes of each target, from a model's scores."""
+        """Return the predicted class codes of each target, from a model's scores."""
         if scores.dtype.names is not None:
             scores = scores["code"]
         if np.issubdtype(scores.dtype, np.integer):
@@ -482,7 +483,7 @@ def _no_positive(where: str, task: Task, columns: Sequence[str], pos_label: Any)
 
 
 def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str, Any], where: str) -> tuple[Any, ...]:
-    """The classes with the positive one behind: it is then class 1, for every framework and metric."""
+    """Return the classes with the positive one last: it is then class 1 for every framework and metric."""
     if column not in positive:
         return classes
     label = positive[column]
@@ -501,13 +502,12 @@ def _refuse_missing(column: str, labels: pl.Series) -> None:
 
 
 def is_class_like(dtype: pl.DataType) -> bool:
-    """Whether labels of this type are classes when nothing else says so."""
+    """Whether labels of this type are classes by default."""
     return kind_of(dtype) in (Kind.CATEGORY, Kind.BOOLEAN)
 
 
 def labels_of(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Labels that were counted, in their own type: that of the values where numbers or truth values were declared
-    categories."""
+    """Return counted labels in their original type: where numbers or booleans were declared categories, that of the values."""
     return texts if category_values(dtype) is None else _labels(texts, _plain(dtype))
 
 

@@ -1,4 +1,4 @@
-"""The executable contracts: run them on stages and framework adapters of your own."""
+"""The executable contracts: run them on custom stages and framework adapters."""
 
 from rayline.testing.contract_case import training_table
 from rayline.testing.edge_cases import example_table

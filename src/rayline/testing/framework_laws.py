@@ -52,7 +52,7 @@ def check_framework(
     also beside categories; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
     and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; the framework's own error
-    reaches the user; nothing that was passed in is changed. Of a framework that acts, the laws that need no rows.
+    reaches the user; arguments are never modified. For a framework that generates its own data, the laws that need no rows.
 
     The laws on Ray, with `ray=True` (half a minute for a task): it trains on two workers, or on one and refuses two with
     reasons; a worker killed in mid-training costs at most one checkpoint interval; `tune.run` with cross validation ends
@@ -61,26 +61,26 @@ def check_framework(
     Parameters
     ----------
     name, args, kwargs
-        The framework and its arguments, as for `train.Trainer`; so few iterations that a fit takes well under a second.
+        The framework and its arguments, as for `train.Trainer`, with so few iterations that a fit takes well under a second.
     tasks
-        What it can do.
+        The tasks that it supports.
     by_task
         Further keyword arguments for single tasks, as {"multiclass": {"objective": "softmax"}}.
     learns
         Whether it finds a simple pattern: its error must be half that of guessing.
     exact
-        Whether one row has the very bits that it has in a table; otherwise within 1e-5.
+        Whether the prediction of a single row equals that in a table to the bit; otherwise within 1e-5.
     seeded
         Whether the same seed gives the same model.
     weights
         Whether it uses sample weights.
     resumes
-        Whether a training goes on from a checkpoint; otherwise it begins again when a worker is lost.
+        Whether a training resumes from a checkpoint; otherwise it restarts when a worker is lost.
     tuned
-        A search space for `tune.run`; the strategy of the imputation when omitted.
+        A search space for `tune.run`; when omitted, the strategy of the imputation is tuned.
     native_predict
-        `native_predict(model, matrix)`: what the library itself predicts for a float64 matrix of preprocessed rows, class
-        codes or values. Predictions must be the same: exactly in a classification, to 1e-5 in a regression.
+        `native_predict(model, matrix)` returns the library's own predictions (class codes or values) for a float64 matrix of
+        preprocessed rows. Predictions must agree: exactly in a classification, within 1e-5 in a regression.
     ray, serve
         Whether to run the laws that need Ray, and those that need Ray Serve.
 

@@ -24,10 +24,10 @@ def check_stage(
     The laws: any split of the rows and any order of merging gives the same parameters, and merging is associative and
     commutative with the empty statistic as its identity; every odd table (no rows, one row, only missing values, a
     constant, infinite values, NaN, new categories, other column order, other types, other types in some blocks) gives the
-    outcome that is declared, a result of the declared types or a RaylineError; a row's result depends on that row alone; single rows give the bits of the table; JSON
-    gives an equal stage back; nothing that was passed in is changed; wrong parameters and unfitted use are refused;
-    targets and columns of others stay as they are; the way back, where there is one, leads back; a column that is not in the lineage of an output
-    never changes it.
+    outcome that is declared, a result of the declared types or a RaylineError; a row's result depends on that row alone;
+    single rows give the same bits as the table; a stage restored from JSON is equal; arguments are never modified; wrong
+    parameters and unfitted use raise errors; targets and columns of other stages stay unchanged; the inverse, where there
+    is one, restores the input; a column that is not in the lineage of an output never changes it.
 
     Parameters
     ----------
@@ -38,10 +38,10 @@ def check_stage(
     targets
         Target columns of `table`.
     rtol
-        How far learned floats may differ between splits, relative to their size.
+        The relative tolerance of learned floats between different splits of the rows.
     refuses
-        The outcomes that are declared: for "fit", "transform" and "drift" the names of the odd tables (see `outcomes`) that
-        are refused; all others give a result. When omitted, each may be either.
+        The declared outcomes: for "fit", "transform" and "drift" the names of the odd tables (see `outcomes`) that raise an
+        error; all others give a result. When omitted, both outcomes are allowed.
 
     Examples
     --------

@@ -1,12 +1,12 @@
-"""Statistics: mergeable summaries of columns, the only thing that a fit ever asks of the data.
+"""Statistics: mergeable summaries of columns, the only input of a fit.
 
-A statistic is a monoid: `empty`, `merge` (associative and commutative), and `of` a batch. So it does not matter
+A statistic is a monoid: `empty`, `merge` (associative and commutative), and `of` a batch. So the result does not depend on
 how the rows are split, in which order the parts arrive, or whether they come from this process, from Ray blocks or
-from the other folds of a cross validation. States hold sufficient values, never finished ones: a variance cannot be
+from the other folds of a cross validation. States are sufficient statistics, never final results: a variance cannot be
 merged, a sum of squared deviations can.
 
-Some statistics also know what they become when the column is changed in a simple way (`filled`, `affine`). A stage
-that reads such a column needs no second scan: its statistic is computed from that of the raw column.
+Some statistics can also be transformed when the column is changed in a simple way (`filled`, `affine`). A stage that
+reads such a column needs no second scan: its statistic is computed from that of the raw column.
 
 In float columns NaN is a missing value, exactly like null, everywhere in Rayline.
 """
@@ -23,66 +23,66 @@ import polars as pl
 
 
 class StatisticRequest(NamedTuple):
-    """A question to the data: this statistic of these columns. Two stages that ask the same share the answer."""
+    """A request for a statistic of some columns. Stages with equal requests share the result."""
 
     statistic: type[Statistic]
     columns: tuple[str, ...]
     options: tuple[tuple[str, Any], ...] = ()
     prefix: str = ""
-    """Empty for columns of the raw table, otherwise the digest of the fitted stages to apply before looking."""
+    """Empty for columns of the raw table, otherwise the digest of the fitted stages to apply first."""
 
 
 class Statistic(ABC):
-    """A mergeable summary of a batch of rows. Subclasses are frozen and say either `expressions` or `query`."""
+    """A mergeable summary of a batch of rows. Subclasses are frozen and implement either `expressions` or `query`."""
 
     __slots__ = ()
 
     streams: ClassVar[bool] = False
-    """Whether the state is small and the same in any order of the rows, to the bit: then one query looks at all rows."""
+    """Whether the state is small and bit-identical for any order of the rows: then one query scans all rows."""
 
     @classmethod
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        """Aggregates of one value each; the engine evaluates those of all statistics in one pass."""
+        """Return aggregates of one value each; the engine evaluates those of all statistics in one pass."""
         return []
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
-        """A query, for statistics that are a table themselves; evaluated in the same pass.
+        """Return a query, for statistics that are tables; it is evaluated in the same pass.
 
-        A statistic that `streams` groups the rows. With the option `by`, a list of columns, all rows come at once: it
-        groups by these columns too, and bounds what it holds (see `is_beyond`).
+        The query of a statistic that `streams` groups the rows. With the option `by`, a list of columns, it receives all
+        rows at once: it also groups by these columns, and limits what it keeps in memory (see `is_beyond`).
         """
         return None
 
     @classmethod
     @abstractmethod
     def of(cls, *values: Any, **options: Any) -> Self:
-        """The state from the values of `expressions`, in order, or from the one table of `query`."""
+        """Return the state from the values of `expressions`, in order, or from the table of `query`."""
 
     @classmethod
     @abstractmethod
     def empty(cls, **options: Any) -> Self:
-        """The state of no rows: the identity of `merge`."""
+        """Return the state of no rows: the identity of `merge`."""
 
     @abstractmethod
     def merge(self, other: Self) -> Self:
-        """The state of the rows of both."""
+        """Return the state of the rows of both."""
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        """The state of the rows of all; a subclass may do better than one by one."""
+        """Return the state of the rows of all states; a subclass may be faster than merging one by one."""
         return functools.reduce(lambda a, b: a.merge(b), states, cls.empty(**options))
 
     @property
     def is_beyond(self) -> bool:
-        """Whether there was more than a query of all rows may hold, so that the rows must be looked at part by part."""
+        """Whether the limit of a query over all rows was exceeded, so that the rows must be scanned in chunks."""
         return False
 
     @classmethod
     def merge_folds(cls, states: Mapping[int, Self], folds: Sequence[Sequence[int]], **options: Any) -> list[Self]:
-        """The state of each fold from those of the cells: of the cells that it names, as often as it names them.
+        """Return the state of each fold, merged from the cells that it lists, each as often as it is listed.
 
-        Cells without a state have no rows. A subclass may do better than fold by fold.
+        Cells without a state have no rows. A subclass may be faster than merging fold by fold.
         """
         return [cls.merge_all([states[cell] for cell in sorted(fold) if cell in states], **options) for fold in folds]
 
@@ -126,16 +126,16 @@ class Moments(Statistic):
 
     @property
     def variance(self) -> float:
-        """Population variance (ddof=0), as scikit-learn's StandardScaler uses it; 0.0 of no values."""
+        """The population variance (ddof=0), as in scikit-learn's StandardScaler; 0.0 without values."""
         return self.m2 / self.count if self.count else 0.0
 
     def filled(self, value: float) -> Self:
-        """The moments after the missing values became `value`."""
-        known = type(self)(self.count, 0, self.mean, self.m2)
-        return known.merge(type(self)(self.n_null, 0, float(value), 0.0)) if self.n_null else known
+        """Return the moments after missing values are replaced by `value`."""
+        present = type(self)(self.count, 0, self.mean, self.m2)
+        return present.merge(type(self)(self.n_null, 0, float(value), 0.0)) if self.n_null else present
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
-        """The moments after x became (x - shift) / scale + offset."""
+        """Return the moments after x is replaced by (x - shift) / scale + offset."""
         if not self.count:
             return self
         return type(self)(
@@ -145,7 +145,7 @@ class Moments(Statistic):
 
 @dataclass(frozen=True, slots=True)
 class MinMax(Statistic):
-    """Smallest and largest value of a numeric column; None of no values."""
+    """The smallest and the largest value of a numeric column; None without values."""
 
     count: int = 0
     n_null: int = 0
@@ -176,12 +176,12 @@ class MinMax(Statistic):
         )
 
     def filled(self, value: Any) -> Self:
-        """The extremes after the missing values became `value`."""
-        known = type(self)(self.count, 0, self.low, self.high)
-        return known.merge(type(self)(self.n_null, 0, value, value)) if self.n_null else known
+        """Return the extremes after missing values are replaced by `value`."""
+        present = type(self)(self.count, 0, self.low, self.high)
+        return present.merge(type(self)(self.n_null, 0, value, value)) if self.n_null else present
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
-        """The extremes after x became (x - shift) / scale + offset."""
+        """Return the extremes after x is replaced by (x - shift) / scale + offset."""
         if self.low is None:
             return self
         ends = [(v - shift) * (1.0 / scale) + offset for v in (self.low, self.high)]
@@ -190,7 +190,7 @@ class MinMax(Statistic):
 
 @dataclass(frozen=True, slots=True)
 class RowCount(Statistic):
-    """How many rows there are."""
+    """The number of rows."""
 
     streams: ClassVar[bool] = True
 
@@ -214,7 +214,7 @@ class RowCount(Statistic):
 
 @dataclass(frozen=True, slots=True)
 class CountBelow(Statistic):
-    """How many values of a numeric column are at most `bound`."""
+    """The number of values of a numeric column that are at most `bound`."""
 
     count: int = 0
     n_null: int = 0
@@ -238,13 +238,13 @@ class CountBelow(Statistic):
         return type(self)(self.count + other.count, self.n_null + other.n_null, self.bound)
 
     def filled(self, value: float) -> Self:
-        """The count after the missing values became `value`."""
+        """Return the count after missing values are replaced by `value`."""
         return type(self)(self.count + self.n_null * (value <= self.bound), 0, self.bound)
 
 
 @dataclass(frozen=True, slots=True)
 class MissingCount(Statistic):
-    """How many values of a column of any type are missing."""
+    """The numbers of values and of missing values of a column of any type."""
 
     streams: ClassVar[bool] = True
 
@@ -269,7 +269,7 @@ class MissingCount(Statistic):
 
 @dataclass(frozen=True, slots=True)
 class WordCount(Statistic):
-    """How many words the strings of a column have: what tells free text from categories."""
+    """The number of spaces in the strings of a column, which distinguishes free text from categories."""
 
     streams: ClassVar[bool] = True
 
@@ -295,10 +295,10 @@ class WordCount(Statistic):
 
     @property
     def is_text(self) -> bool:
-        """Free text has four words or more in the mean."""
+        """Whether the strings are free text: four or more words on average."""
         return self.count > 0 and self.n_spaces >= 3 * self.count
 
 
 def missing_as_null(column: pl.Expr) -> pl.Expr:
-    """A numeric column as float64 with NaN as null."""
+    """Return a numeric column as float64 with NaN as null."""
     return column.cast(pl.Float64).fill_nan(None)

@@ -21,7 +21,7 @@ MAX_CATEGORIES = 1_000_000
 
 
 class TooManyValuesError(DataError):
-    """A column has more distinct values than are counted, and who asked needs each of them."""
+    """A column has too many distinct values to count exactly, and the caller needs each of them."""
 
     @classmethod
     def of(cls, where: str) -> Self:
@@ -34,9 +34,9 @@ class TooManyValuesError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class GroupTable(Statistic):
-    """A statistic that is a table: one line for each combination of `keys` that occurs, and the sums beside it.
+    """A statistic that is a table: one row for each combination of `keys` that occurs, with its sums.
 
-    A subclass says its keys, its query (which groups by them), and in `limited` what is too much of it.
+    A subclass defines its keys, its query (which groups by them), and in `limited` the size limit.
     """
 
     keys: ClassVar[tuple[str, ...]]
@@ -165,7 +165,7 @@ class ValueCounts(Statistic):
 
     @functools.cached_property
     def table(self) -> pl.DataFrame:
-        """The values and their counts in the order of the values: the same whatever the batches were.
+        """The values and their counts in the order of the values, independent of the batches.
 
         Raises
         ------
@@ -178,11 +178,11 @@ class ValueCounts(Statistic):
 
     @property
     def count(self) -> int:
-        """Values that are not missing."""
+        """The number of values that are not missing."""
         return self.sketch.total if self.sketch is not None else int(self.table["n"].sum())
 
     def most_frequent(self) -> Any:
-        """The commonest value, the smallest of several; None of no values."""
+        """Return the most frequent value, the smallest of several; None without values."""
         table = self.table
         return table.filter(pl.col("n") == pl.col("n").max())["value"].min() if table.height else None
 

@@ -91,7 +91,7 @@ class GroupMoments(GroupTable):
     on, are hashed to that many folds, and each fold is a group of its own.
     """
 
-    keys: ClassVar = ("key", "fold")  # beside them "n", "n_null", "mean", "m2"
+    keys: ClassVar = ("key", "fold")  # the other columns: "n", "n_null", "mean", "m2"
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -223,10 +223,10 @@ class PairCounts(GroupTable):
 
 
 def row_hash(columns: list[pl.Expr], seed: int) -> pl.Expr:
-    """A hash of the values of each row as UInt64: equal rows, equal hashes, whatever the batch.
+    """Return a hash of the values of each row as UInt64: equal rows have equal hashes in every batch.
 
-    Floats count to some 7 digits, and what is nearly 0 counts as 0: a stage before may have learned its mean from parts in
-    another order (a fold's, a block's), and its last bits must not decide where a row belongs.
+    Floats are rounded to about 7 digits, and values close to 0 to 0: an earlier stage may have learned its mean from parts
+    in another order (of a fold, of a block), and its last bits must not decide where a row belongs.
     """
     row = pl.struct([column.alias(str(i)) for i, column in enumerate(columns)])
     return row.map_batches(functools.partial(_hash, seed=seed), return_dtype=pl.UInt64, is_elementwise=True)
@@ -242,5 +242,5 @@ def _hash(rows: pl.Series, seed: int) -> pl.Series:
 
 
 def fold_of(columns: list[pl.Expr], n_folds: int, seed: int = 0x5EED) -> pl.Expr:
-    """The inner fold of each row, from its content: 0 … n_folds - 1."""
+    """Return the inner fold of each row, a hash of its content: 0 … n_folds - 1."""
     return (row_hash(columns, seed) % n_folds).cast(pl.Int64)

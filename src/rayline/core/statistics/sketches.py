@@ -30,7 +30,7 @@ LEAST_SHARE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class FrequentValues:
-    """The sketch; values are told apart by the key of their text (see `rayline.core.text_analysis`)."""
+    """The sketch; values are distinguished by the key of their text (see `rayline.core.text_analysis`)."""
 
     total: int
     cells: npt.NDArray[np.int64]  # for each row and bucket: the rows with bit 0, …, bit 63 of the key set, and all rows
