@@ -40,7 +40,7 @@ CLASSES = {
 NAMES = Escaping(
     {**dict(zip('[]{}":, =', "［］｛｝＂：，\u00a0＝", strict=True)), **{chr(i): chr(0x2400 + i) for i in range(1, 32)}}
 )
-"""Characters that LightGBM or its file format refuses in names of features, and look-alikes that replace them."""
+"""Characters that LightGBM or its file format refuses in names of features, and similar ones that replace them."""
 
 OWN = ("machines", "num_machines", "local_listen_port", "num_threads", "tree_learner", "pre_partition")
 """Parameters about the training machine, which are left out of saved models."""
