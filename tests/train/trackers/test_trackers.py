@@ -66,7 +66,8 @@ def board() -> None:
 
 @pytest.fixture
 def flow() -> Iterator[Any]:
-    mlflow = pytest.importorskip("mlflow", reason="the extra tracking is not installed")
+    pytest.importorskip("mlflow.exceptions", reason="the extra tracking is not installed")
+    mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy", reason="the extra tracking is not installed")
     yield mlflow
     assert mlflow.active_run() is None
