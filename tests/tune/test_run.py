@@ -426,7 +426,7 @@ def test_what_cannot_be_is_refused(table: pl.DataFrame) -> None:
     assert started == []  # all candidates are checked before the first trial
     with pytest.raises(ParameterError, match=r"(?s)unknown parameter 'metrik'.*did you mean \['metric'\]"):
         tune.compare(candidates, data, metrik="auc")
-    with pytest.raises(ParameterError, match="a dict with train_dataset"):
+    with pytest.raises(ParameterError, match="there is nothing to train on"):
         tune.compare(candidates, None)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="resume=True goes by the name"):
         tune.run(booster(), data, {"eta": 0.1}, num_samples=1, resume=True)
