@@ -92,7 +92,9 @@ def main() -> None:
     rows = testset.drop_columns(["late"]).take(3)
     try:
         deployment.deploy()
-        request = urllib.request.Request(f"{deployment.url}/predict", json.dumps(rows).encode())
+        request = urllib.request.Request(
+            f"{deployment.url}/predict", json.dumps(rows).encode(), {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=30) as response:
             over_http = json.load(response)["predictions"]
     finally:
