@@ -9,40 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
-from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.base import MinMax, MissingCount, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.target import Target, Task, labels_of
 from rayline.train.fit_inputs import WHERE
-
-
-@dataclass(frozen=True, slots=True)
-class PresentCount(Statistic):
-    """How many values of a column are there."""
-
-    count: int = 0
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        return [columns[0].count()]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls(*values)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        return type(self)(self.count + other.count)
-
 
 SMALLEST, PRECISION = 1e-36, 2.0**-22
 """The smallest labels that single precision holds, and how close to one another they may be, in parts of their size."""
@@ -119,7 +96,7 @@ class TargetProfiler:
             if kind_of(dtype) is Kind.CATEGORY and self.string_features == "categories":
                 found.append(StatisticRequest(ValueCounts, (name,)))
             elif name in view.untouched:
-                found.append(StatisticRequest(PresentCount, (name,)))
+                found.append(StatisticRequest(MissingCount, (name,)))
         return found
 
     def _of_target(self, target: str) -> Any:
@@ -153,7 +130,7 @@ class TargetProfiler:
             self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
         features: dict[str, pl.DataType] = {}
         for name, dtype in self.features(output).items():
-            present = answers.get(StatisticRequest(PresentCount, (name,)))
+            present = answers.get(StatisticRequest(MissingCount, (name,)))
             count = answers.get(StatisticRequest(ValueCounts, (name,)))
             if (present is not None and not present.count) or (count is not None and not count.table.height):
                 raise DataError(
