@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import design, registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, SchemaError, counted
 from rayline.core.files import replace_content
@@ -38,19 +38,6 @@ _PAGES, _TEXTS = (".html", ".htm"), (".md", ".markdown")
 
 MOST_ROWS = 100_000
 """Rows of `data` that are looked at: the first ones."""
-
-_STYLE = """:root{color-scheme:light dark}
-body{font:16px/1.55 system-ui,sans-serif;max-width:58rem;margin:2.5rem auto;padding:0 1.2rem;
-  color:light-dark(#1d2733,#dfe5ec);background:light-dark(#fff,#14181d)}
-h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.2rem;margin:2.4rem 0 .5rem;padding-top:.6rem;
-  border-top:1px solid light-dark(#dfe4ea,#2c343d)}p{margin:.4rem 0}.sub{color:light-dark(#5b6875,#93a0ae);margin-bottom:1.5rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0;font-size:.92rem}
-td,th{padding:.28rem 1.1rem .28rem 0;text-align:left;vertical-align:top;border-bottom:1px solid light-dark(#eef1f4,#222931)}
-th{font-weight:600;color:light-dark(#5b6875,#93a0ae)}td{font-variant-numeric:tabular-nums}
-.bar{background:#1f5fa8;height:.75rem;display:inline-block;vertical-align:middle;border-radius:2px;margin-right:.5rem}
-.plots{display:flex;flex-wrap:wrap;gap:1.2rem 2rem}figure{margin:.4rem 0;max-width:26.5rem}
-figure b{display:block;margin-bottom:.3rem}figcaption{font-size:.85rem;color:light-dark(#5b6875,#93a0ae)}
-svg{max-width:100%;height:auto}@media print{body{margin:0}h2{break-after:avoid}figure,tr{break-inside:avoid}}"""
 
 
 @dataclass(frozen=True)
@@ -285,28 +272,20 @@ def _markdown(title: str, sections: Sequence[_Section], stem: str) -> str:
 
 
 def _html(title: str, about: str, sections: Sequence[_Section]) -> str:
-    out = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
-        '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f'<style>{_STYLE}</style><h1>{html.escape(title)}</h1><p class="sub">{html.escape(about)}</p>',
-    ]
+    out = [f'<h1>{html.escape(title)}</h1><p class="sub">{html.escape(about)}</p>']
     for section in sections:
         out.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.text:
             out.append(f"<p>{html.escape(section.text)}</p>")
         most = max((value for _, value in section.bars), default=0.0) or 1.0
-        rows = [[html.escape(value) for value in row] for row in section.rows]
-        for name, value in section.bars:
-            bar = f'<span class="bar" style="width:{18 * value / most:.2f}rem"></span>{value:.1%}'
-            rows.append([html.escape(name), bar])
+        rows: list[Sequence[design.Cell]] = [*section.rows]
+        rows += [(name, (value / most, f"{value:.1%}")) for name, value in section.bars]
         if rows:
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in section.head)
-            body = "".join(f"<tr>{''.join(f'<td>{value}</td>' for value in row)}</tr>" for row in rows)
-            out.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
+            out.append(design.table(section.head, rows))
         if section.plots:
             figures = (
                 f"<figure><b>{html.escape(p.title)}</b>{p.svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>"
                 for p in section.plots
             )
             out.append(f'<div class="plots">{"".join(figures)}</div>')
-    return "".join(out) + "</html>\n"
+    return design.page(title, "".join(out))

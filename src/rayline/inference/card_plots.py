@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rayline.core.design import COLORS
 from rayline.core.schema import Kind, col, kind_of
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.inference import svg_plots
@@ -92,7 +93,7 @@ def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
 
 def _roc(classes: Sequence[str], chances: Array, truth: Array) -> SVGPlot:
     series, areas = {}, []
-    for code in [1] if len(classes) == 2 else range(min(len(classes), len(svg_plots.COLORS))):
+    for code in [1] if len(classes) == 2 else range(min(len(classes), len(COLORS))):
         positive = truth == code
         if positive.any() and not positive.all():
             order = np.argsort(-chances[:, code], kind="stable")
@@ -104,9 +105,7 @@ def _roc(classes: Sequence[str], chances: Array, truth: Array) -> SVGPlot:
             some = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).astype(int))
             series[area] = list(zip(x[some].tolist(), y[some].tolist(), strict=True))
     svg = svg_plots.lines(series, x="false positive rate", y="true positive rate", diagonal=True, unit=True)
-    some_of = (
-        f"The first {len(svg_plots.COLORS)} of {len(classes)} classes. " if len(classes) > len(svg_plots.COLORS) else ""
-    )
+    some_of = f"The first {len(COLORS)} of {len(classes)} classes. " if len(classes) > len(COLORS) else ""
     return SVGPlot("roc", "ROC", f"{some_of}Area under the curve: {', '.join(areas)}. The dashed line is chance.", svg)
 
 

@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from rayline.core.design import COLORS, DASHES, QUIET
+
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 14, 44
 CHARACTER = 6.2
 """The usual width of a character, in pixels."""
-
-COLORS = ("#1f5fa8", "#d9541e", "#2c8a5b", "#8a5bb0", "#a8791d", "#3a9a9a", "#a34a6a", "#777777")
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2", "1 3", "6 6")
-"""Series differ in their dashes too, for readers and printers without colours."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -104,7 +102,7 @@ def lines(
     axes = _Axes(across, up, right)
     out = axes.draw(x, y)
     if diagonal:
-        out.append(_line([axes.at(v, v) for v in across], "#999", dash="4 4"))
+        out.append(_line([axes.at(v, v) for v in across], QUIET, dash="4 4"))
     ends = {}
     for (name, found), color, dash in zip(shown.items(), COLORS, DASHES, strict=False):
         places = [axes.at(a, b) for a, b in found]
@@ -129,7 +127,7 @@ def bars(edges: Sequence[float], counts: Sequence[int], *, x: str, y: str) -> st
         )
         out.append(f'<rect {place} fill="{COLORS[0]}"/>')
     if axes.across[0] < 0 < axes.across[1]:
-        out.append(_line([axes.at(0.0, 0.0), axes.at(0.0, axes.up[1])], "#999", dash="4 4"))
+        out.append(_line([axes.at(0.0, 0.0), axes.at(0.0, axes.up[1])], QUIET, dash="4 4"))
     return _svg(out, WIDTH, HEIGHT)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from rayline.core import design
 from rayline.core.schema import is_category
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.openapi import example_rows
@@ -21,38 +22,33 @@ MAX_CHOICES = 200
 LONG_TEXT = 40
 """A column whose example is longer gets a field as wide as the form."""
 
-STYLE = """
-:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent);
-  --soft: color-mix(in srgb, currentColor 5%, transparent); --accent: light-dark(#1f5fbf, #7fb0ff); }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 3rem; }
-h1 { font-size: 1.7rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-a { color: var(--accent); }
-header p { margin: .15rem 0 0; } .facts { opacity: .75; }
-button { font: inherit; padding: .45rem 1.1rem; border: 1px solid var(--line); border-radius: .4rem; cursor: pointer; background: var(--soft); color: inherit; }
-button.main { background: var(--accent); border-color: var(--accent); color: light-dark(#fff, #000); font-weight: 600; }
-pre { overflow-x: auto; padding: .75rem; border-radius: .4rem; background: var(--soft); font-size: .85rem; margin: .5rem 0; white-space: pre-wrap; word-break: break-word; }
-table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
-footer { margin-top: 2.5rem; opacity: .8; font-size: .9rem; }
+STYLE = (
+    design.CSS
+    + """
+:root { --measure: 72rem; } header p { margin: var(--s1) 0 0; } .facts { color: var(--muted); }
+button { font: inherit; padding: .45rem 1.1rem; border: 1px solid var(--line); border-radius: var(--round); cursor: pointer; background: var(--soft); color: inherit; }
+button.main { background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600; }
+pre { white-space: pre-wrap; word-break: break-word; } footer { margin-top: var(--s5); color: var(--muted); font-size: .9rem; }
 """
-"""The style that the pages share."""
+)
+"""The style that the served pages share."""
 
 _STYLE = """
 main { display: grid; grid-template-columns: minmax(0, 1fr) 22rem; gap: 2rem; margin-top: 1.5rem; align-items: start; }
 @media (max-width: 56rem) { main { grid-template-columns: minmax(0, 1fr); } }
 form { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .9rem 1.1rem; }
 label { display: flex; flex-direction: column; gap: .15rem; font-weight: 600; overflow-wrap: anywhere; }
-label small { font-weight: 400; opacity: .65; }
+label small { font-weight: 400; color: var(--muted); }
 .text { grid-column: 1 / -1; }
 input, select, textarea { font: inherit; font-weight: 400; width: 100%; height: 2.3rem; padding: 0 .55rem; border: 1px solid var(--line); border-radius: .4rem; background: transparent; color: inherit; }
 textarea { height: auto; min-height: 2.3rem; padding: .35rem .55rem; resize: vertical; field-sizing: content; max-height: 24rem; }
 option { color: initial; } @media (prefers-color-scheme: dark) { option { background: #222; color: #eee; } }
-.wrong { border-color: #c33; outline: 1px solid #c33; }
-.buttons { grid-column: 1 / -1; display: flex; gap: .6rem; flex-wrap: wrap; align-items: center; } .buttons small { opacity: .65; }
+.wrong { border-color: var(--bad); outline: 1px solid var(--bad); }
+.buttons { grid-column: 1 / -1; display: flex; gap: .6rem; flex-wrap: wrap; align-items: center; } .buttons small { color: var(--muted); }
 aside { position: sticky; top: 1rem; border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.1rem; }
-aside h2 { margin: 0 0 .5rem; } #result strong { font-size: 1.5rem; overflow-wrap: anywhere; } #result p { margin: .4rem 0 0; opacity: .65; font-size: .9rem; }
+aside h2 { margin: 0 0 .5rem; } #result strong { font-size: 1.5rem; overflow-wrap: anywhere; } #result p { margin: .4rem 0 0; color: var(--muted); font-size: .9rem; }
 #result table { width: 100%; margin-top: .5rem; } #result caption { text-align: left; font-weight: 600; } #result td { padding-right: .5rem; }
-meter { width: 100%; min-width: 5rem; } details { margin-top: 1rem; } summary { cursor: pointer; opacity: .8; }
+meter { width: 100%; min-width: 5rem; } details { margin-top: 1rem; } summary { cursor: pointer; color: var(--muted); }
 """
 
 _SCRIPT = """

@@ -7,11 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayline.core.design import COLORS, DASHES
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.inference.svg_plots import COLORS, DASHES
-
-QUIET = "#b8c4d4"
-"""The colour of what stays behind."""
 
 Curve = Sequence[tuple[float, float]]
 

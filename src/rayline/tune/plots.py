@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.inference.svg_plots import COLORS, number
+from rayline.inference.svg_plots import number
 from rayline.train import metrics
 from rayline.train import plots as style
-from rayline.train.plots import QUIET
 from rayline.tune import space, trial_record
 from rayline.tune.importance import importance
 from rayline.tune.trial_record import Trial
