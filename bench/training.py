@@ -254,8 +254,7 @@ def on_workers(rows: pl.DataFrame, rounds: int, options: Options) -> list[Compar
     with on_ray(rows.fill_null(0.0)) as (dataset, _):
         for subject, n in ((lightgbm_(few), 2), (catboost_(few), 1), (torch_(3), 2)):
             if subject.is_installed:
-                trainer = subject.trainer()
-                trainer.num_workers = n
+                trainer = subject.trainer().scaled(train.Scaling(num_workers=n))
                 found.append(outside(subject.name, trainer, dataset, options))
     return found
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     reveal_type(pipeline)
     reveal_type(pipeline.fit(table))
     reveal_type(trainer)
+    reveal_type(train.Scaling(num_workers=(1, 4), backend="ray_train"))
+    reveal_type(train.XGBoostTrainer({}, scaling=train.Scaling(num_workers=2)).scaling)
     reveal_type(train.LightGBMTrainer({}, num_boost_round=3))
     reveal_type(train.CatBoostTrainer({}))
     reveal_type(train.SklearnTrainer(object()))

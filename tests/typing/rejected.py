@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     train.XGBoostTrainer({}, num_wrokers=2)  # wrong
     train.XGBoostTrainer({}, num_workers="two")  # wrong
+    train.XGBoostTrainer({}, scaling=2)  # wrong
+    train.Scaling(num_wrokers=2)  # wrong
+    train.Scaling(backend="actor")  # wrong
     train.TorchTrainer(max_epoch=3)  # wrong
     train.NoSuchTrainer()  # wrong
     train.EarlyStopping("test-logloss", patence=3)  # wrong

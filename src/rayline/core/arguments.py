@@ -12,6 +12,26 @@ from rayline.core.errors import ParameterError
 T = TypeVar("T")
 
 
+def integer(where: str, name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> Any:
+    """Return an argument that must be an integer of at least `minimum`, or None where it is optional.
+
+    Raises ParameterError; `where` begins its message.
+
+    >>> integer("KFold", "n_splits", 5, minimum=2)
+    5
+    >>> integer("KFold", "n_splits", True)
+    Traceback (most recent call last):
+    rayline.core.errors.ParameterError: KFold: n_splits has a wrong value.
+      Expected an integer of at least 1; got True.
+      Hint: change n_splits.
+    """
+    if value is None and optional:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ParameterError.value(where, name, f"an integer of at least {minimum}", value)
+    return value
+
+
 def known_arguments(public: T) -> T:
     """Decorate a function, or every public method of a class: unknown keyword arguments raise ParameterError.
 

@@ -10,6 +10,7 @@ from rayline.inference.pipeline import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
 from rayline.train.fit import fit
 from rayline.train.result import Result
+from rayline.train.scaling import Scaling
 from rayline.train.trackers.base import Tracker
 from rayline.train.trackers.mlflow import MLflow
 from rayline.train.trackers.tensorboard import TensorBoard
@@ -40,6 +41,7 @@ __all__ = [
     "RLlibTrainer",
     "Result",
     "Run",
+    "Scaling",
     "SklearnTrainer",
     "TensorBoard",
     "TorchTrainer",

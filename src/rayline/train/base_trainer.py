@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, Self
 
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError, ResourceError, nearest
 from rayline.core.framework import Framework
 from rayline.train import metrics as named_metrics
 from rayline.train.custom_metrics import CustomMetric
+from rayline.train.scaling import Scaling
 from rayline.train.training_phases import Phase
 
 
@@ -28,13 +32,14 @@ class BaseTrainer:
         *arguments: Any,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        num_workers: int | None = None,
+        num_workers: int | tuple[int, int] | None = None,
         use_gpu: bool = False,
         resources_per_worker: Mapping[str, float] | None = None,
         seed: int | None = None,
         max_failures: int = 0,
         checkpoint_every: int | None = None,
-        storage_path: str | None = None,
+        storage_path: str | PathLike[str] | None = None,
+        scaling: Scaling | None = None,
         metrics: Any = None,
         class_weight: str | Mapping[Any, float] | None = None,
         pos_label: Any = None,
@@ -50,13 +55,12 @@ class BaseTrainer:
         if twice:
             raise ParameterError(f"{self._name}: {twice[0]!r} is given twice.", "", "leave it out of kwargs.")
         self.kwargs = {**(kwargs or {}), **framework_kwargs}
-        self.num_workers = _integer(self._name, "num_workers", num_workers, 1)
-        self.use_gpu = bool(use_gpu)
-        self.resources_per_worker = None if resources_per_worker is None else dict(resources_per_worker)
-        self.seed = _integer(self._name, "seed", seed, 0)
-        self.max_failures = _integer(self._name, "max_failures", max_failures, 0) or 0
-        self.checkpoint_every = _integer(self._name, "checkpoint_every", checkpoint_every, 1)
-        self.storage_path = storage_path
+        self.scaling = Scaling.of(
+            self._name, scaling, num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker,
+            max_failures=max_failures, storage_path=storage_path,
+        )  # fmt: skip
+        self.seed: int | None = integer(self._name, "seed", seed, minimum=0, optional=True)
+        self.checkpoint_every: int | None = integer(self._name, "checkpoint_every", checkpoint_every, optional=True)
         self.metrics: tuple[str, ...] | None = None
         self.custom_metrics: dict[str, CustomMetric] = {}
         if metrics is not None:
@@ -71,6 +75,31 @@ class BaseTrainer:
         self.check()
 
     @property
+    def num_workers(self) -> int | None:
+        """The number of Ray workers, of a range the largest; None trains in this process."""
+        return self.scaling.max_workers
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether every worker gets a GPU."""
+        return self.scaling.use_gpu
+
+    @property
+    def resources_per_worker(self) -> Mapping[str, float] | None:
+        """The Ray resources of a worker; None for a share of the cluster's CPUs."""
+        return self.scaling.resources_per_worker
+
+    @property
+    def max_failures(self) -> int:
+        """How often a lost worker is replaced."""
+        return self.scaling.max_failures
+
+    @property
+    def storage_path(self) -> str | PathLike[str] | None:
+        """Where checkpoints of workers are kept; None for the driver."""
+        return self.scaling.storage_path
+
+    @property
     def adapter(self) -> Framework:
         """The framework's adapter."""
         adapter = registry.framework(self.framework)
@@ -82,9 +111,15 @@ class BaseTrainer:
         known = inspect.signature(self.adapter.train).parameters.values()
         names = [p.name for p in known][1:]
         misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
-        if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], _OPTIONS):
-            raise ParameterError.unknown(self._name, misspelt, [*names, *_OPTIONS], "argument")
+        if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], [*_OPTIONS, "scaling"]):
+            raise ParameterError.unknown(self._name, misspelt, [*names, *_OPTIONS, "scaling"], "argument")
         self.adapter.check(*self.args, **self.kwargs)
+        if self.scaling.backend == "ray_train":
+            raise ParameterError(
+                f"{self._name}: backend='ray_train' and a range of workers are not available yet.",
+                f"Expected a number of workers on plain actors; got {self.scaling!r}.",
+                "pass num_workers=2, or another number.",
+            )
         if (self.num_workers or 1) > 1 and not self.adapter.distributed:
             raise ParameterError(
                 f"{self._name}: {self.framework} trains on one worker only.",
@@ -114,6 +149,13 @@ class BaseTrainer:
         trainer = copy.copy(self)
         args, trainer.kwargs = self.adapter.configure(self.args, self.kwargs, config)
         trainer.args, trainer.legs, trainer._result = tuple(args), (), None
+        trainer.check()
+        return trainer
+
+    def scaled(self, scaling: Scaling) -> Self:
+        """Return an unfitted copy with another scaling. Raises ParameterError when the framework cannot train like this."""
+        trainer = copy.copy(self)
+        trainer.scaling, trainer._result = Scaling.of(self._name, scaling), None
         trainer.check()
         return trainer
 
@@ -186,14 +228,13 @@ class BaseTrainer:
 
     def __repr__(self) -> str:
         parts = self._shown_arguments
+        flat = {field.name: field.default for field in dataclasses.fields(Scaling)}
         for name in _OPTIONS:
-            value = getattr(self, name)
-            if (
-                value is not None
-                and (value is not False or name == "pos_label")
-                and (name, value) != ("max_failures", 0)
-            ):
+            value = getattr(self.scaling, name) if name in flat else getattr(self, name)
+            if value != flat.get(name) if name in flat else value is not None:
                 parts.append(f"{name}={value!r}")
+        if self.scaling.backend != ("ray_train" if self.scaling.is_elastic else "actors"):  # it has no flat keyword
+            parts = [*self._shown_arguments, f"scaling={self.scaling!r}"]
         legs = f".scheduled(<{len(self.legs)} parts, {self.legs[-1].until} iterations>)" if self.legs else ""
         return f"{self._name}({', '.join(parts)}){legs}"
 
@@ -220,9 +261,3 @@ _OPTIONS = (
     "num_workers", "use_gpu", "resources_per_worker", "seed", "max_failures", "checkpoint_every", "storage_path", "metrics",
     "class_weight", "pos_label",
 )  # fmt: skip
-
-
-def _integer(who: str, name: str, value: Any, low: int) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-        raise ParameterError.value(who, name, f"an integer of at least {low}", value)
-    return value

@@ -25,7 +25,7 @@ class Trainer(BaseTrainer):
     args, kwargs
         The framework's arguments; needed where one of them has the name of a parameter of this list.
     num_workers
-        The number of Ray workers; None trains in this process.
+        The number of Ray workers, or a range `(min, max)`; None trains in this process.
     use_gpu
         Whether every worker gets a GPU and the framework uses it.
     resources_per_worker
@@ -38,6 +38,8 @@ class Trainer(BaseTrainer):
         Iterations between two checkpoints.
     storage_path
         Where checkpoints of workers are kept: a directory that all workers can access, or a URL that pyarrow or fsspec opens.
+    scaling
+        A `train.Scaling`, in place of `num_workers`, `use_gpu`, `resources_per_worker`, `max_failures` and `storage_path`.
     metrics
         Names of metrics to compute on the test set ("roc_auc"), or on the training set ("train-roc_auc"), in
         addition to those of the framework; also functions `(y_true, y_pred)` and scikit-learn's scorers, in a list or as a dict from

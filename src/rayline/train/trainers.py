@@ -6,8 +6,10 @@ At run time all of them pass their arguments to `Trainer` unchanged; a test comp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
+from rayline.train.scaling import Scaling
 from rayline.train.trainer import Trainer
 
 
@@ -16,13 +18,14 @@ class TrainerOptions(TypedDict, total=False):
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    num_workers: int | None
+    num_workers: int | tuple[int, int] | None
     use_gpu: bool
     resources_per_worker: Mapping[str, float] | None
     seed: int | None
     max_failures: int
     checkpoint_every: int | None
-    storage_path: str | None
+    storage_path: str | PathLike[str] | None
+    scaling: Scaling | None
     metrics: Any
     class_weight: str | Mapping[Any, float] | None
     pos_label: Any

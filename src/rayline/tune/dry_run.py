@@ -9,6 +9,7 @@ import polars as pl
 
 from rayline.data.split.fold_cells import FoldCells
 from rayline.train import metrics
+from rayline.train.scaling import Scaling
 from rayline.tune import space
 from rayline.tune.evaluate import CELL, FoldEvaluator, SearchProblem, reported
 
@@ -42,7 +43,7 @@ def check(problem: SearchProblem, table: pl.DataFrame, config: space.Config) -> 
     few = few.with_columns(pl.Series(f"{CELL}0", np.arange(few.height) % 2))
     trainer = problem.trainer_of(config)
     trainer = trainer.replace({trainer.adapter.iterations: 1} if trainer.adapter.iterations else {})
-    trainer.num_workers = None
+    trainer = trainer.scaled(Scaling())
     small = replace(problem, trainer=trainer, splits=((FoldCells((0,), (1,)),),))
     try:
         history = FoldEvaluator(small, few).history(replace(small.candidate(config), trainer=trainer), 0)

@@ -1,0 +1,131 @@
+"""How a training is scaled: on how many workers, with which resources, and what happens when one is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike
+from typing import Any, Literal
+
+from rayline.core.arguments import integer, known_arguments
+from rayline.core.errors import ParameterError
+from rayline.core.representation import representation
+
+Backend = Literal["actors", "ray_train"]
+
+BACKENDS = ("actors", "ray_train")
+
+
+@known_arguments
+@dataclass(frozen=True, repr=False)
+class Scaling:
+    """The scaling of a training, as one value that several trainers can share.
+
+    `XGBoostTrainer(…, num_workers=2, use_gpu=True)` and `XGBoostTrainer(…, scaling=Scaling(num_workers=2, use_gpu=True))` are the
+    same trainer; `trainer.scaling` returns the value in both cases.
+
+    Parameters
+    ----------
+    num_workers
+        The number of Ray workers; None trains in this process. A pair `(min, max)` is a range: the training begins with as
+        many workers as the cluster has room for, and goes on with fewer when a node is lost. A range implies
+        `backend="ray_train"`.
+    use_gpu
+        Whether every worker gets a GPU and the framework uses it.
+    resources_per_worker
+        Ray resources of a worker, as {"CPU": 2}. When omitted, the workers share the cluster's CPUs.
+    max_failures
+        How often the training restarts from the last checkpoint after a worker has died. Needs `num_workers`.
+    storage_path
+        Where checkpoints of workers are kept: a directory that all workers can access, or a URL that pyarrow or fsspec opens.
+    backend
+        What starts and watches the workers: "actors" (plain Ray actors, which start in a second or two), or "ray_train" (Ray
+        Train's controller: elastic groups, its storage and its dashboard, and a start of several seconds).
+
+    Raises
+    ------
+    ParameterError
+        On a value that is not allowed, with the name of the parameter.
+
+    Examples
+    --------
+    >>> from rayline import train
+    >>> scaling = train.Scaling(num_workers=2, resources_per_worker={"CPU": 1})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 3}, scaling=scaling)
+    >>> trainer.num_workers, trainer.scaling == scaling
+    (2, True)
+    """
+
+    num_workers: int | tuple[int, int] | None = None
+    use_gpu: bool = False
+    resources_per_worker: Mapping[str, float] | None = None
+    max_failures: int = 0
+    storage_path: str | PathLike[str] | None = None
+    backend: Backend = "actors"
+
+    __repr__ = representation
+
+    def __post_init__(self) -> None:
+        if self.resources_per_worker is not None:
+            object.__setattr__(self, "resources_per_worker", dict(self.resources_per_worker))
+        if isinstance(self.num_workers, (list, tuple)):
+            object.__setattr__(self, "num_workers", tuple(self.num_workers))
+            object.__setattr__(self, "backend", "ray_train")
+        object.__setattr__(self, "use_gpu", bool(self.use_gpu))
+
+    def check(self, where: str) -> None:
+        """Raise ParameterError on a value that is not allowed; `where` begins the message."""
+        if isinstance(self.num_workers, tuple):
+            _check_range(where, self.num_workers)
+        else:
+            integer(where, "num_workers", self.num_workers, optional=True)
+        integer(where, "max_failures", self.max_failures, minimum=0)
+        resources = self.resources_per_worker
+        if resources is not None and not all(_is_amount(amount) for amount in resources.values()):
+            raise ParameterError.value(where, "resources_per_worker", "amounts of at least 0", resources)
+        if self.backend not in BACKENDS:
+            raise ParameterError.value(where, "backend", "'actors' or 'ray_train'", self.backend)
+
+    @property
+    def max_workers(self) -> int | None:
+        """The largest number of workers; None trains in this process."""
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def min_workers(self) -> int | None:
+        """The smallest number of workers that a training goes on with; None trains in this process."""
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers is a range."""
+        return isinstance(self.num_workers, tuple)
+
+    @classmethod
+    def of(cls, where: str, scaling: Scaling | None, **flat: Any) -> Scaling:
+        """Return the scaling that flat keywords build, or `scaling` when that is given. Raises ParameterError on both."""
+        if scaling is None:
+            made = cls(**flat)
+        elif not isinstance(scaling, Scaling):
+            raise ParameterError.value(where, "scaling", "a train.Scaling(…), or None", scaling)
+        else:
+            made = scaling
+            twice = [field.name for field in fields(cls) if flat.get(field.name, field.default) != field.default]
+            if twice:
+                raise ParameterError(
+                    f"{where}: {twice[0]} is given twice.",
+                    f"Expected it once, as {twice[0]}=… or in scaling=Scaling(…).",
+                    "leave one of them out.",
+                )
+        made.check(where)
+        return made
+
+
+def _check_range(where: str, given: Sequence[Any]) -> None:
+    whole = len(given) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in given)
+    if not whole or not 1 <= given[0] <= given[1]:
+        raise ParameterError.value(where, "num_workers", "an integer of at least 1, or a range (min, max)", given)
+
+
+def _is_amount(amount: Any) -> bool:
+    return isinstance(amount, (int, float)) and not isinstance(amount, bool) and amount >= 0

@@ -1,0 +1,82 @@
+"""The scaling of a training as one value: what it holds, and that flat keywords build the same one."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from typing import Any
+
+import pytest
+
+import rayline as rl
+from rayline import train
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {},
+        {"num_workers": 2},
+        {
+            "num_workers": 2,
+            "use_gpu": True,
+            "resources_per_worker": {"CPU": 1.5},
+            "max_failures": 3,
+            "storage_path": "s3://x",
+        },
+    ],
+)
+def test_flat_keywords_build_the_value(flat: dict[str, Any]) -> None:
+    scaling = train.Scaling(**flat)
+    one, two = train.XGBoostTrainer({}, **flat), train.XGBoostTrainer({}, scaling=scaling)
+    assert one.scaling == two.scaling == scaling
+    assert repr(one) == repr(two)
+    assert {name: getattr(two, name) for name in flat} == flat
+    assert pickle.loads(pickle.dumps(two)).scaling == scaling
+
+
+def test_it_is_frozen_and_keeps_no_object_of_the_caller() -> None:
+    resources = {"CPU": 1.0}
+    scaling = train.Scaling(num_workers=2, resources_per_worker=resources)
+    resources["CPU"] = 9.0
+    assert scaling.resources_per_worker == {"CPU": 1.0}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scaling.num_workers = 3  # type: ignore[misc]
+    trainer = train.XGBoostTrainer({"max_depth": 2}, seed=1, scaling=scaling)
+    here = trainer.scaled(train.Scaling())
+    assert (here.num_workers, trainer.num_workers, here.args, here.seed) == (None, 2, trainer.args, 1)
+
+
+def test_a_range_of_workers_implies_ray_train() -> None:
+    scaling = train.Scaling(num_workers=(1, 4))
+    assert (scaling.min_workers, scaling.max_workers, scaling.is_elastic, scaling.backend) == (1, 4, True, "ray_train")
+    assert repr(scaling) == "Scaling(num_workers=(1, 4), backend='ray_train')"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scaling": 2}, r"scaling has a wrong value"),
+        ({"scaling": train.Scaling(num_workers=2), "num_workers": 2}, "num_workers is given twice"),
+        ({"scaling": train.Scaling(), "use_gpu": True}, "use_gpu is given twice"),
+        ({"scaling": train.Scaling(num_workers=0)}, "XGBoostTrainer: num_workers has a wrong value"),
+        ({"scaling": train.Scaling(num_workers=True)}, "num_workers has a wrong value"),
+        ({"num_workers": (3, 2)}, "num_workers has a wrong value"),
+        ({"num_workers": (0, 2)}, "num_workers has a wrong value"),
+        ({"num_workers": (1, 2, 3)}, "num_workers has a wrong value"),
+        ({"max_failures": -1}, "max_failures has a wrong value"),
+        ({"resources_per_worker": {"CPU": -1}}, "resources_per_worker has a wrong value"),
+        ({"scaling": train.Scaling(backend="actor")}, "backend has a wrong value"),  # type: ignore[arg-type]
+        ({"scalling": train.Scaling()}, r"unknown argument 'scalling'[\s\S]*did you mean \['scaling'\]"),
+    ],
+)
+def test_wrong_values_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(rl.ParameterError, match=says):
+        train.XGBoostTrainer({}, **options)
+
+
+def test_a_misspelt_parameter_is_named() -> None:
+    with pytest.raises(
+        rl.ParameterError, match=r"Scaling: unknown argument 'num_worker'[\s\S]*did you mean \['num_workers'"
+    ):
+        train.Scaling(num_worker=2)  # type: ignore[call-arg]
