@@ -155,3 +155,9 @@ def test_a_formula_without_end_is_refused() -> None:
         deep = ["abs", deep]
     with pytest.raises(rl.ParameterError, match="levels"):
         check(deep, "here")
+
+
+@pytest.mark.parametrize("schema", ["input_schema", "output_schema"])
+def test_one_schema_without_the_other_is_refused(schema: str) -> None:
+    with pytest.raises(rl.ArtifactError, match="only one of its two schemas"):
+        rl.Preprocessor.from_json(fitted().to_json() | {schema: None})

@@ -130,12 +130,15 @@ class FitPlan:
             if answers is None or not certain or prefix is None:
                 prefix, certain = None, certain and (leaf.column_operation is not None or leaf.keep_input)
                 growing = growing or leaf.keep_input
+                replaced: set[str] = set()
                 for column in columns:
                     before = lineage[column]
                     if leaf.column_operation is not None:
                         lineage[column] = before._replace(steps=(*before.steps, leaf.column_operation))
                     elif not leaf.keep_input and text_request(before.source) not in self.missing:  # else it may stay
-                        table = pl.Schema({name: dtype for name, dtype in table.items() if name != column})
+                        replaced.add(column)
+                if replaced:
+                    table = pl.Schema({name: dtype for name, dtype in table.items() if name not in replaced})
                 continue
             with _named(where):
                 learned = leaf.learn(view, answers)

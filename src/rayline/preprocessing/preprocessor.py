@@ -537,6 +537,12 @@ class BasePreprocessor:
             made._output = None if data["output_schema"] is None else schema_from_json(data["output_schema"])
             made._target = None if data["target"] is None else Target.from_json(data["target"])
             made._targets, made._scans = tuple(map(str, data["target_columns"])), int(data["scans"])
+            if (made._input is None) != (made._output is None):
+                raise ArtifactError(
+                    "The saved preprocessor is malformed: it has only one of its two schemas.",
+                    "Expected input_schema and output_schema, or null for both.",
+                    "save it again.",
+                )
             if made._input is not None and made._output is not None:
                 smoke_check(made.table_function(), made.row_function(), made._input, made._output)
         except (Exception, pl.exceptions.PanicException) as error:  # untrusted values can raise anything in a stage

@@ -53,14 +53,20 @@ def smoke_check(
             f"The preprocessor does not return the column {wrong[0]!r} as its output schema says.",
             f"Expected {output_schema[wrong[0]]}; got {returned.get(wrong[0])}.",
         )
-    for values in (dict.fromkeys(input_schema), {name: _value(dtype) for name, dtype in input_schema.items()}):
-        table = pl.LazyFrame({name: [value] for name, value in values.items()}, schema=input_schema)
-        with contextlib.suppress(DataError):
-            transform(table).collect()
-        if transform_row is not None:
+    rows: list[Row] = [dict.fromkeys(input_schema), {name: _value(dtype) for name, dtype in input_schema.items()}]
+    try:
+        transform(_table(rows, input_schema)).collect()
+    except DataError:  # one of the rows is refused: the other must be tried too
+        for row in rows:
             with contextlib.suppress(DataError):
-                row: Row = dict(values)
-                transform_row(row)
+                transform(_table([row], input_schema)).collect()
+    for row in rows if transform_row else ():
+        with contextlib.suppress(DataError):
+            transform_row(dict(row))
+
+
+def _table(rows: list[Row], schema: pl.Schema) -> pl.LazyFrame:
+    return pl.LazyFrame({name: [row[name] for row in rows] for name in schema}, schema=schema)
 
 
 def _value(dtype: pl.DataType) -> Any:
