@@ -60,9 +60,10 @@ def smoke_check(
         for row in rows:
             with contextlib.suppress(DataError):
                 transform(_table([row], input_schema)).collect()
-    for row in rows if transform_row else ():
-        with contextlib.suppress(DataError):
-            transform_row(dict(row))
+    if transform_row is not None:
+        for row in rows:
+            with contextlib.suppress(DataError):
+                transform_row(dict(row))
 
 
 def _table(rows: list[Row], schema: pl.Schema) -> pl.LazyFrame:

@@ -268,13 +268,18 @@ class App(FastAPI):
         return HTTPResponse(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _page(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
-        html, headers = form_page.html(
-            self.settings.name, served.pipeline, served.skew.categories, has_probabilities=served.has_probabilities
+        name, seen = self.settings.name, served.skew.categories
+        return await self._html(
+            lambda: form_page.html(name, served.pipeline, seen, has_probabilities=served.has_probabilities)
         )
-        return HTTPResponse(200, html, b"text/html; charset=utf-8", headers)
 
     async def _docs(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
-        html, headers = docs_page.html(self.settings.name, served.pipeline, self._document)
+        document = self._document
+        return await self._html(lambda: docs_page.html(self.settings.name, served.pipeline, document))
+
+    async def _html(self, make: Callable[[], tuple[bytes, Sequence[tuple[bytes, bytes]]]]) -> HTTPResponse:
+        """Write a page in a thread: for a thousand columns it takes longer than a prediction."""
+        html, headers = await asyncio.get_running_loop().run_in_executor(self._threads, make)
         return HTTPResponse(200, html, b"text/html; charset=utf-8", headers)
 
     # -- predictions -----------------------------------------------------------------------------------------------
