@@ -42,7 +42,16 @@ RAY_ENGINE = {
 
 TORCH = {
     f"rayline.frameworks.{name}"
-    for name in ("torch", "torch_file", "torch_loop", "torch_modules", "torch_lightning", "torch_onnx", "horovod")
+    for name in (
+        "torch",
+        "torch_file",
+        "torch_loop",
+        "torch_modules",
+        "torch_rows",
+        "torch_lightning",
+        "torch_onnx",
+        "horovod",
+    )
 }
 """The adapters of what trains PyTorch modules: one way of making, saving and predicting them."""
 

@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import polars as pl
 
+from rayline.core import row_stream
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.schema import col
@@ -68,9 +69,35 @@ class Rows:
         blocks = [block() for block in self._blocks]
         return blocks[0] if len(blocks) == 1 else pl.concat(blocks, how="vertical_relaxed", rechunk=False)
 
+    @cached_property
+    def _heights(self) -> list[int]:
+        """The number of rows of each block. Blocks in the object store know it; others are tables in this process."""
+        counts = (getattr(block, "n_rows", None) for block in self._blocks)
+        return [block().height if count is None else count for block, count in zip(self._blocks, counts, strict=True)]
+
     @property
     def n_rows(self) -> int:
-        return self._table.height
+        """The number of rows; no block is loaded for it."""
+        return sum(self._heights)
+
+    @cached_property
+    def head(self) -> Features:
+        """The features of a few rows (none, where there are none): they show names, types and widths."""
+        first = next((place for place, height in enumerate(self._heights) if height), None)
+        if first is None:
+            return Features(self._table.select(map(col, self.schema)), schema=self.schema)
+        table = self._blocks[first]().head(row_stream.SAMPLE_ROWS)
+        return Features(table.select(map(col, self.schema)), schema=self.schema)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """The approximate size of the features in memory, from the size of a few rows."""
+        return int(self.n_rows * row_stream.bytes_per_row(self.head.table))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether these rows may be held in memory as a whole: they take at most `row_stream.HELD_BYTES` (64 MiB)."""
+        return self.size_bytes <= row_stream.HELD_BYTES
 
     @property
     def features(self) -> Features:
@@ -107,10 +134,77 @@ class Rows:
         """The number of blocks that `batches` yields."""
         return len(self._blocks)
 
-    def batches(self) -> Iterator[Rows]:
-        """Yield the same rows block by block, each loaded when it is reached."""
-        for block in self._blocks:
-            yield Rows([block], self.schema, self._target, self._weight)
+    def batches(self, n_rows: int | None = None, *, seed: int | None = None) -> Iterator[Rows]:
+        """Yield all rows once in batches, so that memory does not grow with the number of rows.
+
+        Parameters
+        ----------
+        n_rows
+            The number of rows of a batch; only the last may have fewer. None for one batch per block.
+        seed
+            Shuffles the rows, the same way for the same seed: blocks are read in a random order, and rows shuffled in a buffer of
+            16 MiB. Pass another seed for each epoch. None for the order of the blocks.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline.core.target import Target, Task
+        >>> table = pl.DataFrame({"x": range(10), "y": [0.5] * 10})
+        >>> rows = Rows.of(table, {"x": pl.Int64()}, Target(("y",), Task.REGRESSION, (pl.Float64(),)))
+        >>> [batch.n_rows for batch in rows.batches(4, seed=1)]
+        [4, 4, 2]
+        """
+        if n_rows is None and seed is None:
+            for block in self._blocks:
+                yield self._part(block)
+            return
+        for table in row_stream.prefetched(self._batches(n_rows, seed)):
+            yield Rows.of(table, self.schema, self._target, self._weight)
+
+    def _batches(self, n_rows: int | None, seed: int | None) -> Iterator[pl.DataFrame]:
+        size = row_stream.bytes_per_row(self.head.table)
+        tables = row_stream.windows(self._blocks, self._heights, size, seed=seed)
+        if seed is not None:
+            tables = (row_stream.shuffled(table, seed + place + 1) for place, table in enumerate(tables))
+        return tables if n_rows is None else row_stream.cut(tables, n_rows)
+
+    def windows(self, seed: int | None = None, *, row_bytes: float | None = None) -> Iterator[Rows]:
+        """Yield all rows once in large batches: in order, or with a seed drawn from random places but not shuffled within."""
+        size = row_stream.bytes_per_row(self.head.table) if row_bytes is None else row_bytes
+        for table in row_stream.windows(self._blocks, self._heights, size, seed=seed):
+            yield Rows.of(table, self.schema, self._target, self._weight)
+
+    def pieces(self, n_rows: int = row_stream.MAX_BATCH_ROWS) -> Iterator[Rows]:
+        """Yield the rows block by block, in order; a block of more than `n_rows` in several pieces."""
+        for block, height in zip(self._blocks, self._heights, strict=True):
+            if height <= n_rows:
+                yield self._part(block)
+                continue
+            for table in block().iter_slices(n_rows):
+                yield Rows.of(table, self.schema, self._target, self._weight)
+
+    def _part(self, block: Callable[[], pl.DataFrame]) -> Rows:
+        return Rows([block], self.schema, self._target, self._weight)
+
+    def check_labels(self) -> None:
+        """Raise DataError on labels that are missing or were not seen in training; nothing is kept of large tables."""
+        if self.is_small:
+            _ = self.target
+            return
+        for part in self.pieces():
+            _ = part.target
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the rows have sample weights."""
+        return self._weight is not None
+
+    @cached_property
+    def total_weight(self) -> float:
+        """The sum of the sample weights; the number of rows without weights."""
+        if self._weight is None:
+            return float(self.n_rows)
+        return sum(float(part.weight.sum()) for part in self.pieces() if part.weight is not None)
 
 
 @dataclass
@@ -202,7 +296,7 @@ class TrainContext:
 
     @cached_property
     def _places(self) -> dict[str, range]:
-        return self.train.features.places
+        return self.train.head.places
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Fingerprint:
     @classmethod
     def of_training(cls, rows: Rows) -> Self:
         """The fingerprint of prepared rows with their labels, block by block."""
-        return cls.of_tables(_labelled(part) for part in rows.batches())
+        return cls.of_tables(_labelled(part) for part in rows.pieces())
 
     @classmethod
     def _of(cls, table: pl.DataFrame) -> Self:

@@ -29,9 +29,13 @@ class BlockSlice:
     start: int
     stop: int
 
+    @property
+    def n_rows(self) -> int:
+        return self.stop - self.start
+
     def __call__(self) -> pl.DataFrame:
         """Return the rows as a table in the calling process; the block is an Arrow table."""
-        return from_arrow(ray.get(self.block)).slice(self.start, self.stop - self.start)
+        return from_arrow(ray.get(self.block).slice(self.start, self.n_rows))
 
 
 def shared(pieces: Sequence[BlockSlice], n: int) -> list[list[BlockSlice]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from rayline import compat
-from rayline.core import scratch
+from rayline.core import row_stream, scratch
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Rows, TrainContext
+from rayline.core.row_stream import bytes_per_row, prefetched
 from rayline.core.target import Target
 
 try:
@@ -28,14 +30,14 @@ Encode = Callable[[Any], Mapping[str, Any]]
 """A function from a table to token numbers, one list per row."""
 
 
-IN_MEMORY = "the rows are in memory, and each worker draws its own batches of them"
+OWN_BATCHES = "each worker draws its own batches of its rows"
 BY_EPOCH = "an iteration is an epoch, with one line of the history"
 OWN_LOSS = "the loss of the test set is computed by the trainer itself"
 WHOLE = "a model is trained whole on each worker"
 
 UNUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     **{
-        name: ((None, default), IN_MEMORY)
+        name: ((None, default), OWN_BATCHES)
         for name, default in {
             "data_seed": None, "dataloader_drop_last": False, "dataloader_num_workers": 0, "dataloader_in_order": True,
             "dataloader_persistent_workers": False, "dataloader_prefetch_factor": None, "accelerator_config": None,
@@ -102,8 +104,8 @@ def fit(
         trainer = _Trainer(
             model=model,
             args=args,
-            train_dataset=_examples(context.train, encode, context.target),
-            eval_dataset=None if context.test is None else _examples(context.test, encode, context.target),
+            train_dataset=_Examples(context.train, encode, context.target),
+            eval_dataset=None if context.test is None else _Examples(context.test, encode, context.target),
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             callbacks=list(callbacks),
         )
@@ -135,8 +137,8 @@ class _Trainer(transformers.Trainer):
         # Not "prepared" by Accelerate, which would give each worker only a part of its rows.
         rows, size = self.train_dataset, self.args.per_device_train_batch_size
         most, least = _total(len(rows), "MAX"), _total(len(rows), "MIN")
-        batches = _RankBatchSampler(len(rows), int(min(-(-most // size), least)))
-        return torch.utils.data.DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
+        batches = _ExampleBatches(rows, int(min(-(-most // size), least)), self.data_collator)
+        return torch.utils.data.DataLoader(batches, batch_size=None)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
         losses, weight, outputs = self._losses(model, dict(inputs), self.args.label_smoothing_factor)
@@ -149,8 +151,8 @@ class _Trainer(transformers.Trainer):
         found = np.zeros(2)
         size = self.args.per_device_eval_batch_size
         with torch.inference_mode():
-            for start in range(0, len(self.eval_dataset), size):
-                batch = self._prepare_inputs(self.data_collator(self.eval_dataset[start : start + size]))
+            for examples in self.eval_dataset.in_order(size):
+                batch = self._prepare_inputs(self.data_collator(examples))
                 losses, weight, _ = self._losses(self.model, dict(batch))
                 weight = torch.ones_like(losses) if weight is None else weight
                 found += (float((losses * weight).sum()), float(weight.sum()))
@@ -176,20 +178,6 @@ class _Trainer(transformers.Trainer):
         measure = functional.mse_loss if kind == "regression" else functional.binary_cross_entropy_with_logits
         losses = measure(logits.reshape(labels.shape), labels, reduction="none")
         return losses.reshape(len(labels), -1).mean(dim=1), weight, outputs
-
-
-class _RankBatchSampler(torch.utils.data.Sampler[Any]):
-    """Samples all row numbers in a new order each epoch, in a fixed number of batches."""
-
-    def __init__(self, n_rows: int, steps: int) -> None:
-        self._n_rows, self._steps = n_rows, steps
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in torch.randperm(self._n_rows).tensor_split(self._steps):
-            yield batch.tolist()
 
 
 class _HuggingFaceReporter(transformers.TrainerCallback):
@@ -245,18 +233,81 @@ def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> 
     return {**own, **backend, **copy.deepcopy(dict(given))}
 
 
-def _examples(rows: Rows, encode: Encode, target: Target) -> list[dict[str, Any]]:
-    encoded, labels = encode(rows.features.table), rows.target
-    if not target.task.is_classification or labels.ndim == 2:
-        labels = labels.astype(np.float32)
-    examples = [
-        {**{name: values[i] for name, values in encoded.items()}, "labels": labels[i]} for i in range(rows.n_rows)
-    ]
-    if rows.weight is not None:
-        mean = _total(float(rows.weight.sum())) / max(_total(rows.n_rows), 1)
-        for example, weight in zip(examples, (rows.weight / mean).tolist(), strict=True):
-            example["weight"] = weight
-    return examples
+Example = dict[str, Any]
+
+TOKENS_PER_BYTE = 6
+"""Bytes that the lists of token numbers take per byte of text, and"""
+
+LISTS_PER_ROW = 600
+"""per row."""
+
+
+class _Examples(torch.utils.data.Dataset[Any]):
+    """The examples of a worker: token numbers and labels of each row. They are held, or made anew in every epoch where they would
+    take more than `HELD_BYTES`."""
+
+    def __init__(self, rows: Rows, encode: Encode, target: Target) -> None:
+        self._rows, self._encode, self._target = rows, encode, target
+        self._n_rows = rows.n_rows
+        self._row_bytes = TOKENS_PER_BYTE * bytes_per_row(rows.head.table) + LISTS_PER_ROW
+        total = _total(rows.total_weight) if rows.has_weights else 0.0
+        self._mean = total / max(_total(self._n_rows), 1) if rows.has_weights else None
+        self._held = None if self._n_rows * self._row_bytes > row_stream.HELD_BYTES else self._of(rows)
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def _of(self, rows: Rows) -> list[Example]:
+        encoded, labels = self._encode(rows.features.table), rows.target
+        if not self._target.task.is_classification or labels.ndim == 2:
+            labels = labels.astype(np.float32)
+        examples = [
+            {**{name: values[i] for name, values in encoded.items()}, "labels": labels[i]} for i in range(rows.n_rows)
+        ]
+        if rows.weight is not None:
+            for example, weight in zip(examples, (rows.weight / self._mean).tolist(), strict=True):
+                example["weight"] = weight
+        return examples
+
+    def shuffled(self, steps: int) -> Iterator[list[Example]]:
+        """Yield all examples in a new order, in a fixed number of batches."""
+        if self._held is not None:
+            for batch in torch.randperm(self._n_rows).tensor_split(steps):
+                yield [self._held[place] for place in batch.tolist()]
+            return
+        sizes = [self._n_rows // steps + (place < self._n_rows % steps) for place in range(steps)]
+        yield from _in_lists(self._windows(int(torch.randint(2**31, ()).item())), sizes)
+
+    def in_order(self, size: int) -> Iterator[list[Example]]:
+        """Yield all examples in batches of this size."""
+        whole, rest = divmod(self._n_rows, size)
+        windows = self._windows(None) if self._held is None else iter([self._held])
+        return _in_lists(windows, [size] * whole + [rest] * bool(rest))
+
+    def _windows(self, seed: int | None) -> Iterator[list[Example]]:
+        random = None if seed is None else np.random.default_rng((seed, 1))
+        for examples in prefetched(self._of(rows) for rows in self._rows.windows(seed, row_bytes=self._row_bytes)):
+            yield examples if random is None else [examples[i] for i in random.permutation(len(examples)).tolist()]
+
+
+def _in_lists(windows: Iterator[list[Example]], sizes: Sequence[int]) -> Iterator[list[Example]]:
+    """Yield the same examples in lists of these sizes."""
+    examples = itertools.chain.from_iterable(windows)
+    for size in sizes:
+        yield list(itertools.islice(examples, size))
+
+
+class _ExampleBatches(torch.utils.data.IterableDataset[Any]):
+    """All examples in a fixed number of batches per epoch, ready for the model."""
+
+    def __init__(self, examples: _Examples, steps: int, collate: Callable[[list[Example]], Any]) -> None:
+        self._examples, self._steps, self._collate = examples, steps, collate
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._collate, self._examples.shuffled(self._steps))
 
 
 def _total(value: float, how: str = "SUM") -> float:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
@@ -28,7 +29,7 @@ class Sklearn(Framework):
     Classes are those of the estimator's own `predict`. Probabilities are those of `predict_proba`; without it the values
     of `decision_function` rank the rows for metrics such as `roc_auc`. `random_state` comes from the
     trainer's seed where the estimator leaves it open. With `epochs=n`, an estimator that has `partial_fit` sees the
-    rows block by block, n times, and never all of them at once.
+    rows in pieces of at most 65,536, n times, and never all of them at once.
     """
 
     name = "sklearn"
@@ -52,7 +53,7 @@ class Sklearn(Framework):
             )
         classes = {"classes": np.arange(max(len(context.target.classes[0]), 2))} if is_classifier(model) else {}
         for epoch in range(epochs):
-            for rows in context.train.batches():
+            for rows in context.train.pieces():
                 if rows.n_rows:
                     weights = _weights(model, "partial_fit", rows)
                     model.partial_fit(rows.features.matrix(np.float64), rows.target, **weights, **classes)
@@ -249,7 +250,18 @@ def _parameters(model: Any) -> Mapping[str, Any]:
 
 def _score(model: Any, rows: Rows) -> dict[str, float]:
     name = "accuracy" if is_classifier(model) else "r2"
-    return {f"test-{name}": float(model.score(rows.features.matrix(np.float64), rows.target, rows.weight))}
+    if rows.is_small:
+        return {f"test-{name}": float(model.score(rows.features.matrix(np.float64), rows.target, rows.weight))}
+    # Only predictions and labels of all rows are held: scikit-learn computes the metric from them.
+    parts = [
+        (part.target, model.predict(part.features.matrix(np.float64)), part.weight)
+        for part in rows.pieces()
+        if part.n_rows
+    ]
+    truth, found = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    weight = np.concatenate([part[2] for part in parts]) if rows.has_weights else None
+    metric = accuracy_score if is_classifier(model) else r2_score
+    return {f"test-{name}": float(metric(truth, found, sample_weight=weight))}
 
 
 def _skops() -> Any:

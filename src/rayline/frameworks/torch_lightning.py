@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy as np
 from rayline import compat
 from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
-from rayline.core.framework import TrainContext
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Task
 from rayline.frameworks import torch_file
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, TensorTable, device, seeded
+from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, device, seeded
+from rayline.frameworks.torch_rows import EpochRows, is_large, tensors
 
 try:
     import lightning
@@ -133,48 +134,38 @@ class _RowsDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> Any:
         return [] if self._job.test is None else self._loader(self._job.test, shuffle=False)
 
-    def _loader(self, rows: Any, *, shuffle: bool) -> Any:
-        table, counts = TensorTable(rows, self._inputs), np.zeros(self._job.world_size)
-        counts[self._job.rank] = table.n_rows
-        if self._job.world_size > 1:
-            counts = ProcessGroup().total(counts, device(self._job))
-        if not counts.all():
+    def _loader(self, rows: Rows, *, shuffle: bool) -> Any:
+        counts, context = np.zeros((2, self._job.world_size)), self._job
+        counts[:, context.rank] = rows.n_rows, float(is_large(rows, self._inputs))
+        if context.world_size > 1:
+            counts = ProcessGroup().total(counts, device(context))
+        n_rows, large = counts
+        if not n_rows.all():
             if not shuffle:
                 return []  # when one worker has no test rows, no worker validates
             raise DataError(
-                f"train.fit: worker {int(counts.argmin())} has no rows to train on.", "", "use fewer workers."
+                f"train.fit: worker {int(n_rows.argmin())} has no rows to train on.", "", "use fewer workers."
             )
-        steps = min(int(np.ceil(counts.sum() / self._size)), int(counts.min()))
-        batches = _EpochBatchSampler(table.n_rows, steps, shuffle)
-        examples = _RowsDataset(table, binary=self._job.target.task is Task.BINARY)
-        return torch.utils.data.DataLoader(examples, sampler=batches, batch_size=None)
+        steps = min(int(np.ceil(n_rows.sum() / self._size)), int(n_rows.min()))
+        table = tensors(rows, self._inputs, stream=bool(large.any()))
+        batches = _EpochBatches(table, steps, shuffle=shuffle, binary=context.target.task is Task.BINARY)
+        return torch.utils.data.DataLoader(batches, batch_size=None)
 
 
-class _EpochBatchSampler(torch.utils.data.Sampler[Any]):
-    """Samples row numbers in a fixed number of batches per epoch."""
+class _EpochBatches(torch.utils.data.IterableDataset[Any]):
+    """All rows in a fixed number of batches per epoch."""
 
-    def __init__(self, n_rows: int, steps: int, shuffle: bool) -> None:
-        self._n_rows, self._steps, self._shuffle = n_rows, steps, shuffle
+    def __init__(self, table: EpochRows, steps: int, *, shuffle: bool, binary: bool) -> None:
+        self._table, self._steps, self._shuffle, self._is_binary = table, steps, shuffle, binary
 
     def __len__(self) -> int:
         return self._steps
 
-    def __iter__(self) -> Any:
-        rows = torch.randperm(self._n_rows) if self._shuffle else torch.arange(self._n_rows)
-        return iter(rows.tensor_split(self._steps))
-
-
-class _RowsDataset(torch.utils.data.Dataset[Any]):
-    """Batches by row numbers."""
-
-    def __init__(self, table: TensorTable, *, binary: bool) -> None:
-        self._table = table
-        whole = not binary and not table.target.is_floating_point()
-        self._target = table.target if whole else table.target.float()
-
-    def __getitem__(self, rows: Any) -> Any:
-        weight = () if self._table.weight is None else (self._table.weight[rows],)
-        return (self._table.inputs.at(rows), self._target[rows], *weight)
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._table.epoch(self._steps)[1] if self._shuffle else self._table.split(self._steps):
+            whole = not self._is_binary and not batch.target.is_floating_point()
+            weight = () if batch.weight is None else (batch.weight,)
+            yield (batch.x, batch.target if whole else batch.target.float(), *weight)
 
 
 class _LightningReporter(lightning.Callback):

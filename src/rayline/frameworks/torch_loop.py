@@ -21,10 +21,11 @@ import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array
-from rayline.core.framework import Rows, TrainContext
+from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
-from rayline.frameworks import torch_file
+from rayline.frameworks import torch_file, torch_rows
 from rayline.frameworks import torch_modules as modules
+from rayline.frameworks.torch_rows import EpochRows, TensorBatch
 
 TIMEOUT = dt.timedelta(minutes=10)
 """Maximum time that a worker waits for the others in one step."""
@@ -61,10 +62,7 @@ def reports_of_all(context: TrainContext, among: SingleProcess) -> Callable[[int
     if context.world_size == 1:
         return context.report
 
-    def count(rows: Rows) -> float:
-        return float(rows.n_rows if rows.weight is None else rows.weight.sum())
-
-    train, test = count(context.train), None if context.test is None else count(context.test)
+    train, test = context.train.total_weight, None if context.test is None else context.test.total_weight
 
     def report(iteration: int, metrics: Mapping[str, float]) -> bool:
         own = {
@@ -234,20 +232,6 @@ def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-class TensorTable:
-    """Rows as tensors: inputs, targets and weights."""
-
-    def __init__(self, rows: Rows, inputs: str) -> None:
-        self.inputs = modules.ModuleInputs(rows.features, inputs)
-        self.target = torch.from_numpy(np.array(rows.target))
-        self.weight = None if rows.weight is None else torch.from_numpy(np.array(rows.weight, np.float32))
-        self.n_rows = self.inputs.n_rows
-
-    def weights(self, rows: Any) -> float:
-        """Return the total weight of some rows."""
-        return float(len(rows)) if self.weight is None else float(self.weight[rows].sum())
-
-
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 SCHEDULED = (*RATES, "momentum", "betas")
 """Settings of an optimizer's groups that schedulers change: learning rates, and momenta that some vary inversely."""
@@ -259,8 +243,10 @@ class TrainingLoop:
     def __init__(self, context: TrainContext, module: Any, settings: LoopSettings, among: SingleProcess) -> None:
         self.context, self.module, self.settings, self.among = context, module, settings, among
         self.device = device(context)
-        self.train = TensorTable(context.train, settings.inputs)
-        self.test = None if context.test is None else TensorTable(context.test, settings.inputs)
+        large = any(torch_rows.is_large(rows, settings.inputs) for rows in (context.train, context.test))
+        stream = bool(among.total(np.array([float(large)]), self.device)[0])  # all workers or none
+        self.train = torch_rows.tensors(context.train, settings.inputs, stream=stream)
+        self.test = None if context.test is None else torch_rows.tensors(context.test, settings.inputs, stream=stream)
         self.optimizer = settings.optimized(module.parameters())
         self.scheduler = settings.scheduled(self.optimizer)
         self.loss = WeightedLoss(settings.loss, context.target)
@@ -305,44 +291,49 @@ class TrainingLoop:
     def _one_epoch(self, wrapped: Any, steps: int, rows: Array) -> float:
         """Train on every row once. Return the mean loss over the rows of all workers, each measured at its step."""
         wrapped.train()
-        batches = torch.randperm(self.train.n_rows).tensor_split(steps)
-        counts = self.among.total(np.array([self.train.weights(batch) for batch in batches]), self.device)
-        lost = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch, count in zip(batches, counts.tolist(), strict=True):
+        weights, batches = self.train.epoch(steps)
+        totals = None if weights is None else self.among.total(weights, self.device)
+        lost, seen = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
+        for step, batch in enumerate(batches):
+            count = self._weight_of_all(batch) if totals is None else float(totals[step])
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(wrapped, self.train, batch)
+            loss = self._loss(wrapped, batch)
             (loss * (self.context.world_size / max(count, 1e-12))).backward()
             self.among.share_gradients(self.module)
             if self.settings.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
             self.optimizer.step()
             lost += loss.detach()
-        mean = float(self.among.total(np.array([lost.item()]), self.device)[0] / counts.sum())
+            seen += count
+        seen = seen if totals is None else float(totals.sum())
+        mean = float(self.among.total(np.array([lost.item()]), self.device)[0] / seen)
         if not math.isfinite(mean):
-            raise modules.unusable(self.context.train.features)
+            raise modules.unusable(*(part.features for part in self.context.train.pieces()))
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(mean)
         elif self.scheduler is not None:
             self.scheduler.step()
         return mean
 
-    def _loss(self, module: Any, table: TensorTable, rows: Any) -> Any:
+    def _weight_of_all(self, batch: TensorBatch) -> float:
+        return float(self.among.total(np.array([batch.total_weight]), self.device)[0])
+
+    def _loss(self, module: Any, batch: TensorBatch) -> Any:
         """Return the sum of the loss over some rows."""
         mixed = (
             self.settings.mixed_precision
         )  # skip the context when it is off: entering it costs as much as a small layer
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else contextlib.nullcontext():
-            output = table.inputs.call(module, rows, self.device)
-        weight = None if table.weight is None else table.weight[rows].to(self.device)
-        return self.loss(output.float(), table.target[rows].to(self.device), weight)
+            output = modules.called(module, batch.x, self.device)
+        weight = None if batch.weight is None else batch.weight.to(self.device)
+        return self.loss(output.float(), batch.target.to(self.device), weight)
 
-    def _evaluate(self, table: TensorTable) -> float:
+    def _evaluate(self, table: EpochRows) -> float:
         self.module.eval()
         found = np.zeros(2)
         with torch.inference_mode():
-            for start in range(0, table.n_rows, modules.BATCH_ROWS):
-                rows = torch.arange(start, min(start + modules.BATCH_ROWS, table.n_rows))
-                found += (self._loss(self.module, table, rows).item(), table.weights(rows))
+            for batch in table.in_order(modules.BATCH_ROWS):
+                found += (self._loss(self.module, batch).item(), batch.total_weight)
         lost, count = self.among.total(found, self.device)
         return float(lost / count) if count else math.nan
 

@@ -27,6 +27,9 @@ M = TypeVar("M", bound=Callable[..., Any])
 BATCH_ROWS = 4096
 """Rows per batch of prediction."""
 
+SCORE_ROWS = 16 * BATCH_ROWS
+"""Rows that are converted to tensors at a time in prediction."""
+
 INPUTS = ("matrix", "columns")
 """How a module gets its features: concatenated into one tensor, or each column under its name."""
 
@@ -232,7 +235,7 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
 
 def built(context: TrainContext, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
     """Return a new module for the context's features and target with at least this number of outputs, its spec attached."""
-    make, features = resolve(module), context.train.features
+    make, features = resolve(module), context.train.head
     shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
     made, full = build(make, kwargs, shapes)
     about = ModuleSpec(
@@ -275,6 +278,15 @@ class ModuleInputs:
             return sum(int(np.prod(column.shape[1:])) for column in self._columns.values())
         return int(np.prod(self._matrix.shape[1:]))
 
+    @property
+    def size_bytes(self) -> int:
+        """Return the memory that the values take."""
+        if self._matrix is None:
+            return sum(int(column.nbytes) for column in self._columns.values())
+        if isinstance(self._matrix, torch.Tensor):
+            return int(self._matrix.nbytes)
+        return int(self._matrix.data.nbytes + self._matrix.indices.nbytes)
+
     def at(self, rows: Any) -> Any:
         """Return some rows (a slice or a tensor of row numbers): a tensor, or one per column."""
         if self._matrix is None:
@@ -285,10 +297,14 @@ class ModuleInputs:
 
     def call(self, module: Any, rows: Any, device: Any) -> Any:
         """Return the module's outputs for some rows."""
-        found = self.at(rows)
-        if isinstance(found, dict):
-            return module(**{name: column.to(device) for name, column in found.items()})
-        return module(found.to(device))
+        return called(module, self.at(rows), device)
+
+
+def called(module: Any, x: Any, device: Any) -> Any:
+    """Return the module's outputs for inputs: a tensor, or one per column."""
+    if isinstance(x, dict):
+        return module(**{name: column.to(device) for name, column in x.items()})
+    return module(x.to(device))
 
 
 def _column(series: pl.Series) -> Array:
@@ -320,13 +336,14 @@ def scores(module: Any, features: Features) -> Array:
     about = recipe(module)
     if module.training:
         module.eval()
-    inputs = ModuleInputs(features, about.inputs)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     parts = []
     with torch.inference_mode():
-        for start in range(0, inputs.n_rows, BATCH_ROWS):
-            output = inputs.call(module, slice(start, start + BATCH_ROWS), device)
-            parts.append(_probabilities(output, about).cpu())
+        for piece in features.pieces(SCORE_ROWS):  # not all rows as tensors at once
+            inputs = ModuleInputs(piece, about.inputs)
+            for start in range(0, inputs.n_rows, BATCH_ROWS):
+                output = inputs.call(module, slice(start, start + BATCH_ROWS), device)
+                parts.append(_probabilities(output, about).cpu())
     result: Array = torch.cat(parts).numpy()
     if not np.isfinite(result).all():
         raise unusable(features)
@@ -346,14 +363,10 @@ def squeezed(output: Any) -> Any:
     return output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
 
 
-def unusable(features: Features) -> DataError:
+def unusable(*tables: Features) -> DataError:
     """Return the error for outputs that are NaN or infinite; it names missing features, if there are any."""
-    table = features.table
-    missing = [
-        name
-        for name, d in table.schema.items()
-        if table[name].null_count() or (d.is_float() and table[name].is_nan().any())
-    ]
+    missing = [name for features in tables for name in _missing(features)]
+    missing = list(dict.fromkeys(missing))
     return DataError(
         f"The PyTorch module gives numbers that are not finite{f'; the features {missing[:8]!r} have missing values' if missing else ''}.",
         "Expected a finite number for every row.",
@@ -361,3 +374,12 @@ def unusable(features: Features) -> DataError:
         if missing
         else "scale the features (StandardScaler), or lower lr in training.",
     )
+
+
+def _missing(features: Features) -> list[str]:
+    table = features.table
+    return [
+        name
+        for name, d in table.schema.items()
+        if table[name].null_count() or (d.is_float() and table[name].is_nan().any())
+    ]

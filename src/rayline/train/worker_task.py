@@ -236,7 +236,7 @@ class WorkerTask:
         rows = {"train": Rows(worker.train, self.features, self.target, WEIGHT if self.weighs else None, memo=memo)}
         if worker.test is not None:
             rows["test"] = Rows(worker.test, self.features, self.target, WEIGHT if self.weighs_test else None)
-            _ = rows["test"].target  # wrong labels are an error before the training, not after it
+            rows["test"].check_labels()  # wrong labels are an error before the training, not after it
         context = TrainContext(
             train=rows["train"],
             test=rows.get("test"),
@@ -285,6 +285,11 @@ class WorkerTask:
             ) from error
 
     def _scored(self, native: Any, rows: Rows) -> ScoredRows:
+        if rows.is_small:
+            return self._scores(native, rows)
+        return ScoredRows.merge([self._scores(native, part) for part in rows.pieces()])
+
+    def _scores(self, native: Any, rows: Rows) -> ScoredRows:
         features = rows.features
         if not features.n_rows:
             shape = (0, self.target.n_outputs) if self.target.n_outputs > 1 else (0,)
