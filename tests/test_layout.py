@@ -82,6 +82,7 @@ ONE_PLACE = {
         "torch_file",
         "torch_loop",
         "torch_modules",
+        "torch_rows",
         "torch_lightning",
         "torch_onnx",
         "huggingface",
