@@ -19,9 +19,8 @@ from rayline import register_framework, tune
 from rayline.core import registry
 from rayline.core.errors import TrainingError
 from rayline.testing import check_framework
-from rayline.train import metrics
+from rayline.train import metrics, worker
 from rayline.train.target_inference import TargetProfiler
-from rayline.train.worker_task import WorkerTask
 from tests import toy
 
 
@@ -209,14 +208,14 @@ def test_a_wrong_metric_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_that_loses_its_cause_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def train_on(*args: Any) -> Any:
         try:
-            return right(self, *args, **kwargs)
+            return right(*args)
         except TrainingError as error:
             raise TrainingError(str(error)) from None
 
-    right = WorkerTask.run
-    monkeypatch.setattr(WorkerTask, "run", run)
+    right = worker.train_on
+    monkeypatch.setattr("rayline.train.table_training.train_on", train_on)
     with pytest.raises(AssertionError, match="tells_what_failed"):
         check_framework("least-squares", tasks=["regression"], weights=False)
 

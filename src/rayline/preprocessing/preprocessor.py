@@ -167,13 +167,15 @@ class BasePreprocessor:
         ask: fit_planner.Ask | None = None,
         known: Mapping[Any, Any] | None = None,
         beside: Sequence[str] = (),
+        schema: pl.Schema | None = None,
         where: str = "Preprocessor.fit",
     ) -> fit_planner.FitOutcome:
         """Fit the stages, and compute statistics of the output table that the caller requests with `ask` in the same scan.
 
-        Columns named in `beside` (sample weights) are read by those statistics only: the stages do not see them.
+        Columns named in `beside` (sample weights) are read by those statistics only: the stages do not see them. `schema` is that
+        of the data, as `schema_check.readable` gives it, where the caller has read it already.
         """
-        engine, schema, targets = self._inputs(data, target_columns, where)
+        engine, schema, targets = self._inputs(data, target_columns, where, schema)
         fit = fit_planner.fit(
             engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
             target_leaves=self._target_stages, where=where,
@@ -229,11 +231,12 @@ class BasePreprocessor:
         return made
 
     def _inputs(
-        self, data: Any, target_columns: Sequence[str] | str, where: str
+        self, data: Any, target_columns: Sequence[str] | str, where: str, schema: pl.Schema | None = None
     ) -> tuple[Engine, pl.Schema, list[str]]:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
-        schema = schema_check.readable(engine.schema(data))
+        if schema is None:
+            schema = schema_check.readable(engine.schema(data))
         refuse_empty(len(schema), where)  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:

@@ -1,7 +1,9 @@
-"""Fits and searches of frameworks that generate their own data: refuse arguments about rows, plan the workers."""
+"""Fits of frameworks that generate their own data: refuse arguments about rows, plan the workers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -9,14 +11,39 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import ParameterError
 from rayline.train.base_trainer import BaseTrainer
-from rayline.train.fit_inputs import WHERE, FitInputs
+from rayline.train.fit_driver import FitDriver
+from rayline.train.fit_inputs import WHERE, ColumnRoles, FitInputs
+from rayline.train.fit_request import FitRequest, TrainingSpec
+from rayline.train.progress import ProgressLine
+from rayline.train.training_run import TrainingRun, n_threads
+from rayline.train.worker import LocalWorker, WorkerOutcome, train_on
 
 
-def inputs_without_data(trainer: BaseTrainer, where: str = WHERE, **arguments: Any) -> FitInputs:
-    """Return the inputs of a fit without data.
+class EnvironmentFit(FitDriver):
+    """A fit without data: the framework generates its own in this process, and starts its own workers."""
 
-    Raises ParameterError when data are given, or an argument that applies to rows only.
-    """
+    @property
+    def uses_this_gpu(self) -> bool:
+        return True
+
+    def read(self, arguments: Mapping[str, Any]) -> None:
+        refuse_data(self.trainer, preprocessor=self.preprocessor, **arguments, metrics=self.trainer.metrics)
+        self.inputs = FitInputs(None, None, ColumnRoles(pl.Schema()))
+
+    def resolve(self, line: ProgressLine) -> FitRequest:
+        spaces = self.trainer.adapter.environment_spec(*self.trainer.args, **self.trainer.kwargs)
+        self.examples = spaces.examples
+        return FitRequest.of(self.trainer, TrainingSpec(spaces.target, spaces.features))
+
+    def run(self, request: FitRequest, training: TrainingRun) -> WorkerOutcome:
+        nothing = pl.DataFrame(schema=request.spec.features)
+        scaling = replace(request.scaling, resources_per_worker=worker_resources(self.trainer))
+        worker = LocalWorker([lambda: nothing], None, training.report, training.keep, n_threads())
+        return train_on(replace(request, scaling=scaling), worker)
+
+
+def refuse_data(trainer: BaseTrainer, where: str = WHERE, **arguments: Any) -> None:
+    """Raise ParameterError when data are given, or an argument that applies to rows only."""
     for name, value in {**arguments, "class_weight": trainer.class_weight}.items():
         if value is not None:
             raise ParameterError(
@@ -24,7 +51,6 @@ def inputs_without_data(trainer: BaseTrainer, where: str = WHERE, **arguments: A
                 f"Expected no data and nothing about rows; got {name} of type {type(value).__name__}.",
                 f"leave {name} out: train.fit(trainer) is enough.",
             )
-    return FitInputs(None, None, (), None, pl.Schema())
 
 
 def worker_resources(trainer: BaseTrainer) -> dict[str, float]:

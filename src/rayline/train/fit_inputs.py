@@ -17,21 +17,65 @@ WHERE = "train.fit"
 
 
 @dataclass(frozen=True)
+class ColumnRoles:
+    """What the columns of the training rows are for: some are targets, one may hold the weights, all others are features.
+
+    Attributes
+    ----------
+    schema
+        Names and types of all columns, as the data was read.
+    targets, weight
+        The columns to predict, and the column of sample weights.
+    test_weight
+        The column of weights in the test rows: the same, or None when these have none.
+    """
+
+    schema: pl.Schema
+    targets: tuple[str, ...] = ()
+    weight: str | None = None
+    test_weight: str | None = None
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The columns that are neither features nor targets."""
+        return () if self.weight is None else (self.weight,)
+
+
+@dataclass(frozen=True)
 class FitInputs:
-    """The tables of a fit. `schema` is the schema of the training table; `test` may be None."""
+    """The tables of a fit, and what their columns are for. The schemas were read when it was made, and are not read again.
+
+    Attributes
+    ----------
+    train, test
+        Datasets, Polars tables or LazyFrames; `test` may be None, and both are None for a training without data.
+    roles
+        The columns of the training rows.
+    train_schema, test_schema
+        Names and types of the columns of both, as they are there.
+    """
 
     train: Any
     test: Any
-    targets: tuple[str, ...]
-    weight: str | None
-    schema: pl.Schema
+    roles: ColumnRoles
+    train_schema: pl.Schema | None = None
+    test_schema: pl.Schema | None = None
+
+    @property
+    def schema(self) -> pl.Schema:
+        return self.roles.schema
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.roles.targets
+
+    @property
+    def weight(self) -> str | None:
+        return self.roles.weight
 
     @property
     def test_weight(self) -> str | None:
-        """The weight column, if the test set has it too; otherwise None."""
-        if self.test is None or self.weight is None:
-            return None
-        return self.weight if self.weight in registry.engine_for(self.test).schema(self.test) else None
+        return self.roles.test_weight
 
 
 def normalise(
@@ -83,7 +127,8 @@ def normalise(
             WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
         )
     targets = _target_names(target_columns, where)
-    schema = schema_check.readable(registry.engine_for(train).schema(train))
+    train_schema = registry.engine_for(train).schema(train)
+    schema = schema_check.readable(train_schema)
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:
@@ -94,17 +139,18 @@ def normalise(
         raise SchemaError(
             f"{where}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
         )
-    return FitInputs(train, test, targets, weight, schema)
+    test_schema = None if test is None else registry.engine_for(test).schema(test)
+    test_weight = weight if test_schema is not None and weight in test_schema else None
+    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight), train_schema, test_schema)
 
 
 def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None, where: str = WHERE) -> None:
     """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter, and the
     weight may be absent; `features` are the columns that a fitted preprocessor needs."""
-    if inputs.test is not None:
-        present = registry.engine_for(inputs.test).schema(inputs.test)
+    if inputs.test_schema is not None:
         rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
         wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
-        schema_check.SchemaCheck(wanted, f"{where} (test data)").refuse_types(present)
+        schema_check.SchemaCheck(wanted, f"{where} (test data)").refuse_types(inputs.test_schema)
 
 
 def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ categories of string features for frameworks that take them as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import polars as pl
 
@@ -19,7 +19,8 @@ from rayline.core.stage import FitContext, Stage
 from rayline.core.statistics.base import MinMax, MissingCount, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.target import Target, Task, labels_of
-from rayline.train.fit_inputs import WHERE
+from rayline.train.base_trainer import BaseTrainer
+from rayline.train.fit_inputs import WHERE, ColumnRoles
 
 SMALLEST, PRECISION = 1e-36, 2.0**-22
 """The smallest labels that single precision holds, and how close to one another they may be, in parts of their size."""
@@ -48,33 +49,56 @@ def _hint(dtype: pl.DataType) -> str:
 
 
 @dataclass(frozen=True)
-class TrainingSpec:
-    """The result: the target, the features with their types, and the weight of each class (None for all alike)."""
-
-    target: Target
-    features: pl.Schema
-    class_weights: dict[Any, float] | None = None
-    lineage: Callable[[], Mapping[str, Sequence[str]]] = dict  # see `core.framework.TrainContext`
-
-
-@dataclass(frozen=True)
 class TargetProfiler:
-    """Request statistics of targets, weights and features, and derive the target from them.
+    """Request statistics of targets, weights and features, and derive from them what a training must know.
 
-    `string_features` says how the framework handles strings; `task` is the task that its arguments imply, None lets the labels
-    decide; `where` begins every error.
+    Attributes
+    ----------
+    roles
+        The columns of the raw rows.
+    task
+        The task that the framework's arguments imply; None lets the labels decide.
+    string_features, max_label
+        How the framework treats strings, and the largest label that it can learn (see `core.framework.Framework`).
+    class_weight, pos_label
+        The trainer's.
+    target_stages
+        The stages of the targets, not fitted.
+    where
+        Begins every error.
     """
 
-    targets: Sequence[str]
-    schema: Mapping[str, pl.DataType]
-    weight: str | None
+    roles: ColumnRoles
     task: Task | Literal["classification"] | None
     string_features: str
+    max_label: float = math.inf
     class_weight: str | Mapping[Any, float] | None = None
+    pos_label: Any = None
     target_stages: Sequence[tuple[str, Stage]] = ()
     where: str = WHERE
-    pos_label: Any = None
-    max_label: float = math.inf  # see `core.framework.Framework`
+
+    @classmethod
+    def of(
+        cls, trainer: BaseTrainer, roles: ColumnRoles, target_stages: Sequence[tuple[str, Stage]], where: str
+    ) -> Self:
+        """Return the profiler for a trainer: in a fit, in a fold, and where the target of a search is learned."""
+        adapter = trainer.adapter
+        task = adapter.task(*trainer.args, **trainer.kwargs)
+        return cls(
+            roles, task, adapter.string_features, adapter.max_label, trainer.class_weight, trainer.pos_label, target_stages, where
+        )  # fmt: skip
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.roles.targets
+
+    @property
+    def schema(self) -> pl.Schema:
+        return self.roles.schema
+
+    @property
+    def weight(self) -> str | None:
+        return self.roles.weight
 
     @property
     def _classifies(self) -> bool:
@@ -104,30 +128,34 @@ class TargetProfiler:
             return ValueCounts
         return MinMax if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
 
-    def learn(
-        self,
-        output: Mapping[str, pl.DataType],
-        answers: Mapping[StatisticRequest, Any],
-        stages: Sequence[tuple[str, Stage]] = (),
-    ) -> TrainingSpec:
-        """Derive target, features and class weights from the statistics; `stages` are the fitted target stages.
+    def target(self, answers: Mapping[StatisticRequest, Any], stages: Sequence[tuple[str, Stage]] = ()) -> Target:
+        """Return the target, after the checks of labels and weights; `stages` are the fitted target stages.
 
         Raises
         ------
         DataError
-            When labels are missing, of one class only or infinite, weights missing or negative, a feature without any
-            value.
-        SchemaError
-            When a feature has a type that the framework cannot use.
+            When labels are missing, of one class only or infinite, or weights missing or negative.
         """
-        counts = [answers.get(StatisticRequest(ValueCounts, (t,))) for t in self.targets]
         for name in self.targets:
             self._check_numbers(name, answers.get(StatisticRequest(MinMax, (name,))), "the target", low=None)
             if not self.target_stages:
                 self._check_size(name, answers.get(StatisticRequest(MinMax, (name,))))
+        counts = self._counts(answers)
         target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where, self.pos_label)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
+        return target
+
+    def learned_features(self, output: Mapping[str, pl.DataType], answers: Mapping[StatisticRequest, Any]) -> pl.Schema:
+        """Return the features as the framework takes them: string features with their categories.
+
+        Raises
+        ------
+        DataError
+            When a feature has no values.
+        SchemaError
+            When a feature has a type that the framework cannot use.
+        """
         features: dict[str, pl.DataType] = {}
         for name, dtype in self.features(output).items():
             present = answers.get(StatisticRequest(MissingCount, (name,)))
@@ -139,7 +167,14 @@ class TargetProfiler:
                     f"drop {name!r} (DropColumns), or impute it with a constant.",
                 )
             features[name] = self._feature(name, dtype, count)
-        return TrainingSpec(target, pl.Schema(features), self._class_weights(target, counts))
+        return pl.Schema(features)
+
+    def class_weights(self, target: Target, answers: Mapping[StatisticRequest, Any]) -> dict[Any, float] | None:
+        """Return the weight of each class; None for all alike."""
+        return self._class_weights(target, self._counts(answers))
+
+    def _counts(self, answers: Mapping[StatisticRequest, Any]) -> list[ValueCounts | None]:
+        return [answers.get(StatisticRequest(ValueCounts, (t,))) for t in self.targets]
 
     def _task(self, counts: Sequence[ValueCounts | None]) -> Task | None:
         if self.task != "classification":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import polars as pl
 from rayline.core.errors import DataError, ParameterError
 from rayline.data.split.fold_cells import FoldCells
 from rayline.train import metrics
-from rayline.train.environment_training import inputs_without_data
-from rayline.train.target_inference import TrainingSpec
+from rayline.train.environment_training import refuse_data
+from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.trainer import Trainer
-from rayline.train.worker_task import LocalWorker, WorkerTask
+from rayline.train.worker import LocalWorker, train_on
 from rayline.tune.evaluate import WHERE, FoldEvaluation, History, SearchProblem, TrialCandidate, reported
 from rayline.tune.trial_record import FoldScore
 
@@ -34,7 +35,7 @@ def problem(
         raise ParameterError.value(
             WHERE, "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
         )
-    inputs_without_data(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
+    refuse_data(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
     if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
         raise ParameterError.value(WHERE, "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
     spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)
@@ -80,15 +81,16 @@ class EnvironmentEvaluator:
             history.append({"iteration": float(iteration), **found})
             return False
 
-        work = WorkerTask.of(
+        resources = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
+        request = FitRequest.of(
             trainer,
             TrainingSpec(problem.target, problem.schema),
             seed=None if seed is None else seed + fold,
-            resources_per_worker={"CPU": 1.0, **(trainer.resources_per_worker or {})},
+            scaling=replace(trainer.scaling, resources_per_worker=resources),
             where=WHERE,
         )
         nothing = pl.DataFrame(schema=problem.schema)
-        work.run(LocalWorker([lambda: nothing], None, report, _not_kept, problem.n_threads))
+        train_on(request, LocalWorker([lambda: nothing], None, report, _not_kept, problem.n_threads))
         found = reported(problem.metric, history)
         if not math.isfinite(found):
             raise DataError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -30,10 +30,11 @@ from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom
-from rayline.train.target_inference import TargetProfiler, TrainingSpec
+from rayline.train.fit_inputs import ColumnRoles
+from rayline.train.fit_request import WEIGHT, FitRequest, TrainingSpec, resolve
 from rayline.train.trainer import Trainer
 from rayline.train.training_phases import Phase
-from rayline.train.worker_task import WEIGHT, FeaturesFrom, LocalWorker, RowPreparation, WorkerTask
+from rayline.train.worker import LocalWorker, train_on, train_on_ray
 from rayline.tune import space
 from rayline.tune.table_cache import TableCache, fingerprint
 from rayline.tune.trial_record import FoldScore
@@ -134,6 +135,11 @@ class SearchProblem:
     @property
     def beside(self) -> tuple[str, ...]:
         return () if self.weight is None else (self.weight,)
+
+    @property
+    def roles(self) -> ColumnRoles:
+        """What the columns of the rows are for."""
+        return ColumnRoles(self.schema, self.target.columns, self.weight, self.weight if self.weighs_test else None)
 
     def candidate(self, config: space.Config) -> TrialCandidate:
         """Return the trainer and the preprocessor of a configuration."""
@@ -330,20 +336,17 @@ class FoldEvaluator:
     def _fitted(self, candidate: TrialCandidate, fold: int) -> tuple[list[Stage], TrainingSpec]:
         problem, trainer, preprocessor = self.problem, candidate.trainer, candidate.preprocessor
         named = preprocessor.target_stages
-        task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
-        questions = TargetProfiler(
-            problem.target.columns, problem.schema, problem.weight, task, trainer.adapter.string_features, trainer.class_weight, named,
-            WHERE, max_label=trainer.adapter.max_label,
-        )  # fmt: skip
         split, place, _ = self._folds[fold]
-        fit = self.fitters[split].fit(place, preprocessor.leaves, ask=questions, target_leaves=named)
-        stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
-        learned = questions.learn(fit.output, fit.final, stages)
-        operations = [
-            o for (path, _), leaf in zip(preprocessor.leaves, fit.leaves, strict=True) for o in leaf.to_operations(path)
-        ]
-        target = replace(problem.target, stages=learned.target.stages)
-        return fit.leaves, replace(learned, target=target, lineage=FeaturesFrom(operations, problem.schema))
+        spec, fit = resolve(
+            trainer,
+            problem.roles,
+            preprocessor.leaves,
+            named,
+            lambda ask: self.fitters[split].fit(place, preprocessor.leaves, ask=ask, target_leaves=named),
+            target=problem.target,
+            where=WHERE,
+        )
+        return fit.leaves, spec
 
     def _make(self, key: tuple[Any, ...], make: Callable[[], Any], recurs: bool) -> Any:
         """Compute a value, or get it from another evaluator; a value that no other trial can use is not shared."""
@@ -353,9 +356,7 @@ class FoldEvaluator:
         self, candidate: TrialCandidate, fold: int, fitted: Sequence[Stage], learned: TrainingSpec, *, training: bool
     ) -> pl.DataFrame:
         """The rows of a side of a fold as a framework takes them, from the longest row of stages that is kept."""
-        problem, leaves, digests = self.problem, candidate.preprocessor.leaves, candidate.digests
-        weight = problem.weight if training or problem.weighs_test else None
-        class_weights = learned.class_weights if training else None
+        leaves, digests = candidate.preprocessor.leaves, candidate.digests
 
         def table(cut: int) -> pl.LazyFrame:
             """The table after the first stages."""
@@ -380,7 +381,7 @@ class FoldEvaluator:
         def kept(key: tuple[Any, ...], make: Callable[[], pl.DataFrame], cut: int) -> pl.DataFrame:
             return self._tables.get(key, lambda: self._make(key, make, candidate.recurs(cut)))
 
-        prepare = RowPreparation(None, learned.features, problem.target.columns, weight, class_weights)
+        prepare = learned.prepare(None, test=not training)
         key = _prepared_key(fold, digests[len(leaves)], training=training)
         return kept(key, lambda: prepare(at(len(leaves))).collect(), len(leaves))
 
@@ -396,11 +397,9 @@ class FoldEvaluator:
         shown |= bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)) or not all(
             map(problem.computes, problem.metrics)
         )
-        work = WorkerTask.of(
+        request = FitRequest.of(
             trainer,
             learned,
-            weighs=WEIGHT in train.columns,
-            weighs_test=problem.weighs_test,
             seed=trainer.seed if trainer.seed is not None else problem.seed,
             where=WHERE,
             log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
@@ -422,9 +421,9 @@ class FoldEvaluator:
                 [lambda: train], [lambda: test] if shown else None, report, checkpoint, problem.n_threads,
                 resume=None if part is None else part.resume,
             )  # fmt: skip
-            return work.run(worker, memo).native, history
-        outcomes = work.on_ray(
-            trainer,
+            return train_on(request, worker, memo).native, history
+        outcomes = train_on_ray(
+            request,
             train=train,
             test=test if shown else None,
             prepare=_unchanged,

@@ -23,7 +23,7 @@ from rayline.train import fit_inputs as given
 from rayline.train import metrics
 from rayline.train.custom_metrics import Custom, CustomMetric
 from rayline.train.fit_inputs import FitInputs
-from rayline.train.target_inference import TargetProfiler
+from rayline.train.fit_request import resolve
 from rayline.train.trainer import Trainer
 from rayline.tune import dry_run, environment_evaluation, space
 from rayline.tune import result_store as journals
@@ -186,7 +186,7 @@ def prepare(
     if trainer.adapter.generates_own_data:
         space.check(config, None, trainer.replace)
         problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
-        nothing = FitInputs(None, None, problem.target.columns, None, problem.schema)
+        nothing = FitInputs(None, None, problem.roles)
         rows = TuneData(
             None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False
         )
@@ -277,22 +277,22 @@ def _collected(data: Any, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
 
 def _target(trainer: Trainer, inputs: FitInputs, table: pl.DataFrame, preprocessor: Preprocessor) -> Target:
     """The target from all labels, after the checks of labels and weights that a fit makes."""
-    task = trainer.adapter.task(*trainer.args, **trainer.kwargs)
     named = preprocessor.target_stages
-    questions = TargetProfiler(
-        inputs.targets, inputs.schema, inputs.weight, task, trainer.adapter.string_features, trainer.class_weight, named, WHERE,
-        trainer.pos_label, trainer.adapter.max_label,
-    )  # fmt: skip
-    beside = [inputs.weight] if inputs.weight is not None else []
     # Without stages the features are what the framework gets, and can be judged here.
-    columns = [*inputs.targets, *beside] if preprocessor.leaves else list(inputs.schema)
+    columns = [*inputs.targets, *inputs.roles.beside] if preprocessor.leaves else list(inputs.schema)
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
     engine = registry.engine("local")
-    fit = fit_planner.fit(
-        engine, table, (), schema, targets=inputs.targets, ask=questions, where=WHERE, target_leaves=named
+    spec, _ = resolve(
+        trainer,
+        inputs.roles,
+        (),
+        named,
+        lambda ask: fit_planner.fit(
+            engine, table, (), schema, targets=inputs.targets, ask=ask, where=WHERE, target_leaves=named
+        ),
+        where=WHERE,
     )
-    stages = [(name, stage) for (name, _), stage in zip(named, fit.target_leaves, strict=True)]
-    return questions.learn(schema, fit.final, stages).target
+    return spec.target
 
 
 def _check_test_labels(rows: TuneData, target: Target) -> None:

@@ -1,0 +1,58 @@
+"""The steps of a fit that depend on where its rows come from. `train.fit` calls them in order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from rayline.inference.pipeline import Preprocessor
+from rayline.train.base_trainer import BaseTrainer
+from rayline.train.fit_inputs import FitInputs
+from rayline.train.fit_request import FitRequest
+from rayline.train.progress import ProgressLine
+from rayline.train.training_run import TrainingRun
+from rayline.train.worker import WorkerOutcome
+
+
+class FitDriver(ABC):
+    """One fit. `read`, `resolve` and `run` are called once each, in this order.
+
+    Attributes
+    ----------
+    trainer
+        The trainer, with the metrics of this fit.
+    preprocessor
+        The caller's; after `resolve` a fitted one, None without rows.
+    refit
+        Whether a fitted preprocessor is fitted again.
+    inputs
+        After `read`: the data, in one form.
+    examples
+        After `resolve`: a few raw rows.
+    """
+
+    inputs: FitInputs
+    examples: pl.DataFrame
+
+    def __init__(self, trainer: BaseTrainer, preprocessor: Preprocessor | None, *, refit: bool) -> None:
+        self.trainer, self.preprocessor, self.refit = trainer, preprocessor, refit
+
+    @property
+    @abstractmethod
+    def uses_this_gpu(self) -> bool:
+        """Whether `use_gpu=True` asks for a GPU of this machine."""
+
+    @abstractmethod
+    def read(self, arguments: Mapping[str, Any]) -> None:
+        """Check the arguments of `train.fit` about data, and bring them into one form: `inputs`."""
+
+    @abstractmethod
+    def resolve(self, line: ProgressLine) -> FitRequest:
+        """Fit what has to be fitted, and return the request."""
+
+    @abstractmethod
+    def run(self, request: FitRequest, training: TrainingRun) -> WorkerOutcome:
+        """Train, reporting to `training`."""

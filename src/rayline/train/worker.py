@@ -1,0 +1,237 @@
+"""The worker of a training, in this process or on Ray: train on prepared rows, return the model and its scores."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import RaylineError, TrainingError
+from rayline.core.framework import Framework, Rows, TrainContext
+from rayline.core.target import numbers
+from rayline.data.fingerprint import Fingerprint
+from rayline.inference.model import pack
+from rayline.train import training_phases
+from rayline.train.fit_request import WEIGHT, FitRequest
+
+Array = npt.NDArray[Any]
+
+
+class WorkerContext(Protocol):
+    """The rank of a worker, its rows and its connections, made by an engine. `core.framework.TrainContext` explains the names."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def worker_addresses(self) -> Sequence[str]: ...
+    @property
+    def rendezvous(self) -> Mapping[str, Any]: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def train(self) -> Sequence[Callable[[], pl.DataFrame]]: ...
+    @property
+    def test(self) -> Sequence[Callable[[], pl.DataFrame]] | None: ...
+    @property
+    def resume(self) -> Path | None: ...
+    def report(self, iteration: int, metrics: Mapping[str, float], /) -> bool: ...
+    def gather(self, value: Any, /) -> list[Any]: ...
+    def checkpoint(self, iteration: int, save: Callable[[Path], None], /) -> None: ...
+
+
+@dataclass
+class LocalWorker:
+    """The one worker of a training in this process."""
+
+    train: Sequence[Callable[[], pl.DataFrame]]
+    test: Sequence[Callable[[], pl.DataFrame]] | None
+    report: Callable[[int, Mapping[str, float]], bool]
+    checkpoint: Callable[[int, Callable[[Path], None]], None]
+    n_threads: int
+    rank: int = 0
+    world_size: int = 1
+    worker_addresses: Sequence[str] = ()
+    rendezvous: Mapping[str, Any] = field(default_factory=dict)
+    resume: Path | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """A model's scores for some rows, with their labels and weights."""
+
+    scores: Array
+    truth: Array
+    weight: Array | None
+
+    @classmethod
+    def merge(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
+        """The rows of all workers."""
+        parts = [part for part in parts if len(part.truth)] or list(parts[:1])
+        weights = [part.weight for part in parts if part.weight is not None]
+        return cls(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.truth for part in parts]),
+            np.concatenate(weights) if weights else None,
+        )
+
+
+@dataclass(frozen=True)
+class WorkerOutcome:
+    """The result of a worker. From another process the model comes as the framework's files (of rank 0 only), and every rank
+    sends the digest of its own files."""
+
+    native: Any
+    scored: dict[str, ScoredRows]
+    files: dict[str, bytes] | None = None
+    load_options: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    data: Fingerprint = field(default_factory=Fingerprint)
+
+
+def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | None = None) -> WorkerOutcome:
+    """Train and score as one worker. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
+
+    Raises
+    ------
+    DataError
+        When labels of the test rows are missing or were not there in training.
+    TrainingError
+        When the framework fails, from its own error.
+    """
+    spec = request.spec
+    train = Rows(worker.train, spec.features, spec.target, WEIGHT if spec.weighs else None, memo=memo)
+    rows = {"train": train}
+    if worker.test is not None:
+        rows["test"] = Rows(worker.test, spec.features, spec.target, WEIGHT if spec.weighs_test else None)
+        rows["test"].check_labels()  # wrong labels are an error before the training, not after it
+    try:
+        native = _trained(request, _context(request, worker, train, rows.get("test")))
+        scored = {name: _scored(request, native, rows[name]) for name in request.score if name in rows}
+        data = Fingerprint()
+        if not request.adapter.generates_own_data:
+            data = train.remember(Fingerprint, lambda: Fingerprint.of_training(train))
+        return WorkerOutcome(native, scored, data=data)
+    except RaylineError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        rank = f" on rank {worker.rank}" if worker.world_size > 1 else ""
+        raise TrainingError(
+            f"{request.where}: {request.framework} failed{rank}: {type(error).__name__}: {reason}",
+            "Expected a trained model.",
+            "the framework's own error stands above this one.",
+        ) from error
+
+
+def train_remotely(request: FitRequest, worker: WorkerContext) -> WorkerOutcome:
+    """Train in a worker's process, and return what can be sent to the driver."""
+    outcome = train_on(request, worker)
+    files = pack(request.adapter, outcome.native)
+    digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+    if worker.rank:
+        return WorkerOutcome(None, outcome.scored, digest=digest, data=outcome.data)
+    load_options = request.adapter.load_options(outcome.native)
+    return WorkerOutcome(None, outcome.scored, files, load_options, digest, outcome.data)
+
+
+def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
+    """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`)."""
+    scaling = request.scaling
+    outcomes: list[WorkerOutcome] = registry.engine("ray").train(
+        functools.partial(train_remotely, request),
+        num_workers=scaling.num_workers,
+        resources_per_worker=scaling.resources_per_worker,
+        use_gpu=scaling.use_gpu,
+        max_failures=scaling.max_failures,
+        storage_path=scaling.storage_path,
+        coordinate=request.adapter.coordinate,
+        **options,
+    )
+    return outcomes
+
+
+def _context(request: FitRequest, worker: WorkerContext, train: Rows, test: Rows | None) -> TrainContext:
+    return TrainContext(
+        train=train,
+        test=test,
+        target=request.spec.target,
+        seed=request.seed,
+        n_threads=worker.n_threads,
+        use_gpu=request.scaling.use_gpu,
+        rank=worker.rank,
+        world_size=worker.world_size,
+        worker_addresses=worker.worker_addresses,
+        rendezvous=worker.rendezvous,
+        report=worker.report,
+        log_train_metrics=request.log_train_metrics,
+        gather=worker.gather,
+        checkpoint=worker.checkpoint,
+        resume=worker.resume,
+        num_workers=request.scaling.max_workers or 0,
+        resources_per_worker=request.scaling.resources_per_worker or {},
+        max_failures=request.scaling.max_failures,
+        lineage=request.spec.lineage,
+    )
+
+
+def _trained(request: FitRequest, context: TrainContext) -> Any:
+    adapter = request.adapter
+    if request.legs:
+        legs = [replace(leg, **_copied_arguments(adapter, leg.args, leg.kwargs)) for leg in request.legs]
+        return training_phases.train(adapter, context, legs)
+    arguments = _copied_arguments(adapter, request.args, request.kwargs)
+    return adapter.train(context, *arguments["args"], **arguments["kwargs"])
+
+
+def _scored(request: FitRequest, native: Any, rows: Rows) -> ScoredRows:
+    if rows.is_small:
+        return _scores(request, native, rows)
+    return ScoredRows.merge([_scores(request, native, part) for part in rows.pieces()])
+
+
+def _scores(request: FitRequest, native: Any, rows: Rows) -> ScoredRows:
+    features = rows.features
+    if not features.n_rows:
+        n_outputs = request.spec.target.n_outputs
+        shape = (0, n_outputs) if n_outputs > 1 else (0,)
+        return ScoredRows(np.empty(shape), rows.truth, rows.weight)
+    scores = request.adapter.scores(native, features, request.spec.target)
+    if np.isnan(numbers(scores)).any():
+        raise TrainingError(
+            f"{request.where}: the trained {request.framework} model predicts NaN.",
+            f"Expected a number for each of {features.n_rows:,} rows.",
+            "check the parameters, such as the learning rate, and how large the features are.",
+        )
+    return ScoredRows(scores, rows.truth, rows.weight)
+
+
+def _copied_arguments(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return copies of the framework's arguments, so that the user's objects do not change and callbacks carry no state from
+    one training to the next. What cannot be copied is passed unchanged."""
+    memo = {id(callback): callback for callback in kwargs.get("callbacks") or () if adapter.records(callback)}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(map(copied, value))
+        if type(value) is dict:
+            return {key: copied(inner) for key, inner in value.items()}
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception:  # the user's object may raise anything
+            return value
+
+    return {"args": copied(tuple(args)), "kwargs": copied(dict(kwargs))}
