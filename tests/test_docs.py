@@ -20,8 +20,8 @@ import pytest
 
 from rayline import train
 from rayline.core import registry
+from rayline.evaluate import metrics
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
-from rayline.train import metrics
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "data": {"core"},
     "preprocessing": {"core", "data"},
     "inference": {"core", "data", "preprocessing"},
-    "train": {"core", "data", "preprocessing", "inference"},
-    "tune": {"core", "data", "preprocessing", "inference", "train"},
+    "evaluate": {"core", "data", "preprocessing", "inference"},
+    "train": {"core", "data", "preprocessing", "inference", "evaluate"},
+    "tune": {"core", "data", "preprocessing", "inference", "evaluate", "train"},
     "serve": {"core", "data", "preprocessing", "inference"},
 }
 """For each package the packages of ours that it may import besides itself. Others (cli, testing, sklearn) stand above all."""

@@ -18,8 +18,9 @@ from sklearn.svm import LinearSVC
 from rayline import register_framework, tune
 from rayline.core import registry
 from rayline.core.errors import TrainingError
+from rayline.evaluate import metrics
 from rayline.testing import check_framework
-from rayline.train import metrics, worker
+from rayline.train import worker
 from rayline.train.target_inference import TargetProfiler
 from tests import toy
 

@@ -13,7 +13,7 @@ import xgboost
 import rayline as rl
 from rayline import train
 from rayline.core.target import OF_ONE_CLASS
-from rayline.train import metrics
+from rayline.evaluate import metrics
 
 
 def fit(table: pl.DataFrame, target: str, pos_label: Any = None, **options: Any) -> Any:

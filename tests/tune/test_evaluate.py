@@ -16,7 +16,7 @@ from rayline import Preprocessor, train
 from rayline.core.errors import DataError, ParameterError
 from rayline.data import GroupKFold, KFold, RepeatedKFold
 from rayline.engine import group
-from rayline.train import metrics
+from rayline.evaluate import metrics
 from rayline.train.training_phases import Phase
 from rayline.tune.evaluate import CELL, FoldEvaluator, TrainingPart
 from rayline.tune.prepare import PreparedSearch, prepare

@@ -33,8 +33,11 @@ Array = npt.NDArray[Any]
 
 
 OF_ONE_CLASS = frozenset(
-    ("f1", "precision", "recall", "average_precision", "F1", "Precision", "Recall", "PRAUC", "aucpr")
-)
+    (
+        "f1", "precision", "recall", "average_precision", "F1", "Precision", "Recall", "PRAUC", "aucpr",
+        "f1_score", "precision_score", "recall_score", "average_precision_score",
+    )
+)  # fmt: skip
 """Metrics (by Rayline's and the frameworks' names) of the positive class of two; with more classes, their mean."""
 
 

@@ -13,8 +13,8 @@ from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError, ResourceError, nearest
 from rayline.core.framework import Framework
-from rayline.train import metrics as named_metrics
-from rayline.train.custom_metrics import CustomMetric
+from rayline.evaluate import metrics as named_metrics
+from rayline.evaluate.metric import Metric
 from rayline.train.scaling import Scaling
 from rayline.train.training_phases import Phase
 
@@ -62,7 +62,7 @@ class BaseTrainer:
         self.seed: int | None = integer(self._name, "seed", seed, minimum=0, optional=True)
         self.checkpoint_every: int | None = integer(self._name, "checkpoint_every", checkpoint_every, optional=True)
         self.metrics: tuple[str, ...] | None = None
-        self.custom_metrics: dict[str, CustomMetric] = {}
+        self.custom_metrics: dict[str, Metric] = {}
         if metrics is not None:
             self.metrics, self.custom_metrics = named_metrics.given(metrics, self._name)
         self.class_weight, self.pos_label = class_weight, pos_label

@@ -14,8 +14,8 @@ from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.core.target import Target
+from rayline.evaluate import metrics as named_metrics
 from rayline.inference.svg_plots import number
-from rayline.train import metrics as named_metrics
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.result import Result
 

@@ -11,10 +11,10 @@ import polars as pl
 
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
+from rayline.evaluate import metrics as named_metrics
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
-from rayline.train import metrics as named_metrics
 from rayline.train import plots, progress
 from rayline.train.base_trainer import BaseTrainer
 

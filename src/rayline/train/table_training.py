@@ -15,13 +15,13 @@ from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col, refuse_empty
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
+from rayline.evaluate import metrics as named_metrics
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing import fit_planner, schema_check
 from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.preprocessing.stage_list import idle
 from rayline.train import fit_inputs, progress
-from rayline.train import metrics as named_metrics
 from rayline.train.fit_driver import FitDriver
 from rayline.train.fit_inputs import WHERE
 from rayline.train.fit_request import FitRequest, RowPreparation, resolve

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from rayline.data.split.fold_cells import FoldCells
-from rayline.train import metrics
+from rayline.evaluate import metrics
 from rayline.train.scaling import Scaling
 from rayline.tune import space
 from rayline.tune.evaluate import CELL, FoldEvaluator, SearchProblem, reported

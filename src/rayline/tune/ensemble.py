@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from rayline.core.errors import ParameterError
 from rayline.core.target import Target
+from rayline.evaluate import metrics
+from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.ensemble import plain
-from rayline.train import metrics
-from rayline.train.custom_metrics import Custom
 from rayline.tune.trial_record import mean
 
 ROUNDS = 25

@@ -14,7 +14,7 @@ import polars as pl
 
 from rayline.core.errors import DataError, ParameterError
 from rayline.data.split.fold_cells import FoldCells
-from rayline.train import metrics
+from rayline.evaluate import metrics
 from rayline.train.environment_training import refuse_data
 from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.trainer import Trainer

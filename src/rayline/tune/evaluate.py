@@ -19,17 +19,17 @@ import polars as pl
 import polars.selectors as cs
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, nearest
 from rayline.core.framework import Rows
 from rayline.core.operations.base import apply_all
 from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data.split.fold_cells import CellSlice, FoldCells
+from rayline.evaluate import metrics
+from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing.cross_fit import FoldFitter
-from rayline.train import metrics
-from rayline.train.custom_metrics import Custom
 from rayline.train.fit_inputs import ColumnRoles
 from rayline.train.fit_request import WEIGHT, FitRequest, TrainingSpec, resolve
 from rayline.train.trainer import Trainer
@@ -74,7 +74,7 @@ class SearchProblem:
     splits
         The folds of each set of cells (one set, unless the split is repeated); their order is that of the folds.
     metric
-        A name of `rayline.train.metrics`, or of the framework's history.
+        A name of `rayline.evaluate.metrics`, or of the framework's history.
     seed
         The seed of the frameworks, where the trainer has none.
     n_threads
@@ -116,7 +116,7 @@ class SearchProblem:
     @property
     def custom_used(self) -> list[Any]:
         """The user's own functions among the metrics."""
-        return [self.custom[name].function for name in self.metrics if name in self.custom]
+        return [self.custom[name].source for name in self.metrics if name in self.custom]
 
     @property
     def custom(self) -> Custom:
@@ -456,8 +456,12 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     last = next((row for row in history if row["iteration"] == best), history[-1] if history else {})
     name = metrics.resolve(metric, list(last))
     if name is None:
-        raise ParameterError.unknown(
-            WHERE, [metric], [*metrics.names(), *(n for n in last if n.startswith("test-"))], "metric"
+        reported = sorted(n for n in last if n.startswith("test-"))
+        near = nearest(metric, [*metrics.names(), *reported])
+        raise ParameterError(
+            f"{WHERE}: unknown metric {metric!r}.",
+            f"Expected one of {metrics.names()}, or what the framework reports: {reported}.",
+            f"did you mean {near}?" if near else "check the spelling against the documentation.",
         )
     return last[name]
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.evaluate import metrics
 from rayline.inference.svg_plots import number
-from rayline.train import metrics
 from rayline.train import plots as style
 from rayline.tune import space, trial_record
 from rayline.tune.importance import importance

@@ -17,11 +17,12 @@ from rayline.core.target import Target
 from rayline.data.split.base import Splitter
 from rayline.data.split.fold_cells import FoldCells
 from rayline.data.split.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.evaluate import metrics
+from rayline.evaluate.custom_metrics import Custom
+from rayline.evaluate.metric import Metric
 from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing import fit_planner, schema_check
 from rayline.train import fit_inputs as given
-from rayline.train import metrics
-from rayline.train.custom_metrics import Custom, CustomMetric
 from rayline.train.fit_inputs import FitInputs
 from rayline.train.fit_request import resolve
 from rayline.train.trainer import Trainer
@@ -307,7 +308,7 @@ def _check_test_labels(rows: TuneData, target: Target) -> None:
         raise error.within(f"{WHERE} (test data)") from error.__cause__
 
 
-def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, CustomMetric]]:
+def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]:
     """The metrics as names, and those of them that are functions of the user's own."""
     several = isinstance(metric, Mapping) or (_is_list(metric) and not isinstance(metric, str))
     own = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric

@@ -93,7 +93,7 @@ def run(
         The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
     metric
-        A name of `rayline.train.metrics`, one that the framework reports, a function `(y_true, y_pred)` or a scorer of
+        A name of `rayline.evaluate.metrics`, one that the framework reports, a function `(y_true, y_pred)` or a scorer of
         scikit-learn. Log loss or RMSE when omitted. Of several, "optuna" searches the trade-off between all
         (`Analysis.pareto`), and the first decides what is best.
     mode

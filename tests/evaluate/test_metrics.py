@@ -9,7 +9,7 @@ import sklearn.metrics as sk
 
 import rayline as rl
 from rayline.core.target import Target, Task
-from rayline.train import metrics
+from rayline.evaluate import metrics
 
 RANDOM = np.random.default_rng(0)
 N = 200
@@ -125,6 +125,8 @@ def test_better_predictions_are_better(name: str) -> None:
     target, truth, good, bad = (
         (NUMBER, VALUES, VALUES + 0.01, PREDICTED + 1)
         if metric.needs == "values"
+        else (THREE, TRUTH_3, SCORES_3, SCORES_3[:, ::-1])
+        if name == "top_k"
         else (BINARY, TRUTH, SCORES, 1 - SCORES)
     )
     better, worse = (metrics.evaluate([name], target, scores, truth)[name] for scores in (good, bad))

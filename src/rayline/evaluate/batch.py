@@ -1,0 +1,168 @@
+"""Scored rows, as metrics look at them: labels and predictions of one target, with weights and bootstrap buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.target import Target, Task
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBatch:
+    """A batch of rows with labels and scores of one target.
+
+    Attributes
+    ----------
+    target
+        The target of the model.
+    place
+        Which of its columns this batch is about, counted from 0.
+    scores
+        What the model gave for the rows (see `Framework.predict`).
+    truth
+        Class codes (int64) or values (float64), shape (n,).
+    weight
+        A weight for each row, or None where all have weight 1.
+    bucket
+        The bootstrap bucket of each row, an integer below `n_buckets`; None puts all rows into one.
+    """
+
+    target: Target
+    place: int
+    scores: Array
+    truth: Array
+    weight: Array | None = None
+    bucket: Array | None = None
+    n_buckets: int = 1
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def take(self, rows: Array | slice) -> ScoredBatch:
+        """Return the batch of some of the rows."""
+        weight = None if self.weight is None else self.weight[rows]
+        bucket = None if self.bucket is None else self.bucket[rows]
+        return replace(self, scores=self.scores[rows], truth=self.truth[rows], weight=weight, bucket=bucket)
+
+    # -- labels and predictions ----------------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The classes, in the order of their codes; empty for a regression."""
+        return self.target.classes[self.place] if self.target.classes else ()
+
+    @property
+    def y_true(self) -> Array:
+        """The labels as they are in the data."""
+        return self._labels(self.truth) if self.classes else self.truth
+
+    @property
+    def y_pred(self) -> Array:
+        """The predictions as `predict` returns them."""
+        return self._labels(self.codes) if self.classes else self.values
+
+    def _labels(self, codes: Array) -> Array:
+        labels = pl.Series(list(self.classes), dtype=self.target.dtypes[self.place])
+        return labels.gather(pl.Series(codes.astype(np.int64))).to_numpy()
+
+    @cached_property
+    def codes(self) -> Array:
+        """The codes of the predicted classes."""
+        found: Array = self.target.codes(self.scores)[self.place]
+        return found.astype(np.int64, copy=False)
+
+    @cached_property
+    def values(self) -> Array:
+        """The predicted values of a regression, on the scale of the labels."""
+        found = self.target.values(self.scores).reshape(len(self.scores), len(self.target.columns))[:, self.place]
+        return np.asarray(found, dtype=np.float64)
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """Probabilities of the classes, shape (n, classes), between 0 and 1.
+
+        Raises ParameterError for a model without probabilities.
+        """
+        table = self.target.probabilities(self.scores)
+        start = sum(len(classes) for classes in self.target.classes[: self.place])
+        found: Array = np.clip(table[:, start : start + len(self.classes)].to_numpy(), 0.0, 1.0)
+        return found
+
+    @cached_property
+    def positive(self) -> Array:
+        """The probability of the second class of two."""
+        plain = self.scores.dtype.names is None and self.scores.ndim == 1 and self.scores.dtype.kind == "f"
+        if plain and self.target.task is Task.BINARY:
+            return np.clip(self.scores.astype(np.float64, copy=False), 0.0, 1.0)
+        return self.probabilities[:, 1]
+
+    @cached_property
+    def of_truth(self) -> Array:
+        """The probability of the true class of each row."""
+        if len(self.classes) == 2:
+            return np.where(self.truth == 1, self.positive, 1.0 - self.positive)
+        table = self.probabilities / self.probabilities.sum(axis=1, keepdims=True)
+        found: Array = np.take_along_axis(table, self.truth[:, None], axis=1)[:, 0]
+        return found
+
+    def ranks(self, code: int) -> Array:
+        """Numbers that rank the rows by how likely a class is: margins where the model gives some, else probabilities."""
+        names = self.scores.dtype.names
+        if names is not None and "margin" in names:
+            margins = self.scores["margin"]
+            if self.target.task is Task.MULTICLASS:
+                return np.asarray(margins[:, code])
+            column = margins.reshape(len(margins), len(self.target.columns), -1)[:, self.place, -1]
+            return np.asarray(column if code == 1 else -column)
+        if len(self.classes) == 2:
+            return self.positive if code == 1 else 1.0 - self.positive
+        found: Array = self.probabilities[:, code]
+        return found
+
+    @cached_property
+    def errors(self) -> Array:
+        """Predicted minus true values of a regression."""
+        return self.values - self.truth
+
+    # -- sums over the rows of each bucket -----------------------------------------------------------------------------
+
+    def sums(self, values: Array | float) -> Array:
+        """Return the weighted sum of a number of each row in each bucket, shape (buckets, 1)."""
+        of = np.broadcast_to(np.asarray(values, dtype=np.float64), len(self))
+        of = of if self.weight is None else of * self.weight
+        if self.bucket is None:
+            return np.array([[of.sum()]])
+        found: Array = np.bincount(self.bucket, of, minlength=self.n_buckets)[:, None]
+        return found
+
+    def counts(self, codes: Array, n_codes: int, values: Array | None = None) -> Array:
+        """Return the weight of the rows with each code in each bucket, shape (buckets, codes); of `values` their sums."""
+        of = values if self.weight is None else self.weight if values is None else values * self.weight
+        cells = codes if self.bucket is None else self.bucket.astype(np.int64) * n_codes + codes
+        found = np.bincount(cells, of, minlength=self.n_buckets * n_codes)
+        return found.reshape(self.n_buckets, n_codes).astype(np.float64, copy=False)
+
+
+def batches(
+    target: Target,
+    scores: Array,
+    truth: Array,
+    weight: Array | None = None,
+    bucket: Array | None = None,
+    n_buckets: int = 1,
+) -> Sequence[ScoredBatch]:
+    """Return a batch for each target column, from a model's scores and the labels as numbers (see `Target.truth`)."""
+    truths = truth.reshape(len(truth), len(target.columns)).T
+    return [ScoredBatch(target, i, scores, own, weight, bucket, n_buckets) for i, own in enumerate(truths)]

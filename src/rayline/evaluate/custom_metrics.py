@@ -1,0 +1,388 @@
+"""Metrics of the user's own: functions of labels and predictions, scikit-learn's scorers, and mergeable statistics.
+
+A function needs all rows at once. They are collected, up to a bound; a `MetricStatistic` has none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from rayline.core.errors import DataError, ParameterError, RaylineError, TrainingError
+from rayline.core.statistics.base import Statistic
+from rayline.core.target import Task
+from rayline.evaluate.batch import ScoredBatch
+from rayline.evaluate.metric import CLASSIFICATION, REGRESSION, Metric, Mode, Needs, Part, Parts
+
+Array = npt.NDArray[Any]
+
+MAX_COLLECTED = 1 << 20
+"""Rows up to which a function of all rows is computed."""
+
+MAX_RESAMPLED = 20_000_000
+"""Rows that a function is called with for its interval, in all; at least `MIN_REPLICATES` times all rows."""
+
+MIN_REPLICATES = 30
+
+OWN_BUCKETS = 64
+"""Bootstrap buckets of a `MetricStatistic`."""
+
+
+# -- functions -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CollectedScores(Statistic):
+    """The rows themselves, up to `MAX_COLLECTED`; of more only their number."""
+
+    batch: ScoredBatch | None = None
+    n_rows: int = 0
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        (batch,) = values
+        assert isinstance(batch, ScoredBatch)
+        return cls(batch if len(batch) <= MAX_COLLECTED else None, len(batch))
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @classmethod
+    def merge_all(cls, states: Any, **options: Any) -> Self:
+        found = [state for state in states if state.n_rows]
+        n_rows = sum(state.n_rows for state in found)
+        if not found or n_rows > MAX_COLLECTED or any(state.batch is None for state in found):
+            return cls(None, n_rows)
+        parts = [state.batch for state in found if state.batch is not None]
+
+        def joined(name: str) -> Any:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        first = replace(parts[0], **{name: joined(name) for name in ("scores", "truth", "weight", "bucket")})
+        return cls(first, n_rows)
+
+
+_COLLECTED = Part(CollectedScores)
+
+
+@dataclass(frozen=True)
+class CustomMetric(Metric):
+    """A metric of the user's: a function of labels and predictions, or a scorer of scikit-learn.
+
+    Attributes
+    ----------
+    function
+        `function(y_true, y_pred)`, with the labels (or values) as they are in the data and as `predict` gives them; with
+        a parameter `sample_weight` it also gets the weights, where there are some. Or a scorer as
+        `sklearn.metrics.make_scorer` makes it, called as `function(estimator, X, y)`.
+    """
+
+    function: Callable[..., Any] = float
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any], mode: Mode | None = None) -> Self:
+        """Return the metric of a function. A scorer's direction is always "max"; that of a function may be unknown."""
+        return cls(
+            name,
+            "max" if is_scorer(function) else mode,
+            "labels",
+            CLASSIFICATION | REGRESSION,
+            "a function of yours",
+            function,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+    @property
+    def source(self) -> Any:
+        return self.function
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        return [_COLLECTED]
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        collected = parts[_COLLECTED]
+        if collected.n_rows > MAX_COLLECTED:
+            raise DataError(
+                f"metric {self.name!r}: it is a function of all rows at once, and there are {collected.n_rows:,}.",
+                f"Expected at most {MAX_COLLECTED:,} rows, which one process collects.",
+                "write it as a rayline.evaluate.MetricStatistic, which is computed from parts and merged, or evaluate a sample.",
+            )
+        found = np.full(len(multiplicity), np.nan)
+        batch = collected.batch
+        if batch is None:
+            return found
+        found[0] = self.measure(batch)
+        most = max(MIN_REPLICATES, MAX_RESAMPLED // max(1, len(batch)))
+        for i, counts in enumerate(multiplicity[1 : 1 + most], start=1):
+            found[i] = self._replicate(batch, counts if batch.bucket is None else counts[batch.bucket])
+        return found
+
+    def _replicate(self, batch: ScoredBatch, counts: Array) -> float:
+        if batch.bucket is None:
+            return self.measure(batch)
+        if "sample_weight" in _parameters(self.function):
+            weight = counts if batch.weight is None else counts * batch.weight
+            return self.measure(replace(batch, weight=weight))
+        total = np.cumsum(counts)
+        places = np.searchsorted(total, np.arange(round(total[-1])) + 0.5)  # each row as often as it counts
+        return self.measure(batch.take(np.minimum(places, len(batch) - 1))) if len(places) else float("nan")
+
+    def measure(self, batch: ScoredBatch) -> float:
+        """Call the function for a batch. Raises TrainingError when it fails or gives no number."""
+        try:
+            if is_scorer(self.function):
+                return float(self.function(*_scorer_arguments(batch), **_weights(batch.weight)))
+            takes = batch.weight is not None and "sample_weight" in _parameters(self.function)
+            return float(self.function(batch.y_true, batch.y_pred, **_weights(batch.weight if takes else None)))
+        except RaylineError:
+            raise
+        except Exception as error:  # whatever a function of the user's raises
+            raise TrainingError(
+                f"metric {self.name!r}: the function failed with {type(error).__name__}: {error}",
+                "Expected a number from function(y_true, y_pred), which gets labels as they are in the data and as "
+                "predict gives them.",
+                "for probabilities pass sklearn.metrics.make_scorer(function, response_method='predict_proba').",
+            ) from error
+
+
+Custom: TypeAlias = Mapping[str, Metric]
+"""The user's own metrics by name."""
+
+
+@overload
+def metric(function: Callable[..., Any], *, mode: Mode, name: str | None = None) -> CustomMetric: ...
+@overload
+def metric(*, mode: Mode, name: str | None = None) -> Callable[[Callable[..., Any]], CustomMetric]: ...
+def metric(function: Callable[..., Any] | None = None, *, mode: Mode, name: str | None = None) -> Any:
+    """Declare a function of labels and predictions as a metric, with its direction. Usable as a decorator.
+
+    Parameters
+    ----------
+    function
+        `function(y_true, y_pred)`, and `sample_weight` where it takes weights.
+    mode
+        Whether smaller ("min") or larger ("max") is better.
+    name
+        What results call it; the function's name when omitted.
+
+    Raises
+    ------
+    ParameterError
+        When `mode` is neither "min" nor "max".
+
+    Examples
+    --------
+    >>> from rayline import evaluate
+    >>> @evaluate.metric(mode="min")
+    ... def missed(y_true, y_pred):
+    ...     return float(((y_true == "late") & (y_pred == "on time")).mean())
+    >>> missed.name, missed.mode
+    ('missed', 'min')
+    """
+    if mode not in ("min", "max"):
+        raise ParameterError.value("evaluate.metric", "mode", "'min' or 'max'", mode)
+    if function is None:
+        return lambda decorated: metric(decorated, mode=mode, name=name)
+    return CustomMetric.of(str(name or getattr(function, "__name__", "metric")), function, mode)
+
+
+def takes(function: Callable[..., Any]) -> bool:
+    """Whether it can be called with labels and predictions, or as a scorer."""
+    try:
+        inspect.signature(function).bind(*([None] * (3 if is_scorer(function) else 2)))
+    except TypeError:
+        return False
+    except ValueError:  # a function of C without a signature
+        return True
+    return True
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a function of C without a signature
+        return []
+
+
+def is_scorer(function: Callable[..., Any]) -> bool:
+    """Whether it is called as scikit-learn's scorers are: with an estimator, X and y."""
+    return _parameters(function)[:1] == ["estimator"]
+
+
+def _weights(weight: Array | None) -> dict[str, Array]:
+    return {} if weight is None else {"sample_weight": weight}
+
+
+def _scorer_arguments(batch: ScoredBatch) -> tuple[Any, Array, Array]:
+    """The arguments of a scorer: an estimator that gives these predictions again, as many rows, and the labels."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+    kind = ClassifierMixin if batch.classes else RegressorMixin
+
+    class Predictions(kind, BaseEstimator):  # type: ignore[misc, valid-type]
+        def predict(self, _rows: Any) -> Array:
+            return batch.y_pred
+
+    if batch.classes:
+        order = np.argsort(np.asarray(batch.classes))  # scikit-learn's classes ascend
+
+        def predict_proba(_self: Any, _rows: Any) -> Array:
+            return np.asarray(batch.probabilities[:, order])
+
+        Predictions.predict_proba = predict_proba
+        Predictions.classes_ = np.asarray(batch.classes)[order]
+    return Predictions(), np.zeros((len(batch), 1)), batch.y_true
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------------
+
+
+class MetricStatistic(ABC):
+    """A metric of the user's own that is computed from parts of the rows and merged: for any number of rows.
+
+    Derive from it, and pass the class in `metrics=`, or register it under its name with `register_metric`.
+
+    Attributes
+    ----------
+    name
+        What results call it.
+    mode
+        Whether smaller ("min") or larger ("max") is better.
+    tasks
+        The tasks whose predictions it can measure: some of "binary", "multiclass" and "regression".
+
+    Examples
+    --------
+    >>> from rayline import evaluate
+    >>> class Late(evaluate.MetricStatistic):
+    ...     name, mode, tasks = "late_share", "max", ("regression",)
+    ...     def __init__(self, late=0.0, rows=0.0):
+    ...         self.late, self.rows = late, rows
+    ...     @classmethod
+    ...     def of(cls, batch):
+    ...         return cls(float((batch.y_pred > batch.y_true).sum()), len(batch))
+    ...     def merge(self, other):
+    ...         return Late(self.late + other.late, self.rows + other.rows)
+    ...     def value(self):
+    ...         return self.late / self.rows
+    >>> Late().merge(Late(3.0, 4.0)).value()
+    0.75
+    """
+
+    name: ClassVar[str]
+    mode: ClassVar[Mode]
+    tasks: ClassVar[Sequence[str]] = ("binary", "multiclass", "regression")
+    needs: ClassVar[Needs] = "labels"
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return the statistic of no rows: the identity of `merge`. The constructor without arguments by default."""
+        return cls()
+
+    @classmethod
+    @abstractmethod
+    def of(cls, batch: ScoredBatch) -> Self:
+        """Return the statistic of some rows: `batch.y_true`, `y_pred`, `probabilities` and `weight` (None for ones)."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> Self:
+        """Return the statistic of the rows of both; neither of them changes."""
+
+    @abstractmethod
+    def value(self) -> float:
+        """Return the metric; NaN where it is not defined."""
+
+
+@dataclass(frozen=True, eq=False)
+class OwnStatistic(Statistic):
+    """The user's statistic of the rows in each of a few bootstrap buckets."""
+
+    states: Mapping[int, Any]
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        (batch,) = values
+        assert isinstance(batch, ScoredBatch)
+        if batch.bucket is None:
+            return cls({0: options["own"].of(batch)} if len(batch) else {})
+        bucket = (batch.bucket % OWN_BUCKETS).astype(np.uint8)
+        order = np.argsort(bucket, kind="stable")
+        filled, starts = np.unique(bucket[order], return_index=True)
+        parts = np.split(order, starts[1:]) if len(order) else []
+        return cls({int(b): options["own"].of(batch.take(rows)) for b, rows in zip(filled, parts, strict=True)})
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls({})
+
+    def merge(self, other: Self) -> Self:
+        made = dict(self.states)
+        for bucket, state in other.states.items():
+            made[bucket] = made[bucket].merge(state) if bucket in made else state
+        return type(self)(made)
+
+
+@dataclass(frozen=True)
+class StatisticMetric(Metric):
+    """The metric of a `MetricStatistic`."""
+
+    own: Any = None  # the class
+
+    @classmethod
+    def of(cls, own: type[MetricStatistic]) -> Self:
+        """Return the metric of a class, whose attributes are checked. Raises ParameterError."""
+        name, mode = getattr(own, "name", None), getattr(own, "mode", None)
+        tasks = getattr(own, "tasks", ())
+        known = [str(task) for task in Task]
+        if not isinstance(name, str) or not name or mode not in ("min", "max") or not {*map(str, tasks)} <= {*known}:
+            raise ParameterError(
+                f"metrics: the statistic {own.__name__} has name={name!r}, mode={mode!r}, tasks={tasks!r}.",
+                f"Expected a name, mode 'min' or 'max', and tasks among {known}.",
+                "set them as attributes of the class.",
+            )
+        return cls(name, mode, own.needs, frozenset(map(Task, tasks)), "a statistic of yours", own)
+
+    @property
+    def source(self) -> Any:
+        return self.own
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        return [self._part]
+
+    @property
+    def _part(self) -> Part:
+        return Part(OwnStatistic, (("own", self.own),))
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        states: Mapping[int, Any] = parts[self._part].states
+        found = np.full(len(multiplicity), np.nan)
+        if not states:
+            return found
+        counts = multiplicity if np.array_equal(multiplicity, np.rint(multiplicity)) else multiplicity * 16
+        for i, row in enumerate(np.rint(counts).astype(int) if len(counts) > 1 else counts.astype(int)):
+            repeated = [_repeated(state, row[bucket]) for bucket, state in sorted(states.items()) if row[bucket]]
+            whole = self.own.empty()
+            for state in repeated:
+                whole = whole.merge(state)
+            found[i] = float(whole.value()) if repeated else np.nan
+        return found
+
+
+def _repeated(state: Any, times: int) -> Any:
+    """Merge a statistic with itself, so that its rows count so many times."""
+    half = _repeated(state, times // 2) if times > 1 else None
+    return state if half is None else half.merge(half) if times % 2 == 0 else half.merge(half).merge(state)

@@ -1,0 +1,293 @@
+"""The contract of a metric: mergeable statistics of scored rows, and the value that follows from them.
+
+A metric never sees all rows. It names the statistics that it needs (`parts`); these are computed from batches of rows, in any
+number of processes, and merged. Metrics with equal parts share them. `value` then computes the metric once for each row of
+`multiplicity`, which says how often the rows of each bootstrap bucket count: a row of ones gives the metric itself, the others
+are bootstrap replicates. So one scan gives a metric, its interval, and both for every slice.
+
+>>> import numpy as np, polars as pl
+>>> from rayline.core.target import Target, Task
+>>> from rayline.evaluate.batch import ScoredBatch
+>>> from rayline.evaluate.metrics import get
+>>> target = Target(("late",), Task.BINARY, (pl.String(),), (("no", "yes"),))
+>>> metric = get("accuracy")
+>>> halves = [ScoredBatch(target, 0, np.array([0.2, 0.9]), np.array([0, 1])), ScoredBatch(target, 0, np.array([0.8]), np.array([0]))]
+>>> parts = {part: part.merged([part.of(batch) for batch in halves]) for part in metric.parts(2)}
+>>> metric.value(parts, np.ones((1, 1))).round(3).tolist()
+[0.667]
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rayline.core.statistics.base import Statistic
+from rayline.core.target import Task
+from rayline.evaluate import score_table
+from rayline.evaluate.batch import ScoredBatch
+from rayline.evaluate.score_table import ScoreTable
+from rayline.evaluate.sums import BucketMaximum, BucketMoments, BucketSums
+
+Array = npt.NDArray[Any]
+Mode: TypeAlias = Literal["min", "max"]
+Needs: TypeAlias = Literal["labels", "ranks", "probabilities", "values"]
+
+CLASSIFICATION = frozenset((Task.BINARY, Task.MULTICLASS))
+REGRESSION = frozenset((Task.REGRESSION,))
+
+
+class Part(NamedTuple):
+    """A statistic of scored rows that a metric is computed from: `Statistic.of(batch, **options)`."""
+
+    statistic: type[Statistic]
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def of(self, batch: ScoredBatch) -> Statistic:
+        """Return the statistic of a batch."""
+        return self.statistic.of(batch, **dict(self.options))
+
+    def merged(self, states: Iterable[Statistic]) -> Statistic:
+        """Return the statistic of all rows of some batches."""
+        return self.statistic.merge_all(states, **dict(self.options))
+
+
+Parts: TypeAlias = Mapping[Part, Any]
+"""The merged statistics of all rows, or of a slice."""
+
+
+@dataclass(frozen=True)
+class Metric(ABC):
+    """A measure of predictions of one target.
+
+    Attributes
+    ----------
+    name
+        What results call it.
+    mode
+        Whether smaller ("min") or larger ("max") is better; None for a function whose direction was not declared.
+    needs
+        What it is computed from: predicted classes ("labels"), probabilities of the classes, either these or margins that
+        rank the rows ("ranks"), or predicted values (a regression).
+    tasks
+        The tasks whose predictions it can measure.
+    about
+        What it measures, in a few words.
+    """
+
+    name: str
+    mode: Mode | None
+    needs: Needs
+    tasks: frozenset[Task]
+    about: str = ""
+
+    def fits(self, task: Task) -> bool:
+        """Whether it can measure predictions of this task."""
+        return task in self.tasks
+
+    @property
+    def source(self) -> Any:
+        """The user's own object that it was made of; itself for a metric of Rayline's."""
+        return self
+
+    @abstractmethod
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        """Return the statistics that it needs, for a target with so many classes (0 for a regression)."""
+
+    @abstractmethod
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        """Return the metric of each replicate, NaN where it is not defined.
+
+        Parameters
+        ----------
+        parts
+            The merged statistics, by the parts that `parts` names.
+        multiplicity
+            How often the rows of each bucket count, shape (replicates, buckets). The first row consists of ones.
+        """
+
+    def undefined(self, parts: Parts) -> str:
+        """Return why the metric has no value, in a few words; asked for where `value` is NaN."""
+        return "not defined for these rows"
+
+    def bound(self, parts: Parts) -> float:
+        """Return how far the value can be off because of a sketch; 0 where it is exact."""
+        return 0.0
+
+
+def sums(name: str) -> Part:
+    """Return the part of the sums of a quantity (see `rayline.evaluate.quantities`)."""
+    return Part(BucketSums, (("name", name),))
+
+
+@dataclass(frozen=True)
+class SumMetric(Metric):
+    """A function of sums over the rows: `total` gets the sums of each quantity, shape (replicates, width)."""
+
+    quantities: tuple[str, ...] = ()
+    total: Callable[..., Array] = field(default=lambda *sums: sums[0])
+    reason: str = ""
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        return [sums(name) for name in self.quantities]
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        found = [parts[sums(name)].total(multiplicity) for name in self.quantities]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.total(*found), dtype=np.float64)
+
+    def undefined(self, parts: Parts) -> str:
+        return self.reason or "the rows have no weight"
+
+
+@dataclass(frozen=True)
+class RankMetric(Metric):
+    """A measure of a ranking of two kinds of rows: of the second class, or the mean of measures of several classes.
+
+    Attributes
+    ----------
+    measure
+        A function of weights (…, scores, 2), as `score_table.area_under_roc`.
+    average
+        With more than two classes: "macro" or "weighted" (by the rows of each class) means of one class against the
+        rest ("ovr"), or "ovo" of each pair of classes.
+    """
+
+    measure: Callable[[Array], Array] = score_table.area_under_roc
+    average: Literal["macro", "weighted", "ovo"] = "macro"
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        if n_classes == 2:
+            return [_table("class", 1)]
+        kind = "classes" if self.average == "ovo" else "class"
+        return [_table(kind, c) for c in range(n_classes)]
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        tables = [parts[part] for part in self._own(parts)]
+        if len(tables) == 1:
+            return self._of(tables[0], multiplicity, 1)
+        if self.average == "ovo":
+            pairs = [(a, b) for a in range(len(tables)) for b in range(len(tables)) if a != b]
+            found = [self._of(tables[a], multiplicity, a, (a, b)) for a, b in pairs]
+            return np.asarray(np.mean(found, axis=0))
+        found = [self._of(table, multiplicity, 1) for table in tables]
+        if self.average == "macro":
+            return np.asarray(np.mean(found, axis=0))
+        shares = np.stack([_positive_weight(table, multiplicity) for table in tables])
+        return np.asarray((np.array(found) * shares).sum(axis=0) / shares.sum(axis=0))
+
+    def _own(self, parts: Parts) -> Sequence[Part]:
+        """Return its parts among all, in the order of the classes."""
+        tables = [dict(part.options)["of"] for part in parts if part.statistic is ScoreTable]
+        kind = "classes" if self.average == "ovo" and any(of[0] == "classes" for of in tables) else "class"
+        return [_table(kind, code) for code in sorted(of[1] for of in tables if of[0] == kind)]
+
+    def _of(self, table: ScoreTable, multiplicity: Array, positive: int, among: tuple[int, int] | None = None) -> Array:
+        exact = self.measure(table.curve(positive=positive, among=among).weights[None])
+        if len(multiplicity) == 1:
+            return exact
+        if table.cells is None:
+            return np.full(len(multiplicity), exact[0])
+        found = self.measure(table.replicates(multiplicity, positive=positive, among=among))
+        return np.asarray(np.clip(found + (exact[0] - found[0]), 0.0, 1.0))
+
+    def undefined(self, parts: Parts) -> str:
+        return "only one class occurs"
+
+    def bound(self, parts: Parts) -> float:
+        tables = [parts[part] for part in self._own(parts)]
+        inexact = [t for t in tables if not t.is_exact and self.average != "ovo"]
+        return (
+            float(np.mean([score_table.tied_share(t.curve(positive=1).weights) for t in inexact])) if inexact else 0.0
+        )
+
+
+def _table(*of: Any) -> Part:
+    return Part(ScoreTable, (("of", of),))
+
+
+def _positive_weight(table: ScoreTable, multiplicity: Array) -> Array:
+    if table.cells is None:
+        return np.full(len(multiplicity), table.curve(positive=1).weights[:, 1].sum())
+    return np.asarray(table.replicates(multiplicity, positive=1)[..., 1].sum(axis=1))
+
+
+@dataclass(frozen=True)
+class MedianMetric(Metric):
+    """The median of the absolute errors."""
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        return [_table("error")]
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        table = parts[_table("error")]
+        scores, weights = table.curve()
+        middle = score_table.weighted_median(scores, weights[:, 0])
+        if len(multiplicity) == 1 or table.cells is None or not len(scores):
+            return np.full(len(multiplicity), middle)
+        # How far the share of rows below the median moves says which quantile of all rows a replicate's median is.
+        share = np.cumsum(weights[:, 0]) / weights.sum()
+        bin_of = np.searchsorted(
+            table.bins, (table.keys << np.uint64(table.level) >> np.uint64(32)) >> np.uint64(table.bin_level)
+        )
+        own, below = self._shares(table, multiplicity)
+        place = int(bin_of[min(np.searchsorted(scores, middle), len(scores) - 1)])
+        inside = np.clip((0.5 - below[0, place]) / max(own[0, place], 1e-300), 0.0, 1.0)
+        moved = below[:, place] + inside * own[:, place]
+        at = np.clip(np.searchsorted(share, 1.0 - moved), 0, len(scores) - 1)
+        found = scores[at]
+        found[0] = middle
+        return np.asarray(found)
+
+    @staticmethod
+    def _shares(table: ScoreTable, multiplicity: Array) -> tuple[Array, Array]:
+        """Return the share of the weight in each bin, and below it, for each replicate."""
+        weights = table.replicates(multiplicity)[..., 0]
+        with np.errstate(invalid="ignore"):
+            own = weights / weights.sum(axis=1, keepdims=True)
+        return own, np.cumsum(own, axis=1) - own
+
+
+_MOMENTS, _MAXIMUM = Part(BucketMoments), Part(BucketMaximum)
+
+
+@dataclass(frozen=True)
+class VarianceMetric(Metric):
+    """1 − error / variance of the true values: R² with squared errors, explained variance with the errors' variance."""
+
+    centered: bool = False
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        return [_MOMENTS]
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        moments = parts[_MOMENTS]
+        if moments.n_rows < 2:
+            return np.full(len(multiplicity), np.nan)
+        weight, mean, m2 = moments.total(multiplicity)
+        error = m2[:, 1] if self.centered else m2[:, 1] + weight * mean[:, 1] ** 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = 1.0 - error / m2[:, 0]
+        # As in scikit-learn: equal true values are explained fully or not at all; of one row it is not defined.
+        scale = np.abs(mean[:, 0]) ** 2 * weight * 1e-30
+        constant = m2[:, 0] <= scale
+        return np.where(constant, np.where(error <= scale, 1.0, 0.0), found)
+
+    def undefined(self, parts: Parts) -> str:
+        return "needs two rows with weight"
+
+
+@dataclass(frozen=True)
+class MaximumMetric(Metric):
+    """The largest absolute error."""
+
+    def parts(self, n_classes: int) -> Sequence[Part]:
+        return [_MAXIMUM]
+
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        return np.asarray(parts[_MAXIMUM].total(multiplicity))
