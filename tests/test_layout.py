@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "stages": {"core"},
     "frameworks": {"core"},
     "compat": set(),
+    "device": {"core"},
     "engine": {"core"},
     "data": {"core"},
     "preprocessing": {"core", "data"},
@@ -45,6 +46,7 @@ TORCH = {
     f"rayline.frameworks.{name}"
     for name in (
         "torch",
+        "torch_device",
         "torch_file",
         "torch_loop",
         "torch_modules",
@@ -61,6 +63,9 @@ RLLIB = {
     for name in ("rllib", "rllib_file", "rllib_modules", "rllib_training", "rllib_settings")
 }
 """The adapter of RLlib, and its policies as data."""
+
+TORCH_DEVICE = "rayline.frameworks.torch_device"
+"""Modules and batches on a device: every adapter whose models are PyTorch's may use it."""
 
 VERIFY = "rayline.frameworks.verify."
 """Checks of untrusted model files: every adapter may use them, and they may use one another."""
@@ -80,6 +85,7 @@ ONE_PLACE = {
     "torch": {
         "torch",
         "verify.module_size",
+        "torch_device",
         "torch_file",
         "torch_loop",
         "torch_modules",
@@ -151,6 +157,8 @@ def test_imports_go_down_only(module: str) -> None:
         other = package(name)
         if other == "compat":  # private names of other libraries; it imports nothing of ours
             continue
+        if other == "device" and own != "core":  # it imports core alone
+            continue
         of_one = name.startswith(f"{module}_")  # an adapter and what is its library's alone: parameters, a file's check
         together = (
             of_one
@@ -158,6 +166,7 @@ def test_imports_go_down_only(module: str) -> None:
             or {module, name} <= TORCH
             or {module, name} <= RLLIB
             or (name.startswith(VERIFY) and own == "frameworks")
+            or (name == TORCH_DEVICE and "torch" in imports(MODULES[module]))
             or (other == own and own not in SEPARATE)
             or name.startswith(f"{module}.")  # a package's names, for type checkers
         )

@@ -25,7 +25,7 @@ class Placement:
     num_cpus, num_gpus
         The resources of each worker.
     concurrency
-        The maximum number of workers; with `num_gpus` the exact number of actors.
+        The maximum number of workers; with `num_gpus` the exact number of actors, by default as many as the cluster's GPUs hold.
     """
 
     batch_size: int | None = None

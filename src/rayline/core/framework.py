@@ -376,8 +376,11 @@ class Framework(ABC):
     """Whether a process that has trained as one of several workers can do so again. A search then keeps its workers from
     fold to fold; otherwise each training starts new ones."""
 
+    trains_on_gpu: ClassVar[bool] = False
+    """Whether `train` computes on a GPU with `context.use_gpu`; otherwise `use_gpu=True` is refused."""
+
     predicts_on_gpu: ClassVar[bool] = False
-    """Whether `predict` uses a GPU when one is available; otherwise a GPU reserved for prediction would be idle."""
+    """Whether `predict` computes on a GPU with a model that `place` has put there; otherwise `use_gpu=True` is refused."""
 
     generates_own_data: ClassVar[bool] = False
     """Whether it generates its own data, in an environment. A fit then takes no data, `environment_spec` describes what the
@@ -510,6 +513,24 @@ class Framework(ABC):
     def without_gpu(self) -> str:
         """Return why the installed library cannot use any GPU and what to install instead; empty when it can."""
         return ""
+
+    def gpu_arguments(self, *args: Any, **kwargs: Any) -> str:
+        """Return the trainer's argument that asks for a GPU in the library's own words, such as "device='cuda'"; empty when
+        none does. It then counts as `use_gpu=True`."""
+        return ""
+
+    def cpu_arguments(self, *args: Any, **kwargs: Any) -> str:
+        """Return why a training with these arguments would compute on the CPU in spite of `use_gpu=True`; empty when not."""
+        return ""
+
+    def predicts_on_cpu(self, model: Any) -> str:
+        """Return why this model cannot predict on a GPU although others of the framework can; empty when it can."""
+        return ""
+
+    def place(self, model: Any, device: Any) -> Any:
+        """Return the model on a device (`rayline.device.Device`), for `predict`: the model itself when it is there already,
+        otherwise one that leaves the given model as it is. From a GPU to the CPU the model itself may be moved."""
+        return model
 
     def predicts_margins(self, model: Any) -> bool:
         """Return whether `predict` returns raw scores of a classifier instead of probabilities, as with a custom objective:

@@ -26,6 +26,11 @@ def _say(text: str) -> None:
 _listener: ContextVar[Callable[[str], None]] = ContextVar("rayline_listener", default=_say)
 
 
+def say(text: str) -> None:
+    """Report something to whoever listens: the progress line of this step, or the terminal unless RAYLINE_QUIET is set."""
+    _listener.get()(text)
+
+
 @contextmanager
 def told_to(listener: Callable[[str], None]) -> Iterator[None]:
     """Send messages about waiting to this listener instead of the terminal, within this context."""

@@ -22,9 +22,11 @@ _NAMES = {
     "RepeatedKFold": "split.splitters",
     "Bootstrap": "split.splitters",
     "Holdout": "split.holdout",
+    "map_batches": "batches",
 }
 
 if TYPE_CHECKING:
+    from rayline.data.batches import map_batches
     from rayline.data.read import from_arrow, from_pandas, from_polars, read_csv, read_json, read_parquet
     from rayline.data.split.base import Folds, Splitter
     from rayline.data.split.holdout import Holdout
@@ -51,6 +53,7 @@ __all__ = [
     "from_arrow",
     "from_pandas",
     "from_polars",
+    "map_batches",
     "read_csv",
     "read_json",
     "read_parquet",

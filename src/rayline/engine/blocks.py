@@ -66,6 +66,10 @@ class SerializedFunction:
             return function(frame.lazy()).collect()
         return pl.concat(function(part.lazy()).collect() for part in frame.iter_slices(batch_size))
 
+    def load(self) -> None:
+        """Deserialize the function now."""
+        _unpacked(self)
+
     def passed_through(self, names: Sequence[str]) -> list[str]:
         """As `scan.passed_through`."""
         return passed_through(_unpacked(self), names)
@@ -126,14 +130,29 @@ class RaylineTask:
 
 
 class RaylineActor(RaylineTask):
-    """The same for an actor: constructed once in each."""
+    """The same for an actor: constructed once in each, with its function loaded."""
+
+    def __init__(self, function: MappedBlock) -> None:
+        super().__init__(function)
+        function.function.load()  # before two calls at a time do
 
 
-@ray.remote
-def write_part(
+def _write_part(
     number: int, pieces: Sequence[BlockSlice], function: SerializedFunction, files: PartFiles, batch_size: int | None
 ) -> int:
     """Write one file of a directory of files: the rows of some block slices after a function."""
     frames = [to_frame(ray.get(piece.block)).slice(piece.start, piece.stop - piece.start) for piece in pieces]
     frame = pl.concat(frames, how="vertical_relaxed", rechunk=False)
     return files.write(number, function(frame, batch_size))
+
+
+write_part = ray.remote(_write_part)
+"""`_write_part` as a task."""
+
+
+@ray.remote(max_restarts=0)
+class PartWriter:
+    """`_write_part` in an actor: a task with a GPU would end its process, and with it what it has put there."""
+
+    def write(self, *args: Any) -> int:
+        return _write_part(*args)

@@ -92,6 +92,16 @@ def refuse_no_room(where: str, needs: Mapping[str, float], n: int = 1, *, spare_
         )
 
 
+def max_workers(needs: Mapping[str, float], *, spare_cpus: float = 0.0) -> int:
+    """Return how many workers of this size the nodes hold at a time when they are empty and `spare_cpus` stay free, at least 1."""
+    cluster = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    requested = {name: amount for name, amount in needs.items() if amount}
+    n = sum(_fits(has, requested) for has in cluster.values())
+    if requested.get("CPU"):
+        n = min(n, int((_cpus(cluster) - spare_cpus) / requested["CPU"]))
+    return max(1, n)
+
+
 def gone(node_id: str) -> str | None:
     """Return the address of a node that has left the cluster; None for a node that is alive."""
     node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import re
 import weakref
@@ -29,6 +30,7 @@ from rayline.core.waiting import patience
 from rayline.engine.blocks import (
     MappedBlock,
     PartialScan,
+    PartWriter,
     RaylineActor,
     RaylineTask,
     SerializedFunction,
@@ -39,7 +41,7 @@ from rayline.engine.blocks import (
 from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import Coordinate, DataShards, DistributedRun, Pool
 from rayline.engine.object_refs import BlockSlice, first_line, shared
-from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, refuse_no_room
+from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
 
 SAMPLE_ROWS = 1000
@@ -103,10 +105,8 @@ class RayEngine(Engine):
         # A RaylineError keeps its type until it reaches the consumer of the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
-            actors = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus}
-            refuse_no_room("transform", actors, placement.concurrency or 1, spare_cpus=1.0)
             options["batch_size"] = placement.batch_size or GPU_ROWS
-            options["compute"] = ActorPoolStrategy(size=placement.concurrency or 1)
+            options["compute"] = _gpu_pool(placement)
             options["fn_constructor_args"] = (work,)
             return mapped.map_batches(RaylineActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
         if placement.concurrency:
@@ -118,19 +118,17 @@ class RayEngine(Engine):
     ) -> int:
         _refuse_other(data)
         placement = _possible(placement)
-        task = write_part.options(num_cpus=placement.num_cpus or 1, num_gpus=placement.num_gpus or 0)
         shipped = ray.put(SerializedFunction.of(function))
-        most = placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1)))
         under_way: deque[ray.ObjectRef[int]] = deque()
         written: int = 0
-        with _answering("write"), _cancelled(under_way):
+        with _answering("write"), _part_writers(placement) as (most, writer), _cancelled(under_way):
             for number, pieces in enumerate(_cut(_rows(_own(data)), files.rows_per_file)):
                 if number in done:
                     written += files.n_rows(number)
                     continue
                 if len(under_way) >= most:
                     written += ray.get(under_way.popleft())
-                under_way.append(task.remote(number, pieces, shipped, files, placement.batch_size))
+                under_way.append(writer().remote(number, pieces, shipped, files, placement.batch_size))
             while under_way:
                 written += ray.get(under_way.popleft())
         return written
@@ -232,6 +230,11 @@ class RayEngine(Engine):
 
         return training.run(share)
 
+    def n_gpus(self) -> float:
+        """Return the GPUs of the cluster, free or not."""
+        ensure_ray()
+        return float(ray.cluster_resources().get("GPU", 0.0))
+
     def pool(self) -> Pool:
         """Return a pool that keeps workers from one `train` to the next; close it after use."""
         return Pool()
@@ -242,6 +245,43 @@ class RayEngine(Engine):
         Raises ResourceError when the cluster, even empty, has no room for them.
         """
         return PlacementPlan.of(num_workers, resources, use_gpu=False).cpus
+
+
+def _gpu_pool(placement: Placement) -> ActorPoolStrategy:
+    """Return actors for `map`: as many as asked for, otherwise as many as the cluster's GPUs hold, at least one.
+
+    Two calls run in an actor at a time: while one computes on the GPU, the other reads and preprocesses its rows.
+    """
+    n = _n_actors(placement)
+    sizes = {"size": n} if placement.concurrency else {"min_size": 1, "max_size": n}
+    return ActorPoolStrategy(**sizes, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True)
+
+
+def _n_actors(placement: Placement) -> int:
+    """Return the number of actors with GPUs. Raises ResourceError when there is no room for them."""
+    actors = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus or 0.0}
+    refuse_no_room("transform", actors, placement.concurrency or 1, spare_cpus=1.0)
+    return placement.concurrency or max_workers(actors, spare_cpus=1.0)
+
+
+@contextlib.contextmanager
+def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """Yield the most parts to write at a time, and a function that returns the next remote function that writes one: tasks, or in turn the
+    method of actors that keep a model on their GPUs."""
+    if not placement.num_gpus:
+        task = write_part.options(num_cpus=placement.num_cpus or 1)
+        yield placement.concurrency or max(2, int(ray.cluster_resources().get("CPU", 1))), lambda: task
+        return
+    free_of = int(ray.available_resources().get("GPU", 0.0) / placement.num_gpus)
+    n = placement.concurrency or max(1, min(_n_actors(placement), free_of))
+    make = PartWriter.options(num_cpus=placement.num_cpus or 0, num_gpus=placement.num_gpus)  # type: ignore[attr-defined]
+    actors = [make.remote() for _ in range(n)]
+    turn = itertools.cycle(actors)
+    try:
+        yield 2 * n, lambda: next(turn).write
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
 def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:

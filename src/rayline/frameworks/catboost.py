@@ -17,6 +17,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
 from rayline.core.schema import col
 from rayline.core.target import Task, normalized
+from rayline.device import CPU, Device, in_batches, record, select
 from rayline.frameworks.verify import catboost_model
 
 try:
@@ -57,6 +58,9 @@ MISSING = "\u2205"
 NAMES = Escaping({})
 """Escapes an empty feature name, the only one that CatBoost refuses."""
 
+GPU_ROWS = 1 << 17
+"""Rows per batch of prediction on a GPU."""
+
 MANY_COLUMNS = 4096
 """Maximum number of elements of sparse vectors that are converted to table columns."""
 
@@ -75,6 +79,8 @@ class CatBoost(Framework):
     name = "catboost"
     package = "catboost"
     string_features = "categories"
+    trains_on_gpu = True
+    predicts_on_gpu = True
     max_label = 1e37
 
     def train(
@@ -89,17 +95,11 @@ class CatBoost(Framework):
         model = catboost.CatBoost(made)
         test = None if context.test is None or not context.test.n_rows else _pool(context.test)
         on_gpu = made.get("task_type") == "GPU"  # where CatBoost accepts no callbacks, report all iterations at the end
-        if on_gpu and callbacks:
-            raise ParameterError(
-                "catboost trainer: CatBoost takes no callbacks on a GPU.",
-                f"Got {list(callbacks)!r}.",
-                "leave callbacks out.",
-            )
         listening = None if on_gpu else [_CatBoostReporter(context), *(callbacks or ())]
         model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
         if on_gpu:
             _tell(context, model.get_evals_result())
-        return model
+        return _noted(model, select(True, "train.fit") if context.use_gpu else CPU)
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         several, task = len(context.target.columns) > 1, context.target.task
@@ -111,8 +111,8 @@ class CatBoost(Framework):
         params = {"allow_writing_files": False, "loss_function": losses[task], "thread_count": context.n_threads}
         if context.seed is not None and not {"random_seed", "random_state"} & {*given}:
             params["random_seed"] = context.seed
-        if context.use_gpu:
-            params["task_type"] = "GPU"
+        if context.use_gpu and (gpu := select(True, "train.fit")).is_cuda:
+            params |= {"task_type": "GPU", "devices": gpu.name.partition(":")[2] or "0"}
         if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
             params["logging_level"] = "Silent"
         made = {**params, **given}
@@ -139,13 +139,56 @@ class CatBoost(Framework):
     def predict(self, model: Any, features: Features) -> Array:
         loss = _loss(model.get_all_params() if model.is_fitted() else {})
         kind = "Probability" if loss in CLASSES else "Exponent" if loss in EXPONENTIAL else "RawFormulaVal"
-        table = _table(features)
-        if features.categories:
-            table = catboost.Pool(table, cat_features=_categories(features), feature_names=model.feature_names_)
-        scores: Array = np.asarray(model.predict(table, prediction_type=kind))
+        device = _device_of(model)
+
+        def compute(rows: Features) -> Array:
+            table = _table(record("batch", device, rows) if device.is_gpu else rows)
+            if rows.categories:
+                table = catboost.Pool(table, cat_features=_categories(rows), feature_names=model.feature_names_)
+            found: Array = np.asarray(
+                model.predict(table, prediction_type=kind, task_type="GPU" if device.is_cuda else "CPU")
+            )
+            return record("result", device, found) if device.is_gpu else found
+
+        if device.is_gpu:
+            parts = in_batches(
+                features.n_rows, GPU_ROWS, lambda rows: compute(Features(features.table[rows], schema=features.schema)),
+                device=device, model=model, model_bytes=lambda: 16.0 * 2 ** 6 * (model.tree_count_ or 0),
+            )  # fmt: skip
+            scores = np.concatenate(parts)
+        else:
+            scores = compute(features)
         if loss == "MultiClassOneVsAll":  # one-vs-all: they do not add up to 1
             scores = normalized(scores)
         return scores
+
+    def place(self, model: Any, device: Any) -> Any:
+        if _device_of(model) == device:
+            return model
+        made = _noted(model.copy() if device.is_gpu else model, device)
+        return made if device.is_gpu else record("model", device, made)
+
+    def predicts_on_cpu(self, model: Any) -> str:
+        names = model.get_cat_feature_indices() if model.is_fitted() else ()
+        return (
+            "CatBoost predicts on a GPU with features that are numbers only, and this model has categories"
+            if len(names)
+            else ""
+        )
+
+    def gpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        return "task_type='GPU'" if (params or {}).get("task_type") == "GPU" else ""
+
+    def cpu_arguments(
+        self, params: Mapping[str, Any] | None = None, *args: Any, callbacks: Sequence[Any] | None = None, **kwargs: Any
+    ) -> str:
+        if (params or {}).get("task_type") == "CPU":
+            return "task_type='CPU' is the CPU"
+        return (
+            "CatBoost takes no callbacks of its own on a GPU (rayline.train.Callback hears of every iteration, after the training)"
+            if callbacks
+            else ""
+        )
 
     def predicts_margins(self, model: Any) -> bool:
         return _loss(model.get_all_params()).startswith(OWN)
@@ -240,6 +283,16 @@ class CatBoost(Framework):
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         found = model.get_feature_importance()
         return dict(zip(names, map(float, found), strict=True)) if len(found) == len(names) else None
+
+
+def _noted(model: Any, device: Device) -> Any:
+    model.rayline_device = device
+    return record("model", device, model) if device.is_gpu else model
+
+
+def _device_of(model: Any) -> Device:
+    found = getattr(model, "rayline_device", CPU)
+    return found if isinstance(found, Device) else CPU
 
 
 class _CatBoostReporter:

@@ -49,6 +49,13 @@ class Horovod(Torch):
     def owns(self, model: Any) -> bool:
         return False  # they are PyTorch's
 
+    def without_gpu(self) -> str:
+        if not (hvd.cuda_built() or hvd.rocm_built()):
+            return (
+                "this Horovod was built for CPUs; HOROVOD_GPU_OPERATIONS=NCCL builds one that shares gradients on GPUs"
+            )
+        return super().without_gpu()
+
     def check(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("lightning_module") is not None:
             raise ParameterError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.schema import is_category
 from rayline.core.target import Target, Task
+from rayline.device import in_batches
 from rayline.frameworks import huggingface_file as files
 from rayline.frameworks import huggingface_trainer as training
+from rayline.frameworks import torch_device
 from rayline.frameworks.huggingface_trainer import quiet
 
 try:
@@ -26,6 +29,9 @@ try:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 except ImportError as error:
     raise MissingExtraError.of("HuggingFaceTrainer", "transformers", "huggingface") from error
+
+_TOKENIZING = threading.Lock()
+"""Held while texts are encoded: a tokenizer of `tokenizers` refuses a second thread."""
 
 BATCH_ROWS = 64
 """Texts per batch of prediction."""
@@ -50,7 +56,8 @@ class TextSettings:
         texts = [table[name].fill_null("").to_list() for name in self.columns]
         if not table.height:  # no tokenizer accepts a null
             return {"input_ids": []}
-        return self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+        with _TOKENIZING:
+            return self.tokenizer(*texts, truncation=True, max_length=self.max_length)
 
 
 class HuggingFace(Framework):
@@ -83,6 +90,8 @@ class HuggingFace(Framework):
     package = "transformers"
     string_features = "text"
     distributed = True
+    trains_on_gpu = True
+    predicts_on_gpu = True
 
     def train(
         self,
@@ -112,23 +121,30 @@ class HuggingFace(Framework):
                 save=lambda directory: self.save(made, directory),
             )
             made.rayline_text = dataclasses.replace(text, best_iteration=best)
-            return made.cpu().eval()
+            return made.eval()
 
     def predict(self, model: Any, features: Features) -> Array:
         text = _text(model)
         encoded = text.encode(features.table)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)  # sort texts by length: less padding
-        parts = []
+        device = torch_device.of(model)
+        feed = torch_device.Feed(device)
+
+        def compute(part: slice) -> Any:
+            batch = {name: [values[i] for i in order[part]] for name, values in encoded.items()}
+            with _TOKENIZING:
+                padded = dict(text.tokenizer.pad(batch, return_tensors="pt"))
+            return model(**feed(padded)).logits.double()
+
         with torch.inference_mode():
-            for start in range(0, len(order), BATCH_ROWS):
-                rows = order[start : start + BATCH_ROWS]
-                batch = {name: [values[i] for i in rows] for name, values in encoded.items()}
-                padded = text.tokenizer.pad(batch, return_tensors="pt").to(model.device)
-                parts.append(model(**padded).logits.double().cpu())
+            parts = in_batches(
+                len(order), BATCH_ROWS, compute,
+                device=device, model=model, model_bytes=lambda: torch_device.size_bytes(model),
+            )  # fmt: skip
         logits = torch.empty((len(order), model.config.num_labels), dtype=torch.float64)
         if parts:
-            logits[order] = torch.cat(parts)
+            logits[order] = feed.fetch(torch.cat(parts))
         kind = model.config.problem_type
         if kind == "single_label_classification":
             logits = logits.softmax(dim=1)
@@ -165,8 +181,10 @@ class HuggingFace(Framework):
         return _text(model).best_iteration
 
     def without_gpu(self) -> str:
-        built = torch.version.cuda or getattr(torch.version, "hip", None)
-        return "" if built else "this build of PyTorch is for CPUs; pip install torch from an index of builds with CUDA"
+        return torch_device.without_gpu()
+
+    def place(self, model: Any, device: Any) -> Any:
+        return torch_device.placed(model, device)
 
     def owns_callback(self, callback: Any) -> bool:
         return isinstance(callback, transformers.TrainerCallback)

@@ -18,6 +18,7 @@ from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.row_stream import bytes_per_row, prefetched
 from rayline.core.target import Target
+from rayline.device import select
 
 try:
     import torch
@@ -211,6 +212,7 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
 
 def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments: quiet, no files, an evaluation after each epoch; the user's arguments override them."""
+    gpu = select(context.use_gpu, "train.fit")
     own = {
         "output_dir": folder,
         "report_to": "none",
@@ -218,8 +220,8 @@ def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> 
         "logging_strategy": "epoch",
         "eval_strategy": "no" if context.test is None else "epoch",
         "disable_tqdm": True,
-        "use_cpu": not context.use_gpu,
-        "dataloader_pin_memory": context.use_gpu,
+        "use_cpu": not gpu.is_cuda,
+        "dataloader_pin_memory": gpu.is_cuda,
         "remove_unused_columns": False,
         "average_tokens_across_devices": False,  # otherwise the loss is multiplied by the number of workers
         "seed": 42 if context.seed is None else context.seed,
@@ -229,7 +231,7 @@ def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> 
             "save_strategy": "epoch",
             "save_on_each_node": True,
         }  # each worker loads the best epoch from its own files
-    backend = {"ddp_backend": "nccl" if context.use_gpu else "gloo"} if context.world_size > 1 else {}
+    backend = {"ddp_backend": "nccl" if gpu.is_cuda else "gloo"} if context.world_size > 1 else {}
     return {**own, **backend, **copy.deepcopy(dict(given))}
 
 

@@ -19,6 +19,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
 from rayline.core.schema import col
 from rayline.core.target import Task, normalized
+from rayline.device import select
 from rayline.frameworks.verify import lightgbm_model
 
 try:
@@ -75,6 +76,7 @@ class LightGBM(Framework):
     package = "lightgbm"
     string_features = "categories"
     distributed = True
+    trains_on_gpu = True
     max_label = 1e37
 
     def train(
@@ -145,8 +147,8 @@ class LightGBM(Framework):
         if context.seed is not None:
             default("seed", context.seed)
             default("deterministic", True)
-        if context.use_gpu:
-            default("device_type", "gpu")
+        if context.use_gpu and select(True, "train.fit").is_cuda:
+            default("device_type", "cuda" if _is_built_for("CUDA") else "gpu")
         default("num_threads", context.n_threads)
         _of_features(params, context)
         if context.world_size > 1:
@@ -286,13 +288,17 @@ class LightGBM(Framework):
         return isinstance(callback, type(lightgbm.record_evaluation({})))
 
     def without_gpu(self) -> str:
-        rows = lightgbm.Dataset(np.arange(20.0).reshape(-1, 1), np.arange(20.0), params={"verbosity": -1})
-        try:
-            lightgbm.Booster({"device_type": "gpu", "verbosity": -1}, rows)
-        except lightgbm.basic.LightGBMError as error:
-            if "not enabled in this build" in str(error):
-                return "this build of LightGBM has none; one built with -DUSE_GPU=1 has"
-        return ""  # other problems with a GPU appear on the workers
+        if _is_built_for("CUDA") or _is_built_for("GPU"):
+            return ""  # other problems with a GPU appear on the workers
+        return "this build of LightGBM has none; one built with -DUSE_CUDA=1 or -DUSE_GPU=1 (OpenCL) has"
+
+    def gpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        asked = {name: (params or {}).get(name) for name in compat.lightgbm_aliases("device_type")}
+        return next((f"{name}={value!r}" for name, value in asked.items() if value in ("gpu", "cuda")), "")
+
+    def cpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        asked = {name: (params or {}).get(name) for name in compat.lightgbm_aliases("device_type")}
+        return next((f"{name}={value!r} is the CPU" for name, value in asked.items() if value == "cpu"), "")
 
     def best_iteration(self, model: Any) -> int | None:
         return model.best_iteration - 1 if model.best_iteration > 0 else None
@@ -336,6 +342,15 @@ class _LightGBMReporter:
 
 
 MANY_ROWS = 4096
+
+
+@functools.cache
+def _is_built_for(what: str) -> bool:
+    """Return whether LightGBM's library was built for "CUDA" or for "GPU" (OpenCL): otherwise it contains the error that says so.
+    To ask it would print that error."""
+    files = [*Path(lightgbm.__file__).parent.glob("lib/*lib_lightgbm.*")]
+    refusal = f"{what} Tree Learner was not enabled in this build".encode()
+    return bool(files) and all(refusal not in file.read_bytes() for file in files)
 
 
 @functools.cache

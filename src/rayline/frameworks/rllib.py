@@ -13,6 +13,7 @@ from rayline.core import registry
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, EnvironmentSpec, Framework, ModelInfo, TrainContext
+from rayline.device import is_pretended
 
 try:
     from rayline.frameworks import rllib_file
@@ -59,6 +60,8 @@ class RLlib(Framework):
     package = "ray[rllib]"
     distributed = True
     generates_own_data = True
+    trains_on_gpu = True
+    predicts_on_gpu = True
     iterations = "iterations"
 
     def train(
@@ -78,8 +81,12 @@ class RLlib(Framework):
         )
         if settings.seed is None:
             settings.debugging(seed=context.seed)
-        if context.use_gpu:
-            settings.learners(num_gpus_per_learner=settings.num_gpus_per_learner or 1)
+        if context.use_gpu and not is_pretended():
+            # With workers on Ray the learner is an actor, to which Ray gives a GPU; otherwise this process is the learner.
+            settings.learners(
+                num_gpus_per_learner=settings.num_gpus_per_learner or 1,
+                num_learners=settings.num_learners or int(context.num_workers > 0),
+            )
         registry.engine("ray").connect()
         with (
             modules.quiet(),
@@ -117,6 +124,12 @@ class RLlib(Framework):
 
     def predict(self, model: Any, features: Features) -> Array:
         return modules.actions(model, features)
+
+    def without_gpu(self) -> str:
+        return modules.without_gpu()
+
+    def place(self, model: Any, device: Any) -> Any:
+        return modules.placed(model, device)
 
     def save(self, model: Any, directory: Path) -> None:
         rllib_file.save(model, directory)

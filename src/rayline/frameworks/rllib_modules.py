@@ -19,8 +19,16 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.target import Target, Task
+from rayline.device import in_batches
+from rayline.frameworks import torch_device
+from rayline.frameworks.torch_device import placed, without_gpu
 
 M = TypeVar("M", bound=type)
+
+__all__ = ["placed", "without_gpu"]
+
+BATCH_ROWS = 16384
+"""Observations per batch of prediction."""
 
 OBSERVATION, ACTION = "observation", "action"
 
@@ -156,21 +164,32 @@ def actions(module: Any, rows: Features) -> Array:
             "Expected finite numbers.",
             "leave these rows out.",
         )
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = torch_device.of(module)
+    feed = torch_device.Feed(device)
+    given = torch.from_numpy(np.require(observations, requirements="W"))
     with torch.inference_mode():
-        given = torch.from_numpy(np.require(observations, requirements="W")).to(device)
-        answer = module.forward_inference({"obs": given})
-        if isinstance(module.action_space, Discrete):
-            if "action_dist_inputs" not in answer:
-                return np.asarray(answer["actions"].cpu(), dtype=np.int64)
-            return np.asarray(answer["action_dist_inputs"].double().softmax(dim=1).cpu())
-        if "actions" in answer:
-            chosen = answer["actions"]
-        else:
-            kind = module.get_inference_action_dist_cls()
-            chosen = kind.from_logits(answer["action_dist_inputs"]).to_deterministic().sample()
-    found = _of_the_environment(module, np.asarray(chosen.cpu(), dtype=np.float32)).reshape(rows.n_rows, -1)
+        parts = in_batches(
+            rows.n_rows, BATCH_ROWS, lambda part: _answer(module, feed(given[part])),
+            device=device, model=module, model_bytes=lambda: torch_device.size_bytes(module),
+        )  # fmt: skip
+        found: Array = np.asarray(feed.fetch(torch.cat(parts)))
+    if isinstance(module.action_space, Discrete):
+        return found
+    found = _of_the_environment(module, found.astype(np.float32)).reshape(rows.n_rows, -1)
     return found[:, 0] if found.shape[1] == 1 else found
+
+
+def _answer(module: Any, observations: Any) -> Any:
+    """Return probabilities, or actions, of observations on the module's device."""
+    answer = module.forward_inference({"obs": observations})
+    if isinstance(module.action_space, Discrete):
+        if "action_dist_inputs" not in answer:
+            return answer["actions"].long()
+        return answer["action_dist_inputs"].double().softmax(dim=1)
+    if "actions" in answer:
+        return answer["actions"]
+    kind = module.get_inference_action_dist_cls()
+    return kind.from_logits(answer["action_dist_inputs"]).to_deterministic().sample()
 
 
 def _of_the_environment(module: Any, found: Array) -> Array:

@@ -14,7 +14,8 @@ from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.target import Task
-from rayline.frameworks import torch_file
+from rayline.device import select
+from rayline.frameworks import torch_device, torch_file
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import (
     LoopSettings,
@@ -101,6 +102,8 @@ class Torch(Framework):
     package = "torch"
     distributed = True
     reuses_workers = True
+    trains_on_gpu = True
+    predicts_on_gpu = True
     iterations = "max_epochs"
 
     def train(
@@ -156,9 +159,8 @@ class Torch(Framework):
             inputs=inputs,
         )
         with seeded(context), self.communication(context) as among:
-            made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1).to(
-                device(context)
-            )
+            made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1)
+            made = torch_device.moved(made, select(context.use_gpu, "train.fit"))
             if train_loop is None:
                 made = TrainingLoop(context, made, settings, among).run()
             else:
@@ -170,7 +172,7 @@ class Torch(Framework):
                     getattr(answer, "module", answer) if isinstance(answer, torch.nn.Module) else made, about
                 )
                 among.sync_buffers(made)
-        return made.cpu().eval()
+        return made.eval()
 
     def communication(self, context: TrainContext) -> contextlib.AbstractContextManager[SingleProcess]:
         """Return the communicator of the workers during training."""
@@ -178,6 +180,9 @@ class Torch(Framework):
 
     def predict(self, model: Any, features: Features) -> Array:
         return modules.scores(model, features)
+
+    def place(self, model: Any, device: Any) -> Any:
+        return torch_device.placed(model, device)
 
     def save(self, model: Any, directory: Path) -> None:
         torch_file.save(model, directory)
@@ -217,8 +222,7 @@ class Torch(Framework):
         return torch_onnx.to_onnx(model, width)
 
     def without_gpu(self) -> str:
-        built = torch.version.cuda or getattr(torch.version, "hip", None)
-        return "" if built else "this build of PyTorch is for CPUs; pip install torch from an index of builds with CUDA"
+        return torch_device.without_gpu()
 
     def owns_callback(self, callback: Any) -> bool:
         return "lightning" in sys.modules and bool(_lightning().is_callback(callback))

@@ -16,9 +16,10 @@ from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Task
-from rayline.frameworks import torch_file
+from rayline.device import select
+from rayline.frameworks import torch_device, torch_file
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, device, seeded
+from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, backend, device, seeded
 from rayline.frameworks.torch_rows import EpochRows, is_large, tensors
 
 try:
@@ -63,12 +64,12 @@ def fit(
             raise ParameterError.value(
                 "torch trainer", "lightning_module", "something that makes a LightningModule", made
             )
-        listener = _LightningReporter(context)
+        listener, gpu = _LightningReporter(context), select(context.use_gpu, "train.fit")
         trainer = lightning.Trainer(
             **{**QUIET, "default_root_dir": folder, **trainer_args},
             max_epochs=max_epochs,
-            accelerator="gpu" if context.use_gpu else "cpu",
-            devices=1,
+            accelerator="gpu" if gpu.is_cuda else "cpu",
+            devices=[int(gpu.name.partition(":")[2] or 0)] if gpu.is_cuda else 1,
             num_nodes=context.world_size,
             strategy=_strategy(context) if context.world_size > 1 else "auto",
             use_distributed_sampler=False,  # each worker already has its own rows
@@ -83,7 +84,7 @@ def fit(
             torch.distributed.destroy_process_group()
         made.trainer = None
         made.__dict__.pop("log", None)
-        return made.cpu().eval()
+        return torch_device.moved(made, gpu).eval()  # Lightning leaves it on the CPU; the metrics are computed there
 
 
 def _log_for_all(module: Any, listener: _LightningReporter, world_size: int) -> None:
@@ -205,7 +206,7 @@ def _keep(trainer: Any, module: Any, directory: Path) -> None:
 
 def _strategy(context: TrainContext) -> Any:
     return DDPStrategy(
-        process_group_backend="nccl" if context.use_gpu else "gloo",
+        process_group_backend=backend(context),
         cluster_environment=_RaylineCluster(context),
         timeout=TIMEOUT,
     )

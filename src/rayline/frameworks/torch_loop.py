@@ -23,7 +23,8 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
-from rayline.frameworks import torch_file, torch_rows
+from rayline.device import select
+from rayline.frameworks import torch_device, torch_file, torch_rows
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_rows import EpochRows, TensorBatch
 
@@ -110,7 +111,7 @@ class ProcessGroup(SingleProcess):
     def of(cls, context: TrainContext) -> Iterator[ProcessGroup]:
         """Open the communication for the time of a training run."""
         torch.distributed.init_process_group(
-            "nccl" if context.use_gpu else "gloo",
+            backend(context),
             init_method=f"tcp://{context.worker_addresses[0]}",
             rank=context.rank,
             world_size=context.world_size,
@@ -245,8 +246,11 @@ class TrainingLoop:
         self.device = device(context)
         large = any(torch_rows.is_large(rows, settings.inputs) for rows in (context.train, context.test))
         stream = bool(among.total(np.array([float(large)]), self.device)[0])  # all workers or none
-        self.train = torch_rows.tensors(context.train, settings.inputs, stream=stream)
-        self.test = None if context.test is None else torch_rows.tensors(context.test, settings.inputs, stream=stream)
+        self.feed = torch_device.Feed(torch_device.of(module))
+        self.train = torch_rows.tensors(context.train, settings.inputs, stream=stream, feed=self.feed)
+        self.test = None
+        if context.test is not None:
+            self.test = torch_rows.tensors(context.test, settings.inputs, stream=stream, feed=self.feed)
         self.optimizer = settings.optimized(module.parameters())
         self.scheduler = settings.scheduled(self.optimizer)
         self.loss = WeightedLoss(settings.loss, context.target)
@@ -297,7 +301,7 @@ class TrainingLoop:
         for step, batch in enumerate(batches):
             count = self._weight_of_all(batch) if totals is None else float(totals[step])
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(wrapped, batch)
+            loss = self._loss(wrapped, self.train.there(batch, self.feed))
             (loss * (self.context.world_size / max(count, 1e-12))).backward()
             self.among.share_gradients(self.module)
             if self.settings.gradient_clip is not None:
@@ -316,6 +320,7 @@ class TrainingLoop:
         return mean
 
     def _weight_of_all(self, batch: TensorBatch) -> float:
+        """Return the weight of a batch of the host over all workers."""
         return float(self.among.total(np.array([batch.total_weight]), self.device)[0])
 
     def _loss(self, module: Any, batch: TensorBatch) -> Any:
@@ -324,16 +329,15 @@ class TrainingLoop:
             self.settings.mixed_precision
         )  # skip the context when it is off: entering it costs as much as a small layer
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else contextlib.nullcontext():
-            output = modules.called(module, batch.x, self.device)
-        weight = None if batch.weight is None else batch.weight.to(self.device)
-        return self.loss(output.float(), batch.target.to(self.device), weight)
+            output = modules.called(module, batch.x)
+        return self.loss(output.float(), batch.target, batch.weight)
 
     def _evaluate(self, table: EpochRows) -> float:
         self.module.eval()
         found = np.zeros(2)
         with torch.inference_mode():
             for batch in table.in_order(modules.BATCH_ROWS):
-                found += (self._loss(self.module, batch).item(), batch.total_weight)
+                found += (self._loss(self.module, table.there(batch, self.feed)).item(), batch.total_weight)
         lost, count = self.among.total(found, self.device)
         return float(lost / count) if count else math.nan
 
@@ -459,8 +463,13 @@ class WeightedLoss:
 
 
 def device(context: TrainContext) -> Any:
-    """Return the device of a worker; Ray shows it only its own GPU."""
-    return torch.device("cuda" if context.use_gpu else "cpu")
+    """Return the device of a worker."""
+    return torch.device(select(context.use_gpu, "train.fit").name)
+
+
+def backend(context: TrainContext) -> str:
+    """Return the library of PyTorch's process groups for these workers, each of which has a GPU of its own or none."""
+    return "nccl" if select(context.use_gpu, "train.fit").is_cuda else "gloo"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from rayline.core.errors import ArtifactError, DataError, MissingExtraError, Par
 from rayline.core.features import Array, Features
 from rayline.core.framework import TrainContext
 from rayline.core.target import Task
+from rayline.device import in_batches
+from rayline.frameworks import torch_device
 
 try:
     import torch
@@ -29,6 +31,9 @@ BATCH_ROWS = 4096
 
 SCORE_ROWS = 16 * BATCH_ROWS
 """Rows that are converted to tensors at a time in prediction."""
+
+GPU_BATCH_ROWS = 4 * BATCH_ROWS
+"""The same on a GPU, where small batches leave most of it idle; one that does not fit is halved."""
 
 INPUTS = ("matrix", "columns")
 """How a module gets its features: concatenated into one tensor, or each column under its name."""
@@ -272,6 +277,17 @@ class ModuleInputs:
             )
 
     @property
+    def values(self) -> Any:
+        """The values of all rows: a tensor, or one per column; None when they are sparse. Can be set, to the same on a device."""
+        return (
+            self._columns if self._matrix is None else self._matrix if isinstance(self._matrix, torch.Tensor) else None
+        )
+
+    @values.setter
+    def values(self, there: Any) -> None:
+        self._matrix, self._columns = (None, there) if isinstance(there, dict) else (there, {})
+
+    @property
     def width(self) -> int:
         """Return the number of values per row."""
         if self._matrix is None:
@@ -295,16 +311,10 @@ class ModuleInputs:
             return self._matrix[rows]
         return torch.from_numpy(self._matrix[rows.numpy() if isinstance(rows, torch.Tensor) else rows].toarray())
 
-    def call(self, module: Any, rows: Any, device: Any) -> Any:
-        """Return the module's outputs for some rows."""
-        return called(module, self.at(rows), device)
 
-
-def called(module: Any, x: Any, device: Any) -> Any:
-    """Return the module's outputs for inputs: a tensor, or one per column."""
-    if isinstance(x, dict):
-        return module(**{name: column.to(device) for name, column in x.items()})
-    return module(x.to(device))
+def called(module: Any, x: Any) -> Any:
+    """Return the module's outputs for inputs on its device: a tensor, or one per column."""
+    return module(**x) if isinstance(x, dict) else module(x)
 
 
 def _column(series: pl.Series) -> Array:
@@ -336,15 +346,21 @@ def scores(module: Any, features: Features) -> Array:
     about = recipe(module)
     if module.training:
         module.eval()
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    parts = []
+    device = torch_device.of(module)
+    feed = torch_device.Feed(device)
+    parts: list[Any] = []
     with torch.inference_mode():
         for piece in features.pieces(SCORE_ROWS):  # not all rows as tensors at once
             inputs = ModuleInputs(piece, about.inputs)
-            for start in range(0, inputs.n_rows, BATCH_ROWS):
-                output = inputs.call(module, slice(start, start + BATCH_ROWS), device)
-                parts.append(_probabilities(output, about).cpu())
-    result: Array = torch.cat(parts).numpy()
+
+            def compute(rows: slice, inputs: ModuleInputs = inputs) -> Any:
+                return _probabilities(called(module, feed(inputs.at(rows))), about)
+
+            parts += in_batches(
+                inputs.n_rows, GPU_BATCH_ROWS if device.is_gpu else BATCH_ROWS, compute,
+                device=device, model=module, model_bytes=lambda: torch_device.size_bytes(module),
+            )  # fmt: skip
+        result: Array = feed.fetch(torch.cat(parts)).numpy()
     if not np.isfinite(result).all():
         raise unusable(features)
     return result

@@ -13,7 +13,9 @@ from rayline.core.errors import MissingExtraError
 from rayline.core.features import Array
 from rayline.core.framework import Rows
 from rayline.core.row_stream import prefetched
+from rayline.device import CPU
 from rayline.frameworks import torch_modules as modules
+from rayline.frameworks.torch_device import Feed
 
 try:
     import torch
@@ -59,6 +61,9 @@ class EpochRows(Protocol):
 
     @property
     def n_rows(self) -> int: ...
+    def there(self, batch: TensorBatch, feed: Feed) -> TensorBatch:
+        """Return a batch on the feed's device."""
+
     def epoch(self, steps: int) -> tuple[Array | None, Iterator[TensorBatch]]:
         """Return the weight of each batch, where it is known in advance, and a number of batches of all rows, shuffled by PyTorch's
         seed."""
@@ -71,29 +76,40 @@ class EpochRows(Protocol):
 
 
 class TensorTable:
-    """Rows that are held as tensors."""
+    """Rows that are held as tensors; on a GPU once and for all epochs, unless they are sparse."""
 
-    def __init__(self, rows: Rows, inputs: str) -> None:
+    def __init__(self, rows: Rows, inputs: str, feed: Feed | None = None) -> None:
         self.inputs = modules.ModuleInputs(rows.features, inputs)
         self.target = torch.from_numpy(np.array(rows.target))
         self.weight = None if rows.weight is None else torch.from_numpy(np.array(rows.weight, np.float32))
         self.n_rows = self.inputs.n_rows
+        self._host_weight, self._device = self.weight, CPU
+        if feed is not None and feed.device.is_gpu and self.inputs.values is not None:
+            self.inputs.values, self.target, self.weight = feed((self.inputs.values, self.target, self.weight))
+            self._device = feed.device
 
     def at(self, rows: Any) -> TensorBatch:
-        """Return some rows, given by a tensor of their numbers."""
+        """Return some rows, given by a tensor of their numbers, which is where the rows are."""
         return TensorBatch(self.inputs.at(rows), self.target[rows], None if self.weight is None else self.weight[rows])
 
+    def there(self, batch: TensorBatch, feed: Feed) -> TensorBatch:
+        return batch if self._device == feed.device else _sent(batch, feed)
+
     def epoch(self, steps: int) -> tuple[Array | None, Iterator[TensorBatch]]:
-        batches = torch.randperm(self.n_rows).tensor_split(steps)
-        weights = [float(len(b)) if self.weight is None else float(self.weight[b].sum()) for b in batches]
-        return np.array(weights), map(self.at, batches)
+        rows, weight = torch.randperm(self.n_rows), self._host_weight
+        weights = [float(len(b)) if weight is None else float(weight[b].sum()) for b in rows.tensor_split(steps)]
+        return np.array(weights), map(self.at, rows.to(self._device.name).tensor_split(steps))
 
     def split(self, steps: int) -> Iterator[TensorBatch]:
-        return map(self.at, torch.arange(self.n_rows).tensor_split(steps))
+        return map(self.at, torch.arange(self.n_rows, device=self._device.name).tensor_split(steps))
 
     def in_order(self, n_rows: int) -> Iterator[TensorBatch]:
         for start in range(0, self.n_rows, n_rows):
-            yield self.at(torch.arange(start, min(start + n_rows, self.n_rows)))
+            yield self.at(torch.arange(start, min(start + n_rows, self.n_rows), device=self._device.name))
+
+
+def _sent(batch: TensorBatch, feed: Feed) -> TensorBatch:
+    return batch if not feed.device.is_gpu else TensorBatch(*feed((batch.x, batch.target, batch.weight)))
 
 
 class StreamedTensors:
@@ -103,6 +119,9 @@ class StreamedTensors:
         self._rows, self._inputs = rows, inputs
         self._row_bytes = row_bytes(rows, inputs)
         self.n_rows = rows.n_rows
+
+    def there(self, batch: TensorBatch, feed: Feed) -> TensorBatch:
+        return _sent(batch, feed)
 
     def epoch(self, steps: int) -> tuple[Array | None, Iterator[TensorBatch]]:
         seed = int(torch.randint(2**31, ()).item())
@@ -152,6 +171,6 @@ def is_large(rows: Rows | None, inputs: str) -> bool:
     return rows is not None and rows.n_rows * row_bytes(rows, inputs) > row_stream.HELD_BYTES
 
 
-def tensors(rows: Rows, inputs: str, *, stream: bool) -> EpochRows:
-    """Return the rows as tensors, held or streamed."""
-    return StreamedTensors(rows, inputs) if stream else TensorTable(rows, inputs)
+def tensors(rows: Rows, inputs: str, *, stream: bool, feed: Feed | None = None) -> EpochRows:
+    """Return the rows as tensors, held (on the feed's device) or streamed (from the host)."""
+    return StreamedTensors(rows, inputs) if stream else TensorTable(rows, inputs, feed)

@@ -16,13 +16,14 @@ from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.target import Task
+from rayline.device import CPU, Device, in_batches, select
 from rayline.frameworks.verify import xgboost_model
 
 try:
     import xgboost
     from xgboost.callback import TrainingCallback
 
-    from rayline.frameworks import xgboost_params
+    from rayline.frameworks import xgboost_params, xgboost_predict
     from rayline.frameworks.xgboost_matrix import NAMES, matrix
     from rayline.frameworks.xgboost_metrics import XGBoostMetrics
     from rayline.frameworks.xgboost_params import of_features
@@ -37,6 +38,14 @@ OF_CLASSES = ("multi:softmax", "binary:hinge")
 """Objectives whose models predict classes without probabilities."""
 
 PREDICT_ROWS = 1 << 16
+
+ON_CPU = {
+    "device": ("cpu",),
+    "booster": ("gblinear",),
+    "tree_method": ("exact",),
+    "updater": ("shotgun", "coord_descent"),
+}
+"""Parameters whose values compute on the CPU, whatever the device is."""
 
 
 class XGBoost(Framework):
@@ -55,6 +64,8 @@ class XGBoost(Framework):
     string_features = "categories"
     distributed = True
     reuses_workers = True
+    trains_on_gpu = True
+    predicts_on_gpu = True
     max_label = 1e18  # XGBoost squares their sums in single precision
     iterations = "num_boost_round"
 
@@ -73,12 +84,13 @@ class XGBoost(Framework):
         custom_metric: Any = None,
     ) -> Any:
         params = self._params(context, params or {})
+        gpu = Device(params["device"], is_gpu=True) if context.use_gpu else CPU
         distributed = context.world_size > 1
         with _communicator(context) if distributed else contextlib.nullcontext():
             # All ranks communicate while they compute bins: none may skip it because its rows are one block.
             stream = distributed or context.train.n_blocks > 1
-            kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None)
-            train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream))
+            kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None, gpu)
+            train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream, gpu=gpu))
             evals = [(train, "train")] if context.log_train_metrics else []
             if context.test is not None:
                 evals.append((matrix(context.test, params), "test"))
@@ -96,7 +108,7 @@ class XGBoost(Framework):
             if context.resume is not None:
                 xgb_model = self.load(context.resume)
                 num_boost_round -= xgb_model.num_boosted_rounds()
-            return xgboost.train(
+            made = xgboost.train(
                 params,
                 train,
                 num_boost_round,
@@ -112,6 +124,7 @@ class XGBoost(Framework):
                 ],  # first: no callback is called after one that stops the training
                 custom_metric=custom_metric,
             )
+            return xgboost_predict.noted(made, gpu)
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         params = dict(given)
@@ -126,7 +139,7 @@ class XGBoost(Framework):
         if not {"nthread", "n_jobs"} & {*params}:
             params["nthread"] = context.n_threads
         if context.use_gpu:
-            params.setdefault("device", "cuda")
+            params["device"] = str(params.get("device", select(True, "train.fit").name))
         of_features(params, context)
         return params
 
@@ -138,13 +151,30 @@ class XGBoost(Framework):
         zeros = (
             features.has_vectors and model.feature_types is not None
         )  # a model trained on a sparse matrix has no feature types
-        parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
+        gpu = xgboost_predict.device_of(model)
+
+        def on_gpu(rows: slice) -> Array:
+            part = Features(features.table[rows], schema=features.schema)
+            return xgboost_predict.scores_on_gpu(model, part.matrix(zeros=zeros), until, gpu)
+
+        if gpu.is_gpu:
+            parts = in_batches(
+                features.n_rows, PREDICT_ROWS, on_gpu,
+                device=gpu, model=model, model_bytes=lambda: len(model.save_raw()),
+            )  # fmt: skip
+        else:
+            parts = [scores(model, p.matrix(zeros=zeros), until, linear=linear) for p in features.pieces(PREDICT_ROWS)]
         found = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if objective == "binary:logitraw":
             return np.asarray(special.expit(found.astype(np.float64)))
         return found.astype(np.int64) if objective in OF_CLASSES else found
 
+    def place(self, model: Any, device: Any) -> Any:
+        return xgboost_predict.placed(model, device)
+
     def single_row_view(self, model: Any) -> Any:
+        if xgboost_predict.device_of(model).is_gpu:
+            return model
         single = model.copy()
         single.set_param({"nthread": 1})
         return single
@@ -201,8 +231,18 @@ class XGBoost(Framework):
     def without_gpu(self) -> str:
         has_cuda = xgboost.build_info().get("USE_CUDA")
         return (
-            "" if has_cuda else "this build of XGBoost has no CUDA; the package xgboost (in place of xgboost-cpu) has"
+            ""
+            if has_cuda
+            else "this build of XGBoost has no CUDA; the package xgboost has: pip uninstall xgboost-cpu, then pip install xgboost"
         )
+
+    def gpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        asked = str((params or {}).get("device", ""))
+        return f"device={asked!r}" if asked.startswith(("cuda", "gpu")) else ""
+
+    def cpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
+        found = {name: (params or {}).get(name) for name in ON_CPU}
+        return next((f"XGBoost computes {n}={v!r} on the CPU" for n, v in found.items() if v in ON_CPU[n]), "")
 
     def best_iteration(self, model: Any) -> int | None:
         best = model.attr("best_iteration")

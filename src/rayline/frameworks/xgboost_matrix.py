@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,18 +13,25 @@ import xgboost
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Features
 from rayline.core.framework import Rows
+from rayline.core.schema import SPARSE
+from rayline.device import CPU, Device, cupy_for, record
 
 NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
 """Characters that XGBoost refuses in names of features, and the full-width forms that replace them (reversibly)."""
 
 
-def matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False) -> Any:
+def matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False, gpu: Device = CPU) -> Any:
     """Return the rows as an XGBoost matrix. With `stream` a QuantileDMatrix takes them block by block and keeps only their bins,
-    if the tree method needs only bins."""
+    if the tree method needs only bins. On a GPU with CuPy the blocks go there and become bins there; without it XGBoost
+    moves the matrix when the training begins."""
+    cupy = None if any(dtype == SPARSE for dtype in rows.schema.values()) else cupy_for(gpu)
     plain = params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
-    if stream and plain:
+    if (stream or cupy is not None) and plain:
         return xgboost.QuantileDMatrix(
-            _Blocks(rows), nthread=params.get("nthread"), max_bin=params.get("max_bin"), enable_categorical=True
+            _Blocks(rows, cupy, gpu),
+            nthread=params.get("nthread"),
+            max_bin=params.get("max_bin"),
+            enable_categorical=True,
         )
     return xgboost.DMatrix(**_arguments(rows), nthread=params.get("nthread"), enable_categorical=True)
 
@@ -44,6 +52,17 @@ def _arguments(rows: Rows) -> dict[str, Any]:
     return {"data": features.matrix(zeros=True), "feature_types": kinds, **made}
 
 
+def _arguments_on_gpu(rows: Rows, cupy: Any, gpu: Device) -> dict[str, Any]:
+    """Return the same with the features as one matrix on the GPU, under the same names."""
+    features = rows.features
+    places, kinds = features.places, ["q"] * max((place.stop for place in features.places.values()), default=0)
+    for name in features.categories:
+        kinds[places[name].start] = "c"
+    names = None if features.has_vectors else [NAMES.escape(name) for name in features.names]
+    data = cupy.asarray(record("batch", gpu, features.matrix()))
+    return {"data": data, "label": rows.target, "weight": rows.weight, "feature_names": names, "feature_types": kinds}
+
+
 def _frame(table: pl.DataFrame) -> pl.DataFrame:
     return table.rename({name: NAMES.escape(name) for name in table.columns})
 
@@ -51,9 +70,10 @@ def _frame(table: pl.DataFrame) -> pl.DataFrame:
 class _Blocks(xgboost.DataIter):
     """Iterates over rows in blocks, for a QuantileDMatrix that keeps only their bins."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, cupy: Any = None, gpu: Device = CPU) -> None:
         super().__init__(release_data=True)
         self._rows, self._left = rows, rows.batches()
+        self._arguments = _arguments if cupy is None else functools.partial(_arguments_on_gpu, cupy=cupy, gpu=gpu)
 
     def reset(self) -> None:
         self._left = self._rows.batches()
@@ -61,5 +81,5 @@ class _Blocks(xgboost.DataIter):
     def next(self, input_data: Any) -> bool:
         rows = next(self._left, None)
         if rows is not None:
-            input_data(**_arguments(rows))
+            input_data(**self._arguments(rows))
         return rows is not None

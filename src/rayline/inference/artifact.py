@@ -24,9 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rayline import device
 from rayline.core import scratch
 from rayline.core.errors import ParameterError, nearest
 from rayline.core.forks import refuse_after_fork
+from rayline.device import UseGPU
 from rayline.inference import archive, manifest
 from rayline.inference.artifact_members import read_members, write_artifact
 from rayline.inference.manifest import FORMAT_VERSION, digest_of, read_manifest, signer_of
@@ -126,6 +128,7 @@ def load(
     expected_digest: str | None = None,
     trusted_keys: Sequence[Any] | None = None,
     max_bytes: int = archive.MAX_BYTES,
+    use_gpu: UseGPU | None = None,
     **options: Any,
 ) -> InferencePipeline:
     """Load an artifact that `InferencePipeline.save` wrote. Needs no Ray and runs no code from the file.
@@ -141,6 +144,9 @@ def load(
         none of them signed is rejected.
     max_bytes
         The maximum total size of all members; a larger artifact is rejected before it is read.
+    use_gpu
+        Where its predictions are computed unless a call says otherwise (see `InferencePipeline.predict`). With True the model
+        is put on this process's GPU now. The golden rows are checked on the CPU.
     options
         Arguments for the framework of the model that a file must not determine: `module=Net` for a PyTorch module of a
         custom class.
@@ -157,7 +163,9 @@ def load(
     MissingExtraError
         When the framework of the model is not installed, or `cryptography` when there are keys.
     ParameterError
-        On a framework that is not registered, or an unknown option.
+        On a framework that is not registered, or an unknown option; with use_gpu=True, when its models predict on the CPU only.
+    ResourceError
+        With use_gpu=True, when this process has no GPU, or the framework's library was built without support for GPUs.
 
     Examples
     --------
@@ -176,7 +184,8 @@ def load(
     """
     where = str(path)
     refuse_after_fork("rayline.load")
-    own = ["expected_digest", "trusted_keys", "max_bytes"]
+    device.check(use_gpu, "load")
+    own = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
         raise ParameterError.unknown("load", misspelt, own, "argument")
     with scratch.folder("artifact") as folder:
@@ -184,4 +193,9 @@ def load(
             about = manifest.parse(members, where, expected_digest, trusted_keys)
             manifest.extract(members, about, folder, where)
         scorer = read_members(about, folder, where, options, Preprocessor)
-    return InferencePipeline(scorer.preprocessor, scorer.model)
+    if use_gpu is True:
+        scorer.model.require_gpu("load")
+    model = scorer.model.on_gpu(use_gpu)
+    if use_gpu:
+        model.place("load")
+    return InferencePipeline(scorer.preprocessor, model)

@@ -154,7 +154,7 @@ def _malformed(where: str, what: str, error: Exception) -> ArtifactError:
 
 def _golden(pipeline: Scorer[Any]) -> dict[str, Any]:
     rows = pipeline.examples
-    scores = numbers(pipeline.scores(rows.lazy())).tolist() if rows.height else []
+    scores = numbers(pipeline.on_gpu(False).scores(rows.lazy())).tolist() if rows.height else []
     return {"rows": value_to_json(rows.to_dicts()), "scores": value_to_json(scores)}
 
 
@@ -166,7 +166,7 @@ def _check_golden(pipeline: Scorer[Any], golden: Any, where: str) -> None:
         return
     try:
         table = pl.DataFrame(rows, schema=pipeline.input_schema)
-        scores = pipeline.scores(table.lazy())
+        scores = pipeline.on_gpu(False).scores(table.lazy())
         expected = pl.Series(pl.Series(golden["scores"]).explode() if rows else [])
         while isinstance(expected.dtype, pl.List):
             expected = expected.explode()

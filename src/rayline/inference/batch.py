@@ -172,6 +172,7 @@ def write_predictions(
 def _digest_of(pipeline: Scorer[Any], how: dict[str, Any]) -> str:
     """Return a digest of the pipeline's schemas, target and options, and of its scores on its example rows if it has any."""
     rows = pipeline.examples
+    pipeline = pipeline.on_gpu(False)  # on Ray the workers have the GPUs
     scores = numbers(pipeline.scores(rows.lazy())).astype(np.float64) if rows.height else np.empty(0)
     about = [
         schema_to_json(pipeline.input_schema),

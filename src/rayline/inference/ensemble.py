@@ -40,6 +40,7 @@ class Ensemble(Framework):
 
     name = "ensemble"
     strings = "text"
+    predicts_on_gpu = True
 
     def train(self, context: TrainContext) -> EnsembleMembers:
         raise ParameterError(
@@ -85,6 +86,15 @@ class Ensemble(Framework):
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, EnsembleMembers)
+
+    def predicts_on_cpu(self, model: EnsembleMembers) -> str:
+        return "; ".join(dict.fromkeys(reason for p in model.pipelines if (reason := p.model.without_gpu())))
+
+    def place(self, model: EnsembleMembers, device: Any) -> EnsembleMembers:
+        members = [pipeline.on_gpu(device.is_gpu) for pipeline in model.pipelines]
+        for pipeline in members:
+            pipeline.model.place("an ensemble")
+        return EnsembleMembers(members, model.weights)
 
 
 def combine(

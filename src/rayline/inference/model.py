@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -13,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rayline import device
 from rayline.core import registry, scratch
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, PredictionError, RaylineError, counted, shorten
+from rayline.core.engine import Placement
+from rayline.core.errors import ParameterError, PredictionError, RaylineError, ResourceError, counted, shorten
 from rayline.core.features import Features
 from rayline.core.framework import Framework, ModelInfo
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target, Task, numbers
+from rayline.device import UseGPU
 from rayline.inference.svg_plots import number
 from rayline.preprocessing.schema_check import SchemaCheck
 
@@ -76,6 +80,8 @@ class Model:
         self.schema = pl.Schema(schema)
         self.metrics = dict(metrics or {})
         self.examples, self.data = examples, dict(data or {})
+        self.use_gpu: UseGPU | None = None
+        self._natives: dict[device.Device, Any] = {}  # on GPUs, shared with what `on_gpu` returns
         self._conform = SchemaCheck(self.schema, "Model.predict")
 
     @property
@@ -99,26 +105,124 @@ class Model:
             return list(self.target.classes[0]) if self.target.classes else []
         return [list(c) for c in self.target.classes]
 
-    def predict(self, rows: Any) -> Any:
+    def predict(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
         """Return predictions for preprocessed rows, one column for each target, in the type of the input.
+
+        Parameters
+        ----------
+        rows
+            A table or a ray.data.Dataset of preprocessed rows.
+        use_gpu
+            As in `InferencePipeline.predict`.
 
         Raises
         ------
         SchemaError
             When a feature is missing or of a wrong type.
         """
-        return registry.engine_for(rows).map(rows, self._predictions)
+        model, n_gpus = self.placed_for(rows, use_gpu, None, "Model.predict")
+        return registry.engine_for(rows).map(rows, model._predictions, _on_gpus(n_gpus))
 
-    def predict_proba(self, rows: Any) -> Any:
+    def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
         """Return probabilities, one column for each class. Raises ParameterError for a model without probabilities."""
-        return registry.engine_for(rows).map(rows, self._probabilities)
+        model, n_gpus = self.placed_for(rows, use_gpu, None, "Model.predict_proba")
+        return registry.engine_for(rows).map(rows, model._probabilities, _on_gpus(n_gpus))
+
+    # -- where it predicts -----------------------------------------------------------------------------------------
+
+    def on_gpu(self, use_gpu: UseGPU | None = True) -> Model:
+        """Return this model with its predictions computed on a GPU (True), on the CPU (False), on a GPU where there is one
+        ("auto"), or on the GPU that Ray assigned to the process, if any (None). The native model is placed when it is first
+        used, once for each of these.
+
+        Raises
+        ------
+        ParameterError
+            With `use_gpu=True`, when models of this framework, or this one, predict on the CPU only.
+        ResourceError
+            With `use_gpu=True`, when the framework's library was built without support for GPUs.
+        """
+        device.check(use_gpu, "Model.on_gpu")
+        if use_gpu is self.use_gpu or (use_gpu == "auto" == self.use_gpu):
+            return self
+        if use_gpu is True:
+            self.require_gpu("Model.on_gpu")
+        other = object.__new__(type(self))  # copy.copy would write the native model to files, as pickle does
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_placed", "_for_few_rows")})
+        other.use_gpu = use_gpu
+        return other
+
+    def placed_for(
+        self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None, where: str
+    ) -> tuple[Model, float | None]:
+        """Return the model that predicts this data where `use_gpu` says, and the GPUs of each worker on Ray.
+
+        A table is predicted in this process: the model is placed now. A Dataset is predicted by workers, which have their own
+        GPUs: this process looks for none. `num_gpus` alone counts as `use_gpu=True`. Raises the errors of `on_gpu`, and
+        ResourceError when this process has no GPU.
+        """
+        device.check(use_gpu, where)
+        if num_gpus and use_gpu is False:
+            raise ParameterError(
+                f"{where}: num_gpus={num_gpus:g} with use_gpu=False.", "Expected one of them.", "leave one out."
+            )
+        wish = use_gpu if use_gpu is not None else True if num_gpus else self.use_gpu
+        on_ray = type(data).__module__.partition(".")[0] == "ray"
+        if wish == "auto" and on_ray:
+            wish = not self.without_gpu() and registry.engine("ray").n_gpus() > 0
+        if not wish:
+            return (self if use_gpu is None else self.on_gpu(wish)), None
+        if wish is True and self.use_gpu is not True:
+            self.require_gpu(where)
+        model = self.on_gpu(wish)
+        if on_ray:
+            return model, num_gpus or 1.0
+        model.place(where)
+        return model, None
+
+    def without_gpu(self) -> str:
+        """Return why predictions of this model cannot be computed on a GPU with what is installed; empty when they can."""
+        adapter = self.adapter
+        if not adapter.predicts_on_gpu:
+            return f"models of {self.framework} predict on the CPU only"
+        return adapter.predicts_on_cpu(self.native) or ("" if device.is_pretended() else adapter.without_gpu())
+
+    def require_gpu(self, where: str) -> None:
+        """Raise an error when predictions of this model cannot be computed on a GPU. Does not look for one."""
+        reason = self.without_gpu()
+        if reason:
+            builds = self.adapter.predicts_on_gpu and not self.adapter.predicts_on_cpu(self.native)
+            kind = ResourceError if builds else ParameterError
+            raise kind(
+                f"{where}: a GPU is asked for that nothing would compute on: {reason}.",
+                "Expected a model that predicts on a GPU (XGBoost, CatBoost, PyTorch, Hugging Face, RLlib; not LightGBM, scikit-learn).",
+                "leave use_gpu and num_gpus out (a framework of your own says predicts_on_gpu = True).",
+            )
+
+    def place(self, where: str = "Model.predict") -> None:
+        """Put the native model where `use_gpu` says, unless it is there. Raises ResourceError when there is no such GPU."""
+        with _PLACING:
+            if "_placed" in self.__dict__:
+                return
+            there = device.CPU
+            if self.use_gpu or (self.use_gpu is None and device.is_assigned()):
+                can = self.use_gpu is True or not self.without_gpu()
+                there = device.select(self.use_gpu if can else False, where)
+            if there.is_gpu and there not in self._natives:
+                self._natives[there] = self.adapter.place(self.native, there)
+            self.__dict__["_placed"] = self._natives[there] if there.is_gpu else self.native
+
+    @cached_property
+    def _placed(self) -> Any:
+        self.place()
+        return self.__dict__["_placed"]
 
     def scores(self, table: pl.LazyFrame) -> Scores:
         """Return the framework's scores for preprocessed rows (see `Framework.predict`)."""
         frame = self._conform(table).select(map(col, self.schema)).collect()
         if not frame.height:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
-        return self._answer(self.native, Features(frame, schema=self.schema))
+        return self._answer(self._placed, Features(frame, schema=self.schema))
 
     def row_scores(self, *rows: Row) -> Scores:
         """Return the scores of a few preprocessed rows, without building a table."""
@@ -156,7 +260,7 @@ class Model:
 
     @cached_property
     def _for_few_rows(self) -> Any:
-        return self.adapter.single_row_view(self.native)
+        return self.adapter.single_row_view(self._placed)
 
     @cached_property
     def _features(self) -> Features:
@@ -185,11 +289,7 @@ class Model:
     # Models travel to workers through the framework's own files, so that every framework can be sent.
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {
-            k: v
-            for k, v in self.__dict__.items()
-            if k not in ("native", "_categories", "_features", "_for_few_rows", "_widths")
-        }
+        state = {k: v for k, v in self.__dict__.items() if k not in ("native", *_COMPUTED)}
         state["files"] = pack(self.adapter, self.native)
         state["load_options"] = self.adapter.load_options(self.native)
         state["adapter_class"] = registry.runtime_class(self.framework)
@@ -200,6 +300,7 @@ class Model:
         if adapter is not None:
             registry.register_framework(adapter)
         self.__dict__.update(state)
+        self._natives = {}
         self.native = unpack(self.adapter, files, options)
 
     @classmethod
@@ -254,6 +355,18 @@ class Model:
         elif about.target is not None and about.target.classes != target.classes:
             target = replace(about.target, columns=target.columns)  # the model's labels are in an order of its own
         return cls(name, native, schema, target)
+
+
+_COMPUTED = ("_categories", "_features", "_for_few_rows", "_widths", "_placed", "_natives")
+"""Attributes that are computed from the others, and do not travel."""
+
+_PLACING = threading.RLock()
+"""Held while a model is placed: two threads that predict at the same time must not place it twice. Members of an ensemble are
+placed inside of it."""
+
+
+def _on_gpus(n_gpus: float | None) -> Placement | None:
+    return None if n_gpus is None else Placement(num_gpus=n_gpus)
 
 
 def pack(adapter: Framework, native: Any) -> dict[str, bytes]:

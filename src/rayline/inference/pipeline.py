@@ -13,6 +13,7 @@ from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError
+from rayline.device import UseGPU
 from rayline.inference.artifact_members import write_artifact
 from rayline.inference.batch import BatchPredictor, write_predictions
 from rayline.inference.model import Model
@@ -139,13 +140,17 @@ class InferencePipeline(Scorer[Preprocessor]):
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    def predict(self, rows: Any) -> Any:
+    def predict(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
         """Return decoded predictions for raw rows, one column for each target, in the type of the input.
 
         Parameters
         ----------
         rows
             A table, a list of rows (dicts), or a ray.data.Dataset. The preprocessor decides how missing values are handled.
+        use_gpu
+            Whether the model computes on a GPU: True, False, or "auto" for a GPU where there is one. In this process it stays
+            on the GPU for the next call; a Dataset is predicted by one worker on each GPU of the Ray cluster. When omitted, what `rayline.load` was
+            told, and in a worker of Ray the GPU that Ray assigned to it.
 
         Raises
         ------
@@ -153,19 +158,33 @@ class InferencePipeline(Scorer[Preprocessor]):
             When a column of the training data is missing or has the wrong type.
         DataError
             When a stage rejects a value.
+        ParameterError
+            With use_gpu=True, when the model predicts on the CPU only.
+        ResourceError
+            With use_gpu=True, when there is no GPU, the framework's library was built without support for GPUs, or the GPU
+            has no memory even for a batch of one row.
         """
+        pipeline, n_gpus = self.placed_for(rows, use_gpu, None, "InferencePipeline.predict")
+        return pipeline._predict(rows, n_gpus)
+
+    def _predict(self, rows: Any, n_gpus: float | None) -> Any:
         if self._takes_rows(rows):
             return [self.target.row_prediction(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, BatchPredictor(self))
+        return registry.engine_for(rows).map(rows, BatchPredictor(self), Placement(num_gpus=n_gpus))
 
-    def predict_proba(self, rows: Any) -> Any:
-        """Return probabilities for raw rows, one column for each class.
+    def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
+        """Return probabilities for raw rows, one column for each class. `use_gpu` as in `predict`.
 
         Raises the errors of `predict`, and ParameterError for a model without probabilities.
         """
+        pipeline, n_gpus = self.placed_for(rows, use_gpu, None, "InferencePipeline.predict_proba")
+        return pipeline._predict_proba(rows, n_gpus)
+
+    def _predict_proba(self, rows: Any, n_gpus: float | None) -> Any:
         if self._takes_rows(rows):
             return [self.target.row_probabilities(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, BatchPredictor(self, labels=False, proba=True))
+        predict = BatchPredictor(self, labels=False, proba=True)
+        return registry.engine_for(rows).map(rows, predict, Placement(num_gpus=n_gpus))
 
     def transform(
         self,
@@ -175,6 +194,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         proba: bool = False,
         on_error: str = "raise",
         batch_size: int | None = None,
+        use_gpu: UseGPU | None = None,
         num_cpus: float | None = None,
         num_gpus: float | None = None,
         concurrency: int | None = None,
@@ -195,26 +215,29 @@ class InferencePipeline(Scorer[Preprocessor]):
             How to handle a row that cannot be predicted: "raise" an error, return "null" predictions, or "collect": return
             null predictions and the error message in the column `prediction_error`.
         batch_size
-            The number of rows predicted at a time; whole blocks when omitted.
+            The number of rows predicted at a time; whole blocks when omitted, 4,096 rows on a GPU.
+        use_gpu
+            As in `predict`. A batch that exceeds the GPU's memory is halved, and a line on stderr says so.
         num_cpus, num_gpus, concurrency
-            On Ray: the resources of each worker, and the number of workers. `num_gpus` is for custom frameworks that predict
-            on a GPU (`predicts_on_gpu`): the built-in ones predict on CPUs.
+            On Ray: the resources of each worker, and the number of workers. With `use_gpu`, `num_gpus` is 1 and there is one
+            worker for each GPU of the cluster; `num_gpus=0.25` puts four on each. `num_gpus` alone counts as `use_gpu=True`.
 
         Raises
         ------
         ParameterError
-            On `num_gpus` where the framework predicts on CPUs.
+            When a GPU is asked for and the model predicts on the CPU only.
         ResourceError
-            When the cluster lacks the resources for these workers, or they would leave no CPU to read the data.
+            When the cluster lacks the resources for these workers, or they would leave no CPU to read the data; when the
+            framework's library was built without support for GPUs.
         SchemaError
             When a column of the training data is missing or has the wrong type.
         DataError
             With on_error="raise", when a stage rejects a value.
         """
         keep = None if keep_columns is None else tuple(keep_columns)
-        predict = BatchPredictor(self, proba=proba, keep=keep, on_error=on_error)
-        placement = Placement(batch_size, num_cpus, num_gpus, concurrency)
-        self._refuse_idle_gpu(data, num_gpus)
+        pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus, "InferencePipeline.transform")
+        predict = BatchPredictor(pipeline, proba=proba, keep=keep, on_error=on_error)
+        placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
         return registry.engine_for(data).map(data, predict, placement)
 
     def write_predictions(
@@ -227,26 +250,29 @@ class InferencePipeline(Scorer[Preprocessor]):
         keep_columns: Sequence[str] | None = None,
         proba: bool = False,
         on_error: str = "raise",
+        use_gpu: UseGPU | None = None,
         num_cpus: float | None = None,
         num_gpus: float | None = None,
     ) -> int:
         """Write the data with its predictions to Parquet files, each row exactly once; see `batch.write_predictions`."""
         keep = None if keep_columns is None else tuple(keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error}
-        placement = Placement(num_cpus=num_cpus, num_gpus=num_gpus)
-        self._refuse_idle_gpu(data, num_gpus)
+        pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus, "InferencePipeline.write_predictions")
+        placement = Placement(num_cpus=num_cpus, num_gpus=n_gpus)
         return write_predictions(
-            self, data, str(path), rows_per_file=rows_per_file, resume=resume, placement=placement, **how
+            pipeline, data, str(path), rows_per_file=rows_per_file, resume=resume, placement=placement, **how
         )
 
-    def _refuse_idle_gpu(self, data: Any, num_gpus: float | None) -> None:
-        on_ray = type(data).__module__.partition(".")[0] == "ray"  # a table in this process is refused by its engine
-        if num_gpus and on_ray and not self.model.adapter.predicts_on_gpu:
-            raise ParameterError(
-                f"InferencePipeline: num_gpus={num_gpus:g} would reserve a GPU that nothing computes on.",
-                f"Expected a framework whose predictions are made on a GPU; those of {self.model.framework} are made on CPUs.",
-                "leave num_gpus out, or say predicts_on_gpu = True in a framework of your own that uses it.",
-            )
+    def placed_for(
+        self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None, where: str
+    ) -> tuple[InferencePipeline, float | None]:
+        """Return the pipeline whose model predicts this data where `use_gpu` says; see `Model.placed_for`."""
+        if use_gpu is None and num_gpus is None and self.model.use_gpu is None:
+            return self, None
+        if num_gpus and type(data).__module__.partition(".")[0] != "ray":
+            return self, num_gpus  # refused by the engine of tables
+        model, n_gpus = self.model.placed_for(data, use_gpu, num_gpus, where)
+        return self.with_model(model), n_gpus
 
     def _takes_rows(self, rows: Any) -> bool:
         return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ from rayline.core.errors import SchemaError
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target
+from rayline.device import UseGPU
 from rayline.inference.model import Model, Scores
 from rayline.preprocessing.preprocessor import BasePreprocessor
 from rayline.preprocessing.schema_check import SchemaCheck, row_function
@@ -52,6 +53,19 @@ class Scorer(Generic[P]):
     def preprocessor(self) -> P | None:
         """The fitted preprocessor (a copy), None when the model takes raw rows."""
         return copy.copy(self._preprocessor)
+
+    def with_model(self, model: Model) -> Self:
+        """Return this scorer with another model of the same features and target."""
+        if model is self.model:
+            return self
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.model = model
+        return other
+
+    def on_gpu(self, use_gpu: UseGPU | None = True) -> Self:
+        """Return this scorer with its model's predictions computed there; see `Model.on_gpu`."""
+        return self.with_model(self.model.on_gpu(use_gpu))
 
     @property
     def input_schema(self) -> pl.Schema:

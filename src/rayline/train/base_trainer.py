@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Self
 
+from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError, ResourceError, nearest
@@ -127,14 +128,53 @@ class BaseTrainer:
                 "leave num_workers out.",
             )
 
-    def check_gpu_build(self, where: str) -> None:
-        """Raise ResourceError when a GPU is asked for and the framework's library was built without."""
-        reason = self.adapter.without_gpu() if self.use_gpu else ""
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether the training asks for a GPU: by `use_gpu=True`, or in the library's own words (`device="cuda"`)."""
+        return self.use_gpu or bool(self.adapter.gpu_arguments(*self.args, **self.kwargs))
+
+    def check_gpu(self, where: str, *, callbacks: Sequence[Any] = ()) -> None:
+        """Raise an error when a GPU is asked for and the training would compute on the CPU.
+
+        Parameters
+        ----------
+        where
+            The call, for the error.
+        callbacks
+            Callbacks of the library that are given to the fit.
+
+        Raises
+        ------
+        ResourceError
+            When the framework computes on CPUs, or its library was built without support for GPUs.
+        ParameterError
+            When the arguments ask for something that the framework computes on the CPU.
+        """
+        if not self.wants_gpu:
+            return
+        adapter = self.adapter
+        own = adapter.gpu_arguments(*self.args, **self.kwargs)
+        asked = f"use_gpu=True{f' ({own})' if own else ''}" if self.use_gpu or not own else own
+        if not adapter.trains_on_gpu:
+            raise ResourceError(
+                f"{where}: {asked}, and {self.framework} computes on the CPU, never on a GPU.",
+                "Expected a framework that trains on GPUs: XGBoost, LightGBM, CatBoost, PyTorch, Hugging Face, RLlib.",
+                "leave use_gpu out (a framework of your own says trains_on_gpu = True).",
+            )
+        reason = "" if device.is_pretended() else adapter.without_gpu()
         if reason:
             raise ResourceError(
-                f"{where}: use_gpu=True, and {self.framework} would compute on the CPU: {reason}.",
+                f"{where}: {asked}, and {self.framework} would compute on the CPU: {reason}.",
                 "Expected a build of the library for GPUs.",
                 "install that, or leave use_gpu out.",
+            )
+        kwargs = {**self.kwargs, **({"callbacks": [*callbacks]} if callbacks else {})}
+        reason = adapter.cpu_arguments(*self.args, **kwargs)
+        if reason:
+            raise ParameterError(
+                f"{where}: {asked}, and {reason}.",
+                "Expected arguments of a training on a GPU.",
+                "change them, or leave use_gpu out.",
             )
 
     def remember(self, result: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, ResourceError
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_driver import FitDriver
 from rayline.train.fit_inputs import WHERE, ColumnRoles, FitInputs
@@ -24,7 +24,7 @@ class EnvironmentFit(FitDriver):
 
     @property
     def uses_this_gpu(self) -> bool:
-        return True
+        return not self.trainer.num_workers  # otherwise the learner, too, is an actor of Ray
 
     def read(self, arguments: Mapping[str, Any]) -> None:
         refuse_data(self.trainer, preprocessor=self.preprocessor, **arguments, metrics=self.trainer.metrics)
@@ -61,5 +61,11 @@ def worker_resources(trainer: BaseTrainer) -> dict[str, float]:
     resources = dict(trainer.resources_per_worker or {})
     if trainer.num_workers:
         registry.engine("ray").connect()
+        if trainer.wants_gpu and not registry.engine("ray").n_gpus():
+            raise ResourceError(
+                f"{WHERE}: use_gpu=True, and this Ray has no GPU for the learner.",
+                "Expected a node with a GPU.",
+                "leave use_gpu out, or connect to a cluster that has one.",
+            )
         resources = {"CPU": registry.engine("ray").share(trainer.num_workers, resources), **resources}
     return resources

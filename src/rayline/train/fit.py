@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from rayline import device
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, ResourceError, counted
+from rayline.core.errors import ParameterError, counted
 from rayline.evaluate import metrics as named_metrics
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
@@ -120,7 +120,7 @@ def fit(
             "train_dataset": train_dataset, "test_dataset": test_dataset, "target_columns": target_columns,
             "X": X, "y": y, "X_test": X_test, "y_test": y_test, "sample_weight": sample_weight,
         })  # fmt: skip
-    _check_resources(driver)
+    _check_resources(driver, native)
     _refuse_lacking_test(trainer, driver.inputs)
     with progress.line("fit", verbose) as line:
         begun = time.perf_counter()
@@ -164,13 +164,12 @@ def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Cal
     return ours, native
 
 
-def _check_resources(driver: FitDriver) -> None:
-    trainer = driver.trainer
-    if trainer.use_gpu and driver.uses_this_gpu and not any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")):
-        raise ResourceError(
-            f"{WHERE}: use_gpu=True, and this machine has no GPU.", "Expected a GPU.", "leave use_gpu out."
-        )
-    trainer.check_gpu_build(WHERE)
+def _check_resources(driver: FitDriver, callbacks: Sequence[Any]) -> None:
+    """Refuse a GPU that is not there or that the framework would leave idle. The GPUs of workers are Ray's to find."""
+    if driver.trainer.wants_gpu:
+        driver.trainer.check_gpu(WHERE, callbacks=callbacks)
+        if driver.uses_this_gpu:
+            device.select(True, WHERE)
 
 
 def _refuse_lacking_test(trainer: BaseTrainer, inputs: FitInputs) -> None:

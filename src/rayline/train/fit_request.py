@@ -112,7 +112,7 @@ class FitRequest:
             "kwargs": trainer.kwargs,
             "legs": trainer.legs,
             "seed": trainer.seed,
-            "scaling": trainer.scaling,
+            "scaling": replace(trainer.scaling, use_gpu=trainer.wants_gpu),
             "spec": spec,
             "adapter_class": registry.runtime_class(trainer.framework),
         }

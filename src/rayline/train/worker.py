@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rayline import device
 from rayline.core import registry
 from rayline.core.errors import RaylineError, TrainingError
 from rayline.core.framework import Framework, Rows, TrainContext
@@ -121,6 +122,8 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
     try:
         native = _trained(request, _context(request, worker, train, rows.get("test")))
         scored = {name: _scored(request, native, rows[name]) for name in request.score if name in rows}
+        if request.scaling.use_gpu:  # it was scored where it was trained
+            native = request.adapter.place(native, device.CPU)
         data = Fingerprint()
         if not request.adapter.generates_own_data:
             data = train.remember(Fingerprint, lambda: Fingerprint.of_training(train))

@@ -48,7 +48,7 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
         When not even one trial fits.
     """
     worker = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
-    if trainer.use_gpu:
+    if trainer.wants_gpu:
         worker.setdefault("GPU", 1.0)
     worker = {name: float(amount) for name, amount in worker.items() if amount}
     n_workers = trainer.num_workers or 1
@@ -59,7 +59,10 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
     # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
     # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
     # Workers that a framework starts itself come into the trial's own placement, whose first bundle is the trial's.
-    own = [worker] * n_workers if trainer.adapter.generates_own_data else []
+    own: list[dict[str, float]] = []
+    if trainer.adapter.generates_own_data:  # of its workers only the learner, which is one more, uses a GPU
+        sampler = {name: amount for name, amount in worker.items() if name != "GPU" or not trainer.wants_gpu}
+        own = [sampler] * n_workers + ([{"CPU": 1.0, "GPU": worker["GPU"]}] if trainer.wants_gpu else [])
     resources = worker if trainer.num_workers is None else PlacementGroupFactory([{"memory": 1}, *own])
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 

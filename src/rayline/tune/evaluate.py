@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 import polars.selectors as cs
 
+from rayline import device
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, nearest
 from rayline.core.framework import Rows
@@ -283,6 +284,8 @@ class FoldEvaluator:
             )
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
+        if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
+            native = trainer.adapter.place(native, device.select(None, WHERE))
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
         scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
         predicted = time.perf_counter()

@@ -175,7 +175,7 @@ def prepare(
     if custom:
         trainer = copy.copy(trainer)
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
-    trainer.check_gpu_build(WHERE)
+    trainer.check_gpu(WHERE)
     data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
     if trainer.legs and isinstance(config, Mapping) and (own := space.parts(config).trainer):
