@@ -14,7 +14,7 @@ import pytest
 import xgboost
 
 import rayline as rl
-from rayline import train
+from rayline import device, train
 from rayline.core import registry
 from rayline.core.features import Features
 from rayline.core.framework import Rows, TrainContext
@@ -410,8 +410,9 @@ def test_a_gpu_is_the_trainers_wish_unless_the_parameters_say_otherwise() -> Non
     context = TrainContext(rows, None, Target(("score",), Task.REGRESSION, (pl.Float64(),)))
     assert "device" not in ADAPTER._params(context, {})
     context.use_gpu = True
-    assert ADAPTER._params(context, {})["device"] == "cuda"
-    assert ADAPTER._params(context, {"device": "cuda:1"})["device"] == "cuda:1"
+    with device.pretend("cuda:0"):
+        assert ADAPTER._params(context, {})["device"] == "cuda:0"
+        assert ADAPTER._params(context, {"device": "cuda:1"})["device"] == "cuda:1"
 
 
 @pytest.mark.ray

@@ -222,6 +222,6 @@ def test_an_error_that_loses_its_cause_is_found(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_gpu_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["rayline.train.fit"], "_check_resources", lambda trainer: None)
+    monkeypatch.setattr(sys.modules["rayline.train.fit"], "_check_resources", lambda *given: None)
     with pytest.raises(AssertionError, match="refuses_a_gpu_that_is_not_there"):
         check_framework("least-squares", tasks=["regression"], weights=False)
