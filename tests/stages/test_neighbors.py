@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.impute import KNNImputer as Theirs
 
@@ -43,8 +43,7 @@ def test_as_scikit_learn(weights: str, n_neighbors: int) -> None:
 )
 def test_as_scikit_learn_on_any_rows(values: list[Any]) -> None:
     table = pl.DataFrame(values, schema=dict.fromkeys("abc", pl.Float64), orient="row")
-    if any(table[name].null_count() == table.height for name in table.columns):
-        return
+    assume(all(table[name].null_count() < table.height for name in table.columns))
     # Of all neighbours, so that none are equally far from the edge; and near ones differ by more than rounding.
     ours = Preprocessor([("k", KNNImputer(n_neighbors=50))]).fit_transform(table).to_numpy()
     np.testing.assert_allclose(ours, Theirs(n_neighbors=50).fit_transform(table.to_numpy()), rtol=1e-9, atol=1e-9)

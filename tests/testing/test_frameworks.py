@@ -62,23 +62,23 @@ def test_contract(name: str) -> None:
     check_framework(name, *args, **options)
 
 
+ESTIMATORS = [
+    RandomForestClassifier(10),
+    LogisticRegression(),
+    LinearSVC(),
+    SGDClassifier(),
+    RandomForestRegressor(10),
+    Ridge(),
+    SGDRegressor(),
+]
+
+
 @pytest.mark.parametrize(
-    "estimator",
-    [
-        RandomForestClassifier(10),
-        LogisticRegression(),
-        LinearSVC(),
-        SGDClassifier(),
-        RandomForestRegressor(10),
-        Ridge(),
-        SGDRegressor(),
-    ],
-    ids=lambda e: type(e).__name__,
+    ("estimator", "epochs"),
+    [*((e, None) for e in ESTIMATORS), *((e, 20) for e in ESTIMATORS if hasattr(e, "partial_fit"))],
+    ids=lambda value: type(value).__name__ if hasattr(value, "fit") else f"epochs={value}",
 )
-@pytest.mark.parametrize("epochs", [None, 20])
 def test_contract_of_estimators(estimator: Any, epochs: int | None) -> None:
-    if epochs is not None and not hasattr(estimator, "partial_fit"):
-        return
     tasks = ["binary", "multiclass"] if is_classifier(estimator) else ["regression"]
     # A product of matrices sums in another order for one row than for many; a forest does not.
     exact = "Forest" in type(estimator).__name__
