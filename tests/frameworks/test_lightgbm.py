@@ -15,7 +15,7 @@ import pytest
 
 import rayline as rl
 from rayline import train
-from rayline.core import registry
+from rayline.core import registry, row_stream
 from rayline.core.features import Features
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
@@ -204,6 +204,49 @@ def work(rank: int, worker_addresses: list[str], shard: pl.DataFrame, folder: Pa
     (folder / str(rank)).mkdir()
     adapter.save(adapter.train(context, {"min_data_in_leaf": 5}, 10), folder / str(rank))
     return {"model": (folder / str(rank) / "model.txt").read_bytes()}
+
+
+@pytest.mark.parametrize("seed", [1, 77, None])
+@pytest.mark.parametrize("n_blocks", [1, 4])
+def test_rows_in_blocks_give_the_same_trees_and_are_never_held(
+    n_blocks: int, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 30_000
+    random = np.random.default_rng(0)
+    table = (
+        pl.DataFrame({name: random.normal(size=n) for name in "abc"})
+        .with_columns(
+            b=pl.when(pl.col("b") > 0).then(0.0).otherwise(pl.col("b")),
+            kind=pl.Series(random.integers(0, 3, n)).cast(pl.String).cast(pl.Enum(["0", "1", "2"])),
+            w=pl.Series(random.uniform(0.5, 2, n)),
+        )
+        .with_columns(score=pl.col("a") * 2 + pl.col("b") + pl.col("kind").to_physical())
+    )
+    schema = table.select("a", "b", "c", "kind").schema
+    target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
+    size = -(-n // n_blocks)
+    rows = lambda: Rows([lambda i=i: table[i * size : (i + 1) * size] for i in range(n_blocks)], schema, target, "w")  # noqa: E731
+    told: list[dict[str, float]] = []
+    adapter = registry.framework("lightgbm")
+
+    def trained() -> str:
+        context = TrainContext(rows(), rows(), target, seed=seed, report=lambda i, m: bool(told.append(dict(m))))  # type: ignore[func-returns-value]
+        return str(adapter.train(context, {"bin_construct_sample_cnt": 5000}, 5).model_to_string())
+
+    held = trained()
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
+    streamed = rows()
+    context = TrainContext(streamed, None, target, seed=1)
+    assert trained() == held
+    assert told[:5] == told[5:]
+    adapter.train(context, {}, 1)
+    assert n_blocks == 1 or "_table" not in streamed.__dict__
+
+
+def test_memory_is_that_of_the_bins() -> None:
+    adapter = registry.framework("lightgbm")
+    assert adapter.memory_bytes(1000, 50, 1) == 50_000 + 32_000
+    assert adapter.memory_bytes(1000, 50, 1, {"max_bin": 1000}) == 100_000 + 32_000
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import xgboost
 
 import rayline as rl
 from rayline import device, train
-from rayline.core import registry
+from rayline.core import memory, registry, row_stream
 from rayline.core.features import Features
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
@@ -238,6 +238,42 @@ def test_blocks_are_streamed_into_the_same_model() -> None:
     features = Features(table.select(list(schema)), schema=schema)
     assert np.abs(ADAPTER.predict(one, features) - ADAPTER.predict(many, features)).max() < 0.2
     assert many.feature_types == one.feature_types
+
+
+@pytest.mark.parametrize("test_rows", [400, 0])
+def test_bins_on_disk_and_bins_of_test_rows_give_the_same_trees(
+    test_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = numbers(2000).select(*FEATURES, "score")
+    tests = [table[:test_rows], table[test_rows:700]]
+    plain = together([table[:900], table[900:]], tests)
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
+    binned = together([table[:900], table[900:]], tests)
+    assert [round(row["test-rmse"], 5) for row in binned[-1]] == [round(row["test-rmse"], 5) for row in plain[-1]]
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    external = together([table[:900], table[900:]], tests)
+    assert external[0].save_raw("ubj") == external[1].save_raw("ubj")
+    assert [round(row["test-rmse"], 4) for row in external[-1]] == [round(row["test-rmse"], 4) for row in plain[-1]]
+    assert binned[0].get_dump() == plain[0].get_dump() == external[0].get_dump()
+
+
+def test_a_continued_training_evaluates_the_values_of_large_test_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = numbers(600).select(*FEATURES, "score")
+    first, _, _ = together([table[:300], table[300:]])
+    first.save_model(tmp_path / "first.ubj")
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 0)
+    shards, tests = [table[:200], table[200:400]], [table[400:500], table[500:]]
+    made, _, history = together(shards, tests, xgb_model=str(tmp_path / "first.ubj"))
+    error = np.sqrt(np.mean((made.inplace_predict(matrix(table[400:])) - table[400:]["score"].to_numpy()) ** 2))
+    assert history[-1]["test-rmse"] == pytest.approx(error, rel=1e-5)
+
+
+def test_memory_is_that_of_rows_and_of_values_where_bins_do_not_do() -> None:
+    assert ADAPTER.memory_bytes(1000, 50, 1) == 28_000
+    assert ADAPTER.memory_bytes(1000, 50, 3, {"objective": "multi:softprob"}) == 52_000
+    assert ADAPTER.memory_bytes(1000, 50, 1, {"tree_method": "exact"}) == 28_000 + 8 * 50_000
 
 
 def test_vectors_and_sparse_vectors() -> None:

@@ -31,6 +31,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import polars as pl
 
 from rayline.core import row_stream
@@ -107,17 +108,24 @@ class Rows:
     @cached_property
     def target(self) -> Array:
         """Labels as numbers, shape (n,) or (n, targets): class codes (int64) or values (float64) after the target stages."""
-        return self._target.encode(self._table)
+        return self._of_each(self._target.encode)
 
     @cached_property
     def truth(self) -> Array:
         """As `target`, but on the scale of the original labels: what predictions are compared with."""
-        return self._target.truth(self._table) if self._target.stages else self.target
+        return self._of_each(self._target.truth) if self._target.stages else self.target
 
     @cached_property
     def weight(self) -> Array | None:
         """Sample weights, shape (n,), float64; None when there are none."""
-        return None if self._weight is None else self._table[self._weight].cast(pl.Float64).to_numpy()
+        name = self._weight
+        return None if name is None else self._of_each(lambda table: table[name].cast(pl.Float64).to_numpy())
+
+    def _of_each(self, compute: Callable[[pl.DataFrame], Array]) -> Array:
+        """Compute an array of all rows; of large tables block by block, so that no two blocks are held."""
+        if len(self._blocks) == 1 or self.is_small:
+            return compute(self._table)
+        return np.concatenate([compute(block()) for block, n in zip(self._blocks, self._heights, strict=True) if n])
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make` builds from these rows (such as a library's own matrix), built once per key where a cache is
@@ -182,6 +190,14 @@ class Rows:
                 continue
             for table in block().iter_slices(n_rows):
                 yield Rows.of(table, self.schema, self._target, self._weight)
+
+    def slice(self, start: int, n_rows: int) -> Rows:
+        """Return consecutive rows, of those of one block."""
+        return Rows.of(self._table.slice(start, n_rows), self.schema, self._target, self._weight)
+
+    def release(self) -> None:
+        """Let go of the loaded blocks; they are loaded again when they are needed."""
+        self.__dict__.pop("_table", None)
 
     def _part(self, block: Callable[[], pl.DataFrame]) -> Rows:
         return Rows([block], self.schema, self._target, self._weight)
@@ -495,6 +511,12 @@ class Framework(ABC):
         bound = inspect.signature(self.train).bind(None, *args, **kwargs)
         bound.apply_defaults()
         return bound.arguments[name]
+
+    def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
+        """Return the memory that a worker needs at least to train on this number of rows and matrix columns with these
+        arguments; 0 where it does not depend on the number of rows, or is not known. A training that needs more than there is
+        is refused before it starts."""
+        return 0
 
     def owns_callback(self, callback: Any) -> bool:
         """Return whether this is a callback object of the library itself: it is passed to `train` in `callbacks=[…]`.

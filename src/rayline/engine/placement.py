@@ -30,6 +30,8 @@ class PlacementPlan:
         Whether the user requested this number of CPUs; the group then waits until they are free.
     n_threads
         Number of threads that each worker may use.
+    memory_bytes
+        Memory outside the object store that each worker may use; None where Ray does not say.
     """
 
     nodes: Sequence[str]
@@ -37,6 +39,7 @@ class PlacementPlan:
     cpus: float
     strict: bool
     n_threads: int
+    memory_bytes: int | None = None
 
     @classmethod
     def of(cls, num_workers: int, resources: Mapping[str, float] | None, *, use_gpu: bool) -> Self:
@@ -73,7 +76,9 @@ class PlacementPlan:
         held = {name: amount for name, amount in requested.items() if name != "CPU"}
         # A callback may itself use Ray: unless CPUs are requested, one stays free.
         cpus = share if strict else max(0.0, min(share, _hundredths((_cpus(cluster) - 1) / num_workers)))
-        return cls(nodes, held, cpus, strict, max(1, int(share)))
+        shares = [cluster[node]["memory"] / nodes.count(node) for node in nodes if "memory" in cluster[node]]
+        memory = requested.get("memory") or min(shares, default=0.0)
+        return cls(nodes, held, cpus, strict, max(1, int(share)), int(memory) or None)
 
 
 def refuse_no_room(where: str, needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:

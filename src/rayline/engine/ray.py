@@ -50,6 +50,9 @@ SAMPLE_ROWS = 1000
 BLOCK_ROWS = 1 << 16
 """Minimum rows per task when a materialised dataset has many small blocks."""
 
+PART_BYTES = 128 << 20
+"""Maximum size of the parts of a table in this process that go to workers: that of Ray's own blocks."""
+
 GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
 
@@ -239,6 +242,14 @@ class RayEngine(Engine):
         """Return a pool that keeps workers from one `train` to the next; close it after use."""
         return Pool()
 
+    def worker_memory(
+        self, num_workers: int, resources_per_worker: Mapping[str, float] | None, *, use_gpu: bool = False
+    ) -> int | None:
+        """Return the bytes of memory that each worker may use: as requested, or its part of its node's memory outside the object
+        store; None where Ray does not say."""
+        ensure_ray()
+        return PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu).memory_bytes
+
     def share(self, num_workers: int, resources: Mapping[str, float]) -> float:
         """Return the CPUs that each worker gets when a framework starts the workers itself: as requested, or an equal share.
 
@@ -294,7 +305,7 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
             return list(_rows(_own(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
-    size = max(1, -(-frame.height // num_workers))
+    size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))
     with _answering("preparation for training"):
         return [BlockSlice(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
 

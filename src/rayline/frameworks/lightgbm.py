@@ -17,7 +17,7 @@ from rayline.core.errors import ArtifactError, DataError, MissingExtraError, Par
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
-from rayline.core.schema import col
+from rayline.core.schema import SPARSE, col
 from rayline.core.target import Task, normalized
 from rayline.device import select
 from rayline.frameworks.verify import lightgbm_model
@@ -69,7 +69,8 @@ class LightGBM(Framework):
     `multiclass`, numbers `regression`; `num_class` follows from the labels. Predictions stop at the best iteration.
     String features are LightGBM's own categories. Parameters name features, or raw columns for all features that come from
     them. A custom objective gives labels (above 0 is the second class) and no probabilities. On several workers trees are learned from all rows
-    (`tree_learner="data"`) unless the parameters say otherwise.
+    (`tree_learner="data"`) unless the parameters say otherwise. Rows of a worker that take more than 64 MiB are read block by block, and
+    only their bins are kept.
     """
 
     name = "lightgbm"
@@ -101,13 +102,13 @@ class LightGBM(Framework):
         continued = init_model is not None or context.resume is not None
         kind = ("Dataset", *named, *sorted((k, repr(v)) for k, v in given.items() if k not in _training()))
         train = (
-            _dataset(context.train, None, named)
+            _dataset(context.train, given, None, named)
             if continued
-            else context.train.remember(kind, lambda: _dataset(context.train, None, named))
+            else context.train.remember(kind, lambda: _dataset(context.train, given, None, named))
         )
         sets = {"train": train} if context.log_train_metrics else {}
         if context.test is not None:
-            sets["test"] = _dataset(context.test, train, named)
+            sets["test"] = _dataset(context.test, given, train, named)
         rounds = next(
             (given.pop(name) for name in compat.lightgbm_aliases("num_iterations") if name in given), num_boost_round
         )
@@ -275,6 +276,12 @@ class LightGBM(Framework):
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in compat.lightgbm_aliases("early_stopping_round") if (params or {}).get(name)), "")
 
+    def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
+        params = self.argument("params", args, kwargs) or {}
+        max_bin = next((params[name] for name in compat.lightgbm_aliases("max_bin") if name in params), 255)
+        bins = n_rows * width * (1 if int(max_bin) <= MAX_BYTE_BINS else 2)
+        return bins + n_rows * (ROW_BYTES + OUTPUT_BYTES * n_outputs)
+
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         params, rounds = (self.argument(name, args, kwargs) for name in ("params", "num_boost_round"))
         return int(
@@ -421,6 +428,14 @@ def _of_features(params: dict[str, Any], context: TrainContext) -> None:
 
 CATEGORIES = "categorical_feature"
 
+MAX_BYTE_BINS = 255
+"""Bins of a feature that one byte can hold."""
+
+ROW_BYTES = 16
+"""Bytes of a row's label, weight and place in the tree; with `OUTPUT_BYTES` for the gradient and the prediction of each output."""
+
+OUTPUT_BYTES = 16
+
 
 def _places(named: Any, context: TrainContext, where: str) -> set[int]:
     """Return the column numbers given as names or numbers, in a list or in LightGBM's notation ("0,1", "name:age,city")."""
@@ -433,22 +448,97 @@ def _places(named: Any, context: TrainContext, where: str) -> set[int]:
     return {place for name in named for place in context.columns(name, where)}
 
 
-def _dataset(rows: Rows, reference: Any = None, categories: Sequence[int] = ()) -> Any:
+def _dataset(rows: Rows, params: Mapping[str, Any], reference: Any = None, categories: Sequence[int] = ()) -> Any:
+    features, categories = rows.head, sorted({*categories, *_categories(rows.head)})
+    names: Any = [NAMES.escape(name) for name in features.schema]
+    if features.has_vectors:
+        names = "auto"
+    if not rows.is_small and not _is_sparse(features):
+        return lightgbm.Dataset(
+            _sequences(rows),
+            rows.target,
+            weight=rows.weight,
+            reference=reference,
+            feature_name=names,
+            categorical_feature=categories,
+            params=_sampling_seed(params),
+            free_raw_data=True,
+        )
     features, label, weight = rows.features, rows.target, rows.weight
     if not features.n_rows:  # LightGBM refuses a table without rows: use one row of weight 0 instead
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
         label, weight = np.ones(1), np.zeros(1)
-    names: Any = [NAMES.escape(name) for name in features.schema]
-    if features.has_vectors:
-        data, names = features.matrix(np.float64), "auto"
-    else:
-        data = _codes(features.table)
     return lightgbm.Dataset(
-        data,
+        features.matrix(np.float64) if features.has_vectors else _codes(features.table),
         label,
         weight=weight,
         reference=reference,
         feature_name=names,
-        categorical_feature=sorted({*categories, *(features.places[name].start for name in features.categories)}),
+        categorical_feature=categories,
         free_raw_data=True,
     )
+
+
+def _sampling_seed(params: Mapping[str, Any]) -> dict[str, int]:
+    """Return the seed with which LightGBM draws the rows that decide the bins. It derives it from `seed`, which its Python package does
+    not pass on for rows in blocks."""
+    given = {alias: params[alias] for alias in compat.lightgbm_aliases("data_random_seed") if alias in params}
+    seed = next((params[alias] for alias in compat.lightgbm_aliases("seed") if alias in params), None)
+    if given or seed is None:
+        return given
+    state = (214013 * int(seed) + 2531011) & 0xFFFFFFFF  # LightGBM's generator, and its first number below 2**15 - 1
+    return {"data_random_seed": (state >> 16 & 0x7FFF) % 0x7FFF}
+
+
+def _categories(features: Features) -> list[int]:
+    return [features.places[name].start for name in features.categories]
+
+
+def _is_sparse(features: Features) -> bool:
+    return any(dtype == SPARSE for dtype in features.schema.values())
+
+
+def _sequences(rows: Rows) -> list[Any]:
+    opened = _OpenedBlock()
+    return [_BlockSequence(part, opened) for part in rows.batches() if part.n_rows]
+
+
+class _OpenedBlock:
+    """The one block that is loaded, and a part of it as a matrix."""
+
+    def __init__(self) -> None:
+        self._rows: Rows | None = None
+        self._start, self._stop = 0, 0
+        self._matrix: Array = np.empty((0, 0))
+
+    def matrix(self, rows: Rows, start: int, stop: int) -> Array:
+        if rows is not self._rows:
+            if self._rows is not None:
+                self._rows.release()
+            self._rows, self._stop = rows, -1
+        if (start, stop) != (self._start, self._stop):
+            self._start, self._stop = start, stop
+            self._matrix = rows.slice(start, stop - start).features.matrix(np.float64)
+        return self._matrix
+
+
+class _BlockSequence(lightgbm.Sequence):
+    """The rows of one block. LightGBM reads them twice, in order: a sample of them for the bins, then all of them."""
+
+    batch_size = 8192
+
+    def __init__(self, rows: Rows, opened: _OpenedBlock) -> None:
+        self._rows, self._opened = rows, opened
+
+    def __len__(self) -> int:
+        return self._rows.n_rows
+
+    def __getitem__(self, place: Any) -> Array:
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(len(self))
+            return self._opened.matrix(self._rows, start, stop)
+        if isinstance(place, list):
+            return np.stack([self[i] for i in place])
+        first = place - place % self.batch_size
+        window = self._opened.matrix(self._rows, first, min(first + self.batch_size, len(self)))
+        return np.array(window[place - first])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from rayline.core import scratch
 from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
@@ -24,7 +25,7 @@ try:
     from xgboost.callback import TrainingCallback
 
     from rayline.frameworks import xgboost_params, xgboost_predict
-    from rayline.frameworks.xgboost_matrix import NAMES, matrix
+    from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, exceeds_memory, keeps_bins, matrix
     from rayline.frameworks.xgboost_metrics import XGBoostMetrics
     from rayline.frameworks.xgboost_params import of_features
     from rayline.frameworks.xgboost_predict import scores
@@ -57,6 +58,9 @@ class XGBoost(Framework):
     stopping, predictions stop at the best iteration. String features are XGBoost's own categories. `params["seed"]`,
     `["nthread"]` and `["device"]` come from the trainer unless they are given. Constraints name features, or raw columns for
     all features that come from them.
+
+    Workers read their rows block by block and keep only their bins (`tree_method="hist"`, the default): features × rows bytes up to
+    256 bins. Where that is more than half of a worker's free memory, the bins are kept on its disk.
     """
 
     name = "xgboost"
@@ -86,14 +90,20 @@ class XGBoost(Framework):
         params = self._params(context, params or {})
         gpu = Device(params["device"], is_gpu=True) if context.use_gpu else CPU
         distributed = context.world_size > 1
-        with _communicator(context) if distributed else contextlib.nullcontext():
+        with _communicator(context) if distributed else contextlib.nullcontext(), contextlib.ExitStack() as held:
             # All ranks communicate while they compute bins: none may skip it because its rows are one block.
             stream = distributed or context.train.n_blocks > 1
+            cache = None
+            if stream and not gpu.is_gpu and keeps_bins(params) and _any(exceeds_memory(context, params), distributed):
+                cache = held.enter_context(scratch.folder("bins"))
             kind = ("DMatrix", params.get("nthread"), params.get("max_bin") if stream else None, gpu)
-            train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream, gpu=gpu))
+            if cache is None:
+                train = context.train.remember(kind, lambda: matrix(context.train, params, stream=stream, gpu=gpu))
+            else:
+                train = matrix(context.train, params, stream=True, cache=_subfolder(cache, "train"))
             evals = [(train, "train")] if context.log_train_metrics else []
             if context.test is not None:
-                evals.append((matrix(context.test, params), "test"))
+                evals.append((self._test(context, params, train, xgb_model, cache, stream=stream), "test"))
             everyone = None
             if distributed:
                 everyone = XGBoostMetrics(
@@ -125,6 +135,30 @@ class XGBoost(Framework):
                 custom_metric=custom_metric,
             )
             return xgboost_predict.noted(made, gpu)
+
+    def _test(
+        self,
+        context: TrainContext,
+        params: Mapping[str, Any],
+        train: Any,
+        xgb_model: Any,
+        cache: Path | None,
+        *,
+        stream: bool,
+    ) -> Any:
+        """Return the test rows: small ones as they are, large ones as bins of the training rows. Trees of another training have
+        other bins, so that its continuation needs the values."""
+        assert context.test is not None
+        large = (
+            stream
+            and keeps_bins(params)
+            and xgb_model is None
+            and _any(not context.test.is_small, context.world_size > 1)
+        )
+        if not large:
+            return matrix(context.test, params)
+        folder = None if cache is None else _subfolder(cache, "test")
+        return matrix(context.test, params, stream=True, reference=train, cache=folder)
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         params = dict(given)
@@ -222,6 +256,12 @@ class XGBoost(Framework):
     def validation_argument(self, *args: Any, **kwargs: Any) -> str:
         return "early_stopping_rounds" if kwargs.get("early_stopping_rounds") else ""
 
+    def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
+        params = self.argument("params", args, kwargs) or {}
+        n_outputs = max(n_outputs, int(params.get("num_class") or 1))
+        bins = 0 if keeps_bins(params) else 8 * n_rows * width  # bins that do not fit are kept on disk
+        return bins + n_rows * (ROW_BYTES + OUTPUT_BYTES * n_outputs)
+
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         return int(self.argument("num_boost_round", args, kwargs))
 
@@ -303,6 +343,19 @@ class _XGBoostReporter(TrainingCallback):
         if self._job.world_size > 1:
             stop = bool(xgboost.collective.allreduce(np.array([stop], np.int32), xgboost.collective.Op.MAX)[0])
         return stop
+
+
+def _any(flag: bool, distributed: bool) -> bool:
+    """Return whether the flag is set on any worker."""
+    if not distributed:
+        return flag
+    return bool(xgboost.collective.allreduce(np.array([flag], np.int32), xgboost.collective.Op.MAX)[0])
+
+
+def _subfolder(folder: Path, name: str) -> Path:
+    made = folder / name
+    made.mkdir()
+    return made
 
 
 def _kind(model: Any) -> tuple[str, str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import xgboost
 
+from rayline.core import memory
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Features
-from rayline.core.framework import Rows
+from rayline.core.framework import Rows, TrainContext
 from rayline.core.schema import SPARSE
 from rayline.device import CPU, Device, cupy_for, record
 
@@ -20,27 +22,77 @@ NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
 """Characters that XGBoost refuses in names of features, and the full-width forms that replace them (reversibly)."""
 
 
-def matrix(rows: Rows, params: Mapping[str, Any], *, stream: bool = False, gpu: Device = CPU) -> Any:
-    """Return the rows as an XGBoost matrix. With `stream` a QuantileDMatrix takes them block by block and keeps only their bins,
-    if the tree method needs only bins. On a GPU with CuPy the blocks go there and become bins there; without it XGBoost
-    moves the matrix when the training begins."""
+BINS = 256
+"""XGBoost's default for max_bin."""
+
+ROW_BYTES = 16
+"""Bytes of a row's label, weight and place in the tree; with `OUTPUT_BYTES` for the gradient and the prediction of each output."""
+
+OUTPUT_BYTES = 12
+
+EXTERNAL_SHARE = 0.5
+"""Share of a worker's free memory that its bins may take; more of them are kept on disk."""
+
+
+def keeps_bins(params: Mapping[str, Any]) -> bool:
+    """Return whether the tree method needs only the bins of the features."""
+    return params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
+
+
+def bin_bytes(n_rows: int, width: int, params: Mapping[str, Any]) -> int:
+    """Return the size of the bins of a matrix."""
+    return n_rows * width * (1 if int(params.get("max_bin") or BINS) <= BINS else 2)
+
+
+def exceeds_memory(context: TrainContext, params: Mapping[str, Any]) -> bool:
+    """Return whether this worker's bins take more than `EXTERNAL_SHARE` of its part of the free memory."""
+    free = memory.available_bytes()
+    hosts = [address.rpartition(":")[0] for address in context.worker_addresses] or [""]
+    neighbours = hosts.count(hosts[context.rank % len(hosts)])
+    rows = sum(rows.n_rows for rows in (context.train, context.test) if rows is not None)
+    return free is not None and bin_bytes(rows, context.n_columns, params) > EXTERNAL_SHARE * free / neighbours
+
+
+def matrix(
+    rows: Rows,
+    params: Mapping[str, Any],
+    *,
+    stream: bool = False,
+    gpu: Device = CPU,
+    reference: Any = None,
+    cache: Path | None = None,
+) -> Any:
+    """Return the rows as an XGBoost matrix.
+
+    Parameters
+    ----------
+    rows, params
+        The rows, and XGBoost's parameters.
+    stream
+        Whether a QuantileDMatrix takes them block by block and keeps only their bins, if the tree method needs only bins.
+    gpu
+        With CuPy the blocks go to this GPU and become bins there; without it XGBoost moves the matrix when the training begins.
+    reference
+        The matrix of the training rows, whose bins are used.
+    cache
+        A directory in which the bins are kept instead of in memory.
+    """
     cupy = None if any(dtype == SPARSE for dtype in rows.schema.values()) else cupy_for(gpu)
-    plain = params.get("booster", "gbtree") != "gblinear" and params.get("tree_method", "hist") in ("hist", "auto")
-    if (stream or cupy is not None) and plain:
-        return xgboost.QuantileDMatrix(
-            _Blocks(rows, cupy, gpu),
-            nthread=params.get("nthread"),
-            max_bin=params.get("max_bin"),
-            enable_categorical=True,
-        )
-    return xgboost.DMatrix(**_arguments(rows), nthread=params.get("nthread"), enable_categorical=True)
+    if not ((stream or cupy is not None) and keeps_bins(params)):
+        return xgboost.DMatrix(**_arguments(rows), nthread=params.get("nthread"), enable_categorical=True)
+    options = {
+        "nthread": params.get("nthread"), "max_bin": params.get("max_bin"), "ref": reference, "enable_categorical": True
+    }  # fmt: skip
+    if cache is None:
+        return xgboost.QuantileDMatrix(_Blocks(rows, cupy, gpu), **options)
+    return xgboost.ExtMemQuantileDMatrix(_Blocks(rows, cache_prefix=str(cache / "bins")), **options)
 
 
-def _arguments(rows: Rows) -> dict[str, Any]:
+def _arguments(rows: Rows, *, streamed: bool = False) -> dict[str, Any]:
     features = rows.features
     made = {"label": rows.target, "weight": rows.weight}
-    if not features.n_rows and features.categories:
-        # XGBoost needs a row on every rank to know the categories: a rank without rows gets one of weight 0.
+    if not features.n_rows and (features.categories or streamed):
+        # XGBoost needs a row on every rank to know the categories and the columns: a rank without rows gets one of weight 0.
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
         made = {"label": np.zeros((1, *rows.target.shape[1:])), "weight": np.zeros(1)}
     if not features.has_vectors:
@@ -70,10 +122,14 @@ def _frame(table: pl.DataFrame) -> pl.DataFrame:
 class _Blocks(xgboost.DataIter):
     """Iterates over rows in blocks, for a QuantileDMatrix that keeps only their bins."""
 
-    def __init__(self, rows: Rows, cupy: Any = None, gpu: Device = CPU) -> None:
-        super().__init__(release_data=True)
+    def __init__(self, rows: Rows, cupy: Any = None, gpu: Device = CPU, cache_prefix: str | None = None) -> None:
+        super().__init__(cache_prefix=cache_prefix, release_data=True, on_host=False)
         self._rows, self._left = rows, rows.batches()
-        self._arguments = _arguments if cupy is None else functools.partial(_arguments_on_gpu, cupy=cupy, gpu=gpu)
+        on_cpu, on_gpu = (
+            functools.partial(_arguments, streamed=True),
+            functools.partial(_arguments_on_gpu, cupy=cupy, gpu=gpu),
+        )
+        self._arguments = on_cpu if cupy is None else on_gpu
 
     def reset(self) -> None:
         self._left = self._rows.batches()

@@ -25,6 +25,7 @@ from rayline.train import fit_inputs, progress
 from rayline.train.fit_driver import FitDriver
 from rayline.train.fit_inputs import WHERE
 from rayline.train.fit_request import FitRequest, RowPreparation, resolve
+from rayline.train.memory_check import refuse_too_large
 from rayline.train.progress import ProgressLine
 from rayline.train.target_inference import TargetProfiler
 from rayline.train.training_run import TrainingRun, n_threads
@@ -85,7 +86,9 @@ class TableFit(FitDriver):
             fitted = self.preprocessor
         fitted.remember_target(spec.target)
         self.preprocessor, self.examples = fitted, _examples(self.inputs.train, fitted)
-        return FitRequest.of(self.trainer, spec, score=self._tables_to_score(spec.target))
+        request = FitRequest.of(self.trainer, spec, score=self._tables_to_score(spec.target))
+        refuse_too_large(request, outcome.n_rows)
+        return request
 
     def _fit(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
         """Fit the preprocessor, and answer the profiler's questions in the same scan."""
