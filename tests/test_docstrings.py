@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-MODULES = ("rayline", "rayline.data", "rayline.stages", "rayline.train", "rayline.tune", "rayline.serve")
+MODULES = (
+    "rayline",
+    "rayline.data",
+    "rayline.stages",
+    "rayline.postprocess",
+    "rayline.train",
+    "rayline.tune",
+    "rayline.serve",
+)
 OTHERS = {
     "rayline.onnx": ["to_onnx"],
     "rayline.mlflow": ["log_model", "load_model"],

@@ -25,11 +25,12 @@ MAY_IMPORT = {
     "engine": {"core"},
     "data": {"core"},
     "preprocessing": {"core", "data"},
-    "inference": {"core", "data", "preprocessing"},
-    "evaluate": {"core", "data", "preprocessing", "inference"},
-    "train": {"core", "data", "preprocessing", "inference", "evaluate"},
-    "tune": {"core", "data", "preprocessing", "inference", "evaluate", "train"},
-    "serve": {"core", "data", "preprocessing", "inference"},
+    "postprocess": {"core"},
+    "inference": {"core", "data", "preprocessing", "postprocess"},
+    "evaluate": {"core", "data", "preprocessing", "postprocess", "inference"},
+    "train": {"core", "data", "preprocessing", "postprocess", "inference", "evaluate"},
+    "tune": {"core", "data", "preprocessing", "postprocess", "inference", "evaluate", "train"},
+    "serve": {"core", "data", "preprocessing", "postprocess", "inference"},
 }
 """For each package the packages of ours that it may import besides itself. Others (cli, testing, sklearn) stand above all."""
 

@@ -12,7 +12,7 @@ from rayline.core.version import VERSION
 
 __version__ = VERSION
 
-_MODULES = ("data", "stages", "train", "tune", "serve", "inference", "testing")
+_MODULES = ("data", "stages", "postprocess", "train", "tune", "serve", "inference", "testing")
 _NAMES = {
     "RaylineError": "rayline.core.errors",
     "SchemaError": "rayline.core.errors",
@@ -38,7 +38,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from rayline import data, inference, serve, stages, testing, train, tune
+    from rayline import data, inference, postprocess, serve, stages, testing, train, tune
     from rayline.core.errors import (
         ArtifactError,
         DataError,
@@ -82,6 +82,7 @@ __all__ = [
     "inference",
     "load",
     "model_card",
+    "postprocess",
     "register_framework",
     "register_stage",
     "serve",

@@ -18,6 +18,8 @@ import pytest
 
 import rayline as rl
 from rayline.inference import artifact
+from rayline.inference.manifest import POSTPROCESSED_VERSION
+from rayline.postprocess import Calibrate, Conformal, Threshold
 from tests.inference import hostile
 
 FOLDER = Path(__file__).parent / "golden"
@@ -33,6 +35,16 @@ def make() -> None:
         pipeline = hostile.pipeline(kind)
         pipeline.save(folder / f"{kind}.rayline")
         (folder / f"{kind}.json").write_text(json.dumps(_predicted(pipeline)))
+
+
+def make_postprocessed() -> None:
+    """Write the file of format 2: stages after the model."""
+    folder = FOLDER / f"format-{POSTPROCESSED_VERSION}"
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = [Calibrate("isotonic"), Threshold("f1", pos_label="yes"), Conformal(0.8)]
+    pipeline = hostile.pipeline("xgboost").calibrated(stages, hostile.BINARY)
+    pipeline.save(folder / "xgboost.rayline")
+    (folder / "xgboost.json").write_text(json.dumps(_predicted(pipeline)))
 
 
 def _predicted(pipeline: rl.InferencePipeline) -> Any:

@@ -564,6 +564,11 @@ class Framework(ABC):
         scores = self.predict(model, features)
         return target.of_margins(scores) if target.task.is_classification and self.predicts_margins(model) else scores
 
+    def members(self, model: Any, features: Features, target: Target) -> Array | None:
+        """Return the values of each member of a model that is a mean of several, shape (n, members, targets), on the scale of the
+        labels; None for any other model."""
+        return None
+
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
         """Run on the driver around a distributed training; yields what `context.rendezvous` will hold on the workers."""

@@ -70,6 +70,15 @@ _STAGES: dict[str, str | type] = {
     "Downsample": "rayline.stages.resampling:Downsample",
 }
 
+_POSTPROCESSING: dict[str, str | type] = {
+    "Calibrate": "rayline.postprocess.calibration:Calibrate",
+    "Threshold": "rayline.postprocess.threshold:Threshold",
+    "Conformal": "rayline.postprocess.conformal:Conformal",
+    "Clip": "rayline.postprocess.limits:Clip",
+    "Round": "rayline.postprocess.limits:Round",
+}
+"""Stages after the model."""
+
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
     "lightgbm": "rayline.frameworks.lightgbm:LightGBM",
@@ -94,6 +103,11 @@ _ENGINES: dict[str, str] = {
 def stage(name: str) -> type:
     """Return the class of the stage with this id. Raises ParameterError when there is none."""
     return _look_up(_STAGES, name, "stage", "rayline.stages")
+
+
+def postprocessing_stage(name: str) -> Any:
+    """Return the class of the postprocessing stage with this id. Raises ParameterError when there is none."""
+    return _look_up(_POSTPROCESSING, name, "postprocessing stage", "rayline.postprocess")
 
 
 def framework(name: str) -> Any:

@@ -125,7 +125,78 @@ class _StageMeta(ABCMeta):
 
 
 @dataclass(frozen=True)
-class Stage(ABC, metaclass=_StageMeta):
+class ParameterizedStage(ABC, metaclass=_StageMeta):
+    """The parameters of a stage, checked and stored by its constructor, and the values that a fit learned for it.
+
+    The base of the stages before the model (`Stage`) and of those after it (`postprocess.PostprocessingStage`).
+    """
+
+    unsupported_params: ClassVar[Mapping[str, str]] = {}
+    """Parameters that the same stage has in other libraries, and what to do instead; used in the error message."""
+
+    fitted_by: ClassVar[str] = ""
+    """What fits the stage; used in the error message of a stage that is not fitted."""
+
+    learned: Mapping[str, Any] | None = field(default=None, init=False, repr=False, kw_only=True)
+
+    __repr__ = representation
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # otherwise each data class would generate its own, showing every default
+            cls.__repr__ = ParameterizedStage.__repr__  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            check = f.metadata.get("check")
+            value = getattr(self, f.name)
+            if isinstance(check, ParameterCheck) and not check.test(value):
+                raise ParameterError.value(type(self).__name__, f.name, check.words, value)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    def replace(self, **parameters: Any) -> Self:
+        """Return an unfitted copy with some parameters changed. Raises ParameterError on names that do not exist."""
+        return type(self)(**{**self.parameters(), **parameters})
+
+    def fitted(self, learned: Mapping[str, Any]) -> Self:
+        """Return a fitted copy with these learned values."""
+        copy = type(self)(**self.parameters())
+        object.__setattr__(copy, "learned", dict(learned))
+        return copy
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.learned is not None
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The learned values. Raises NotFittedError before the fit."""
+        if self.learned is None:
+            name = type(self).__name__
+            raise NotFittedError(f"{name}: the stage is not fitted.", "Expected a fitted stage.", f"{self.fitted_by}.")
+        return self.learned
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": type(self).__name__,
+            "parameters": value_to_json(self._saved_parameters()),
+            "learned": None if self.learned is None else value_to_json(dict(self.learned)),
+        }
+
+    def _saved_parameters(self) -> dict[str, Any]:
+        return self.parameters()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        stage = cls(**value_from_json(data["parameters"]))
+        return stage if data["learned"] is None else stage.fitted(value_from_json(data["learned"]))
+
+
+@dataclass(frozen=True)
+class Stage(ParameterizedStage):
     """One preprocessing step. See the module docstring for the contract and `ColumnStage` for the usual base class.
 
     Parameters
@@ -169,7 +240,7 @@ class Stage(ABC, metaclass=_StageMeta):
         "subsample": "leave it out: all rows count",
         "feature_name_combiner": "leave it out: new columns are named column_category",
     }
-    """Parameters that the same stage has in other libraries, and what to do instead; used in the error message."""
+    fitted_by: ClassVar[str] = "fit a Preprocessor that contains it"
 
     needs_columns: ClassVar[bool] = False
     """Whether `columns=None` is refused."""
@@ -184,55 +255,13 @@ class Stage(ABC, metaclass=_StageMeta):
     """What the inverse (`invert`) cannot restore, in words; empty when it restores every value."""
 
     columns: Columns = None
-    learned: Mapping[str, Any] | None = field(default=None, init=False, repr=False, kw_only=True)
-
-    __repr__ = representation
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "__repr__" not in vars(cls):  # otherwise each data class would generate its own, showing every default
-            cls.__repr__ = Stage.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            check = f.metadata.get("check")
-            value = getattr(self, f.name)
-            if isinstance(check, ParameterCheck) and not check.test(value):
-                raise ParameterError.value(type(self).__name__, f.name, check.words, value)
+        super().__post_init__()
         if self.needs_columns and self.columns is None:
             raise ParameterError(
                 f"{type(self).__name__}: columns is missing.", "Expected names or a selector.", "pass columns=[…]."
             )
-
-    # -- parameters ------------------------------------------------------------------------------------------------
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-
-    def replace(self, **parameters: Any) -> Self:
-        """Return an unfitted copy with some parameters changed. Raises ParameterError on names that do not exist."""
-        return type(self)(**{**self.parameters(), **parameters})
-
-    def fitted(self, learned: Mapping[str, Any]) -> Self:
-        """Return a fitted copy with these learned values."""
-        copy = type(self)(**self.parameters())
-        object.__setattr__(copy, "learned", dict(learned))
-        return copy
-
-    @property
-    def is_fitted(self) -> bool:
-        return self.learned is not None
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """The learned values. Raises NotFittedError before the fit."""
-        if self.learned is None:
-            name = type(self).__name__
-            raise NotFittedError(
-                f"{name}: the stage is not fitted.", "Expected a fitted stage.", "fit a Preprocessor that contains it."
-            )
-        return self.learned
 
     # -- the contract ----------------------------------------------------------------------------------------------
 
@@ -340,22 +369,19 @@ class Stage(ABC, metaclass=_StageMeta):
     # -- JSON ------------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        parameters = self.parameters()
         selected = isinstance(self.columns, (pl.Expr, Selected))
-        if isinstance(parameters["columns"], pl.Expr):
-            if self.learned is None:
-                raise ParameterError(
-                    f"{type(self).__name__}: a selector cannot be saved before the stage is fitted.",
-                    "Expected column names, or a fitted stage (which is saved with the columns that its selector chose).",
-                    "fit first, or name the columns.",
-                )
-            parameters["columns"] = list(self.learned["columns"])
-        return {
-            "stage": type(self).__name__,
-            "parameters": value_to_json(parameters),
-            "learned": None if self.learned is None else value_to_json(dict(self.learned)),
-            **({"selected": True} if selected else {}),
-        }
+        return {**super().to_json(), **({"selected": True} if selected else {})}
+
+    def _saved_parameters(self) -> dict[str, Any]:
+        if not isinstance(self.columns, pl.Expr):
+            return self.parameters()
+        if self.learned is None:
+            raise ParameterError(
+                f"{type(self).__name__}: a selector cannot be saved before the stage is fitted.",
+                "Expected column names, or a fitted stage (which is saved with the columns that its selector chose).",
+                "fit first, or name the columns.",
+            )
+        return {**self.parameters(), "columns": list(self.learned["columns"])}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

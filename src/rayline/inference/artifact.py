@@ -9,6 +9,7 @@ One ZIP file or one directory (see `archive`) contains:
                        rows, and size and SHA-256 of all members below
 `preprocessor.json`    the fitted preprocessor (absent when there is none)
 `golden.json`          a few raw rows and the predictions expected for them
+`postprocessing.json`  the fitted stages after the model (absent when there are none)
 `model/…`              the model in its framework's own format
 =====================  ==========================================================================================
 
@@ -198,4 +199,4 @@ def load(
     model = scorer.model.on_gpu(use_gpu)
     if use_gpu:
         model.place("load")
-    return InferencePipeline(scorer.preprocessor, model)
+    return InferencePipeline(scorer.preprocessor, model, scorer.postprocessing)

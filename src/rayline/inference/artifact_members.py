@@ -16,9 +16,10 @@ from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.inference import archive, manifest
-from rayline.inference.manifest import FORMAT_VERSION
+from rayline.inference.manifest import FORMAT_VERSION, POSTPROCESSED_VERSION
 from rayline.inference.model import Model, check_options, read
 from rayline.inference.scorer import P, Scorer
+from rayline.postprocess import chain
 from rayline.preprocessing.preprocessor import BasePreprocessor
 
 TOLERANCE = 1e-5
@@ -39,6 +40,9 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
         model.adapter.save(model.native, folder / "model")
         if pipeline.preprocessor is not None:
             (folder / "preprocessor.json").write_bytes(strict_json.dumps(pipeline.preprocessor.to_json(), indent=1))
+        if pipeline.postprocessing:
+            stages = chain.to_json(pipeline.postprocessing)
+            (folder / "postprocessing.json").write_bytes(strict_json.dumps(stages, indent=1))
         (folder / "golden.json").write_bytes(strict_json.dumps(_golden(pipeline)))
     except OSError as error:
         raise manifest.no_room(f"The {model.framework} model", error) from error
@@ -52,7 +56,7 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
         )
     about = {
         "format": "rayline.pipeline",
-        "format_version": FORMAT_VERSION,
+        "format_version": POSTPROCESSED_VERSION if pipeline.postprocessing else FORMAT_VERSION,
         "made_by": {
             "python": platform.python_version(),
             **_versions("rayline", "polars", model.adapter.package or model.framework),
@@ -106,11 +110,14 @@ def read_members(
         preprocessor = None
         if "preprocessor.json" in about["members"]:
             preprocessor = preprocessor_class.from_json(_json(directory / "preprocessor.json"))
+        postprocessing: chain.Stages = ()
+        if "postprocessing.json" in about["members"]:
+            postprocessing = chain.from_json(_json(directory / "postprocessing.json"))
         golden = value_from_json(_json(directory / "golden.json"))
     except (ArtifactError, MissingExtraError):
         raise
     except Exception as error:  # untrusted JSON can raise anything
-        raise _malformed(where, "its manifest or preprocessor is malformed", error) from error
+        raise _malformed(where, "its manifest, preprocessor or postprocessing is malformed", error) from error
     adapter = registry.framework(framework)
     check_options(adapter, options)
     (directory / "model").mkdir(exist_ok=True)
@@ -124,7 +131,8 @@ def read_members(
         raise _malformed(where, f"{framework} cannot read its model", error) from error
     try:
         model = Model(framework, native, features, target, metrics=metrics, data=data)
-        pipeline = Scorer(preprocessor, model)
+        pipeline = Scorer(preprocessor, model, postprocessing)
+        chain.StageChain(postprocessing, target).verify(pipeline.input_schema)
         for name in ("input_schema", "output_schema"):
             told, own = about.get(name), schema_to_json(getattr(pipeline, name))
             if told is not None and told != own:

@@ -20,6 +20,7 @@ from rayline.core.parquet_parts import PartFiles
 from rayline.core.schema import col, refuse_taken, schema_to_json
 from rayline.core.target import numbers
 from rayline.inference.scorer import Scorer
+from rayline.postprocess import chain
 
 ERROR = "prediction_error"
 """The column that `on_error="collect"` adds: the error message of the row, null for a row that was predicted."""
@@ -38,6 +39,8 @@ class BatchPredictor:
         The scorer or inference pipeline that predicts.
     labels, proba
         Whether to add predictions, and whether to add probabilities.
+    interval
+        Whether to add intervals or sets; the pipeline must have a stage that gives them.
     keep
         The columns to keep; None keeps all.
     on_error
@@ -51,12 +54,16 @@ class BatchPredictor:
         *,
         labels: bool = True,
         proba: bool = False,
+        interval: bool = False,
         keep: tuple[str, ...] | None = (),
         on_error: str = "raise",
     ) -> None:
         if on_error not in ON_ERROR:
             raise ParameterError.value(WHERE, "on_error", f"one of {ON_ERROR}", on_error)
+        if interval and not pipeline.has_intervals:
+            raise no_intervals(pipeline)
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
+        self.interval = interval
         refuse_taken(f"{WHERE} (keep_columns)", self._adds, keep or ())
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
@@ -75,6 +82,8 @@ class BatchPredictor:
         """The names of the columns that are added."""
         target = self.pipeline.target
         names = [*target.prediction_names] if self.labels else []
+        if self.interval:
+            names += self.pipeline.interval_names
         if self.proba and target.task.is_classification:
             names += target.probability_names
         return [*names, ERROR] if self.on_error == "collect" else names
@@ -105,8 +114,12 @@ class BatchPredictor:
             yield from self._predictions_halving(frame.slice(half), start + half, problems, nothing)
 
     def _predict(self, frame: pl.DataFrame) -> pl.DataFrame:
-        scores, target = self.pipeline.scores(frame.lazy()), self.pipeline.target
+        target = self.pipeline.target
+        outcome = self.pipeline.outcome(frame) if self.interval else None
+        scores = self.pipeline.scores(frame.lazy()) if outcome is None else outcome.scores
         parts = [target.predictions(scores)] if self.labels else []
+        if outcome is not None:
+            parts.append(outcome.intervals())
         if self.proba:
             parts.append(target.probabilities(scores))
         return pl.concat(parts, how="horizontal")
@@ -117,6 +130,15 @@ class BatchPredictor:
         if missing:
             raise SchemaError.missing(f"{WHERE} (keep_columns)", missing, frame.columns)
         return frame.select(map(col, self.keep))
+
+
+def no_intervals(pipeline: Scorer[Any]) -> ParameterError:
+    """Return the error for a pipeline without intervals that is asked for them."""
+    return ParameterError(
+        "InferencePipeline.predict: interval=True, and no stage of the pipeline gives intervals.",
+        f"Expected the stage Conformal; got {[type(stage).__name__ for stage in pipeline.postprocessing]}.",
+        "learn them from rows kept aside: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
+    )
 
 
 def write_predictions(
@@ -146,7 +168,7 @@ def write_predictions(
     resume
         Whether to continue an interrupted run. Otherwise the directory must contain no files of an earlier run.
     how
-        As for `InferencePipeline.transform`: keep_columns, proba, on_error.
+        As for `InferencePipeline.transform`: keep_columns, proba, interval, on_error.
 
     Returns
     -------
@@ -180,5 +202,6 @@ def _digest_of(pipeline: Scorer[Any], how: dict[str, Any]) -> str:
         pipeline.target.to_json(),
         [f"{value:.5g}" for value in np.ravel(scores)],  # rounded: the last bits can differ between processors
         sorted((name, str(value)) for name, value in how.items()),
+        *([chain.to_json(pipeline.postprocessing)] if pipeline.postprocessing else []),
     ]
     return hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:32]

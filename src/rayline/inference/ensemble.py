@@ -57,6 +57,11 @@ class Ensemble(Framework):
         mean: Array = np.sum(parts, axis=0)
         return mean
 
+    def members(self, model: EnsembleMembers, features: Features, target: Target) -> Array | None:
+        table, n = features.table.lazy(), features.n_rows
+        values = [plain(pipeline.scores(table), pipeline.target).reshape(n, -1) for pipeline in model.pipelines]
+        return np.stack(values, axis=1)
+
     def save(self, model: EnsembleMembers, directory: Path) -> None:
         (directory / "weights.json").write_bytes(strict_json.dumps(list(model.weights)))
         for i, pipeline in enumerate(model.pipelines):

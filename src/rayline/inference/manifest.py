@@ -15,6 +15,9 @@ from rayline.core.errors import ArtifactError
 from rayline.inference import archive
 
 FORMAT_VERSION = 1
+POSTPROCESSED_VERSION = 2
+"""The version of a pipeline with stages after its model, which Rayline before them would predict without."""
+
 DIGEST, MANIFEST, SIGNATURE = "digest", "manifest.json", "signature.json"
 OUTER = frozenset({DIGEST, MANIFEST, SIGNATURE})
 """Members that the manifest does not list: itself, its digest and its signature."""
@@ -102,10 +105,10 @@ def parse(
     if not isinstance(manifest, dict) or manifest.get("format") != "rayline.pipeline":
         raise ArtifactError(f"{where} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")
     version = manifest.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= POSTPROCESSED_VERSION:
         raise ArtifactError(
             f"{where} has format version {version!r}, made by {manifest.get('made_by')!r}.",
-            f"Expected at most {FORMAT_VERSION}.",
+            f"Expected at most {POSTPROCESSED_VERSION}.",
             "load it with a newer Rayline.",
         )
     listed = manifest.get("members")

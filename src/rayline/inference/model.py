@@ -224,6 +224,11 @@ class Model:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
         return self._answer(self._placed, Features(frame, schema=self.schema))
 
+    def members(self, table: pl.LazyFrame) -> Scores | None:
+        """Return the values of the members of an ensemble for preprocessed rows (see `Framework.members`); None for others."""
+        frame = self._conform(table).select(map(col, self.schema)).collect()
+        return self.adapter.members(self.native, Features(frame, schema=self.schema), self.target)
+
     def row_scores(self, *rows: Row) -> Scores:
         """Return the scores of a few preprocessed rows, without building a table."""
         for name, categories in self._categories.items():

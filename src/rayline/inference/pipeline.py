@@ -13,11 +13,14 @@ from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError
+from rayline.core.operations.base import Row
 from rayline.device import UseGPU
+from rayline.inference import calibration
 from rayline.inference.artifact_members import write_artifact
 from rayline.inference.batch import BatchPredictor, write_predictions
 from rayline.inference.model import Model
 from rayline.inference.scorer import Scorer
+from rayline.postprocess.base import PostprocessingStage
 from rayline.preprocessing.lineage import by_source
 from rayline.preprocessing.preprocessor import BasePreprocessor
 
@@ -93,7 +96,7 @@ class Preprocessor(BasePreprocessor):
 
 @known_arguments
 class InferencePipeline(Scorer[Preprocessor]):
-    """A fitted preprocessor and a model.
+    """A fitted preprocessor, a model, and stages after the model.
 
     Parameters
     ----------
@@ -101,6 +104,8 @@ class InferencePipeline(Scorer[Preprocessor]):
         A fitted preprocessor, or None when the model takes raw rows.
     model
         A `Model`; `preprocessor.chain` builds one from a framework's own object.
+    postprocessing
+        Fitted stages of `rayline.postprocess`; `calibrated` learns them.
 
     Examples
     --------
@@ -115,15 +120,16 @@ class InferencePipeline(Scorer[Preprocessor]):
     [{'prediction': 'yes'}]
     """
 
-    def __init__(self, preprocessor: Preprocessor | None, model: Model) -> None:
-        super().__init__(preprocessor, model)
+    def __init__(
+        self, preprocessor: Preprocessor | None, model: Model, postprocessing: Sequence[PostprocessingStage] = ()
+    ) -> None:
+        super().__init__(preprocessor, model, postprocessing)
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return (
-            f"InferencePipeline(\n  {str(self._preprocessor).replace(chr(10), chr(10) + '  ')},\n  {self.model!r},\n)"
-        )
+        parts = [str(self._preprocessor).replace("\n", "\n  "), repr(self.model), *map(repr, self.postprocessing)]
+        return f"InferencePipeline(\n{''.join(f'  {part},{chr(10)}' for part in parts)})"
 
     def importance(self) -> dict[str, float] | None:
         """Return the importance of each raw column to the model; None when the framework provides none.
@@ -140,13 +146,16 @@ class InferencePipeline(Scorer[Preprocessor]):
 
     # -- predictions -----------------------------------------------------------------------------------------------
 
-    def predict(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
+    def predict(self, rows: Any, *, interval: bool = False, use_gpu: UseGPU | None = None) -> Any:
         """Return decoded predictions for raw rows, one column for each target, in the type of the input.
 
         Parameters
         ----------
         rows
             A table, a list of rows (dicts), or a ray.data.Dataset. The preprocessor decides how missing values are handled.
+        interval
+            Whether to add the columns `lower` and `upper`, or for a classification the column `set`, a list of classes. Of
+            several targets the column names end with the target's: `lower_<target>`. The pipeline needs the stage Conformal.
         use_gpu
             Whether the model computes on a GPU: True, False, or "auto" for a GPU where there is one. In this process it stays
             on the GPU for the next call; a Dataset is predicted by one worker on each GPU of the Ray cluster. When omitted, what `rayline.load` was
@@ -154,6 +163,8 @@ class InferencePipeline(Scorer[Preprocessor]):
 
         Raises
         ------
+        ParameterError
+            On `interval` where no stage gives intervals.
         SchemaError
             When a column of the training data is missing or has the wrong type.
         DataError
@@ -165,12 +176,19 @@ class InferencePipeline(Scorer[Preprocessor]):
             has no memory even for a batch of one row.
         """
         pipeline, n_gpus = self.placed_for(rows, use_gpu, None, "InferencePipeline.predict")
-        return pipeline._predict(rows, n_gpus)
+        return pipeline._predict(rows, n_gpus, interval=interval)
 
-    def _predict(self, rows: Any, n_gpus: float | None) -> Any:
-        if self._takes_rows(rows):
+    def _predict(self, rows: Any, n_gpus: float | None, *, interval: bool) -> Any:
+        if self._takes_rows(rows) and not (interval and not self.has_intervals):
+            if interval:
+                return [self._row_with_interval(row) for row in rows]
             return [self.target.row_prediction(self.row_scores(row)) for row in rows]
-        return registry.engine_for(rows).map(rows, BatchPredictor(self), Placement(num_gpus=n_gpus))
+        predict = BatchPredictor(self, interval=interval)
+        return registry.engine_for(rows).map(rows, predict, Placement(num_gpus=n_gpus))
+
+    def _row_with_interval(self, row: Row) -> Row:
+        outcome = self.row_outcome(row)
+        return {**self.target.row_prediction(outcome.scores), **outcome.intervals()}
 
     def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
         """Return probabilities for raw rows, one column for each class. `use_gpu` as in `predict`.
@@ -192,6 +210,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         *,
         keep_columns: Sequence[str] | None = None,
         proba: bool = False,
+        interval: bool = False,
         on_error: str = "raise",
         batch_size: int | None = None,
         use_gpu: UseGPU | None = None,
@@ -211,6 +230,8 @@ class InferencePipeline(Scorer[Preprocessor]):
             The input columns to keep; all when omitted.
         proba
             Whether to add the probabilities too.
+        interval
+            Whether to add intervals or sets (see `predict`).
         on_error
             How to handle a row that cannot be predicted: "raise" an error, return "null" predictions, or "collect": return
             null predictions and the error message in the column `prediction_error`.
@@ -236,7 +257,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         """
         keep = None if keep_columns is None else tuple(keep_columns)
         pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus, "InferencePipeline.transform")
-        predict = BatchPredictor(pipeline, proba=proba, keep=keep, on_error=on_error)
+        predict = BatchPredictor(pipeline, proba=proba, interval=interval, keep=keep, on_error=on_error)
         placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
         return registry.engine_for(data).map(data, predict, placement)
 
@@ -249,6 +270,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         rows_per_file: int = 1_000_000,
         keep_columns: Sequence[str] | None = None,
         proba: bool = False,
+        interval: bool = False,
         on_error: str = "raise",
         use_gpu: UseGPU | None = None,
         num_cpus: float | None = None,
@@ -256,7 +278,7 @@ class InferencePipeline(Scorer[Preprocessor]):
     ) -> int:
         """Write the data with its predictions to Parquet files, each row exactly once; see `batch.write_predictions`."""
         keep = None if keep_columns is None else tuple(keep_columns)
-        how = {"keep": keep, "proba": proba, "on_error": on_error}
+        how = {"keep": keep, "proba": proba, "on_error": on_error, **({"interval": True} if interval else {})}
         pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus, "InferencePipeline.write_predictions")
         placement = Placement(num_cpus=num_cpus, num_gpus=n_gpus)
         return write_predictions(
@@ -280,6 +302,46 @@ class InferencePipeline(Scorer[Preprocessor]):
             and len(rows) <= MAX_ROW_PATH_ROWS
             and all(map(_is_row, rows))
             and self._row is not None
+        )
+
+    # -- stages after the model ------------------------------------------------------------------------------------
+
+    def calibrated(
+        self, stages: Sequence[PostprocessingStage], calibration_set: Any = None, *, sample_weight: str | None = None
+    ) -> InferencePipeline:
+        """Return this pipeline with stages after the model, learned from rows that the model was not trained on.
+
+        One scan scores the rows. Each stage learns from the answers of those before it. Up to 262,144 different scored rows
+        all count; of more, a sample by their hash does. An existing stage of a class that is among the new ones is replaced.
+
+        Parameters
+        ----------
+        stages
+            Stages of `rayline.postprocess`, in the order in which they are applied.
+        calibration_set
+            Rows with the target columns: a table or a ray.data.Dataset, which stays where it is. None where no stage learns
+            anything (Clip, Round, a Threshold that is given as a number).
+        sample_weight
+            The column of the rows' weights, positive numbers.
+
+        Raises
+        ------
+        ParameterError
+            When a stage does not fit the target, or the stages' order is wrong.
+        SchemaError
+            When the rows lack a column.
+        DataError
+            When a label is missing or was not seen in training, rows have one class only, or there are too few of them.
+
+        Examples
+        --------
+        See `rayline.postprocess.Conformal` for a complete one.
+
+        >>> from rayline.postprocess import Calibrate, Conformal
+        >>> pipeline = pipeline.calibrated([Calibrate("isotonic"), Conformal(coverage=0.9)], kept_aside)  # doctest: +SKIP
+        """
+        return InferencePipeline(
+            self._preprocessor, self.model, calibration.calibrated(self, stages, calibration_set, sample_weight)
         )
 
     # -- files -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Scores for raw rows: a fitted preprocessor and a model applied one after the other.
+"""Scores for raw rows: a fitted preprocessor, a model and postprocessing stages applied one after the other.
 
 Everything that predicts or saves works on a `Scorer`: batches, artifacts and, on top of them, the `InferencePipeline`.
 """
@@ -6,7 +6,7 @@ Everything that predicts or saves works on a `Scorer`: batches, artifacts and, o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Generic, Self, TypeVar
 
@@ -19,6 +19,8 @@ from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.device import UseGPU
 from rayline.inference.model import Model, Scores
+from rayline.postprocess.base import Outcome, PostprocessingStage, RowOutcome, group_text, group_texts, interval_names
+from rayline.postprocess.chain import StageChain
 from rayline.preprocessing.preprocessor import BasePreprocessor
 from rayline.preprocessing.schema_check import SchemaCheck, row_function
 
@@ -26,7 +28,7 @@ P = TypeVar("P", bound=BasePreprocessor)
 
 
 class Scorer(Generic[P]):
-    """A fitted preprocessor and a model: raw rows in, the model's scores out.
+    """A fitted preprocessor, a model and postprocessing stages: raw rows in, scores out.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ class Scorer(Generic[P]):
         A fitted preprocessor, or None when the model takes raw rows.
     model
         The model; its features are columns that the preprocessor returns.
+    postprocessing
+        Fitted stages that change the model's scores.
 
     Raises
     ------
@@ -41,13 +45,16 @@ class Scorer(Generic[P]):
         When the preprocessor does not return a feature of the model.
     """
 
-    def __init__(self, preprocessor: P | None, model: Model) -> None:
+    def __init__(
+        self, preprocessor: P | None, model: Model, postprocessing: Sequence[PostprocessingStage] = ()
+    ) -> None:
         if preprocessor is not None:
             lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
             if lacking:
                 raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
         # A copy, here and below: fitting the preprocessor again must not change this object.
         self._preprocessor, self.model = copy.copy(preprocessor), model
+        self._chain = StageChain(postprocessing, model.target)
 
     @property
     def preprocessor(self) -> P | None:
@@ -78,8 +85,24 @@ class Scorer(Generic[P]):
         return self.target.predictions(no_scores(self.target.n_outputs)).schema
 
     @property
+    def postprocessing(self) -> tuple[PostprocessingStage, ...]:
+        """The fitted stages after the model, in the order in which they are applied."""
+        return self._chain.stages
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether a postprocessing stage gives intervals or sets."""
+        return self._chain.has_intervals
+
+    @property
+    def interval_names(self) -> list[str]:
+        """The columns that `predict(rows, interval=True)` adds; empty without intervals."""
+        return interval_names(self.target) if self.has_intervals else []
+
+    @property
     def target(self) -> Target:
-        return self.model.target
+        """The target that `scores` refer to; with postprocessing stages, without target stages, which are undone before them."""
+        return self._chain.target
 
     @property
     def classes(self) -> list[Any]:
@@ -113,20 +136,56 @@ class Scorer(Generic[P]):
         return row
 
     def row_scores(self, row: Row) -> Scores:
-        """Return the model's scores for one raw row, shape (1,) or (1, outputs)."""
-        return self.model.row_scores(self.prepare(row))
+        """Return the scores for one raw row after postprocessing, shape (1,) or (1, outputs)."""
+        return self.postprocessed(self.model.row_scores(self.prepare(row)))
 
     def scores(self, table: pl.LazyFrame) -> Scores:
-        """Return the model's scores for a table of raw rows."""
+        """Return the scores for a table of raw rows after postprocessing."""
+        return self.postprocessed(self.model_scores(table))
+
+    def model_scores(self, table: pl.LazyFrame) -> Scores:
+        """Return the model's scores for a table of raw rows, without postprocessing."""
+        return self.model.scores(self._prepared(table))
+
+    def postprocessed(self, scores: Scores) -> Scores:
+        """Return the model's scores of some rows after postprocessing."""
+        return self._chain.scores(scores)
+
+    def outcome(self, frame: pl.DataFrame, scores: Scores | None = None) -> Outcome:
+        """Return the answers for a table of raw rows, with their intervals; `scores` are those of the model, where known."""
+        scores = self.model_scores(frame.lazy()) if scores is None else scores
+        members = self.model.members(self._prepared(frame.lazy())) if self._chain.needs_members else None
+        return self._chain.outcome(scores, groups=self.groups(frame), members=members, interval=True)
+
+    def row_outcome(self, row: Row, scores: Scores | None = None) -> RowOutcome:
+        """Return the answer for one raw row, with its interval."""
+        scores = self.model.row_scores(self.prepare(row)) if scores is None else scores
+        members = None
+        if self._chain.needs_members:
+            found = self.model.members(self._prepared(pl.LazyFrame([row], schema=self.input_schema)))
+            members = None if found is None else found[0]
+        group = group_text(row, self._chain.group_columns) if self._chain.group_columns else None
+        return self._chain.row(scores, group=group, members=members, interval=True)
+
+    def groups(self, frame: pl.DataFrame) -> pl.Series | None:
+        """Return the group of each raw row that postprocessing stages distinguish; None when they distinguish none."""
+        names = self._chain.group_columns
+        return (
+            group_texts(self._check.only(names)(frame.lazy().select(map(col, names))).collect(), names)
+            if names
+            else None
+        )
+
+    def _prepared(self, table: pl.LazyFrame) -> pl.LazyFrame:
         prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
-        return self.model.scores(prepare(table))
+        return prepare(table)
 
     @cached_property
     def _check(self) -> SchemaCheck:
         return SchemaCheck(self.input_schema, "InferencePipeline.predict")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_preprocessor": self._preprocessor, "model": self.model}
+        return {"_preprocessor": self._preprocessor, "model": self.model, "_chain": self._chain}
 
 
 def no_scores(n_outputs: int) -> Any:

@@ -18,10 +18,13 @@ from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.core.target import has_probabilities
 from rayline.data.split.holdout import Holdout
+from rayline.inference import calibration
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
+from rayline.postprocess import chain
+from rayline.postprocess.base import PostprocessingStage
 from rayline.train import progress
 from rayline.train.fit import fit
 from rayline.train.result import Result
@@ -314,6 +317,69 @@ class Analysis:
         weights = list(chosen.counts.values())
         found = {f"oof-{self.metric}": chosen.score}
         return combine([m.inference_pipeline for m in members], weights, metrics=found)
+
+    def calibrated(
+        self, stages: Sequence[PostprocessingStage], *, trial: Trial | int | None = None
+    ) -> InferencePipeline:
+        """Return the best inference pipeline with stages after the model, learned from the held-out predictions that exist.
+
+        Nothing is trained for the stages: each row is answered by the fold model that did not see it. The pipeline's own
+        model is `best_result`, which is trained once when it is first accessed. An exception is Conformal(method="cv+"), which
+        needs the models of all folds: they are trained again, and the pipeline predicts with their mean.
+
+        Parameters
+        ----------
+        stages
+            Stages of `rayline.postprocess`, in the order in which they are applied.
+        trial
+            The trial to take; the best one when omitted.
+
+        Raises
+        ------
+        ParameterError
+            When a stage does not fit the target, the stages' order is wrong, or the trial did not run all its folds.
+        DataError
+            When the held-out rows have one class only, or there are too few of them.
+
+        Examples
+        --------
+        >>> from rayline.postprocess import Calibrate, Threshold
+        >>> pipeline = analysis.calibrated([Calibrate("isotonic"), Threshold("f1", pos_label="yes")])  # doctest: +SKIP
+        """
+        chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
+        problem, scores = self._prepared.problem, self.scores(chosen)
+        new = chain.checked(stages, problem.target, problem.schema, "Analysis.calibrated")
+        folds = [(self._prepared.table[self._prepared.held_out(i)], own) for i, own in enumerate(scores)]
+        groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
+        weight = problem.weight if problem.weighs_test else None
+        rows = calibration.held_out_rows(problem.target.plain, folds, weight, groups, problem.trainer.framework)
+        made = chain.learn(new, rows)
+        if any(stage.needs_members for stage in made):
+            pipeline = combine(self._fold_pipelines(chosen), [1.0] * len(folds))
+        else:
+            best = self.best_result if chosen is self.best_trial else self.refit(chosen)
+            pipeline = best.inference_pipeline
+        return InferencePipeline(pipeline.preprocessor, pipeline.model, made)
+
+    def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
+        """Train the models of all folds of a trial once more, which a search does not keep."""
+        problem, inputs, trainer = self._prepared.problem, self._prepared.inputs, self._trainer(trial)
+        needs_test = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
+        made = []
+        for fold, (split, _, cells) in enumerate(problem.folds):
+            train = self._prepared.table[np.flatnonzero(np.isin(self._prepared.cells[split], cells.train))]
+            test = self._prepared.table[self._prepared.held_out(fold)] if needs_test else None
+            found = fit(
+                trainer,
+                problem.preprocessor_of(trial.config),
+                train,
+                test,
+                list(inputs.targets),
+                sample_weight=inputs.weight,
+                verbose=False,
+            )
+            made.append(found.inference_pipeline)
+        return made
 
     @property
     def _held(self) -> list[ensembles.HeldOutRows]:

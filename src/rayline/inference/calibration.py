@@ -1,0 +1,157 @@
+"""Learning the stages after the model: scored rows with labels, from a table or a Dataset, or from held-out predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.scan import Scan
+from rayline.core.schema import col, refuse_empty
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.scored_rows import MAX_ROWS, ScoredRows
+from rayline.core.target import Target, has_probabilities
+from rayline.inference.model import Scores
+from rayline.inference.scorer import Scorer
+from rayline.postprocess import chain
+from rayline.postprocess.base import CalibrationRows, Outcome, group_texts, only_codes, own_codes, plain_values
+
+WHERE = "InferencePipeline.calibrated"
+
+GROUP = "group"
+
+
+class RowScorer:
+    """Adds to raw rows with labels what stages learn from (a `RowMapper`): scores, labels, weight and group.
+
+    Its columns are named `value_0`, …, `truth_0`, …, `weight` and `group`.
+    """
+
+    is_local = True
+
+    def __init__(self, pipeline: Scorer[Any], weight: str | None, groups: Sequence[str]) -> None:
+        self._pipeline, self._weight, self._groups = pipeline, weight, tuple(groups)
+        target = pipeline.target
+        self.columns = tuple(
+            dict.fromkeys([*pipeline.input_schema, *target.columns, *([] if weight is None else [weight])])
+        )
+        names = [f"value_{i}" for i in range(target.n_outputs)] + [f"truth_{i}" for i in range(len(target.columns))]
+        self.adds = pl.Schema(
+            {**dict.fromkeys([*names, "weight"], pl.Float64()), **({GROUP: pl.String()} if groups else {})}
+        )
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.map_batches(self._scored, schema=self.adds, streamable=True)
+
+    def _scored(self, frame: pl.DataFrame) -> pl.DataFrame:
+        pipeline, target = self._pipeline, self._pipeline.target
+        scores = pipeline.scores(frame.lazy())
+        refuse_classes_only(scores, target, pipeline.model.framework)
+        truth = target.truth(frame).reshape(frame.height, len(target.columns))
+        values = plain_values(scores, target)
+        columns = [*values.T, *truth.T.astype(np.float64), weights(frame, self._weight)]
+        made = pl.DataFrame([pl.Series(name, c, dtype=pl.Float64) for name, c in zip(self.adds, columns, strict=False)])
+        if not self._groups:
+            return made
+        texts = pipeline._check.only(self._groups)(frame.lazy().select(map(col, self._groups))).collect()
+        return made.with_columns(group_texts(texts, self._groups).alias(GROUP))
+
+
+def calibrated(pipeline: Scorer[Any], stages: Sequence[Any], rows: Any, weight: str | None) -> chain.Stages:
+    """Return the stages of a pipeline after new ones were learned; see `InferencePipeline.calibrated`."""
+    new = chain.checked(stages, pipeline.target, pipeline.input_schema, WHERE)
+    kept = chain.replaced(pipeline.postprocessing, new)
+    base = Scorer(pipeline.preprocessor, pipeline.model, kept)
+    if rows is None:
+        if lacking := [type(stage).__name__ for stage in new if stage.needs_rows]:
+            raise ParameterError(
+                f"{WHERE}: {lacking[0]} learns from rows, and there is no calibration_set.",
+                "Expected rows with labels that the model was not trained on.",
+                "keep some aside with rayline.data.train_test_split and pass them.",
+            )
+        return (*kept, *chain.learn(new, chain.no_rows(pipeline.target)))
+    return (*kept, *chain.learn(new, _scanned(base, new, rows, weight)))
+
+
+def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str | None) -> CalibrationRows:
+    """Return the scored rows of a calibration set, from one scan."""
+    engine = registry.engine_for(rows)
+    groups = list(dict.fromkeys(name for stage in stages for name in stage.group_columns))
+    scorer = RowScorer(pipeline, weight, groups)
+    present = engine.schema(rows)
+    if missing := [name for name in scorer.columns if name not in present]:
+        raise SchemaError.missing(f"{WHERE} (calibration_set)", missing, present)
+    options = (("grouped", bool(groups)), ("size", MAX_ROWS))
+    request = StatisticRequest(ScoredRows, tuple(scorer.adds), options)
+    found = engine.scan(rows, Scan([request], attach=scorer))
+    state = found[0][request] if found else ScoredRows()
+    assert isinstance(state, ScoredRows)
+    refuse_empty(state.n_rows, f"{WHERE} (calibration_set)")
+    return _of_table(pipeline.target.plain, state.rows, groups)
+
+
+def _of_table(target: Target, table: pl.DataFrame, groups: Sequence[str]) -> CalibrationRows:
+    k, t = target.n_outputs, len(target.columns)
+    numbers = table.select(pl.col([str(i) for i in range(k + t + 1)])).to_numpy()
+    counts = table["n"].cast(pl.Float64).to_numpy()
+    texts = table[str(k + t + 1)] if groups else None
+    outcome = Outcome(target, numbers[:, :k].copy(), groups=texts)
+    return CalibrationRows(outcome, numbers[:, k : k + t], numbers[:, k + t] * counts, counts)
+
+
+def held_out_rows(
+    target: Target,
+    folds: Sequence[tuple[pl.DataFrame, Scores]],
+    weight: str | None,
+    groups: Sequence[str],
+    framework: str,
+) -> CalibrationRows:
+    """Return the held-out rows of a cross validation, with the scores of the fold models, as rows to learn from.
+
+    The scores are on the scale of the labels: `target` has no target stages.
+    """
+    for _, scores in folds:
+        refuse_classes_only(scores, target, framework)
+    values = np.concatenate([plain_values(scores, target) for _, scores in folds])
+    own = [own_codes(scores) for _, scores in folds]
+    codes = None if any(part is None for part in own) else np.concatenate([part for part in own if part is not None])
+    truth = np.concatenate(
+        [target.truth(frame).reshape(frame.height, len(target.columns)) for frame, _ in folds]
+    ).astype(np.float64)
+    texts = pl.concat([group_texts(frame, groups) for frame, _ in folds]) if groups else None
+    return CalibrationRows(
+        Outcome(target, values, codes, groups=texts),
+        truth,
+        np.concatenate([weights(frame, weight) for frame, _ in folds]),
+        np.ones(len(values)),
+        np.concatenate([np.full(frame.height, i) for i, (frame, _) in enumerate(folds)]),
+    )
+
+
+def weights(frame: pl.DataFrame, name: str | None) -> Any:
+    """Return the weight of each row, 1 without a column of weights. Raises DataError when one is not a positive number."""
+    if name is None:
+        return np.ones(frame.height)
+    found = frame[name].cast(pl.Float64, strict=False)
+    wrong = ~(found.is_finite() & (found > 0)).fill_null(False)
+    if wrong.any():
+        raise DataError(
+            f"{WHERE}: the weight column {name!r} has {counted(int(wrong.sum()), 'row')} that cannot be used.",
+            f"Expected positive numbers; got {frame[name].filter(wrong).head(5).to_list()!r}.",
+            "drop these rows, or give them a weight.",
+        )
+    return found.to_numpy()
+
+
+def refuse_classes_only(scores: Scores, target: Target, framework: str) -> None:
+    """Raise ParameterError for a classifier that answers with classes only: there is nothing to learn from."""
+    if only_codes(scores, target) or (scores.dtype.names == ("code",) and not has_probabilities(scores)):
+        raise ParameterError(
+            f"{WHERE}: this {framework} model answers with classes, and the stages need probabilities.",
+            "Expected a classifier with scores.",
+            "train with an objective that gives probabilities.",
+        )
