@@ -64,6 +64,12 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     >>> graph = to_onnx(result.inference_pipeline, "late.onnx")  # doctest: +SKIP
     """
     pipeline = as_pipeline(model)
+    if pipeline.postprocessing:
+        raise ParameterError(
+            f"to_onnx: {type(pipeline.postprocessing[0]).__name__} has no form in ONNX here.",
+            "Expected a pipeline without stages after its model.",
+            "serve the pipeline with rayline, or export the one that it was calibrated from.",
+        )
     graph = _Graph()
     columns = {name: graph.column(name, dtype) for name, dtype in pipeline.input_schema.items()}
     for operation in [] if pipeline.preprocessor is None else pipeline.preprocessor.operations:

@@ -169,6 +169,12 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
         ),
         _Section("What it was trained on", trained),
         _Section("How rows are prepared", "", ["stage", "what"], [[path, repr(stage)] for path, stage in stages]),
+        _Section(
+            "What happens to its answers",
+            "",
+            ["stage", "what it learned"],
+            [[repr(stage), stage.summary(target)] for stage in pipeline.postprocessing],
+        ),
         _measured(model.metrics, target),
         _Section("How it does on rows with labels", seen, plots=shown),
         _Section("How it learned", plots=[] if history is None else card_plots.learning(history, target)),

@@ -126,7 +126,7 @@ class Scorer(Generic[P]):
     @property
     def takes_rows(self) -> bool:
         """Whether single rows can be preprocessed by `prepare`, which is much faster than a table of one row."""
-        return self._row is not None
+        return self._row is not None and not self._chain.needs_members
 
     def prepare(self, row: Row) -> Row:
         """Return one raw row preprocessed, for `model.row_scores`; requires `takes_rows`."""

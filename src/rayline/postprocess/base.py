@@ -89,14 +89,24 @@ class Outcome:
                     for word, bound in (("lower", self.lower), ("upper", self.upper))
                 ]
             )
-        codes = target.codes(self.scores)
-        made, start = [], 0
-        for i, suffix in enumerate(suffixes(target)):
-            classes = target.classes[i]
-            members = self.sets[:, start : start + len(classes)] | (codes[i][:, None] == np.arange(len(classes)))
-            made.append(_set_column(f"set{suffix}", members, classes, target.dtypes[i]))
+        return pl.DataFrame(
+            [
+                _set_column(f"set{suffix}", members, classes, dtype)
+                for suffix, members, classes, dtype in zip(
+                    suffixes(target), self.memberships(), target.classes, target.dtypes, strict=True
+                )
+            ]
+        )
+
+    def memberships(self) -> list[Array]:
+        """Which classes are in the set of each row, shape (n, classes), for each target; the predicted class always is."""
+        assert self.sets is not None
+        found, start = [], 0
+        for codes, classes in zip(self.target.codes(self.scores), self.target.classes, strict=True):
+            own = self.sets[:, start : start + len(classes)]
+            found.append(own | (codes[:, None] == np.arange(len(classes))))
             start += len(classes)
-        return pl.DataFrame(made)
+        return found
 
 
 @dataclass(slots=True)
@@ -207,6 +217,10 @@ class PostprocessingStage(ParameterizedStage):
     @abstractmethod
     def row_function(self) -> Callable[[RowOutcome], None]:
         """Return a function that does the same to one row, in place."""
+
+    def summary(self, target: Target) -> str:
+        """Return what the fitted stage learned, in words for people; empty when it learned nothing."""
+        return ""
 
     def refuse_task(self, target: Target, task: str, hint: str) -> ParameterError:
         """Return the error for a target that the stage does not fit."""

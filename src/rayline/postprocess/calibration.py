@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, counted
 from rayline.core.stage import one_of, param
 from rayline.core.target import Target, Task, normalized
 from rayline.postprocess.base import Array, CalibrationRows, Outcome, PostprocessingStage, RowOutcome
 from rayline.postprocess.calibration_maps import (
     EPSILON,
     CalibrationMap,
+    IsotonicMap,
     beta,
     inverse_temperature,
     isotonic,
@@ -122,6 +123,17 @@ class Calibrate(PostprocessingStage):
     def _softmax(self, values: Array) -> Array:
         powers = np.exp(self.state["inverse_temperature"] * np.log(np.maximum(values, EPSILON)))
         return _shares(powers)
+
+    def summary(self, target: Target) -> str:
+        if self._is_joint(target):
+            return f"temperature {1.0 / self.state['inverse_temperature']:.4g}"
+        shown = []
+        for own in self._maps:
+            if isinstance(own, IsotonicMap):
+                shown.append(counted(len(own.x), "point"))
+            else:
+                shown.append(f"a {own.a:.4g}, b {own.b:.4g}, c {own.c:.4g}")
+        return "; ".join(shown)
 
     @cached_property
     def _maps(self) -> list[CalibrationMap]:

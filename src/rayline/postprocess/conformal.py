@@ -213,6 +213,15 @@ class Conformal(PostprocessingStage):
         lower, upper = self._residuals.intervals(np.array([row.members]))
         row.lower, row.upper = lower[0].tolist(), upper[0].tolist()
 
+    def summary(self, target: Target) -> str:
+        if self.method == "cv+":
+            return f"from the errors of {sum(self._residuals.n_rows)} rows in {len(self._residuals.n_rows)} folds"
+        limit = "probability at least " if target.task.is_classification else "± "
+        values = [1.0 - r if target.task.is_classification else r for r in self.state["radius"]]
+        found = "; ".join(f"{c}: {limit}{v:.4g}" for c, v in zip(target.columns, values, strict=True))
+        groups = f", in all of {len(self._by_text)} groups" if self._by_text else ""
+        return f"{found}{groups} (from {counted(self.state['n_rows'], 'row')})"
+
     @cached_property
     def _by_text(self) -> dict[str, list[float]]:
         return {str(name): [float(r) for r in radius] for name, radius in self.state.get("groups", ())}

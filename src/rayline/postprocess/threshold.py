@@ -168,6 +168,10 @@ class Threshold(PostprocessingStage):
 
         return decide
 
+    def summary(self, target: Target) -> str:
+        rules = zip(target.columns, target.classes, self._rules, strict=True)
+        return "; ".join(f"{column}: {classes[code]!r} from {t:.4g} on" for column, classes, (t, code) in rules)
+
     @cached_property
     def _rules(self) -> list[tuple[float, int]]:
         state = self.state

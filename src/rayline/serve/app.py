@@ -42,7 +42,7 @@ from rayline.serve.http_messages import (
 )
 from rayline.serve.metrics import Metrics
 from rayline.serve.options import LOOPBACK, ServerOptions
-from rayline.serve.predictions import ServedModel, Work, requested_instances, requested_rows
+from rayline.serve.predictions import Answers, ServedModel, Work, requested_instances, requested_rows
 from rayline.serve.protocol import HTTPError, dumps, loads
 
 FEW_ROWS = 32
@@ -258,9 +258,7 @@ class App(FastAPI):
     async def _v2_metadata(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         pipeline = served.pipeline
         platform = f"rayline_{pipeline.model.framework}"
-        about = openinference.metadata(
-            self.settings.name, platform, pipeline.input_schema, pipeline.target, served.has_probabilities
-        )
+        about = openinference.metadata(self.settings.name, platform, pipeline, probabilities=served.has_probabilities)
         return HTTPResponse(200, dumps(about))
 
     async def _metrics(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
@@ -289,12 +287,12 @@ class App(FastAPI):
             return served.predictions(await self._few(served, served.reader.rows(rows)), proba)
         return await self._threaded(request, partial(served.rows, rows, proba))
 
-    async def _few(self, served: ServedModel, rows: Sequence[Row]) -> Any:
+    async def _few(self, served: ServedModel, rows: Sequence[Row]) -> Answers:
         prepare = served.pipeline.prepare
         scores = self._batcher.scores(served.pipeline.model, [prepare(row) for row in rows])
         for row in rows:
             served.skew.row(row, self.metrics.counts)
-        return await scores
+        return served.answers(rows, await scores)
 
     async def _threaded(self, request: HTTPRequest, run: Callable[[Work], HTTPResponse]) -> HTTPResponse:
         """Run slow work in a thread, so that it does not block the event loop. At most `max_queued_requests` run at a time;

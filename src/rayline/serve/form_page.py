@@ -79,6 +79,11 @@ function words(value) {
   if (value === null) return "none";
   return typeof value === "object" ? Object.entries(value).map(([k, v]) => k + ": " + words(v)).join(", ") : String(value);
 }
+function span(interval) {
+  if (Array.isArray(interval)) return "one of: " + interval.map(words).join(", ");
+  if ("lower" in interval && typeof interval.lower !== "object") return "between " + words(interval.lower) + " and " + words(interval.upper);
+  return Object.entries(interval).map(([target, own]) => target + " " + span(own)).join("; ");
+}
 function bars(title, probabilities) {
   const table = document.createElement("table");
   if (title) table.append(element("caption", title));
@@ -112,6 +117,8 @@ async function predict() {
       return;
     }
     result.replaceChildren(element("strong", words(said.predictions[0])));
+    const interval = said.intervals || said.sets;
+    if (interval) result.append(element("div", span(interval[0])));
     const probabilities = said.probabilities && said.probabilities[0];
     if (probabilities && rows.dataset.targets === "1") result.append(bars("", probabilities));
     else if (probabilities) for (const [target, own] of Object.entries(probabilities)) result.append(bars(target, own));

@@ -28,6 +28,8 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
     one = next(iter(value.values())) if len(value) == 1 else {"type": "object", "properties": value}
     answer: dict[str, Any] = {"predictions": {"type": "array", "items": one}}
     proba = []
+    if pipeline.has_intervals:
+        answer |= _interval(pipeline)
     if has_probabilities:
         answer["probabilities"] = {
             "type": "array",
@@ -105,6 +107,20 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
 def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
     """Return a few rows of the training data as JSON values."""
     return [{name: finite(plain(value)) for name, value in row.items()} for row in pipeline.examples.to_dicts()]
+
+
+def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
+    """The schema of the intervals or sets in an answer."""
+    target = pipeline.target
+    if target.task.is_classification:
+        own: list[dict[str, Any]] = [
+            {"type": "array", "items": {"enum": [plain(c) for c in cs]}} for cs in target.classes
+        ]
+    else:
+        ends = {"lower": {"type": "number"}, "upper": {"type": "number"}}
+        own = [{"type": "object", "properties": ends} for _ in target.columns]
+    one = own[0] if len(own) == 1 else {"type": "object", "properties": dict(zip(target.columns, own, strict=True))}
+    return {"sets" if target.task.is_classification else "intervals": {"type": "array", "items": one}}
 
 
 def _tensors(pipeline: InferencePipeline) -> dict[str, Any] | None:

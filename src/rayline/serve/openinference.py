@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.target import Target
+from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.protocol import HTTPError, dumps, loads, plain
 
 _NUMPY = {
@@ -40,14 +41,16 @@ class InferenceRequest(NamedTuple):
     binary: bool
 
 
-def metadata(
-    name: str, platform: str, schema: Mapping[str, pl.DataType], target: Target, probabilities: bool
-) -> dict[str, Any]:
+def metadata(name: str, platform: str, pipeline: InferencePipeline, *, probabilities: bool) -> dict[str, Any]:
     """The answer to `GET /v2/models/{name}`."""
+    schema, target = pipeline.input_schema, pipeline.target
     inputs = [{"name": column, "datatype": datatype(dtype), "shape": [-1]} for column, dtype in schema.items()]
     outputs: list[dict[str, Any]] = []
     for output, dtype in target.predictions(_none(target)).schema.items():
         outputs.append({"name": output, "datatype": datatype(dtype), "shape": [-1]})
+    for output, own in zip(pipeline.interval_names, _interval_classes(pipeline.interval_names, target), strict=True):
+        kind = {"datatype": "FP64", "shape": [-1]} if own is None else {"datatype": "BOOL", "shape": [-1, len(own)]}
+        outputs.append({"name": output, **kind})
     if probabilities:
         for output, classes in _probability_outputs(target).items():
             outputs.append({"name": output, "datatype": "FP64", "shape": [-1, classes]})
@@ -95,12 +98,26 @@ def wants_probabilities(asked: InferenceRequest, target: Target) -> bool:
 
 
 def encode(
-    name: str, asked: InferenceRequest, target: Target, predictions: pl.DataFrame, probabilities: pl.DataFrame | None
+    name: str,
+    asked: InferenceRequest,
+    target: Target,
+    predictions: pl.DataFrame,
+    probabilities: pl.DataFrame | None,
+    intervals: pl.DataFrame,
 ) -> tuple[bytes, int | None]:
-    """Return the answer's body, and the length of its JSON when bytes follow. Raises HTTPError (400) on unknown outputs."""
+    """Return the answer's body, and the length of its JSON when bytes follow. Raises HTTPError (400) on unknown outputs.
+
+    A set of classes is a row of booleans, one for each class in the order of the probabilities.
+    """
     made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
     for column in predictions:
         made[column.name] = (datatype(column.dtype), [len(column)], [plain(v) for v in column.to_list()])
+    for column, members in zip(intervals, _interval_classes(intervals.columns, target), strict=True):
+        if members is None:
+            made[column.name] = ("FP64", [len(column)], column.to_list())
+        else:
+            flags = [label in own for own in column.to_list() for label in members]
+            made[column.name] = ("BOOL", [len(column), len(members)], flags)
     if probabilities is not None:
         first = 0
         for output, classes in _probability_outputs(target).items():
@@ -240,6 +257,11 @@ def _columns(
     if len(lengths) > 1:
         raise HTTPError(400, f"The tensors have different numbers of rows: {sorted(lengths)}.")
     return columns, lengths.pop()
+
+
+def _interval_classes(names: Sequence[str], target: Target) -> list[Sequence[Any] | None]:
+    """Return for each column of intervals the classes of its target, None for the end of an interval."""
+    return list(target.classes) if names and target.task.is_classification else [None for _ in names]
 
 
 def _probability_outputs(target: Target) -> dict[str, int]:

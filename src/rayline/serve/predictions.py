@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import has_probabilities
 from rayline.inference.pipeline import InferencePipeline
@@ -28,6 +30,33 @@ class Work:
         """Raise ClientDisconnected when the client no longer waits. Called between steps that may be slow."""
         if not self.is_wanted:
             raise ClientDisconnected
+
+
+class Answers(NamedTuple):
+    """What a pipeline answers for some rows.
+
+    Attributes
+    ----------
+    scores
+        The scores after postprocessing.
+    intervals
+        The intervals or sets of each row (see `InferencePipeline.predict`), as rows or as a table; None where there are none.
+    """
+
+    scores: Any
+    intervals: Sequence[Row] | pl.DataFrame | None = None
+
+    def interval_rows(self) -> Sequence[Row]:
+        return self.intervals.to_dicts() if isinstance(self.intervals, pl.DataFrame) else self.intervals or ()
+
+    def interval_table(self, pipeline: InferencePipeline) -> pl.DataFrame:
+        if isinstance(self.intervals, pl.DataFrame):
+            return self.intervals
+        if self.intervals is None:
+            return pl.DataFrame()
+        dtypes = iter(pipeline.target.dtypes)
+        types = {n: pl.List(next(dtypes)) if n.startswith("set") else pl.Float64() for n in pipeline.interval_names}
+        return pl.DataFrame(self.intervals, schema=types)
 
 
 class ServedModel:
@@ -73,7 +102,7 @@ class ServedModel:
         """Answer rows (a list) or columns (a dict) from JSON."""
         work.check()
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
-        return self.predictions(self._scores(table, work), proba)
+        return self.predictions(self._answers(table, work), proba)
 
     def arrow(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
         """Answer an Arrow IPC stream with another one."""
@@ -86,25 +115,37 @@ class ServedModel:
             raise HTTPError(422, "Expected at least one row; got none.")
         table = table.select(map(col, self.reader.columns))
         self._refuse_infinity(table)
-        scores = self._scores(table, work)
-        answer = self.pipeline.target.predictions(scores)
+        found = self._answers(table, work)
+        answer = self.pipeline.target.predictions(found.scores).hstack(found.interval_table(self.pipeline))
         if proba:
             self._refuse_without_probabilities()
-            answer = answer.hstack(self.pipeline.target.probabilities(scores))
+            answer = answer.hstack(self.pipeline.target.probabilities(found.scores))
         return HTTPResponse(200, arrow.encode(answer), arrow.TYPE)
 
     def tensors(self, body: bytes, header_bytes: int | None, work: Work) -> HTTPResponse:
         """Answer a request of the Open Inference Protocol."""
         asked = openinference.decode(body, header_bytes, self.pipeline.input_schema)
         work.check()
-        return self.tensor_predictions(asked, self._scores(self.reader.table_of_columns(asked.columns), work))
+        return self.tensor_predictions(asked, self._answers(self.reader.table_of_columns(asked.columns), work))
 
-    def _scores(self, table: pl.DataFrame, work: Work) -> Any:
+    def _answers(self, table: pl.DataFrame, work: Work) -> Answers:
         work.check()
-        scores = self.pipeline.scores(table.lazy())
+        if self.pipeline.has_intervals:
+            outcome = self.pipeline.outcome(table)
+            answers = Answers(outcome.scores, outcome.intervals())
+        else:
+            answers = Answers(self.pipeline.scores(table.lazy()))
         work.check()
         work.count(self.skew.table(table))
-        return scores
+        return answers
+
+    def answers(self, rows: Sequence[Row], scores: Any) -> Answers:
+        """Return the answers for a few raw rows from the scores of the model."""
+        pipeline = self.pipeline
+        if not pipeline.has_intervals:
+            return Answers(pipeline.postprocessed(scores))
+        found = [pipeline.row_outcome(row, scores[i : i + 1]) for i, row in enumerate(rows)]
+        return Answers(np.concatenate([own.scores for own in found]), [own.intervals() for own in found])
 
     def _refuse_infinity(self, table: pl.DataFrame) -> None:
         """Raise HTTPError on infinite numbers, which JSON does not have either."""
@@ -122,21 +163,26 @@ class ServedModel:
 
     # -- from scores to answers ------------------------------------------------------------------------------------
 
-    def predictions(self, scores: Any, proba: bool = False) -> HTTPResponse:
+    def predictions(self, answers: Answers, proba: bool = False) -> HTTPResponse:
         """Return predictions in the form of /predict and KServe V1."""
-        answer: dict[str, Any] = {"predictions": self.writer.predictions(scores)}
+        answer: dict[str, Any] = {"predictions": self.writer.predictions(answers.scores)}
+        if answers.intervals is not None:
+            name = "sets" if self.pipeline.target.task.is_classification else "intervals"
+            answer[name] = self.writer.intervals(answers.interval_rows())
         if proba:
             self._refuse_without_probabilities()
-            answer["probabilities"] = self.writer.probabilities(scores)
+            answer["probabilities"] = self.writer.probabilities(answers.scores)
         return HTTPResponse(200, dumps(answer))
 
-    def tensor_predictions(self, asked: openinference.InferenceRequest, scores: Any) -> HTTPResponse:
+    def tensor_predictions(self, asked: openinference.InferenceRequest, answers: Answers) -> HTTPResponse:
         """Return predictions in the form of the Open Inference Protocol."""
-        target = self.pipeline.target
+        target, scores = self.pipeline.target, answers.scores
         probabilities = None
         if self.has_probabilities and openinference.wants_probabilities(asked, target):
             probabilities = target.probabilities(scores)
-        body, length = openinference.encode(self.name, asked, target, target.predictions(scores), probabilities)
+        body, length = openinference.encode(
+            self.name, asked, target, target.predictions(scores), probabilities, answers.interval_table(self.pipeline)
+        )
         if length is None:
             return HTTPResponse(200, body)
         return HTTPResponse(200, body, b"application/octet-stream", [(openinference.HEADER, str(length).encode())])

@@ -20,6 +20,7 @@ import polars as pl
 from rayline.core.operations.base import Row
 from rayline.core.schema import category_values, is_category
 from rayline.core.target import Target
+from rayline.postprocess.base import suffixes
 from rayline.preprocessing.schema_check import category_reader, integer_range, text_reader
 
 MAX_PROBLEMS = 100
@@ -368,6 +369,7 @@ class PredictionWriter:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._names = list(zip(target.prediction_names, target.columns, strict=True))
+        self._suffixes = suffixes(target)
         self._words: list[list[tuple[str, str]]] = []
         if target.task.is_classification:
             names = iter(target.probability_names)
@@ -383,6 +385,21 @@ class PredictionWriter:
             (name, _), *_ = self._names
             return [plain(row[name]) for row in rows]
         return [{column: plain(row[name]) for name, column in self._names} for row in rows]
+
+    def intervals(self, rows: Sequence[Row]) -> list[Any]:
+        """Return `{"lower": …, "upper": …}` or the list of the classes of a set for each row; with several targets an object of
+        these."""
+        classifies = self.target.task.is_classification
+        made = []
+        for row in rows:
+            own = [
+                [plain(label) for label in row[f"set{suffix}"]]
+                if classifies
+                else {"lower": row[f"lower{suffix}"], "upper": row[f"upper{suffix}"]}
+                for suffix in self._suffixes
+            ]
+            made.append(own[0] if len(own) == 1 else dict(zip(self.target.columns, own, strict=True)))
+        return made
 
     def probabilities(self, scores: Any) -> list[Any]:
         """Return `{"class": probability}` for each row; with several targets an object of these. Raises ParameterError when
