@@ -18,6 +18,7 @@ import rayline
 from rayline.core.errors import DataError, ParameterError, RaylineError, counted
 from rayline.core.files import replace_file
 from rayline.core.schema import Kind, kind_of
+from rayline.device import UseGPU
 from rayline.inference import archive, artifact
 from rayline.inference.card import model_card
 from rayline.inference.pipeline import InferencePipeline
@@ -43,6 +44,7 @@ Trusted = Annotated[
     ),
 ]
 MaxBytes = Annotated[int, typer.Option(help="Refuse an artifact with more bytes than this.")]
+Gpu = Annotated[bool, typer.Option("--gpu", help="Compute on this machine's GPU. An error where there is none.")]
 Modules = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,12 +77,17 @@ def serve(
     name: Annotated[
         str | None, typer.Option(help="The name of the model in URLs. By default the name of the file.")
     ] = None,
+    gpu: Gpu = False,
+    cpu_fallback: Annotated[
+        bool, typer.Option("--cpu-fallback", help="With --gpu: compute on the CPU where there is no GPU.")
+    ] = False,
     max_batch_size: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="The maximum number of rows of waiting requests that are predicted in one call of the model."
+            help="The maximum number of rows of waiting requests that are predicted in one call of the model. By default 64, with "
+            "--gpu 1024."
         ),
-    ] = 64,
+    ] = None,
     batch_wait_timeout_s: Annotated[
         float, typer.Option(help="The seconds that a request may wait for others to share a call with.")
     ] = 0.0,
@@ -125,7 +132,8 @@ def serve(
                     "Expected it to contain a token.",
                     f"export {token_env}=…",
                 )
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
+        use_gpu: UseGPU | None = ("auto" if cpu_fallback else True) if gpu else None
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, use_gpu)
         if name is None:
             name = path.stem if NAME.fullmatch(path.stem) else "model"
         options = ServerOptions(
@@ -169,6 +177,7 @@ def predict(
     rows: Annotated[Path, typer.Argument(help="The rows to predict, as a file: .parquet, .csv or .jsonl.")],
     output: Annotated[Path, typer.Argument(help="The file to write: .parquet, .csv or .jsonl.")],
     proba: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
+    gpu: Gpu = False,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
     trusted_type: Types = None,
@@ -179,7 +188,7 @@ def predict(
     with _errors():
         if output.suffix not in _READERS:
             raise _unreadable(output)
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, True if gpu else None)
         table = pipeline.transform(_table(rows, pipeline), proba=proba)
         replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
         typer.echo(f"{counted(table.height, 'row')} in {output}")
@@ -230,11 +239,14 @@ def _load(
     max_bytes: int,
     modules: list[str] | None,
     types: list[str] | None,
+    use_gpu: UseGPU | None = None,
 ) -> InferencePipeline:
     for module in modules or ():
         _import(module)
     options: dict[str, Any] = {"trusted": types} if types else {}
-    return artifact.load(path, expected_digest=digest, trusted_keys=trusted or None, max_bytes=max_bytes, **options)
+    return artifact.load(
+        path, expected_digest=digest, trusted_keys=trusted or None, max_bytes=max_bytes, use_gpu=use_gpu, **options
+    )
 
 
 def _import(module: str) -> None:

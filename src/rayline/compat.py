@@ -447,6 +447,20 @@ _HOROVOD_SERVER = _register(
 )
 
 
+_N_GPU = _register(
+    "transformers:TrainingArguments._n_gpu",
+    "transformers 5.23.0",
+    use="Train on one of the GPUs that a process sees, as every other framework here does.",
+    fallback="transformers uses all of them, and a batch is that many times larger.",
+)
+
+
+def use_one_gpu(arguments: Any) -> None:
+    """Let transformers' training arguments use one GPU at most."""
+    if _N_GPU.find() is not None and arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+
+
 def save_transformers_checkpoint(trainer: Any, directory: Path) -> None:
     """Write a checkpoint of a transformers Trainer from which it can resume."""
     if _TRANSFORMERS_SAVE.find() is None:

@@ -48,10 +48,9 @@ CPU = Device("cpu")
 
 def visible() -> list[Device]:
     """Return the GPUs that this process may use; in a worker of Ray those that Ray assigned to it."""
-    pretended = [name for name in os.environ.get(PRETENDED, "").split(",") if name]
     assigned = _assigned()
-    if pretended:
-        found = [Device(name, is_gpu=True) for name in pretended]
+    if is_pretended():
+        found = [Device(name, is_gpu=True) for name in os.environ[PRETENDED].split(",") if name]
         return found if assigned is None else found[: len(assigned)]
     if assigned is not None:
         # Ray shows a worker only its own GPUs, unless it is told not to; a worker without GPUs sees all of the machine.
@@ -69,7 +68,7 @@ def visible() -> list[Device]:
 
 def is_pretended() -> bool:
     """Return whether a test says which devices are GPUs."""
-    return bool(os.environ.get(PRETENDED))
+    return PRETENDED in os.environ
 
 
 def _assigned() -> list[str] | None:
@@ -207,10 +206,10 @@ def megabytes(n_bytes: float) -> str:
     return f"{size:,.0f} MB" if size >= 10 else f"{size:.2g} MB"
 
 
-def out_of_memory(where: str, batch: str, model_bytes: float, hint: str) -> ResourceError:
+def out_of_memory(where: str, batch: str, model_bytes: float | None, hint: str) -> ResourceError:
     """Return the error for a GPU whose memory a batch and a model exceed."""
     return ResourceError(
-        f"{where}: the GPU is out of memory with {batch} and a model of {megabytes(model_bytes)}.",
+        f"{where}: the GPU is out of memory with {batch}{f' and a model of {megabytes(model_bytes)}' if model_bytes else ''}.",
         "Expected the model, the batch and what is computed from it to fit into the GPU's memory.",
         hint,
     )

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from rayline import train
-from rayline.core.errors import ParameterError, ServeError
+from rayline import device, train
+from rayline.core.errors import ParameterError, ResourceError, ServeError
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import deploy_config, ingress, to_deployment
 from rayline.serve.model_store import differences, interface
@@ -371,15 +371,34 @@ def test_arguments_are_checked_before_anything_starts(wrong: dict[str, Any]) -> 
         to_deployment(odd(), **wrong)
 
 
-def test_a_gpu_that_would_stand_idle_is_refused(pipeline: InferencePipeline) -> None:
-    for refused in (
-        lambda: to_deployment(pipeline, ray_actor_options={"num_gpus": 1}),
-        lambda: deploy_config("/models/late.rayline", ray_actor_options={"num_gpus": 0.5}),
-    ):
-        with pytest.raises(ParameterError, match="num_gpus"):
-            refused()
+def test_a_gpu_that_would_stand_idle_is_refused(pipeline: InferencePipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "late.rayline")
+    refused: list[tuple[type[Exception], str, Any]] = [
+        (ParameterError, "predict on the CPU only", lambda: to_deployment(odd(), use_gpu=True)),
+        (ParameterError, "predict on the CPU only", lambda: to_deployment(odd(), ray_actor_options={"num_gpus": 1})),
+        (ResourceError, "no CUDA", lambda: to_deployment(pipeline, ray_actor_options={"num_gpus": 1})),
+        (ResourceError, "no CUDA", lambda: deploy_config(tmp_path / "late.rayline", use_gpu=True)),
+        (ParameterError, "num_gpus=1, and use_gpu=False", lambda: to_deployment(
+            pipeline, use_gpu=False, ray_actor_options={"num_gpus": 1}
+        )),
+        (ParameterError, "use_gpu has a wrong value", lambda: to_deployment(pipeline, use_gpu="cuda")),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    for kind, said, call in refused:
+        with pytest.raises(kind, match=said):
+            call()
     to_deployment(pipeline, ray_actor_options={"num_gpus": 0})
-    to_deployment(odd(), ray_actor_options={"num_gpus": 1})  # a framework of one's own
+
+
+def test_replicas_hold_gpus_or_parts_of_them(pipeline: InferencePipeline) -> None:
+    def actor(**given: Any) -> Any:
+        with device.pretend("cpu"):
+            return to_deployment(pipeline, **given)._plan.placement["ray_actor_options"]
+
+    assert actor() == {"num_cpus": 1}
+    assert actor(use_gpu=True) == {"num_cpus": 1, "num_gpus": 1}
+    assert actor(use_gpu=True, ray_actor_options={"num_gpus": 0.25}) == {"num_cpus": 1, "num_gpus": 0.25}
+    deployed = yaml.safe_load(deploy_config("/models/late.rayline", use_gpu=True))["applications"][0]["args"]
+    assert deployed["use_gpu"] is True
 
 
 def test_deploy_config(tmp_path: Path) -> None:

@@ -233,6 +233,11 @@ class RayEngine(Engine):
 
         return training.run(share)
 
+    def require(self, where: str, needs: Mapping[str, float]) -> None:
+        """Raise ResourceError when no node of the running Ray, even an empty one, has these resources."""
+        ensure_ray()
+        refuse_no_room(where, needs)
+
     def n_gpus(self) -> float:
         """Return the GPUs of the cluster, free or not."""
         ensure_ray()

@@ -17,7 +17,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.schema import is_category
 from rayline.core.target import Target, Task
-from rayline.device import in_batches
+from rayline.device import in_batches, select
 from rayline.frameworks import huggingface_file as files
 from rayline.frameworks import huggingface_trainer as training
 from rayline.frameworks import torch_device
@@ -82,6 +82,10 @@ class HuggingFace(Framework):
         epoch.
     max_length
         Maximum number of tokens per text; by default as many as the model allows.
+    mixed_precision
+        Whether to compute in bfloat16, as training_args={"bf16": True} does.
+    compile
+        Whether to compile the model with `torch.compile`, as training_args={"torch_compile": True} does.
     callbacks
         Objects of `transformers.TrainerCallback`.
     """
@@ -102,6 +106,8 @@ class HuggingFace(Framework):
         task: str | None = None,
         training_args: Mapping[str, Any] | None = None,
         max_length: int | None = None,
+        mixed_precision: bool = False,
+        compile: bool = False,  # PyTorch's name
         callbacks: Sequence[Any] | None = None,
     ) -> Any:
         columns = _columns(context.train.schema)
@@ -111,12 +117,13 @@ class HuggingFace(Framework):
             text = TextSettings(
                 _tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made)
             )
+            torch_device.moved(made, select(context.use_gpu, "train.fit"))
             best = training.fit(
                 context,
                 _with_text(made, text),
                 text.encode,
                 text.tokenizer,
-                training_args=training_args or {},
+                training_args={**_asked(mixed_precision, compile), **(training_args or {})},
                 callbacks=callbacks or (),
                 save=lambda directory: self.save(made, directory),
             )
@@ -208,11 +215,15 @@ class HuggingFace(Framework):
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         """Apply tuned values; those that are not arguments of the trainer are training arguments."""
-        own = {"model", "tokenizer", "task", "training_args", "max_length"}
+        own = {"model", "tokenizer", "task", "training_args", "max_length", "mixed_precision", "compile"}
         training_args = {**(kwargs.get("training_args") or {}), **{k: v for k, v in changes.items() if k not in own}}
         return super().configure(
             args, {**kwargs, "training_args": training_args}, {k: v for k, v in changes.items() if k in own}
         )
+
+
+def _asked(mixed_precision: bool, compiles: bool) -> dict[str, Any]:
+    return {**({"bf16": True} if mixed_precision else {}), **({"torch_compile": True} if compiles else {})}
 
 
 # -- what is trained ---------------------------------------------------------------------------------------------------

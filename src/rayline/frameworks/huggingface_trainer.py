@@ -19,6 +19,7 @@ from rayline.core.framework import Rows, TrainContext
 from rayline.core.row_stream import bytes_per_row, prefetched
 from rayline.core.target import Target
 from rayline.device import select
+from rayline.frameworks import torch_device
 
 try:
     import torch
@@ -110,6 +111,7 @@ def fit(
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             callbacks=list(callbacks),
         )
+        compat.use_one_gpu(args)  # not all that a machine has, through DataParallel
         trainer.model_accepts_loss_kwargs = (
             False  # the loss is the mean over a batch, to be divided by the accumulated steps
         )
@@ -121,7 +123,8 @@ def fit(
                 f"Expected such a target; got a {model.config.problem_type}.",
                 "leave label_smoothing_factor out.",
             )
-        trainer.train(resume_from_checkpoint=None if context.resume is None else str(context.resume))
+        with torch_device.naming_memory(model, f"per_device_train_batch_size={args.per_device_train_batch_size}"):
+            trainer.train(resume_from_checkpoint=None if context.resume is None else str(context.resume))
         step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
         if not step:
             return None
@@ -351,6 +354,7 @@ def process(context: TrainContext) -> Iterator[None]:
     before, threads = dict(os.environ), torch.get_num_threads()
     if context.world_size > 1:
         os.environ.update({name: str(value) for name, value in variables.items()})
+    variables |= dict.fromkeys(("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"))  # set for torch_compile
     torch.set_num_threads(context.n_threads)
     try:
         with torch.random.fork_rng(), quiet():

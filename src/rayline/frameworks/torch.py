@@ -67,7 +67,10 @@ class Torch(Framework):
     gradient_clip
         The largest norm of the gradients.
     mixed_precision
-        Whether to compute in bfloat16 where PyTorch thinks fit.
+        Whether to compute in bfloat16 where PyTorch thinks fit; of Lightning, precision="bf16-mixed".
+    compile
+        Whether to compile the module with `torch.compile` for the training, or its arguments as a dict: {"mode": "max-autotune"}. The
+        first steps then take long.
     patience
         Epochs to wait for a smaller loss on the test set; the module is then that of the best epoch.
     inputs
@@ -123,6 +126,7 @@ class Torch(Framework):
         max_epochs: int = 10,
         gradient_clip: float | None = None,
         mixed_precision: bool = False,
+        compile: bool | Mapping[str, Any] = False,  # PyTorch's name
         patience: int | None = None,
         inputs: str = "matrix",
         train_loop: Callable[..., Any] | None = None,
@@ -138,7 +142,8 @@ class Torch(Framework):
                 max_epochs=max_epochs,
                 batch_size=batch_size,
                 inputs=inputs,
-                trainer_args=trainer_args or {},
+                trainer_args={**({"precision": "bf16-mixed"} if mixed_precision else {}), **(trainer_args or {})},
+                compile=compile,
                 callbacks=callbacks or (),
             )
         if callbacks:
@@ -155,11 +160,13 @@ class Torch(Framework):
             max_epochs=max_epochs,
             gradient_clip=gradient_clip,
             mixed_precision=mixed_precision,
+            compile=compile,
             patience=patience,
             inputs=inputs,
         )
-        with seeded(context), self.communication(context) as among:
+        with seeded(context), self.communication(context) as among, contextlib.ExitStack() as stack:
             made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1)
+            stack.enter_context(torch_device.naming_memory(made, f"batch_size={batch_size}"))
             made = torch_device.moved(made, select(context.use_gpu, "train.fit"))
             if train_loop is None:
                 made = TrainingLoop(context, made, settings, among).run()
@@ -255,7 +262,17 @@ LOOP = SETTINGS - {"inputs"}
 """Arguments that configure the training loop."""
 
 BESIDE_LIGHTNING = frozenset(
-    {"lightning_module", "module_kwargs", "max_epochs", "batch_size", "inputs", "trainer_args", "callbacks"}
+    {
+        "lightning_module",
+        "module_kwargs",
+        "max_epochs",
+        "batch_size",
+        "inputs",
+        "trainer_args",
+        "callbacks",
+        "mixed_precision",
+        "compile",
+    }
 )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from rayline.device import CPU, Device, record
+from rayline.core.errors import ParameterError, ResourceError
+from rayline.device import CPU, Device, is_out_of_memory, out_of_memory, record
 
 AHEAD = 2
 """Batches that are copied to a GPU before the first of them is computed."""
@@ -56,6 +59,42 @@ def placed(module: Any, device: Device) -> Any:
 def size_bytes(module: Any) -> float:
     """Return the memory of a module's parameters and buffers."""
     return float(sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers())))
+
+
+@contextlib.contextmanager
+def naming_memory(module: Any, batch: str) -> Iterator[None]:
+    """Raise ResourceError with the sizes of the batch and of the module when a GPU is out of memory in this context."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = "use a smaller batch, mixed_precision=True, or a smaller module; more workers share a batch of TorchTrainer."
+        raise out_of_memory("train.fit", batch, size_bytes(module), hint) from error
+
+
+def compiled(module: Any, how: bool | Mapping[str, Any]) -> Any:
+    """Return the module as `torch.compile` makes it, with the same parameters; the module itself when `how` is False."""
+    return torch.compile(module, **(how if isinstance(how, Mapping) else {})) if how else module
+
+
+def check_compile(how: Any, where: str) -> None:
+    """Raise ParameterError when `how` is neither a truth value nor arguments of `torch.compile`."""
+    known = {*inspect.signature(torch.compile).parameters} - {"model"}
+    if isinstance(how, Mapping) and (unknown := {*how} - known):
+        raise ParameterError.unknown(f"{where}: compile", unknown, known)
+    if not isinstance(how, (bool, Mapping)):
+        raise ParameterError.value(where, "compile", "True, False, or a dict of arguments of torch.compile", how)
+
+
+def check_bfloat16(device: Device) -> None:
+    """Raise ResourceError when a GPU does not compute in bfloat16."""
+    if device.is_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ResourceError(
+            f"train.fit: mixed_precision=True, and the GPU {torch.cuda.get_device_name(device.name)} does not compute in bfloat16.",
+            "Expected an NVIDIA GPU of 2020 or later (compute capability 8.0), or one of AMD's that does.",
+            "leave mixed_precision out.",
+        )
 
 
 class Feed:

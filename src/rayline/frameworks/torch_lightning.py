@@ -53,6 +53,7 @@ def fit(
     batch_size: int,
     inputs: str,
     trainer_args: Mapping[str, Any],
+    compile: bool | Mapping[str, Any],  # PyTorch's name
     callbacks: Sequence[Any],
 ) -> Any:
     """Train the module with Lightning's Trainer on this worker's rows, together with the other workers, and return it."""
@@ -78,7 +79,9 @@ def fit(
         if context.world_size > 1:
             _log_for_all(made, listener, context.world_size)
         resume = None if context.resume is None else str(context.resume / "training.pt")
-        trainer.fit(made, datamodule=_RowsDataModule(context, batch_size, inputs), ckpt_path=resume, weights_only=True)
+        module_of_steps, rows = torch_device.compiled(made, compile), _RowsDataModule(context, batch_size, inputs)
+        with torch_device.naming_memory(made, f"batch_size={batch_size}"):
+            trainer.fit(module_of_steps, datamodule=rows, ckpt_path=resume, weights_only=True)
         if context.world_size > 1:
             ProcessGroup().sync_buffers(made)
             torch.distributed.destroy_process_group()

@@ -141,6 +141,7 @@ class LoopSettings:
     max_epochs: int = 10
     gradient_clip: float | None = None
     mixed_precision: bool = False
+    compile: bool | Mapping[str, Any] = False
     patience: int | None = None
     inputs: str = "matrix"
 
@@ -155,6 +156,7 @@ class LoopSettings:
             raise ParameterError.value(where, "gradient_clip", "a number above 0, or None", self.gradient_clip)
         if self.inputs not in modules.INPUTS:
             raise ParameterError.value(where, "inputs", f"one of {list(modules.INPUTS)}", self.inputs)
+        torch_device.check_compile(self.compile, where)
         if self.loss is not None:
             _named(self.loss, losses(), "loss")
         parameters = [torch.nn.Parameter(torch.zeros(1))]
@@ -247,6 +249,8 @@ class TrainingLoop:
         large = any(torch_rows.is_large(rows, settings.inputs) for rows in (context.train, context.test))
         stream = bool(among.total(np.array([float(large)]), self.device)[0])  # all workers or none
         self.feed = torch_device.Feed(torch_device.of(module))
+        if settings.mixed_precision:
+            torch_device.check_bfloat16(self.feed.device)
         self.train = torch_rows.tensors(context.train, settings.inputs, stream=stream, feed=self.feed)
         self.test = None
         if context.test is not None:
@@ -263,7 +267,7 @@ class TrainingLoop:
         """Train, and return the module."""
         if self.context.resume is not None:
             self._resume(self.context.resume)
-        wrapped = self.among.wrap(self.module, self.device)
+        wrapped = torch_device.compiled(self.among.wrap(self.module, self.device), self.settings.compile)
         steps, rows = self._steps()
         for epoch in range(self.epoch, self.settings.max_epochs):
             torch.manual_seed(np.random.SeedSequence((self.seed, epoch, self.context.rank)).generate_state(1)[0])

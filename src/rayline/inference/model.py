@@ -212,6 +212,11 @@ class Model:
                 self._natives[there] = self.adapter.place(self.native, there)
             self.__dict__["_placed"] = self._natives[there] if there.is_gpu else self.native
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether predictions of this model are computed on a GPU; False before it is placed."""
+        return self.__dict__.get("_placed", self.native) is not self.native
+
     @cached_property
     def _placed(self) -> Any:
         self.place()

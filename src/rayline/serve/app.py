@@ -87,13 +87,13 @@ class App(FastAPI):
 
     def served(self, pipeline: InferencePipeline) -> ServedModel:
         """Prepare a pipeline for `activate`. This calls the model, which may be slow: use a thread in a running server."""
-        return ServedModel(pipeline, self.settings.name)
+        return ServedModel(pipeline, self.settings.name, self.settings.batch_rows(on_gpu=True))
 
     def activate(self, served: ServedModel) -> None:
         """Use a prepared pipeline from now on: the second, fast half of `swap`."""
         self._document = openapi.document(self.settings, served.pipeline, served.has_probabilities)
         self._served = served
-        self._batcher.expect(served.call_s)
+        self._batcher.expect(served.call_s, on_gpu=served.is_on_gpu)
 
     def close(self) -> None:
         """Stop the threads of the app."""

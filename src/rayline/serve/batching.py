@@ -41,6 +41,7 @@ class Batcher:
 
     def __init__(self, options: ServerOptions, threads: ThreadPoolExecutor) -> None:
         self._options, self._threads = options, threads
+        self._batch_rows = options.batch_rows(on_gpu=False)
         self._waiting: deque[_QueuedRequest] = deque()
         self._n_rows = 0
         self._due: asyncio.Handle | None = None
@@ -53,9 +54,9 @@ class Batcher:
         """The number of requests in the queue."""
         return len(self._waiting)
 
-    def expect(self, call_s: float | None) -> None:
-        """Set the usual duration of a call; None when it is unknown."""
-        self._usual_s = call_s
+    def expect(self, call_s: float | None, *, on_gpu: bool = False) -> None:
+        """Set the usual duration of a call, None when it is unknown, and whether the model computes on a GPU."""
+        self._usual_s, self._batch_rows = call_s, self._options.batch_rows(on_gpu=on_gpu)
 
     def scores(self, model: Model, rows: Sequence[Row]) -> asyncio.Future[Any]:
         """Return a future of the scores of preprocessed rows. Raises HTTPError (503) when the queue is full."""
@@ -70,7 +71,7 @@ class Batcher:
         return request.scores
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        wait_s, full = self._options.batch_wait_timeout_s, self._n_rows >= self._options.max_batch_size
+        wait_s, full = self._options.batch_wait_timeout_s, self._n_rows >= self._batch_rows
         if self._due is not None:
             if not (full and wait_s):
                 return
@@ -83,7 +84,7 @@ class Batcher:
         n = 0
         while self._waiting:
             request = self._waiting[0]
-            if batch and (request.model is not batch[0].model or n + len(request.rows) > self._options.max_batch_size):
+            if batch and (request.model is not batch[0].model or n + len(request.rows) > self._batch_rows):
                 break
             self._waiting.popleft()
             self._n_rows -= len(request.rows)

@@ -19,10 +19,12 @@ import yaml  # type: ignore[import-untyped]  # comes with Ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
+from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, ServeError
 from rayline.core.files import replace_content
+from rayline.device import UseGPU
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline, as_pipeline
 from rayline.serve import ingress
@@ -79,6 +81,7 @@ class Deployment:
         """
         if not ray.is_initialized():
             registry.engine("ray").connect()
+        self._plan.require_gpus(self.pipeline)
         with ingress.quiet():
             ingress.start(self._plan.host, self._plan.port)
             is_new = self.status() in ("NOT_STARTED", "DELETING")
@@ -99,7 +102,7 @@ class Deployment:
                 raise ServeError(
                     f"Deployment {self.name!r} did not start: {reason}.",
                     "Expected healthy replicas.",
-                    "check that the cluster has the CPUs that ray_actor_options require.",
+                    "check that the cluster has the CPUs and GPUs that ray_actor_options require.",
                 ) from error
             release_models(self.name, keep=model["key"])
             if not ingress.answers(f"{self.url}/health"):
@@ -174,6 +177,7 @@ class Deployment:
     @property
     def app(self) -> Any:
         """The Ray Serve Application, to bind into a larger one; its arguments contain the model."""
+        self._plan.require_gpus(self.pipeline)
         return self._plan.application(serialized(self.pipeline), None)
 
     def _route(self) -> str:
@@ -219,7 +223,7 @@ def to_deployment(
     *,
     name: str = "model",
     num_replicas: int | None = None,
-    max_batch_size: int = ServerOptions.max_batch_size,
+    max_batch_size: int | None = None,
     batch_wait_timeout_s: float = ServerOptions.batch_wait_timeout_s,
     max_queued_requests: int = ServerOptions.max_queued_requests,
     max_body_bytes: int = ServerOptions.max_body_bytes,
@@ -227,6 +231,7 @@ def to_deployment(
     token: str | None = None,
     allowed_hosts: Sequence[str] | None = None,
     autoscaling: Mapping[str, Any] | None = None,
+    use_gpu: UseGPU | None = None,
     ray_actor_options: Mapping[str, Any] | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -246,9 +251,12 @@ def to_deployment(
         As in `ServerOptions`; each replica has its own queue. A Ray Serve that listens on this machine only accepts requests to localhost only.
     autoscaling
         Ray Serve's autoscaling_config, such as `{"min_replicas": 1, "max_replicas": 8}`, instead of `num_replicas`.
+    use_gpu
+        True: each replica holds a GPU of the Ray cluster and the model computes there; it is put there and called once before the first
+        request. "auto": on GPUs where the cluster has one when `.deploy()` is called, otherwise on CPUs. False or omitted: on CPUs.
     ray_actor_options
-        Resources of a replica (`{"num_cpus": 1}` by default), `runtime_env`, …. `num_gpus` is only for frameworks of your own:
-        Rayline's frameworks predict on the CPU here.
+        Resources of a replica (`{"num_cpus": 1}` by default), `runtime_env`, …. `{"num_gpus": 0.25}` puts four replicas on each
+        GPU, and counts as `use_gpu=True`.
     host, port
         Where Ray Serve listens if it is started here: by default on this machine only, on port 8000 or the next free one. A cluster
         of several machines needs `host="0.0.0.0"`. A Ray Serve that is already running keeps its address.
@@ -263,7 +271,9 @@ def to_deployment(
     Raises
     ------
     ParameterError
-        When an argument is invalid.
+        When an argument is invalid, or a GPU is asked for and the model predicts on the CPU only.
+    ResourceError
+        When a GPU is asked for and the framework's library was built without support for GPUs.
 
     Examples
     --------
@@ -274,8 +284,8 @@ def to_deployment(
     arguments = {name: value for name, value in locals().items() if name != "model"}
     plan = _Plan.of(arguments)
     pipeline = _pipeline_of(model)
-    if type(pipeline.model.adapter).__module__.startswith("rayline."):
-        plan.require_no_gpu()
+    if plan.use_gpu is True:
+        pipeline.model.require_gpu("to_deployment")
     return Deployment(pipeline, plan)
 
 
@@ -292,6 +302,7 @@ class _Plan:
     host: str
     port: int | None
     route: str | None
+    use_gpu: UseGPU | None = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
@@ -314,22 +325,27 @@ class _Plan:
             raise ParameterError.value("to_deployment", "route_prefix", "a path such as '/late'", route)
         if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):
             raise ParameterError.value("to_deployment", "port", "a port number or None", given["port"])
-        placement: dict[str, Any] = {"ray_actor_options": {"num_cpus": 1, **(given["ray_actor_options"] or {})}}
+        actor, use_gpu = _on_gpu({"num_cpus": 1, **(given["ray_actor_options"] or {})}, given["use_gpu"])
+        placement: dict[str, Any] = {"ray_actor_options": actor}
         if autoscaling is not None:
             placement["autoscaling_config"] = dict(autoscaling)
         else:
             placement["num_replicas"] = num_replicas or 1
-        return cls(options, placement, given["host"], given["port"], route)
+        return cls(options, placement, given["host"], given["port"], route, use_gpu)
 
-    def require_no_gpu(self) -> None:
-        """Raise ParameterError when replicas would reserve a GPU: Rayline's frameworks predict on the CPU in a replica."""
-        n_gpus = self.placement["ray_actor_options"].get("num_gpus")
-        if n_gpus:
-            raise ParameterError(
-                f"to_deployment: ray_actor_options reserve num_gpus={n_gpus}, but a replica computes on its CPUs.",
-                "Expected no GPU, because it would be idle.",
-                "leave num_gpus out; a framework of your own may use one.",
-            )
+    def require_gpus(self, pipeline: InferencePipeline) -> None:
+        """Raise ResourceError when the running Ray has no node with the GPU of a replica: Ray Serve would wait for one."""
+        if self.use_gpu is True:
+            actor = self.placement["ray_actor_options"]
+            registry.engine("ray").require("to_deployment", {"CPU": actor["num_cpus"], "GPU": actor["num_gpus"]})
+
+    def _actor(self) -> Mapping[str, Any]:
+        """Return the resources of a replica in the running Ray: with use_gpu="auto" a GPU where there is one."""
+        actor: Mapping[str, Any] = self.placement["ray_actor_options"]
+        if self.use_gpu != "auto":
+            return actor
+        there = registry.engine("ray").n_gpus() > 0
+        return {**actor, "num_gpus": actor.get("num_gpus") or 1} if there else {**actor, "num_gpus": 0}
 
     def application(self, model: bytes | str | None, config: Mapping[str, str] | None, host: str = "") -> Any:
         """Return the Ray Serve application of a model in its arguments or in the ModelStore, on a Ray Serve at this address."""
@@ -340,9 +356,23 @@ class _Plan:
             user_config=config,
             _internal=True,
             **deployment_options(self.options),
-            **self.placement,
+            **{**self.placement, "ray_actor_options": self._actor()},
         )
-        return made.bind(model, asdict(self.options.at(host)))
+        return made.bind(model, asdict(self.options.at(host)), self.use_gpu)
+
+
+def _on_gpu(actor: Mapping[str, Any], use_gpu: UseGPU | None) -> tuple[dict[str, Any], UseGPU | None]:
+    """Return the resources of a replica and `use_gpu`, which a number of GPUs stands for, too."""
+    device.check(use_gpu, "to_deployment")
+    n_gpus = actor.get("num_gpus")
+    if use_gpu is False and n_gpus:
+        raise ParameterError(
+            f"to_deployment: ray_actor_options reserve num_gpus={n_gpus}, and use_gpu=False.",
+            "Expected no GPU, because it would be idle.",
+            "leave one of them out.",
+        )
+    use_gpu = True if use_gpu is None and n_gpus else use_gpu
+    return {**actor, "num_gpus": n_gpus or 1} if use_gpu is True else dict(actor), use_gpu
 
 
 def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: Any) -> str:
@@ -374,7 +404,8 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
             "deploy with to_deployment(token=…), or guard the cluster's ingress.",
         )
     plan = _Plan.of(arguments)
-    plan.require_no_gpu()
+    if plan.use_gpu is True and Path(path).exists():  # otherwise it is a path of the nodes
+        artifact.load(path).model.require_gpu("deploy_config")
     hosts = plan.options.at(plan.host).allowed_hosts
     known = {} if hosts is None else {"allowed_hosts": list(hosts)}
     config = {

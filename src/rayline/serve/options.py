@@ -14,6 +14,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
 
+CPU_BATCH_ROWS, GPU_BATCH_ROWS = 64, 1024
+"""Defaults of `max_batch_size`."""
+
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -26,7 +29,9 @@ class ServerOptions:
     name
         The name of the model in URLs: letters, digits, `_`, `-`, `.`.
     max_batch_size
-        The maximum number of rows of waiting requests that are predicted in one call of the model.
+        The maximum number of rows of waiting requests that are predicted in one call of the model; by default 64 on a CPU and
+        1,024 on a GPU, which takes as long for many rows as for one. A server with a GPU calls the model with so many rows before it
+        answers requests, and halves the number until they fit into the GPU's memory.
     batch_wait_timeout_s
         How long a request may wait for others to share a call with. With 0, requests share a call only when they are
         waiting anyway, and a single request does not wait.
@@ -56,7 +61,7 @@ class ServerOptions:
     """
 
     name: str = "model"
-    max_batch_size: int = 64
+    max_batch_size: int | None = None
     batch_wait_timeout_s: float = 0.0
     max_queued_requests: int = 512
     max_body_bytes: int = 16 << 20
@@ -71,6 +76,8 @@ class ServerOptions:
             raise ParameterError.value("serve", "name", "up to 100 letters, digits, '_', '-' and '.'", self.name)
         for name, low in (("max_batch_size", 1), ("max_queued_requests", 1), ("max_body_bytes", 1)):
             value = getattr(self, name)
+            if name == "max_batch_size" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ParameterError.value("serve", name, f"an integer of at least {low}", value)
         for name, low_s, high_s in (("batch_wait_timeout_s", 0.0, 60.0), ("request_timeout_s", 0.001, 86_400.0)):
@@ -91,6 +98,12 @@ class ServerOptions:
                     self.allowed_hosts,
                 )
             object.__setattr__(self, "allowed_hosts", tuple(name.lower() for name in names))
+
+    def batch_rows(self, *, on_gpu: bool) -> int:
+        """Return `max_batch_size`, or its default on this kind of device."""
+        if self.max_batch_size is not None:
+            return self.max_batch_size
+        return GPU_BATCH_ROWS if on_gpu else CPU_BATCH_ROWS
 
     def at(self, host: str) -> ServerOptions:
         """Return the options for a server at this address: one that only this machine can reach accepts only the names of this machine."""

@@ -65,11 +65,15 @@ class ServedModel:
     Methods that return an `HTTPResponse` process the client's data as a table; they run in threads.
     """
 
-    def __init__(self, pipeline: InferencePipeline, name: str) -> None:
+    def __init__(self, pipeline: InferencePipeline, name: str, gpu_rows: int = 1) -> None:
         self.pipeline, self.name = pipeline, name
+        pipeline.model.place("serve")  # now: a GPU that is not there is an error of the start, not of a request
+        self.is_on_gpu = pipeline.model.is_on_gpu
         self.reader, self.writer = RowReader(pipeline.input_schema), PredictionWriter(pipeline.target)
         self.skew = TrainingSkew(pipeline)
         self.has_probabilities = self._has_probabilities()
+        if self.is_on_gpu:
+            self._warm_up(gpu_rows)
         self.call_s = self._call_s()
 
     def _has_probabilities(self) -> bool:
@@ -77,6 +81,12 @@ class ServedModel:
             return False
         rows = self.pipeline.examples.head(1)
         return not rows.height or has_probabilities(self.pipeline.scores(rows.lazy()))
+
+    def _warm_up(self, n_rows: int) -> None:
+        """Call the model with as many rows as a call may have: it loads what it computes with, and finds the size that fits."""
+        rows = self.pipeline.examples.head(1).to_dicts()
+        if rows and self.pipeline.takes_rows:
+            self.pipeline.model.row_scores(*(self.pipeline.prepare(rows[0]) for _ in range(n_rows)))
 
     def _call_s(self) -> float | None:
         """Return the duration of a second call of the model with one row (the first may load something). None without example rows."""

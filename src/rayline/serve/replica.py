@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray import cloudpickle, serve
 
+from rayline.device import UseGPU
 from rayline.inference import artifact
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.app import App, create_app
@@ -27,15 +28,14 @@ def replica_class() -> type:
 class Replica:
     """The app in a Ray Serve replica."""
 
-    def __init__(self, model: bytes | str | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, model: bytes | str | None, options: Mapping[str, Any], use_gpu: UseGPU | None = None) -> None:
         use_for_ray_serve()  # before the server of this process starts
         relax_gc()
-        self._options, self._key = ServerOptions(**options), ""
+        self._options, self._key, self._use_gpu = ServerOptions(**options), "", use_gpu
         self._app: App | None = None
         if model is not None:
-            self._app = create_app(
-                artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model), self._options
-            )
+            loaded = artifact.load(model) if isinstance(model, str) else cloudpickle.loads(model)
+            self._app = create_app(loaded.on_gpu(use_gpu), self._options)
 
     async def reconfigure(self, config: Mapping[str, str]) -> None:
         """Use the model that the ModelStore has under this key."""
@@ -49,7 +49,8 @@ class Replica:
 
     def _loaded(self, packed: bytes) -> Callable[[], None]:
         """Deserialize and prepare a pipeline, and return a function that makes the app use it."""
-        pipeline: InferencePipeline = cloudpickle.loads(packed)
+        loaded: InferencePipeline = cloudpickle.loads(packed)
+        pipeline = loaded.on_gpu(self._use_gpu)
         app = self._app
         if app is not None:
             return partial(app.activate, app.served(pipeline))

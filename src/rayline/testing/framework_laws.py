@@ -20,7 +20,7 @@ from rayline.core.target import Task, has_probabilities
 from rayline.inference.artifact import load
 from rayline.inference.model import Model
 from rayline.inference.pipeline import Preprocessor
-from rayline.testing import common_laws, features
+from rayline.testing import common_laws, device_laws, features
 from rayline.testing.contract_case import EnvironmentCase, FrameworkCase, error_of
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -51,7 +51,8 @@ def check_framework(
     chained by hand; numbers of every type are learned from, other types refused by name; a vector is its elements as columns,
     also beside categories; metrics by name
     are scikit-learn's of the very predictions that users get; a callback hears of every iteration that the history has,
-    and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; the framework's own error
+    and can stop it; where it says that it is resumable, a training in two parts is one without a break; wrong parameters and a GPU that is not there are refused before training; with a GPU the model is put there once, batches go
+    there and results come back, or `use_gpu=True` is refused; the framework's own error
     reaches the user; arguments are never modified. For a framework that generates its own data, the laws that need no rows.
 
     The laws on Ray, with `ray=True` (half a minute for a task): it trains on two workers, or on one and refuses two with
@@ -93,7 +94,13 @@ def check_framework(
 
     acts = registry.framework(name).generates_own_data
     of_rows = (*LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS, *(ray_laws.LAWS if ray else ()))
-    laws = (*LAWS, *common_laws.LAWS, *(() if acts else of_rows), *(ray_laws.SERVE_LAWS if serve else ()))
+    laws = (
+        *LAWS,
+        *common_laws.LAWS,
+        *device_laws.LAWS,
+        *(() if acts else of_rows),
+        *(ray_laws.SERVE_LAWS if serve else ()),
+    )
     for task in ("actions",) if acts else tasks:
         more = (by_task or {}).get(task, {})
         make = EnvironmentCase if acts else FrameworkCase

@@ -258,6 +258,8 @@ class TorchTrainer(FrameworkTrainer):
         The largest norm of the gradients.
     mixed_precision
         Whether to compute in bfloat16 where PyTorch supports it.
+    compile
+        Whether to compile the module with `torch.compile` for the training, or its arguments as a dict.
     patience
         Epochs to wait for a smaller loss on the test set; the model is then that of the best epoch.
     inputs
@@ -303,6 +305,7 @@ class TorchTrainer(FrameworkTrainer):
             max_epochs: int = 10,
             gradient_clip: float | None = None,
             mixed_precision: bool = False,
+            compile: bool | Mapping[str, Any] = False,
             patience: int | None = None,
             inputs: str = "matrix",
             train_loop: Callable[..., Any] | None = None,
@@ -360,6 +363,8 @@ class HuggingFaceTrainer(FrameworkTrainer):
         Arguments of `transformers.TrainingArguments`, by name. Batch sizes are per worker.
     max_length
         Tokens read of a text; by default as many as the model can read.
+    mixed_precision, compile
+        Whether to compute in bfloat16, and with `torch.compile`: `bf16` and `torch_compile` of the training arguments.
     callbacks
         Objects of `transformers.TrainerCallback`.
     **options
@@ -391,6 +396,8 @@ class HuggingFaceTrainer(FrameworkTrainer):
             task: str | None = None,
             training_args: Mapping[str, Any] | None = None,
             max_length: int | None = None,
+            mixed_precision: bool = False,
+            compile: bool = False,
             callbacks: Sequence[Any] | None = None,
             **options: Unpack[TrainerOptions],
         ) -> None: ...

@@ -131,6 +131,10 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
     except RaylineError:
         raise
     except Exception as error:
+        if request.scaling.use_gpu and device.is_out_of_memory(error):
+            rows_and_columns = f"{train.n_rows:,} rows of {len(request.spec.features)} features"
+            hint = "use more workers, or fewer rows or features at a time; 8-bit bins take less (max_bin=255)."
+            raise device.out_of_memory(request.where, rows_and_columns, None, hint) from error
         reason = str(error).strip().split("\n")[0][:300]
         rank = f" on rank {worker.rank}" if worker.world_size > 1 else ""
         raise TrainingError(
