@@ -448,9 +448,9 @@ _HOROVOD_SERVER = _register(
 
 
 _N_GPU = _register(
-    "transformers:TrainingArguments._n_gpu",
+    "transformers:TrainingArguments._setup_devices",
     "transformers 5.23.0",
-    use="Train on one of the GPUs that a process sees, as every other framework here does.",
+    use="Train on one of the GPUs that a process sees, as every other framework here does: it sets `_n_gpu`, which is set again.",
     fallback="transformers uses all of them, and a batch is that many times larger.",
 )
 
