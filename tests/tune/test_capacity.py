@@ -60,3 +60,15 @@ def test_the_impossible_is_refused_with_the_arithmetic(
 ) -> None:
     with pytest.raises(ResourceError, match=message):
         plan(trainer(**options), None, nodes)
+
+
+def test_a_search_may_give_each_trial_a_part_of_a_gpu() -> None:
+    part = trainer().with_resources(None, {"gpu": 0.25})
+    assert part.use_gpu
+    found = plan(part, None, [{"CPU": 8, "GPU": 1}])
+    assert found.resources == {"CPU": 1.0, "GPU": 0.25}
+    assert found.concurrency == 4
+    assert plan(trainer().with_resources(True), None, [{"CPU": 8, "GPU": 2}]).concurrency == 2
+    assert not trainer(use_gpu=True).with_resources(False).use_gpu
+    same = trainer()
+    assert same.with_resources() is same

@@ -177,6 +177,16 @@ class BaseTrainer:
                 "change them, or leave use_gpu out.",
             )
 
+    def with_resources(self, use_gpu: bool | None = None, resources: Mapping[str, float] | None = None) -> Self:
+        """Return a copy with other resources for each worker, such as {"GPU": 0.25}, which counts as `use_gpu=True`; the trainer
+        itself when neither is given. Keys may be written as Ray Tune does ("cpu", "gpu")."""
+        if use_gpu is None and resources is None:
+            return self
+        named = {name.upper() if name.lower() in ("cpu", "gpu") else name: n for name, n in (resources or {}).items()}
+        wish = use_gpu if use_gpu is not None else self.use_gpu or bool(named.get("GPU"))
+        worker = {**(self.resources_per_worker or {}), **named} or None
+        return self.scaled(dataclasses.replace(self.scaling, use_gpu=wish, resources_per_worker=worker))
+
     def remember(self, result: Any) -> None:
         """Keep the result of a fit, for `fitted_model`."""
         self._result = result

@@ -67,6 +67,8 @@ def run(
     pos_label: Any = None,
     seed: int | None = 0,
     max_concurrent: int | None = None,
+    use_gpu: bool | None = None,
+    resources_per_trial: Mapping[str, float] | None = None,
     time_budget_s: float | None = None,
     search: Any = None,
     scheduler: Any = None,
@@ -124,6 +126,9 @@ def run(
         search each time.
     max_concurrent
         Trials at a time; as many as the cluster has CPUs for when omitted.
+    use_gpu, resources_per_trial
+        In place of the trainer's `use_gpu` and `resources_per_worker`, for this search. `resources_per_trial={"GPU": 0.25}` runs four
+        trials on a GPU at a time; they share its memory.
     time_budget_s
         The trials are stopped after so many seconds; those that ran all their folds count.
     search
@@ -189,6 +194,8 @@ def run(
         target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, cv=cv,
         groups=groups, stratify=stratify, time=time,
     )  # fmt: skip
+    if isinstance(trainer, Trainer):
+        trainer = trainer.with_resources(use_gpu, resources_per_trial)
     started = perf_counter()
     with progress.line("tune", verbose) as line:
         return checked(trainer, data, config, options).run(line, started)
