@@ -327,6 +327,23 @@ def lightgbm_parameters() -> Mapping[str, list[str]] | None:
     return None if read is None else read()
 
 
+# -- CatBoost --------------------------------------------------------------------------------------------------------------------
+
+_CATBOOST_CHECK = _register(
+    "catboost._catboost:_check_train_params",
+    "CatBoost 1.2.10",
+    use="Refuse a loss that CatBoost does not know before any data is read.",
+    fallback="CatBoost refuses it itself, in training.",
+)
+
+
+def catboost_check(params: Mapping[str, Any]) -> None:
+    """Raise CatBoost's own error about parameters of a training, if it can be asked without data."""
+    check = _CATBOOST_CHECK.find()
+    if check is not None:
+        check(dict(params))
+
+
 # -- scikit-learn ----------------------------------------------------------------------------------------------------------------
 
 _SKLEARN_TREE = _register(

@@ -158,6 +158,12 @@ class _Graph:
         """Return a regression's scores on the scale of the labels."""
         if not target.stages:
             return scores
+        if target.quantiles:
+            raise ParameterError(
+                "to_onnx: quantiles behind target stages have no form in ONNX here.",
+                f"Expected none; got the stages {[name for name, _ in target.stages]}.",
+                "train without target_stages, or serve the pipeline with rayline.",
+            )
         n = len(target.columns)
         flat = self.node("Reshape", [scores, self.constant([-1, n], np.int64)])
         double = self.node("Cast", [flat], to=TensorProto.DOUBLE)

@@ -127,10 +127,90 @@ def test_better_predictions_are_better(name: str) -> None:
         if metric.needs == "values"
         else (THREE, TRUTH_3, SCORES_3, SCORES_3[:, ::-1])
         if name == "top_k"
-        else (BINARY, TRUTH, SCORES, 1 - SCORES)
+        else OTHERS.get(metric.needs, (BINARY, TRUTH, SCORES, 1 - SCORES))
     )
     better, worse = (metrics.evaluate([name], target, scores, truth)[name] for scores in (good, bad))
     assert better > worse if metric.mode == "max" else better < worse
+
+
+GROUP = np.repeat(np.arange(20.0), 10)
+RELEVANCE = RANDOM.integers(0, 4, N).astype(float)
+RANKED = RELEVANCE + RANDOM.normal(size=N)
+RANKING = Target(("y", "query"), Task.RANKING, (pl.Float64(), pl.Int64()))
+TIMES = np.stack([VALUES, np.where(TRUTH == 1, VALUES, np.inf)], axis=1)
+SURVIVAL = Target(("y", "died"), Task.SURVIVAL, (pl.Float64(), pl.Boolean()), event=True)
+QUANTILES = Target(("y",), Task.REGRESSION, (pl.Float64(),), quantiles=(0.1, 0.9))
+BOUNDS = np.stack([VALUES - 1, VALUES + 1], axis=1)
+OTHERS = {
+    "groups": (RANKING, np.stack([RELEVANCE, GROUP], axis=1), RANKED, -RANKED),
+    "times": (SURVIVAL, TIMES, VALUES + RANDOM.normal(size=N) * 0.1, -VALUES),
+    "quantiles": (QUANTILES, VALUES, BOUNDS, BOUNDS + 3),
+    "interval": (QUANTILES, VALUES, BOUNDS, BOUNDS + 3),
+}
+"""Of metrics of other tasks: the target, the truth, good and bad scores."""
+
+
+@pytest.mark.parametrize("weight", [None, np.repeat(RANDOM.uniform(0.1, 3, 20), 10)])
+def test_ranking_by_group(weight: np.ndarray | None) -> None:
+    scores = np.round(RANKED, 0)  # with ties
+    groups = [g == GROUP for g in range(20)]
+    of_groups = None if weight is None else weight[::10]
+
+    def mean(measure: object) -> float:
+        return float(np.average([measure(RELEVANCE[g], scores[g]) for g in groups], weights=of_groups))  # type: ignore[operator]
+
+    expected = {
+        "ndcg": mean(lambda y, s: sk.ndcg_score([y], [s])),
+        "ndcg@3": mean(lambda y, s: sk.ndcg_score([y], [s], k=3)),
+        "ndcg_exp": mean(lambda y, s: sk.ndcg_score([2**y - 1], [s])),
+        "map": mean(lambda y, s: sk.average_precision_score(y > 0, s)),
+        "mrr": mean(lambda y, s: 1 / (1 + (s[y == 0] >= s[y > 0].max()).sum())),
+    }
+    shuffled = RANDOM.permutation(N)
+    truth = np.stack([RELEVANCE, GROUP], axis=1)[shuffled]
+    own = None if weight is None else weight[shuffled]
+    assert metrics.evaluate(expected, RANKING, scores[shuffled], truth, own) == pytest.approx(expected)
+
+
+def test_precision_of_the_first_places() -> None:
+    truth = np.array([[1, 0], [0, 0], [1, 0], [0, 0], [0, 1], [0, 1]], float)
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.3, 0.4])
+    found = metrics.evaluate(["map@1", "map@3", "mrr@1", "mrr"], RANKING, scores, truth)
+    assert found == pytest.approx({"map@1": 0.5, "map@3": (1 + 2 / 3) / 4, "mrr@1": 0.5, "mrr": 0.5})
+    with pytest.raises(rl.ParameterError, match="ndcg@x has a wrong value"):
+        metrics.evaluate(["ndcg@x"], RANKING, scores, truth)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_concordance_is_that_of_all_pairs(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n = int(random.integers(2, 40))
+    low, kind = random.integers(1, 8, n).astype(float), random.integers(0, 3, n)
+    high = np.where(kind == 0, low, np.where(kind == 1, np.inf, low + random.integers(0, 4, n)))
+    weight, risk = random.random(n), random.integers(0, 6, n).astype(float)
+    right = pairs = 0.0
+    for i in range(n):
+        for j in range(n):
+            is_earlier = high[i] < low[j] or (low[i] == high[i] == low[j] and high[j] > low[j])
+            if i != j and is_earlier:
+                pairs += weight[i] * weight[j]
+                right += weight[i] * weight[j] * (1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0)
+    target = Target(("y", "died"), Task.SURVIVAL, (pl.Float64(), pl.Boolean()), event=True, predicts_risk=True)
+    truth = np.stack([low, high], axis=1)
+    found = metrics.evaluate(["c_index"], target, risk, truth, weight)["c_index"]
+    assert found == pytest.approx(right / pairs) if pairs else np.isnan(found)
+    times = metrics.evaluate(["concordance"], SURVIVAL, -risk, truth, weight)["concordance"]
+    assert times == pytest.approx(found, nan_ok=True)
+
+
+def test_quantile_metrics() -> None:
+    found = metrics.evaluate(["pinball", "coverage"], QUANTILES, BOUNDS, VALUES, WEIGHT)
+    losses = [
+        sk.mean_pinball_loss(VALUES, BOUNDS[:, i], alpha=q, sample_weight=WEIGHT) for i, q in enumerate((0.1, 0.9))
+    ]
+    assert found == pytest.approx({"pinball": np.mean(losses), "coverage": 1.0})
+    with pytest.raises(rl.ParameterError, match="not for a target of several quantiles"):
+        metrics.evaluate(["rmse"], QUANTILES, BOUNDS, VALUES)
 
 
 def test_resolve() -> None:

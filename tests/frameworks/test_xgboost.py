@@ -326,7 +326,6 @@ def test_custom_objective_and_metric() -> None:
         ({"objective": "binary:logistics"}, "Unknown objective function: `binary:logistics`"),
         ({"max_depth": -1}, "value -1 for Parameter max_depth"),
         ({"eval_metric": "nonsense"}, "Unknown metric function nonsense"),
-        ({"objective": "rank:ndcg"}, "objective has a wrong value"),
         ([("max_depth", 3)], "params has a wrong value"),
     ],
 )

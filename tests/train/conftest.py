@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
+
+import rayline as rl
+from rayline.inference.pipeline import InferencePipeline
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +39,10 @@ def table() -> pl.DataFrame:
             "weight": random.uniform(0.5, 2, n),
         }
     ).with_columns(z=pl.when(pl.col("z") > 1).then(None).otherwise("z"))
+
+
+def saved_and_loaded(pipeline: InferencePipeline) -> InferencePipeline:
+    """The pipeline after a trip through a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save(Path(folder) / "x.rayline")
+        return rl.load(Path(folder) / "x.rayline", **pipeline.model.adapter.load_options(pipeline.model.native))

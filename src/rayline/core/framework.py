@@ -26,7 +26,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -34,9 +34,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from rayline.core import row_stream
+from rayline.core import paired_labels, row_stream
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
+from rayline.core.objective import Objective
 from rayline.core.schema import col
 from rayline.core.target import Target, Task
 
@@ -70,6 +71,13 @@ class Rows:
         blocks = [block() for block in self._blocks]
         return blocks[0] if len(blocks) == 1 else pl.concat(blocks, how="vertical_relaxed", rechunk=False)
 
+    def in_groups(self) -> Rows:
+        """Return the same rows sorted by group, as one block, for a ranking; otherwise these rows."""
+        if self._target.task is not Task.RANKING:
+            return self
+        table = paired_labels.in_groups(self._table, self._target.columns[1])
+        return Rows([lambda: table], self.schema, self._target, self._weight, memo=self._memo)
+
     @cached_property
     def _heights(self) -> list[int]:
         """The number of rows of each block. Blocks in the object store know it; others are tables in this process."""
@@ -101,13 +109,24 @@ class Rows:
         return self.size_bytes <= row_stream.HELD_BYTES
 
     @property
+    def task(self) -> Task:
+        """The task of the target."""
+        return self._target.task
+
+    @property
+    def predicts_risk(self) -> bool:
+        """Of survival times: whether the model's scores are risks (Cox) and not times."""
+        return self._target.predicts_risk
+
+    @property
     def features(self) -> Features:
         """All feature columns. To stream them without holding all in memory, see `batches`."""
         return Features(self._table.select(map(col, self.schema)), schema=self.schema)
 
     @cached_property
     def target(self) -> Array:
-        """Labels as numbers, shape (n,) or (n, targets): class codes (int64) or values (float64) after the target stages."""
+        """Labels as numbers, shape (n,) or (n, targets): class codes (int64) or values (float64) after the target stages. Of a
+        ranking (n, 2): relevance and group; of a survival time (n, 2): its bounds (see `core.paired_labels`)."""
         return self._of_each(self._target.encode)
 
     @cached_property
@@ -136,6 +155,11 @@ class Rows:
             self._memo[key] = make()
         made: T = self._memo[key]
         return made
+
+    @property
+    def group_sizes(self) -> Array:
+        """Of a ranking whose rows are `in_groups`: the number of rows of each group, in their order."""
+        return paired_labels.sizes(self.target[:, 1])
 
     @property
     def n_blocks(self) -> int:
@@ -202,13 +226,17 @@ class Rows:
     def _part(self, block: Callable[[], pl.DataFrame]) -> Rows:
         return Rows([block], self.schema, self._target, self._weight)
 
-    def check_labels(self) -> None:
-        """Raise DataError on labels that are missing or were not seen in training; nothing is kept of large tables."""
-        if self.is_small:
-            _ = self.target
-            return
-        for part in self.pieces():
-            _ = part.target
+    def check_labels(self, objective: Objective, where: str) -> None:
+        """Raise DataError on labels that are missing, were not seen in training, or that the objective cannot learn; nothing is
+        kept of large tables. `where` begins the message of the last."""
+        for part in [self] if self.is_small else self.pieces():
+            labels = part.target
+            if len(labels) and not (self._target.stages or self._target.task.is_classification):
+                columns = labels.reshape(len(labels), -1).T
+                for name, column in zip(
+                    self._target.columns[: 1 if self.task.is_paired else None], columns, strict=False
+                ):
+                    objective.check_labels(name, column.min(), column.max(), where)
 
     @property
     def has_weights(self) -> bool:
@@ -279,6 +307,11 @@ class TrainContext:
     resources_per_worker: Mapping[str, float] = field(default_factory=dict)
     max_failures: int = 0
     lineage: Callable[[], Mapping[str, Sequence[str]]] = dict
+
+    def in_groups(self) -> TrainContext:
+        """Return the context with the rows of each group next to each other, as libraries require for a ranking."""
+        test = None if self.test is None else self.test.in_groups()
+        return replace(self, train=self.train.in_groups(), test=test)
 
     def columns(self, name: str | int, where: str) -> list[int]:
         """Return the columns of the feature matrix (`Features.matrix`) that hold a feature, or all features derived from a raw
@@ -421,7 +454,7 @@ class Framework(ABC):
     def predict(self, model: Any, features: Features) -> Array:
         """Return the scores, one for each row.
 
-        For a regression: values, shape (n,) or (n, targets). For a classification: probabilities of the second class,
+        For a regression: values, shape (n,) or (n, targets), or (n, quantiles). For a ranking or a survival time: shape (n,). For a classification: probabilities of the second class,
         shape (n,) or (n, targets), or of all classes, shape (n, classes); or class codes (integers). A model whose labels
         are not the most probable classes, or that ranks rows without probabilities, returns `core.target.decisions`.
         """
@@ -457,6 +490,14 @@ class Framework(ABC):
         """Return the task that the arguments imply; None when it depends on the labels. "classification" means binary or
         multiclass, depending on the number of distinct labels, also for numeric labels."""
         return None
+
+    def trains_on_workers(self, *args: Any, **kwargs: Any) -> bool:
+        """Return whether a training with these arguments can run on several workers."""
+        return self.distributed
+
+    def objective(self, *args: Any, **kwargs: Any) -> Objective:
+        """Return what the arguments say about the target: the task, the labels that can be learned, quantiles."""
+        return Objective(self.task(*args, **kwargs))
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         """Raise ParameterError on arguments that `train` does not accept. Runs on the driver, before any data moves."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import paired_labels, registry
 from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, counted
+from rayline.core.objective import Objective, quantiles_of
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.operations.inverse import Leaf, inverse
 from rayline.core.schema import (
@@ -28,6 +28,7 @@ from rayline.core.schema import (
     value_to_json,
 )
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.task import Task as Task  # noqa: PLC0414  # its old place
 
 Array = npt.NDArray[Any]
 
@@ -39,18 +40,6 @@ OF_ONE_CLASS = frozenset(
     )
 )  # fmt: skip
 """Metrics (by Rayline's and the frameworks' names) of the positive class of two; with more classes, their mean."""
-
-
-class Task(enum.StrEnum):
-    """What is predicted. Several targets all have the same task; several classification targets are all binary."""
-
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    REGRESSION = "regression"
-
-    @property
-    def is_classification(self) -> bool:
-        return self is not Task.REGRESSION
 
 
 def decisions(codes: Array, *, probabilities: Array | None = None, margins: Array | None = None) -> Array:
@@ -101,7 +90,10 @@ class Target:
     """The target columns, their task, and for classification the classes of each, in the order of their codes.
 
     For a regression also the fitted target stages: training uses their outputs, and predictions are transformed back to
-    the scale of the labels.
+    the scale of the labels. `quantiles` are the quantiles of its one column that are predicted, in place of a single value.
+
+    Of a ranking the columns are the relevance and the group, of a survival time the time and whether the event was observed
+    (`event`), or its two bounds. `predicts_risk` says that a greater survival score means an earlier event.
     """
 
     columns: tuple[str, ...]
@@ -109,6 +101,9 @@ class Target:
     dtypes: tuple[pl.DataType, ...]
     classes: tuple[tuple[Any, ...], ...] = ()  # one tuple for each column; empty for a regression
     stages: tuple[Leaf, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    event: bool = False
+    predicts_risk: bool = False
 
     @classmethod
     def learn(
@@ -235,6 +230,18 @@ class Target:
         classes = tuple(tuple(range(n_classes)) for _ in columns) if task.is_classification else ()
         return cls(columns, task, (dtype,) * n_targets, classes)
 
+    @classmethod
+    def unnamed_of(cls, objective: Objective) -> Self | None:
+        """Return the target of a native model that ranks, or predicts survival times or quantiles; None for all others."""
+        number: pl.DataType = pl.Float64()
+        if objective.task is Task.RANKING:
+            return cls(("target", "group"), Task.RANKING, (number, pl.Int64()))
+        if objective.task is Task.SURVIVAL:
+            return cls(("target",), Task.SURVIVAL, (number,), predicts_risk=objective.predicts_risk)
+        return (
+            cls(("target",), Task.REGRESSION, (number,), quantiles=objective.quantiles) if objective.quantiles else None
+        )
+
     def _check_stages(self, where: str) -> None:
         """Raise when the stages return classes, other columns or values that are not numbers, or one has no inverse."""
         for name, stage in self.stages:
@@ -297,8 +304,29 @@ class Target:
 
     @property
     def n_outputs(self) -> int:
-        """The number of scores per row: the number of classes in a multiclass task, otherwise that of targets."""
-        return len(self.classes[0]) if self.task is Task.MULTICLASS else len(self.columns)
+        """The number of scores per row: of classes in a multiclass task, of quantiles, otherwise of predicted targets."""
+        return len(self.classes[0]) if self.task is Task.MULTICLASS else len(self.value_names)
+
+    @property
+    def pair(self) -> str:
+        """What the last column is, if not a label: "group", "event", or nothing."""
+        return "group" if self.task is Task.RANKING else "event" if self.event else ""
+
+    @property
+    def value_names(self) -> list[str]:
+        """What each column of predictions is of: the targets, or the quantiles of the one target."""
+        if len(self.quantiles) > 1:
+            return [f"{q:g}" for q in self.quantiles]
+        return [self.columns[0]] if self.task.is_paired else list(self.columns)
+
+    @property
+    def value_dtypes(self) -> list[pl.DataType]:
+        """The types of the columns of predictions."""
+        dtypes = (
+            self.dtypes if self.task.is_classification else [d if d.is_float() else pl.Float64() for d in self.dtypes]
+        )
+        n = len(self.value_names)
+        return [dtypes[0]] * n if self.quantiles else list(dtypes[:n])
 
     def encode(self, table: pl.DataFrame) -> Array:
         """Return labels as a model learns them: class codes (int64), or values (float64) after the stages; shape (n,), or
@@ -335,8 +363,13 @@ class Target:
     def truth(self, table: pl.DataFrame) -> Array:
         """Return labels as numbers on the scale of predictions: class codes (int64) or the values themselves (float64).
 
-        Raises DataError on labels that are missing or were not seen in training.
+        Shape (n,), or (n, targets) for several; for a ranking (n, 2): relevance and group; for a survival time (n, 2): its
+        bounds (see `core.paired_labels`). Raises DataError on labels that are missing or were not seen in training.
         """
+        if self.task is Task.RANKING:
+            return paired_labels.of_ranking(table, self.columns, self.dtypes[1])
+        if self.task is Task.SURVIVAL:
+            return paired_labels.of_survival(table, self.columns, event=self.event)
         out = []
         for i, column in enumerate(self.columns):
             series = table[column]
@@ -364,7 +397,8 @@ class Target:
 
     @property
     def prediction_names(self) -> list[str]:
-        return ["prediction"] if len(self.columns) == 1 else [f"prediction_{c}" for c in self.columns]
+        names = self.value_names
+        return ["prediction"] if len(names) == 1 else [f"prediction_{name}" for name in names]
 
     @property
     def probability_names(self) -> list[str]:
@@ -380,21 +414,24 @@ class Target:
         """Return a regression's scores on the scale of the labels; unchanged without target stages. NaN is missing."""
         if not self.stages:
             return scores
-        values: Array = self._restored(scores).to_numpy()
+        values: Array = np.stack([column.to_numpy() for column in self._restored(scores)], axis=1)
         return values.reshape(scores.shape)
 
-    def _restored(self, scores: Array) -> pl.DataFrame:
-        frame = self._frame(scores).lazy().with_columns(pl.all().fill_nan(None))
-        return apply_all(self.back, frame).select(map(col, self.columns)).collect()
+    def _restored(self, scores: Array) -> list[pl.Series]:
+        """Return the columns of scores on the scale of the labels. Quantiles keep their place: stages are increasing."""
+        parts = list(scores.reshape(len(scores), self.n_outputs).T) if self.quantiles else [scores]
+        frames = [self._frame(part).lazy().with_columns(pl.all().fill_nan(None)) for part in parts]
+        restored = [apply_all(self.back, frame).select(map(col, self.columns)).collect() for frame in frames]
+        return [column for frame in restored for column in frame.get_columns()]
 
     def predictions(self, scores: Array) -> pl.DataFrame:
         """Return one column for each target in the type of its labels, from a model's scores (see `Framework.predict`)."""
         if not self.task.is_classification:
-            columns: Sequence[Any] = list(scores.reshape(len(scores), len(self.columns)).T)
+            columns: Sequence[Any] = list(scores.reshape(len(scores), self.n_outputs).T)
             if self.stages:
-                columns = self._restored(scores).get_columns()
-            dtypes = [d if d.is_float() else pl.Float64() for d in self.dtypes]
-            series = [pl.Series(n, c).cast(d) for n, c, d in zip(self.prediction_names, columns, dtypes, strict=True)]
+                columns = self._restored(scores)
+            named = zip(self.prediction_names, columns, self.value_dtypes, strict=True)
+            series = [pl.Series(n, c).cast(d) for n, c, d in named]
             return pl.DataFrame(series)
         out = []
         for name, codes, classes, dtype in zip(
@@ -430,7 +467,9 @@ class Target:
             codes = (int(c[0]) for c in self.codes(scores))
             return {n: cs[code] for n, cs, code in zip(self.prediction_names, self.classes, codes, strict=True)}
         values = scores.reshape(-1).tolist()
-        if any(d == pl.Float32 for d in self.dtypes) or (self.stages and self._row_back is None):
+        if any(d == pl.Float32 for d in self.value_dtypes) or (
+            self.stages and (self.quantiles or self._row_back is None)
+        ):
             return dict(self.predictions(scores).row(0, named=True))
         if self._row_back is not None and self.stages:
             row: Row = {c: v if v == v else None for c, v in zip(self.columns, values, strict=True)}
@@ -463,6 +502,8 @@ class Target:
             "dtypes": [dtype_to_json(d) for d in self.dtypes],
             "classes": value_to_json([list(c) for c in self.classes]),
             "stages": [[name, stage.to_json()] for name, stage in self.stages],
+            **({"quantiles": list(self.quantiles)} if self.quantiles else {}),
+            **({"event": self.event, "predicts_risk": self.predicts_risk} if self.task is Task.SURVIVAL else {}),
         }
 
     @classmethod
@@ -473,7 +514,19 @@ class Target:
             tuple(dtype_from_json(d) for d in data["dtypes"]),
             tuple(tuple(c) for c in value_from_json(data["classes"])),
             tuple((str(name), registry.stage(own["stage"]).from_json(own)) for name, own in data.get("stages", ())),  # type: ignore[attr-defined]
-        )
+            quantiles_of(data.get("quantiles"), "Target"),
+            data.get("event", False) is True,
+            data.get("predicts_risk", False) is True,
+        )._checked()
+
+    def _checked(self) -> Self:
+        """Return this target. Raises ValueError when a file combines what cannot go together."""
+        n = {Task.RANKING: {2}, Task.SURVIVAL: {2} if self.event else {1, 2}}.get(self.task)
+        if len(self.dtypes) != len(self.columns) or (n is not None and len(self.columns) not in n):
+            raise ValueError(f"a {self.task} target of {len(self.columns)} columns")
+        if self.quantiles and (self.task is not Task.REGRESSION or len(self.columns) > 1):
+            raise ValueError("quantiles of something else than one number")
+        return self
 
 
 def _no_positive(where: str, task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:

@@ -34,6 +34,8 @@ class ScoredBatch:
         A weight for each row, or None where all have weight 1.
     bucket
         The bootstrap bucket of each row, an integer below `n_buckets`; None puts all rows into one.
+    pair
+        The second number of a label that consists of two: the group of a ranking, the upper bound of a survival time.
     """
 
     target: Target
@@ -43,6 +45,7 @@ class ScoredBatch:
     weight: Array | None = None
     bucket: Array | None = None
     n_buckets: int = 1
+    pair: Array | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -54,7 +57,8 @@ class ScoredBatch:
         """Return the batch of some of the rows."""
         weight = None if self.weight is None else self.weight[rows]
         bucket = None if self.bucket is None else self.bucket[rows]
-        return replace(self, scores=self.scores[rows], truth=self.truth[rows], weight=weight, bucket=bucket)
+        pair = None if self.pair is None else self.pair[rows]
+        return replace(self, scores=self.scores[rows], truth=self.truth[rows], weight=weight, bucket=bucket, pair=pair)
 
     # -- labels and predictions ----------------------------------------------------------------------------------------
 
@@ -85,8 +89,11 @@ class ScoredBatch:
 
     @cached_property
     def values(self) -> Array:
-        """The predicted values of a regression, on the scale of the labels."""
-        found = self.target.values(self.scores).reshape(len(self.scores), len(self.target.columns))[:, self.place]
+        """The predicted values on the scale of the labels, shape (n,); of several quantiles (n, quantiles)."""
+        n_values = len(self.target.value_names)
+        found = self.target.values(self.scores).reshape(len(self.scores), n_values)
+        if len(self.target.quantiles) < 2:
+            found = found[:, self.place]
         return np.asarray(found, dtype=np.float64)
 
     @cached_property
@@ -164,5 +171,7 @@ def batches(
     n_buckets: int = 1,
 ) -> Sequence[ScoredBatch]:
     """Return a batch for each target column, from a model's scores and the labels as numbers (see `Target.truth`)."""
+    if target.task.is_paired:
+        return [ScoredBatch(target, 0, scores, truth[:, 0], weight, bucket, n_buckets, truth[:, 1])]
     truths = truth.reshape(len(truth), len(target.columns)).T
     return [ScoredBatch(target, i, scores, own, weight, bucket, n_buckets) for i, own in enumerate(truths)]

@@ -18,7 +18,7 @@ from rayline.core.errors import DataError, ParameterError, RaylineError, Trainin
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate.batch import ScoredBatch
-from rayline.evaluate.metric import CLASSIFICATION, REGRESSION, Metric, Mode, Needs, Part, Parts
+from rayline.evaluate.metric import Metric, Mode, Needs, Part, Parts
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +69,7 @@ class CollectedScores(Statistic):
             arrays = [getattr(part, name) for part in parts]
             return None if arrays[0] is None else np.concatenate(arrays)
 
-        first = replace(parts[0], **{name: joined(name) for name in ("scores", "truth", "weight", "bucket")})
+        first = replace(parts[0], **{name: joined(name) for name in ("scores", "truth", "weight", "bucket", "pair")})
         return cls(first, n_rows)
 
 
@@ -97,7 +97,7 @@ class CustomMetric(Metric):
             name,
             "max" if is_scorer(function) else mode,
             "labels",
-            CLASSIFICATION | REGRESSION,
+            frozenset(Task),
             "a function of yours",
             function,
         )

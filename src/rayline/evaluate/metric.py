@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayline.core.statistics.base import Statistic
-from rayline.core.target import Task
+from rayline.core.target import Target, Task
 from rayline.evaluate import score_table
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.score_table import ScoreTable
@@ -36,7 +36,7 @@ from rayline.evaluate.sums import BucketMaximum, BucketMoments, BucketSums
 
 Array = npt.NDArray[Any]
 Mode: TypeAlias = Literal["min", "max"]
-Needs: TypeAlias = Literal["labels", "ranks", "probabilities", "values"]
+Needs: TypeAlias = Literal["labels", "ranks", "probabilities", "values", "quantiles", "interval", "groups", "times"]
 
 CLASSIFICATION = frozenset((Task.BINARY, Task.MULTICLASS))
 REGRESSION = frozenset((Task.REGRESSION,))
@@ -73,7 +73,7 @@ class Metric(ABC):
         Whether smaller ("min") or larger ("max") is better; None for a function whose direction was not declared.
     needs
         What it is computed from: predicted classes ("labels"), probabilities of the classes, either these or margins that
-        rank the rows ("ranks"), or predicted values (a regression).
+        rank the rows ("ranks"), predicted values (a regression), quantiles or the interval between them, scores within groups (a ranking), survival times.
     tasks
         The tasks whose predictions it can measure.
     about
@@ -89,6 +89,13 @@ class Metric(ABC):
     def fits(self, task: Task) -> bool:
         """Whether it can measure predictions of this task."""
         return task in self.tasks
+
+    def measures(self, target: Target) -> bool:
+        """Whether it can measure predictions of this target: of several quantiles no measure of a single value can."""
+        several = len(target.quantiles) > 1
+        return self.fits(target.task) and not (
+            (self.needs == "values" and several) or (self.needs == "interval" and not several)
+        )
 
     @property
     def source(self) -> Any:

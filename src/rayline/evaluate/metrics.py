@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from rayline.core.errors import ParameterError
 from rayline.core.target import Target, Task, has_probabilities
-from rayline.evaluate import classification, regression
+from rayline.evaluate import classification, paired, regression
 from rayline.evaluate.batch import batches
 from rayline.evaluate.custom_metrics import Custom, CustomMetric, MetricStatistic, StatisticMetric, takes
 from rayline.evaluate.metric import Metric, Mode, SumMetric
+from rayline.evaluate.paired import GroupMetric
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +64,8 @@ def _with_argument(name: str, plain: str, argument: str) -> Metric:
     if not low <= value <= high or (what in ("k", "bins") and value != int(value)) or (what == "p" and 0 < value < 1):
         raise ParameterError.value("metrics", name, f"{plain}@{what} with {what} from {low:g} to {high:g}", argument)
     metric = _METRICS[plain]
+    if isinstance(metric, GroupMetric):
+        return metric.at(name, int(value))
     assert isinstance(metric, SumMetric)
     parts = tuple(f"{quantity}@{value:g}" if part == quantity else part for part in metric.quantities)
     return replace(metric, name=name, quantities=parts)
@@ -221,19 +224,27 @@ def defaults(task: Task, scores: Array | None = None) -> tuple[str, ...]:
         Task.BINARY: ("log_loss", "roc_auc", "accuracy"),
         Task.MULTICLASS: ("log_loss", "accuracy"),
         Task.REGRESSION: ("rmse", "mae", "r2"),
+        Task.RANKING: ("ndcg", "map", "mrr"),
+        Task.SURVIVAL: ("concordance",),
     }[task]
+
+
+def defaults_of(target: Target, scores: Array | None = None) -> tuple[str, ...]:
+    """As `defaults`, of a target: of several quantiles other metrics than of a value."""
+    return ("pinball", "coverage") if len(target.quantiles) > 1 else defaults(target.task, scores)
 
 
 def check(wanted: Iterable[str], target: Target, where: str, custom: Custom | None = None) -> None:
     """Raise ParameterError when a metric does not exist, or does not fit the task."""
     for name in wanted:
-        if not get(_bare(name), custom).fits(target.task):
-            fitting = [m.name for m in _METRICS.values() if m.fits(target.task)]
+        if not get(_bare(name), custom).measures(target):
+            fitting = [m.name for m in _METRICS.values() if m.measures(target)]
+            what = "target of several quantiles" if len(target.quantiles) > 1 else f"{target.task} target"
             raise ParameterError(
-                f"{where}: the metric {name!r} is not for a {target.task} target.",
+                f"{where}: the metric {name!r} is not for a {what}.",
                 f"Expected one of {fitting}.",
                 "choose another."
-                if target.task.is_classification
+                if target.task is not Task.REGRESSION
                 else "choose another, or an objective of classes: labels that are numbers are regressed without one.",
             )
 
@@ -304,9 +315,15 @@ def _plain(name: str) -> str:
     return name.removeprefix("train-").removeprefix("test-").removeprefix("cv-").partition("@")[0]
 
 
-_METRICS: dict[str, Metric] = {metric.name: metric for metric in (*classification.METRICS, *regression.METRICS)}
+_METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (*classification.METRICS, *regression.METRICS, *paired.METRICS)
+}
 
-_ARGUMENTS = {**classification.ARGUMENTS, **regression.ARGUMENTS}
+_ARGUMENTS = {
+    **classification.ARGUMENTS,
+    **regression.ARGUMENTS,
+    **{metric.name: ("", "k", 0.0) for metric in paired.METRICS if isinstance(metric, GroupMetric)},
+}
 
 _RANGES = {"k": (1, 10_000), "bins": (1, 1_000), "p": (-10, 10), "alpha": (0, 1)}
 """The numbers that arguments may be."""
@@ -319,6 +336,7 @@ _ALIASES: dict[str, str] = {
     "auc": "roc_auc", "AUC": "roc_auc", "auc_mu": "roc_auc", "aucpr": "average_precision", "PRAUC": "average_precision",
     "merror": "error", "binary_error": "error", "multi_error": "error", "Accuracy": "accuracy",
     "l1": "mae", "MAE": "mae", "mean_absolute_error": "mae", "l2": "mse", "mean_squared_error": "mse", "RMSE": "rmse",
+    "c_index": "concordance", "concordance_index": "concordance", "MAP": "map", "MRR": "mrr", "NDCG": "ndcg",
     "R2": "r2", "MAPE": "mape", "brier_score": "brier", "F1": "f1",
 }  # fmt: skip
 """The names that frameworks have for them."""
@@ -332,14 +350,14 @@ _FUNCTIONS: dict[str, str] = {
     "median_absolute_error": "median_ae", "mean_absolute_percentage_error": "mape", "r2_score": "r2",
     "explained_variance_score": "explained_variance", "mean_poisson_deviance": "poisson_deviance",
     "mean_gamma_deviance": "gamma_deviance", "mean_tweedie_deviance": "tweedie_deviance",
-    "mean_pinball_loss": "pinball",
+    "mean_pinball_loss": "pinball", "ndcg_score": "ndcg",
 }  # fmt: skip
 """The names of scikit-learn's functions and scorers for them."""
 
 _OTHERS: dict[str, Mode] = {
     "loss": "min", "mphe": "min", "gamma-nloglik": "min", "poisson-nloglik": "min", "gamma-deviance": "min",
     "tweedie-nloglik": "min", "cox-nloglik": "min", "aft-nloglik": "min", "quantile": "min", "huber": "min", "fair": "min",
-    "poisson": "min", "gamma": "min", "tweedie": "min", "kullback_leibler": "min", "ndcg": "max", "map": "max", "pre": "max",
+    "poisson": "min", "gamma": "min", "tweedie": "min", "kullback_leibler": "min", "pre": "max",
     "episode_return_mean": "max",
 }  # fmt: skip
 """What frameworks report and we do not compute."""
@@ -355,10 +373,10 @@ def resolve(name: str, available: Sequence[str]) -> str | None:
     if name in available:
         return name
     prefixes = [p for p in ("test-", "cv-", "train-") if name.startswith(p)] or ["test-", "cv-", "train-", ""]
-    plain = _plain(name)
+    plain, bare = _plain(name), name.removeprefix("train-").removeprefix("test-").removeprefix("cv-")
     for prefix in prefixes:
         same = [c for c in available if c.startswith(prefix) and _alias(_plain(c)) == _alias(plain)]
-        exact = [c for c in same if c == prefix + plain]
+        exact = [c for wanted in (bare, plain) for c in same if c == prefix + wanted]
         if same:
             return (exact or same)[0]
     return None

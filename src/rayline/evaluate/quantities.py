@@ -131,16 +131,28 @@ def _tweedie(batch: ScoredBatch, power: float = 1.5) -> Array:
     return batch.sums(np.where(fits, unit, np.nan))
 
 
-def _pinball(batch: ScoredBatch, alpha: float = 0.5) -> Array:
-    low = -batch.errors  # true minus predicted
-    return batch.sums(np.where(low >= 0, alpha * low, (alpha - 1) * low))
+def _pinball(batch: ScoredBatch, alpha: float | None = None) -> Array:
+    """The pinball loss of a quantile, of the median if it is not said; for a model of quantiles the mean over them."""
+    own = batch.target.quantiles
+    levels = np.array(own if own and alpha is None else [0.5 if alpha is None else alpha])
+    predicted = batch.values.reshape(len(batch), -1)
+    if alpha in own and len(own) > 1:
+        predicted = predicted[:, [own.index(alpha)]]
+    low = batch.truth[:, None] - predicted
+    return batch.sums(np.where(low >= 0, levels * low, (levels - 1) * low).mean(axis=1))
+
+
+def _covered(batch: ScoredBatch) -> Array:
+    """The rows between the smallest and the greatest predicted quantile, both included."""
+    predicted = batch.values.reshape(len(batch), -1)
+    return batch.sums((predicted.min(axis=1) <= batch.truth) & (batch.truth <= predicted.max(axis=1)))
 
 
 QUANTITIES: dict[str, Any] = {
     "weight": _weight, "log_loss": _log_loss, "brier": _brier, "correct": _correct, "classes": _classes, "top_k": _top_k,
     "calibration": _calibration, "squared_error": _squared_error, "absolute_error": _absolute_error,
     "relative_error": _relative_error, "symmetric_error": _symmetric_error, "squared_log_error": _squared_log_error,
-    "tweedie": _tweedie, "pinball": _pinball,
+    "tweedie": _tweedie, "pinball": _pinball, "covered": _covered,
 }  # fmt: skip
 
 _ARGUMENTS = {"top_k": "k", "calibration": "bins", "tweedie": "power", "pinball": "alpha"}

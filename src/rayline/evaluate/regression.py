@@ -47,7 +47,14 @@ METRICS: list[Metric] = [
         "gamma_deviance", "mean deviance of a gamma distribution", "tweedie@2", reason="needs labels and predictions above 0"
     ),
     _sums("tweedie_deviance", "mean deviance of a Tweedie distribution of power p", "tweedie", reason=_POSITIVE),
-    _sums("pinball", "mean pinball loss of the quantile alpha", "pinball"),
+    SumMetric(
+        "pinball", "min", "quantiles", REGRESSION, "mean pinball loss of the quantile alpha, or of the predicted quantiles",
+        ("pinball", "weight"), _mean,
+    ),
+    SumMetric(
+        "coverage", "max", "interval", REGRESSION, "share of rows between the smallest and the greatest predicted quantile",
+        ("covered", "weight"), _mean,
+    ),
 ]  # fmt: skip
 
 ARGUMENTS = {"tweedie_deviance": ("tweedie", "p", 1.5), "pinball": ("pinball", "alpha", 0.5)}

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline import compat
 from rayline.core import scratch
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
+from rayline.core.objective import ANY, NON_NEGATIVE, LabelRange, Objective, quantiles_of
 from rayline.core.schema import col
-from rayline.core.target import Task, normalized
+from rayline.core.target import Target, Task, normalized
 from rayline.device import CPU, Device, in_batches, record, select
 from rayline.frameworks.verify import catboost_model
 
@@ -39,15 +41,33 @@ CLASSES = {
 OWN = "PythonUserDefined"
 """Prefixes of the names of custom loss objects."""
 
-EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile")
-"""Regression losses whose scores are logarithms."""
+EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile", "SurvivalAft", "Cox")
+"""Losses whose scores are logarithms: of a mean, a time, or a relative risk."""
 
 BY_FEATURE = ("monotone_constraints", "feature_weights", "first_feature_use_penalties", "per_object_feature_penalties")
 """Parameters that refer to features by name."""
 
-OF_GROUPS = ("Query", "Yeti", "Pair", "Stochastic", "Group", "Lambda", "Survival", "Cox")
-SEVERAL = ("MultiQuantile", "RMSEWithUncertainty")
-"""Prefixes of the losses for ranking and survival analysis, and of those with several predictions per target."""
+TASKS = {
+    **CLASSES,
+    "SurvivalAft": Task.SURVIVAL,
+    "Cox": Task.SURVIVAL,
+    **dict.fromkeys(
+        ("YetiRank", "YetiRankPairwise", "PairLogit", "PairLogitPairwise", "QueryRMSE", "QuerySoftMax", "QueryCrossEntropy",
+         "StochasticFilter", "StochasticRank", "LambdaMart"),
+        Task.RANKING,
+    ),
+}  # fmt: skip
+"""Tasks of losses; all others are regressions."""
+
+LABELS = {
+    "Poisson": NON_NEGATIVE,
+    "Tweedie": NON_NEGATIVE,
+    "QueryCrossEntropy": LabelRange(0.0, 1.0),
+}
+"""Labels that a loss can learn, where it cannot learn every number."""
+
+REFUSED = ("RMSEWithUncertainty", "GroupQuantile", "MultiRMSEWithMissingValues")
+"""Losses whose predictions or labels have no form here."""
 
 NOT_HERE = ("class_names", "cat_features", "text_features", "embedding_features", "classes_count", "target_border")
 """Parameters that describe the target and the features, which the fit sets."""
@@ -91,7 +111,7 @@ class CatBoost(Framework):
         callbacks: Sequence[Any] | None = None,
         init_model: Any = None,
     ) -> Any:
-        made = self._params(context, params or {})
+        made, context = self._params(context, params or {}), context.in_groups()
         model = catboost.CatBoost(made)
         test = None if context.test is None or not context.test.n_rows else _pool(context.test)
         on_gpu = made.get("task_type") == "GPU"  # where CatBoost accepts no callbacks, report all iterations at the end
@@ -108,7 +128,7 @@ class CatBoost(Framework):
             Task.MULTICLASS: "MultiClass",
             Task.REGRESSION: "MultiRMSE" if several else "RMSE",
         }
-        params = {"allow_writing_files": False, "loss_function": losses[task], "thread_count": context.n_threads}
+        params = {"allow_writing_files": False, "loss_function": losses.get(task), "thread_count": context.n_threads}
         if context.seed is not None and not {"random_seed", "random_state"} & {*given}:
             params["random_seed"] = context.seed
         if context.use_gpu and (gpu := select(True, "train.fit")).is_cuda:
@@ -211,16 +231,23 @@ class CatBoost(Framework):
 
     def inspect(self, model: Any) -> ModelInfo:
         loss = _loss(model.get_all_params())
-        task = CLASSES.get(loss, Task.REGRESSION)
+        about = _objective(model.get_all_params())
+        assert isinstance(about.task, Task)
+        task = about.task
         outputs = np.size(model.get_scale_and_bias()[1])
         if loss.startswith(OWN) and outputs > 1:
             return ModelInfo(Task.MULTICLASS, outputs, 1, [NAMES.restore(name) for name in model.feature_names_])
         n_classes = len(model.classes_) if task is Task.MULTICLASS else 2
-        return ModelInfo(task, n_classes, 1, [NAMES.restore(name) for name in model.feature_names_])
+        names = [NAMES.restore(name) for name in model.feature_names_]
+        n_targets = max(len(about.quantiles), 1)
+        return ModelInfo(task, n_classes, n_targets, names, target=Target.unnamed_of(about))
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
-        loss = _loss(params or {})
-        return CLASSES.get(loss, Task.REGRESSION) if loss else None
+        found = self.objective(params).task
+        return None if found is None else Task(found)
+
+    def objective(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Objective:
+        return _objective(params or {})
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
@@ -240,13 +267,12 @@ class CatBoost(Framework):
                 "leave it out: strings are categories, and numbers are where they are cast to strings.",
             )
         loss = _loss(params)
-        if loss.startswith((*OF_GROUPS, *SEVERAL)):
+        if loss in REFUSED:
             raise ParameterError.value(
-                "catboost trainer",
-                "loss_function",
-                "one of a classification, or of a regression with one prediction",
-                loss,
+                "catboost trainer", "loss_function", f"another loss than {', '.join(REFUSED)}", loss
             )
+        if loss:
+            _check_loss(params)
 
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
         return next((name for name in ("early_stopping_rounds", "use_best_model") if (params or {}).get(name)), "")
@@ -317,13 +343,60 @@ def _tell(context: TrainContext, found: Mapping[str, Mapping[str, Sequence[float
         context.report(iteration, {name: float(values[iteration]) for name, values in named.items()})
 
 
+def _check_loss(params: Mapping[str, Any]) -> None:
+    """Raise ParameterError on a loss that CatBoost does not know."""
+    _objective(params)
+    name = "loss_function" if "loss_function" in params else "objective"
+    if _loss(params).startswith(OWN) or not isinstance(params.get(name), str):
+        return
+    try:
+        compat.catboost_check({"loss_function": params[name]})
+    except catboost.CatBoostError as error:
+        if "for CPU" in str(error):  # it may be for the GPU
+            return
+        raise ParameterError(
+            f"catboost trainer: CatBoost refuses {name}={params[name]!r}: {str(error).splitlines()[0][:200]}.",
+            "Expected a loss that CatBoost documents.",
+            "for counts take Poisson or Tweedie:variance_power=1.5; Gamma exists in XGBoost, LightGBM and scikit-learn.",
+        ) from error
+
+
+def _objective(params: Mapping[str, Any]) -> Objective:
+    """Return what the parameters, or those of a model, say about the target."""
+    loss = _loss(params)
+    if not loss:
+        return Objective()
+    options = dict(part.split("=", 1) for part in _full_loss(params).partition(":")[2].split(";") if "=" in part)
+    quantiles: tuple[float, ...] = ()
+    if loss in ("MultiQuantile", "Quantile"):
+        alpha = options.get("alpha", "0.5").split(",")
+        quantiles = quantiles_of(alpha, "catboost trainer", "alpha")
+    risk = loss == "Cox"
+    return Objective(TASKS.get(loss, Task.REGRESSION), LABELS.get(loss, ANY), quantiles, risk, name=loss)
+
+
+def _labels(rows: Rows) -> dict[str, Any]:
+    """Return labels, groups and weights under CatBoost's names for them; of a ranking the weights are those of groups."""
+    target, weight = rows.target, rows.weight
+    if rows.task is Task.RANKING:
+        sizes = rows.group_sizes
+        if weight is not None:
+            weight = np.repeat(np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes, sizes)
+        return {"label": target[:, 0], "group_id": np.repeat(np.arange(len(sizes)), sizes), "group_weight": weight}
+    if rows.task is Task.SURVIVAL:
+        low, high = target.T
+        if rows.predicts_risk:  # Cox
+            return {"label": np.where(np.isinf(high), -low, low), "weight": weight}
+        return {"label": np.stack([low, np.where(np.isinf(high), -1.0, high)], axis=1), "weight": weight}
+    return {"label": target, "weight": weight}
+
+
 def _pool(rows: Rows) -> Any:
     features = rows.features
     table = _table(features)
     return catboost.Pool(
         table,
-        label=rows.target,
-        weight=rows.weight,
+        **_labels(rows),
         cat_features=_categories(features),
         feature_names=None if features.has_vectors else [NAMES.escape(name) for name in features.names],
     )
@@ -359,6 +432,12 @@ def _categories(features: Features) -> list[int]:
     return [features.places[name].start for name in features.categories]
 
 
-def _loss(params: Mapping[str, Any]) -> str:
+def _full_loss(params: Mapping[str, Any]) -> str:
+    """Return the loss with its options; empty when it is not given or a custom object."""
     loss = params.get("loss_function", params.get("objective"))
-    return loss.partition(":")[0] if isinstance(loss, str) else ""
+    return loss if isinstance(loss, str) else ""
+
+
+def _loss(params: Mapping[str, Any]) -> str:
+    """Return the name of the loss."""
+    return _full_loss(params).partition(":")[0]

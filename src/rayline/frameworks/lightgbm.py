@@ -13,12 +13,13 @@ import numpy as np
 import polars as pl
 
 from rayline import compat
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, counted
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
+from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.schema import SPARSE, col
-from rayline.core.target import Task, normalized
+from rayline.core.target import Target, Task, normalized
 from rayline.device import select
 from rayline.frameworks.verify import lightgbm_model
 
@@ -35,8 +36,31 @@ CLASSES = {
     "multiclass": Task.MULTICLASS,
     "multiclassova": Task.MULTICLASS,
     "cross_entropy": Task.BINARY,
+    "lambdarank": Task.RANKING,
+    "rank_xendcg": Task.RANKING,
 }
-"""Classification objectives; all others are regressions."""
+"""Objectives of classification and ranking; all others are regressions."""
+
+ALIASES = {
+    "softmax": "multiclass",
+    "multiclass_ova": "multiclassova",
+    "ova": "multiclassova",
+    "ovr": "multiclassova",
+    "xentropy": "cross_entropy",
+    **dict.fromkeys(("xendcg", "xe_ndcg", "xe_ndcg_mart", "xendcg_mart"), "rank_xendcg"),
+}
+"""Other names of objectives."""
+
+LABELS = {
+    "poisson": NON_NEGATIVE,
+    "tweedie": NON_NEGATIVE,
+    "gamma": POSITIVE,
+    "cross_entropy_lambda": LabelRange(0.0, 1.0),
+}
+"""Labels that an objective can learn, where it cannot learn every number."""
+
+GAINS = 31
+"""The number of relevances, from 0, whose gains LightGBM knows when `label_gain` is not given."""
 
 NAMES = Escaping(
     {**dict(zip('[]{}":, =', "［］｛｝＂：，\u00a0＝", strict=True)), **{chr(i): chr(0x2400 + i) for i in range(1, 32)}}
@@ -56,7 +80,8 @@ TRAINING = (
     "feature_fraction", "feature_fraction_bynode", "feature_fraction_seed", "bagging_fraction", "bagging_freq",
     "bagging_seed", "pos_bagging_fraction", "neg_bagging_fraction", "scale_pos_weight", "is_unbalance",
     "early_stopping_round", "first_metric_only", "verbosity", "max_delta_step", "drop_rate", "max_drop", "skip_drop",
-    "top_rate", "other_rate",
+    "top_rate", "other_rate", "alpha", "tweedie_variance_power", "poisson_max_delta_step", "lambdarank_truncation_level",
+    "lambdarank_norm", "label_gain", "eval_at",
 )  # fmt: skip
 """Parameters that do not affect the bins: trainings that differ only in these can share a Dataset."""
 
@@ -90,13 +115,13 @@ class LightGBM(Framework):
         init_model: Any = None,
         callbacks: Sequence[Any] | None = None,
     ) -> Any:
-        if len(context.target.columns) > 1:
+        if len(context.target.columns) > 1 and context.target.task is not Task.RANKING:
             raise DataError(
                 "lightgbm trainer: several targets.",
                 f"Expected one; got {list(context.target.columns)}.",
                 "train one model for each.",
             )
-        given = self._params(context, params or {})
+        given, context = self._params(context, params or {}), context.in_groups()
         named = given.pop(CATEGORIES, ())
         # A Dataset used to continue a model holds that model's scores, and is not reused.
         continued = init_model is not None or context.resume is not None
@@ -204,29 +229,34 @@ class LightGBM(Framework):
 
     def inspect(self, model: Any) -> ModelInfo:
         head = _head(model)
-        task = CLASSES.get(head.get("objective", "").split(" ")[0], Task.REGRESSION)
+        name, *options = head.get("objective", "").split(" ")
+        task = CLASSES.get(name, Task.REGRESSION)
         if self.predicts_margins(model) and int(head["num_class"]) > 1:
             task = Task.MULTICLASS
-        return ModelInfo(
-            task, max(int(head["num_class"]), 2), 1, [NAMES.restore(name) for name in model.feature_name()]
-        )
+        alpha = next((option.removeprefix("alpha:") for option in options if option.startswith("alpha:")), None)
+        objective = Objective(task, quantiles=quantiles_of(alpha, WHERE) if name == "quantile" else ())
+        names = [NAMES.restore(feature) for feature in model.feature_name()]
+        return ModelInfo(task, max(int(head["num_class"]), 2), 1, names, target=Target.unnamed_of(objective))
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
-        objective = next(
-            ((params or {})[name] for name in compat.lightgbm_aliases("objective") if name in (params or {})), None
-        )
-        if not isinstance(objective, str):
-            return None
-        return CLASSES.get(
-            {
-                "softmax": "multiclass",
-                "multiclass_ova": "multiclassova",
-                "ova": "multiclassova",
-                "ovr": "multiclassova",
-                "xentropy": "cross_entropy",
-            }.get(objective, objective),
-            Task.REGRESSION,
-        )
+        found = self.objective(params).task
+        return None if found is None else Task(found)
+
+    def objective(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Objective:
+        name = _value(params or {}, "objective")
+        if not isinstance(name, str):
+            return Objective()
+        name = ALIASES.get(name, name)
+        task, labels = CLASSES.get(name, Task.REGRESSION), LABELS.get(name, ANY)
+        if task is Task.RANKING:
+            gains = _value(params or {}, "label_gain")
+            n = GAINS if gains is None else len(gains.split(",") if isinstance(gains, str) else gains)
+            labels = LabelRange(0.0, n - 1.0)
+        quantiles = quantiles_of(_value(params or {}, "alpha", 0.9), WHERE, "alpha") if name == "quantile" else ()
+        return Objective(task, labels, quantiles, name=name)
+
+    def trains_on_workers(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> bool:
+        return self.task(params) is not Task.RANKING
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
@@ -254,16 +284,24 @@ class LightGBM(Framework):
             for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES)
             for alias in compat.lightgbm_aliases(main)
         }
+        if len(self.objective(params).quantiles) > 1:
+            raise ParameterError(
+                "lightgbm trainer: LightGBM learns one quantile in a model.",
+                f"Expected one number as alpha; got {_value(params, 'alpha')!r}.",
+                "train one model for each, or several quantiles at once with XGBoost (reg:quantileerror), CatBoost (MultiQuantile), "
+                "PyTorch (quantile_alpha) or scikit-learn (quantile_alpha).",
+            )
         tried = {k: v for k, v in params.items() if not callable(v) and k not in of_columns}
         more = (
             {"num_class": 2}
             if self.task(params) is Task.MULTICLASS and not {*compat.lightgbm_aliases("num_class")} & {*params}
             else {}
         )
-        labels = (
-            [0.0, 1.0] if self.task(params) in (Task.BINARY, Task.MULTICLASS) else [0.5, 1.0]
-        )  # some refuse 0, some refuse values above 1
-        data = lightgbm.Dataset(np.zeros((2, 1)), np.array(labels), params={"verbosity": -1})
+        ranks = self.task(params) is Task.RANKING
+        whole = ranks or self.task(params) in (Task.BINARY, Task.MULTICLASS)
+        labels = [0.0, 1.0] if whole else [0.5, 1.0]  # some refuse 0, some refuse values above 1
+        group = [2] if ranks else None
+        data = lightgbm.Dataset(np.zeros((2, 1)), np.array(labels), group=group, params={"verbosity": -1})
         try:
             lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)
         except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
@@ -373,6 +411,11 @@ def _best(file: Path, n_iterations: int) -> int:
     return int(text)
 
 
+def _value(params: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """Return the value of a parameter under any of its names."""
+    return next((params[alias] for alias in compat.lightgbm_aliases(name) if params.get(alias) is not None), default)
+
+
 def _metrics(params: Mapping[str, Any]) -> set[str]:
     """Return the names of the requested LightGBM metrics."""
     found: set[str] = set()
@@ -383,6 +426,8 @@ def _metrics(params: Mapping[str, Any]) -> set[str]:
 
 
 BEST = "best_iteration.txt"
+
+WHERE = "lightgbm trainer"
 
 METRICS = {"mean_average_precision": "map", "lambdarank": "ndcg", "rank_xendcg": "ndcg"}
 
@@ -448,30 +493,47 @@ def _places(named: Any, context: TrainContext, where: str) -> set[int]:
     return {place for name in named for place in context.columns(name, where)}
 
 
+def _whole(relevance: Array) -> Array:
+    """Return relevances. Raises DataError unless all are whole numbers."""
+    broken = relevance != np.floor(relevance)
+    if broken.any():
+        raise DataError(
+            f"{WHERE}: {counted(int(broken.sum()), 'relevance')} of the target is no whole number.",
+            f"Expected 0, 1, 2, …, whose gains label_gain sets; got {np.unique(relevance[broken])[:5].tolist()}.",
+            "round the target, or rank with XGBoost or CatBoost.",
+        )
+    return relevance
+
+
 def _dataset(rows: Rows, params: Mapping[str, Any], reference: Any = None, categories: Sequence[int] = ()) -> Any:
     features, categories = rows.head, sorted({*categories, *_categories(rows.head)})
     names: Any = [NAMES.escape(name) for name in features.schema]
     if features.has_vectors:
         names = "auto"
+    label, group = rows.target, None
+    if rows.task is Task.RANKING:
+        label, group = _whole(label[:, 0]), rows.group_sizes
     if not rows.is_small and not _is_sparse(features):
         return lightgbm.Dataset(
             _sequences(rows),
-            rows.target,
+            label,
             weight=rows.weight,
+            group=group,
             reference=reference,
             feature_name=names,
             categorical_feature=categories,
             params=_sampling_seed(params),
             free_raw_data=True,
         )
-    features, label, weight = rows.features, rows.target, rows.weight
+    features, weight = rows.features, rows.weight
     if not features.n_rows:  # LightGBM refuses a table without rows: use one row of weight 0 instead
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
-        label, weight = np.ones(1), np.zeros(1)
+        label, weight, group = np.ones(1), np.zeros(1), None if group is None else np.ones(1)
     return lightgbm.Dataset(
         features.matrix(np.float64) if features.has_vectors else _codes(features.table),
         label,
         weight=weight,
+        group=group,
         reference=reference,
         feature_name=names,
         categorical_feature=categories,

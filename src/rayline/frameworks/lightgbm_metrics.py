@@ -12,6 +12,7 @@ import numpy as np
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import Rows, TrainContext
+from rayline.core.task import Task
 
 MEANS = frozenset(
     ("l1", "l2", "rmse", "quantile", "huber", "fair", "poisson", "mape", "gamma", "gamma_deviance", "tweedie",
@@ -38,6 +39,9 @@ def _r2(truth: Array, scores: Array, weight: Array) -> float:
 
     return float(r2_score(truth, scores, sample_weight=weight))
 
+
+OF_GROUPS = ("ndcg", "map")
+"""Metrics that are means over the groups of a ranking."""
 
 OF_ALL: Mapping[str, Callable[[Array, Array, Array], float]] = {
     "auc": _auc, "average_precision": _average_precision, "r2": _r2
@@ -83,7 +87,8 @@ class LightGBMMetrics:
         rows = self._rows[name]
         n = rows.n_rows
         weight = np.ones(n) if rows.weight is None else rows.weight
-        parts = self._job.gather((predictions[:n], rows.target.astype(np.float64), weight))
+        target = rows.target[:, 0] if rows.task is Task.RANKING else rows.target
+        parts = self._job.gather((predictions[:n], target.astype(np.float64), weight))
         scores, truth, weights = (np.concatenate(own) for own in zip(*parts, strict=True))
         self._whole[name] = scores, truth, weights
         if not self._functions:
@@ -104,17 +109,22 @@ class LightGBMMetrics:
             if metric in OF_ALL:
                 scores, truth, weights = self._whole[name]
                 results[place] = _with(results[place], OF_ALL[metric](truth, scores, weights))
-            elif metric.partition("@")[0] in MEANS:
+            elif metric.partition("@")[0] in (*MEANS, *OF_GROUPS):
                 results[place] = _with(results[place], _merged(metric, [part[place][2:] for part in everyone]))
 
     def _size(self, name: str) -> tuple[float, int]:
         rows = self._rows[name]
+        if rows.task is Task.RANKING:
+            sizes = rows.group_sizes
+            if rows.weight is None or not len(sizes):
+                return float(len(sizes)), rows.n_rows
+            return float((np.add.reduceat(rows.weight, np.cumsum(sizes) - sizes) / sizes).sum()), rows.n_rows
         return (float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())), rows.n_rows
 
 
 def refuse(metrics: Iterable[str]) -> None:
     """Raise ParameterError on metrics that cannot be computed over all rows."""
-    strange = [name for name in metrics if name.partition("@")[0] in ("auc_mu", "ndcg", "map")]
+    strange = [name for name in metrics if name.partition("@")[0] in ("auc_mu",)]
     if strange:
         raise ParameterError(
             f"lightgbm trainer: the metric {strange[0]!r} is not known of all rows on several workers.",

@@ -9,15 +9,18 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.base import BaseEstimator, RegressorMixin, clone, is_classifier, is_regressor
+from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
+from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
+from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.target import Target, Task, decisions
 from rayline.frameworks.verify import sklearn_model
 
@@ -29,13 +32,25 @@ class Sklearn(Framework):
     Classes are those of the estimator's own `predict`. Probabilities are those of `predict_proba`; without it the values
     of `decision_function` rank the rows for metrics such as `roc_auc`. `random_state` comes from the
     trainer's seed where the estimator leaves it open. With `epochs=n`, an estimator that has `partial_fit` sees the
-    rows in pieces of at most 65,536, n times, and never all of them at once.
+    rows in pieces of at most 65,536, n times, and never all of them at once. `quantile_alpha=[0.1, 0.9]` trains a copy of a
+    quantile regressor for each of these quantiles.
     """
 
     name = "sklearn"
     package = "scikit-learn"
 
-    def train(self, context: TrainContext, estimator: Any, *, epochs: int | None = None) -> Any:
+    def train(
+        self,
+        context: TrainContext,
+        estimator: Any,
+        *,
+        epochs: int | None = None,
+        quantile_alpha: Sequence[float] | float | None = None,
+    ) -> Any:
+        if quantile_alpha is not None:
+            quantiles = quantiles_of(quantile_alpha, WHERE)
+            models = [self.train(context, _at_quantile(estimator, q)) for q in quantiles]
+            return QuantileModels(models, quantiles) if len(models) > 1 else models[0]
         model = clone(estimator)
         if context.seed is not None:
             open_ = {
@@ -64,6 +79,8 @@ class Sklearn(Framework):
 
     def predict(self, model: Any, features: Features) -> Array:
         data = features.matrix(np.float64)
+        if isinstance(model, QuantileModels):
+            return model.predict(data)
         if not is_classifier(model):
             values: Array = np.asarray(model.predict(data))
             return values
@@ -80,11 +97,19 @@ class Sklearn(Framework):
         return np.asarray(found) if codes is None else decisions(codes, probabilities=found)
 
     def save(self, model: Any, directory: Path) -> None:
+        if isinstance(model, QuantileModels):
+            (directory / QUANTILES).write_bytes(strict_json.dumps(list(model.quantiles)))
+            for i, one in enumerate(model.models):
+                (directory / f"quantile-{i}").mkdir()
+                self.save(one, directory / f"quantile-{i}")
+            return
         _skops().dump(model, directory / "model.skops")
 
     def load(self, directory: Path, *, trusted: Sequence[str] = ()) -> Any:
         """Load an estimator. `trusted` names the types ("package.module.Class") that a file may hold beyond those of scikit-learn, NumPy
         and SciPy that skops trusts or that were reviewed: `rayline.load(path, trusted=[…])`."""
+        if (directory / QUANTILES).is_file():
+            return self._load_quantiles(directory, trusted)
         file = directory / "model.skops"
         if not file.is_file():
             raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
@@ -105,7 +130,22 @@ class Sklearn(Framework):
             "if you know the types and who made the file, name them: rayline.load(path, trusted=[…]).",
         )
 
+    def _load_quantiles(self, directory: Path, trusted: Sequence[str]) -> QuantileModels:
+        found = strict_json.loads((directory / QUANTILES).read_bytes(), QUANTILES)
+        if not isinstance(found, list) or not 2 <= len(found) <= MAX_QUANTILES:
+            raise ArtifactError("The saved quantile models are damaged.", f"Expected quantiles in {QUANTILES}.")
+        quantiles = quantiles_of(found, "load", QUANTILES)
+        return QuantileModels(
+            [self.load(directory / f"quantile-{i}", trusted=trusted) for i in range(len(quantiles))], quantiles
+        )
+
     def to_onnx(self, model: Any, width: int) -> Any:
+        if isinstance(model, QuantileModels):
+            raise ParameterError(
+                "to_onnx: several quantile regressors have no form in ONNX here.",
+                "Expected one estimator.",
+                "export the pipeline of each quantile, or serve this one with rayline.",
+            )
         try:
             from skl2onnx import convert_sklearn
             from skl2onnx.common.data_types import FloatTensorType
@@ -117,6 +157,8 @@ class Sklearn(Framework):
 
     def load_options(self, model: Any) -> dict[str, Any]:
         """Return the options for files from Rayline's own processes: all types of this estimator are trusted."""
+        if isinstance(model, QuantileModels):
+            return self.load_options(model.models[0])
         untrusted = _skops().get_untrusted_types(data=_skops().dumps(model))
         return {"trusted": [name for name in untrusted if name not in sklearn_model.safe()]}
 
@@ -124,6 +166,9 @@ class Sklearn(Framework):
         return isinstance(model, BaseEstimator) and hasattr(model, "predict")
 
     def inspect(self, model: Any) -> ModelInfo:
+        if isinstance(model, QuantileModels):
+            target = Target.unnamed_of(Objective(Task.REGRESSION, quantiles=model.quantiles))
+            return ModelInfo(Task.REGRESSION, 2, len(model.quantiles), target=target)
         names = getattr(model, "feature_names_in_", None)
         names = None if names is None else [str(name) for name in names]
         if not is_classifier(model):
@@ -142,10 +187,25 @@ class Sklearn(Framework):
     def task(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         return "classification" if is_classifier(estimator) else Task.REGRESSION
 
+    def objective(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Objective:
+        task = self.task(estimator)
+        if task is not Task.REGRESSION:
+            return Objective(task)
+        _, final = _final(estimator)
+        quantiles = quantiles_of(kwargs.get("quantile_alpha"), WHERE) or _own_quantile(final)
+        loss = getattr(final, "loss", None) or getattr(final, "criterion", None)
+        name = f"{type(final).__name__}({loss})" if isinstance(loss, str) else type(final).__name__
+        return Objective(task, _labels(final, loss), quantiles, name=name)
+
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
         estimator = args[0] if args else kwargs["estimator"]
         epochs = kwargs.get("epochs")
+        if kwargs.get("quantile_alpha") is not None:
+            if epochs is not None:
+                raise ParameterError.value(WHERE, "epochs", "None beside quantile_alpha", epochs)
+            for quantile in quantiles_of(kwargs["quantile_alpha"], WHERE):
+                _at_quantile(estimator, quantile)
         # Some meta-estimators have `predict` only when they are fitted.
         predicts = hasattr(estimator, "predict") or (isinstance(estimator, BaseEstimator) and _kind(estimator))
         if isinstance(estimator, type) or not (
@@ -162,20 +222,89 @@ class Sklearn(Framework):
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         given = dict(kwargs)
         estimator = clone(args[0] if args else given.pop("estimator"))
-        given |= {k: v for k, v in changes.items() if k == "epochs"}
-        params = {k: v for k, v in changes.items() if k != "epochs"}
+        given |= {k: v for k, v in changes.items() if k in ARGUMENTS}
+        params = {k: v for k, v in changes.items() if k not in ARGUMENTS}
         unknown = [name for name in params if name not in estimator.get_params()]
         if unknown:
-            raise ParameterError.unknown("sklearn trainer", unknown, [*estimator.get_params(), "epochs"])
+            raise ParameterError.unknown("sklearn trainer", unknown, [*estimator.get_params(), *ARGUMENTS])
         return (estimator.set_params(**params), *args[1:]), given
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        if isinstance(model, QuantileModels):
+            each = [self.importance(one, names) for one in model.models]
+            known = [one for one in each if one is not None]
+            return {name: float(np.mean([one[name] for one in known])) for name in names} if known else None
         found = getattr(model, "feature_importances_", None)
         if found is None and hasattr(model, "coef_"):
             found = np.abs(np.atleast_2d(model.coef_)).mean(axis=0)
         return (
             dict(zip(names, map(float, found), strict=True)) if found is not None and len(found) == len(names) else None
         )
+
+
+WHERE, QUANTILES = "sklearn trainer", "quantiles.json"
+
+ARGUMENTS = ("epochs", "quantile_alpha")
+"""Arguments of the trainer besides the estimator and its parameters."""
+
+MAX_QUANTILES = 1000
+"""Quantiles that a file may name."""
+
+
+class QuantileModels(RegressorMixin, BaseEstimator):
+    """Fitted quantile regressors of the same features, one for each quantile."""
+
+    def __init__(self, models: Sequence[Any], quantiles: tuple[float, ...]) -> None:
+        self.models, self.quantiles = models, quantiles
+
+    def predict(self, X: Any) -> Array:  # noqa: N803  # scikit-learn's name
+        """Return one column for each quantile, shape (n, quantiles)."""
+        return np.stack([np.asarray(model.predict(X)) for model in self.models], axis=1)
+
+
+def _final(estimator: Any) -> tuple[str, Any]:
+    """Return the last estimator of a pipeline, and the prefix of its parameters."""
+    if isinstance(estimator, Pipeline) and estimator.steps:
+        name, last = estimator.steps[-1]
+        prefix, final = _final(last)
+        return f"{name}__{prefix}", final
+    return "", estimator
+
+
+def _at_quantile(estimator: Any, quantile: float) -> Any:
+    """Return a copy that predicts this quantile. Raises ParameterError when the estimator predicts none."""
+    prefix, final = _final(estimator)
+    known = final.get_params() if hasattr(final, "get_params") else {}
+    name = "alpha" if isinstance(final, GradientBoostingRegressor) else "quantile"
+    if name not in known:
+        raise ParameterError.value(
+            WHERE, "quantile_alpha",
+            "None, or an estimator of quantiles: QuantileRegressor, HistGradientBoostingRegressor or GradientBoostingRegressor",
+            type(final).__name__,
+        )  # fmt: skip
+    loss = {f"{prefix}loss": "quantile"} if "loss" in known else {}
+    return clone(estimator).set_params(**{f"{prefix}{name}": quantile}, **loss)
+
+
+def _own_quantile(estimator: Any) -> tuple[float, ...]:
+    """Return the quantile that an estimator predicts by its own parameters."""
+    loss, params = getattr(estimator, "loss", None), ("quantile", "alpha")
+    if type(estimator).__name__ == "QuantileRegressor" or loss == "quantile":
+        found = next((getattr(estimator, n) for n in params if isinstance(getattr(estimator, n, None), float)), None)
+        return () if found is None or not 0 < found < 1 else (found,)
+    return ()
+
+
+def _labels(estimator: Any, loss: Any) -> LabelRange:
+    """Return the labels that an estimator of scikit-learn's can learn."""
+    name, power = type(estimator).__name__, getattr(estimator, "power", 0)
+    if not type(estimator).__module__.startswith("sklearn."):
+        return ANY
+    if name == "GammaRegressor" or loss == "gamma" or (name == "TweedieRegressor" and power >= 2):
+        return POSITIVE
+    if name == "PoissonRegressor" or loss == "poisson" or (name == "TweedieRegressor" and power >= 1):
+        return NON_NEGATIVE
+    return ANY
 
 
 PROBABLE = frozenset(

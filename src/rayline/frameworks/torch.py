@@ -13,9 +13,10 @@ from typing import Any, Literal
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
-from rayline.core.target import Task
+from rayline.core.objective import Objective, quantiles_of
+from rayline.core.target import Target, Task
 from rayline.device import select
-from rayline.frameworks import torch_device, torch_file
+from rayline.frameworks import torch_device, torch_file, torch_losses
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import (
     LoopSettings,
@@ -56,6 +57,10 @@ class Torch(Framework):
     loss
         The name of a loss of `torch.nn.functional`, or a callable of outputs and targets that gives a number, or one
         for each row (as weights need it). By the task when omitted: binary or categorical cross entropy, squared error.
+        For counts and amounts "poisson", "tweedie" and "gamma" (`rayline.frameworks.torch_losses`): the module's outputs are
+        logarithms, predictions are not.
+    quantile_alpha
+        Quantiles to predict, as [0.1, 0.5, 0.9], by the pinball loss: one output and one column of predictions for each.
     optimizer, lr, weight_decay, optimizer_kwargs
         The name of a class of `torch.optim` or a callable of the parameters, and its arguments.
     scheduler, scheduler_kwargs
@@ -133,7 +138,10 @@ class Torch(Framework):
         lightning_module: Any = None,
         trainer_args: Mapping[str, Any] | None = None,
         callbacks: Sequence[Any] | None = None,
+        quantile_alpha: Sequence[float] | float | None = None,
     ) -> Any:
+        if quantile_alpha is not None:
+            loss = torch_losses.PinballLoss(quantile_alpha)
         if lightning_module is not None:
             return _lightning().fit(
                 context,
@@ -165,7 +173,9 @@ class Torch(Framework):
             inputs=inputs,
         )
         with seeded(context), self.communication(context) as among, contextlib.ExitStack() as stack:
-            made = modules.built(context, module, module_kwargs or {}, inputs, 2 if per_class(loss) else 1)
+            link = "log" if torch_losses.has_log_link(loss) else "identity"
+            n = 2 if per_class(loss) else 1
+            made = modules.built(context, module, module_kwargs or {}, inputs, n, link)
             stack.enter_context(torch_device.naming_memory(made, f"batch_size={batch_size}"))
             made = torch_device.moved(made, select(context.use_gpu, "train.fit"))
             if train_loop is None:
@@ -206,14 +216,24 @@ class Torch(Framework):
 
     def inspect(self, model: Any) -> ModelInfo:
         about = modules.recipe(model)
-        return ModelInfo(about.task, about.n_classes, about.n_targets, about.features or None)
+        target = Target.unnamed_of(Objective(about.task, quantiles=about.quantiles)) if about.quantiles else None
+        n_targets = max(about.n_targets, len(about.quantiles))
+        return ModelInfo(about.task, about.n_classes, n_targets, about.features or None, target=target)
 
     def best_iteration(self, model: Any) -> int | None:
         return modules.recipe(model).best_iteration
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         loss = kwargs.get("loss")
+        if kwargs.get("quantile_alpha") is not None or torch_losses.quantiles(loss) or torch_losses.has_log_link(loss):
+            return Task.REGRESSION
         return "classification" if per_class(loss) else Task.BINARY if two_class(loss) else None
+
+    def objective(self, *args: Any, **kwargs: Any) -> Objective:
+        loss = kwargs.get("loss")
+        quantiles = quantiles_of(kwargs.get("quantile_alpha"), "torch trainer") or torch_losses.quantiles(loss)
+        name = loss if isinstance(loss, str) else type(loss).__name__
+        return Objective(self.task(*args, **kwargs), torch_losses.labels(loss), quantiles, name=name)
 
     def validation_argument(self, *args: Any, **kwargs: Any) -> str:
         return "patience" if kwargs.get("patience") is not None else ""
@@ -238,6 +258,8 @@ class Torch(Framework):
         super().check(*args, **kwargs)
         given = {**dict(zip(("module", "module_kwargs"), args, strict=False)), **kwargs}
         loop, lightning = given.get("train_loop"), given.get("lightning_module")
+        if quantiles_of(given.get("quantile_alpha"), "torch trainer"):
+            _refuse(given, {"loss"}, "quantile_alpha", "it is the pinball loss of these quantiles")
         if lightning is not None:
             _refuse(
                 given, {*given} - BESIDE_LIGHTNING, "lightning_module", "the LightningModule or trainer_args say it"

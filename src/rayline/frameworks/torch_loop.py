@@ -24,7 +24,7 @@ from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
 from rayline.device import select
-from rayline.frameworks import torch_device, torch_file, torch_rows
+from rayline.frameworks import torch_device, torch_file, torch_losses, torch_rows
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_rows import EpochRows, TensorBatch
 
@@ -198,7 +198,7 @@ def losses() -> dict[str, Any]:
             takes = list(inspect.signature(function).parameters)
             if "reduction" in takes and takes[:2] == ["input", "target"]:
                 found[name] = found[name.removesuffix("_loss")] = function
-    return found
+    return {**found, **torch_losses.NAMED}
 
 
 def optimizers() -> dict[str, Any]:
@@ -420,12 +420,17 @@ class WeightedLoss:
     def __init__(self, given: Any, target: Target) -> None:
         self._name = given if isinstance(given, str) else ""
         self._function = None if given is None else _named(given, losses(), "loss")
+        if self._name.lower() in torch_losses.NAMED:
+            self._name = ""  # it gives one number for each row, as a function of the user's
+        self._quantiles = torch_losses.quantiles(self._function)
         self._target = target
 
     def __call__(self, output: Any, target: Any, weight: Any) -> Any:
         output = modules.squeezed(output)
         classes = output.ndim == 2 and target.ndim == 1  # one logit per class
         fits = output.shape == target.shape or (classes and self._target.task is not Task.REGRESSION)
+        if self._quantiles:
+            fits, classes = output.numel() == len(target) * len(self._quantiles), False
         if not fits or (classes and output.shape[1] != max(len(c) for c in self._target.classes)):
             raise ParameterError(
                 f"torch trainer: the module gives outputs of shape {tuple(output.shape)} for targets of shape {tuple(target.shape)}.",
@@ -457,6 +462,8 @@ class WeightedLoss:
 
     def _expected(self) -> str:
         n, task = len(self._target.columns), self._target.task
+        if len(self._quantiles) > 1:
+            return f"one output for each quantile: (rows, {len(self._quantiles)})"
         if task is Task.MULTICLASS:
             return f"one logit for each class: (rows, {len(self._target.classes[0])})"
         if n > 1:

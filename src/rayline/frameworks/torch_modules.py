@@ -15,6 +15,7 @@ from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import TrainContext
+from rayline.core.objective import quantiles_of
 from rayline.core.target import Task
 from rayline.device import in_batches
 from rayline.frameworks import torch_device
@@ -37,6 +38,9 @@ GPU_BATCH_ROWS = 4 * BATCH_ROWS
 
 INPUTS = ("matrix", "columns")
 """How a module gets its features: concatenated into one tensor, or each column under its name."""
+
+LINKS = ("identity", "log")
+"""What a regression's outputs are: values, or their logarithms."""
 
 _ATTRIBUTE = "rayline_recipe"
 
@@ -173,6 +177,8 @@ class ModuleSpec:
     inputs: str = "matrix"
     features: Sequence[str] = ()
     best_iteration: int | None = None
+    link: str = "identity"
+    quantiles: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -184,14 +190,17 @@ class ModuleSpec:
             "inputs": self.inputs,
             "features": list(self.features),
             "best_iteration": self.best_iteration,
+            **({"link": self.link} if self.link != "identity" else {}),
+            **({"quantiles": list(self.quantiles)} if self.quantiles else {}),
         }
 
     @classmethod
     def from_json(cls, data: Any, make: Callable[..., Any] | None) -> ModuleSpec:
         try:
             best = data["best_iteration"]
-            if data["inputs"] not in INPUTS:
-                raise ValueError("inputs")
+            link = data.get("link", "identity")
+            if data["inputs"] not in INPUTS or link not in LINKS:
+                raise ValueError("inputs or link")
             return cls(
                 make,
                 {str(k): v for k, v in data["kwargs"].items()},
@@ -201,6 +210,8 @@ class ModuleSpec:
                 data["inputs"],
                 [str(name) for name in data["features"]],
                 None if best is None else int(best),
+                link,
+                quantiles_of(data.get("quantiles"), "module.json"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
@@ -238,7 +249,14 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
     return module, full
 
 
-def built(context: TrainContext, module: Any, kwargs: Mapping[str, Any], inputs: str = "matrix", least: int = 1) -> Any:
+def built(
+    context: TrainContext,
+    module: Any,
+    kwargs: Mapping[str, Any],
+    inputs: str = "matrix",
+    least: int = 1,
+    link: str = "identity",
+) -> Any:
     """Return a new module for the context's features and target with at least this number of outputs, its spec attached."""
     make, features = resolve(module), context.train.head
     shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
@@ -251,6 +269,8 @@ def built(context: TrainContext, module: Any, kwargs: Mapping[str, Any], inputs:
         n_targets=len(context.target.columns),
         inputs=inputs,
         features=list(context.train.schema),
+        link=link,
+        quantiles=context.target.quantiles,
     )
     return described(made, about)
 
@@ -370,7 +390,7 @@ def _probabilities(output: Any, about: ModuleSpec) -> Any:
     """Return the result of `Framework.predict` from the outputs of a module."""
     output = squeezed(output).double()
     if about.task is Task.REGRESSION:
-        return output
+        return output.exp() if about.link == "log" else output
     return output.softmax(dim=1) if output.ndim == 2 and about.n_targets == 1 else output.sigmoid()
 
 

@@ -29,6 +29,7 @@ class ScoringModule(torch.nn.Module):
     def forward(self, matrix: Any) -> Any:
         output = modules.squeezed(self.module(matrix))
         if self._about.task is Task.REGRESSION:
+            output = output.exp() if self._about.link == "log" else output
             return output[:, None] if output.ndim == 1 else output
         if output.ndim == 2 and self._about.n_targets == 1:
             return output.softmax(dim=1)

@@ -16,7 +16,8 @@ from rayline.core import scratch
 from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
-from rayline.core.target import Task
+from rayline.core.objective import Objective
+from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, in_batches, select
 from rayline.frameworks.verify import xgboost_model
 
@@ -31,9 +32,6 @@ try:
     from rayline.frameworks.xgboost_predict import scores
 except ImportError as error:
     raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
-
-TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS}
-"""Classification objectives by the part before the colon; all others are regressions."""
 
 OF_CLASSES = ("multi:softmax", "binary:hinge")
 """Objectives whose models predict classes without probabilities."""
@@ -87,7 +85,7 @@ class XGBoost(Framework):
         callbacks: Sequence[Any] | None = None,
         custom_metric: Any = None,
     ) -> Any:
-        params = self._params(context, params or {})
+        params, context = self._params(context, params or {}), context.in_groups()
         gpu = Device(params["device"], is_gpu=True) if context.use_gpu else CPU
         distributed = context.world_size > 1
         with _communicator(context) if distributed else contextlib.nullcontext(), contextlib.ExitStack() as held:
@@ -239,13 +237,25 @@ class XGBoost(Framework):
     def inspect(self, model: Any) -> ModelInfo:
         config = json.loads(model.save_config())["learner"]
         shape = config["learner_model_param"]
-        task = TASKS.get(config["objective"]["name"].partition(":")[0], Task.REGRESSION)
+        alpha = json.loads(config["objective"].get("quantile_loss_param", {}).get("quantile_alpha", "[]"))
+        about = xgboost_params.objective({"objective": config["objective"]["name"], "quantile_alpha": alpha or None})
+        assert isinstance(about.task, Task)
         names = None if model.feature_names is None else [NAMES.restore(name) for name in model.feature_names]
-        return ModelInfo(task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names)
+        target = Target.unnamed_of(about)
+        return ModelInfo(
+            about.task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names, target=target
+        )
 
     def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
-        objective = (params or {}).get("objective")
-        return None if objective is None else TASKS.get(str(objective).partition(":")[0], Task.REGRESSION)
+        found = self.objective(params).task
+        return None if found is None else Task(found)
+
+    def objective(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Objective:
+        return xgboost_params.objective(params or {})
+
+    def trains_on_workers(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> bool:
+        # On workers each would compare times with those of its own rows only.
+        return not self.objective(params).predicts_risk and self.task(params) is not Task.RANKING
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)

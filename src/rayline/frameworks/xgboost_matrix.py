@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 import xgboost
 
-from rayline.core import memory
+from rayline.core import memory, paired_labels
 from rayline.core.feature_names import Escaping
-from rayline.core.features import Features
+from rayline.core.features import Array, Features
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.schema import SPARSE
+from rayline.core.task import Task
 from rayline.device import CPU, Device, cupy_for, record
 
 NAMES = Escaping({"[": "［", "]": "］", "<": "＜"})
@@ -90,11 +91,12 @@ def matrix(
 
 def _arguments(rows: Rows, *, streamed: bool = False) -> dict[str, Any]:
     features = rows.features
-    made = {"label": rows.target, "weight": rows.weight}
     if not features.n_rows and (features.categories or streamed):
         # XGBoost needs a row on every rank to know the categories and the columns: a rank without rows gets one of weight 0.
         features = Features(pl.DataFrame(schema=features.schema).clear(1), schema=features.schema)
-        made = {"label": np.zeros((1, *rows.target.shape[1:])), "weight": np.zeros(1)}
+        made = _labels(rows, _no_label(rows), np.zeros(1))
+    else:
+        made = _labels(rows, rows.target, rows.weight)
     if not features.has_vectors:
         return {"data": _frame(features.table), **made}
     # It has more columns than features, and no names. XGBoost treats values that a sparse matrix does not store as missing.
@@ -112,7 +114,28 @@ def _arguments_on_gpu(rows: Rows, cupy: Any, gpu: Device) -> dict[str, Any]:
         kinds[places[name].start] = "c"
     names = None if features.has_vectors else [NAMES.escape(name) for name in features.names]
     data = cupy.asarray(record("batch", gpu, features.matrix()))
-    return {"data": data, "label": rows.target, "weight": rows.weight, "feature_names": names, "feature_types": kinds}
+    labels = _labels(rows, rows.target, rows.weight)
+    return {"data": data, **labels, "feature_names": names, "feature_types": kinds}
+
+
+def _no_label(rows: Rows) -> Array:
+    """Return the label of a row without weight: a time is 1, everything else 0."""
+    return np.full((1, *rows.target.shape[1:]), 1.0 if rows.task is Task.SURVIVAL else 0.0)
+
+
+def _labels(rows: Rows, target: Array, weight: Array | None) -> dict[str, Any]:
+    """Return labels and weights under XGBoost's names for them; of a ranking the weights are those of groups."""
+    if rows.task is Task.RANKING:
+        sizes = paired_labels.sizes(target[:, 1])
+        if weight is not None and len(sizes):
+            weight = np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes
+        return {"label": target[:, 0], "weight": weight, "qid": np.repeat(np.arange(len(sizes)), sizes)}
+    if rows.task is Task.SURVIVAL:
+        low, high = target.T
+        if rows.predicts_risk:  # Cox
+            return {"label": np.where(np.isinf(high), -low, low), "weight": weight}
+        return {"label_lower_bound": low, "label_upper_bound": high, "weight": weight}
+    return {"label": target, "weight": weight}
 
 
 def _frame(table: pl.DataFrame) -> pl.DataFrame:

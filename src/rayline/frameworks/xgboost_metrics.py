@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
+from rayline.core.errors import ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import Rows, TrainContext
 
@@ -42,6 +43,14 @@ class XGBoostMetrics:
         if not metric_names and params.get("objective") == "binary:logitraw":
             metric_names = ["auc"]
         self._job, self._rows, self._function = context, rows, function
+        if context.target.task.is_paired:
+            metric_names = []  # XGBoost merges the areas of groups itself
+            if function is not None:
+                raise ParameterError(
+                    f"xgboost trainer: custom_metric measures no {context.target.task} on several workers.",
+                    "Expected metrics of XGBoost's own, or one worker.",
+                    "leave num_workers out, or pass the function as metrics=[…].",
+                )
         self._areas = [name for name in metric_names if name in AREAS]
         self._found: dict[str, dict[str, float]] = {}
         self._sets: dict[int, str] = {}

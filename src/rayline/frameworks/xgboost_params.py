@@ -15,14 +15,43 @@ import xgboost
 
 from rayline.core.errors import ParameterError
 from rayline.core.framework import TrainContext
+from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
+from rayline.core.task import Task
 
-OTHER_TASKS = ("rank", "survival")
-"""Objectives, by the part before the colon, that are neither classification nor regression."""
+TASKS = {"binary": Task.BINARY, "multi": Task.MULTICLASS, "rank": Task.RANKING, "survival": Task.SURVIVAL}
+"""Tasks of objectives by the part before the colon; all others are regressions."""
+
+QUANTILES, COX = "reg:quantileerror", "survival:cox"
+
+LABELS = {
+    "count:poisson": NON_NEGATIVE,
+    "reg:tweedie": NON_NEGATIVE,
+    "reg:gamma": POSITIVE,
+    "reg:logistic": LabelRange(0.0, 1.0),
+    "reg:squaredlogerror": LabelRange(-1.0, excludes_low=True),
+    "rank:map": LabelRange(0.0, 1.0),
+}
+"""Labels that an objective can learn, where it cannot learn every number."""
+
+MAX_RELEVANCE = 31.0
+"""The largest relevance whose gain of 2^relevance XGBoost computes; with `ndcg_exp_gain=False` there is no limit."""
 
 NOT_TRIED = ("device", "monotone_constraints", "interaction_constraints", "verbosity")
 """Parameters left out of the check: they depend on the machine, or on columns that the two test rows lack."""
 
-SHORT = ("eta", "alpha", "lambda", "gamma", "nthread", "seed", "num_class", "tweedie_variance_power", "quantile_alpha")
+SHORT = (
+    "eta",
+    "alpha",
+    "lambda",
+    "gamma",
+    "nthread",
+    "seed",
+    "num_class",
+    "tweedie_variance_power",
+    "quantile_alpha",
+    "aft_loss_distribution",
+    "aft_loss_distribution_scale",
+)
 """Names in addition to those of the scikit-learn wrapper and of the configuration."""
 
 REAL = ("reg:", "count:")
@@ -35,15 +64,11 @@ def check(params: Any) -> None:
     """Check parameters by training one round on two rows."""
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
         raise ParameterError.value("xgboost trainer", "params", "a dict of XGBoost's parameters", params)
-    if str(params.get("objective", "")).partition(":")[0] in OTHER_TASKS:
-        raise ParameterError.value(
-            "xgboost trainer", "objective", "one of a classification or regression", params["objective"]
-        )
     tested_params = {name: value for name, value in params.items() if name not in NOT_TRIED}
     if str(params.get("objective", "")).startswith("multi:"):
         tested_params.setdefault("num_class", 2)
-    _refuse_several(params)
-    data = _two_rows((0.5, 1.0) if str(params.get("objective", "")).startswith(REAL) else (0.0, 1.0))
+    _check_quantiles(params)
+    data = _rows_for(str(params.get("objective", "")))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -67,14 +92,26 @@ def check(params: Any) -> None:
         raise ParameterError.unknown("xgboost trainer", unknown, known())
 
 
-def _refuse_several(params: Mapping[str, Any]) -> None:
-    """Raise ParameterError on several quantiles: each would be a separate prediction."""
-    for name in ("quantile_alpha", "expectile_alpha"):
-        value = params.get(name)
-        if value is not None and np.size(np.array(value, dtype=object)) > 1:
-            raise ParameterError.value(
-                "xgboost trainer", name, "one number: a model predicts one value for a target", value
-            )
+def _check_quantiles(params: Mapping[str, Any]) -> None:
+    """Raise ParameterError on wrong quantiles, and on several expectiles: each would be a separate prediction."""
+    quantiles_of(params.get("quantile_alpha"), "xgboost trainer")
+    value = params.get("expectile_alpha")
+    if value is not None and np.size(np.array(value, dtype=object)) > 1:
+        raise ParameterError.value("xgboost trainer", "expectile_alpha", "one number", value)
+
+
+def objective(params: Mapping[str, Any]) -> Objective:
+    """Return what the parameters say about the target."""
+    name = params.get("objective")
+    if name is None:
+        return Objective()
+    name = str(name)
+    task = TASKS.get(name.partition(":")[0], Task.REGRESSION)
+    labels = LABELS.get(name, NON_NEGATIVE if task is Task.RANKING else ANY)
+    if labels is NON_NEGATIVE and task is Task.RANKING and params.get("ndcg_exp_gain", True):
+        labels = LabelRange(0.0, MAX_RELEVANCE)
+    quantiles = quantiles_of(params.get("quantile_alpha"), "xgboost trainer") if name == QUANTILES else ()
+    return Objective(task, labels, quantiles, predicts_risk=name == COX, name=name)
 
 
 def of_features(params: dict[str, Any], context: TrainContext) -> None:
@@ -87,6 +124,20 @@ def of_features(params: dict[str, Any], context: TrainContext) -> None:
         params["interaction_constraints"] = json.dumps(
             context.groups(groups, "xgboost trainer: interaction_constraints")
         )
+
+
+def _rows_for(objective: str) -> Any:
+    """Return two rows with labels that the objective can learn."""
+    if objective.startswith("rank:"):
+        return xgboost.DMatrix(
+            np.zeros((2, 1), np.float32), label=np.array((0.0, 1.0)), qid=np.zeros(2, int), nthread=1
+        )
+    if objective.startswith("survival:") and objective != COX:
+        times = np.ones(2)
+        return xgboost.DMatrix(
+            np.zeros((2, 1), np.float32), label_lower_bound=times, label_upper_bound=times, nthread=1
+        )
+    return _two_rows((0.5, 1.0) if objective.startswith((*REAL, COX)) else (0.0, 1.0))
 
 
 def _two_rows(labels: Sequence[float] = (0.0, 1.0)) -> Any:

@@ -32,6 +32,8 @@ _TASKS = {
     Task.BINARY: "binary classification",
     Task.MULTICLASS: "classification",
     Task.REGRESSION: "regression",
+    Task.RANKING: "ranking",
+    Task.SURVIVAL: "survival analysis",
 }
 
 _PAGES, _TEXTS = (".html", ".htm"), (".md", ".markdown")
@@ -130,6 +132,21 @@ def _rows(pipeline: InferencePipeline, data: Any) -> pl.DataFrame:
     return table
 
 
+def _meaning(target: Target) -> str:
+    """What a score is, where it is no value of the target."""
+    if len(target.quantiles) > 1:
+        return f" It predicts the quantiles {', '.join(target.value_names)}."
+    if target.task is Task.RANKING:
+        return " It predicts a score: rows of a group are ranked by it, the greatest first."
+    if target.task is Task.SURVIVAL:
+        return (
+            " It predicts a relative risk: the greater, the earlier the event."
+            if target.predicts_risk
+            else " It predicts a time."
+        )
+    return ""
+
+
 def _about(pipeline: InferencePipeline) -> str:
     data = pipeline.model.data
     rows = f" · trained on {counted(data['n_rows'], 'row')}" if data.get("n_rows") else ""
@@ -154,7 +171,7 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
     sections = [
         _Section(
             "What it predicts",
-            f"A {_TASKS[target.task]} of {', '.join(target.columns)}, by {model.framework}."
+            f"A {_TASKS[target.task]} of {', '.join(target.columns)}, by {model.framework}.{_meaning(target)}"
             + (f" It learns the target behind these stages, and they are undone: {learned}." if learned else ""),
             ["target", "classes"] if classes else [],
             [line.split(": ", 1) for line in classes],

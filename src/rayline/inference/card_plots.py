@@ -71,6 +71,8 @@ def learning(history: pl.DataFrame, target: Target) -> list[SVGPlot]:
 
 def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGPlot]:
     """Plots of a model's scores for rows whose labels are in the table."""
+    if target.task.is_paired:
+        return []
     if target.task is Task.REGRESSION:
         return _regression(target, scores, table)
     if not has_probabilities(scores) or len(target.columns) > 1:
@@ -122,15 +124,16 @@ def _calibration(name: str, chance: Array, truth: Array) -> SVGPlot:
 
 def _regression(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGPlot]:
     predicted, made = target.predictions(scores), []
-    for name, column in zip(target.columns, predicted.columns, strict=True):
+    truths = [target.columns[0]] * len(predicted.columns) if len(target.quantiles) > 1 else target.columns
+    for truth, name, column in zip(truths, target.value_names, predicted.columns, strict=True):
         both = pl.DataFrame(
-            {"true": table[name].cast(pl.Float64), "got": predicted[column].cast(pl.Float64)}
+            {"true": table[truth].cast(pl.Float64), "got": predicted[column].cast(pl.Float64)}
         ).drop_nulls()
         error = (both["got"] - both["true"]).to_numpy()
         every = max(1, both.height // MOST_DOTS)
         dots = both.gather_every(every).rows()
         caption = f"One row in {every} is shown. " * (every > 1) + "On the dashed line the prediction is the truth."
-        svg = svg_plots.lines({name: dots}, x=f"true {name}", y="predicted", diagonal=True, dots=True)
+        svg = svg_plots.lines({name: dots}, x=f"true {truth}", y="predicted", diagonal=True, dots=True)
         made.append(SVGPlot(f"predicted-{name}", f"Predicted and true {name}", caption, svg))
         if len(error):
             counts, edges = np.histogram(error, bins=min(40, max(5, int(np.sqrt(len(error))))))

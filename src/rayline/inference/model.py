@@ -266,7 +266,8 @@ class Model:
     def _widths(self) -> frozenset[int]:
         """Return the allowed numbers of scores of a row: one for each target, for each class, or for both classes."""
         binary = {2} if self.target.task is Task.BINARY and len(self.target.columns) == 1 else set()
-        return frozenset({self.target.n_outputs, len(self.target.columns), *binary})
+        n_values = len(self.target.value_names)
+        return frozenset({self.target.n_outputs, n_values, *binary})
 
     @cached_property
     def _for_few_rows(self) -> Any:

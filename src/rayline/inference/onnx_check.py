@@ -9,7 +9,7 @@ import polars as pl
 
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
-from rayline.core.target import Task, has_probabilities
+from rayline.core.target import has_probabilities
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 
@@ -49,7 +49,7 @@ def expected(model: Model, matrix: Array) -> Array:
         model.native, Features(pl.DataFrame(matrix.astype(float), schema=schema), schema=schema)
     )
     kind = type(model.native).__name__
-    if model.target.task is Task.REGRESSION:
+    if not model.target.task.is_classification:
         return scores
     if not has_probabilities(scores):
         raise ParameterError(

@@ -235,7 +235,7 @@ class PostprocessingStage(ParameterizedStage):
 def plain_values(scores: Array, target: Target) -> Array:
     """Return a model's scores as `Outcome.values`. Margins become probabilities by the logistic function (or softmax)."""
     if not target.task.is_classification:
-        return np.asarray(target.values(scores), dtype=np.float64).reshape(len(scores), len(target.columns))
+        return np.asarray(target.values(scores), dtype=np.float64).reshape(len(scores), target.n_outputs)
     if scores.dtype.names is not None and "margin" in scores.dtype.names:
         return _of_margins(scores["margin"].astype(np.float64), target)
     values = (scores if scores.dtype.names is None else scores["probability"]).astype(np.float64)
@@ -274,7 +274,8 @@ def _record(n_codes: int, n_values: int) -> np.dtype[Any]:
 
 def suffixes(target: Target) -> Sequence[str]:
     """Return what distinguishes the columns of several targets; empty for one."""
-    return [""] if len(target.columns) == 1 else [f"_{column}" for column in target.columns]
+    names = target.value_names
+    return [""] if len(names) == 1 else [f"_{name}" for name in names]
 
 
 def interval_names(target: Target) -> list[str]:

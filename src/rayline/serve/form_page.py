@@ -175,7 +175,7 @@ def html(
         title=escape(", ".join(target.columns)),
         fields="".join(fields),
         proba="1" if has_probabilities else "",
-        targets=len(target.columns),
+        targets=len(target.value_names),
         nonce=nonce,
         style=STYLE + _STYLE,
         script=_SCRIPT,
@@ -187,7 +187,7 @@ def html(
 def about(pipeline: InferencePipeline) -> str:
     """What the model does, in a sentence."""
     target = pipeline.target
-    task = "Regression" if not target.task.is_classification else f"{str(target.task).capitalize()} classification"
+    task = f"{str(target.task).capitalize()}{' classification' if target.task.is_classification else ''}"
     n = len(pipeline.input_schema)
     return (
         f"{task} of {', '.join(target.columns)} from {n} column{'s' if n != 1 else ''}, by {pipeline.model.framework}."

@@ -23,7 +23,7 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
         row["examples"] = examples
     value = {
         c: _label(d, target.classes[i] if target.classes else ())
-        for i, (c, d) in enumerate(zip(target.columns, target.dtypes, strict=True))
+        for i, (c, d) in enumerate(zip(target.value_names, target.value_dtypes, strict=True))
     }
     one = next(iter(value.values())) if len(value) == 1 else {"type": "object", "properties": value}
     answer: dict[str, Any] = {"predictions": {"type": "array", "items": one}}

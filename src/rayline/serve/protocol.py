@@ -368,7 +368,7 @@ class PredictionWriter:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._names = list(zip(target.prediction_names, target.columns, strict=True))
+        self._names = list(zip(target.prediction_names, target.value_names, strict=True))
         self._suffixes = suffixes(target)
         self._words: list[list[tuple[str, str]]] = []
         if target.task.is_classification:

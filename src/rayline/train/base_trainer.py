@@ -121,7 +121,7 @@ class BaseTrainer:
                 f"Expected a number of workers on plain actors; got {self.scaling!r}.",
                 "pass num_workers=2, or another number.",
             )
-        if (self.num_workers or 1) > 1 and not self.adapter.distributed:
+        if (self.num_workers or 1) > 1 and not self.adapter.trains_on_workers(*self.args, **self.kwargs):
             raise ParameterError(
                 f"{self._name}: {self.framework} trains on one worker only.",
                 f"Expected num_workers=None or 1; got {self.num_workers}.",

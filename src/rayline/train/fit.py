@@ -41,6 +41,8 @@ def fit(
     X_test: Any = None,  # noqa: N803
     y_test: Any = None,
     sample_weight: Any = None,
+    group: Any = None,
+    event: Any = None,
     callbacks: Sequence[Any] = (),
     metrics: Any = None,
     pos_label: Any = None,
@@ -66,6 +68,14 @@ def fit(
     sample_weight
         The column with the weights of the rows (with X and y also an array). It is not a feature, and the test set need not
         have it.
+    group
+        For a ranking (`rank:ndcg`, `lambdarank`, `YetiRank`, …): the column of the groups, such as query ids, whose rows are
+        ranked against one another; the target is their relevance. Rows of a group stay on one worker. With X and y also an
+        array.
+    event
+        For survival times (`survival:aft`, `survival:cox`, `SurvivalAft`, …): the column that says whether the event was
+        observed at the time in `target_columns` (True or 1), or the time is right-censored. Without it all were observed,
+        or two target columns are the bounds of each time. With X and y also an array.
     callbacks
         `rayline.train.Callback`s, and callback objects of the framework.
     metrics, pos_label
@@ -118,7 +128,8 @@ def fit(
     with progress.hushed(verbose):
         driver.read({
             "train_dataset": train_dataset, "test_dataset": test_dataset, "target_columns": target_columns,
-            "X": X, "y": y, "X_test": X_test, "y_test": y_test, "sample_weight": sample_weight,
+            "X": X, "y": y, "X_test": X_test, "y_test": y_test, "sample_weight": sample_weight, "group": group,
+            "event": event,
         })  # fmt: skip
     _check_resources(driver, native)
     _refuse_lacking_test(trainer, driver.inputs)
@@ -218,7 +229,7 @@ def _metrics(trainer: BaseTrainer, request: FitRequest, run: Run, outcome: Worke
         of_train = table == "train"
         names: Sequence[str] | None = trainer.metrics
         if names is None:
-            names = [f"{'train-' * of_train}{n}" for n in named_metrics.defaults(target.task, scored.scores)]
+            names = [f"{'train-' * of_train}{n}" for n in named_metrics.defaults_of(target, scored.scores)]
         asked = [n for n in names if of_train is n.startswith("train-")]
         found = named_metrics.evaluate(
             asked, target, scored.scores, scored.truth, scored.weight, trainer.custom_metrics

@@ -28,12 +28,24 @@ class ColumnRoles:
         The columns to predict, and the column of sample weights.
     test_weight
         The column of weights in the test rows: the same, or None when these have none.
+    pair
+        What the last of the targets is, if not a label: the "group" of a ranking, the "event" of a survival time.
     """
 
     schema: pl.Schema
     targets: tuple[str, ...] = ()
     weight: str | None = None
     test_weight: str | None = None
+    pair: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns to predict."""
+        return self.targets[:-1] if self.pair else self.targets
+
+    def paired(self, what: str) -> str | None:
+        """Return the column of groups, or of events; None when there is none."""
+        return self.targets[-1] if self.pair == what else None
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -88,8 +100,13 @@ def normalise(
     y_test: Any,
     weight: Any,
     where: str = WHERE,
+    *,
+    group: Any = None,
+    event: Any = None,
 ) -> FitInputs:
     """Return the tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
+
+    `group` and `event` name a column (with X and y also an array) that belongs to the label: see `train.fit`.
 
     Raises
     ------
@@ -100,6 +117,7 @@ def normalise(
     DataError
         When X and y differ in length.
     """
+    pair, paired = _pair(group, event, where)
     if x is not None or y is not None:
         if train is not None or x is None or y is None:
             raise ParameterError(
@@ -108,6 +126,10 @@ def normalise(
                 "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
             )
         train, names, weight = _joined(x, y, target_columns, weight, where)
+        if pair and not isinstance(paired, str):
+            if x_test is not None:
+                raise ParameterError.value(where, pair, "the name of a column of X, which X_test has too", type(paired))
+            train, paired = _with_column(train, pair, paired, where), pair
         if x_test is not None or y_test is not None:
             if x_test is None or y_test is None or test is not None:
                 raise ParameterError(
@@ -127,6 +149,8 @@ def normalise(
             WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
         )
     targets = _target_names(target_columns, where)
+    if pair:
+        targets = _with_pair(targets, pair, paired, where)
     train_schema = registry.engine_for(train).schema(train)
     schema = schema_check.readable(train_schema)
     wanted = [*targets, *([weight] if weight is not None else [])]
@@ -141,7 +165,43 @@ def normalise(
         )
     test_schema = None if test is None else registry.engine_for(test).schema(test)
     test_weight = weight if test_schema is not None and weight in test_schema else None
-    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight), train_schema, test_schema)
+    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair), train_schema, test_schema)
+
+
+def _pair(group: Any, event: Any, where: str) -> tuple[str, Any]:
+    if group is not None and event is not None:
+        raise ParameterError(
+            f"{where}: group and event are both given.",
+            "Expected group=… for a ranking, event=… for survival times.",
+            "leave one of them out.",
+        )
+    return ("group", group) if group is not None else ("event", event) if event is not None else ("", None)
+
+
+def _with_column(data: Any, name: str, values: Any, where: str) -> pl.DataFrame:
+    """Return a table with another column from an array."""
+    table, column = _collect(data), pl.Series(name, values)
+    if len(column) != table.height or name in table.columns:
+        raise DataError(
+            f"{where}: {name} does not fit beside X with {counted(table.height, 'row')}.",
+            f"Expected one value for each row, and no column {name!r} in X; got {len(column)}.",
+            "pass an array as long as X, or the name of a column of X.",
+        )
+    return table.with_columns(column)
+
+
+def _with_pair(targets: tuple[str, ...], pair: str, column: Any, where: str) -> tuple[str, ...]:
+    """Return one target and the column that belongs to it."""
+    if not isinstance(column, str):
+        raise ParameterError.value(where, pair, "the name of a column (an array goes with X and y)", type(column))
+    found = (*(name for name in targets if name != column), column)
+    if len(found) != 2:
+        raise ParameterError(
+            f"{where}: {pair}={column!r} belongs to one target column.",
+            f"Expected one name in target_columns; got {list(found[:-1])}.",
+            "name the column of relevances." if pair == "group" else "name the column of times.",
+        )
+    return found
 
 
 def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None, where: str = WHERE) -> None:

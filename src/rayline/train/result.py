@@ -147,7 +147,7 @@ class Result:
     def _about(self) -> str:
         target, iterations = self.model.target, self.history.height
         after = f", after {counted(iterations, 'iteration')}" if iterations else ""
-        task = f"{target.task} classification" if target.task.is_classification else "regression"
+        task = f"{target.task} classification" if target.task.is_classification else str(target.task)
         return f"{task} of {', '.join(target.columns)} from {counted(len(self.model.schema), 'feature')}{after}"
 
     @property

@@ -50,7 +50,8 @@ class TableFit(FitDriver):
         names = (
             "train_dataset", "test_dataset", "target_columns", "X", "y", "X_test", "y_test", "sample_weight"
         )  # fmt: skip
-        self.inputs = fit_inputs.normalise(*(arguments[name] for name in names))
+        pair = {name: arguments[name] for name in ("group", "event")}
+        self.inputs = fit_inputs.normalise(*(arguments[name] for name in names), **pair)
         fit_inputs.check_test(self.inputs, None if self._fits else self._given.input_schema)
 
     @property

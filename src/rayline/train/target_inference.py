@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.objective import Objective
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
 from rayline.core.statistics.base import MinMax, MissingCount, StatisticRequest
@@ -66,6 +67,8 @@ class TargetProfiler:
         The stages of the targets, not fitted.
     where
         Begins every error.
+    objective
+        What the framework's arguments say about the target besides the task.
     """
 
     roles: ColumnRoles
@@ -76,17 +79,71 @@ class TargetProfiler:
     pos_label: Any = None
     target_stages: Sequence[tuple[str, Stage]] = ()
     where: str = WHERE
+    objective: Objective = field(default_factory=Objective)
 
     @classmethod
     def of(
         cls, trainer: BaseTrainer, roles: ColumnRoles, target_stages: Sequence[tuple[str, Stage]], where: str
     ) -> Self:
-        """Return the profiler for a trainer: in a fit, in a fold, and where the target of a search is learned."""
+        """Return the profiler for a trainer: in a fit, in a fold, and where the target of a search is learned.
+
+        Raises ParameterError when the objective is of another kind than the target, or takes no target stages.
+        """
         adapter = trainer.adapter
-        task = adapter.task(*trainer.args, **trainer.kwargs)
-        return cls(
-            roles, task, adapter.string_features, adapter.max_label, trainer.class_weight, trainer.pos_label, target_stages, where
+        objective = adapter.objective(*trainer.args, **trainer.kwargs)
+        made = cls(
+            roles, objective.task, adapter.string_features, adapter.max_label, trainer.class_weight, trainer.pos_label, target_stages,
+            where, objective,
         )  # fmt: skip
+        made._check_pair()
+        return made
+
+    @property
+    def pair(self) -> str:
+        return self.roles.pair
+
+    def _check_pair(self) -> None:
+        task, where, named = self.task, self.where, self.objective.name or "that labels decide"
+        if (task is Task.RANKING) is not (self.pair == "group"):
+            if self.pair == "group":
+                raise ParameterError(
+                    f"{where}: group={self.targets[-1]!r} is for a ranking, and the objective is {named!r}.",
+                    "Expected an objective that ranks the rows of a group, such as rank:ndcg, lambdarank or YetiRank.",
+                    "choose one, or leave group out (folds by group: groups=… of tune.run).",
+                )
+            raise ParameterError(
+                f"{where}: the objective {named!r} ranks the rows of a group, and there are no groups.",
+                "Expected group=…, the column that says which rows are ranked together (the query).",
+                'pass group="query_id".',
+            )
+        if self.pair == "event" and task is not Task.SURVIVAL:
+            raise ParameterError(
+                f"{where}: event={self.targets[-1]!r} is for survival times, and the objective is {named!r}.",
+                "Expected an objective of survival analysis, such as survival:aft, survival:cox or SurvivalAft.",
+                "choose one, or leave event out.",
+            )
+        if task is Task.SURVIVAL and not self.pair and len(self.targets) > (1 if self.objective.predicts_risk else 2):
+            raise ParameterError(
+                f"{where}: the objective {named!r} cannot learn {len(self.targets)} target columns.",
+                f"Expected a time with event=…{'' if self.objective.predicts_risk else ', or its lower and upper bound'}; got {list(self.targets)}.",
+                'pass target_columns=["days"], event="died".',
+            )
+        if len(self.objective.quantiles) > 1 and len(self.targets) > 1:
+            raise ParameterError(
+                f"{where}: quantiles of {len(self.targets)} targets.",
+                f"Expected one target; got {list(self.targets)}.",
+                "train one model for each.",
+            )
+        if task in (Task.RANKING, Task.SURVIVAL) and self.target_stages:
+            raise ParameterError(
+                f"{where}: target stages do not apply to a {task} target.",
+                f"Expected none; got {[name for name, _ in self.target_stages]}.",
+                "leave target_stages out.",
+            )
+
+    @property
+    def _is_paired(self) -> bool:
+        return self.task in (Task.RANKING, Task.SURVIVAL)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -124,6 +181,8 @@ class TargetProfiler:
         return found
 
     def _of_target(self, target: str) -> Any:
+        if self.pair == "group" and target == self.targets[-1]:
+            return MissingCount
         if self._classifies:
             return ValueCounts
         return MinMax if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
@@ -136,15 +195,59 @@ class TargetProfiler:
         DataError
             When labels are missing, of one class only or infinite, or weights missing or negative.
         """
-        for name in self.targets:
-            self._check_numbers(name, answers.get(StatisticRequest(MinMax, (name,))), "the target", low=None)
-            if not self.target_stages:
-                self._check_size(name, answers.get(StatisticRequest(MinMax, (name,))))
-        counts = self._counts(answers)
-        target = Target.learn(self.targets, self.schema, counts, self._task(counts), stages, self.where, self.pos_label)
+        self._check_labels(answers)
+        if self._is_paired:
+            target = self._paired(answers)
+        else:
+            counts = self._counts(answers)
+            task = self._task(counts)
+            target = Target.learn(self.targets, self.schema, counts, task, stages, self.where, self.pos_label)
+            target = replace(target, quantiles=self.objective.quantiles)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
         return target
+
+    def _check_labels(self, answers: Mapping[StatisticRequest, Any]) -> None:
+        """Raise DataError on labels that are missing, infinite, or that the objective or the framework cannot learn."""
+        is_interval = self.task is Task.SURVIVAL and not self.pair
+        for i, name in enumerate(self.targets):
+            found = answers.get(StatisticRequest(MinMax, (name,)))
+            if not (is_interval and i):  # a time may have no upper bound
+                self._check_numbers(name, found, "the target", low=None)
+            if self.target_stages or (self._is_paired and i):
+                continue
+            self._check_size(name, found)
+            if found is not None and found.low is not None:
+                self.objective.check_labels(name, found.low, found.high, self.where)
+
+    def _paired(self, answers: Mapping[StatisticRequest, Any]) -> Target:
+        """Return the target of a ranking or of survival times."""
+        self._check_paired(answers)
+        columns, task = tuple(self.targets), Task.RANKING if self.task is Task.RANKING else Task.SURVIVAL
+        dtypes = tuple(self.schema[name] for name in columns)
+        return Target(columns, task, dtypes, event=self.pair == "event", predicts_risk=self.objective.predicts_risk)
+
+    def _check_paired(self, answers: Mapping[StatisticRequest, Any]) -> None:
+        """Raise DataError on a ranking's missing groups, SchemaError on labels that are no numbers."""
+        for name in self.targets[: 1 if self.pair == "group" else None]:
+            if not (self.schema[name].is_numeric() or (self.schema[name] == pl.Boolean and name != self.targets[0])):
+                raise SchemaError.dtype(self.where, name, "numbers (an event may be True or False)", self.schema[name])
+        if self.pair == "event":
+            found = answers[StatisticRequest(MinMax, (self.targets[1],))]
+            if found.low is not None and not {float(found.low), float(found.high)} <= {0.0, 1.0}:
+                raise DataError(
+                    f"{self.where}: the event {self.targets[1]!r} has values from {found.low:g} to {found.high:g}.",
+                    "Expected True or 1 where the event was observed, False or 0 where the time is censored.",
+                    f"make it so before: pl.col({self.targets[1]!r}) == ….",
+                )
+        if self.pair == "group":
+            missing = answers[StatisticRequest(MissingCount, (self.targets[1],))]
+            if missing.n_null:
+                raise DataError(
+                    f"{self.where}: the group {self.targets[1]!r} has {counted(missing.n_null, 'missing value')}.",
+                    "Expected a group in every row.",
+                    "drop these rows first.",
+                )
 
     def learned_features(self, output: Mapping[str, pl.DataType], answers: Mapping[StatisticRequest, Any]) -> pl.Schema:
         """Return the features as the framework takes them: string features with their categories.

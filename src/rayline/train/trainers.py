@@ -198,6 +198,8 @@ class SklearnTrainer(FrameworkTrainer):
         A classifier or regressor; it is copied, never fitted itself.
     epochs
         With n epochs an estimator that has `partial_fit` reads the rows block by block, n times, and never holds all.
+    quantile_alpha
+        Quantiles to predict, as [0.1, 0.5, 0.9]: a copy of a quantile regressor is trained for each.
     **options
         Those of every `Trainer`: `num_workers` (None or 1), `seed`, `metrics`, `class_weight`, …
 
@@ -225,7 +227,14 @@ class SklearnTrainer(FrameworkTrainer):
 
     if TYPE_CHECKING:
 
-        def __init__(self, estimator: Any, *, epochs: int | None = None, **options: Unpack[TrainerOptions]) -> None: ...
+        def __init__(
+            self,
+            estimator: Any,
+            *,
+            epochs: int | None = None,
+            quantile_alpha: Sequence[float] | float | None = None,
+            **options: Unpack[TrainerOptions],
+        ) -> None: ...
 
 
 class TorchTrainer(FrameworkTrainer):
@@ -245,7 +254,8 @@ class TorchTrainer(FrameworkTrainer):
         Its arguments: plain values, saved as JSON.
     loss
         The name of a loss of `torch.nn.functional`, or a callable of outputs and targets. By default binary or
-        categorical cross entropy, or squared error, by the task.
+        categorical cross entropy, or squared error, by the task. "poisson", "tweedie" and "gamma" for counts and amounts:
+        outputs are then logarithms, predictions are not.
     optimizer, lr, weight_decay, optimizer_kwargs
         The name of a class of `torch.optim` or a callable of the parameters, and its arguments.
     scheduler, scheduler_kwargs
@@ -268,6 +278,8 @@ class TorchTrainer(FrameworkTrainer):
         Your own loop instead of the standard one; see docs/own_framework.md for what it receives.
     lightning_module, trainer_args, callbacks
         A LightningModule (or what makes one), the arguments of `lightning.Trainer`, and Lightning's callbacks.
+    quantile_alpha
+        Quantiles to predict, as [0.1, 0.5, 0.9]: the pinball loss, with one column of predictions for each.
     **options
         Those of every `Trainer`: `num_workers`, `use_gpu`, `seed`, `metrics`, `class_weight`, …
 
@@ -312,6 +324,7 @@ class TorchTrainer(FrameworkTrainer):
             lightning_module: Any = None,
             trainer_args: Mapping[str, Any] | None = None,
             callbacks: Sequence[Any] | None = None,
+            quantile_alpha: Sequence[float] | float | None = None,
             **options: Unpack[TrainerOptions],
         ) -> None: ...
 

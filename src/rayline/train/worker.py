@@ -118,7 +118,12 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
     rows = {"train": train}
     if worker.test is not None:
         rows["test"] = Rows(worker.test, spec.features, spec.target, WEIGHT if spec.weighs_test else None)
-        rows["test"].check_labels()  # wrong labels are an error before the training, not after it
+        objective = request.adapter.objective(*request.args, **request.kwargs)
+        rows["test"].check_labels(
+            objective, f"{request.where} (test data)"
+        )  # wrong labels are an error before the training, not after it
+    if spec.target.task.is_paired:
+        _ = train.target  # the two columns of a label are compared here only
     try:
         native = _trained(request, _context(request, worker, train, rows.get("test")))
         scored = {name: _scored(request, native, rows[name]) for name in request.score if name in rows}

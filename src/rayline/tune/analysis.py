@@ -260,14 +260,17 @@ class Analysis:
             if name and counted:
                 trainer = trainer.replace({lacking: None, name: max(1, round(sum(counted) / len(counted)))})
             else:
-                train, test = next(Holdout(0.1).split(inputs.train))
+                held = Holdout(0.1, group=inputs.roles.paired("group"))
+                train, test = next(held.split(inputs.train))
         return fit(
             trainer,
             problem.preprocessor_of(chosen.config),
             train,
             test,
-            list(inputs.targets),
+            list(inputs.roles.labels),
             sample_weight=inputs.weight,
+            group=inputs.roles.paired("group"),
+            event=inputs.roles.paired("event"),
             metrics=self._metrics,
             verbose=self._verbose,
         )

@@ -140,7 +140,9 @@ class SearchProblem:
     @property
     def roles(self) -> ColumnRoles:
         """What the columns of the rows are for."""
-        return ColumnRoles(self.schema, self.target.columns, self.weight, self.weight if self.weighs_test else None)
+        return ColumnRoles(
+            self.schema, self.target.columns, self.weight, self.weight if self.weighs_test else None, self.target.pair
+        )
 
     def candidate(self, config: space.Config) -> TrialCandidate:
         """Return the trainer and the preprocessor of a configuration."""

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.framework import Rows
 from rayline.core.schema import col, refuse_empty
 from rayline.core.target import Target
 from rayline.data.split.base import Splitter
@@ -33,7 +34,7 @@ from rayline.tune.result_store import Array
 
 DATA = (
     "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
-    "groups", "stratify", "time", "X", "y", "X_test", "y_test",
+    "groups", "stratify", "time", "X", "y", "X_test", "y_test", "group", "event",
 )  # fmt: skip
 """The keys of a `data_config`."""
 
@@ -212,7 +213,7 @@ def prepare(
     target = _target(
         trainer, inputs, rows.table.head(rows.n_train), Preprocessor() if preprocessor is None else preprocessor
     )
-    _check_test_labels(rows, target)
+    _check_test_labels(rows, target, trainer)
     names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
     foreign = [name for name in names if not metrics.is_known(name, trainer.custom_metrics)]
     if target.stages and foreign:
@@ -233,17 +234,17 @@ def read(data: Mapping[str, Any]) -> TuneData:
     """Read and check the rows of a `data_config`, and assign them to folds. Raises as `run`."""
     inputs = given.normalise(
         data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
-        data["y_test"], data["sample_weight"], WHERE,
+        data["y_test"], data["sample_weight"], WHERE, group=data["group"], event=data["event"],
     )  # fmt: skip
     given.check_test(inputs, None, WHERE)
     table = _collected(inputs.train, inputs.schema)
     refuse_empty(table.height, f"{WHERE} (training data)")
     n_train, weighs_test = table.height, inputs.weight is not None
     splits: tuple[tuple[FoldCells, ...], ...]
-    by_test_set = data["cv"] is None and inputs.test is not None
+    by_test_set, group = data["cv"] is None and inputs.test is not None, inputs.roles.paired("group")
     if not by_test_set:
         try:
-            found = _splitter(data).prepare(registry.engine("local"), table, target_columns=inputs.targets)
+            found = _splitter(data, group).prepare(registry.engine("local"), table, target_columns=inputs.roles.labels)
         except (DataError, SchemaError) as error:
             raise error.within(WHERE) from error.__cause__
         splits = tuple(folds.folds for folds in found)
@@ -251,6 +252,8 @@ def read(data: Mapping[str, Any]) -> TuneData:
             table.lazy().select(folds.cells(table.columns).alias("cell")).collect().to_series().to_numpy()
             for folds in found
         )
+        if group is not None:
+            _refuse_divided(table[group], cells)
     else:
         test = _collected(
             inputs.test, {n: d for n, d in inputs.schema.items() if n != inputs.weight or inputs.test_weight}
@@ -261,6 +264,19 @@ def read(data: Mapping[str, Any]) -> TuneData:
         splits, cells = ((FoldCells((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
     rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
     return TuneData(rows, inputs, table, splits, cells, n_train, weighs_test, by_test_set)
+
+
+def _refuse_divided(group: pl.Series, cells: Sequence[Array]) -> None:
+    """Raise DataError when a split puts rows of one group into different folds."""
+    for cell in cells:
+        n_cells = pl.DataFrame({"group": group, "cell": cell}).group_by("group").agg(pl.col("cell").n_unique())
+        divided = n_cells.filter(pl.col("cell") > 1).height
+        if divided:
+            raise DataError(
+                f"{WHERE}: the folds divide {counted(divided, 'group')} of {group.name!r}, which are ranked as a whole.",
+                "Expected all rows of a group in one fold.",
+                f"pass cv as a number, or rayline.data.GroupKFold(5, column={group.name!r}).",
+            )
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -296,14 +312,15 @@ def _target(trainer: Trainer, inputs: FitInputs, table: pl.DataFrame, preprocess
     return spec.target
 
 
-def _check_test_labels(rows: TuneData, target: Target) -> None:
-    """Raise DataError when labels of the test set are missing, or were not there in training."""
+def _check_test_labels(rows: TuneData, target: Target, trainer: Trainer) -> None:
+    """Raise DataError when labels of the test set are missing, were not there in training, or cannot be learned."""
     if rows.inputs.test is None:
         return
     schema = {name: rows.inputs.schema[name] for name in rows.inputs.targets}
     labels = rows.table[rows.n_train :] if rows.by_test_set else _collected(rows.inputs.test, schema)
+    objective = trainer.adapter.objective(*trainer.args, **trainer.kwargs)
     try:
-        target.encode(labels)
+        Rows.of(labels, {}, target).check_labels(objective, f"{WHERE} (test data)")
     except DataError as error:
         raise error.within(f"{WHERE} (test data)") from error.__cause__
 
@@ -342,7 +359,7 @@ def _is_list(value: Any) -> bool:
 def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom) -> tuple[str, str]:
     """A metric and its direction, both known."""
     if metric is None:
-        metric = metrics.defaults(target.task)[0]
+        metric = metrics.defaults_of(target)[0]
     if metric.startswith("train-"):
         raise ParameterError(
             f"{WHERE}: {metric!r} is measured on the rows that the model was trained on.",
@@ -369,8 +386,8 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
     return metric, str(mode or known)
 
 
-def _splitter(data: Mapping[str, Any]) -> Splitter:
-    """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for."""
+def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
+    """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for; the groups of a ranking stay whole."""
     cv = data["cv"]
     if cv is None:
         raise ParameterError(
@@ -380,6 +397,8 @@ def _splitter(data: Mapping[str, Any]) -> Splitter:
         )
     chosen = [key for key in ("groups", "stratify", "time") if data[key] is not None]
     made = splitter(cv, WHERE)
+    if not chosen and group is not None and isinstance(made, KFold) and not isinstance(cv, Splitter):
+        return GroupKFold(made.n_splits, column=group)
     if not chosen:
         return made
     if len(chosen) > 1 or not isinstance(made, KFold) or isinstance(cv, Splitter):

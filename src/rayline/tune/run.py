@@ -60,6 +60,8 @@ def run(
     X_test: Any = None,  # noqa: N803
     y_test: Any = None,
     sample_weight: Any = None,
+    group: Any = None,
+    event: Any = None,
     cv: Any = None,
     groups: str | None = None,
     stratify: str | bool | None = None,
@@ -112,6 +114,9 @@ def run(
         As in `train.fit`, in place of the datasets.
     sample_weight
         The column with the weights of the rows (with X and y also an array), used in fit and metric.
+    group, event
+        Of a ranking the column of its groups, of survival times that of observed events, as in `train.fit`. Folds keep the
+        groups of a ranking whole.
     cv
         The number of folds, or a splitter of `rayline.data`. For a framework that generates its own data: how often each
         configuration is trained, each time with another seed.
@@ -191,8 +196,8 @@ def run(
     )  # fmt: skip
     data = merge_data_config(
         data_config, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
-        target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, cv=cv,
-        groups=groups, stratify=stratify, time=time,
+        target_columns=target_columns, X=X, y=y, X_test=X_test, y_test=y_test, sample_weight=sample_weight, group=group,
+        event=event, cv=cv, groups=groups, stratify=stratify, time=time,
     )  # fmt: skip
     if isinstance(trainer, Trainer):
         trainer = trainer.with_resources(use_gpu, resources_per_trial)

@@ -1,0 +1,24 @@
+"""The tasks: what kind of thing is predicted."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Task(enum.StrEnum):
+    """What is predicted. Several targets all have the same task; several classification targets are all binary."""
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+    SURVIVAL = "survival"
+
+    @property
+    def is_classification(self) -> bool:
+        return self in (Task.BINARY, Task.MULTICLASS)
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether a label consists of two numbers: a relevance and its group, or the two bounds of a time."""
+        return self in (Task.RANKING, Task.SURVIVAL)
