@@ -39,7 +39,17 @@ SEPARATE = {"stages", "frameworks", "engine"}
 
 RAY_ENGINE = {
     f"rayline.engine.{name}"
-    for name in ("ray", "session", "blocks", "object_refs", "group", "workers", "placement", "checkpoints")
+    for name in (
+        "ray",
+        "session",
+        "blocks",
+        "object_refs",
+        "group",
+        "workers",
+        "placement",
+        "checkpoints",
+        "train_backend",
+    )
 }
 """The files of one engine, which import one another."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -32,6 +33,12 @@ KINDS = pl.Enum(["a", "b", "c"])
 @pytest.fixture(scope="module")
 def engine(ray_session: Any) -> Any:
     return registry.engine("ray")
+
+
+@pytest.fixture(params=["actors", pytest.param("ray_train", marks=pytest.mark.slow)])
+def run(request: pytest.FixtureRequest, engine: Any) -> Any:
+    """The engine's `train`, once for each backend: the contract of a worker is the same."""
+    return functools.partial(engine.train, backend=request.param)
 
 
 def encode(table: pl.LazyFrame) -> pl.LazyFrame:
@@ -72,10 +79,10 @@ def seen(worker: Any) -> dict[str, Any]:
 
 @ray_only
 @pytest.mark.parametrize("kind", ["dataset", "table"])
-def test_each_rank_has_its_share_of_the_prepared_rows(engine: Any, ray_session: Any, kind: str) -> None:
+def test_each_rank_has_its_share_of_the_prepared_rows(run: Any, ray_session: Any, kind: str) -> None:
     parts = [part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in TABLE.iter_slices(17)]
     train: Any = TABLE if kind == "table" else ray_session.data.from_arrow(parts)
-    seen_by = engine.train(
+    seen_by = run(
         seen, num_workers=2, train=train, test=TABLE.head(1), prepare=encode, prepare_test=encode,
         coordinate=lambda n, host: contextlib.nullcontext({"n": n, "host": host}),
     )  # fmt: skip
@@ -94,8 +101,8 @@ def test_each_rank_has_its_share_of_the_prepared_rows(engine: Any, ray_session: 
 
 
 @ray_only
-def test_a_training_without_data(engine: Any) -> None:
-    assert engine.train(_n_blocks, num_workers=1, train=None) == [(0, None)]
+def test_a_training_without_data(run: Any) -> None:
+    assert run(_n_blocks, num_workers=1, train=None) == [(0, None)]
 
 
 def _n_blocks(worker: Any) -> Any:
@@ -103,13 +110,13 @@ def _n_blocks(worker: Any) -> Any:
 
 
 @ray_only
-def test_too_few_rows(engine: Any, ray_session: Any) -> None:
+def test_too_few_rows(run: Any, ray_session: Any) -> None:
     with pytest.raises(DataError, match="1 row for 2 workers"):
-        engine.train(seen, num_workers=2, train=TABLE.head(1))
+        run(seen, num_workers=2, train=TABLE.head(1))
     with pytest.raises(DataError, match="no rows"):
-        engine.train(seen, num_workers=2, train=ray_session.data.from_arrow(TABLE.clear().to_arrow()))
+        run(seen, num_workers=2, train=ray_session.data.from_arrow(TABLE.clear().to_arrow()))
     with pytest.raises(DataError, match="test data"):
-        engine.train(seen, num_workers=1, train=TABLE, test=TABLE.clear())
+        run(seen, num_workers=1, train=TABLE, test=TABLE.clear())
 
 
 @ray_only
@@ -145,7 +152,7 @@ def barrier(worker: Any, iteration: int) -> None:
 
 @ray_only
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_all_ranks_stop_after_the_same_iteration(engine: Any, tmp_path: Path, num_workers: int) -> None:
+def test_all_ranks_stop_after_the_same_iteration(run: Any, tmp_path: Path, num_workers: int) -> None:
     heard: list[int] = []
 
     def on_report(iteration: int, metrics: Mapping[str, float]) -> bool:
@@ -153,7 +160,7 @@ def test_all_ranks_stop_after_the_same_iteration(engine: Any, tmp_path: Path, nu
         assert metrics == {"loss": 1.0 / (iteration + 1)}
         return iteration >= 5
 
-    made = engine.train(
+    made = run(
         steps, num_workers=num_workers, train=TABLE, on_report=on_report,
         coordinate=lambda n, host: contextlib.nullcontext({"folder": tmp_path}),
     )  # fmt: skip
@@ -164,14 +171,14 @@ def test_all_ranks_stop_after_the_same_iteration(engine: Any, tmp_path: Path, nu
 
 
 @ray_only
-def test_reports_are_heard_at_once(engine: Any) -> None:
+def test_reports_are_heard_at_once(run: Any) -> None:
     delays: list[float] = []
 
     def on_report(iteration: int, metrics: Mapping[str, float]) -> bool:
         delays.append(time.time() - metrics["now"])
         return False
 
-    engine.train(_clock, num_workers=1, train=TABLE, on_report=on_report)
+    run(_clock, num_workers=1, train=TABLE, on_report=on_report)
     assert len(delays) == 20
     assert sorted(delays)[10] < 0.05
 
@@ -203,25 +210,25 @@ def _dies(worker: Any) -> None:
 
 
 @ray_only
-def test_an_error_on_a_rank_ends_the_training(engine: Any, capfd: Any) -> None:
+def test_an_error_on_a_rank_ends_the_training(run: Any, capfd: Any) -> None:
     with pytest.raises(TrainingError, match="rank 1 of 2 failed: ZeroDivisionError: nothing to divide by") as caught:
-        engine.train(_fails_on_one, num_workers=2, train=TABLE)
+        run(_fails_on_one, num_workers=2, train=TABLE)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     out, err = capfd.readouterr()
     assert out + err == ""
 
 
 @ray_only
-def test_an_error_of_ours_stays_what_it_is_and_is_not_tried_again(engine: Any, tmp_path: Path) -> None:
+def test_an_error_of_ours_stays_what_it_is_and_is_not_tried_again(run: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="The target has no labels") as caught:
-        engine.train(_wrong_labels, num_workers=2, train=TABLE, max_failures=3)
+        run(_wrong_labels, num_workers=2, train=TABLE, max_failures=3)
     assert type(caught.value) is DataError
 
 
 @ray_only
-def test_a_killed_worker_is_named_and_not_those_that_failed_because_of_it(engine: Any) -> None:
+def test_a_killed_worker_is_named_and_not_those_that_failed_because_of_it(run: Any) -> None:
     with pytest.raises(TrainingError, match="rank 0 of 2 was lost"):
-        engine.train(_dies, num_workers=2, train=TABLE)
+        run(_dies, num_workers=2, train=TABLE)
 
 
 def survivor(worker: Any) -> tuple[int, int]:
@@ -242,12 +249,12 @@ def survivor(worker: Any) -> tuple[int, int]:
 @ray_only
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_killed_worker_costs_no_more_than_the_way_from_the_last_checkpoint(
-    engine: Any, tmp_path: Path, stored: bool
+    run: Any, tmp_path: Path, stored: bool
 ) -> None:
     heard: list[int] = []
     kept: list[tuple[int, str]] = []
     (tmp_path / "barrier").mkdir()
-    begun = engine.train(
+    begun = run(
         survivor,
         num_workers=2,
         train=TABLE,
@@ -261,20 +268,20 @@ def test_a_killed_worker_costs_no_more_than_the_way_from_the_last_checkpoint(
     assert [b for b, _ in begun] == [6, 6]
     assert heard == list(range(10))  # each iteration once
     assert kept == [(2, "2"), (5, "5"), (8, "8")]
-    if stored:
-        (run,) = (tmp_path / "store").iterdir()
-        assert sorted(path.name for path in run.iterdir()) == ["checkpoint-00000005.tar", "checkpoint-00000008.tar"]
+    if stored and run.keywords["backend"] == "actors":
+        (folder,) = (tmp_path / "store").iterdir()
+        assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-00000005.tar", "checkpoint-00000008.tar"]
 
 
 @ray_only
-def test_what_cannot_be_sent(engine: Any) -> None:
+def test_what_cannot_be_sent(run: Any) -> None:
     lock = threading.Lock()
     with pytest.raises(ParameterError, match="cannot be sent"):
-        engine.train(lambda worker: lock, num_workers=1, train=TABLE)
+        run(lambda worker: lock, num_workers=1, train=TABLE)
 
 
 @ray_only
-def test_an_error_of_a_callback_ends_the_workers(engine: Any, tmp_path: Path) -> None:
+def test_an_error_of_a_callback_ends_the_workers(run: Any, tmp_path: Path) -> None:
     def on_report(iteration: int, metrics: Mapping[str, float]) -> bool:
         raise KeyboardInterrupt
 
@@ -288,7 +295,7 @@ def test_an_error_of_a_callback_ends_the_workers(engine: Any, tmp_path: Path) ->
             ended.append(gone(int((tmp_path / "pid").read_text())))
 
     with pytest.raises(KeyboardInterrupt):
-        engine.train(_says_who_it_is, num_workers=1, train=TABLE, on_report=on_report, coordinate=coordinate)
+        run(_says_who_it_is, num_workers=1, train=TABLE, on_report=on_report, coordinate=coordinate)
     assert ended == [True]  # the workers first, then who coordinates them
 
 

@@ -56,13 +56,13 @@ class CheckpointStore:
     def begin(cls, path: str | Path) -> CheckpointStore:
         """Create storage for a new run under `path`. Raises OSError when nothing can be written there."""
         storage = cls(str(path), f"run-{secrets.token_hex(4)}")
-        system, root = storage._open()
+        system, root = storage.opened()
         system.create_dir(root, recursive=True)
         return storage
 
     def write(self, iteration: int, packed: bytes) -> str:
         """Write a checkpoint and return its name; delete all older ones except the previous one."""
-        system, root = self._open()
+        system, root = self.opened()
         name = f"checkpoint-{iteration:08d}.tar"
         temporary = f"{root}/.{name}.{secrets.token_hex(4)}.tmp"
         with self._seen_from_here(), system.open_output_stream(temporary) as file:
@@ -75,7 +75,7 @@ class CheckpointStore:
 
     def read(self, name: str) -> bytes:
         """Return a checkpoint that `write` kept."""
-        system, root = self._open()
+        system, root = self.opened()
         with self._seen_from_here(), system.open_input_stream(f"{root}/{name}") as file:
             content: bytes = file.read()
         return content
@@ -91,7 +91,8 @@ class CheckpointStore:
                 "give a directory that all nodes share, or a URL (s3://…, gs://…).",
             ) from error
 
-    def _open(self) -> tuple[Any, str]:
+    def opened(self) -> tuple[Any, str]:
+        """Return the file system, and the directory of the run on it."""
         if "://" not in self.path:
             system, root = fs.LocalFileSystem(), str(Path(self.path).absolute())
         elif self.path.partition("://")[0] in ARROW:

@@ -106,7 +106,7 @@ class DistributedRun:
         RaylineError
             Raised by the function itself.
         """
-        packed = _packed(self.function)
+        packed = packed_function(self.function)
         shares: DataShards | None = None
         before: TrainingError | None = None
         for attempt in range(self.max_failures + 1):
@@ -422,7 +422,8 @@ def _error_of(run: Any) -> RayError | None:
     return None
 
 
-def _packed(function: Callable[[Any], Any]) -> bytes:
+def packed_function(function: Callable[[Any], Any]) -> bytes:
+    """Return a function as bytes. Raises ParameterError when it cannot be sent."""
     try:
         packed: bytes = cloudpickle.dumps(function)
     except Exception as error:

@@ -80,6 +80,18 @@ class PlacementPlan:
         memory = requested.get("memory") or min(shares, default=0.0)
         return cls(nodes, held, cpus, strict, max(1, int(share)), int(memory) or None)
 
+    @classmethod
+    def of_group(
+        cls, num_workers: int | tuple[int, int], resources: Mapping[str, float] | None, *, use_gpu: bool
+    ) -> Self:
+        """Plan the smallest group of a range of workers, each of which takes one CPU unless others are requested.
+
+        Raises as `of`.
+        """
+        if isinstance(num_workers, tuple):
+            return cls.of(num_workers[0], {"CPU": 1.0, **(resources or {})}, use_gpu=use_gpu)
+        return cls.of(num_workers, resources, use_gpu=use_gpu)
+
 
 def refuse_no_room(where: str, needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:
     """Raise ResourceError when the nodes could never run this number of workers at a time, or when the workers would leave

@@ -156,7 +156,7 @@ class RayEngine(Engine):
         self,
         function: Callable[[Any], Any],
         *,
-        num_workers: int,
+        num_workers: int | tuple[int, int],
         train: Any,
         test: Any = None,
         prepare: TableFunction | None = None,
@@ -170,6 +170,7 @@ class RayEngine(Engine):
         storage_path: str | Path | None = None,
         checkpoint_every: int | None = None,
         pool: Pool | None = None,
+        backend: str = "actors",
     ) -> list[Any]:
         """Run a function on a group of workers, each with its share of the rows, and return its result on each rank.
 
@@ -181,7 +182,8 @@ class RayEngine(Engine):
         function
             Runs on every rank, in its own process; its argument is a `workers.RayWorker`.
         num_workers, resources_per_worker, use_gpu
-            The number of ranks and the resources of each. By default the ranks share the cluster's CPUs.
+            The number of ranks, or a range under Ray Train, and the resources of each. By default the ranks share the
+            cluster's CPUs.
         train, test
             A ray.data.Dataset or a table in this process; None for a training without data.
         prepare, prepare_test
@@ -190,6 +192,8 @@ class RayEngine(Engine):
             A directory or a URI for checkpoints that every node can reach; without it the driver keeps the last checkpoint.
         pool
             Keeps the workers for the next call with the same pool; without it they end.
+        backend
+            "actors", or "ray_train" (see `train_backend`), which keeps no workers.
 
         Raises
         ------
@@ -203,9 +207,27 @@ class RayEngine(Engine):
         if max_failures < 0:
             raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
         ensure_ray()
+        if backend == "ray_train":
+            from rayline.engine.train_backend import RayTrainRun  # Ray Train takes a second to import
+
+            one = PlacementPlan.of_group(num_workers, resources_per_worker, use_gpu=use_gpu)
+            under_train = RayTrainRun(
+                function=function,
+                num_workers=num_workers,
+                plan=one,
+                coordinate=coordinate,
+                on_report=on_report,
+                on_checkpoint=on_checkpoint,
+                max_failures=max_failures,
+                storage=None if storage_path is None else _storage(storage_path),
+                checkpoint_every=checkpoint_every,
+            )
+            most, least = (num_workers[1], num_workers[0]) if isinstance(num_workers, tuple) else (num_workers,) * 2
+            return under_train.run(*_all_rows(train, test, prepare, prepare_test, most, least))
+        n = num_workers[1] if isinstance(num_workers, tuple) else num_workers
 
         def plan() -> PlacementPlan:
-            return PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+            return PlacementPlan.of(n, resources_per_worker, use_gpu=use_gpu)
 
         plan()  # refuse what the cluster has no room for before writing anything
         training = DistributedRun(
@@ -221,15 +243,8 @@ class RayEngine(Engine):
         )
 
         def share() -> DataShards:
-            rows, others = _placed(train, prepare, num_workers), _placed(test, prepare_test, num_workers)
-            if train is not None:
-                _refuse_too_few(rows, num_workers)
-            if test is not None:
-                _refuse_too_few(others, 1, " (test data)")
-            return DataShards(
-                [[]] * num_workers if train is None else shared(rows, num_workers),
-                None if test is None else shared(others, num_workers),
-            )
+            rows, others = _all_rows(train, test, prepare, prepare_test, n, n)
+            return DataShards(shared(rows, n) if rows else [[]] * n, None if others is None else shared(others, n))
 
         return training.run(share)
 
@@ -298,6 +313,18 @@ def _part_writers(placement: Placement) -> Iterator[tuple[int, Callable[[], Any]
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _all_rows(
+    train: Any, test: Any, prepare: TableFunction | None, prepare_test: TableFunction | None, most: int, least: int
+) -> tuple[list[BlockSlice], list[BlockSlice] | None]:
+    """Prepare the rows for `least` to `most` workers. Raises DataError when there are too few."""
+    rows, others = _placed(train, prepare, most), _placed(test, prepare_test, most)
+    if train is not None:
+        _refuse_too_few(rows, least)
+    if test is not None:
+        _refuse_too_few(others, 1, " (test data)")
+    return rows, None if test is None else others
 
 
 def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:

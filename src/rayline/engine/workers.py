@@ -109,7 +109,7 @@ class WorkerActor:
             try:
                 return self._function(worker)
             except RaylineError as error:
-                _with_its_cause(error)
+                keep_cause(error)
                 raise
 
     @ray.method(concurrency_group="listen")
@@ -183,7 +183,7 @@ class WorkerActor:
         self._outbox.put(WorkerMessage(iteration, checkpoint=kept))
 
 
-def _with_its_cause(error: RaylineError) -> None:
+def keep_cause(error: Exception) -> None:
     """Keep the cause of an error, which pickling leaves out, if it can be pickled."""
     with contextlib.suppress(Exception):
         pickle.loads(ray.cloudpickle.dumps(error.__cause__))  # noqa: S301  # our own bytes

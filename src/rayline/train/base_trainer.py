@@ -115,11 +115,11 @@ class BaseTrainer:
         if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], [*_OPTIONS, "scaling"]):
             raise ParameterError.unknown(self._name, misspelt, [*names, *_OPTIONS, "scaling"], "argument")
         self.adapter.check(*self.args, **self.kwargs)
-        if self.scaling.backend == "ray_train":
+        if self.scaling.backend == "ray_train" and self.num_workers is None:
             raise ParameterError(
-                f"{self._name}: backend='ray_train' and a range of workers are not available yet.",
-                f"Expected a number of workers on plain actors; got {self.scaling!r}.",
-                "pass num_workers=2, or another number.",
+                f"{self._name}: backend='ray_train' runs workers, and there are none.",
+                "Expected num_workers, a number or a range (min, max).",
+                "pass num_workers=1, or leave the backend out.",
             )
         if (self.num_workers or 1) > 1 and not self.adapter.trains_on_workers(*self.args, **self.kwargs):
             raise ParameterError(

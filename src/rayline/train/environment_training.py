@@ -27,6 +27,12 @@ class EnvironmentFit(FitDriver):
         return not self.trainer.num_workers  # otherwise the learner, too, is an actor of Ray
 
     def read(self, arguments: Mapping[str, Any]) -> None:
+        if self.trainer.scaling.backend == "ray_train":
+            raise ParameterError(
+                f"{WHERE}: {self.trainer.framework} starts its own workers, and backend='ray_train' is given.",
+                f"Expected a number of workers; got {self.trainer.scaling!r}.",
+                "pass num_workers=2, or another number.",
+            )
         refuse_data(self.trainer, preprocessor=self.preprocessor, **arguments, metrics=self.trainer.metrics)
         self.inputs = FitInputs(None, None, ColumnRoles(pl.Schema()))
 

@@ -161,7 +161,7 @@ class TableFit(FitDriver):
             prepare=self._prepare(request, test=False),
             prepare_test=self._prepare(request, test=True),
             on_report=training.report,
-            on_checkpoint=training.kept,
+            on_checkpoint=training.kept if training.callbacks else None,
             checkpoint_every=training.checkpoint_every,
         )
         return merge_outcomes(request, outcomes)

@@ -170,6 +170,7 @@ def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
         use_gpu=scaling.use_gpu,
         max_failures=scaling.max_failures,
         storage_path=scaling.storage_path,
+        backend=scaling.backend,
         coordinate=request.adapter.coordinate,
         **options,
     )

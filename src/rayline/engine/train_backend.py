@@ -1,0 +1,585 @@
+"""Ray Train as what starts and watches the workers of a training: elastic groups, its storage, its failure handling.
+
+Ray Train's controller runs under an actor of ours, the supervisor. The supervisor is also the channel between driver and workers:
+metrics are heard at once (through `ray.train.report` each would wait for the controller's next poll), ranks gather through it, and
+ending it ends everything that Ray Train has started. Checkpoints go through `ray.train.report` into Ray Train's storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import queue
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import train as ray_train
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.train import collective
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rayline.core import scratch
+from rayline.core.errors import RaylineError, ResourceError, TrainingError
+from rayline.core.waiting import patience
+from rayline.engine.checkpoints import CheckpointStore, pack, unpack
+from rayline.engine.group import CHECKPOINT_EVERY, Coordinate, packed_function
+from rayline.engine.object_refs import BlockSlice, first_line, shared
+from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
+from rayline.engine.workers import RayWorker, WorkerMessage, keep_cause
+
+START_S = 120.0
+"""Seconds within which a group of workers has to begin, the first one and each that replaces a lost one."""
+
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of Ray Train's polls; 2 seconds by default
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Settings of Ray Train, unless the driver's environment has them."""
+
+KEEP = 2
+"""The number of checkpoints of a run that stay in storage."""
+
+SMALLEST_CPU = 0.01
+"""The CPUs of a worker where there are more workers than CPUs."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a worker under Ray Train is given: the packed function, the supervisor, and all rows, of which it takes its share."""
+
+    packed: bytes
+    supervisor: Any
+    train: Sequence[BlockSlice]
+    test: Sequence[BlockSlice] | None
+    n_threads: int
+    checkpoint_every: int | None
+    sends_checkpoints: bool
+
+
+@dataclass(frozen=True)
+class GroupBegun:
+    """A message: all workers of a group have met."""
+
+    attempt: str
+    nodes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class GroupLost:
+    """A message of Ray Train's controller: workers of the group have failed, by rank."""
+
+    failures: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class RankFailed:
+    """A message: the function has raised on a rank."""
+
+    rank: int
+    error: Exception
+
+
+@dataclass
+class _Attempt:
+    """One group of workers, as the supervisor knows it."""
+
+    addresses: dict[int, str] = field(default_factory=dict)
+    nodes: dict[int, str] = field(default_factory=dict)
+    rendezvous: asyncio.Future[Mapping[str, Any]] = field(default_factory=asyncio.Future)
+    values: dict[int, dict[int, Any]] = field(default_factory=dict)
+    exchanged: dict[int, asyncio.Future[list[Any]]] = field(default_factory=dict)
+    last: asyncio.Future[int] = field(default_factory=asyncio.Future)
+    n_told: int = 0
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    results: dict[int, Any] = field(default_factory=dict)
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+class TrainSupervisor:
+    """Runs Ray Train, and passes messages between its workers and the driver."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, _Attempt] = {}
+        self._outbox: asyncio.Queue[Any] = asyncio.Queue()
+        self._stop = asyncio.Event()
+
+    # -- called by the driver ----------------------------------------------------------------------------------------
+
+    async def run(self, job: TrainJob, options: TrainOptions) -> None:
+        """Run Ray Train to its end. Raises ray.train.TrainingFailedError."""
+        await asyncio.to_thread(options.fit, job)
+
+    async def listen(self) -> list[Any]:
+        """Wait for messages and return them."""
+        messages = [await self._outbox.get()]
+        while not self._outbox.empty():
+            messages.append(self._outbox.get_nowait())
+        return messages
+
+    async def connect(self, attempt: str, rendezvous: Mapping[str, Any]) -> None:
+        """Let the workers of a group begin."""
+        self._of(attempt).rendezvous.set_result(rendezvous)
+
+    async def stop(self) -> None:
+        """Tell rank 0 that the training has to stop."""
+        self._stop.set()
+
+    async def results(self, attempt: str) -> list[Any]:
+        """Return the result of each rank."""
+        return [result for _, result in sorted(self._of(attempt).results.items())]
+
+    # -- called by workers -------------------------------------------------------------------------------------------
+
+    async def tell(self, messages: Sequence[Any]) -> None:
+        """Pass messages to the driver. Calls may overtake one another: who cares for an order waits for each."""
+        for message in messages:
+            self._outbox.put_nowait(message)
+
+    async def meet(self, attempt: str, rank: int, n: int, address: str, node: str) -> tuple[list[str], Any]:
+        """Wait for all ranks and the driver; return their addresses and what the driver's `coordinate` yields."""
+        of = self._of(attempt)
+        of.addresses[rank], of.nodes[rank] = address, node
+        if len(of.addresses) == n:
+            self._outbox.put_nowait(GroupBegun(attempt, [of.nodes[rank] for rank in range(n)]))
+        rendezvous = await of.rendezvous
+        return [of.addresses[rank] for rank in range(n)], rendezvous
+
+    async def exchange(self, attempt: str, rank: int, n: int, number: int, value: Any) -> list[Any]:
+        """Return the values of all ranks, when the last has given its own."""
+        of = self._of(attempt)
+        values, done = of.values.setdefault(number, {}), of.exchanged.setdefault(number, asyncio.Future())
+        values[rank] = value
+        if len(values) == n:
+            done.set_result([values[rank] for rank in range(n)])
+            of.values.pop(number), of.exchanged.pop(number)
+        return await done
+
+    async def wait_for_stop(self) -> None:
+        """Return when the driver wants the training to stop."""
+        await self._stop.wait()
+
+    async def wait_for_last(self, attempt: str) -> int:
+        """Return the iteration after which all ranks stop, when rank 0 has set it."""
+        return await self._of(attempt).last
+
+    async def stop_after(self, attempt: str, iteration: int, n: int) -> None:
+        """Set the last iteration, and return when all other ranks know it."""
+        of = self._of(attempt)
+        of.last.set_result(iteration)
+        while of.n_told < n - 1:
+            of.told.clear()
+            await of.told.wait()
+
+    async def know_last(self, attempt: str) -> None:
+        """Confirm that a rank knows the last iteration."""
+        of = self._of(attempt)
+        of.n_told += 1
+        of.told.set()
+
+    async def finish(self, attempt: str, rank: int, result: Any) -> None:
+        """Keep the result of a rank."""
+        self._of(attempt).results[rank] = result
+
+    def _of(self, attempt: str) -> _Attempt:
+        return self._attempts.setdefault(attempt, _Attempt())
+
+
+class LossReporter(ray_train.UserCallback):
+    """Tells the driver, from Ray Train's controller, that workers have failed."""
+
+    def __init__(self, supervisor: Any) -> None:
+        self._supervisor = supervisor
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        failures = {rank: first_line(f"{type(e).__name__}: {e}") for rank, e in worker_exceptions.items()}
+        self._supervisor.tell.remote([GroupLost(failures)])
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The configuration of Ray Train for one training."""
+
+    num_workers: int | tuple[int, int]
+    resources: Mapping[str, float]
+    max_failures: int
+    filesystem: Any
+    folder: str
+    run: str
+    environment: Mapping[str, str]
+
+    def fit(self, job: TrainJob) -> None:
+        """Run Ray Train with this configuration, in the supervisor's process."""
+        for name, value in {**SETTINGS, **self.environment}.items():
+            os.environ[name] = value
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+
+        def loop() -> None:
+            run_worker(job)
+
+        DataParallelTrainer(
+            loop,
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=self.num_workers,
+                resources_per_worker=dict(self.resources),
+                use_gpu=self.resources.get("GPU", 0) > 0,
+            ),
+            run_config=ray_train.RunConfig(
+                name=self.run,
+                storage_path=self.folder,
+                storage_filesystem=self.filesystem,
+                failure_config=ray_train.FailureConfig(max_failures=self.max_failures, controller_failure_limit=0),
+                checkpoint_config=ray_train.CheckpointConfig(num_to_keep=KEEP),
+                callbacks=[LossReporter(job.supervisor)],
+            ),
+        ).fit()
+
+
+# -- on the workers --------------------------------------------------------------------------------------------------------
+
+
+def run_worker(job: TrainJob) -> None:
+    """Run the function on a worker of Ray Train, with the contract of the other backend."""
+    os.environ["OMP_NUM_THREADS"] = str(job.n_threads)
+    context = ray_train.get_context()
+    rank, n = context.get_world_rank(), context.get_world_size()
+    attempt = collective.broadcast_from_rank_zero(secrets.token_hex(8) if rank == 0 else None)
+    supervisor = job.supervisor
+    with contextlib.ExitStack() as stack:
+        try:
+            with socket.socket() as place:
+                place.bind(("", 0))  # held until all ranks have met, so that no two workers get the same port
+                function = pickle.loads(job.packed)  # noqa: S301  # packed by our own driver
+                address = f"{ray.util.get_node_ip_address()}:{place.getsockname()[1]}"
+                node = ray.get_runtime_context().get_node_id()
+                addresses, rendezvous = ray.get(supervisor.meet.remote(attempt, rank, n, address, node))
+            link = TrainLink(job, attempt, rank, n)
+            checkpoint = ray_train.get_checkpoint()
+            resume = None if checkpoint is None else Path(stack.enter_context(checkpoint.as_directory()))
+            worker = RayWorker(
+                rank=rank,
+                world_size=n,
+                worker_addresses=addresses,
+                rendezvous=rendezvous,
+                n_threads=job.n_threads,
+                train=shared(job.train, n)[rank] if job.train else [],
+                test=None if job.test is None else shared(job.test, n)[rank],
+                report=link.report,
+                checkpoint=link.checkpoint,
+                gather=link.gather,
+                resume=resume,
+            )
+            result = function(worker)
+            link.flush()
+        except Exception as error:
+            keep_cause(error)
+            _tell_failure(supervisor, rank, error)
+            raise
+        ray.get(supervisor.finish.remote(attempt, rank, result))
+
+
+def _tell_failure(supervisor: Any, rank: int, error: Exception) -> None:
+    try:
+        ray.get(supervisor.tell.remote([RankFailed(rank, error)]))
+    except Exception:  # an error of a library that cannot be pickled
+        what = TrainingError(f"{WHERE}: rank {rank} failed: {type(error).__name__}: {first_line(str(error))}")
+        ray.get(supervisor.tell.remote([RankFailed(rank, what)]))
+
+
+class TrainLink:
+    """What a rank reports, gathers and stores, with the other ranks and the driver at the supervisor's other ends."""
+
+    def __init__(self, job: TrainJob, attempt: str, rank: int, n: int) -> None:
+        self._job, self._supervisor, self._attempt, self._rank, self._n = job, job.supervisor, attempt, rank, n
+        self._stop, self._n_exchanges = False, 0
+        self._last: int | None = None  # no iteration after this one
+        self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._sender.start()
+        threading.Thread(target=self._wait_for_stop if rank == 0 else self._wait_for_last, daemon=True).start()
+
+    def _send(self) -> None:
+        """Send messages in their order, those that have come meanwhile together."""
+        is_open = True
+        while is_open:
+            messages = [self._outbox.get()]
+            while not self._outbox.empty():
+                messages.append(self._outbox.get())
+            is_open = None not in messages
+            ray.get(self._supervisor.tell.remote([message for message in messages if message is not None]))
+
+    def flush(self) -> None:
+        """Send what is left, and end."""
+        self._outbox.put(None)
+        self._sender.join()
+
+    def _wait_for_stop(self) -> None:
+        with contextlib.suppress(RayError):
+            ray.get(self._supervisor.wait_for_stop.remote())
+            self._stop = True
+
+    def _wait_for_last(self) -> None:
+        with contextlib.suppress(RayError):
+            self._last = ray.get(self._supervisor.wait_for_last.remote(self._attempt))
+            self._supervisor.know_last.remote(self._attempt)
+
+    def report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
+        """Report an iteration, as `workers.WorkerActor` does: all ranks stop after the same one."""
+        if self._last is not None:
+            return iteration > self._last
+        if self._rank:
+            return False
+        self._outbox.put(WorkerMessage(iteration, {name: float(value) for name, value in metrics.items()}))
+        if not self._stop:
+            return False
+        self._last = iteration
+        ray.get(self._supervisor.stop_after.remote(self._attempt, iteration, self._n))
+        return self._n == 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks."""
+        self._n_exchanges += 1
+        call = self._supervisor.exchange.remote(self._attempt, self._rank, self._n, self._n_exchanges, value)
+        values: list[Any] = ray.get(call)
+        return values
+
+    def checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
+        """Store a checkpoint through Ray Train, which needs a report of every rank."""
+        every = self._job.checkpoint_every
+        if not every or (iteration + 1) % every:
+            return
+        if self._rank:
+            ray_train.report({"iteration": iteration})
+            return
+        with scratch.folder("checkpoint") as folder:
+            packed = pack(save)
+            unpack(packed, folder)
+            ray_train.report({"iteration": iteration}, checkpoint=ray_train.Checkpoint.from_directory(folder))
+        if self._job.sends_checkpoints:
+            self._outbox.put(WorkerMessage(iteration, checkpoint=packed))
+
+
+# -- on the driver ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RayTrainRun:
+    """A training under Ray Train, including its restarts. The attributes are those of `group.DistributedRun`.
+
+    Attributes
+    ----------
+    num_workers
+        The number of workers, or a range.
+    plan
+        The placement of the smallest group: its resources are those of each worker.
+    """
+
+    function: Callable[[Any], Any]
+    num_workers: int | tuple[int, int]
+    plan: PlacementPlan
+    coordinate: Coordinate
+    on_report: Callable[[int, Mapping[str, float]], bool]
+    on_checkpoint: Callable[[int, Path], None] | None
+    max_failures: int
+    storage: CheckpointStore | None
+    checkpoint_every: int | None
+
+    _group: GroupBegun | None = field(default=None, init=False)
+    _failures: int = field(default=0, init=False)  # groups that were lost, and not with their node
+    _lost: Mapping[int, str] = field(default_factory=dict, init=False)  # of the current group
+    _raised: dict[int, Exception] = field(default_factory=dict, init=False)
+    _heard: int = field(default=-1, init=False)  # the last iteration that was heard,
+    _again: int = field(default=-1, init=False)  # and the one up to which they are made once more after a failure
+    _deadline: float = field(default=0.0, init=False)
+
+    @property
+    def _is_elastic(self) -> bool:
+        return isinstance(self.num_workers, tuple)
+
+    def run(self, train: Sequence[BlockSlice], test: Sequence[BlockSlice] | None) -> list[Any]:
+        """Run the function and return its result on each rank.
+
+        Raises
+        ------
+        TrainingError
+            When the function fails on a rank, or a worker is lost, more than `max_failures` times. A worker that was lost
+            with its node does not count where the group is elastic.
+        ResourceError
+            When no group of workers can begin.
+        RaylineError
+            Raised by the function itself.
+        """
+        packed = packed_function(self.function)
+        with contextlib.ExitStack() as stack:
+            if self.storage is None:
+                _refuse_several_machines()
+                self.storage = CheckpointStore.begin(stack.enter_context(scratch.folder("train")))
+            every = self.checkpoint_every
+            if every is None and (self.max_failures or self._is_elastic):
+                every = CHECKPOINT_EVERY
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            supervisor = TrainSupervisor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+            job = TrainJob(packed, supervisor, train, test, self.plan.n_threads, every, self.on_checkpoint is not None)
+            return self._follow(supervisor, supervisor.run.remote(job, self._options()))
+
+    def _options(self) -> TrainOptions:
+        assert self.storage is not None
+        filesystem, root = self.storage.opened()
+        resources = {**self.plan.held, "CPU": max(self.plan.cpus, SMALLEST_CPU)}
+        failures = -1 if self._is_elastic else self.max_failures  # of an elastic group they are counted here
+        environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        return TrainOptions(
+            self.num_workers, resources, failures, filesystem, root.rpartition("/")[0], self.storage.run, environment
+        )  # fmt: skip
+
+    def _follow(self, supervisor: Any, running: Any) -> list[Any]:
+        """Listen until Ray Train has ended."""
+        listening, is_stopping = supervisor.listen.remote(), False
+        self._deadline = time.monotonic() + START_S
+        with contextlib.ExitStack() as coordination, _ended(supervisor), patience(self._waiting) as is_over:
+            while True:
+                ready, _ = ray.wait([listening, running], num_returns=1, timeout=1.0)
+                if not ready:
+                    self._check_deadline()
+                elif listening in ready:
+                    for message in ray.get(listening):
+                        if isinstance(message, GroupBegun):
+                            is_over()
+                            self._begin(message, supervisor, coordination)
+                        elif self._hear(message) and not is_stopping:
+                            supervisor.stop.remote()
+                            is_stopping = True
+                    listening = supervisor.listen.remote()
+                else:
+                    self._raise_failure(running)
+                    assert self._group is not None
+                    results: list[Any] = ray.get(supervisor.results.remote(self._group.attempt))
+                    return results
+
+    def _waiting(self) -> str:
+        return busy(
+            f"waiting for {self.num_workers} workers with {dict(self.plan.held)} and {self.plan.cpus:g} CPU each"
+        )
+
+    def _check_deadline(self) -> None:
+        if self._deadline and time.monotonic() > self._deadline:
+            raise ResourceError(
+                f"{WHERE}: a group of {self.num_workers} workers did not begin within {START_S:.0f} s.",
+                f"Expected {dict(self.plan.held)} and {self.plan.cpus:g} CPU for each; free are {free()}.",
+                "end what holds these resources, or ask for fewer workers or for less for each.",
+            )
+
+    def _begin(self, begun: GroupBegun, supervisor: Any, coordination: contextlib.ExitStack) -> None:
+        """Connect the workers of a group. Raises when the one before it was one too many."""
+        if self._group is not None:
+            self._count_failure(self._group)
+            coordination.close()  # of the group before
+            self._again = self._heard
+        self._group, self._lost, self._raised, self._deadline = begun, {}, {}, 0.0
+        host = ray.util.get_node_ip_address()
+        rendezvous = coordination.enter_context(self.coordinate(len(begun.nodes), host))
+        ray.get(supervisor.connect.remote(begun.attempt, rendezvous))
+
+    def _count_failure(self, group: GroupBegun) -> None:
+        if not self._lost or (self._is_elastic and any(gone(node) for node in group.nodes)):
+            return  # the group was resized, or a node has left
+        self._failures += 1
+        if self._failures > self.max_failures:
+            raise self._error(group)
+
+    def _hear(self, message: Any) -> bool:
+        """Return whether the training should stop."""
+        if isinstance(message, GroupLost):
+            self._lost, self._deadline = message.failures, time.monotonic() + START_S
+        elif isinstance(message, RankFailed):
+            self._raised[message.rank] = message.error
+            if isinstance(message.error, RaylineError) and not isinstance(message.error, TrainingError):
+                raise message.error  # wrong input stays wrong in the next group
+        elif message.metrics is not None:
+            if message.iteration > self._again:
+                self._heard = message.iteration
+                return bool(self.on_report(message.iteration, message.metrics))
+        elif self.on_checkpoint is not None:
+            with scratch.folder("checkpoint") as folder:
+                self.on_checkpoint(message.iteration, unpack(message.checkpoint, folder))
+        return False
+
+    def _raise_failure(self, running: Any) -> None:
+        """Raise what Ray Train ended with, if it did not succeed."""
+        try:
+            ray.get(running)
+        except RayTaskError as error:
+            if self._group is not None and (self._lost or self._raised):
+                raised = self._error(self._group)
+                raise raised from (raised.__cause__ or getattr(raised, "cause", error))
+            cause = error.cause
+            raise ResourceError(
+                f"{WHERE}: Ray Train could not run {self.num_workers} workers: {first_line(str(cause))}",
+                f"Expected {dict(self.plan.held)} and {self.plan.cpus:g} CPU for each; free are {free()}.",
+                "end what holds these resources, or ask for fewer workers.",
+            ) from error
+        except RayActorError as error:
+            raise TrainingError(
+                f"{WHERE}: the process that runs Ray Train has ended.",
+                "Expected it to stay until the training ends.",
+                "look for a lack of memory on the driver's node.",
+            ) from error
+
+    def _error(self, group: GroupBegun) -> RaylineError:
+        """Return the error of a lost group: of a rank that died, where one did, because the others fail of it."""
+        n, dead = len(group.nodes), [rank for rank in self._lost if rank not in self._raised]
+        if not dead:
+            rank, error = next(iter(self._raised.items()))
+            if isinstance(error, RaylineError):
+                return error
+            made = TrainingError(
+                f"{WHERE}: rank {rank} of {n} failed: {type(error).__name__}: {first_line(str(error))}",
+                "Expected every rank to finish.",
+                "the error of the worker stands above this one.",
+            )
+            made.__cause__ = error
+            return made
+        rank = dead[0]
+        node = gone(group.nodes[rank]) if rank < n else None
+        how = (
+            f"was lost with its node {node}, which has left the cluster"
+            if node
+            else "was lost: its process ended before its work did"
+        )
+        return TrainingError(
+            f"{WHERE}: rank {rank} of {n} {how}.",
+            f"Expected every rank to finish; {self._failures or 1} groups of workers failed, and max_failures is {self.max_failures}.",
+            "look for a lack of memory or a crash in native code; max_failures=1 resumes from the last checkpoint.",
+        )
+
+
+def _refuse_several_machines() -> None:
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(addresses) > 1:
+        raise ResourceError(
+            f"{WHERE}: Ray Train keeps checkpoints in a storage that all {len(addresses)} machines of this cluster can access.",
+            "Expected storage_path, a shared directory or a URL (s3://…, gs://…).",
+            "pass storage_path, or leave backend='ray_train' and the range of workers out.",
+        )
+
+
+@contextlib.contextmanager
+def _ended(supervisor: Any) -> Iterator[None]:
+    """End the supervisor, and with it Ray Train's controller and its workers: before the coordinator goes, which may wait for
+    the workers."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RayError):
+            ray.kill(supervisor)
