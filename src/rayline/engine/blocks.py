@@ -50,7 +50,7 @@ class SerializedFunction:
     digest: bytes
 
     @classmethod
-    def of(cls, function: TableFunction) -> SerializedFunction:
+    def of(cls, function: Any) -> SerializedFunction:
         packed = cloudpickle.dumps(function)
         return cls(packed, hashlib.blake2b(packed, digest_size=16).digest())
 
@@ -61,7 +61,7 @@ class SerializedFunction:
         return hash(self.digest)
 
     def __call__(self, frame: pl.DataFrame, batch_size: int | None = None) -> pl.DataFrame:
-        function = _unpacked(self)
+        function: TableFunction = _unpacked(self)
         if batch_size is None or frame.height <= batch_size:
             return function(frame.lazy()).collect()
         return pl.concat(function(part.lazy()).collect() for part in frame.iter_slices(batch_size))
@@ -76,21 +76,24 @@ class SerializedFunction:
 
 
 @functools.lru_cache(maxsize=4)
-def _unpacked(shipped: SerializedFunction) -> TableFunction:
-    function: TableFunction = pickle.loads(shipped.packed)  # noqa: S301  # packed by our own driver
-    return function
+def _unpacked(shipped: SerializedFunction) -> Any:
+    return pickle.loads(shipped.packed)  # noqa: S301  # packed by our own driver
 
 
 @dataclass(frozen=True)
 class PartialScan:
-    """Scan one block and return the results as one row."""
+    """Scan one block and return the results as one row. The scan is deserialized once in each process."""
 
-    scan: Scan
+    scan: SerializedFunction
+
+    @classmethod
+    def of(cls, scan: Scan) -> PartialScan:
+        return cls(SerializedFunction.of(scan))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         frame = to_frame(block)
-        answers = self.scan.of(frame.lazy(), frame.height)
-        return pa.table({"answers": pa.array([pickle.dumps(answers)], pa.large_binary())})
+        answers = _unpacked(self.scan).of(frame.lazy(), frame.height)
+        return pa.table({"answers": pa.array([cloudpickle.dumps(answers)], pa.large_binary())})
 
 
 @dataclass(frozen=True)

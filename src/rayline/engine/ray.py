@@ -90,7 +90,7 @@ class RayEngine(Engine):
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = _batch_size(data) if scan.is_local else None  # else whole blocks
-            partial = needed.map_batches(RaylineTask(PartialScan(scan)), batch_format="pyarrow", batch_size=size)
+            partial = needed.map_batches(RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size)
             for table in _blocks(partial):
                 for packed in table.column("answers").to_pylist() if table.num_columns else ():
                     for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks

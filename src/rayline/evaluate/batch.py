@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.target import Target, Task
+from rayline.core.target import Target, Task, has_probabilities
 
 Array = npt.NDArray[Any]
 
@@ -106,6 +106,11 @@ class ScoredBatch:
         start = sum(len(classes) for classes in self.target.classes[: self.place])
         found: Array = np.clip(table[:, start : start + len(self.classes)].to_numpy(), 0.0, 1.0)
         return found
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the model gives probabilities or margins, and not only classes."""
+        return self.scores.dtype.names is not None or has_probabilities(self.scores)
 
     @cached_property
     def positive(self) -> Array:

@@ -10,6 +10,7 @@ from these bins, and moved by the difference between the exact value and that of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -31,6 +32,27 @@ MAX_BINS = 128
 _SIGN = np.uint64(1 << 63)
 
 
+class SparseCells(NamedTuple):
+    """An array of weights of which few are not 0: the flat places of these, and the weights."""
+
+    shape: tuple[int, int, int]
+    places: Array
+    weights: Array
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], places: Array, weights: Array | None) -> SparseCells:
+        """Return the sums of weights (ones when None) at places that may repeat."""
+        found = np.bincount(places, weights, minlength=math.prod(shape))
+        filled = np.flatnonzero(found)
+        return cls(shape, filled.astype(np.uint32), found[filled].astype(np.float64, copy=False))
+
+    def dense(self) -> Array:
+        """Return the whole array."""
+        found = np.zeros(math.prod(self.shape))
+        found[self.places] = self.weights
+        return found.reshape(self.shape)
+
+
 class Curve(NamedTuple):
     """Weights at each different score, from the lowest: the scores, and an array of shape (scores, labels)."""
 
@@ -50,7 +72,7 @@ class ScoreTable(Statistic):
     weights: Array | None = None  # (scores, labels)
     level: int = 0
     bins: Array | None = None  # uint64 keys of bins of scores, without `bin_level` bits; None without buckets
-    cells: Array | None = None  # (bins, buckets, labels)
+    cells: SparseCells | None = None  # weights, (bins, buckets, labels)
     bin_level: int = 0
 
     @classmethod
@@ -74,11 +96,8 @@ class ScoreTable(Statistic):
         of_row = (np.cumsum(new) - 1)[runs]
         bins = places[new]
         bucket = batch.bucket[order].astype(np.int64)
-        cells = np.bincount(
-            (of_row * batch.n_buckets + bucket) * n_labels + labels, weight,
-            minlength=len(bins) * batch.n_buckets * n_labels,
-        )  # fmt: skip
-        cells = cells.reshape(len(bins), batch.n_buckets, n_labels).astype(np.float64, copy=False)
+        places_of_rows = (of_row * batch.n_buckets + bucket) * n_labels + labels
+        cells = SparseCells.of((len(bins), batch.n_buckets, n_labels), places_of_rows, weight)
         return cls(made.keys, made.weights, 0, bins, cells, level)._limited()
 
     @classmethod
@@ -103,14 +122,16 @@ class ScoreTable(Statistic):
             )
             raised = _level(every, MAX_BINS)
             bins = np.unique(every >> np.uint64(raised))
-            first = found[0].cells
-            assert first is not None
-            cells = np.zeros((len(bins), *first.shape[1:]))
+            places, own_weights = [], []
             for state in found:
                 assert state.bins is not None
                 assert state.cells is not None
-                own = state.bins >> np.uint64(low + raised - state.bin_level)
-                np.add.at(cells, np.searchsorted(bins, own), state.cells)
+                shape, own, weight = state.cells
+                moved = np.searchsorted(bins, state.bins >> np.uint64(low + raised - state.bin_level))
+                bin_of, rest = np.divmod(own.astype(np.int64), shape[1] * shape[2])
+                places.append(moved[bin_of] * (shape[1] * shape[2]) + rest)
+                own_weights.append(weight)
+            cells = SparseCells.of((len(bins), *shape[1:]), np.concatenate(places), np.concatenate(own_weights))
             made = cls(keys, weights, level, bins, cells, low + raised)
         return made._limited()
 
@@ -144,29 +165,10 @@ class ScoreTable(Statistic):
     ) -> Array:
         """Return the weights in the bins for each replicate, shape (replicates, bins, labels)."""
         assert self.cells is not None
-        cells = _two(self.cells, positive, among)
+        cells = _two(self.cells.dense(), positive, among)
         n_bins, n_buckets, n_labels = cells.shape
         flat = cells.transpose(1, 0, 2).reshape(n_buckets, n_bins * n_labels)
         return np.asarray(multiplicity @ flat).reshape(len(multiplicity), n_bins, n_labels)
-
-    # Cells are mostly empty in a small batch: only the others travel.
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.cells is not None:
-            filled = np.flatnonzero(self.cells)
-            if 2 * len(filled) < self.cells.size:
-                state["cells"] = (self.cells.shape, filled.astype(np.uint32), self.cells.reshape(-1)[filled])
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state.get("cells"), tuple):
-            shape, filled, values = state["cells"]
-            cells = np.zeros(shape)
-            cells.reshape(-1)[filled] = values
-            state = {**state, "cells": cells}
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
 
 
 def _scores_and_labels(batch: ScoredBatch, of: tuple[Any, ...]) -> tuple[Array, Array, int, bool]:

@@ -1,0 +1,71 @@
+"""The contract of an evaluation: what `InferencePipeline.evaluate` returns, and how a package above pipelines provides it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+
+class Estimate(NamedTuple):
+    """A value with its confidence interval; NaN where it is not defined.
+
+    >>> print(Estimate(0.91994, 0.9101, 0.9304))
+    0.9199 [0.9101, 0.9304]
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether there is a value."""
+        return self.value == self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]" if self.is_defined else "not defined"
+
+
+class Report(ABC):
+    """The report of an evaluation.
+
+    Attributes
+    ----------
+    metrics
+        Each metric with its confidence interval, by name.
+    slices
+        One row for each slice and metric.
+    """
+
+    metrics: dict[str, Estimate]
+    slices: pl.DataFrame
+
+    @abstractmethod
+    def plot(self, kind: str, ax: Any = None, *, by: str | None = None) -> Any:
+        """Draw a plot with Matplotlib and return its axes."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write the report as one file."""
+
+    @abstractmethod
+    def to_markdown(self) -> str:
+        """Return the report as Markdown."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+
+
+class PipelineMethod(ABC):
+    """A method of inference pipelines that a package above `inference` provides, found by its name in the registry."""
+
+    @abstractmethod
+    def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
+        """Call the method for a pipeline."""
+
+

@@ -1,0 +1,161 @@
+"""`InferencePipeline.evaluate`: check the arguments, scan the rows once, and return the report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+from rayline.core import registry
+from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.evaluation import PipelineMethod
+from rayline.core.scan import Scan
+from rayline.core.statistics.base import StatisticRequest
+from rayline.evaluate import drawn
+from rayline.evaluate import metrics as named
+from rayline.evaluate.bootstrap import REPLICATES, hashed_columns
+from rayline.evaluate.metric import Metric
+from rayline.evaluate.report import EvaluationReport
+from rayline.evaluate.results import EvaluationResults
+from rayline.evaluate.scan import WHERE, EvaluationPlan, EvaluationStatistics, ScoredRows
+from rayline.inference.pipeline import InferencePipeline
+from rayline.preprocessing.schema_check import SchemaCheck
+
+MAX_REPLICATES = 10_000
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """The arguments of an evaluation, checked."""
+
+    metrics: Mapping[str, Metric]
+    by: tuple[tuple[str, ...], ...]
+    weight: str | None
+    confidence: float
+    replicates: int
+    seed: int
+    target_columns: tuple[str, ...]
+
+
+class Evaluate(PipelineMethod):
+    """Measure a pipeline on rows with labels; see `InferencePipeline.evaluate`."""
+
+    def __call__(self, pipeline: Any, *args: Any, **options: Any) -> EvaluationReport:
+        (data,) = args
+        assert isinstance(pipeline, InferencePipeline)
+        checked = check({"": pipeline}, data, WHERE, **options)
+        statistics, plan = scan({"": pipeline}, data, checked)
+        results = EvaluationResults.of(statistics, plan, checked.replicates, checked.seed, checked.confidence)
+        return EvaluationReport(results, pipeline)
+
+
+def check(
+    pipelines: Mapping[str, InferencePipeline],
+    data: Any,
+    where: str,
+    *,
+    metrics: Any = None,
+    by: Any = None,
+    sample_weight: str | None = None,
+    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    target_columns: Sequence[str] | str | None = None,
+) -> EvaluationOptions:
+    """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
+    first = next(iter(pipelines.values()))
+    if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        raise ParameterError.value(where, "confidence", "a number between 0 and 1, as 0.95", confidence)
+    for name, value, low, high in (("replicates", replicates, 0, MAX_REPLICATES), ("seed", seed, 0, 2**63)):
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ParameterError.value(where, name, f"an integer from {low} to {high}", value)
+    if sample_weight is not None and not isinstance(sample_weight, str):
+        raise ParameterError.value(where, "sample_weight", "the name of a column", type(sample_weight))
+    slices = _slices(by, where)
+    labels = first.target.columns if target_columns is None else target_columns
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    if len(labels) != len(first.target.columns):
+        raise ParameterError.value(
+            where, "target_columns", f"{len(first.target.columns)} names, for {list(first.target.columns)}", labels
+        )
+    schema = registry.engine_for(data).schema(data)
+    for pipeline in pipelines.values():
+        SchemaCheck(pipeline.input_schema, where).refuse_types(schema)
+    named_columns = [*labels, *(name for names in slices for name in names), *([sample_weight] if sample_weight else [])]
+    absent = [name for name in named_columns if name not in schema]
+    if absent:
+        raise SchemaError.absent(where, list(dict.fromkeys(absent)), schema)
+    if sample_weight is not None and not schema[sample_weight].is_numeric():
+        raise SchemaError.dtype(where, sample_weight, "a numeric column of weights", schema[sample_weight])
+    for name in (name for names in slices for name in names):
+        if schema[name].is_nested():
+            raise SchemaError.dtype(where, name, "a column of single values to make slices of", schema[name])
+    chosen = _metrics(metrics, first, data, where)
+    return EvaluationOptions(chosen, slices, sample_weight, float(confidence), replicates, seed, labels)
+
+
+def _slices(by: Any, where: str) -> tuple[tuple[str, ...], ...]:
+    """Return the columns of the slices: each alone, those of a tuple together."""
+    if by is None:
+        return ()
+    listed = [by] if isinstance(by, (str, tuple)) else by
+    if not isinstance(listed, Sequence):
+        raise ParameterError.value(where, "by", "names of columns, or tuples of them", by)
+    found = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in listed]
+    if any(not names or not all(isinstance(name, str) for name in names) for names in found):
+        raise ParameterError.value(where, "by", "names of columns, or tuples of them", by)
+    return tuple(dict.fromkeys(found))
+
+
+def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any, where: str) -> dict[str, Metric]:
+    target = pipeline.target
+    names, own = named.given(wanted, where) if wanted is not None else (_defaults(pipeline, data), {})
+    for name in names:
+        if name.startswith("train-"):
+            raise ParameterError.value(where, "metrics", "metrics of these rows, without a prefix", name)
+    plain = [name.removeprefix("test-") for name in names]
+    named.check(plain, target, where, own)
+    return {name: named.get(name, own) for name in plain}
+
+
+def _defaults(pipeline: InferencePipeline, data: Any) -> tuple[str, ...]:
+    """Return the default metrics; a few rows show whether a classifier gives probabilities."""
+    target = pipeline.target
+    if not target.task.is_classification:
+        return named.defaults(target.task)
+    rows = pipeline.examples
+    if not rows.height:
+        few = data.limit(2) if hasattr(data, "limit") else data
+        rows = registry.engine_for(few).collect(few, list(pipeline.input_schema)).head(2)
+    return named.defaults(target.task, pipeline.scores(rows.lazy()) if rows.height else None)
+
+
+def scan(
+    pipelines: Mapping[str, InferencePipeline], data: Any, options: EvaluationOptions
+) -> tuple[EvaluationStatistics, EvaluationPlan]:
+    """Read the rows once, and return their statistics with the plan that they were computed by.
+
+    Raises
+    ------
+    DataError
+        When there are no rows, labels are missing or were not seen in training, or weights are negative.
+    """
+    first = next(iter(pipelines.values()))
+    inputs = [name for pipeline in pipelines.values() for name in pipeline.input_schema]
+    rows = ScoredRows(
+        pipelines, options.target_columns, hashed_columns([*inputs, *options.target_columns]), options.by, options.weight
+    )
+    targets = {name: pipeline.target for name, pipeline in pipelines.items()}
+    about = [sorted(targets), [str(t) for t in targets.values()], sorted(options.metrics), options.by, options.weight]
+    key = hashlib.sha256(repr(about).encode()).hexdigest()
+    plan = EvaluationPlan(key, targets, options.metrics, options.by, drawn.parts(first.target), options.weight is not None)
+    request = StatisticRequest(EvaluationStatistics, tuple(rows.schema), (("plan", plan),))
+    found = registry.engine_for(data).scan(data, Scan([request], attach=rows))[0][request]
+    assert isinstance(found, EvaluationStatistics)
+    if found.overall is None:
+        raise DataError(
+            f"{WHERE}: there are no rows.", "Expected at least one.", "check the filter or the path that they come from."
+        )
+    return found, plan
