@@ -119,13 +119,14 @@ ONE_PLACE = {
 """Libraries of frameworks, and the files of rayline.frameworks that may import them."""
 
 
-PLUGINS = {"rayline.core.registry": ("Stage", "Framework", "Engine")}
+PLUGINS = {"rayline.core.registry": ("Stage", "Framework", "Engine", "PipelineMethod")}
 """The module that names others in strings without depending on them: implementations of these contracts of core, by id."""
 
 IMPORT_BY_NAME = {
     *PLUGINS,
     "rayline",
     "rayline.data",
+    "rayline.evaluate",
     "rayline.serve",
     "rayline.cli",  # modules that the user names
     "rayline.compat",  # modules of other libraries

@@ -12,7 +12,7 @@ from rayline.core.version import VERSION
 
 __version__ = VERSION
 
-_MODULES = ("data", "stages", "postprocess", "train", "tune", "serve", "inference", "testing")
+_MODULES = ("data", "stages", "postprocess", "evaluate", "train", "tune", "serve", "inference", "testing")
 _NAMES = {
     "RaylineError": "rayline.core.errors",
     "SchemaError": "rayline.core.errors",
@@ -38,7 +38,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from rayline import data, inference, postprocess, serve, stages, testing, train, tune
+    from rayline import data, evaluate, inference, postprocess, serve, stages, testing, train, tune
     from rayline.core.errors import (
         ArtifactError,
         DataError,
@@ -79,6 +79,7 @@ __all__ = [
     "Stage",
     "TrainingError",
     "data",
+    "evaluate",
     "inference",
     "load",
     "model_card",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,5 +66,3 @@ class PipelineMethod(ABC):
     @abstractmethod
     def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
         """Call the method for a pipeline."""
-
-

@@ -79,6 +79,11 @@ _POSTPROCESSING: dict[str, str | type] = {
 }
 """Stages after the model."""
 
+_PIPELINE_METHODS: dict[str, str] = {
+    "evaluate": "rayline.evaluate.evaluation:Evaluate",
+}
+"""Methods of inference pipelines that packages above `inference` provide (see `core.evaluation.PipelineMethod`)."""
+
 _FRAMEWORKS: dict[str, str | type] = {
     "xgboost": "rayline.frameworks.xgboost:XGBoost",
     "lightgbm": "rayline.frameworks.lightgbm:LightGBM",
@@ -108,6 +113,11 @@ def stage(name: str) -> type:
 def postprocessing_stage(name: str) -> Any:
     """Return the class of the postprocessing stage with this id. Raises ParameterError when there is none."""
     return _look_up(_POSTPROCESSING, name, "postprocessing stage", "rayline.postprocess")
+
+
+def pipeline_method(name: str) -> Any:
+    """Return the method of inference pipelines of this name, ready to be called with a pipeline."""
+    return _load(_PIPELINE_METHODS[name])()
 
 
 def framework(name: str) -> Any:

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rayline.core.evaluation import Estimate
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.custom_metrics import MetricStatistic, metric
 from rayline.evaluate.metrics import register_metric
 
-__all__ = ["MetricStatistic", "ScoredBatch", "metric", "register_metric"]
+if TYPE_CHECKING:
+    from rayline.evaluate.report import EvaluationReport
+
+_LATE = {"EvaluationReport": "rayline.evaluate.report"}
+
+__all__ = ["Estimate", "EvaluationReport", "MetricStatistic", "ScoredBatch", "metric", "register_metric"]
+
+if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
+
+    def __getattr__(name: str) -> Any:
+        if name in _LATE:
+            return getattr(importlib.import_module(_LATE[name]), name)
+        raise AttributeError(f"module 'rayline.evaluate' has no attribute {name!r}")

@@ -11,6 +11,7 @@ rows repeat, and multiplicities vary less by that much: with λ copies of each r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -49,9 +50,9 @@ def row_hashes(table: pl.DataFrame, columns: Sequence[str]) -> Array:
     """
     total = np.full(table.height, _ODD, dtype=np.uint64)
     for name in columns:
-        key = np.uint64(int.from_bytes(name.encode()[-7:], "little") * 2 + 1) * _ODD
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") | 1
         words = _words(table[name])
-        words *= key | np.uint64(1)
+        words *= np.uint64(key)
         words ^= words >> np.uint64(32)
         words *= _SPREAD
         total += words
@@ -134,7 +135,7 @@ def estimate(values: Array, confidence: float) -> Estimate:
     """Return the first value with the interval of the others: percentiles, NaN where fewer than half are defined."""
     drawn = values[1:][np.isfinite(values[1:])]
     value = float(values[0])
-    if not np.isfinite(value) or 2 * len(drawn) < min(len(values) - 1, 30):
+    if not np.isfinite(value) or not len(drawn) or 2 * len(drawn) < min(len(values) - 1, 30):
         return Estimate(value, float("nan"), float("nan"))
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(value, float(low), float(high))

@@ -80,9 +80,16 @@ def _expected_calibration_error(bins: Array) -> Array:
 
 
 def _sums(
-    name: str, mode: Any, needs: Any, about: str, *quantities: str, total: Any = _mean, reason: str = ""
+    name: str,
+    mode: Any,
+    needs: Any,
+    about: str,
+    *quantities: str,
+    total: Any = _mean,
+    reason: str = "",
+    recenters: bool = False,
 ) -> Metric:
-    return SumMetric(name, mode, needs, CLASSIFICATION, about, quantities, total, reason)
+    return SumMetric(name, mode, needs, CLASSIFICATION, about, quantities, total, reason, recenters)
 
 
 _WORDS = {
@@ -132,7 +139,7 @@ def _all() -> list[Metric]:
         _sums("top_k", "max", "probabilities", "share of rows whose class is among the k likeliest", "top_k", "weight"),
         _sums(
             "ece", "min", "probabilities", "mean distance of probabilities from observed shares, in bins of equal width",
-            "calibration", total=_expected_calibration_error,
+            "calibration", total=_expected_calibration_error, recenters=True,
         ),
     ]  # fmt: skip
 

@@ -72,7 +72,7 @@ class ScoredRowSample(Statistic):
         hashes ^= hashes >> np.uint64(32)
         kept = slice(None)
         if len(hashes) > 4 * SAMPLED:
-            kept = hashes <= np.partition(hashes, 2 * SAMPLED)[2 * SAMPLED]  # type: ignore[assignment]
+            kept = hashes <= np.partition(hashes, 2 * SAMPLED)[2 * SAMPLED]
         return cls._smallest(hashes[kept], np.stack([batch.truth[kept], batch.values[kept]], axis=1))
 
     @classmethod
@@ -103,8 +103,8 @@ def curve_part(code: int) -> Part:
 
 def parts(target: Target) -> tuple[Part, ...]:
     """Return the statistics for the plots of a target."""
-    if target.task is Task.REGRESSION:
-        return (SAMPLE,)
+    if not target.task.is_classification:
+        return (SAMPLE,) if target.task is Task.REGRESSION and len(target.quantiles) < 2 else ()
     n = len(target.classes[0])
     curves = [curve_part(code) for code in ([1] if n == 2 else range(min(n, MAX_CURVES)))]
     return (*curves, *([CONFUSION] if n <= MAX_CONFUSED else []), CALIBRATION)

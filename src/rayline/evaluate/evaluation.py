@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
 from rayline.core.statistics.base import StatisticRequest
+from rayline.core.target import Task
 from rayline.evaluate import drawn
 from rayline.evaluate import metrics as named
 from rayline.evaluate.bootstrap import REPLICATES, hashed_columns
@@ -83,7 +83,11 @@ def check(
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
         SchemaCheck(pipeline.input_schema, where).refuse_types(schema)
-    named_columns = [*labels, *(name for names in slices for name in names), *([sample_weight] if sample_weight else [])]
+    named_columns = [
+        *labels,
+        *(name for names in slices for name in names),
+        *([sample_weight] if sample_weight else []),
+    ]
     absent = [name for name in named_columns if name not in schema]
     if absent:
         raise SchemaError.absent(where, list(dict.fromkeys(absent)), schema)
@@ -144,18 +148,22 @@ def scan(
     """
     first = next(iter(pipelines.values()))
     inputs = [name for pipeline in pipelines.values() for name in pipeline.input_schema]
-    rows = ScoredRows(
-        pipelines, options.target_columns, hashed_columns([*inputs, *options.target_columns]), options.by, options.weight
-    )
+    # The rows of a group are ranked together, and so are resampled together.
+    units = options.target_columns[1:] if first.target.task is Task.RANKING else [*inputs, *options.target_columns]
+    rows = ScoredRows(pipelines, options.target_columns, hashed_columns(units), options.by, options.weight)
     targets = {name: pipeline.target for name, pipeline in pipelines.items()}
     about = [sorted(targets), [str(t) for t in targets.values()], sorted(options.metrics), options.by, options.weight]
     key = hashlib.sha256(repr(about).encode()).hexdigest()
-    plan = EvaluationPlan(key, targets, options.metrics, options.by, drawn.parts(first.target), options.weight is not None)
+    plan = EvaluationPlan(
+        key, targets, options.metrics, options.by, drawn.parts(first.target), options.weight is not None
+    )
     request = StatisticRequest(EvaluationStatistics, tuple(rows.schema), (("plan", plan),))
     found = registry.engine_for(data).scan(data, Scan([request], attach=rows))[0][request]
     assert isinstance(found, EvaluationStatistics)
     if found.overall is None:
         raise DataError(
-            f"{WHERE}: there are no rows.", "Expected at least one.", "check the filter or the path that they come from."
+            f"{WHERE}: there are no rows.",
+            "Expected at least one.",
+            "check the filter or the path that they come from.",
         )
     return found, plan

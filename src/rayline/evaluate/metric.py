@@ -139,6 +139,9 @@ class SumMetric(Metric):
     quantities: tuple[str, ...] = ()
     total: Callable[..., Array] = field(default=lambda *sums: sums[0])
     reason: str = ""
+    recenters: bool = (
+        False  # whether replicates are biased, as sums of absolute values are, and are moved by their mean
+    )
 
     def parts(self, n_classes: int) -> Sequence[Part]:
         return [sums(name) for name in self.quantities]
@@ -146,7 +149,10 @@ class SumMetric(Metric):
     def value(self, parts: Parts, multiplicity: Array) -> Array:
         found = [parts[sums(name)].total(multiplicity) for name in self.quantities]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self.total(*found), dtype=np.float64)
+            made = np.array(self.total(*found), dtype=np.float64)
+        if self.recenters and len(made) > 1 and np.isfinite(made).all():
+            made[1:] = np.maximum(made[1:] + made[0] - made[1:].mean(), 0.0)
+        return made
 
     def undefined(self, parts: Parts) -> str:
         return self.reason or "the rows have no weight"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.evaluation import Estimate
-from rayline.evaluate.bootstrap import estimate, multiplicities
+from rayline.core.target import Task
+from rayline.evaluate.bootstrap import N_BUCKETS, estimate, multiplicities
 from rayline.evaluate.metric import Metric
 from rayline.evaluate.scan import EvaluationPlan, EvaluationStatistics, SliceStatistics
 
@@ -55,6 +56,7 @@ class EvaluationResults:
     overall: SliceStatistics
     slices: Mapping[tuple[str, str], SliceStatistics]
     multiplicity: Array
+    _known: dict[Any, MetricReplicates] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -63,7 +65,9 @@ class EvaluationResults:
         """Return the results of merged statistics."""
         overall = statistics.overall
         assert overall is not None
-        multiplicity = multiplicities(replicates, statistics.copies.mean_copies(), seed)
+        is_grouped = any(target.task is Task.RANKING for target in plan.targets.values())  # many rows, one observation
+        copies = np.ones(N_BUCKETS) if is_grouped else statistics.copies.mean_copies()
+        multiplicity = multiplicities(replicates, copies, seed)
         slices = {
             (" × ".join(plan.by[place]), value): own
             for place, by_value in sorted(statistics.slices.items())
@@ -74,6 +78,12 @@ class EvaluationResults:
 
     def replicates(self, statistics: SliceStatistics, name: str, pipeline: str = "") -> MetricReplicates:
         """Return a metric of the rows of a slice, the mean over the targets, with its replicates."""
+        key = (id(statistics), name, pipeline)
+        if key not in self._known:
+            self._known[key] = self._replicates(statistics, name, pipeline)
+        return self._known[key]
+
+    def _replicates(self, statistics: SliceStatistics, name: str, pipeline: str) -> MetricReplicates:
         metric: Metric = self.plan.metrics[name]
         targets = statistics.parts[pipeline]
         values = np.mean([metric.value(parts, self.multiplicity) for parts in targets], axis=0)
@@ -84,7 +94,8 @@ class EvaluationResults:
     def estimates(self, pipeline: str = "") -> dict[str, Estimate]:
         """Return each metric of all rows with its interval."""
         return {
-            name: estimate(self.replicates(self.overall, name, pipeline).values, self.confidence) for name in self.plan.metrics
+            name: estimate(self.replicates(self.overall, name, pipeline).values, self.confidence)
+            for name in self.plan.metrics
         }
 
     def notes(self, pipeline: str = "") -> list[str]:

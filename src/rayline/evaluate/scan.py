@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,9 @@ class ScoredRows:
     def columns(self) -> tuple[str, ...]:
         inputs = [name for scorer in self.scorers.values() for name in scorer.input_schema]
         by = [name for names in self.by for name in names]
-        return tuple(dict.fromkeys([*inputs, *self.target_columns, *self.hashed, *by, *([self.weight] if self.weight else [])]))
+        return tuple(
+            dict.fromkeys([*inputs, *self.target_columns, *self.hashed, *by, *([self.weight] if self.weight else [])])
+        )
 
     @property
     def schema(self) -> pl.Schema:
@@ -89,7 +92,7 @@ class ScoredRows:
         for name, scorer in self.scorers.items():
             target = scorer.target
             kind = pl.Int64() if target.task.is_classification else pl.Float64()
-            found |= {f"{TRUTH}{place}": kind for place in range(len(target.columns))}
+            found |= {f"{TRUTH}{place}": kind for place in range(_truth_width(target))}
             found |= {f"{SCORES}{name}:{column}": dtype for column, dtype in packed_schema(target).items()}
         if self.weight is not None:
             found[WEIGHT] = pl.Float64()
@@ -107,7 +110,7 @@ class ScoredRows:
             if not made:
                 pairs = zip(self.target_columns, target.columns, strict=True)
                 truth = _truth(target, table.select(col(given).alias(own) for given, own in pairs))
-                for place, labels in enumerate(truth.reshape(len(truth), len(target.columns)).T):
+                for place, labels in enumerate(truth.reshape(len(truth), _truth_width(target)).T):
                     made[f"{TRUTH}{place}"] = pl.Series(labels)
             with _SCORING:
                 scores = scorer.scores(table.lazy())
@@ -119,6 +122,11 @@ class ScoredRows:
             texts = [col(name).cast(pl.String).fill_null(MISSING) for name in names]
             made[f"{BY}{place}"] = table.select(pl.concat_str(texts, separator=", ").alias("by")).to_series()
         return pl.DataFrame([column.alias(name) for name, column in made.items()])
+
+
+def _truth_width(target: Target) -> int:
+    """Return how many numbers the labels of a row are."""
+    return 2 if target.task.is_paired else len(target.columns)
 
 
 def _truth(target: Target, labels: pl.DataFrame) -> Array:
@@ -138,7 +146,9 @@ def _truth(target: Target, labels: pl.DataFrame) -> Array:
 
 def _weights(column: pl.Series) -> pl.Series:
     weights = column.cast(pl.Float64)
-    wrong = int((weights.is_null() | ~weights.is_finite().fill_null(value=False) | (weights < 0).fill_null(value=False)).sum())
+    wrong = int(
+        (weights.is_null() | ~weights.is_finite().fill_null(value=False) | (weights < 0).fill_null(value=False)).sum()
+    )
     if wrong:
         raise DataError(
             f"{WHERE}: the weight {column.name!r} has {counted(wrong, 'value')} that {'is' if wrong == 1 else 'are'} missing, "
@@ -158,7 +168,7 @@ _CODES, _PROBABILITIES_TOO, _MARGINS_TOO, _PROBABILITIES = range(4)
 def packed_schema(target: Target) -> dict[str, pl.DataType]:
     """Return the columns that `packed` gives."""
     if not target.task.is_classification:
-        return {f"value {i}": pl.Float64() for i in range(len(target.columns))}
+        return {f"value {i}": pl.Float64() for i in range(target.n_outputs)}
     codes: dict[str, pl.DataType] = {f"code {i}": pl.Int64() for i in range(len(target.columns))}
     return codes | {f"value {i}": pl.Float64() for i in range(target.n_outputs)} | {"kind": pl.UInt8()}
 
@@ -167,8 +177,8 @@ def packed(scores: Array, target: Target) -> dict[str, pl.Series]:
     """Return a model's scores as columns."""
     n, n_targets = len(scores), len(target.columns)
     if not target.task.is_classification:
-        values = target.values(scores).reshape(n, n_targets).astype(np.float64, copy=False)
-        return {f"value {i}": pl.Series(np.ascontiguousarray(values[:, i])) for i in range(n_targets)}
+        values = target.values(scores).reshape(n, target.n_outputs).astype(np.float64, copy=False)
+        return {f"value {i}": pl.Series(np.ascontiguousarray(values[:, i])) for i in range(target.n_outputs)}
     names, kind = scores.dtype.names, _CODES
     codes, values = np.zeros((n, n_targets), np.int64), np.full((n, target.n_outputs), np.nan)
     if names is not None:
@@ -186,7 +196,7 @@ def packed(scores: Array, target: Target) -> dict[str, pl.Series]:
 
 def _outputs(values: Array, target: Target) -> Array:
     """Return numbers of the classes, of two only the second, shape (n, outputs)."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     both = flat.shape[1] == 2 and target.n_outputs == 1
     return np.asarray(flat[:, 1:] if both else flat, dtype=np.float64)
 

@@ -52,6 +52,24 @@ class SparseCells(NamedTuple):
         found[self.places] = self.weights
         return found.reshape(self.shape)
 
+    def totals(self, multiplicity: Array) -> Array:
+        """Return the sums over the buckets, of which row r of `multiplicity` counts each so often: (replicates, bins, labels)."""
+        n_bins, n_buckets, n_labels = self.shape
+        counts = multiplicity.astype(np.float32)  # as precise as replicates need be
+        if 8 * len(self.places) > math.prod(self.shape):
+            flat = self.dense().transpose(1, 0, 2).reshape(n_buckets, n_bins * n_labels)
+            return np.asarray(counts @ flat.astype(np.float32), dtype=np.float64).reshape(-1, n_bins, n_labels)
+        place, label = np.divmod(self.places.astype(np.int64), n_labels)
+        in_bin, bucket = np.divmod(place, n_buckets)
+        column = in_bin * n_labels + label
+        order = np.argsort(column, kind="stable")
+        starts = np.flatnonzero(np.concatenate([[True], np.diff(column[order]) != 0]))
+        found = np.zeros((len(counts), n_bins * n_labels))
+        if len(order):
+            each = counts[:, bucket[order]] * self.weights[order].astype(np.float32)
+            found[:, column[order][starts]] = np.add.reduceat(each, starts, axis=1)
+        return found.reshape(len(counts), n_bins, n_labels)
+
 
 class Curve(NamedTuple):
     """Weights at each different score, from the lowest: the scores, and an array of shape (scores, labels)."""
@@ -165,10 +183,7 @@ class ScoreTable(Statistic):
     ) -> Array:
         """Return the weights in the bins for each replicate, shape (replicates, bins, labels)."""
         assert self.cells is not None
-        cells = _two(self.cells.dense(), positive, among)
-        n_bins, n_buckets, n_labels = cells.shape
-        flat = cells.transpose(1, 0, 2).reshape(n_buckets, n_bins * n_labels)
-        return np.asarray(multiplicity @ flat).reshape(len(multiplicity), n_bins, n_labels)
+        return _two(self.cells.totals(multiplicity), positive, among)
 
 
 def _scores_and_labels(batch: ScoredBatch, of: tuple[Any, ...]) -> tuple[Array, Array, int, bool]:

@@ -42,7 +42,12 @@ class BucketSums(Statistic):
 
     def total(self, multiplicity: Array) -> Array:
         """Return the sums of each replicate, shape (replicates, width), for multiplicities of shape (replicates, buckets)."""
-        return np.full((len(multiplicity), 1), np.nan) if self.values is None else multiplicity @ self.values
+        if self.values is None:
+            return np.full((len(multiplicity), 1), np.nan)
+        filled = np.flatnonzero(self.values.any(axis=1))
+        if 2 * len(filled) > len(self.values):
+            return np.asarray(multiplicity @ self.values)
+        return np.asarray(multiplicity[:, filled] @ self.values[filled])
 
     # Few rows fill few buckets: only those travel.
 

@@ -13,6 +13,7 @@ from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError
+from rayline.core.evaluation import Report
 from rayline.core.operations.base import Row
 from rayline.device import UseGPU
 from rayline.inference import calibration
@@ -143,6 +144,74 @@ class InferencePipeline(Scorer[Preprocessor]):
         sources = {feature: own for column in self.model.feature_names for feature, own in of[column].items()}
         found = self.model.adapter.importance(self.model.native, list(sources))
         return None if found is None else by_source(found, sources)
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        metrics: Any = None,
+        by: Any = None,
+        sample_weight: str | None = None,
+        confidence: float = 0.95,
+        replicates: int = 500,
+        seed: int = 0,
+        target_columns: Sequence[str] | str | None = None,
+    ) -> Report:
+        """Measure this pipeline on rows with labels, in one scan: metrics with confidence intervals, in all and for slices.
+
+        Intervals are percentiles of a Poisson bootstrap whose weights follow from the rows' hashes (see
+        `rayline.evaluate.bootstrap`): the same rows give the same intervals in this process, on Ray, and in any blocks.
+
+        Parameters
+        ----------
+        data
+            Raw rows with the target columns: a table in this process, or a ray.data.Dataset, which is never collected.
+        metrics
+            Names (docs/metrics.md lists them), functions `(y_true, y_pred[, sample_weight])`, scorers of scikit-learn, classes
+            derived from `rayline.evaluate.MetricStatistic`, a list of these, or a dict from names to them. The usual ones of the
+            task when omitted. A function gets all rows at once, and there may be 1,048,576 at most.
+        by
+            Columns to slice by: names, each of which makes slices of its own, or tuples of names for their combinations. A
+            column may have 1,000 different values.
+        sample_weight
+            The column of weights, finite numbers of at least 0.
+        confidence
+            Of the intervals, between 0 and 1.
+        replicates, seed
+            The number of bootstrap replicates and their seed; 0 replicates give no intervals.
+        target_columns
+            Where the labels are, if not in columns named as in training.
+
+        Returns
+        -------
+        Report
+            `metrics`, `slices`, `plot`, `save`, `to_markdown`, `to_dict` (see `rayline.evaluate.EvaluationReport`).
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing or has another type than in training.
+        DataError
+            When there are no rows, labels are missing or were not seen in training, or weights are negative.
+        ParameterError
+            On a metric that does not exist or does not fit the task, and on too many slices.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline import train
+        >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+        >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+        >>> result = train.fit(trainer, train_dataset=table, target_columns=["late"], verbose=False)
+        >>> result.inference_pipeline.evaluate(table, metrics=["roc_auc"]).metrics["roc_auc"].value
+        1.0
+        """
+        found = registry.pipeline_method("evaluate")(
+            self, data, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
+            seed=seed, target_columns=target_columns,
+        )  # fmt: skip
+        assert isinstance(found, Report)
+        return found
 
     # -- predictions -----------------------------------------------------------------------------------------------
 

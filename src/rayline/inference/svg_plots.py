@@ -76,6 +76,9 @@ def lines(
     diagonal: bool = False,
     unit: bool = False,
     dots: bool = False,
+    spans: Sequence[tuple[float, float, float]] = (),
+    level: float | None = None,
+    named: bool = False,
 ) -> str:
     """Series of points over common axes, joined by lines or (`dots`) not; each named where it ends.
 
@@ -89,6 +92,12 @@ def lines(
         Whether to draw where x equals y.
     unit
         Whether both axes go from 0 to 1. The names then stand in the lower right.
+    spans
+        Vertical lines, each at an x from one y to another: intervals of points.
+    level
+        Where to draw a dashed line across.
+    named
+        Whether a single series is named too.
     """
     shown = {name: series[name] for name in list(series)[: len(COLORS)]}
     right = RIGHT
@@ -103,6 +112,9 @@ def lines(
     out = axes.draw(x, y)
     if diagonal:
         out.append(_line([axes.at(v, v) for v in across], QUIET, dash="4 4"))
+    if level is not None:
+        out.append(_line([axes.at(v, level) for v in across], QUIET, dash="4 4"))
+    out += [_line([axes.at(a, low), axes.at(a, high)], COLORS[0], dash="") for a, low, high in spans]
     ends = {}
     for (name, found), color, dash in zip(shown.items(), COLORS, DASHES, strict=False):
         places = [axes.at(a, b) for a, b in found]
@@ -111,7 +123,7 @@ def lines(
         else:
             out.append(_line(places, color, dash=dash))
         ends[name] = next((p for p in reversed(places) if math.isfinite(p[1])), (LEFT, TOP))
-    if len(shown) > 1:
+    if len(shown) > 1 or (named and shown):
         out += _key(list(shown), right) if unit else _named_ends(ends, right)
     return _svg(out, WIDTH, HEIGHT)
 
@@ -157,6 +169,48 @@ def table(labels: Sequence[str], counts: Sequence[Sequence[int]], *, x: str, y: 
                 _text(left + (j + 0.5) * side - 1, top + (i + 0.5) * side + 4, f"{count:,}", color=color, size=size)
             )
     return _svg(out, left + n * side + 12, top + n * side + 12)
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], *, x: str, middle: float | None = None) -> str:
+    """Rows of a name, a value and the ends of its interval: a dot on a line each; `middle` is a dashed line behind them.
+
+    A row whose value is not a number keeps its place, with the words "not defined". Without an interval (its ends are NaN)
+    there is a bar from 0.
+    """
+    left = 16 + min(190, round(CHARACTER * max((len(_cut(name, 30)) for name, *_ in rows), default=1)))
+    bottom, line = TOP + 18 * len(rows), 18
+    finite = [v for _, *values in rows for v in values if math.isfinite(v)] + ([] if middle is None else [middle])
+    is_bar = all(not math.isfinite(low) for _, _, low, _ in rows)
+    low, high = _range([*finite, *([0.0] if is_bar else [])], 0.04)
+    right = 58 if is_bar else RIGHT
+
+    def at(value: float) -> float:
+        return left + (value - low) / (high - low) * (WIDTH - left - right)
+
+    out = []
+    for value, text in [] if is_bar else ticks(low, high):
+        out.append(f'<line x1="{at(value):.1f}" x2="{at(value):.1f}" y1="{TOP - 6}" y2="{bottom}" stroke="{QUIET}" '
+                   'stroke-opacity=".3"/>')  # fmt: skip
+        out.append(_text(at(value), bottom + 16, text))
+    if middle is not None and math.isfinite(middle):
+        out.append(_line([(at(middle), TOP - 6), (at(middle), bottom)], QUIET, dash="4 4"))
+    for place, (name, value, start, end) in enumerate(rows):
+        y = TOP + line * place + line / 2 - 2
+        out.append(_text(left - 8, y + 4, _cut(name, 30), anchor="end"))
+        if not math.isfinite(value):
+            out.append(_text(left + 4, y + 4, "not defined", anchor="start", color=QUIET))
+        elif is_bar:
+            a, b = sorted((at(0.0), at(value)))
+            out.append(
+                f'<rect x="{a:.1f}" y="{y - 5:.1f}" width="{max(b - a, 0.5):.1f}" height="10" fill="{COLORS[0]}"/>'
+            )
+            out.append(_text(b + 5, y + 4, number(value, 3), anchor="start"))
+        else:
+            if math.isfinite(start) and math.isfinite(end):
+                out.append(_line([(at(start), y), (at(end), y)], COLORS[0]))
+            out.append(f'<circle cx="{at(value):.1f}" cy="{y:.1f}" r="3.5" fill="{COLORS[0]}"/>')
+    out.append(_text((left + WIDTH - right) / 2, bottom + (12 if is_bar else 34), x))
+    return _svg(out, WIDTH, bottom + (20 if is_bar else 44))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The look that all pictures of Matplotlib share, and the curves of a training."""
+"""The curves of a training, drawn with Matplotlib."""
 
 from __future__ import annotations
 
@@ -8,34 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayline.core.design import COLORS, DASHES
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.evaluate.axes import dashes, open_frame
 
 Curve = Sequence[tuple[float, float]]
-
-
-def panels(n: int, where: str, ax: Any = None) -> list[Any]:
-    """So many axes side by side on a figure of their own; or the one that was given.
-
-    Raises
-    ------
-    MissingExtraError
-        Without Matplotlib.
-    ParameterError
-        When one axis was given for several.
-    """
-    if ax is not None:
-        if n > 1:
-            raise ParameterError(
-                f"{where}: {n} metrics of different scales do not fit on one axis.",
-                "Expected one metric with ax=…; there is an axis for each without it.",
-                'name a metric, as plot("logloss", ax=ax).',
-            )
-        return [ax]
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError.of(where, "matplotlib", "plot") from error
-    return list(Figure(figsize=(max(7.0, 4.6 * n), 4), layout="constrained").subplots(1, n, squeeze=False)[0])
 
 
 def by_metric(names: Sequence[str]) -> dict[str, list[str]]:
@@ -58,8 +33,7 @@ def curves(
     for (name, points), color, dash in zip(series.items(), itertools.cycle(COLORS), itertools.cycle(DASHES)):
         for line in (faint or {}).get(name, ()):
             ax.plot(*zip(*line, strict=True), color=color, alpha=0.25, linewidth=0.8)
-        style = (0, tuple(float(part) / 2 for part in dash.split())) if dash else "-"
-        ax.plot(*zip(*points, strict=True), color=color, linewidth=1.8, label=name, linestyle=style,
+        ax.plot(*zip(*points, strict=True), color=color, linewidth=1.8, label=name, linestyle=dashes(dash),
                 marker="o" if len(points) == 1 else "")  # fmt: skip
         short = name.removesuffix(metric).rstrip("-") if name != metric else ""
         if short and math.isfinite(points[-1][1]):
@@ -75,13 +49,3 @@ def curves(
         ax.annotate(
             text, (x, last), xytext=(6, 0), textcoords="offset points", color=color, va="center", annotation_clip=False
         )
-
-
-def open_frame(ax: Any) -> None:
-    """Without the lines at the top and on the right; large values are written as 20k and 3M, not as 2e4 and 3e6."""
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    if max(map(abs, ax.get_ylim())) >= 10_000:
-        from matplotlib.ticker import EngFormatter
-
-        ax.yaxis.set_major_formatter(EngFormatter(sep=""))

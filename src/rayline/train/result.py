@@ -12,6 +12,7 @@ import polars as pl
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.evaluate import metrics as named_metrics
+from rayline.evaluate.axes import panels
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
@@ -124,7 +125,7 @@ class Result:
         if unknown := [name for name in wanted if name not in present and name not in every]:
             raise ParameterError.unknown("Result.plot", unknown, [*present, *every], "metric")
         shown = plots.by_metric([n for name in wanted for n in present.get(name, [name])])
-        axes = plots.panels(len(shown), "Result.plot", ax)
+        axes = panels(len(shown), "Result.plot", ax)
         for axis, (metric, names) in zip(axes, shown.items(), strict=True):
             frame = {name: self.history.select("iteration", name).drop_nulls().rows() for name in dict.fromkeys(names)}
             plots.curves(axis, metric, {name: rows for name, rows in frame.items() if rows})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.evaluate import metrics
+from rayline.evaluate.axes import open_frame, panels
 from rayline.inference.svg_plots import number
 from rayline.train import plots as style
 from rayline.tune import space, trial_record
@@ -57,7 +58,7 @@ def _importance(shares: Mapping[str, float], metric: str, ax: Any) -> None:
     ax.set_ylim(-0.6, max(len(shares), 1) - 0.4)
     ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_xlabel(f"share of the explained differences in {metric}")
-    style.open_frame(ax)
+    open_frame(ax)
 
 
 def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
@@ -85,7 +86,7 @@ def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
     if trials:
         above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "ncols": 3, "columnspacing": 1.0}
         ax.legend(frameon=False, fontsize="x-small", handletextpad=0.3, **above)
-    style.open_frame(ax)
+    open_frame(ax)
 
 
 HOLLOW = {"markersize": 4, "markerfacecolor": "none", "markeredgecolor": QUIET}
@@ -109,7 +110,7 @@ def _slices(trials: Sequence[Trial], metric: str, mode: str, figure: Any) -> Any
         elif axis.is_log:
             ax.set_xscale("log")
         ax.set_xlabel(_label(name))
-        style.open_frame(ax)
+        open_frame(ax)
     axes[0].set_ylabel(metric)
     return axes
 
@@ -152,7 +153,7 @@ def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
         tuned = metrics.resolve(metric, names)
         one = next((m for m, own in shown.items() if tuned in own), next(iter(shown)))
         shown = {one: shown[one]}
-    axes = style.panels(len(shown), "Analysis.plot", ax)
+    axes = panels(len(shown), "Analysis.plot", ax)
     for axis, (one, own) in zip(axes, shown.items(), strict=True):
         folds = {
             name: [_points(history, name) for history in histories if any(name in row for row in history)]

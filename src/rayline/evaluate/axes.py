@@ -1,0 +1,53 @@
+"""The look that all pictures of Matplotlib share. Matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayline.core.errors import MissingExtraError, ParameterError
+
+
+def panels(n: int, where: str, ax: Any = None) -> list[Any]:
+    """Return so many axes side by side on a figure of their own; or the one that was given.
+
+    Raises
+    ------
+    MissingExtraError
+        Without Matplotlib.
+    ParameterError
+        When one axis was given for several.
+    """
+    if ax is not None:
+        if n > 1:
+            raise ParameterError(
+                f"{where}: {n} metrics of different scales do not fit on one axis.",
+                "Expected one metric with ax=…; there is an axis for each without it.",
+                'name a metric, as plot("logloss", ax=ax).',
+            )
+        return [ax]
+    return list(new_figure(max(7.0, 4.6 * n), 4.0, where).subplots(1, n, squeeze=False)[0])
+
+
+def new_figure(width: float, height: float, where: str) -> Any:
+    """Return a new figure of this size, in inches. Raises MissingExtraError without Matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError.of(where, "matplotlib", "plot") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def open_frame(ax: Any) -> None:
+    """Draw without the lines at the top and on the right; large values are written as 20k and 3M, not as 2e4 and 3e6."""
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for axis, limits in ((ax.yaxis, ax.get_ylim()), (ax.xaxis, ax.get_xlim())):
+        if max(map(abs, limits)) >= 10_000:
+            from matplotlib.ticker import EngFormatter
+
+            axis.set_major_formatter(EngFormatter(sep=""))
+
+
+def dashes(pattern: str) -> Any:
+    """Return Matplotlib's line style of a dash pattern of `core.design`."""
+    return (0, tuple(float(part) / 2 for part in pattern.split())) if pattern else "-"

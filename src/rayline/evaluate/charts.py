@@ -1,0 +1,354 @@
+"""What the plots of an evaluation show, apart from how they are drawn: `plots` draws them with Matplotlib, `svg` for a page.
+
+>>> from rayline.evaluate.charts import KINDS
+>>> KINDS[:3]
+('roc', 'precision_recall', 'calibration')
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rayline.core.errors import ParameterError
+from rayline.core.target import Target
+from rayline.evaluate import drawn
+from rayline.evaluate.bootstrap import estimate
+from rayline.evaluate.results import EvaluationResults
+from rayline.evaluate.scan import SliceStatistics
+from rayline.evaluate.score_table import area_under_roc, average_precision
+from rayline.inference import svg_plots
+from rayline.inference.svg_plots import SVGPlot
+
+Array = npt.NDArray[Any]
+Points: TypeAlias = list[tuple[float, float]]
+Form: TypeAlias = Literal["lines", "dots", "table", "intervals", "bars"]
+
+MAX_POINTS = 200
+MAX_ROWS = 30
+"""Rows of a plot of slices or importances."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot: what it shows, its axes, and how to read it.
+
+    Attributes
+    ----------
+    form
+        "lines" or "dots" through `series`, a "table" of `cells`, or rows with "intervals" or "bars".
+    series
+        The points of each line, by name.
+    spans
+        Vertical intervals, each at an x from one y to another.
+    unit, diagonal
+        Whether both axes go from 0 to 1, and whether to draw where x equals y.
+    level
+        Where to draw a dashed line: across of lines and dots, down of intervals.
+    rows
+        Names, values, and the ends of their intervals.
+    """
+
+    name: str
+    title: str
+    caption: str
+    form: Form
+    x: str
+    y: str = ""
+    series: Mapping[str, Points] = field(default_factory=dict)
+    spans: Sequence[tuple[float, float, float]] = ()
+    unit: bool = False
+    diagonal: bool = False
+    level: float | None = None
+    rows: Sequence[tuple[str, float, float, float]] = ()
+    labels: Sequence[str] = ()
+    cells: Sequence[Sequence[int]] = ()
+
+    def svg(self) -> SVGPlot:
+        """Return the plot as SVG, readable on light and dark pages."""
+        if self.form == "table":
+            made = svg_plots.table(self.labels, self.cells, x=self.x, y=self.y)
+        elif self.form in ("intervals", "bars"):
+            made = svg_plots.intervals(self.rows, x=self.x, middle=self.level)
+        else:
+            made = svg_plots.lines(
+                dict(self.series), x=self.x, y=self.y, diagonal=self.diagonal, unit=self.unit, dots=self.form == "dots",
+                spans=self.spans, level=self.level, named=self.unit and not self.spans,
+            )  # fmt: skip
+        return SVGPlot(self.name, self.title, self.caption, made)
+
+
+@dataclass(frozen=True)
+class ChartMaker:
+    """Charts of the results of one pipeline: of all rows, or overlaid for the slices of a column."""
+
+    results: EvaluationResults
+    target: Target
+    importance: Callable[[], Mapping[str, float] | None] = dict
+    pipeline: str = ""
+
+    def kinds(self) -> list[str]:
+        """Return the kinds of plots that there are for this target and these rows."""
+        parts = self.results.overall.parts[self.pipeline][0]
+        if not self.target.task.is_classification:
+            found = ["residuals", "prediction_error"] if drawn.SAMPLE in parts else []
+        else:
+            curves = [kind for kind in CURVES if any(drawn.curve_part(code) in parts for code in self._codes)]
+            calibration = ["calibration"] if drawn.CALIBRATION in parts else []
+            found = [*curves[:2], *calibration, *(["confusion"] if drawn.CONFUSION in parts else []), *curves[2:]]
+        return [*found, "importance", *(["slices"] if self.results.slices else [])]
+
+    def make(self, kind: str, by: str | None = None) -> list[Chart]:
+        """Return the charts of a kind: one for each target, for "slices" one for each metric and column.
+
+        Raises ParameterError on an unknown kind, or one that does not fit the task.
+        """
+        kind = {"by_slice": "slices", "pr": "precision_recall", "errors": "residuals"}.get(kind, kind)
+        if kind not in KINDS:
+            raise ParameterError.unknown("report.plot", [kind], KINDS, "kind")
+        if kind == "importance":
+            return self._importance()
+        if kind == "slices":
+            return self._slices(by)
+        if kind not in self.kinds():
+            raise ParameterError(
+                f"report.plot: {kind!r} cannot be drawn for this evaluation of a {self.target.task} target.",
+                f"Expected one of {self.kinds()}.",
+                "choose one of these."
+                if kind != "calibration"
+                else "choose one of these; calibration needs a classifier with probabilities.",
+            )
+        places = range(len(self.target.columns))
+        return [self._of(kind, place, by) for place in places]
+
+    def _of(self, kind: str, place: int, by: str | None) -> Chart:
+        makers = {
+            "calibration": self._calibration, "confusion": self._confusion, "residuals": self._residuals,
+            "prediction_error": self._prediction_error,
+        }  # fmt: skip
+        if kind in CURVES:
+            return self._curve(kind, place, by)
+        if by is not None:
+            raise ParameterError.value(
+                "report.plot", "by", f"None for {kind!r}; {sorted(CURVES)} are drawn by slice", by
+            )
+        return makers[kind](place)
+
+    # -- curves --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _codes(self) -> list[int]:
+        n = len(self.target.classes[0])
+        return [1] if n == 2 else list(range(min(n, drawn.MAX_CURVES)))
+
+    def _curve(self, kind: str, place: int, by: str | None) -> Chart:
+        function, words = CURVES[kind]
+        column, classes = self.target.columns[place], self.target.classes[place]
+        groups = self._groups(by)
+        codes = self._codes if len(groups) == 1 else self._codes[-1:]
+        series: dict[str, Points] = {}
+        for name, statistics in groups.items():
+            for code in codes:
+                table = statistics.parts[self.pipeline][place].get(drawn.curve_part(code))
+                weights = np.empty((0, 2)) if table is None else table.curve(positive=1).weights  # type: ignore[attr-defined]
+                if len(weights) and (weights.sum(axis=0) > 0).all():
+                    points, measure = function(weights)
+                    series[f"{name or str(classes[code])}, {words['measure']} {measure:.3f}"] = _thinned(points)
+        of = f"{column} = {classes[1]}" if len(classes) == 2 else column
+        shown = dict(list(series.items())[: drawn.MAX_CURVES])
+        some = f" The first {len(shown)} of {len(series)} slices are shown." if len(series) > len(shown) else ""
+        lacking = "" if series else " There are no rows of both classes."
+        return Chart(
+            f"{kind}{f'-{place}' if place else ''}", f"{words['title']} of {of}", words["caption"] + some + lacking, "lines",
+            words["x"], words["y"], shown, unit=True, diagonal=kind == "roc",
+        )  # fmt: skip
+
+    def _groups(self, by: str | None) -> Mapping[str, SliceStatistics]:
+        if by is None:
+            return {"": self.results.overall}
+        found = {value: own for (column, value), own in self.results.slices.items() if column == by}
+        if not found:
+            columns = sorted({column for column, _ in self.results.slices})
+            raise ParameterError.value("report.plot", "by", f"one of the columns of slices {columns}", by)
+        return found
+
+    def _calibration(self, place: int) -> Chart:
+        sums = self.results.overall.parts[self.pipeline][place][drawn.CALIBRATION]
+        total = sums.total(self.results.multiplicity)  # type: ignore[attr-defined]
+        weight, chance, hit = np.split(total, 3, axis=1)
+        points, spans = [], []
+        for i in range(weight.shape[1]):
+            if weight[0, i] > 0:
+                with np.errstate(invalid="ignore"):
+                    share = estimate(hit[:, i] / weight[:, i], self.results.confidence)
+                at = float(chance[0, i] / weight[0, i])
+                points.append((at, share.value))
+                spans += [(at, share.low, share.high)] if math.isfinite(share.low) else []
+        classes = self.target.classes[place]
+        what = str(classes[1]) if len(classes) == 2 else "the predicted class"
+        caption = (
+            f"Rows in bins of the predicted probability, with {self.results.confidence:.0%} intervals. On the dashed line "
+            "probabilities are what they say."
+        )
+        return Chart(
+            f"calibration{f'-{place}' if place else ''}", f"Calibration of {self.target.columns[place]}", caption, "lines",
+            f"mean predicted probability of {what}", f"share of rows that are {what}", {what: points}, spans, unit=True,
+            diagonal=True,
+        )  # fmt: skip
+
+    def _confusion(self, place: int) -> Chart:
+        counts = self.results.overall.parts[self.pipeline][place][drawn.CONFUSION].weights  # type: ignore[attr-defined]
+        labels = [str(label) for label in self.target.classes[place]]
+        rows = "Weight of the rows" if self.results.plan.weighted else "Rows"
+        return Chart(
+            f"confusion{f'-{place}' if place else ''}", f"Confusion of {self.target.columns[place]}",
+            f"{rows} of each true class (down) by predicted class (across), shaded by their share of the true class.",
+            "table", "predicted", "true", labels=labels, cells=np.rint(counts).astype(int).tolist(),
+        )  # fmt: skip
+
+    # -- regression ----------------------------------------------------------------------------------------------------
+
+    def _sample(self, place: int) -> tuple[str, Array, str]:
+        rows = self.results.overall.parts[self.pipeline][place][drawn.SAMPLE].rows  # type: ignore[attr-defined]
+        n = self.results.overall.n_rows
+        some = f" {len(rows):,} of {n:,} rows are shown." if len(rows) < n else ""
+        return self.target.columns[place], rows, some
+
+    def _residuals(self, place: int) -> Chart:
+        name, rows, some = self._sample(place)
+        points = [(predicted, predicted - true) for true, predicted in rows.tolist()]
+        return Chart(
+            f"residuals{f'-{place}' if place else ''}", f"Residuals of {name}",
+            f"Above the dashed line predictions are too high.{some}", "dots", f"predicted {name}",
+            f"predicted − true {name}", {name: points}, level=0.0,
+        )  # fmt: skip
+
+    def _prediction_error(self, place: int) -> Chart:
+        name, rows, some = self._sample(place)
+        return Chart(
+            f"prediction_error{f'-{place}' if place else ''}", f"Predicted and true {name}",
+            f"On the dashed line the prediction is the truth.{some}", "dots", f"true {name}", f"predicted {name}",
+            {name: [(true, predicted) for true, predicted in rows.tolist()]}, diagonal=True,
+        )  # fmt: skip
+
+    # -- rows of names -------------------------------------------------------------------------------------------------
+
+    def _importance(self) -> list[Chart]:
+        found = self.importance()
+        if not found:
+            raise ParameterError(
+                "report.plot: the model gives no importance of its columns.",
+                "Expected a framework that does, such as XGBoost, LightGBM or CatBoost.",
+                "choose another kind.",
+            )
+        total = sum(map(abs, found.values())) or 1.0
+        ranked = sorted(((name, abs(value) / total) for name, value in found.items()), key=lambda item: -item[1])
+        nan = float("nan")
+        rest = f" The first {MAX_ROWS} of {len(ranked)} are shown." if len(ranked) > MAX_ROWS else ""
+        return [
+            Chart(
+                "importance", "Importance of the columns", f"Shares that add up to 1; a column's features are summed.{rest}",
+                "bars", "share of the importance", rows=[(name, share, nan, nan) for name, share in ranked[:MAX_ROWS]],
+            )
+        ]  # fmt: skip
+
+    def _slices(self, by: str | None) -> list[Chart]:
+        groups = {
+            column: self._groups(column)
+            for column in dict.fromkeys(c for c, _ in self.results.slices)
+            if by in (None, column)
+        }
+        if by is not None and not groups:
+            self._groups(by)
+        if not groups:
+            raise ParameterError(
+                "report.plot: there are no slices.", "Expected an evaluation with by=[…].", "name columns to slice by."
+            )
+        made: list[Chart] = []
+        for column, group in groups.items():
+            largest = dict(sorted(group.items(), key=lambda item: -item[1].n_rows)[:MAX_ROWS])
+            shown = [(value, own) for value, own in group.items() if value in largest]
+            made += [self._slice_chart(column, metric, shown, len(group)) for metric in self.results.plan.metrics]
+        return made
+
+    def _slice_chart(self, column: str, metric: str, shown: Sequence[tuple[str, SliceStatistics]], n: int) -> Chart:
+        results, rows = self.results, []
+        for value, statistics in shown:
+            own = estimate(results.replicates(statistics, metric, self.pipeline).values, results.confidence)
+            rows.append((f"{value} ({statistics.n_rows:,})", own.value, own.low, own.high))
+        overall = float(results.replicates(results.overall, metric, self.pipeline).values[0])
+        some = f" The {len(shown)} largest of {n} are shown." if n > len(shown) else ""
+        better = {"min": "Smaller is better", "max": "Larger is better"}.get(str(results.plan.metrics[metric].mode), "")
+        caption = (
+            f"{results.confidence:.0%} intervals; in brackets the rows. The dashed line is the value of all rows.{some}"
+        )
+        return Chart(
+            f"slices-{column}-{metric}", f"{metric} by {column}", f"{better}. {caption}" if better else caption, "intervals",
+            metric, column, rows=rows, level=overall,
+        )  # fmt: skip
+
+
+def _thinned(points: Array) -> Points:
+    """Return at most `MAX_POINTS` of the points of a curve, evenly spread along it."""
+    if len(points) <= MAX_POINTS:
+        return [(float(a), float(b)) for a, b in points]
+    way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(points, axis=0)).sum(axis=1))])
+    places = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MAX_POINTS)).clip(0, len(points) - 1))
+    return [(float(a), float(b)) for a, b in points[places]]
+
+
+def _roc(weights: Array) -> tuple[Array, float]:
+    down = np.concatenate([[[0.0, 0.0]], np.cumsum(weights[::-1], axis=0)])
+    return down / down[-1], float(area_under_roc(weights))
+
+
+def _precision_recall(weights: Array) -> tuple[Array, float]:
+    down = np.cumsum(weights[::-1], axis=0)
+    rows = down.sum(axis=1)
+    kept = rows > 0
+    points = np.stack([down[kept, 1] / down[-1, 1], down[kept, 1] / rows[kept]], axis=1)
+    return np.concatenate([[[0.0, points[0, 1]]], points]), float(average_precision(weights))
+
+
+def _lift(weights: Array) -> tuple[Array, float]:
+    down = np.concatenate([[[0.0, 0.0]], np.cumsum(weights[::-1], axis=0)])
+    rows = down.sum(axis=1)
+    points = np.stack([rows / rows[-1], down[:, 1] / down[-1, 1]], axis=1)
+    at = float(np.interp(0.1, points[:, 0], points[:, 1]))
+    return points, at / 0.1
+
+
+CURVES: dict[str, tuple[Callable[[Array], tuple[Array, float]], dict[str, str]]] = {
+    "roc": (
+        _roc,
+        {
+            "title": "ROC", "measure": "area", "x": "false positive rate (share of the other rows)",
+            "y": "true positive rate (share of its rows)",
+            "caption": "Behind each name the area under its curve. The dashed line is chance.",
+        },
+    ),
+    "precision_recall": (
+        _precision_recall,
+        {
+            "title": "Precision and recall", "measure": "average", "x": "recall (share of its rows that are found)",
+            "y": "precision (share of the found rows that are it)",
+            "caption": "Behind each name the average precision.",
+        },
+    ),
+    "lift": (
+        _lift,
+        {
+            "title": "Lift", "measure": "lift", "x": "share of all rows, the highest scores first", "y": "share of its rows that are among them",
+            "caption": "Behind each name how many times as many are found in the first tenth of the rows as by chance.",
+        },
+    ),
+}  # fmt: skip
+
+KINDS = (
+    "roc", "precision_recall", "calibration", "confusion", "lift", "residuals", "prediction_error", "importance", "slices",
+)  # fmt: skip
