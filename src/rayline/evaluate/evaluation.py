@@ -128,12 +128,12 @@ def _defaults(pipeline: InferencePipeline, data: Any) -> tuple[str, ...]:
     """Return the default metrics; a few rows show whether a classifier gives probabilities."""
     target = pipeline.target
     if not target.task.is_classification:
-        return named.defaults(target.task)
+        return named.defaults_of(target)
     rows = pipeline.examples
     if not rows.height:
         few = data.limit(2) if hasattr(data, "limit") else data
         rows = registry.engine_for(few).collect(few, list(pipeline.input_schema)).head(2)
-    return named.defaults(target.task, pipeline.scores(rows.lazy()) if rows.height else None)
+    return named.defaults_of(target, pipeline.scores(rows.lazy()) if rows.height else None)
 
 
 def scan(

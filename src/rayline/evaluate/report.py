@@ -60,7 +60,8 @@ class EvaluationReport(Report):
     def __init__(self, results: EvaluationResults, pipeline: InferencePipeline, name: str = "") -> None:
         self._results, self._name = results, name
         self._importance = pipeline.importance
-        self._title = f"Evaluation of {', '.join(pipeline.target.columns)}"
+        columns = pipeline.target.columns[:1] if pipeline.target.task.is_paired else pipeline.target.columns
+        self._title = f"Evaluation of {', '.join(columns)}"
         self._framework, self.target = pipeline.model.framework, pipeline.target
         self._more: list[Chart] = []
         self.metrics = results.estimates(name)
@@ -186,7 +187,7 @@ class EvaluationReport(Report):
 
     @property
     def _about(self) -> str:
-        task = f"{self.target.task} classification" if self.target.task.is_classification else "regression"
+        task = f"{self.target.task} classification" if self.target.task.is_classification else str(self.target.task)
         return f"{task} · {self._framework} · {counted(self.n_rows, 'row')}"
 
     @property
