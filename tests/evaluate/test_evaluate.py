@@ -214,7 +214,7 @@ def test_what_is_not_defined_says_so(
         ({"late": pl.lit("maybe")}, {}, rl.DataError, "maybe"),
         ({"late": pl.lit(3.5)}, {}, rl.RaylineError, "evaluate"),
         ({}, {"target_columns": "lat"}, rl.SchemaError, "did you mean"),
-        ({}, {"by": ["regoin"]}, rl.SchemaError, "did you mean"),
+        ({}, {"by": ["regions"]}, rl.SchemaError, "did you mean"),
         ({}, {"by": 3}, rl.ParameterError, "by"),
         ({}, {"by": ["x"]}, rl.ParameterError, "1,000 slices of 'x'"),
         ({"w": pl.lit(-1.0)}, {"sample_weight": "w"}, rl.DataError, "negative"),
@@ -365,7 +365,7 @@ def test_plots(
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(sk.roc_auc_score(truth, chance), abs=0.002)
     assert len(binary.evaluate(table, by=["region"]).plot("roc", by="region").lines) == 4
     with pytest.raises(rl.ParameterError, match="unknown kind"):
-        binary.evaluate(table).plot("rok")
+        binary.evaluate(table).plot("rocc")
     with pytest.raises(rl.ParameterError, match="cannot be drawn"):
         binary.evaluate(table).plot("residuals")
     with pytest.raises(rl.ParameterError, match="no slices"):
