@@ -133,6 +133,18 @@ def is_task_argument() -> bool:
     return bool(global_worker.get_serialization_context().is_in_band_serialization())
 
 
+def basic_variants(search: Any) -> tuple[list[Any], bool, Any]:
+    """Return what a `BasicVariantGenerator` of Ray Tune (seen in ray 2.60.0) was made with: its points, whether draws are constant
+    over grids, and its random generator. What another version calls otherwise is empty."""
+    own = vars(search)
+    random = own.get("_random_state")
+    return (
+        list(own.get("_points_to_evaluate") or ()),
+        bool(own.get("_constant_grid_search")),
+        getattr(random, "_rng", random),
+    )
+
+
 @contextlib.contextmanager
 def without_tracker_imports() -> Iterator[None]:
     """Prevent Ray Tune from importing every installed experiment tracker to count their use."""

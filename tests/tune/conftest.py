@@ -24,6 +24,7 @@ class Faulty(LeastSquares):
     """Least squares that raises, or kills its process once or always, when it is told to."""
 
     name = "faulty"
+    thread_safe_training = True
 
     def train(
         self, context: Any, *, ridge: float = 1e-6, fail: bool = False, die: str = "", doomed: bool = False
@@ -43,6 +44,7 @@ class Descent(LeastSquares):
     """Least squares step by step, which goes on from a checkpoint with another rate; it raises, or dies once, on demand."""
 
     name = "descent"
+    thread_safe_training = True
     iterations = "steps"
 
     def train(

@@ -32,7 +32,7 @@ def test_a_worker_is_on_one_node() -> None:
 def test_workers_take_their_resources_themselves() -> None:
     found = plan(trainer(num_workers=2, use_gpu=True), None, [{"CPU": 8, "GPU": 4}])
     assert found.concurrency == 2
-    assert found.resources.required_resources == {"memory": 1}
+    assert found.resources == [{"memory": 1}]
     assert plan(trainer(num_workers=2), 7, [{"CPU": 2}]).concurrency == 1
 
 

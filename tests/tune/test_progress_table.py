@@ -29,7 +29,7 @@ TRIALS = [
 
 
 def moment(mode: str = "min", **more: Any) -> progress_table.SearchProgress:
-    return progress_table.SearchProgress(TRIALS, frozenset([4]), 9, mode, "log_loss", 45.0, **more)
+    return progress_table.SearchProgress(TRIALS, frozenset([4]), 9, mode, ["log_loss"], 45.0, **more)
 
 
 def text(made: Any) -> list[str]:
@@ -44,7 +44,7 @@ def test_the_line() -> None:
     )
     assert moment().left_s == pytest.approx(45.0 / 4.5 * 4.5)
     assert moment(budget_s=50.0).left_s == 5.0
-    begun = progress_table.SearchProgress([], frozenset(), None, "min", "log_loss", 2.0)
+    begun = progress_table.SearchProgress([], frozenset(), None, "min", ["log_loss"], 2.0)
     assert begun.line == "0 trials, 2.0 s"
     assert begun.left_s is None
 
@@ -56,7 +56,7 @@ def test_the_table() -> None:
     assert shown[1][:5] == ["1", "4/4", "0.4", "0", "0.25"]
     assert shown[3][:3] == ["4", "2/4", "0.5"]
     assert text(progress_table.table(moment("max")))[1].split()[0] == "0"
-    assert text(progress_table.table(progress_table.SearchProgress([], frozenset(), 3, "min", "m", 0.0)))
+    assert text(progress_table.table(progress_table.SearchProgress([], frozenset(), 3, "min", ["m"], 0.0)))
 
 
 @pytest.mark.ray

@@ -6,14 +6,17 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
+from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.core.errors import ParameterError
 from rayline.tune import choice, grid_search, randn, uniform
+from rayline.tune.domains import to_ray
 from rayline.tune.fold_racing import SCORE, FoldRacingScheduler
-from rayline.tune.search import BatchedSearcher, limited, scheduler, searcher
+from rayline.tune.ray_search import BatchedSearcher, RaySuggester, limited, searcher
+from rayline.tune.search import scheduler, suggester
+from rayline.tune.suggestions import DrawnSuggester
 
 
 class Counting(Searcher):
@@ -58,14 +61,13 @@ def test_a_trial_that_is_stopped_while_it_waits_is_heard_of() -> None:
 
 def test_searchers() -> None:
     space = {"x": uniform(0.0, 1.0)}
-    options: dict[str, Any] = {"seed": 0, "modes": ["min"]}
-    assert isinstance(searcher(None, space, **options), BasicVariantGenerator)
-    assert isinstance(searcher("random", space, **options), BasicVariantGenerator)
-    given = BasicVariantGenerator(max_concurrent=9)
-    assert limited(searcher(given, space, **options), 2).max_concurrent == 2
-    assert given.max_concurrent == 9
+    options: dict[str, Any] = {"num_samples": 3, "seed": 0, "modes": ["min"]}
+    for plain in (None, "random", BasicVariantGenerator(max_concurrent=9)):
+        assert isinstance(suggester(plain, space, **options), DrawnSuggester)
     for own in ("optuna", Counting(), ConcurrencyLimiter(Counting(), 7)):
-        assert isinstance(limited(searcher(own, space, **options), 2), ConcurrencyLimiter)
+        found = suggester(own, space, **options)
+        assert isinstance(found, RaySuggester)
+        assert isinstance(limited(found.searcher, 2), ConcurrencyLimiter)
     for wrong, config, message in (
         ("optune", space, "did you mean \\['optuna'\\]"),
         (3, space, "a searcher of ray.tune"),
@@ -73,13 +75,27 @@ def test_searchers() -> None:
         ("optuna", {"x": randn(0.0, 1.0)}, "OptunaSearch cannot search this space"),
     ):
         with pytest.raises(ParameterError, match=message):
-            searcher(wrong, config, **options)
+            suggester(wrong, config, **options)
     with pytest.raises(ParameterError, match="Counting searches by one metric"):
         searcher(Counting(), space, seed=0, modes=["min", "max"])
 
 
+def test_points_of_rays_own_random_search_come_first() -> None:
+    space = {"x": uniform(0.0, 1.0), "y": choice([1, 2]), "preprocessor": {"impute": {"strategy": choice(["mean"])}}}
+    points = [{"x": 0.25, "y": 2}, {"x": 0.75, "y": 1, "preprocessor": {"impute": {"strategy": "median"}}}]
+    given = BasicVariantGenerator(points_to_evaluate=points, random_state=3)
+    for _ in range(2):  # the user's own object can serve another search
+        found = suggester(given, space, num_samples=4, seed=0, modes=["min"])
+        found.begin(2, "min")
+        configs = [found.suggest(str(i)) for i in range(5)]
+        assert configs[:2] == [{**points[0], "preprocessor": {"impute": {"strategy": "mean"}}}, points[1]]
+        assert configs[2] is not None
+        assert configs[4] is None
+        assert found.is_finished
+
+
 def test_schedulers() -> None:
-    assert isinstance(scheduler(None, n_folds=1), FIFOScheduler)
+    assert scheduler(None, n_folds=1) is None
     assert isinstance(scheduler("asha", n_folds=5), FoldRacingScheduler)
     own = AsyncHyperBandScheduler(max_t=3)
     made = scheduler(own, n_folds=5)
@@ -106,7 +122,7 @@ def test_searchers_of_rays_own() -> None:
 
     def suggested() -> list[Any]:
         found = limited(searcher(HyperOptSearch(random_state_seed=5), space, seed=0, modes=["min"]), 2)
-        assert found.set_search_properties(SCORE, "min", space)
+        assert found.set_search_properties(SCORE, "min", to_ray(space))
         configs = []
         for i in range(8):
             configs.append(found.suggest(str(i)))

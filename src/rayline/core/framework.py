@@ -431,6 +431,11 @@ class Framework(ABC):
     predicts_on_gpu: ClassVar[bool] = False
     """Whether `predict` computes on a GPU with a model that `place` has put there; otherwise `use_gpu=True` is refused."""
 
+    thread_safe_training: ClassVar[bool] = False
+    """Whether several trainings and predictions may run in one process at the same time, each in its own thread. If not, a
+    search in this process runs one trial at a time; a library that draws from global random numbers, or sets the number
+    of threads for the whole process, is not."""
+
     generates_own_data: ClassVar[bool] = False
     """Whether it generates its own data, in an environment. A fit then takes no data, `environment_spec` describes what the
     models read and predict, and `train` runs in this process on a TrainContext without rows and starts its own workers."""
@@ -609,6 +614,11 @@ class Framework(ABC):
         """Return the values of each member of a model that is a mean of several, shape (n, members, targets), on the scale of the
         labels; None for any other model."""
         return None
+
+    @contextlib.contextmanager
+    def limited_threads(self, n_threads: int) -> Iterator[None]:
+        """Limit, in this context, the threads of libraries that take no number of threads as an argument of a training."""
+        yield
 
     @contextlib.contextmanager
     def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:

@@ -97,6 +97,7 @@ class CatBoost(Framework):
     """
 
     name = "catboost"
+    thread_safe_training = True
     package = "catboost"
     string_features = "categories"
     trains_on_gpu = True

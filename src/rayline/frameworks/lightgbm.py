@@ -99,6 +99,7 @@ class LightGBM(Framework):
     """
 
     name = "lightgbm"
+    thread_safe_training = True
     package = "lightgbm"
     string_features = "categories"
     distributed = True

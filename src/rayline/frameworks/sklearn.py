@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
+from threadpoolctl import threadpool_limits
 
 from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
@@ -37,6 +39,7 @@ class Sklearn(Framework):
     """
 
     name = "sklearn"
+    thread_safe_training = True
     package = "scikit-learn"
 
     def train(
@@ -76,6 +79,11 @@ class Sklearn(Framework):
             if context.report(epoch, {} if context.test is None else _score(model, context.test)):
                 break
         return model
+
+    @contextlib.contextmanager
+    def limited_threads(self, n_threads: int) -> Iterator[None]:
+        with threadpool_limits(n_threads):  # of BLAS, and of OpenMP in this thread
+            yield
 
     def predict(self, model: Any, features: Features) -> Array:
         data = features.matrix(np.float64)

@@ -62,6 +62,7 @@ class XGBoost(Framework):
     """
 
     name = "xgboost"
+    thread_safe_training = True
     package = "xgboost-cpu"
     string_features = "categories"
     distributed = True

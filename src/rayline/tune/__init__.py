@@ -1,12 +1,14 @@
 """Tuning: a search over the parameters of a trainer and of the stages before it, with honest held-out scores.
 
-The search spaces are Ray Tune's: `tune.uniform`, `tune.loguniform`, `tune.randint`, `tune.choice`,
-`tune.grid_search` and the others.
+The search spaces are those of Ray Tune: `tune.uniform`, `tune.loguniform`, `tune.randint`, `tune.choice`,
+`tune.grid_search` and the others. Nothing here imports Ray before a search runs on it.
 """
 
 from __future__ import annotations
 
-from ray.tune import (
+from rayline.tune.analysis import Analysis
+from rayline.tune.compare import Comparison, compare
+from rayline.tune.domains import (
     choice,
     grid_search,
     lograndint,
@@ -21,9 +23,6 @@ from ray.tune import (
     sample_from,
     uniform,
 )
-
-from rayline.tune.analysis import Analysis
-from rayline.tune.compare import Comparison, compare
 from rayline.tune.pbt.population import Population
 from rayline.tune.run import run
 

@@ -1,4 +1,4 @@
-"""What a trial needs of the cluster, and how many run at a time; the impossible is refused before anything starts."""
+"""What a trial needs of a machine or a cluster, and how many run at a time; the impossible is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ray
-from ray.tune import PlacementGroupFactory
-
+from rayline import device
 from rayline.core.errors import ResourceError
 from rayline.train.trainer import Trainer
+from rayline.train.training_run import available_cpus
 
 SHARE = 8
 """All trial actors together keep prepared tables in one part of so many of a machine's memory; what frameworks make of
@@ -19,7 +18,8 @@ them takes about as much again, twice."""
 
 
 class Capacity(NamedTuple):
-    """The resources of a trial as Ray Tune takes them, the trials at a time, and the threads of a training."""
+    """The resources of a trial (a list of bundles where a trial has workers), the trials at a time, the threads of a training,
+    and the memory for prepared tables of each trial at a time."""
 
     resources: Any
     concurrency: int
@@ -63,19 +63,18 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
     if trainer.adapter.generates_own_data:  # of its workers only the learner, which is one more, uses a GPU
         sampler = {name: amount for name, amount in worker.items() if name != "GPU" or not trainer.wants_gpu}
         own = [sampler] * n_workers + ([{"CPU": 1.0, "GPU": worker["GPU"]}] if trainer.wants_gpu else [])
-    resources = worker if trainer.num_workers is None else PlacementGroupFactory([{"memory": 1}, *own])
+    resources = worker if trainer.num_workers is None else [{"memory": 1}, *own]
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 
 
-def waiting(capacity: Capacity) -> str:
-    """What a search waits for when none of its trials can start."""
-    resources = capacity.resources
-    needs = dict(resources if isinstance(resources, Mapping) else resources.required_resources)
-    free, there = ray.available_resources(), ray.cluster_resources()
-    names = [name for name in needs if name != "memory"] or ["CPU"]
-    needed = ", ".join(f"{needs.get(name, 0):g} {name}" for name in names)
-    state = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in names)
-    return f"waiting for {needed} for a trial: {state} free, the rest is held by other work on this Ray"
+def here() -> list[dict[str, float]]:
+    """This machine as the one node that a search in this process has."""
+    return [{"CPU": float(available_cpus()), "GPU": float(n_gpus()), "memory": float(_memory())}]
+
+
+def n_gpus() -> int:
+    """The number of GPUs of this machine."""
+    return len(device.visible())
 
 
 def _workers(node: Mapping[str, float], worker: Mapping[str, float]) -> int:

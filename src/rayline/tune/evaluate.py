@@ -7,6 +7,7 @@ tables of each fold, so that another configuration recomputes only what it chang
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ LABELS = "rayline:labels"
 
 FITTED = 64
 """The number of fitted preprocessors kept for each fold."""
+
+_checking = threading.Lock()  # adapters that check arguments record warnings, which one thread at a time can do
 
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
@@ -146,7 +149,8 @@ class SearchProblem:
 
     def candidate(self, config: space.Config) -> TrialCandidate:
         """Return the trainer and the preprocessor of a configuration."""
-        return TrialCandidate(self, self.trainer_of(config), self.preprocessor_of(config))
+        with _checking:
+            return TrialCandidate(self, self.trainer_of(config), self.preprocessor_of(config))
 
     def trainer_of(self, config: space.Config) -> Trainer:
         """Return the trainer with the parameters of a configuration."""
@@ -250,12 +254,24 @@ class FoldEvaluator:
         Memory for prepared tables.
     shared
         Returns what another evaluator computed under a key, or computes it; None when there are no other evaluators.
+    stopping
+        Asked after each iteration of a training: True ends it, and whoever asked for the score lets go of it.
+
+    Several threads may use one evaluator: they prepare one after another, with all the threads of Polars, and train and
+    predict at the same time. What a framework makes of a table is kept for each of them.
     """
 
     def __init__(
-        self, problem: SearchProblem, table: pl.DataFrame, *, most_bytes: int = 1 << 30, shared: Shared | None = None
+        self,
+        problem: SearchProblem,
+        table: pl.DataFrame,
+        *,
+        most_bytes: int = 1 << 30,
+        shared: Shared | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.problem, self._table, self._shared = problem, table, shared
+        self.problem, self._table, self._shared, self._stopping = problem, table, shared, stopping
+        self._preparing = threading.RLock()
         self._tables = TableCache(most_bytes)
         self._workers: Any = None if problem.trainer.num_workers is None else registry.engine("ray").pool()
         self._fits: list[dict[str, tuple[list[Stage], TrainingSpec]]] = [{} for _ in problem.folds]
@@ -318,6 +334,12 @@ class FoldEvaluator:
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
     def _prepared(self, candidate: TrialCandidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, TrainingSpec, Memo]:
+        with self._preparing:
+            return self._prepared_alone(candidate, fold)
+
+    def _prepared_alone(
+        self, candidate: TrialCandidate, fold: int
+    ) -> tuple[pl.DataFrame, pl.DataFrame, TrainingSpec, Memo]:
         leaves, digests, labels = candidate.preprocessor.leaves, candidate.digests, candidate.labels
         digest = digests[len(leaves)]
         fitted, learned = self._fit(candidate, fold, digest + labels)
@@ -325,6 +347,8 @@ class FoldEvaluator:
         train = self._transformed(candidate, fold, fitted, learned, training=True)
         test = self._transformed(candidate, fold, fitted, learned, training=False)
         memo = self._tables.memo(_prepared_key(fold, digest, training=True))
+        if memo is not None:
+            memo = memo.setdefault(threading.get_ident(), {})
         if memo is not None and memo.setdefault(LABELS, labels) != labels:
             memo.clear()  # what frameworks make of a table holds the labels, as the target stages gave them
             memo[LABELS] = labels
@@ -414,7 +438,7 @@ class FoldEvaluator:
 
         def report(iteration: int, found: Mapping[str, float]) -> bool:
             history.append({"iteration": float(iteration), **found})
-            return False
+            return self._stopping()
 
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
             """Keep the checkpoint at the end of a part; a whole fold is trained again rather than resumed."""

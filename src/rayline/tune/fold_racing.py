@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
 
 SCORE = "score"
-"""The name under which a trial reports its running mean to Ray."""
+"""The name under which a trial reports its running mean to searchers and schedulers."""
 
 FOLDS = "folds"
 """The name under which it reports how many folds it ran."""
+
+CONTINUE, PAUSE, STOP = "CONTINUE", "PAUSE", "STOP"
+"""What a scheduler decides, in the words of Ray Tune."""
+
+PENDING, RUNNING, PAUSED, TERMINATED, ERROR = "PENDING", "RUNNING", "PAUSED", "TERMINATED", "ERROR"
+"""The states of a trial, in the words of Ray Tune."""
 
 LAG = 4
 """A trial is compared with trials that many places before it: those right before it run at the same time."""
@@ -63,8 +67,10 @@ def median(n_folds: int) -> RacingRules:
     return RacingRules(tuple(range(1, n_folds)), least=3)
 
 
-class FoldRacingScheduler(TrialScheduler):
+class FoldRacingScheduler:
     """Stops trials by these rules; the same trials, however many run at a time.
+
+    The methods are those of a scheduler of Ray Tune, and are called by the search in this process as well.
 
     Parameters
     ----------
@@ -75,8 +81,7 @@ class FoldRacingScheduler(TrialScheduler):
     """
 
     def __init__(self, rules: RacingRules, lag: int = LAG) -> None:
-        super().__init__()
-        self._rules, self._lag = rules, lag
+        self.rules, self.lag = rules, lag
         self._sign = 1.0
         self._numbers: dict[str, int] = {}
         self._means: list[dict[int, float]] = []  # of each trial, after so many folds
@@ -85,43 +90,43 @@ class FoldRacingScheduler(TrialScheduler):
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         self._sign = -1.0 if mode == "max" else 1.0
-        return bool(super().set_search_properties(metric, mode, **spec))
+        return True
 
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
         if number == len(self._means):
             self._means.append({})
         self._over.discard(number)  # it begins again after its process has died
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number, folds = self._numbers[trial.trial_id], int(result[FOLDS])
         self._means[number][folds] = self._sign * float(result[SCORE])
         goes_on = self._goes_on(number, folds)
         if goes_on is None:
             self._waiting[number] = folds
-            return str(TrialScheduler.PAUSE)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+            return PAUSE
+        return CONTINUE if goes_on else STOP
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._end(trial)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         self._end(trial)
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self._end(trial)
 
-    def _end(self, trial: Trial) -> None:
+    def _end(self, trial: Any) -> None:
         number = self._numbers[trial.trial_id]
         self._over.add(number)
         self._waiting.pop(number, None)
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+    def choose_trial_to_run(self, tune_controller: Any) -> Any | None:
         """The first trial that is new, or that waited and may continue. One that waited for its end is stopped."""
         for trial in sorted(tune_controller.get_live_trials(), key=lambda trial: self._numbers[trial.trial_id]):
-            if trial.status == Trial.PENDING:
+            if trial.status == PENDING:
                 return trial
-            if trial.status == Trial.PAUSED:
+            if trial.status == PAUSED:
                 number = self._numbers[trial.trial_id]
                 goes_on = True if number not in self._waiting else self._goes_on(number, self._waiting[number])
                 if goes_on:
@@ -133,16 +138,16 @@ class FoldRacingScheduler(TrialScheduler):
 
     def _goes_on(self, number: int, folds: int) -> bool | None:
         """Whether a trial continues after so many folds; None when that cannot be known yet."""
-        rules = self._rules
+        rules = self.rules
         if folds not in rules.rungs[number % rules.brackets :]:
             return True
-        rivals = range(number - self._lag + 1)
+        rivals = range(number - self.lag + 1)
         if any(folds not in self._means[rival] and rival not in self._over for rival in rivals):
             return None
         return keeps(self._means[number][folds], [m[folds] for r in rivals if folds in (m := self._means[r])], rules)
 
     def debug_string(self) -> str:
-        return f"Race({self._rules})"
+        return f"Race({self.rules})"
 
 
 def keeps(loss: float, rivals: Sequence[float], rules: RacingRules) -> bool:

@@ -31,6 +31,8 @@ class SearchOptions:
     verbose: bool | None = None
     pos_label: Any = None
     on_interrupt: str = "raise"
+    run_on: str | None = None
+    timeout_s: float | None = None
 
     __repr__ = representation
 
@@ -40,12 +42,15 @@ class SearchOptions:
             positive_int("num_samples", self.num_samples)
         if self.max_concurrent is not None:
             positive_int("max_concurrent", self.max_concurrent)
-        callbacks, seconds = self.callbacks, self.time_budget_s
+        callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
             raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (is_number and seconds > 0):
-            raise ParameterError.value(WHERE, "time_budget_s", "seconds, more than 0", seconds)
+        for name, seconds in (("time_budget_s", self.time_budget_s), ("timeout_s", self.timeout_s)):
+            is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if seconds is not None and not (is_number and seconds > 0):
+                raise ParameterError.value(WHERE, name, "seconds, more than 0", seconds)
+        if self.run_on not in (None, "process", "ray"):
+            raise ParameterError.value(WHERE, "run_on", "None, 'process' or 'ray'", self.run_on)
         for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
             if not isinstance(value, expected):
                 raise ParameterError.value(WHERE, name, "True or False", value)

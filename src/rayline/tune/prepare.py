@@ -29,6 +29,7 @@ from rayline.train.fit_request import resolve
 from rayline.train.trainer import Trainer
 from rayline.tune import dry_run, environment_evaluation, space
 from rayline.tune import result_store as journals
+from rayline.tune.domains import from_ray
 from rayline.tune.evaluate import CELL, WHERE, SearchProblem
 from rayline.tune.result_store import Array
 
@@ -179,6 +180,7 @@ def prepare(
     trainer.check_gpu(WHERE)
     data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
+    config = from_ray(config)
     if trainer.legs and isinstance(config, Mapping) and (own := space.parts(config).trainer):
         raise ParameterError(
             f"{WHERE}: the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ class SearchProgress:
         How many there will be, when that is known.
     elapsed_s
         Since the first began.
+    metrics
+        The names of all metrics, that of the score first.
     budget_s
         After how long the search ends anyway.
     """
@@ -44,7 +47,7 @@ class SearchProgress:
     running: frozenset[int]
     total: int | None
     mode: str
-    metric: str
+    metrics: Sequence[str]
     elapsed_s: float
     budget_s: float | None = None
 
@@ -69,7 +72,8 @@ class SearchProgress:
         over, found = self.over, trial_record.best(self.trials, self.mode)
         parts = [f"{len(over)}/{counted(self.total, 'trial')}" if self.total else counted(len(over), "trial")]
         if found is not None:
-            parts.append(f"best {self.metric} {number(found.score, 5)} (trial {found.number})")
+            scores = [f"{name} {number(mean, 5)}" for name, mean in zip(self.metrics, found.means, strict=True)]
+            parts.append(f"best {', '.join(scores)} (trial {found.number})")
         for status, word in ((Status.STOPPED, "stopped early"), (Status.FAILED, "failed")):
             if n := sum(trial.status is status for trial in over):
                 parts.append(f"{n} {word}")
@@ -90,16 +94,22 @@ def table(moment: SearchProgress) -> Table:
     shown = [*able, *running]
     names = _varied(moment.trials)
     made = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("trial", "folds", moment.metric, "±"):
+    measured = [heading for name in moment.metrics for heading in (name, "±")]
+    for heading in ("trial", "folds", *measured):
         made.add_column(heading, justify="right", no_wrap=True)
     for name in names:
         made.add_column(name.removeprefix(f"{space.STAGES}/"), no_wrap=True, overflow="ellipsis")
     for trial in shown:
         flat = space.flatten(trial.config)
-        score = number(trial.score, 5) if trial.folds else "…"
-        error = number(trial.standard_error, 2) if len(trial.folds) > 1 else ""
+        means = trial.means if trial.folds else [math.nan] * len(moment.metrics)
+        errors = trial.standard_errors if len(trial.folds) > 1 else [math.nan] * len(moment.metrics)
+        measures = [
+            cell
+            for mean, error in zip(means, errors, strict=True)
+            for cell in (number(mean, 5) if trial.folds else "…", number(error, 2) if math.isfinite(error) else "")
+        ]
         style = "bold" if able and trial is able[0] else "dim" if trial.number in moment.running else ""
-        cells = [str(trial.number), f"{len(trial.folds)}/{trial.n_folds}", score, error]
+        cells = [str(trial.number), f"{len(trial.folds)}/{trial.n_folds}", *measures]
         made.add_row(*cells, *(_short(flat.get(name)) for name in names), style=style)
     return made
 

@@ -1,45 +1,34 @@
-"""`tune.run`: check the arguments on the driver, then let Ray Tune run the trials."""
+"""`tune.run`: check the arguments on the driver, then let an executor run the trials."""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import ray
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-
-from rayline.core import registry, scratch
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import TrainingError, counted
 from rayline.inference.pipeline import Preprocessor
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
-from rayline.tune import capacity as planning
 from rayline.tune import search as searching
-from rayline.tune import shared_cache, space
 from rayline.tune.analysis import Analysis
 from rayline.tune.evaluate import WHERE
-from rayline.tune.fold_racing import SCORE
+from rayline.tune.executor import TrialExecutor, TrialRun, on_ray
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
-from rayline.tune.pbt.runner import PopulationRun, PopulationWorkers
+from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.prepare import PreparedSearch, TuneData, merge_data_config, prepare
-from rayline.tune.quiet import quiet
+from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
-from rayline.tune.trial import SEARCH, FoldTrial, SearchData, SearchRef, stored
-from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
+from rayline.tune.suggestions import Suggester
+from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
-
-TOGETHER_S = 0.3
-"""Folds that finish within this many seconds are reported together, unless a scheduler needs each one."""
 
 
 @known_arguments
@@ -79,6 +68,8 @@ def run(
     callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
     on_interrupt: str = "raise",
+    run_on: str | None = None,
+    timeout_s: float | None = None,
 ) -> Analysis:
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
 
@@ -130,7 +121,8 @@ def run(
         makes as many suggestions from what it knows as run at a time, when these are more than 4. None for another
         search each time.
     max_concurrent
-        Trials at a time; as many as the cluster has CPUs for when omitted.
+        Trials at a time; as many as the machine or the cluster has CPUs for when omitted. A framework whose training is not
+        thread-safe runs one at a time in this process.
     use_gpu, resources_per_trial
         In place of the trainer's `use_gpu` and `resources_per_worker`, for this search. `resources_per_trial={"GPU": 0.25}` runs four
         trials on a GPU at a time; they share its memory.
@@ -154,6 +146,13 @@ def run(
     on_interrupt
         What Ctrl-C does: "raise" KeyboardInterrupt, or "return" the analysis of the finished trials, with `interrupted` set.
         In both cases no trial keeps running, and with `name=` every finished fold is stored for `resume=True`.
+    run_on
+        Where the trials run: "process" for threads of this process, "ray" for actors of Ray. When omitted, a search over a
+        table runs in this process, and one over a Dataset, with `num_workers`, on several GPUs or where a Ray is connected
+        runs on Ray. The scores are the same, to the bit.
+    timeout_s
+        On Ray: how long to wait for the first trial to start; without end when omitted. What is waited for is said after 5
+        seconds.
 
     Returns
     -------
@@ -168,7 +167,7 @@ def run(
     DataError
         When the rows cannot be split as required, or labels are missing.
     ResourceError
-        When not even one trial fits into the cluster.
+        When not even one trial fits into the machine or the cluster, or none starts within `timeout_s`.
     TrainingError
         When all trials fail.
     KeyboardInterrupt
@@ -192,7 +191,7 @@ def run(
     options = SearchOptions(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
-        on_interrupt=on_interrupt,
+        on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s,
     )  # fmt: skip
     data = merge_data_config(
         data_config, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
@@ -229,12 +228,16 @@ def checked(
     scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
     if isinstance(scheduler, Population):
         populations.check(prepared.problem, prepared.space, search=options.search)
+    suggester = searching.suggester(
+        options.search, prepared.space, num_samples=prepared.num_samples, seed=options.seed, modes=prepared.modes
+    )
     return Search(
         prepared,
         options,
-        searching.searcher(options.search, prepared.space, seed=options.seed, modes=prepared.modes),
+        suggester,
         scheduler,
         ResultStore() if options.name is None else ResultStore.named(options.name),
+        on_ray(prepared, suggester, options),
     )
 
 
@@ -244,22 +247,21 @@ class Search:
 
     prepared: PreparedSearch
     options: SearchOptions
-    searcher: Any
-    scheduler: TrialScheduler | Population
+    suggester: Suggester
+    scheduler: Any
     journal: ResultStore
+    is_on_ray: bool
 
     def run(self, line: progress.ProgressLine, started: float) -> Analysis:
         """Run the trials, and show the progress on this line. Raises ResourceError and TrainingError as `run`."""
         options, journal, problem = self.options, self.journal, self.prepared.problem
         digest = self.prepared.digest() if options.name is not None else secrets.token_hex(16)
         line.now("starting")
-        registry.engine("ray").connect()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        capacity = planning.plan(problem.trainer, options.max_concurrent, nodes)
+        executor = self._executor()
         is_read = bool(options.callbacks) or isinstance(
             self.scheduler, Population
         )  # by trackers; a half is not made again
-        problem = replace(problem, digest=digest, n_threads=capacity.n_threads, log_train_metrics=is_read)
+        problem = replace(problem, digest=digest, n_threads=executor.capacity.n_threads, log_train_metrics=is_read)
         prepared = replace(self.prepared, problem=problem)
         watched = Run(problem.trainer, problem.target)
         try:
@@ -267,21 +269,15 @@ class Search:
                 callback.on_start(watched)
             known = journal.known() if options.resume else {}
             if isinstance(self.scheduler, Population):
-                with (
-                    _keeper(prepared, capacity.concurrency) as keeper,
-                    contextlib.closing(PopulationWorkers(prepared, capacity, keeper)) as workers,
-                ):
+                with executor.population(prepared) as workers:
                     generations = PopulationRun(prepared, self.scheduler, options, journal, line, watched, known)
                     trials, interruption = generations.run(workers), generations.interruption
             else:
-                total = _total(options.search, prepared.space, prepared.num_samples)
-                book = TrialLog(
-                    journal, line, prepared, total, options.time_budget_s, options.callbacks, watched,
-                    lambda: planning.waiting(capacity),
-                )  # fmt: skip
-                searcher = searching.limited(self.searcher, capacity.concurrency)
-                _run_trials(prepared, capacity, searcher, self.scheduler, book, options, known)
-                trials, interruption = book.trials(), book.interruption
+                log = TrialLog(
+                    journal, line, prepared, self.suggester.total, options.time_budget_s, options.callbacks, watched
+                )
+                executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
+                trials, interruption = log.trials(), log.interruption
             interrupted = interruption.signal is not None
             returns = options.on_interrupt == "return" and interruption.signal == signal.SIGINT
             if interrupted and not (returns and any(trial.is_eligible for trial in trials)):
@@ -298,81 +294,12 @@ class Search:
         line.part(analysis.summary)
         return analysis
 
+    def _executor(self) -> TrialExecutor:
+        if not self.is_on_ray:
+            return ProcessExecutor(self.prepared, self.options.max_concurrent)
+        from rayline.tune.ray_executor import RayExecutor  # it imports Ray Tune: 1.3 s
 
-# -- the trials -----------------------------------------------------------------------------------------------------------
-
-
-def _run_trials(
-    prepared: PreparedSearch,
-    capacity: planning.Capacity,
-    searcher: Any,
-    scheduler: Any,
-    book: TrialLog,
-    options: SearchOptions,
-    known: Mapping[str, Any],
-) -> None:
-    with (
-        _keeper(prepared, capacity.concurrency) as keeper,
-        quiet(),
-        scratch.folder("tune") as folder,
-        book.interruption.heard(),
-    ):
-        search = SearchData(
-            problem=prepared.problem,
-            table=[stored(prepared.arrow())],
-            known=dict(known),
-            modes=prepared.modes,
-            most_bytes=capacity.most_bytes,
-            most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
-            keeper=keeper,
-            n_actors=capacity.concurrency,
-        )
-        tuner = tune.Tuner(
-            tune.with_resources(FoldTrial, capacity.resources),
-            param_space={**prepared.space, SEARCH: SearchRef.of(ray.put(search))},
-            tune_config=tune.TuneConfig(
-                metric=SCORE,
-                mode=prepared.mode,
-                num_samples=prepared.num_samples,
-                search_alg=searcher,
-                scheduler=scheduler,
-                time_budget_s=options.time_budget_s,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
-                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
-            ),
-            run_config=tune.RunConfig(
-                name="run",
-                storage_path=str(folder),
-                verbose=0,
-                callbacks=[book],
-                failure_config=tune.FailureConfig(max_failures=DEATHS),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        try:
-            tuner.fit()
-        except (StopSearch, tune.TuneError) as error:
-            if book.interruption.signal is not None:
-                return
-            raise TrainingError(
-                f"{WHERE}: Ray Tune failed: {str(error).strip().splitlines()[-1]}",
-                "Expected it to run the trials.",
-                "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
-            ) from error
-
-
-@contextlib.contextmanager
-def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
-    """Start the cache that trials share, if the table is large and there are several trial actors; otherwise yield None."""
-    stages = prepared.problem.preprocessor
-    worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shared_cache.LEAST_BYTES
-    keeper = shared_cache.start() if worth and n_actors > 1 else None
-    try:
-        yield keeper
-    finally:
-        if keeper is not None:
-            ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
+        return RayExecutor(self.prepared, self.options.max_concurrent)
 
 
 def _interrupted(trials: Sequence[Trial], options: SearchOptions) -> str:
@@ -382,10 +309,6 @@ def _interrupted(trials: Sequence[Trial], options: SearchOptions) -> str:
     else:
         kept = f"every finished fold is kept: name={options.name!r}, resume=True continues from there."
     return f"{WHERE}: interrupted when {finished} of {len(trials)} trials were finished; {kept}"
-
-
-def _total(search: Any, config: Mapping[str, Any], num_samples: int) -> int | None:
-    return space.n_trials(config, num_samples) if search is None or isinstance(search, str) else None
 
 
 def refuse_failures(trials: Sequence[Trial]) -> None:

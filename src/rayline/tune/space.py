@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from ray.tune.search.sample import Categorical, Domain, Integer
 
 from rayline.core.errors import ParameterError, RaylineError
 from rayline.inference.pipeline import Preprocessor
+from rayline.tune.domains import ChoiceDomain, Domain, NumberDomain, from_ray
+from rayline.tune.variants import is_grid
 
 STAGES = "preprocessor"
 """The key of a configuration under which the stages' parameters stand."""
@@ -62,14 +63,9 @@ def endless_stages(config: Config) -> list[str]:
 
 
 def _is_short(value: Domain) -> bool:
-    if isinstance(value, Categorical):
+    if isinstance(value, ChoiceDomain):
         return len(value.categories) <= MANY
-    return isinstance(value, Integer) and value.upper - value.lower <= MANY
-
-
-def is_grid(value: Any) -> bool:
-    """Whether this is a `tune.grid_search([…])`."""
-    return isinstance(value, Mapping) and set(value) == {"grid_search"}
+    return isinstance(value, NumberDomain) and value.is_integer and value.upper - value.lower <= MANY
 
 
 def usual_samples(config: Config) -> int:
@@ -165,6 +161,7 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
 
 def refuse_elsewhere(arguments: Any, name: str = "") -> None:
     """Raise ParameterError when a domain stands among a trainer's own arguments, where nobody draws from it."""
+    arguments = from_ray(arguments)
     if isinstance(arguments, Domain) or (name and is_grid(arguments)):
         raise ParameterError(
             f"tune.run: {name!r} of the trainer itself is a search space.",
@@ -188,7 +185,7 @@ def typical(config: Config) -> dict[str, Any]:
 
 def _known(config: Config) -> dict[tuple[str, ...], Any]:
     """All values of the space but functions: what these make of the other parameters shows only in the trials."""
-    return {path: value for path, value in _leaves(config) if not (isinstance(value, Domain) and value.is_function())}
+    return {path: value for path, value in _leaves(config) if not (isinstance(value, Domain) and value.is_function)}
 
 
 def _hint(path: tuple[str, ...], value: Any, preprocessor: Preprocessor | None) -> str:
@@ -231,7 +228,7 @@ def _nest(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 def _candidates(value: Any, typical: Any) -> list[Any]:
     if is_grid(value):
         return list(value["grid_search"])
-    if isinstance(value, Categorical):
+    if isinstance(value, ChoiceDomain):
         return list(value.categories)
     return [typical]
 
@@ -243,15 +240,15 @@ def _some(path: tuple[str, ...], value: Any) -> Any:
         if not choices:
             raise ParameterError.value("tune.run", "grid_search", "at least one value", choices)
         return choices[0]
-    if isinstance(value, Categorical) and not value.categories:
+    if isinstance(value, ChoiceDomain) and not value.categories:
         raise ParameterError.value("tune.run", "tune.choice", "at least one value", [])
     if not isinstance(value, Domain):
         return value
     try:
-        return to_plain(value.sample(random_state=0))
+        return to_plain(value.sample(np.random.default_rng(0)))
     except (ValueError, TypeError, OverflowError) as error:
         raise ParameterError(
             f"tune.run: config[{']['.join(map(repr, path))}] has no values: {error}.",
-            f"Expected a domain that can be drawn from; got {value.domain_str if hasattr(value, 'domain_str') else value!r}.",
+            f"Expected a domain that can be drawn from; got {value!r}.",
             "put the lower bound first.",
         ) from error

@@ -1,23 +1,20 @@
-"""Record the reports of the trials on the driver, as a Ray Tune callback."""
+"""Record what the trials report, on the driver, wherever they run: keep their scores, and show how far it is."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from ray import tune
 
 from rayline.core.waiting import PATIENCE_S
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.tune import progress_table
+from rayline.tune.interruption import Interruption
 from rayline.tune.prepare import PreparedSearch
-from rayline.tune.quiet import Interruption
 from rayline.tune.result_store import ResultStore
-from rayline.tune.trial import BOX, own_config, told
 from rayline.tune.trial_record import FoldScore, Trial
 
 DEATHS = 3
@@ -38,7 +35,7 @@ class TrialEntry:
     over: bool = False
 
 
-class TrialLog(tune.Callback):
+class TrialLog:
     """Writes down what the trials report, keeps their scores, and shows how far it is."""
 
     def __init__(
@@ -50,76 +47,67 @@ class TrialLog(tune.Callback):
         budget_s: float | None,
         callbacks: Sequence[Callback],
         log_train_metrics: Run,
-        waiting: Callable[[], str] = lambda: "",
     ) -> None:
-        self._callbacks, self._watched, self._waiting = callbacks, log_train_metrics, waiting
+        self._callbacks, self._watched = callbacks, log_train_metrics
         self.interruption = Interruption()
-        self._journal, self._line, self._n_folds = journal, line, len(prepared.problem.folds)
-        self._metric, self._mode, self._total, self._budget_s = prepared.problem.metric, prepared.mode, total, budget_s
-        self._entries: dict[str, TrialEntry] = {}
-        self._order: dict[str, int] = {}
+        self.line = line
+        self._journal, self._n_folds = journal, len(prepared.problem.folds)
+        self._metrics, self._mode, self._total, self._budget_s = (
+            prepared.problem.metrics,
+            prepared.mode,
+            total,
+            budget_s,
+        )
+        self._entries: dict[int, TrialEntry] = {}
         self._started = time.monotonic()
 
-    def __reduce__(self) -> Any:
-        """Ray pickles callbacks to go on after a crash of the driver; for that we have the journal, and a line in a
-        terminal cannot be pickled."""
-        return tune.Callback, ()
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no trial has begun for so long that somebody wants to know why."""
+        return not self._entries and time.monotonic() - self._started > PATIENCE_S
+
+    @property
+    def waited_s(self) -> float:
+        """Since when no trial has begun; 0 when one has."""
+        return 0.0 if self._entries else time.monotonic() - self._started
 
     def trials(self) -> list[Trial]:
         """The trials in the order of their suggestion."""
         for entry in self._entries.values():
             entry.trial.folds = [entry.folds[fold] for fold in sorted(entry.folds)]
-        return sorted((entry.trial for entry in self._entries.values()), key=lambda trial: trial.number)
+        return [self._entries[number].trial for number in sorted(self._entries)]
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.interruption.signal is not None:
-            raise StopSearch  # Ray Tune then ends the actors of all trials
-        self._number(trials)
-        if not self._entries and trials and time.monotonic() - self._started > PATIENCE_S:
-            self._line.wait(self._waiting())
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._number(trials)
-
-    def _number(self, trials: Sequence[Any]) -> None:
-        """Ray appends new trials to its list, but moves one that it starts again to the end."""
-        for trial in trials:
-            self._order.setdefault(trial.trial_id, len(self._order))
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def begin(self, number: int, config: Mapping[str, Any]) -> None:
+        """Record a trial that starts, or starts again."""
         if not self._entries:
-            self._started = time.monotonic()  # what Ray took to start is no measure of what is to come
-        self._entry(trials, trial)
+            self._started = time.monotonic()  # what a cluster took to start is no measure of what is to come
+        if number not in self._entries:
+            self._entries[number] = TrialEntry(
+                Trial(number, dict(config), self._n_folds, metrics=self._metrics), time.monotonic()
+            )
         self._show()
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        entry = self._entry(trials, trial)
-        for box in result.get(BOX, []):
+    def hear(self, number: int, boxes: Sequence[Mapping[str, Any]]) -> None:
+        """Record what became of some folds."""
+        entry = self._entries[number]
+        for box in boxes:
             if "error" in box:
-                entry.trial.error = box["error"]
-            else:
-                score = FoldScore.from_json(box["fold"])
-                entry.folds[score.fold] = score
-                if "scores" in box:
-                    self._journal.write(score, box["scores"])
-                entry.trial.histories[score.fold] = box.get("history", [])
-        result.get(BOX, []).clear()  # Ray keeps the result, and writes it down again and again
+                entry.trial.error = entry.trial.error or box["error"]
+                continue
+            score = FoldScore.from_json(box["fold"])
+            entry.folds[score.fold] = score
+            if "scores" in box:
+                self._journal.write(score, box["scores"])
+            entry.trial.histories[score.fold] = box.get("history", [])
         entry.trial.seconds = time.monotonic() - entry.started
         self._show()
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(self._entry(trials, trial))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        entry = self._entry(trials, trial)
-        entry.trial.error = entry.trial.error or f"the process of the trial died {DEATHS + 1} times: {_why(trial)}"
-        self._end(entry)
-
-    def _end(self, entry: TrialEntry) -> None:
+    def end(self, number: int, error: str = "") -> None:
+        """Record the end of a trial. Raises StopSearch when the user interrupts a callback."""
+        entry = self._entries[number]
         if not entry.over:
             entry.over = True
+            entry.trial.error = entry.trial.error or error
             self.trials()  # puts its folds in their order
             try:
                 for callback in self._callbacks:
@@ -129,30 +117,16 @@ class TrialLog(tune.Callback):
                 raise StopSearch from None
         self._show()
 
-    def _entry(self, trials: Sequence[Any], trial: Any) -> TrialEntry:
-        if trial.trial_id not in self._entries:
-            self._number(trials)
-            made = Trial(self._order[trial.trial_id], own_config(trial.config), self._n_folds)
-            self._entries[trial.trial_id] = TrialEntry(made, time.monotonic())
-        return self._entries[trial.trial_id]
-
     def _show(self) -> None:
-        if not self._line.is_due:
+        if not self.line.is_due:
             return
         moment = progress_table.SearchProgress(
             self.trials(),
-            frozenset(entry.trial.number for entry in self._entries.values() if not entry.over),
+            frozenset(number for number, entry in self._entries.items() if not entry.over),
             self._total,
             self._mode,
-            self._metric,
+            self._metrics,
             time.monotonic() - self._started,
             self._budget_s,
         )
-        self._line.now(moment.line, lambda: progress_table.table(moment))
-
-
-def _why(trial: Any) -> str:
-    """What Ray knows of the death of a trial's process: an error, or a text of which the last line says it."""
-    error = trial.get_pickled_error()
-    lines = str(trial.get_error() or "").strip().splitlines()
-    return told(error) if error is not None else lines[-1] if lines else "unknown reason"
+        self.line.now(moment.line, lambda: progress_table.table(moment))

@@ -105,6 +105,8 @@ class Trial:
     parts
         Where parameters change during the training (see `rayline.tune.pbt.population`): which they were until when; `config`
         is that of the last part. Empty where they stay the same.
+    metrics
+        The names of the metrics, that of the score first.
     """
 
     number: int
@@ -115,6 +117,7 @@ class Trial:
     seconds: float = 0.0
     histories: dict[int, list[dict[str, float]]] = field(default_factory=dict, repr=False)
     parts: list[ScheduledPart] = field(default_factory=list, repr=False)
+    metrics: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def status(self) -> Status:

@@ -64,7 +64,11 @@ class Tracker(Callback):
                 record.log(int(row["iteration"]), {f"fold-{fold}/{n}" if several else n: v for n, v in values.items()})
         for fold in trial.folds if several else ():
             record.log(fold.fold, {"fold_score": fold.score})
-        record.summary({"score": trial.score, "standard_error": trial.standard_error, "folds": len(trial.folds)})
+        values = {"score": trial.score, "standard_error": trial.standard_error, "folds": len(trial.folds)}
+        further = zip(trial.metrics[1:], trial.means[1:], trial.standard_errors[1:], strict=False)
+        for name, mean, error in further if trial.folds else ():
+            values |= {f"score/{name}": mean, f"standard_error/{name}": error}
+        record.summary(values)
         record.close(failed=bool(trial.error))
 
     def on_end(self, run: Run) -> None:
@@ -74,9 +78,8 @@ class Tracker(Callback):
             self._record.summary(run.result.metrics)
             self.finished(run)
         if run.analysis is not None:
-            self._record.summary(
-                {f"best_{run.analysis.metric}": run.analysis.best_score, "trials": len(run.analysis.trials)}
-            )
+            best = zip(run.analysis.metrics, run.analysis.best_trial.means, strict=True)
+            self._record.summary({**{f"best_{name}": mean for name, mean in best}, "trials": len(run.analysis.trials)})
         self._record.close(failed=run.result is None and run.analysis is None)
         self._record = None
 

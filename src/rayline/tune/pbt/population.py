@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ray.tune.search.sample import Categorical, Domain, Float, Integer, Quantized
-from ray.tune.search.variant_generator import generate_variants
 
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.tune import space
+from rayline.tune.domains import ChoiceDomain, Domain, NumberDomain
 from rayline.tune.evaluate import WHERE, SearchProblem
+from rayline.tune.variants import is_grid, variants
 
 GENERATIONS = 10
 """How many there are when nobody says how long one is."""
@@ -92,11 +92,7 @@ class Population:
     def begin(self, config: space.Config, num_samples: int, seed: int | None) -> list[dict[str, Any]]:
         """The first parameters of every member: drawn, with grids expanded as in a search at random."""
         random = np.random.default_rng(seed)
-        return [
-            space.to_plain(made)
-            for _ in range(num_samples)
-            for _, made in generate_variants(dict(config), random_state=random)
-        ]
+        return [space.to_plain(made) for made in variants(config, num_samples, random)]
 
     def successors(self, losses: Mapping[int, float], random: Random) -> dict[int, int]:
         """Which members take over the model of which: those behind at random from as many in front.
@@ -115,28 +111,28 @@ class Population:
         made = dict(config)
         for name in space.parts(searched).trainer:
             domain = searched[name]
-            if space.is_grid(domain):
-                domain = Categorical(list(domain["grid_search"])).uniform()
+            if is_grid(domain):
+                domain = ChoiceDomain(list(domain["grid_search"]))
             if isinstance(domain, Domain):
                 anew = random.random() < self.resample
-                made[name] = domain.sample(random_state=random) if anew else self._near(domain, made[name], random)
+                made[name] = domain.sample(random) if anew else self._near(domain, made[name], random)
         return dict(space.to_plain(made))
 
     def _near(self, domain: Domain, value: Any, random: Random) -> Any:
         step = int(random.integers(2))
-        if isinstance(domain, Categorical):
+        if isinstance(domain, ChoiceDomain):
             places = [place for place, category in enumerate(domain.categories) if category == value]
             place = places[0] + (1, -1)[step]
             return domain.categories[min(max(place, 0), len(domain.categories) - 1)]
         moved = value * self.factors[step]
-        sampler = domain.get_sampler()
-        grain = sampler.q if isinstance(sampler, Quantized) else 1 if isinstance(domain, Integer) else None
+        grain: Any = getattr(domain, "q", None) or (1 if getattr(domain, "is_integer", False) else None)
         if grain is not None:
             moved = round(moved / grain) * grain
             if moved == value:
                 moved = value + (grain if self.factors[step] > 1 else -grain)
-        assert isinstance(domain, (Float, Integer))
-        excluded = isinstance(domain, Integer) and not isinstance(sampler, Quantized)  # the upper end of a randint
+        if not isinstance(domain, NumberDomain):  # a normal distribution has no ends
+            return moved
+        excluded = domain.is_integer and domain.q is None  # the upper end of a randint
         return min(max(moved, domain.lower), domain.upper - excluded)
 
 
@@ -146,14 +142,14 @@ def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> Non
         problem.trainer.refuse_legs()
     except ParameterError as error:
         raise error.within(WHERE) from None
-    if not any(isinstance(value, Domain) or space.is_grid(value) for value in space.parts(searched).trainer.values()):
+    if not any(isinstance(value, Domain) or is_grid(value) for value in space.parts(searched).trainer.values()):
         raise ParameterError(
             f"{WHERE}: population based training changes parameters of the trainer, and config searches none.",
             f"Expected one such as {{'eta': tune.uniform(0.01, 0.3)}}; got {space.tuned(searched)}.",
             "add one, or use another scheduler.",
         )
     functions = [
-        name for name, value in space.flatten(searched).items() if isinstance(value, Domain) and value.is_function()
+        name for name, value in space.flatten(searched).items() if isinstance(value, Domain) and value.is_function
     ]
     if functions:
         raise ParameterError(
@@ -188,7 +184,7 @@ def _one_by_one(searched: space.Config) -> Iterator[tuple[str, dict[str, Any]]]:
     random = np.random.default_rng(0)
     for name, value in space.parts(searched).trainer.items():
         own = searched[name]
-        if space.is_grid(own):
+        if is_grid(own):
             yield from ((f"{name} {i}", {name: one}) for i, one in enumerate(value["grid_search"]))
         elif isinstance(own, Domain):
-            yield from ((f"{name} {i}", {name: space.to_plain(own.sample(random_state=random))}) for i in range(4))
+            yield from ((f"{name} {i}", {name: space.to_plain(own.sample(random))}) for i in range(4))

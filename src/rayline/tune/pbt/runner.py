@@ -1,4 +1,4 @@
-"""The generations of a population on Ray: warm actors train a part of a fold each, the driver decides which members continue, and with which parameters."""
+"""The generations of a population: workers train a part of a fold each, the driver decides which members continue, and with which parameters."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import copy
 import math
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import ray
-from ray.exceptions import RayActorError
 
 from rayline.core import scratch
 from rayline.inference import svg_plots
@@ -23,17 +20,14 @@ from rayline.train import progress
 from rayline.train.callbacks import Run
 from rayline.train.training_phases import Phase
 from rayline.tune import progress_table, trial_record
-from rayline.tune.capacity import Capacity
 from rayline.tune.evaluate import Array, FoldEvaluator, History, SearchProblem, TrainingPart
+from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
 from rayline.tune.prepare import PreparedSearch
-from rayline.tune.quiet import Interruption
 from rayline.tune.result_store import ResultStore
-from rayline.tune.shared_cache import SharedCache
 from rayline.tune.table_cache import fingerprint
-from rayline.tune.trial import rows_of, stored, told
-from rayline.tune.trial_log import DEATHS
+from rayline.tune.trial import told
 from rayline.tune.trial_record import FoldScore, Trial
 
 Files = dict[str, bytes]
@@ -52,14 +46,18 @@ class FoldResult:
 
 
 class PopulationWorker:
-    """Runs as an actor: trains parts of folds."""
+    """Trains parts of folds, in this process or as an actor of Ray.
 
-    def __init__(
-        self, problem: SearchProblem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any
-    ) -> None:
-        shared = None if keeper is None else SharedCache(keeper).get
-        self._problem = problem
-        self._evaluate = FoldEvaluator(problem, rows_of(table), most_bytes=most_bytes, shared=shared)
+    Parameters
+    ----------
+    problem
+        What is tuned.
+    evaluate
+        Trains and scores; the rows are in it.
+    """
+
+    def __init__(self, problem: SearchProblem, evaluate: FoldEvaluator) -> None:
+        self._problem, self._evaluate = problem, evaluate
 
     def train(
         self, config: Mapping[str, Any], fold: int, number: int, until: int, checkpoint: Files | None
@@ -85,52 +83,11 @@ class PopulationWorker:
         return FoldResult(score, scores, history), kept
 
 
-class PopulationWorkers:
-    """So many actors, which do one thing after another. For one that dies another comes, and what it did is done again."""
+class Workers(Protocol):
+    """What trains parts of folds; see `rayline.tune.executor.PopulationPool`."""
 
-    def __init__(self, prepared: PreparedSearch, capacity: Capacity, keeper: Any) -> None:
-        self._table = stored(prepared.arrow())
-        wanted = dict(capacity.resources)
-        known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-        options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
-        self._kind: Any = ray.remote(**options)(PopulationWorker)
-        self._given = prepared.problem, [self._table], capacity.most_bytes, keeper
-        self._actors = [self._start() for _ in range(capacity.concurrency)]
-
-    def _start(self) -> Any:
-        return self._kind.remote(*self._given)
-
-    def __call__(self, work: Mapping[Key, tuple[Any, ...]]) -> Iterator[tuple[Key, FoldResult, Any]]:
-        """What comes of these arguments of `train`, as it comes, with a reference to the checkpoint."""
-        idle, waiting, running = [*self._actors], [*work], dict[Any, tuple[Key, Any, Any]]()
-        deaths: Counter[Key] = Counter()
-        while waiting or running:
-            while idle and waiting:
-                key, actor = waiting.pop(0), idle.pop(0)
-                done, checkpoint = actor.train.options(num_returns=2).remote(*work[key])
-                running[done] = key, checkpoint, actor
-            ready, _ = ray.wait([*running], num_returns=1)
-            key, checkpoint, actor = running.pop(ready[0])
-            try:
-                yield key, ray.get(ready[0]), checkpoint
-            except RayActorError as error:
-                self._actors.remove(actor)
-                actor = self._start()
-                self._actors.append(actor)
-                deaths[key] += 1
-                if deaths[key] > DEATHS:
-                    yield (
-                        key,
-                        FoldResult(error=f"the process of the trial died {DEATHS + 1} times: {told(error)}"),
-                        None,
-                    )
-                else:
-                    waiting.insert(0, key)
-            idle.append(actor)
-
-    def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+    def __call__(self, work: Mapping[Any, tuple[Any, ...]], /) -> Iterator[tuple[Any, Any, Any]]: ...
+    def fetch(self, checkpoint: Any, /) -> Files: ...
 
 
 @dataclass
@@ -178,12 +135,13 @@ class PopulationRun:
         """Whether every generation is written into the journal as soon as it is there."""
         return self.options.name is not None
 
-    def run(self, workers: PopulationWorkers) -> list[Trial]:
+    def run(self, workers: Workers) -> list[Trial]:
         """Every generation. Returns the trials, one for each member."""
         problem, options, begun = self.prepared.problem, self.options, time.monotonic()
         configs = self.population.begin(self.prepared.space, self.prepared.num_samples, options.seed)
         self._members = [
-            PopulationMember(Trial(number, config, len(problem.folds))) for number, config in enumerate(configs)
+            PopulationMember(Trial(number, config, len(problem.folds), metrics=problem.metrics))
+            for number, config in enumerate(configs)
         ]
         ends = self.population.ends(n_iterations(problem, configs[0]))
         entropy = np.random.SeedSequence(options.seed).entropy
@@ -224,7 +182,7 @@ class PopulationRun:
 
     def _generation(
         self,
-        workers: PopulationWorkers,
+        workers: Workers,
         alive: Sequence[PopulationMember],
         number: int,
         ends: Sequence[int],
@@ -256,7 +214,7 @@ class PopulationRun:
                 member.checkpoints[fold], member.scores[fold] = checkpoint, done.scores
                 trial.histories.setdefault(fold, []).extend(done.history)
                 if self.is_kept:
-                    self.journal.keep_files(score.key, ray.get(checkpoint))
+                    self.journal.keep_files(score.key, workers.fetch(checkpoint))
                     self.journal.write(score, done.scores)
             trial.seconds = time.monotonic() - begun
             self._show(number, ends, begun)
@@ -281,8 +239,10 @@ class PopulationRun:
         elapsed = time.monotonic() - begun
         best = trial_record.best(trials, self.prepared.mode)
         parts = [f"generation {number + 1}/{len(ends)}"]
+        metrics = self.prepared.problem.metrics
         if best is not None:
-            parts.append(f"best {self.prepared.problem.metric} {svg_plots.number(best.score, 5)} (trial {best.number})")
+            scores = [f"{n} {svg_plots.number(mean, 5)}" for n, mean in zip(metrics, best.means, strict=True)]
+            parts.append(f"best {', '.join(scores)} (trial {best.number})")
         parts.append(progress.seconds(elapsed))
         if number:
             left = elapsed / ends[number - 1] * ends[-1] - elapsed
@@ -294,7 +254,7 @@ class PopulationRun:
             frozenset(),
             len(trials),
             self.prepared.mode,
-            self.prepared.problem.metric,
+            metrics,
             elapsed,
             self.options.time_budget_s,
         )

@@ -1,0 +1,285 @@
+"""What a parameter is drawn from: `uniform`, `choice` and the others, with the meaning that they have in Ray Tune.
+
+They need no Ray: a search over a table in this process starts without importing Ray Tune, which takes longer than many
+searches of a small table. Ray Tune's own domains are accepted everywhere, and ours are translated for its searchers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rayline.core.errors import ParameterError
+
+
+class Domain(ABC):
+    """The values of a parameter, and how likely each of them is."""
+
+    @abstractmethod
+    def sample(self, random: np.random.Generator, config: Any = None) -> Any:
+        """Draw a value; `config` holds the parameters that are drawn already."""
+
+    @property
+    def is_function(self) -> bool:
+        """Whether a value is computed from the other parameters."""
+        return False
+
+    @abstractmethod
+    def to_ray(self) -> Any:
+        """Return the same domain of Ray Tune."""
+
+
+@dataclass(frozen=True)
+class NumberDomain(Domain):
+    """Numbers from `lower` to `upper`, evenly or evenly by their logarithms, rounded to multiples of `q`.
+
+    The upper end of integers is excluded, unless they are rounded.
+    """
+
+    lower: float
+    upper: float
+    is_integer: bool = False
+    is_log: bool = False
+    q: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_log and not self.lower > 0:
+            raise ParameterError(
+                f"{self._name}: the lower end is {self.lower!r}.",
+                "Expected a number above 0, of which there is a logarithm.",
+                "give the value itself, not its logarithm.",
+            )
+
+    def sample(self, random: np.random.Generator, config: Any = None) -> Any:
+        if self.q is None:
+            return self._drawn(random, self.lower, self.upper)
+        low, high = _on_grid(self.lower, self.q, math.ceil), _on_grid(self.upper, self.q, math.floor)
+        if high < low:
+            raise ValueError(f"no multiple of {self.q} lies between {self.lower} and {self.upper}")
+        if self.is_integer:
+            return int(self._drawn(random, low, high + (self.q != 1)) * self.q)
+        return float(round(self._drawn(random, low * self.q, high * self.q) / self.q) * self.q)
+
+    def _drawn(self, random: np.random.Generator, low: float, high: float) -> Any:
+        if self.is_log:
+            found = np.exp(random.uniform(np.log(low), np.log(high)))
+            return int(np.floor(found)) if self.is_integer else float(found)
+        return int(random.integers(int(low), int(high))) if self.is_integer else float(random.uniform(low, high))
+
+    @property
+    def _name(self) -> str:
+        kind = "randint" if self.is_integer else "uniform"
+        name = ("lograndint" if self.is_integer else "loguniform") if self.is_log else kind
+        return name if self.q is None else f"q{name}"
+
+    def to_ray(self) -> Any:
+        from ray import tune  # as below: it takes more than a second
+
+        make = getattr(tune, self._name)
+        return make(self.lower, self.upper) if self.q is None else make(self.lower, self.upper, self.q)
+
+    def __repr__(self) -> str:
+        return f"{self._name}({self.lower!r}, {self.upper!r}{'' if self.q is None else f', {self.q!r}'})"
+
+
+@dataclass(frozen=True)
+class NormalDomain(Domain):
+    """Normally distributed numbers, rounded to multiples of `q`."""
+
+    mean: float = 0.0
+    sd: float = 1.0
+    q: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sd > 0:
+            raise ParameterError.value("randn", "sd", "a number above 0", self.sd)
+
+    def sample(self, random: np.random.Generator, config: Any = None) -> Any:
+        found = float(random.normal(self.mean, self.sd))
+        return found if self.q is None else float(round(found / self.q) * self.q)
+
+    def to_ray(self) -> Any:
+        from ray import tune
+
+        return tune.randn(self.mean, self.sd) if self.q is None else tune.qrandn(self.mean, self.sd, self.q)
+
+    def __repr__(self) -> str:
+        return f"{'' if self.q is None else 'q'}randn({self.mean!r}, {self.sd!r}{'' if self.q is None else f', {self.q!r}'})"
+
+
+@dataclass(frozen=True)
+class ChoiceDomain(Domain):
+    """One of some values, all equally likely."""
+
+    categories: Sequence[Any]
+
+    def sample(self, random: np.random.Generator, config: Any = None) -> Any:
+        return self.categories[int(random.choice(np.arange(len(self.categories))))]
+
+    def to_ray(self) -> Any:
+        from ray import tune
+
+        return tune.choice(list(self.categories))
+
+    def __repr__(self) -> str:
+        return f"choice({list(self.categories)!r})"
+
+
+@dataclass(frozen=True)
+class FunctionDomain(Domain):
+    """What a function returns, of nothing or of the parameters that are drawn already."""
+
+    function: Callable[..., Any]
+
+    @property
+    def is_function(self) -> bool:
+        return True
+
+    def sample(self, random: np.random.Generator, config: Any = None) -> Any:
+        try:
+            inspect.signature(self.function).bind(config)
+        except TypeError:
+            return self.function()
+        except ValueError:  # a function written in C does not say
+            pass
+        return self.function(config)
+
+    def to_ray(self) -> Any:
+        from ray import tune
+
+        return tune.sample_from(self.function)
+
+
+@dataclass(frozen=True)
+class OtherDomain(Domain):
+    """A domain of Ray Tune's that has no counterpart here."""
+
+    domain: Any
+
+    def sample(self, random: np.random.Generator, config: Any = None) -> Any:
+        return self.domain.sample(config, random_state=random)
+
+    def to_ray(self) -> Any:
+        return self.domain
+
+
+def _on_grid(bound: float, q: float, rounded: Callable[[float], float]) -> float:
+    """The multiple of q that a bound is, or the next one inwards, counted in steps of q."""
+    steps = bound / q
+    return round(steps) if math.isclose(steps, round(steps)) else rounded(steps)
+
+
+# -- as a user writes them ---------------------------------------------------------------------------------------------
+
+
+def uniform(lower: float, upper: float) -> Domain:
+    """Draw a number evenly from `lower` to `upper`."""
+    return NumberDomain(lower, upper)
+
+
+def quniform(lower: float, upper: float, q: float) -> Domain:
+    """Draw a multiple of `q` evenly from `lower` to `upper`, both included."""
+    return NumberDomain(lower, upper, q=q)
+
+
+def loguniform(lower: float, upper: float) -> Domain:
+    """Draw a number from `lower` to `upper`, evenly on the logarithmic scale. Raises ParameterError unless `lower` is above 0."""
+    return NumberDomain(lower, upper, is_log=True)
+
+
+def qloguniform(lower: float, upper: float, q: float) -> Domain:
+    """Draw a multiple of `q` from `lower` to `upper`, evenly on the logarithmic scale. Raises as `loguniform`."""
+    return NumberDomain(lower, upper, is_log=True, q=q)
+
+
+def randint(lower: int, upper: int) -> Domain:
+    """Draw an integer evenly from `lower` to `upper`, `upper` excluded."""
+    return NumberDomain(lower, upper, is_integer=True)
+
+
+def qrandint(lower: int, upper: int, q: int = 1) -> Domain:
+    """Draw a multiple of `q` evenly from `lower` to `upper`; `upper` is included, unless `q` is 1."""
+    return NumberDomain(lower, upper, is_integer=True, q=q)
+
+
+def lograndint(lower: int, upper: int) -> Domain:
+    """Draw an integer from `lower` to `upper`, `upper` excluded, evenly on the logarithmic scale. Raises as `loguniform`."""
+    return NumberDomain(lower, upper, is_integer=True, is_log=True)
+
+
+def qlograndint(lower: int, upper: int, q: int) -> Domain:
+    """Draw a multiple of `q` from `lower` to `upper`, evenly on the logarithmic scale. Raises as `loguniform`."""
+    return NumberDomain(lower, upper, is_integer=True, is_log=True, q=q)
+
+
+def randn(mean: float = 0.0, sd: float = 1.0) -> Domain:
+    """Draw a normally distributed number. Raises ParameterError unless `sd` is above 0."""
+    return NormalDomain(mean, sd)
+
+
+def qrandn(mean: float, sd: float, q: float) -> Domain:
+    """Draw a normally distributed number and round it to a multiple of `q`. Raises as `randn`."""
+    return NormalDomain(mean, sd, q)
+
+
+def choice(categories: Iterable[Any]) -> Domain:
+    """Draw one of these values, all equally likely."""
+    return ChoiceDomain(list(categories))
+
+
+def sample_from(func: Callable[..., Any]) -> Domain:
+    """Compute a value by a function of nothing, or of the parameters that are drawn already (`lambda config: config["eta"] / 2`)."""
+    return FunctionDomain(func)
+
+
+def grid_search(values: Iterable[Any]) -> dict[str, list[Any]]:
+    """Try every one of these values, with every value of the other grids."""
+    return {"grid_search": list(values)}
+
+
+# -- from and to Ray Tune ----------------------------------------------------------------------------------------------
+
+
+def from_ray(space: Any) -> Any:
+    """Return a search space in which Ray Tune's domains are replaced by ours. Imports nothing: where there is one, Ray Tune is
+    there."""
+    sample = sys.modules.get("ray.tune.search.sample")
+    return space if sample is None else _replaced(space, lambda value: _ours(value, sample))
+
+
+def to_ray(space: Any) -> Any:
+    """Return a search space in which our domains are replaced by Ray Tune's."""
+    return _replaced(space, lambda value: value.to_ray() if isinstance(value, Domain) else value)
+
+
+def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping) and type(value) is dict:
+        return {key: _replaced(inner, replace) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(inner, replace) for inner in value)
+    return replace(value)
+
+
+def _ours(value: Any, sample: Any) -> Any:
+    if not isinstance(value, sample.Domain):
+        return value
+    if isinstance(value, sample.Function):
+        return FunctionDomain(value.func)
+    if isinstance(value, sample.Categorical):
+        return {"grid_search": value.categories} if value.is_grid() else ChoiceDomain(value.categories)
+    sampler, q = value.get_sampler(), None
+    if isinstance(sampler, sample.Quantized):
+        sampler, q = sampler.sampler, sampler.q
+    if isinstance(sampler, sample.Normal):
+        return NormalDomain(sampler.mean, sampler.sd, q)
+    is_log = isinstance(sampler, sample.LogUniform)
+    if isinstance(value, (sample.Float, sample.Integer)) and (is_log or isinstance(sampler, sample.Uniform)):
+        return NumberDomain(value.lower, value.upper, isinstance(value, sample.Integer), is_log, q)
+    return OtherDomain(value)

@@ -1,0 +1,122 @@
+"""The contract of what runs the trials of a search, and the choice between its two implementations.
+
+`process_executor` runs them in threads of this process, `ray_executor` in actors of Ray. The same seed gives the same
+trials with the same scores, to the bit, in both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rayline.core.errors import ParameterError
+from rayline.tune import capacity
+from rayline.tune.capacity import Capacity
+from rayline.tune.evaluate import WHERE
+from rayline.tune.options import SearchOptions
+from rayline.tune.prepare import PreparedSearch
+from rayline.tune.suggestions import Suggester
+from rayline.tune.trial_log import TrialLog
+
+HERE = ("CPU", "GPU", "memory")
+"""The resources that this machine has by itself."""
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """What an executor is given to run.
+
+    Attributes
+    ----------
+    prepared
+        The problem, the rows and the search space.
+    suggester, scheduler
+        Who suggests configurations, and who stops trials early (None where nobody does).
+    log
+        Hears of every trial.
+    known
+        The scores of an earlier run, by key.
+    """
+
+    prepared: PreparedSearch
+    suggester: Suggester
+    scheduler: Any
+    log: TrialLog
+    options: SearchOptions
+    known: Mapping[str, Any]
+
+
+class PopulationPool(Protocol):
+    """Trains parts of folds for a population."""
+
+    def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield, as they come, the results of these arguments of `PopulationWorker.train`, with the checkpoint of each."""
+
+    def fetch(self, checkpoint: Any) -> dict[str, bytes]:
+        """Return the files of a checkpoint."""
+
+
+class TrialExecutor(ABC):
+    """Runs the trials of a search.
+
+    Attributes
+    ----------
+    capacity
+        What a trial takes, and how many run at a time.
+    """
+
+    capacity: Capacity
+
+    @abstractmethod
+    def run(self, trials: TrialRun) -> None:
+        """Run all trials, and tell the log of them. Raises TrainingError and ResourceError as `tune.run`; a signal that the log's
+        interruption has heard ends it without an error."""
+
+    @abstractmethod
+    def population(self, prepared: PreparedSearch) -> AbstractContextManager[PopulationPool]:
+        """Start what trains the members of a population."""
+
+
+def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOptions) -> bool:
+    """Return whether a search runs on Ray: because `run_on` says so, because it cannot run elsewhere, or because a Ray is there.
+
+    Raises
+    ------
+    ParameterError
+        When it is to run in this process and cannot.
+    """
+    reason = _needs_ray(prepared, suggester)
+    if options.run_on == "process" and reason:
+        raise ParameterError(
+            f'{WHERE}: run_on="process", and {reason}.',
+            "Expected a table in this process, a trainer without num_workers and a searcher that needs no Ray.",
+            'leave run_on out, or pass run_on="ray".',
+        )
+    return options.run_on == "ray" or bool(reason) or (options.run_on is None and _is_connected())
+
+
+def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
+    trainer, inputs = prepared.problem.trainer, prepared.inputs
+    if any(type(data).__module__.partition(".")[0] == "ray" for data in (inputs.train, inputs.test)):
+        return "the rows are a ray.data.Dataset, which never passes whole through this process"
+    if trainer.num_workers is not None:
+        return f"the trainer has num_workers={trainer.num_workers}"
+    if trainer.adapter.generates_own_data:
+        return f"{trainer.framework} runs on Ray itself"
+    others = sorted({*(trainer.resources_per_worker or {})} - {*HERE})
+    if others:
+        return f"a trial needs {others[0]!r}, which is a resource of a Ray cluster"
+    if trainer.use_gpu and capacity.n_gpus() > 1:
+        return "the trials share several GPUs"
+    return suggester.needs_ray
+
+
+def _is_connected() -> bool:
+    """Whether this process is connected to a Ray, or is told of one."""
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and bool(ray.is_initialized()))

@@ -1,0 +1,360 @@
+"""Trials in this process: threads train, and the thread of the caller decides what they do next. No Ray is started.
+
+The frameworks let go of Python's lock while they train, so as many trainings run at a time as there are threads. Where
+nobody stops trials early, any thread may train any fold of the trials that run; otherwise a trial trains fold after fold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayline.core.framework import Framework
+from rayline.tune import capacity, space
+from rayline.tune.evaluate import FoldEvaluator, TrialCandidate
+from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
+from rayline.tune.fold_racing import ERROR, PAUSE, PAUSED, PENDING, RUNNING, SCORE, STOP, TERMINATED
+from rayline.tune.pbt.runner import PopulationWorker
+from rayline.tune.prepare import PreparedSearch
+from rayline.tune.suggestions import Suggester
+from rayline.tune.trial import FoldRunner, TrialPayload, reported, told
+from rayline.tune.trial_log import StopSearch, TrialLog
+from rayline.tune.trial_record import FoldScore
+
+TICK_S = 0.1
+"""How often the caller's thread looks for a signal or the end of the time."""
+
+PATIENCE_S = 2.0
+"""How long trainings that were told to end may take before somebody is told of it."""
+
+
+class TrialThreads:
+    """Some threads that each do one piece of work after another.
+
+    Parameters
+    ----------
+    n
+        How many.
+    adapter, n_threads
+        Limits the threads of its library to these, in each thread.
+    """
+
+    def __init__(self, n: int, adapter: Framework, n_threads: int) -> None:
+        self.stopping = threading.Event()
+        self._done: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
+        self._work: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in range(n)]
+        self.idle = list(range(n))
+        self._threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(self._run, number, adapter, n_threads),
+                name=f"rayline-trial-{number}",
+                daemon=True,  # a training that cannot be ended does not keep the process alive
+            )
+            for number in range(n)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def n_busy(self) -> int:
+        return len(self._threads) - len(self.idle)
+
+    def submit(self, thread: int, key: Any, work: Callable[[], Any]) -> None:
+        """Give an idle thread a piece of work."""
+        self.idle.remove(thread)
+        self._work[thread].put((key, work))
+
+    def wait(self, timeout_s: float) -> tuple[Any, Any] | None:
+        """Return a piece of work that is done, as its key and its result (an exception, when it raised one); None after so
+        many seconds without one."""
+        try:
+            thread, key, result = self._done.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        self.idle.append(thread)
+        self.idle.sort()
+        return key, result
+
+    def stop(self, waiting: Callable[[str], None] = lambda text: None) -> None:
+        """End the threads after what they are doing, which is told to end soon."""
+        self.stopping.set()
+        for work in self._work:
+            work.put(None)
+        until = time.monotonic() + PATIENCE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            waiting("waiting for the trainings under way, which cannot be ended before they are done")
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(TICK_S)  # so that a second Ctrl-C is heard
+
+    def _run(self, number: int, adapter: Framework, n_threads: int) -> None:
+        with adapter.limited_threads(n_threads):
+            while (given := self._work[number].get()) is not None:
+                key, work = given
+                try:
+                    result = work()
+                except BaseException as error:  # a framework may raise SystemExit: the caller's thread decides
+                    result = error
+                self._done.put((number, key, result))
+                given = work = result = None  # an idle thread keeps no rows alive
+
+
+@dataclass(eq=False)
+class ThreadTrial:
+    """A trial that runs in threads; schedulers of Ray Tune read its attributes.
+
+    Attributes
+    ----------
+    todo
+        The folds that no thread has begun, in order.
+    n_busy
+        The folds that threads are training.
+    """
+
+    number: int
+    config: dict[str, Any]
+    todo: list[int]
+    status: str = PENDING
+    scores: list[FoldScore] = field(default_factory=list)
+    n_busy: int = 0
+    has_failed: bool = False
+    last_result: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, TrialCandidate] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    is_saving: bool = False
+
+    @property
+    def trial_id(self) -> str:
+        return f"{self.number:05d}"
+
+    @property
+    def evaluated_params(self) -> dict[str, Any]:
+        return self.config
+
+    def is_finished(self) -> bool:
+        return self.status in (TERMINATED, ERROR)
+
+    def __repr__(self) -> str:
+        return f"trial_{self.trial_id}"
+
+
+class ThreadSearch:
+    """One search in threads. Towards a scheduler it stands for Ray Tune's controller."""
+
+    def __init__(self, trials: TrialRun, threads: TrialThreads, run: FoldRunner, concurrency: int) -> None:
+        self._suggester: Suggester = trials.suggester
+        self._scheduler, self._log, self._threads, self._run_fold = trials.scheduler, trials.log, threads, run
+        self._prepared, self._concurrency = trials.prepared, concurrency
+        self._until = time.monotonic() + (trials.options.time_budget_s or float("inf"))
+        self._n_folds = len(trials.prepared.problem.folds)
+        self._trials: list[ThreadTrial] = []
+        self._live: list[ThreadTrial] = []
+
+    # -- what schedulers ask -----------------------------------------------------------------------------------------
+
+    def get_trials(self) -> list[ThreadTrial]:
+        return [*self._trials]
+
+    def get_live_trials(self) -> list[ThreadTrial]:
+        return [*self._live]
+
+    def stop_trial(self, trial: ThreadTrial) -> None:
+        """End a trial that waits."""
+        self._scheduler.on_trial_remove(self, trial)
+        self._end(trial, None)
+
+    # -- the search ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run all trials, until they are done, the time is over, or a signal has come."""
+        while not self._is_over:
+            for thread in [*self._threads.idle]:
+                chosen = self._next(thread)
+                if chosen is not None:
+                    self._begin(thread, *chosen)
+            if not self._threads.n_busy:
+                return
+            done = self._threads.wait(TICK_S)
+            if done is not None:
+                trial, box = done
+                self._hear(trial, box)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._log.interruption.signal is not None or time.monotonic() > self._until
+
+    def _next(self, thread: int) -> tuple[ThreadTrial, int] | None:
+        """What an idle thread does next."""
+        if self._scheduler is not None:
+            trial = self._scheduler.choose_trial_to_run(self)
+            if trial is None and self._suggest() is not None:
+                trial = self._scheduler.choose_trial_to_run(self)
+            return None if trial is None else (trial, trial.todo[0])
+        waiting = [trial for trial in self._live if trial.todo]
+        # Folds that this thread has trained before: it keeps what the framework made of their rows.
+        own = next(((t, f) for t in waiting for f in t.todo if self._is_of(thread, f)), None)
+        if own is None and (trial := self._suggest()) is not None:
+            waiting.append(trial)
+            own = next(((trial, f) for f in trial.todo if self._is_of(thread, f)), None)
+        return own or next(((t, t.todo[0]) for t in waiting), None)
+
+    def _is_of(self, thread: int, fold: int) -> bool:
+        return fold % self._concurrency == thread
+
+    def _suggest(self) -> ThreadTrial | None:
+        """A new trial, if there may be one more now."""
+        if len(self._live) >= self._concurrency or self._suggester.is_finished:
+            return None
+        number = len(self._trials)
+        config = self._suggester.suggest(f"{number:05d}")
+        if config is None:
+            return None
+        trial = ThreadTrial(number, dict(space.to_plain(config)), [*range(self._n_folds)])
+        self._trials.append(trial)
+        self._live.append(trial)
+        if self._scheduler is not None:
+            self._scheduler.on_trial_add(self, trial)
+        return trial
+
+    def _begin(self, thread: int, trial: ThreadTrial, fold: int) -> None:
+        if not trial.n_busy and not trial.scores:
+            self._log.begin(trial.number, trial.config)
+        trial.status = RUNNING
+        trial.todo.remove(fold)
+        trial.n_busy += 1
+        self._threads.submit(thread, trial, lambda: self._run_fold(trial.config, fold, trial.made))
+
+    def _hear(self, trial: ThreadTrial, box: Any) -> None:
+        trial.n_busy -= 1
+        if isinstance(box, BaseException):
+            box = TrialPayload(error=told(box))
+        self._log.hear(trial.number, [box])
+        if "error" in box:
+            trial.has_failed = True
+            trial.todo.clear()
+        else:
+            trial.scores.append(FoldScore.from_json(box["fold"]))
+        if trial.n_busy or (trial.todo and self._scheduler is None):
+            return
+        self._reported(trial)
+
+    def _reported(self, trial: ThreadTrial) -> None:
+        """A trial has folds behind it, and none under way: does it go on?"""
+        result = trial.last_result = {
+            **reported(trial.scores, self._prepared.modes, failed=trial.has_failed),
+            "training_iteration": len(trial.scores),
+            "time_total_s": time.monotonic() - trial.started,
+            "config": trial.config,
+            "trial_id": trial.trial_id,
+        }
+        if not trial.todo:
+            if self._scheduler is not None:
+                self._scheduler.on_trial_complete(self, trial, result)
+            self._end(trial, result)
+            return
+        decision = self._scheduler.on_trial_result(self, trial, result)
+        self._suggester.result(trial.trial_id, result)
+        if decision == PAUSE:
+            trial.status = PAUSED
+        elif decision != STOP:
+            # The thread that has just become idle takes the next fold.
+            thread = self._threads.idle[0]
+            self._begin(thread, trial, trial.todo[0])
+        else:
+            self._scheduler.on_trial_complete(self, trial, result)
+            self._end(trial, result)
+
+    def _end(self, trial: ThreadTrial, result: dict[str, Any] | None) -> None:
+        trial.status = TERMINATED
+        self._live.remove(trial)
+        trial.made.clear()
+        self._suggester.complete(trial.trial_id, result, error=False)
+        self._log.end(trial.number)
+
+
+class ProcessExecutor(TrialExecutor):
+    """Threads of this process.
+
+    Parameters
+    ----------
+    prepared
+        The search.
+    max_concurrent
+        The user's limit.
+
+    Raises
+    ------
+    ResourceError
+        When this machine has no room for a trial.
+    """
+
+    def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
+        trainer = prepared.problem.trainer
+        most = max_concurrent if trainer.adapter.thread_safe_training else 1
+        self.capacity = capacity.plan(trainer, most, capacity.here())
+
+    def run(self, trials: TrialRun) -> None:
+        problem, n = trials.prepared.problem, self.capacity.concurrency
+        trials.suggester.begin(n, trials.prepared.mode)
+        if trials.scheduler is not None:
+            trials.scheduler.set_search_properties(SCORE, trials.prepared.mode)
+        with self._threads(trials.prepared, trials.log) as (threads, evaluate), trials.log.interruption.heard():
+            run = FoldRunner(problem, evaluate, trials.known)
+            with contextlib.suppress(StopSearch):  # the interruption says why
+                ThreadSearch(trials, threads, run, n).run()
+
+    @contextlib.contextmanager
+    def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:
+        with self._threads(prepared, None) as (threads, evaluate):
+            yield ThreadPopulation(threads, PopulationWorker(prepared.problem, evaluate))
+
+    @contextlib.contextmanager
+    def _threads(self, prepared: PreparedSearch, log: TrialLog | None) -> Iterator[tuple[TrialThreads, FoldEvaluator]]:
+        problem, capacity = prepared.problem, self.capacity
+        adapter = problem.trainer.adapter
+        # What is limited for the whole process is restored here, after the last thread.
+        with adapter.limited_threads(capacity.n_threads):
+            threads = TrialThreads(capacity.concurrency, adapter, capacity.n_threads)
+            evaluate = FoldEvaluator(
+                problem,
+                prepared.rows,
+                most_bytes=capacity.most_bytes * capacity.concurrency,
+                stopping=threads.stopping.is_set,
+            )
+            try:
+                yield threads, evaluate
+            finally:
+                threads.stop((lambda text: None) if log is None else log.line.wait)
+
+
+class ThreadPopulation:
+    """Trains parts of folds in threads."""
+
+    def __init__(self, threads: TrialThreads, worker: PopulationWorker) -> None:
+        self._threads, self._worker = threads, worker
+
+    def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
+        waiting = [*work]
+        while waiting or self._threads.n_busy:
+            for thread in [*self._threads.idle][: len(waiting)]:
+                key = waiting.pop(0)
+                self._threads.submit(thread, key, functools.partial(self._worker.train, *work[key]))
+            done = self._threads.wait(TICK_S)
+            if done is not None:
+                key, result = done
+                if isinstance(result, BaseException):
+                    raise result
+                yield key, *result
+
+    def fetch(self, checkpoint: Any) -> dict[str, bytes]:
+        return dict(checkpoint)

@@ -1,0 +1,251 @@
+"""Trials on Ray: Ray Tune runs them in actors that stay warm from trial to trial."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune import PlacementGroupFactory
+from ray.tune.schedulers import FIFOScheduler
+
+from rayline.core import registry, scratch
+from rayline.core.errors import ResourceError, TrainingError
+from rayline.tune import capacity, ray_search, shared_cache
+from rayline.tune.capacity import Capacity
+from rayline.tune.domains import to_ray
+from rayline.tune.evaluate import WHERE, FoldEvaluator, SearchProblem
+from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
+from rayline.tune.fold_racing import SCORE
+from rayline.tune.pbt.runner import FoldResult, PopulationWorker
+from rayline.tune.prepare import PreparedSearch
+from rayline.tune.quiet import quiet
+from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef, rows_of, stored
+from rayline.tune.shared_cache import SharedCache
+from rayline.tune.suggestions import DrawnSuggester
+from rayline.tune.trial import told
+from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
+
+TOGETHER_S = 0.3
+"""Folds that finish within this many seconds are reported together, unless a scheduler needs each one."""
+
+
+class NoRoom(Exception):  # noqa: N818  # ends a search from within Ray Tune
+    """No trial could start for as long as the user allows."""
+
+
+class RayExecutor(TrialExecutor):
+    """Actors of Ray, by Ray Tune.
+
+    Parameters
+    ----------
+    prepared
+        The search.
+    max_concurrent
+        The user's limit.
+
+    Raises
+    ------
+    ResourceError
+        When Ray cannot be reached or started, or the cluster has no room for a trial.
+    """
+
+    def __init__(self, prepared: PreparedSearch, max_concurrent: int | None) -> None:
+        registry.engine("ray").connect()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.capacity = capacity.plan(prepared.problem.trainer, max_concurrent, nodes)
+
+    def run(self, trials: TrialRun) -> None:
+        prepared, log, options, concurrency = trials.prepared, trials.log, trials.options, self.capacity.concurrency
+        scheduler = ray_search.ray_scheduler(trials.scheduler)
+        with (
+            _keeper(prepared, concurrency) as keeper,
+            quiet(),
+            scratch.folder("tune") as folder,
+            log.interruption.heard(),
+        ):
+            search = SearchData(
+                problem=prepared.problem,
+                table=[stored(prepared.arrow())],
+                known=dict(trials.known),
+                modes=prepared.modes,
+                most_bytes=self.capacity.most_bytes,
+                most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
+                keeper=keeper,
+                n_actors=concurrency,
+            )
+            reference = {SEARCH: SearchRef.of(ray.put(search))}
+            if isinstance(trials.suggester, DrawnSuggester):
+                trials.suggester.begin(concurrency, prepared.mode)
+                n_trials = trials.suggester.most
+                searcher = ray_search.limited(ray_search.DrawnSearcher(trials.suggester), concurrency, rounds=False)
+                space = reference
+            else:
+                assert isinstance(trials.suggester, ray_search.RaySuggester)
+                n_trials, searcher = prepared.num_samples, ray_search.limited(trials.suggester.searcher, concurrency)
+                space = {**to_ray(dict(prepared.space)), **reference}
+            waiting = _Waiting(self.capacity, log, options.timeout_s)
+            tuner = tune.Tuner(
+                tune.with_resources(FoldTrial, _placement(self.capacity)),
+                param_space=space,
+                tune_config=tune.TuneConfig(
+                    metric=SCORE,
+                    mode=prepared.mode,
+                    num_samples=n_trials,
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    time_budget_s=options.time_budget_s,
+                    reuse_actors=True,
+                    trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
+                    trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+                ),
+                run_config=tune.RunConfig(
+                    name="run",
+                    storage_path=str(folder),
+                    verbose=0,
+                    callbacks=[RayTrialLog(log, waiting)],
+                    failure_config=tune.FailureConfig(max_failures=DEATHS),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            try:
+                tuner.fit()
+            except (StopSearch, NoRoom, tune.TuneError) as error:
+                if log.interruption.signal is not None:
+                    return
+                if waiting.gave_up:
+                    raise ResourceError(
+                        f"{WHERE}: no trial could start within timeout_s={options.timeout_s:g}: {waiting.gave_up}.",
+                        "Expected free CPUs on this Ray.",
+                        "wait until they are free, allow more time, or end what holds them.",
+                    ) from None
+                raise TrainingError(
+                    f"{WHERE}: Ray Tune failed: {str(error).strip().splitlines()[-1]}",
+                    "Expected it to run the trials.",
+                    "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
+                ) from error
+
+    @contextlib.contextmanager
+    def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:
+        with (
+            _keeper(prepared, self.capacity.concurrency) as keeper,
+            contextlib.closing(RayPopulation(prepared, self.capacity, keeper)) as workers,
+        ):
+            yield workers
+
+
+class _Waiting:
+    """What is waited for as long as no trial has started; it ends the search after the time that the user allows."""
+
+    def __init__(self, capacity: Capacity, log: TrialLog, timeout_s: float | None) -> None:
+        self._capacity, self._log, self._timeout_s = capacity, log, timeout_s
+        self.gave_up = ""
+
+    def __call__(self) -> str:
+        text = _waiting(self._capacity)
+        if self._timeout_s is not None and self._log.waited_s > self._timeout_s:
+            self.gave_up = text
+            raise NoRoom(text)
+        return text
+
+    @property
+    def is_due(self) -> bool:
+        return self._log.is_waiting or (self._timeout_s is not None and self._log.waited_s > self._timeout_s)
+
+
+def _waiting(capacity: Capacity) -> str:
+    """What a search waits for when none of its trials can start."""
+    resources = capacity.resources
+    needs = dict(resources if isinstance(resources, Mapping) else _placement(capacity).required_resources)
+    free, there = ray.available_resources(), ray.cluster_resources()
+    names = [name for name in needs if name != "memory"] or ["CPU"]
+    needed = ", ".join(f"{needs.get(name, 0):g} {name}" for name in names)
+    state = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in names)
+    return f"waiting for {needed} for a trial: {state} free, the rest is held by other work on this Ray"
+
+
+def _placement(capacity: Capacity) -> Any:
+    """The resources of a trial as Ray Tune takes them."""
+    resources = capacity.resources
+    return resources if isinstance(resources, Mapping) else PlacementGroupFactory([dict(each) for each in resources])
+
+
+@contextlib.contextmanager
+def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
+    """Start the cache that trials share, if the table is large and there are several trial actors; otherwise yield None."""
+    stages = prepared.problem.preprocessor
+    worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shared_cache.LEAST_BYTES
+    keeper = shared_cache.start() if worth and n_actors > 1 else None
+    try:
+        yield keeper
+    finally:
+        if keeper is not None:
+            ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
+
+
+# -- populations -----------------------------------------------------------------------------------------------------------
+
+
+class PopulationActor:
+    """Runs as an actor: a worker of a population, with the rows in the object store."""
+
+    def __init__(
+        self, problem: SearchProblem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any
+    ) -> None:
+        shared = None if keeper is None else SharedCache(keeper).get
+        evaluate = FoldEvaluator(problem, rows_of(table), most_bytes=most_bytes, shared=shared)
+        self._worker = PopulationWorker(problem, evaluate)
+
+    def train(self, *given: Any) -> Any:
+        """As that of `PopulationWorker`."""
+        return self._worker.train(*given)
+
+
+class RayPopulation:
+    """So many actors, which do one thing after another. For one that dies another comes, and what it did is done again."""
+
+    def __init__(self, prepared: PreparedSearch, capacity: Capacity, keeper: Any) -> None:
+        wanted = dict(capacity.resources)
+        known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
+        self._kind: Any = ray.remote(**options)(PopulationActor)
+        self._given = prepared.problem, [stored(prepared.arrow())], capacity.most_bytes, keeper
+        self._actors = [self._start() for _ in range(capacity.concurrency)]
+
+    def _start(self) -> Any:
+        return self._kind.remote(*self._given)
+
+    def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
+        idle, waiting, running = [*self._actors], [*work], dict[Any, tuple[Any, Any, Any]]()
+        deaths: Counter[Any] = Counter()
+        while waiting or running:
+            while idle and waiting:
+                key, actor = waiting.pop(0), idle.pop(0)
+                done, checkpoint = actor.train.options(num_returns=2).remote(*work[key])
+                running[done] = key, checkpoint, actor
+            ready, _ = ray.wait([*running], num_returns=1)
+            key, checkpoint, actor = running.pop(ready[0])
+            try:
+                yield key, ray.get(ready[0]), checkpoint
+            except RayActorError as error:
+                self._actors.remove(actor)
+                actor = self._start()
+                self._actors.append(actor)
+                deaths[key] += 1
+                if deaths[key] > DEATHS:
+                    reason = f"the process of the trial died {DEATHS + 1} times: {told(error)}"
+                    yield key, FoldResult(error=reason), None
+                else:
+                    waiting.insert(0, key)
+            idle.append(actor)
+
+    def fetch(self, checkpoint: Any) -> dict[str, bytes]:
+        return dict(ray.get(checkpoint))
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)

@@ -1,0 +1,333 @@
+"""Searchers and schedulers of Ray Tune, as they are: driven by Ray Tune, or by the search in this process."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ray.tune.schedulers import (
+    FIFOScheduler,
+    PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
+    TrialScheduler,
+)
+from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from rayline import compat
+from rayline.core.errors import ParameterError
+from rayline.tune import space
+from rayline.tune.domains import to_ray
+from rayline.tune.fold_racing import SCORE, FoldRacingScheduler
+from rayline.tune.suggestions import DrawnSuggester, Suggester
+from rayline.tune.trial import objectives
+from rayline.tune.variants import is_grid
+
+ROUND = 4
+"""Suggestions that a searcher makes before it hears of their results (see `BatchedSearcher`)."""
+
+
+class BatchedSearcher(Searcher):
+    """A searcher that learns in rounds, so that its suggestions do not depend on which trial ends first.
+
+    It suggests `size` configurations, waits for all of their results, and hears of them in the order of the
+    suggestions: the same seed then gives the same trials however many of them run at a time.
+
+    Parameters
+    ----------
+    inner
+        The searcher that makes the suggestions.
+    size
+        Suggestions in a round.
+    """
+
+    def __init__(self, inner: Searcher, size: int = ROUND) -> None:
+        super().__init__(metric=inner.metric, mode=inner.mode)
+        self._inner, self._size = inner, size
+        self._asked: list[str] = []
+        self._last: dict[str, dict[str, Any]] = {}
+        self._heard: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        self._metric, self._mode = metric, mode
+        if isinstance(self._inner.metric, list):  # it was made for several: Ray knows of one
+            metric = mode = None
+        return bool(self._inner.set_search_properties(metric, mode, config, **spec))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if len(self._asked) >= self._size:
+            return None
+        found: Any = self._inner.suggest(trial_id)
+        if isinstance(found, Mapping):
+            self._asked.append(trial_id)
+        return found  # type: ignore[no-any-return]
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Intermediate results are not passed on, as they come in no order; the last one is that of a trial which is
+        stopped while it waits."""
+        self._last[trial_id] = result
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        last = self._last.pop(trial_id, None)
+        result = last if result is None and not error else result
+        self._heard[trial_id] = (result, error or result is None or not math.isfinite(result.get(SCORE, math.nan)))
+        if all(asked in self._heard for asked in self._asked) and len(self._asked) >= self._size:
+            for asked in self._asked:
+                own, failed = self._heard.pop(asked)
+                self._inner.on_trial_complete(asked, result=None if failed else own, error=failed)
+            self._asked.clear()
+
+    def save(self, checkpoint_path: str) -> None:
+        self._inner.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self._inner.restore(checkpoint_path)
+
+
+class DrawnPoints(NamedTuple):
+    """What a `BasicVariantGenerator` of Ray Tune was made with."""
+
+    points: Sequence[Mapping[str, Any]]
+    constant: bool
+    seed: Any
+
+
+def drawn(search: Any) -> DrawnPoints | None:
+    """Return what Ray Tune's own random search was made with; None for any other searcher."""
+    return DrawnPoints(*compat.basic_variants(search)) if isinstance(search, BasicVariantGenerator) else None
+
+
+def is_searcher(search: Any) -> bool:
+    """Whether this is the name of a searcher, or one of Ray Tune's."""
+    return isinstance(search, (str, SearchAlgorithm, Searcher))
+
+
+class RaySuggester(Suggester):
+    """A searcher of Ray Tune.
+
+    Attributes
+    ----------
+    searcher
+        A copy of it for this search alone.
+    """
+
+    def __init__(
+        self, search: Any, config: space.Config, *, num_samples: int, seed: int | None, modes: Sequence[str]
+    ) -> None:
+        self.searcher = searcher(search, config, seed=seed, modes=modes)
+        self._config, self._n, self._asked = to_ray(config), num_samples, 0
+        self.total = num_samples if isinstance(search, str) else None
+        if not isinstance(self.searcher, Searcher):
+            self.needs_ray = f"{type(self.searcher).__name__} makes trials of Ray Tune itself"
+
+    def begin(self, max_concurrent: int, mode: str) -> None:
+        self._limited = limited(self.searcher, max_concurrent)
+        self._limited.set_search_properties(SCORE, mode, self._config)
+        self._is_over = False
+
+    def suggest(self, trial_id: str) -> Mapping[str, Any] | None:
+        found = self._limited.suggest(trial_id)
+        if found == Searcher.FINISHED:
+            self._is_over = True
+            return None
+        if found is None:
+            return None
+        self._asked += 1
+        return _merged(self._config, found)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._is_over or self._asked >= self._n
+
+    def result(self, trial_id: str, reported: dict[str, Any]) -> None:
+        self._limited.on_trial_result(trial_id, reported)
+
+    def complete(self, trial_id: str, reported: dict[str, Any] | None, *, error: bool) -> None:
+        self._limited.on_trial_complete(trial_id, result=reported, error=error)
+
+
+def _merged(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants of the space, and what was suggested."""
+    made = dict(config)
+    for key, value in found.items():
+        both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
+        made[key] = _merged(made[key], value) if both else value
+    return made
+
+
+class DrawnSearcher(Searcher):
+    """Makes Ray Tune run configurations that are drawn here."""
+
+    def __init__(self, drawn: DrawnSuggester) -> None:
+        super().__init__()
+        self._drawn = drawn
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        self._metric, self._mode = metric, mode
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        found = self._drawn.suggest(trial_id)
+        return Searcher.FINISHED if found is None else dict(found)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learned."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """A search continues from its journal."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """As `save`."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Ray Tune writes it down again and again."""
+        return {}
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """As `save`."""
+
+
+class RayFoldRacing(FoldRacingScheduler, TrialScheduler):
+    """Our scheduler, as one of Ray Tune's."""
+
+    def __init__(self, racing: FoldRacingScheduler) -> None:
+        TrialScheduler.__init__(self)
+        FoldRacingScheduler.__init__(self, racing.rules, racing.lag)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        FoldRacingScheduler.set_search_properties(self, metric, mode, **spec)
+        return bool(TrialScheduler.set_search_properties(self, metric, mode, **spec))
+
+
+def ray_scheduler(given: Any) -> TrialScheduler:
+    """Return a scheduler of the search as Ray Tune takes it."""
+    if given is None:
+        return FIFOScheduler()
+    return RayFoldRacing(given) if isinstance(given, FoldRacingScheduler) else given
+
+
+def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequence[str]) -> Any:
+    """Return the searcher for this search alone, of which `limited` makes one for so many trials at a time.
+
+    Parameters
+    ----------
+    search
+        "optuna", or a searcher of Ray's own.
+    config
+        The search space.
+    modes
+        Of each objective.
+
+    Raises
+    ------
+    ParameterError
+        When it cannot search this space.
+    """
+    grids = [name for name, value in space.flatten(config).items() if is_grid(value)]
+    if grids:
+        raise ParameterError(
+            f"tune.run: {search if isinstance(search, str) else type(search).__name__} cannot search the grid of {grids[0]!r}.",
+            "Expected domains such as tune.choice and tune.uniform.",
+            "use tune.choice there, or search=None, which expands grids.",
+        )
+    if search == "optuna":
+        search = _optuna(seed, modes)
+        _check_domains(search, config)
+        return search
+    search = _copied(search)
+    if isinstance(search, ConcurrencyLimiter):
+        search = search.searcher
+    if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
+        return search
+    _check_domains(search, config)
+    if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
+        raise _has_its_own(search, {"metric": search.metric, "mode": search.mode})
+    if getattr(search, "_space", None):
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} has a search space of its own.",
+            f"Expected config to hold the space, here {space.tuned(config)}.",
+            "leave space= out of the searcher.",
+        )
+    if len(modes) > 1:
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} searches by one metric.",
+            f"Expected search='optuna', 'random' or None for {len(modes)} metrics.",
+            "use one of these.",
+        )
+    return search
+
+
+def _check_domains(search: Searcher, config: space.Config) -> None:
+    """Raise ParameterError when a searcher has no form for a domain of the space."""
+    convert = getattr(type(search), "convert_search_space", None)
+    if convert is None:
+        return
+    try:
+        convert(to_ray(dict(config)))
+    except Exception as error:  # each wraps a library of its own
+        raise ParameterError(
+            f"tune.run: {type(search).__name__} cannot search this space: {str(error).strip()}.",
+            f"Expected domains that it knows, such as tune.uniform and tune.choice; got {space.tuned(config)}.",
+            "change the domain, or use search=None.",
+        ) from error
+
+
+def limited(search: Any, max_concurrent: int, *, rounds: bool = True) -> Any:
+    """Return the searcher, suggesting at most so many trials at a time; one that learns does it in rounds."""
+    if isinstance(search, BatchedSearcher) or not isinstance(search, Searcher):
+        return search
+    searcher = BatchedSearcher(search, max(ROUND, max_concurrent)) if rounds else search
+    return ConcurrencyLimiter(searcher, max_concurrent)
+
+
+def _optuna(seed: int | None, modes: Sequence[str]) -> Searcher:
+    import optuna  # 0.5 s, and not everyone asks for it
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if len(modes) > 1:
+        return OptunaSearch(seed=seed, metric=objectives(len(modes)), mode=list(modes))
+    return OptunaSearch(seed=seed)
+
+
+def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
+    """Return a scheduler of Ray's own for this search alone.
+
+    Raises
+    ------
+    ParameterError
+        When it is none, or one of those that change parameters during a trial.
+    """
+    if isinstance(name, (PopulationBasedTraining, PopulationBasedTrainingReplay)):
+        raise ParameterError(
+            f"tune.run: {type(name).__name__} of Ray changes parameters after as much as each trial happens to have done.",
+            "Expected 'pbt' or a tune.Population(interval=…): generations that train all folds equally long.",
+            "use one of these.",
+        )
+    if not isinstance(name, TrialScheduler):
+        raise ParameterError.value(
+            "tune.run", "scheduler", f"None, one of {list(known)}, or a scheduler of ray.tune", name
+        )
+    own = {"metric": getattr(name, "_metric", None), "mode": getattr(name, "_mode", None)}
+    if any(value is not None for value in own.values()):
+        raise _has_its_own(name, own)
+    return _copied(name)
+
+
+def _copied(given: Any) -> Any:
+    """A searcher or scheduler for this search alone: Ray's remember the trials that they have seen. One that cannot be copied
+    (it holds a connection to a database) is used as it is."""
+    try:
+        return copy.deepcopy(given)
+    except Exception:  # an untrusted object may raise anything
+        return given
+
+
+def _has_its_own(given: Any, own: Mapping[str, Any]) -> ParameterError:
+    return ParameterError(
+        f"tune.run: {type(given).__name__} has a metric or a mode of its own.",
+        f"Expected neither; got {', '.join(f'{name}={value!r}' for name, value in own.items())}.",
+        "leave them out: tune.run sets them.",
+    )
