@@ -180,67 +180,264 @@ def _on_grid(bound: float, q: float, rounded: Callable[[float], float]) -> float
 
 
 def uniform(lower: float, upper: float) -> Domain:
-    """Draw a number evenly from `lower` to `upper`."""
+    """Draw a number evenly.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends, both included.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.uniform(0.5, 1.0)
+    uniform(0.5, 1.0)
+    """
     return NumberDomain(lower, upper)
 
 
 def quniform(lower: float, upper: float, q: float) -> Domain:
-    """Draw a multiple of `q` evenly from `lower` to `upper`, both included."""
+    """Draw a multiple of `q` evenly.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends, both included.
+    q
+        The step; values are its multiples.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.quniform(0.0, 1.0, 0.25)
+    quniform(0.0, 1.0, 0.25)
+    """
     return NumberDomain(lower, upper, q=q)
 
 
 def loguniform(lower: float, upper: float) -> Domain:
-    """Draw a number from `lower` to `upper`, evenly on the logarithmic scale. Raises ParameterError unless `lower` is above 0."""
+    """Draw a number evenly on the logarithmic scale.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends, both included.
+
+    Raises
+    ------
+    ParameterError
+        Unless `lower` is above 0.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.loguniform(0.01, 0.3)
+    loguniform(0.01, 0.3)
+    """
     return NumberDomain(lower, upper, is_log=True)
 
 
 def qloguniform(lower: float, upper: float, q: float) -> Domain:
-    """Draw a multiple of `q` from `lower` to `upper`, evenly on the logarithmic scale. Raises as `loguniform`."""
+    """Draw a multiple of `q` evenly on the logarithmic scale.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends, both included.
+    q
+        The step; values are its multiples.
+
+    Raises
+    ------
+    ParameterError
+        Unless `lower` is above 0.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.qloguniform(0.5, 8.0, 0.5)
+    qloguniform(0.5, 8.0, 0.5)
+    """
     return NumberDomain(lower, upper, is_log=True, q=q)
 
 
 def randint(lower: int, upper: int) -> Domain:
-    """Draw an integer evenly from `lower` to `upper`, `upper` excluded."""
+    """Draw an integer evenly.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends; `upper` is excluded.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.randint(3, 10)
+    randint(3, 10)
+    """
     return NumberDomain(lower, upper, is_integer=True)
 
 
 def qrandint(lower: int, upper: int, q: int = 1) -> Domain:
-    """Draw a multiple of `q` evenly from `lower` to `upper`; `upper` is included, unless `q` is 1."""
+    """Draw a multiple of `q` evenly.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends, both included; with `q=1` `upper` is excluded, as in Ray Tune.
+    q
+        The step; values are its multiples.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.qrandint(16, 128, 16)
+    qrandint(16, 128, 16)
+    """
     return NumberDomain(lower, upper, is_integer=True, q=q)
 
 
 def lograndint(lower: int, upper: int) -> Domain:
-    """Draw an integer from `lower` to `upper`, `upper` excluded, evenly on the logarithmic scale. Raises as `loguniform`."""
+    """Draw an integer evenly on the logarithmic scale.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends; `upper` is excluded.
+
+    Raises
+    ------
+    ParameterError
+        Unless `lower` is above 0.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.lograndint(1, 1000)
+    lograndint(1, 1000)
+    """
     return NumberDomain(lower, upper, is_integer=True, is_log=True)
 
 
 def qlograndint(lower: int, upper: int, q: int) -> Domain:
-    """Draw a multiple of `q` from `lower` to `upper`, evenly on the logarithmic scale. Raises as `loguniform`."""
+    """Draw a multiple of `q` evenly on the logarithmic scale.
+
+    Parameters
+    ----------
+    lower, upper
+        The ends, both included.
+    q
+        The step; values are its multiples.
+
+    Raises
+    ------
+    ParameterError
+        Unless `lower` is above 0.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.qlograndint(8, 512, 8)
+    qlograndint(8, 512, 8)
+    """
     return NumberDomain(lower, upper, is_integer=True, is_log=True, q=q)
 
 
 def randn(mean: float = 0.0, sd: float = 1.0) -> Domain:
-    """Draw a normally distributed number. Raises ParameterError unless `sd` is above 0."""
+    """Draw a normally distributed number.
+
+    Parameters
+    ----------
+    mean, sd
+        The mean and the standard deviation.
+
+    Raises
+    ------
+    ParameterError
+        Unless `sd` is above 0.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.randn(0.0, 2.0)
+    randn(0.0, 2.0)
+    """
     return NormalDomain(mean, sd)
 
 
 def qrandn(mean: float, sd: float, q: float) -> Domain:
-    """Draw a normally distributed number and round it to a multiple of `q`. Raises as `randn`."""
+    """Draw a normally distributed number and round it to a multiple of `q`.
+
+    Parameters
+    ----------
+    mean, sd
+        The mean and the standard deviation.
+    q
+        The step; values are its multiples.
+
+    Raises
+    ------
+    ParameterError
+        Unless `sd` is above 0.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.qrandn(0.0, 2.0, 0.5)
+    qrandn(0.0, 2.0, 0.5)
+    """
     return NormalDomain(mean, sd, q)
 
 
 def choice(categories: Iterable[Any]) -> Domain:
-    """Draw one of these values, all equally likely."""
+    """Draw one of some values, all equally likely.
+
+    Parameters
+    ----------
+    categories
+        The values, of any type.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.choice(["mean", "median"])
+    choice(['mean', 'median'])
+    """
     return ChoiceDomain(list(categories))
 
 
 def sample_from(func: Callable[..., Any]) -> Domain:
-    """Compute a value by a function of nothing, or of the parameters that are drawn already (`lambda config: config["eta"] / 2`)."""
+    """Compute a value by a function.
+
+    Parameters
+    ----------
+    func
+        A function of nothing, or of a mapping with the parameters that are drawn already.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> space = {"eta": tune.uniform(0.0, 1.0), "half": tune.sample_from(lambda config: config["eta"] / 2)}
+    >>> space["half"].is_function
+    True
+    """
     return FunctionDomain(func)
 
 
 def grid_search(values: Iterable[Any]) -> dict[str, list[Any]]:
-    """Try every one of these values, with every value of the other grids."""
+    """Try every value, with every value of the other grids.
+
+    Parameters
+    ----------
+    values
+        The values, of any type.
+
+    Examples
+    --------
+    >>> from rayline import tune
+    >>> tune.grid_search([1, 2])
+    {'grid_search': [1, 2]}
+    """
     return {"grid_search": list(values)}
 
 

@@ -160,16 +160,20 @@ def _merged(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, An
 class DrawnSearcher(Searcher):
     """Makes Ray Tune run configurations that are drawn here."""
 
-    def __init__(self, drawn: DrawnSuggester) -> None:
+    def __init__(self, drawn: DrawnSuggester | None = None) -> None:
         super().__init__()
         self._drawn = drawn
+
+    def __reduce__(self) -> Any:
+        """Ray Tune writes it down for a driver that continues; ours continues from its journal."""
+        return DrawnSearcher, ()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         self._metric, self._mode = metric, mode
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        found = self._drawn.suggest(trial_id)
+        found = None if self._drawn is None else self._drawn.suggest(trial_id)
         return Searcher.FINISHED if found is None else dict(found)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -179,13 +183,6 @@ class DrawnSearcher(Searcher):
         """A search continues from its journal."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """As `save`."""
-
-    def get_state(self) -> dict[str, Any]:
-        """Ray Tune writes it down again and again."""
-        return {}
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """As `save`."""
 
 
