@@ -111,7 +111,7 @@ def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
     others = sorted({*(trainer.resources_per_worker or {})} - {*HERE})
     if others:
         return f"a trial needs {others[0]!r}, which is a resource of a Ray cluster"
-    if trainer.use_gpu and capacity.n_gpus() > 1:
+    if trainer.wants_gpu and capacity.n_gpus() > 1:
         return "the trials share several GPUs"
     return suggester.needs_ray
 
