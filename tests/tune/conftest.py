@@ -16,6 +16,7 @@ import pytest
 from rayline import Preprocessor, register_framework
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 from rayline.tune.evaluate import FoldEvaluation, FoldEvaluator
+from rayline.tune.row_groups import CELL
 from tests.toy import LeastSquares, Weights
 
 
@@ -79,6 +80,13 @@ class Configured(FoldEvaluator):
 
     def __call__(self, config: Any, fold: int) -> FoldEvaluation:  # type: ignore[override]
         return super().__call__(self.problem.candidate(config), fold)
+
+
+def held_places(made: Any, fold: int) -> list[int]:
+    """The positions of the rows that a fold holds out."""
+    split, _, cells = made.problem.folds[fold]
+    rows = pl.concat(made.groups.frames())
+    return np.flatnonzero(rows[f"{CELL}{split}"].is_in(list(cells.test)).to_numpy()).tolist()  # type: ignore[no-any-return]
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,12 @@ from rayline.data import GroupKFold, KFold, RepeatedKFold
 from rayline.engine import group
 from rayline.evaluate import metrics
 from rayline.train.training_phases import Phase
-from rayline.tune.evaluate import CELL, FoldEvaluator, TrainingPart
+from rayline.tune.evaluate import FoldEvaluator, TrainingPart
 from rayline.tune.prepare import PreparedSearch, prepare
+from rayline.tune.row_groups import CELL
 
 SPACE: dict[str, Any] = {}
-from tests.tune.conftest import Configured
+from tests.tune.conftest import Configured, held_places
 
 
 def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any) -> PreparedSearch:
@@ -34,9 +35,7 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
 
 
 def evaluator(made: PreparedSearch, **changes: Any) -> FoldEvaluator:
-    frame = pl.from_arrow(made.arrow())
-    assert isinstance(frame, pl.DataFrame)
-    return Configured(replace(made.problem, **changes), frame)
+    return Configured(replace(made.problem, **changes), made.groups)
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy"])
@@ -125,14 +124,14 @@ def test_held_out_rows_do_not_reach_the_model(table: pl.DataFrame, preprocessor:
     cv = GroupKFold(4, column="fold")
     clean = prepared(table, preprocessor, cv=cv)
     for fold in range(4):
-        places = set(clean.held_out(fold).tolist())
+        places = set(held_places(clean, fold))
         held = pl.int_range(pl.len()).is_in(list(places))
         absurd = table.with_columns(
             pl.when(held).then(1e30).otherwise(pl.col("x", "z")).name.keep(),
             city=pl.when(held).then(pl.lit("only held out")).otherwise("city"),
         )
         other = prepared(absurd, preprocessor, cv=cv)
-        assert set(other.held_out(fold).tolist()) == places
+        assert set(held_places(other, fold)) == places
         before, after = (evaluator(p)._prepared(p.problem.candidate({}), fold) for p in (clean, other))
         assert before[0].equals(after[0])
         assert before[2] == after[2]
@@ -191,9 +190,7 @@ def test_parts_of_a_training_are_scored_by_their_own_last_iteration(table: pl.Da
     trainer = train.LightGBMTrainer({"objective": "regression", "metric": "fair"}, num_boost_round=6, seed=0)
     numbers = table.select("x", "z", late=pl.col("weight"))
     made = prepared(numbers, None, trainer=trainer, metric="fair")
-    frame = pl.from_arrow(made.arrow())
-    assert isinstance(frame, pl.DataFrame)
-    evaluate, candidate = FoldEvaluator(made.problem, frame), made.problem.candidate({})
+    evaluate, candidate = FoldEvaluator(made.problem, made.groups), made.problem.candidate({})
     whole = evaluate(candidate, 0)
 
     def keep(save: Any) -> None:

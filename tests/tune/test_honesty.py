@@ -15,7 +15,7 @@ from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
 from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.prepare import prepare
-from tests.tune.conftest import Configured
+from tests.tune.conftest import Configured, held_places
 
 
 def stages() -> Preprocessor:
@@ -48,9 +48,7 @@ def drawn(n: int) -> pl.DataFrame:
 def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> FoldEvaluator:
     data = {"train_dataset": table, "train_pipeline": stages(), "target_columns": ["late"], "cv": cv}
     made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
-    frame = pl.from_arrow(made.arrow())
-    assert isinstance(frame, pl.DataFrame)
-    return Configured(made.problem, frame)
+    return Configured(made.problem, made.groups)
 
 
 def fitted(table: pl.DataFrame, fold: int) -> bytes:
@@ -69,7 +67,7 @@ def test_held_out_rows_do_not_change_the_fitted_preprocessor_by_a_byte(fold: int
         train.XGBoostTrainer({}, num_boost_round=2),
         {"train_dataset": table, "target_columns": ["late"], "cv": GroupKFold(5, column="fold")}, {}, None, None, 1, 0,
     )  # fmt: skip
-    held = pl.int_range(pl.len()).is_in(made.held_out(fold).tolist())
+    held = pl.int_range(pl.len()).is_in(held_places(made, fold))
     unique = pl.format("only here {}", pl.int_range(pl.len()))
     absurd = table.with_columns(
         pl.when(held).then(1e30).otherwise(pl.col("x", "z")).name.keep(),
@@ -97,7 +95,7 @@ def test_a_leak_would_be_seen() -> None:
     data = {"train_dataset": leaked, "target_columns": ["late"], "cv": 5}
     trainer = train.XGBoostTrainer({}, num_boost_round=5)
     made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
-    evaluate = Configured(made.problem, pl.DataFrame(pl.from_arrow(made.arrow())))
+    evaluate = Configured(made.problem, made.groups)
     assert np.mean([evaluate({}, fold).score.score for fold in range(5)]) > 0.6
 
 

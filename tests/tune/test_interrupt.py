@@ -18,8 +18,8 @@ from ray.air._internal import usage
 from rayline import train, tune
 from rayline.core import waiting
 from rayline.core.errors import ParameterError, ResourceError
-from rayline.tune.pbt import runner
 from rayline.tune.quiet import LOGGERS, VARIABLES
+from rayline.tune.ray_executor import RayPopulation
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -126,7 +126,7 @@ def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: A
         {"rate": tune.uniform(0.05, 0.2), "steps": 12},
         {"num_samples": 3, "scheduler": tune.Population(interval=4)},
     )
-    whole = runner.PopulationWorkers.__call__
+    whole = RayPopulation.__call__
     calls: list[int] = []
 
     def interrupted(self: Any, work: Any) -> Any:
@@ -136,7 +136,7 @@ def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: A
                 raise KeyboardInterrupt
             yield made
 
-    monkeypatch.setattr(runner.PopulationWorkers, "__call__", interrupted)
+    monkeypatch.setattr(RayPopulation, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         tune.run(train.Trainer("descent"), data, space, **config)
     assert all_free(ray_session)

@@ -267,4 +267,4 @@ def test_what_cv_means() -> None:
 def test_x_and_y(table: pl.DataFrame) -> None:
     x = table.select("x", "z").to_numpy()
     made = attempt(None, None, None, X=x, y=table["late"].to_numpy(), target_columns=None)
-    assert (made.table.columns, made.problem.target.columns) == (["x0", "x1", "target"], ("target",))
+    assert ([*made.groups.schema][:3], made.problem.target.columns) == (["x0", "x1", "target"], ("target",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -199,6 +200,40 @@ def test_callbacks_and_resume(
     again = run(table, preprocessor, name="search", resume=True)
     assert again.fits == {"trained": 0, "stopped": 0, "reused": 18}
     assert [t.scores for t in again.trials] == [t.scores for t in first.trials]
+
+
+class Interrupting(train.Callback):
+    """Presses Ctrl-C, or ends the process, after the first trial."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def on_trial(self, run: Any, trial: Trial) -> None:
+        signal.raise_signal(self.number)
+
+
+def test_ctrl_c_ends_the_trainings_under_way(table: pl.DataFrame, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RAYLINE_CACHE", str(tmp_path))
+    before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+    slow: dict[str, Any] = {
+        "trainer": train.Trainer("slow"),
+        "config": {"steps": tune.grid_search([1, 500])},
+        "cv": 2,
+        "num_samples": 2,
+    }
+    options: dict[str, Any] = {**slow, "callbacks": [Interrupting(signal.SIGINT)], "name": "interrupted"}
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted when 1 of \d trials were finished.*resume=True"):
+        run(table.drop("city"), **options)
+    found = run(table.drop("city"), on_interrupt="return", **options)
+    assert time.monotonic() - begun < 9  # and not the ten seconds of each long training
+    assert found.interrupted
+    assert [t.number for t in found.trials if t.is_eligible] == [0]
+    with pytest.raises(SystemExit) as caught:
+        run(table.drop("city"), **{**slow, "callbacks": [Interrupting(signal.SIGTERM)]})
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rayline-trial")]
 
 
 def test_the_time_is_over(table: pl.DataFrame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from rayline import train
 from rayline.core.errors import ParameterError
 from rayline.data.split.fold_cells import FoldCells
 from rayline.tune.result_store import ResultStore, digest
+from rayline.tune.row_groups import CELL, TableGroups
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial_record import FoldScore
 
@@ -70,8 +72,9 @@ def test_the_digest_knows_rows_order_split_and_columns() -> None:
     cells, splits = [np.array([0, 1, 0])], [[FoldCells((0,), (1,))]]
     adapter = train.XGBoostTrainer({}).adapter
 
-    def of(t: pl.DataFrame = table, c: object = cells, s: object = splits, w: str | None = None) -> str:
-        return digest(t, t.schema, c, s, ["y"], w, adapter)  # type: ignore[arg-type]
+    def of(t: pl.DataFrame = table, c: Any = cells, s: object = splits, w: str | None = None) -> str:
+        rows = TableGroups([t.with_columns(pl.Series(f"{CELL}0", c[0]))]).summarised()
+        return digest([g.digest for g in rows.summaries], t.schema, s, ["y"], w, adapter)  # type: ignore[arg-type]
 
     others = [
         of(table[::-1]), of(table.with_columns(x=pl.col("x") + 1)), of(c=[np.array([1, 0, 0])]), of(w="x"),

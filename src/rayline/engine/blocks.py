@@ -159,3 +159,11 @@ class PartWriter:
 
     def write(self, *args: Any) -> int:
         return _write_part(*args)
+
+
+@ray.remote
+def join_blocks(pieces: Sequence[BlockSlice]) -> tuple[pa.Table, int]:
+    """Return the rows of some block slices as one table in one piece, and its size in bytes."""
+    tables = [ray.get(piece.block).slice(piece.start, piece.stop - piece.start) for piece in pieces]
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    return table, table.nbytes

@@ -34,6 +34,7 @@ from rayline.engine.blocks import (
     RaylineActor,
     RaylineTask,
     SerializedFunction,
+    join_blocks,
     to_block,
     to_frame,
     write_part,
@@ -151,6 +152,20 @@ class RayEngine(Engine):
             if not frames:
                 return pl.DataFrame(schema={name: schema[name] for name in names})
             return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
+
+    def groups(self, data: Any, function: TableFunction, n_rows: int) -> list[tuple[Any, int, int]]:
+        """Read a Dataset once and keep its rows after a function, in their order, in tables of `n_rows` rows (the last may have
+        fewer) in the object store. Returns for each a reference to an Arrow table, its rows and its size in bytes."""
+        _refuse_other(data)
+        work = MappedBlock(SerializedFunction.of(function), tensors=False)
+        with _answering("preparation of a search"):
+            prepared = _own(data).map_batches(RaylineTask(work), batch_format="pyarrow")
+            made = [
+                (join_blocks.options(num_returns=2).remote(pieces), sum(piece.stop - piece.start for piece in pieces))
+                for pieces in _cut(_rows(prepared), n_rows)
+            ]
+            with patience(lambda: busy("the rows of a Dataset are prepared")):
+                return [(table, n, ray.get(size)) for (table, size), n in made]
 
     def train(
         self,

@@ -16,7 +16,6 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
-from rayline.core.target import has_probabilities
 from rayline.data.split.holdout import Holdout
 from rayline.inference import calibration
 from rayline.inference.ensemble import combine
@@ -31,14 +30,21 @@ from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, space, tables, trial_record
-from rayline.tune.evaluate import FoldEvaluator, History
+from rayline.tune.evaluate import FoldEvaluator, History, SearchProblem
 from rayline.tune.importance import importance
 from rayline.tune.prepare import PreparedSearch, positive_int
 from rayline.tune.result_store import Array, ResultStore
+from rayline.tune.row_groups import predicted
 from rayline.tune.trial_record import Status, Trial
 
 SHOWN = 5
 """Trials in the repr."""
+
+
+def _histories(problem: SearchProblem, rows: Any, config: Any, folds: Sequence[int]) -> dict[int, History]:
+    evaluator, candidate = FoldEvaluator(problem, rows), problem.candidate(config)
+    with contextlib.closing(evaluator):
+        return {fold: evaluator.history(candidate, fold) for fold in folds}
 
 
 @known_arguments
@@ -158,9 +164,13 @@ class Analysis:
 
     def _histories(self, trial: Trial, folds: Sequence[int]) -> dict[int, History]:
         problem = replace(self._prepared.problem, log_train_metrics=True)
-        evaluator, candidate = FoldEvaluator(problem, self._prepared.rows), problem.candidate(trial.config)
-        with contextlib.closing(evaluator):
-            return {fold: evaluator.history(candidate, fold) for fold in folds}
+        groups = self._prepared.groups
+        if groups.is_here:
+            return _histories(problem, groups, trial.config, folds)
+        from rayline.tune import stored_groups  # it imports Ray
+
+        found: dict[int, History] = stored_groups.in_a_task(_histories, problem, groups, trial.config, list(folds))
+        return found
 
     def plot(self, kind: str = "history", ax: Any = None) -> Any:
         """A picture on a Matplotlib axis, which is returned.
@@ -251,6 +261,9 @@ class Analysis:
     def _refitted(self, chosen: Trial) -> Result:
         problem, inputs = self._prepared.problem, self._prepared.inputs
         trainer = self._trainer(chosen)
+        if not self._prepared.groups.is_here and trainer.num_workers is None and not trainer.legs:
+            # The rows of a Dataset do not pass through this process: one worker holds them, as a trial did.
+            trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
         if trainer.adapter.generates_own_data:
             return fit(trainer, verbose=self._verbose)
         train, test = inputs.train, inputs.test
@@ -352,9 +365,10 @@ class Analysis:
         chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
         problem, scores = self._prepared.problem, self.scores(chosen)
         new = chain.checked(stages, problem.target, problem.schema, "Analysis.calibrated")
-        folds = [(self._prepared.table[self._prepared.held_out(i)], own) for i, own in enumerate(scores)]
         groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
         weight = problem.weight if problem.weighs_test else None
+        columns = dict.fromkeys((*problem.target.columns, *([] if weight is None else [weight]), *groups))
+        folds = [(self._prepared.held_out(i, [*columns]), own) for i, own in enumerate(scores)]
         rows = calibration.held_out_rows(problem.target.plain, folds, weight, groups, problem.trainer.framework)
         made = chain.learn(new, rows)
         if any(stage.needs_members for stage in made):
@@ -369,9 +383,9 @@ class Analysis:
         problem, inputs, trainer = self._prepared.problem, self._prepared.inputs, self._trainer(trial)
         needs_test = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
         made = []
-        for fold, (split, _, cells) in enumerate(problem.folds):
-            train = self._prepared.table[np.flatnonzero(np.isin(self._prepared.cells[split], cells.train))]
-            test = self._prepared.table[self._prepared.held_out(fold)] if needs_test else None
+        for fold in range(len(problem.folds)):
+            train = self._prepared.training(fold)
+            test = self._prepared.tested(fold) if needs_test else None
             found = fit(
                 trainer,
                 problem.preprocessor_of(trial.config),
@@ -389,7 +403,8 @@ class Analysis:
         """Labels and weights of the held-out rows of each fold."""
         problem, found = self._prepared.problem, []
         for fold in range(len(problem.folds)):
-            rows = self._prepared.table[self._prepared.held_out(fold)]
+            columns = [*problem.target.columns, *([] if problem.weight is None else [problem.weight])]
+            rows = self._prepared.held_out(fold, columns)
             weight = (
                 rows[problem.weight].cast(pl.Float64).to_numpy() if problem.weight and problem.weighs_test else None
             )
@@ -411,29 +426,31 @@ class Analysis:
     def predictions(self, trial: Trial | int) -> Any:
         """As `oof`, of any trial that ran all its folds."""
         chosen = self._trial(trial) if isinstance(trial, int) else trial
-        target, parts = self._prepared.problem.target, []
-        for fold, scores in enumerate(self.scores(chosen)):
-            rows = self._prepared.table[self._prepared.held_out(fold)]
-            made = target.predictions(scores)
-            if target.task.is_classification and has_probabilities(scores):
-                made = pl.concat([made, target.probabilities(scores)], how="horizontal")
-            made = made.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
-            parts.append(pl.concat([rows.drop(set(rows.columns) & set(made.columns)), made], how="horizontal"))
-        return self._like(pl.concat(parts))
+        problem, groups, parts = self._prepared.problem, self._prepared.groups, []
+        if groups.is_here:
+            for fold, scores in enumerate(self.scores(chosen)):
+                parts.append(predicted(self._prepared.held_out(fold), scores, problem.target, fold))
+            return self._like(pl.concat(parts))
+        from rayline.tune import stored_groups  # it imports Ray
+
+        assert isinstance(groups, stored_groups.StoredGroups)
+        return stored_groups.held_out(groups, problem, self._scores(chosen, mapped=True))
 
     def scores(self, trial: Trial | int) -> list[Array]:
         """The raw scores (see `Framework.predict`) of the held-out rows of each fold.
 
         Raises ParameterError for a trial that did not run all its folds.
         """
-        chosen = self._trial(trial) if isinstance(trial, int) else trial
+        return self._scores(self._trial(trial) if isinstance(trial, int) else trial)
+
+    def _scores(self, chosen: Trial, *, mapped: bool = False) -> list[Array]:
         if self._prepared.problem.trainer.adapter.generates_own_data:
             raise ParameterError(
                 "Analysis: there are no predictions of held-out rows.",
                 f"Expected a tuning run on data; {self._prepared.problem.trainer.framework} generates its own data.",
                 "see results and learning_curves.",
             )
-        found = [self._journal.scores(fold.key) for fold in chosen.folds]
+        found = [self._journal.scores(fold.key, mapped=mapped) for fold in chosen.folds]
         if chosen.status is not Status.FINISHED or any(scores is None for scores in found):
             raise ParameterError(
                 f"Analysis: trial {chosen.number} has no predictions of all held-out rows.",
@@ -444,10 +461,6 @@ class Analysis:
 
     def _like(self, table: pl.DataFrame) -> Any:
         given = self._prepared.material.given
-        if type(given).__module__.partition(".")[0] == "ray":
-            from ray.data import from_arrow
-
-            return from_arrow(table.to_arrow(compat_level=pl.CompatLevel.oldest()))
         return table if isinstance(given, np.ndarray) else registry.engine("local").map(given, lambda _: table.lazy())
 
     def _trial(self, number: int) -> Trial:

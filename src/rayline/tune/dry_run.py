@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from rayline.data.split.fold_cells import FoldCells
 from rayline.evaluate import metrics
 from rayline.train.scaling import Scaling
 from rayline.tune import space
-from rayline.tune.evaluate import CELL, FoldEvaluator, SearchProblem, reported
+from rayline.tune.evaluate import FoldEvaluator, SearchProblem, reported
+from rayline.tune.row_groups import CELL
 
 ROWS = 64
 """Enough for one iteration of any framework."""
 
 
-def check(problem: SearchProblem, table: pl.DataFrame, config: space.Config) -> None:
+def check(problem: SearchProblem, rows: Callable[[int], pl.DataFrame], config: space.Config) -> None:
     """Train one iteration on a few rows and look for the metrics, where neither we nor the field know one of them.
 
     What else goes wrong with so few rows says nothing about the search, and is left to the trials.
@@ -26,8 +29,8 @@ def check(problem: SearchProblem, table: pl.DataFrame, config: space.Config) -> 
     ----------
     problem
         The search.
-    table
-        The raw rows.
+    rows
+        Returns so many raw rows.
     config
         A configuration of the space.
 
@@ -39,8 +42,8 @@ def check(problem: SearchProblem, table: pl.DataFrame, config: space.Config) -> 
     strange = [name for name in problem.metrics if not problem.computes(name) and metrics.mode(name) is None]
     if not strange:
         return
-    few = table.sample(min(ROWS, table.height), seed=0)
-    few = few.with_columns(pl.Series(f"{CELL}0", np.arange(few.height) % 2))
+    few = rows(ROWS)
+    few = few.select(~cs.starts_with(CELL)).with_columns(pl.Series(f"{CELL}0", np.arange(few.height) % 2))
     trainer = problem.trainer_of(config)
     trainer = trainer.replace({trainer.adapter.iterations: 1} if trainer.adapter.iterations else {})
     trainer = trainer.scaled(Scaling())

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 import polars as pl
@@ -38,11 +38,9 @@ from rayline.train.trainer import Trainer
 from rayline.train.training_phases import Phase
 from rayline.train.worker import LocalWorker, train_on, train_on_ray
 from rayline.tune import space
+from rayline.tune.row_groups import CELL, GROUP_ROWS, CellColumn, GroupEngine, RowGroups, TableGroups
 from rayline.tune.table_cache import TableCache, fingerprint
 from rayline.tune.trial_record import FoldScore
-
-CELL = "rayline:cell "
-"""The columns of the tuned table (one for each set of cells, by number) that say in which cell a row is."""
 
 WHERE = "tune.run"
 
@@ -57,7 +55,13 @@ _checking = threading.Lock()  # adapters that check arguments record warnings, w
 Array = npt.NDArray[Any]
 History = list[dict[str, float]]
 Memo = dict[Any, Any] | None
-Shared = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
+
+
+class Shared(Protocol):
+    """What several evaluators share: what one has made under a key, the others get."""
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], Any], /) -> Any: ...
+    def parts(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], /) -> list[pl.DataFrame]: ...
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ class TrialCandidate:
     def recurs(self, cut: int | None = None) -> bool:
         """Whether other trials may have the same first stages: none of them has a parameter of endless values."""
         leaves = self.preprocessor.leaves if cut is None else self.preprocessor.leaves[:cut]
-        return bool(leaves) and not any(path.partition("/")[0] in self.problem.endless for path, _ in leaves)
+        return not any(path.partition("/")[0] in self.problem.endless for path, _ in leaves)
 
     @property
     def is_seeded(self) -> bool:
@@ -248,8 +252,8 @@ class FoldEvaluator:
     ----------
     problem
         The trainer, the stages and the folds.
-    table
-        The raw rows, conformed to the schema, with their cells in the column `CELL`.
+    rows
+        The raw rows in the types of the schema, with their cells; a table stands for its groups.
     most_bytes
         Memory for prepared tables.
     shared
@@ -264,13 +268,14 @@ class FoldEvaluator:
     def __init__(
         self,
         problem: SearchProblem,
-        table: pl.DataFrame,
+        rows: RowGroups | pl.DataFrame,
         *,
         most_bytes: int = 1 << 30,
         shared: Shared | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.problem, self._table, self._shared, self._stopping = problem, table, shared, stopping
+        self._rows = rows if isinstance(rows, RowGroups) else TableGroups([rows])
+        self.problem, self._shared, self._stopping = problem, shared, stopping
         self._preparing = threading.RLock()
         self._tables = TableCache(most_bytes)
         self._workers: Any = None if problem.trainer.num_workers is None else registry.engine("ray").pool()
@@ -278,7 +283,7 @@ class FoldEvaluator:
         self._folds = problem.folds
         self.fitters = [
             FoldFitter(
-                registry.engine("local"), table, problem.schema, CellColumn(f"{CELL}{split}"), folds,
+                GroupEngine(), self._rows, problem.schema, CellColumn(f"{CELL}{split}"), folds,
                 targets=problem.target.columns, beside=problem.beside, where=WHERE,
             )
             for split, folds in enumerate(problem.splits)
@@ -379,20 +384,25 @@ class FoldEvaluator:
 
     def _make(self, key: tuple[Any, ...], make: Callable[[], Any], recurs: bool) -> Any:
         """Compute a value, or get it from another evaluator; a value that no other trial can use is not shared."""
-        return self._shared(key, make) if self._shared is not None and recurs else make()
+        return self._shared.get(key, make) if self._shared is not None and recurs else make()
 
     def _transformed(
         self, candidate: TrialCandidate, fold: int, fitted: Sequence[Stage], learned: TrainingSpec, *, training: bool
     ) -> pl.DataFrame:
         """The rows of a side of a fold as a framework takes them, from the longest row of stages that is kept."""
         leaves, digests = candidate.preprocessor.leaves, candidate.digests
+        prepare = learned.prepare(None, test=not training)
 
-        def table(cut: int) -> pl.LazyFrame:
-            """The table after the first stages."""
+        def raw() -> Iterator[pl.LazyFrame]:
+            split, _, cells = self._folds[fold]
+            rows = CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
+            for frame in self._rows.frames():
+                yield rows(frame.lazy()).drop(cs.starts_with(CELL))
+
+        def parts(cut: int) -> Iterator[pl.LazyFrame]:
+            """The groups after the first stages."""
             if not cut:
-                split, _, cells = self._folds[fold]
-                rows = CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
-                return rows(self._table.lazy()).drop(cs.starts_with(CELL))
+                return raw()
             before = max((c for c in digests if c < cut), default=0)
             operations = [
                 operation
@@ -400,19 +410,26 @@ class FoldEvaluator:
                 if training or not stage.resamples
                 for operation in (stage.lower_training(path) if training else stage.to_operations(path))
             ]
-            return apply_all(operations, at(before))
+            return (apply_all(operations, part) for part in at(before))
 
-        def at(cut: int) -> pl.LazyFrame:
+        def at(cut: int) -> Iterator[pl.LazyFrame]:
             if cut and cut < len(leaves):
-                return kept((fold, training, digests[cut]), lambda: table(cut).collect(), cut).lazy()
-            return table(cut)
+                key = (fold, training, digests[cut])
+                table = kept(key, lambda: (part.collect() for part in parts(cut)), cut)
+                return (part.lazy() for part in (table.iter_slices(GROUP_ROWS) if table.height else [table]))
+            return parts(cut)
 
-        def kept(key: tuple[Any, ...], make: Callable[[], pl.DataFrame], cut: int) -> pl.DataFrame:
-            return self._tables.get(key, lambda: self._make(key, make, candidate.recurs(cut)))
+        def kept(key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], cut: int) -> pl.DataFrame:
+            return self._tables.get(key, lambda: self._joined(key, make, candidate.recurs(cut)))
 
-        prepare = learned.prepare(None, test=not training)
         key = _prepared_key(fold, digests[len(leaves)], training=training)
-        return kept(key, lambda: prepare(at(len(leaves))).collect(), len(leaves))
+        return kept(key, lambda: (prepare(part).collect() for part in at(len(leaves))), len(leaves))
+
+    def _joined(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], recurs: bool) -> pl.DataFrame:
+        """The groups of a table below one another, from another evaluator where there is one that has them."""
+        share = self._shared is not None and recurs
+        parts = self._shared.parts(key, make) if self._shared is not None and share else [*make()]
+        return parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=False)
 
     # -- training and scoring --------------------------------------------------------------------------------------
 
@@ -501,14 +518,3 @@ def _prepared_key(fold: int, digest: str, *, training: bool) -> tuple[Any, ...]:
 
 def _unchanged(table: pl.LazyFrame) -> pl.LazyFrame:
     return table
-
-
-@dataclass(frozen=True)
-class CellColumn:
-    """Read the cells from a column of the table."""
-
-    name: str
-    is_local: ClassVar[bool] = True
-
-    def __call__(self, names: Sequence[str]) -> pl.Expr:
-        return pl.col(self.name)

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.framework import Rows
+from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
 from rayline.core.target import Target
 from rayline.data.split.base import Splitter
-from rayline.data.split.fold_cells import FoldCells
+from rayline.data.split.fold_cells import CellSlice, FoldCells
+from rayline.data.split.row_hash import RowHash
 from rayline.data.split.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
@@ -30,8 +32,8 @@ from rayline.train.trainer import Trainer
 from rayline.tune import dry_run, environment_evaluation, space
 from rayline.tune import result_store as journals
 from rayline.tune.domains import from_ray
-from rayline.tune.evaluate import CELL, WHERE, SearchProblem
-from rayline.tune.result_store import Array
+from rayline.tune.evaluate import WHERE, SearchProblem
+from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, GroupEngine, RowGroups, TableGroups
 
 DATA = (
     "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
@@ -53,24 +55,35 @@ class TuneData:
         The training rows as the user gave them.
     inputs
         The data arguments, in one form.
-    table
-        The training rows, and those of the test set below them where it is held out.
-    splits, cells
-        The folds of each set of cells, and the cell of each row in it.
+    groups
+        The training rows, and those of the test set below them where it is held out, with their cells.
+    splits
+        The folds of each set of cells.
     n_train
-        The number of training rows.
+        The number of groups of training rows.
     weighs_test
         Whether the held-out rows have weights.
     """
 
     given: Any
     inputs: FitInputs
-    table: pl.DataFrame
+    groups: RowGroups
     splits: tuple[tuple[FoldCells, ...], ...]
-    cells: tuple[Array, ...]
     n_train: int
     weighs_test: bool
     by_test_set: bool
+
+    @property
+    def engine(self) -> GroupEngine:
+        """What scans the rows: in this process, or in Ray's tasks."""
+        return engine_of(self.groups)
+
+    def sample(self, n_rows: int) -> pl.DataFrame:
+        """A few rows."""
+        if isinstance(self.groups, TableGroups):
+            frame = next(self.groups.frames())
+            return frame.sample(min(n_rows, frame.height), seed=0)
+        return _stored().sample(self.groups, n_rows)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,9 @@ class PreparedSearch:
         return self.material.inputs
 
     @property
-    def table(self) -> pl.DataFrame:
-        return self.material.table
-
-    @property
-    def cells(self) -> tuple[Array, ...]:
-        return self.material.cells
+    def groups(self) -> RowGroups:
+        """The rows and their cells."""
+        return self.material.groups
 
     @property
     def mode(self) -> str:
@@ -105,25 +115,43 @@ class PreparedSearch:
         """Return the digest of everything that scores depend on, except the configuration."""
         problem = self.problem
         adapter = problem.trainer.adapter
-        return journals.digest(
-            self.table, problem.schema, self.cells, problem.splits, problem.target.columns, problem.weight, adapter
-        )
+        groups = self.groups.summarised() if isinstance(self.groups, TableGroups) else self.groups
+        digests = [summary.digest for summary in groups.summaries]
+        return journals.digest(digests, problem.schema, problem.splits, problem.target.columns, problem.weight, adapter)
 
-    @property
-    def rows(self) -> pl.DataFrame:
-        """The rows and their cells, as a `FoldEvaluator` needs them."""
-        return self.table.with_columns(
-            pl.Series(f"{CELL}{i}", cells, dtype=pl.Int64) for i, cells in enumerate(self.cells)
-        )
-
-    def arrow(self) -> Any:
-        """`rows` as one Arrow table, for the object store."""
-        return self.rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-
-    def held_out(self, fold: int) -> Array:
-        """Return the positions of the rows that a fold holds out."""
+    def held_out(self, fold: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the rows that a fold holds out, or some columns of them, in this process."""
         split, _, cells = self.problem.folds[fold]
-        return np.flatnonzero(np.isin(self.cells[split], cells.test))
+        wanted = list(self.problem.schema) if columns is None else list(columns)
+        engine, function = self.material.engine, _Side(split, cells.test, wanted)
+        return engine.collect(engine.map(self.groups, function))
+
+    def training(self, fold: int) -> Any:
+        """Return the training rows of a fold: as a table, or as a Dataset where they are in the object store."""
+        split, _, cells = self.problem.folds[fold]
+        return self._side(_Side(split, cells.train, list(self.problem.schema)))
+
+    def tested(self, fold: int) -> Any:
+        """As `training`, of the rows that a fold holds out."""
+        split, _, cells = self.problem.folds[fold]
+        return self._side(_Side(split, cells.test, list(self.problem.schema)))
+
+    def _side(self, function: _Side) -> Any:
+        engine = self.material.engine
+        mapped = engine.map(self.groups, function)
+        return engine.collect(mapped) if self.groups.is_here else _stored().dataset_of(mapped)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Some columns of the rows of some cells."""
+
+    split: int
+    cells: tuple[int, ...]
+    columns: Sequence[str]
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return CellSlice(CellColumn(f"{CELL}{self.split}"), self.cells)(table).select(map(col, self.columns))
 
 
 def merge_data_config(data_config: Any, where: str = WHERE, **arguments: Any) -> dict[str, Any]:
@@ -192,7 +220,13 @@ def prepare(
         problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
         nothing = FitInputs(None, None, problem.roles)
         rows = TuneData(
-            None, nothing, pl.DataFrame(schema=problem.schema), (), (), 0, weighs_test=False, by_test_set=False
+            None,
+            nothing,
+            TableGroups([pl.DataFrame(schema=problem.schema)]),
+            (),
+            0,
+            weighs_test=False,
+            by_test_set=False,
         )
         return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
     pipeline = data["train_pipeline"]
@@ -212,9 +246,7 @@ def prepare(
     if preprocessor is not None:
         preprocessor.refuse_targets([*inputs.targets, *beside], WHERE)
         fit_planner.FitPlan(WHERE, preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
-    target = _target(
-        trainer, inputs, rows.table.head(rows.n_train), Preprocessor() if preprocessor is None else preprocessor
-    )
+    target = _target(trainer, rows, Preprocessor() if preprocessor is None else preprocessor)
     _check_test_labels(rows, target, trainer)
     names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
     foreign = [name for name in names if not metrics.is_known(name, trainer.custom_metrics)]
@@ -228,7 +260,7 @@ def prepare(
         trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], seed,
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
     )  # fmt: skip
-    dry_run.check(problem, rows.table, space.typical(config))
+    dry_run.check(problem, rows.sample, space.typical(config))
     return PreparedSearch(problem, rows, config, num_samples, modes)
 
 
@@ -239,45 +271,95 @@ def read(data: Mapping[str, Any]) -> TuneData:
         data["y_test"], data["sample_weight"], WHERE, group=data["group"], event=data["event"],
     )  # fmt: skip
     given.check_test(inputs, None, WHERE)
-    table = _collected(inputs.train, inputs.schema)
-    refuse_empty(table.height, f"{WHERE} (training data)")
-    n_train, weighs_test = table.height, inputs.weight is not None
-    splits: tuple[tuple[FoldCells, ...], ...]
+    groups = _groups(inputs.train, inputs.schema, {})
+    refuse_empty(groups.n_rows, f"{WHERE} (training data)")
+    n_train, weighs_test = len(groups.summaries), inputs.weight is not None
     by_test_set, group = data["cv"] is None and inputs.test is not None, inputs.roles.paired("group")
     if not by_test_set:
         try:
-            found = _splitter(data, group).prepare(registry.engine("local"), table, target_columns=inputs.roles.labels)
+            labels = inputs.roles.labels
+            found = _splitter(data, group).prepare(engine_of(groups), groups, target_columns=labels)
+            splits = tuple(folds.folds for folds in found)
+            groups = groups.with_cells([folds.cells for folds in found])
         except (DataError, SchemaError) as error:
             raise error.within(WHERE) from error.__cause__
-        splits = tuple(folds.folds for folds in found)
-        cells = tuple(
-            table.lazy().select(folds.cells(table.columns).alias("cell")).collect().to_series().to_numpy()
-            for folds in found
-        )
         if group is not None:
-            _refuse_divided(table[group], cells)
+            _refuse_divided(groups, group, len(found))
     else:
-        test = _collected(
-            inputs.test, {n: d for n, d in inputs.schema.items() if n != inputs.weight or inputs.test_weight}
-        )
-        refuse_empty(test.height, f"{WHERE} (test data)")
         weighs_test = inputs.test_weight is not None
-        table = pl.concat([table, test], how="diagonal")
-        splits, cells = ((FoldCells((0,), (1,)),),), (np.repeat([0, 1], [n_train, test.height]),)
+        absent = {} if weighs_test or inputs.weight is None else {inputs.weight: inputs.schema[inputs.weight]}
+        rest = {name: dtype for name, dtype in inputs.schema.items() if name not in absent}
+        test = _groups(inputs.test, rest, absent)
+        refuse_empty(test.n_rows, f"{WHERE} (test data)")
+        groups = _joined(groups.with_cells([_Constant(0)]), test.with_cells([_Constant(1)]))
+        splits = ((FoldCells((0,), (1,)),),)
     rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
-    return TuneData(rows, inputs, table, splits, cells, n_train, weighs_test, by_test_set)
+    return TuneData(rows, inputs, groups, splits, n_train, weighs_test, by_test_set)
 
 
-def _refuse_divided(group: pl.Series, cells: Sequence[Array]) -> None:
+@dataclass(frozen=True)
+class _Constant:
+    """The same cell for every row."""
+
+    cell: int
+
+    def __call__(self, names: Sequence[str]) -> pl.Expr:
+        return pl.lit(self.cell)
+
+
+def engine_of(groups: RowGroups) -> GroupEngine:
+    """Return what scans these rows from the driver."""
+    engine: GroupEngine = GroupEngine() if groups.is_here else _stored().TaskGroupEngine()
+    return engine
+
+
+def _stored() -> Any:
+    from rayline.tune import stored_groups  # it imports Ray
+
+    return stored_groups
+
+
+def _groups(data: Any, schema: Mapping[str, pl.DataType], absent: Mapping[str, pl.DataType]) -> RowGroups:
+    """The rows in the types of the schema, missing values as null: of a table here, of a Dataset in the object store."""
+    conform = ConformedRows(schema, WHERE, absent)
+    if type(data).__module__.partition(".")[0] == "ray":
+        return _stored().StoredGroups.of_dataset(data, conform, pl.Schema({**schema, **absent}))  # type: ignore[no-any-return]
+    frame: pl.DataFrame = registry.engine_for(data).collect(data)
+    return TableGroups([conform(frame.lazy()).collect().select(map(col, (*schema, *absent)))])
+
+
+def _joined(train: RowGroups, test: RowGroups) -> RowGroups:
+    """The training rows, and the test rows below them; where one of them is in the object store both are."""
+    order = list(train.schema)
+    if isinstance(train, TableGroups) and isinstance(test, TableGroups):
+        return train.joined(TableGroups([frame.select(map(pl.col, order)) for frame in test.frames()]))
+    kind = _stored().StoredGroups
+    both: list[Any] = [kind.of_table(rows) if isinstance(rows, TableGroups) else rows for rows in (train, test)]
+    return both[0].joined(both[1])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _GroupCells:
+    """The cells of each value of a column, without repetitions."""
+
+    column: str
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.select(RowHash((self.column,)).expression().alias("group"), cs.starts_with(CELL)).unique()
+
+
+def _refuse_divided(groups: RowGroups, column: str, n_splits: int) -> None:
     """Raise DataError when a split puts rows of one group into different folds."""
-    for cell in cells:
-        n_cells = pl.DataFrame({"group": group, "cell": cell}).group_by("group").agg(pl.col("cell").n_unique())
-        divided = n_cells.filter(pl.col("cell") > 1).height
+    engine = engine_of(groups)
+    pairs = engine.collect(engine.map(groups, _GroupCells(column)))
+    for split in range(n_splits):
+        n_cells = pairs.group_by("group").agg(pl.col(f"{CELL}{split}").n_unique().alias("n"))
+        divided = n_cells.filter(pl.col("n") > 1).height
         if divided:
             raise DataError(
-                f"{WHERE}: the folds divide {counted(divided, 'group')} of {group.name!r}, which are ranked as a whole.",
+                f"{WHERE}: the folds divide {counted(divided, 'group')} of {column!r}, which are ranked as a whole.",
                 "Expected all rows of a group in one fold.",
-                f"pass cv as a number, or rayline.data.GroupKFold(5, column={group.name!r}).",
+                f"pass cv as a number, or rayline.data.GroupKFold(5, column={column!r}).",
             )
 
 
@@ -288,26 +370,20 @@ def positive_int(name: str, value: Any) -> int:
     return value
 
 
-def _collected(data: Any, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The rows in this process, in the types of the schema, missing values as null."""
-    frame: pl.DataFrame = registry.engine_for(data).collect(data)
-    return schema_check.SchemaCheck(schema, WHERE)(frame.lazy()).select(map(col, schema)).collect()
-
-
-def _target(trainer: Trainer, inputs: FitInputs, table: pl.DataFrame, preprocessor: Preprocessor) -> Target:
+def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Target:
     """The target from all labels, after the checks of labels and weights that a fit makes."""
+    inputs, groups = rows.inputs, rows.groups.first(rows.n_train)
     named = preprocessor.target_stages
     # Without stages the features are what the framework gets, and can be judged here.
     columns = [*inputs.targets, *inputs.roles.beside] if preprocessor.leaves else list(inputs.schema)
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
-    engine = registry.engine("local")
     spec, _ = resolve(
         trainer,
         inputs.roles,
         (),
         named,
         lambda ask: fit_planner.fit(
-            engine, table, (), schema, targets=inputs.targets, ask=ask, where=WHERE, target_leaves=named
+            rows.engine, groups, (), schema, targets=inputs.targets, ask=ask, where=WHERE, target_leaves=named
         ),
         where=WHERE,
     )
@@ -318,13 +394,31 @@ def _check_test_labels(rows: TuneData, target: Target, trainer: Trainer) -> None
     """Raise DataError when labels of the test set are missing, were not there in training, or cannot be learned."""
     if rows.inputs.test is None:
         return
-    schema = {name: rows.inputs.schema[name] for name in rows.inputs.targets}
-    labels = rows.table[rows.n_train :] if rows.by_test_set else _collected(rows.inputs.test, schema)
     objective = trainer.adapter.objective(*trainer.args, **trainer.kwargs)
+    check = _CheckedLabels(target, {name: rows.inputs.schema[name] for name in rows.inputs.targets}, objective)
+    engine: Any = rows.engine
+    data: Any = rows.groups
+    if not rows.by_test_set:
+        data = rows.inputs.test
+        engine = registry.engine_for(data)
     try:
-        Rows.of(labels, {}, target).check_labels(objective, f"{WHERE} (test data)")
+        engine.scan(engine.map(data, check), Scan([fit_planner.ROWS]))
     except DataError as error:
         raise error.within(f"{WHERE} (test data)") from error.__cause__
+
+
+@dataclass(frozen=True)
+class _CheckedLabels:
+    """Raises DataError on labels that are missing, were not there in training, or cannot be learned."""
+
+    target: Target
+    schema: Mapping[str, pl.DataType]
+    objective: Any
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        labels = schema_check.SchemaCheck(self.schema, WHERE)(table).select(map(col, self.schema)).collect()
+        Rows.of(labels, {}, self.target).check_labels(self.objective, f"{WHERE} (test data)")
+        return labels.lazy()
 
 
 def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]:

@@ -327,7 +327,7 @@ class ProcessExecutor(TrialExecutor):
             threads = TrialThreads(capacity.concurrency, adapter, capacity.n_threads)
             evaluate = FoldEvaluator(
                 problem,
-                prepared.rows,
+                prepared.groups,
                 most_bytes=capacity.most_bytes * capacity.concurrency,
                 stopping=threads.stopping.is_set,
             )

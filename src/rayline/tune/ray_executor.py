@@ -24,8 +24,10 @@ from rayline.tune.fold_racing import SCORE
 from rayline.tune.pbt.runner import FoldResult, PopulationWorker
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.quiet import quiet
-from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef, rows_of, stored
+from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
+from rayline.tune.row_groups import TableGroups
 from rayline.tune.shared_cache import SharedCache
+from rayline.tune.stored_groups import StoredGroups
 from rayline.tune.suggestions import DrawnSuggester
 from rayline.tune.trial import told
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
@@ -70,7 +72,7 @@ class RayExecutor(TrialExecutor):
         ):
             search = SearchData(
                 problem=prepared.problem,
-                table=[stored(prepared.arrow())],
+                groups=_stored(prepared),
                 known=dict(trials.known),
                 modes=prepared.modes,
                 most_bytes=self.capacity.most_bytes,
@@ -176,15 +178,26 @@ def _placement(capacity: Capacity) -> Any:
 
 @contextlib.contextmanager
 def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
-    """Start the cache that trials share, if the table is large and there are several trial actors; otherwise yield None."""
-    stages = prepared.problem.preprocessor
-    worth = stages is not None and bool(stages.leaves) and prepared.table.estimated_size() >= shared_cache.LEAST_BYTES
-    keeper = shared_cache.start() if worth and n_actors > 1 else None
+    """Start the cache that trials share, for a Dataset, or if the table is large and there are several trial actors; otherwise
+    yield None."""
+    stages, groups = prepared.problem.preprocessor, prepared.groups
+    worth = stages is not None and bool(stages.leaves) and n_actors > 1
+    is_large = groups.size_bytes >= shared_cache.LEAST_BYTES
+    keeper = shared_cache.start() if is_large and (worth or not groups.is_here) else None
     try:
         yield keeper
     finally:
         if keeper is not None:
             ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
+
+
+def _stored(prepared: PreparedSearch) -> StoredGroups:
+    """The rows of a search in the object store."""
+    groups = prepared.groups
+    if isinstance(groups, StoredGroups):
+        return groups
+    assert isinstance(groups, TableGroups)
+    return StoredGroups.of_table(groups)
 
 
 # -- populations -----------------------------------------------------------------------------------------------------------
@@ -194,10 +207,10 @@ class PopulationActor:
     """Runs as an actor: a worker of a population, with the rows in the object store."""
 
     def __init__(
-        self, problem: SearchProblem, table: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any
+        self, problem: SearchProblem, rows: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any
     ) -> None:
-        shared = None if keeper is None else SharedCache(keeper).get
-        evaluate = FoldEvaluator(problem, rows_of(table), most_bytes=most_bytes, shared=shared)
+        shared = None if keeper is None else SharedCache(keeper)
+        evaluate = FoldEvaluator(problem, ray.get(rows[0]), most_bytes=most_bytes, shared=shared)
         self._worker = PopulationWorker(problem, evaluate)
 
     def train(self, *given: Any) -> Any:
@@ -213,7 +226,7 @@ class RayPopulation:
         known = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
         self._kind: Any = ray.remote(**options)(PopulationActor)
-        self._given = prepared.problem, [stored(prepared.arrow())], capacity.most_bytes, keeper
+        self._given = prepared.problem, [ray.put(_stored(prepared))], capacity.most_bytes, keeper
         self._actors = [self._start() for _ in range(capacity.concurrency)]
 
     def _start(self) -> Any:

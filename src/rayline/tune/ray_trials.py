@@ -8,18 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import polars as pl
-import pyarrow as pa
 import ray
 from ray import tune
-from ray.exceptions import RayError
 
 from rayline import compat
-from rayline.core.errors import ResourceError
 from rayline.tune import space
 from rayline.tune.environment_evaluation import EnvironmentEvaluator
 from rayline.tune.evaluate import FoldEvaluator, SearchProblem, TrialCandidate
 from rayline.tune.shared_cache import SharedCache
+from rayline.tune.stored_groups import StoredGroups
 from rayline.tune.trial import FoldRunner, TrialPayload, reported, told
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
@@ -63,8 +60,8 @@ class SearchData:
     ----------
     problem
         What is tuned.
-    table
-        The rows, as a reference in a list, so that Ray hands over the reference.
+    groups
+        The rows.
     known
         Scores of an earlier run, by key.
     modes
@@ -78,7 +75,7 @@ class SearchData:
     """
 
     problem: SearchProblem
-    table: Sequence[ray.ObjectRef[Any]]
+    groups: StoredGroups
     known: Mapping[str, Any]
     modes: Sequence[str]
     most_bytes: int
@@ -104,14 +101,13 @@ class FoldTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         search: SearchData = ray.get(config[SEARCH].ref)
-        problem, frame, keeper = search.problem, rows_of(search.table), search.keeper
+        problem, keeper = search.problem, search.keeper
         acts = problem.trainer.adapter.generates_own_data
         shelf = None if keeper is None else SharedCache(keeper)
-        shared = None if shelf is None else shelf.get
         self._evaluate = (
             EnvironmentEvaluator(problem)
             if acts
-            else FoldEvaluator(problem, frame, most_bytes=search.most_bytes, shared=shared)
+            else FoldEvaluator(problem, search.groups, most_bytes=search.most_bytes, shared=shelf)
         )
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
@@ -158,25 +154,6 @@ class FoldTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         self._scores = [FoldScore.from_json(score) for score in checkpoint["scores"]]
-
-
-def rows_of(table: Sequence[ray.ObjectRef[Any]]) -> pl.DataFrame:
-    """The rows of a search, where they lie in the object store; the reference is in a list so that Ray hands over the reference."""
-    frame = pl.from_arrow(ray.get(table[0]))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def stored(table: pa.Table) -> ray.ObjectRef[Any]:
-    """The rows of a search in the object store. Raises ResourceError when they do not fit."""
-    try:
-        return ray.put(table)
-    except RayError as error:
-        raise ResourceError(
-            f"tune.run: {table.nbytes >> 20} MB of rows do not fit into Ray's object store: {type(error).__name__}.",
-            "Expected room for them once on this machine, in memory or on the disk that it spills to.",
-            "start Ray with a larger object_store_memory, free the disk, or tune on fewer rows.",
-        ) from error
 
 
 class Waiting(Protocol):

@@ -21,9 +21,8 @@ import polars as pl
 from rayline.core import scratch, strict_json
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.framework import Framework
-from rayline.core.schema import col, schema_to_json
+from rayline.core.schema import schema_to_json
 from rayline.data.split.fold_cells import FoldCells
-from rayline.data.split.row_hash import RowHash
 from rayline.tune.trial_record import FoldScore
 
 FORMAT_VERSION = 1
@@ -79,12 +78,13 @@ class ResultStore:
         data = {"format_version": FORMAT_VERSION, "fold": score.to_json()}
         self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
 
-    def scores(self, key: str) -> Array | None:
-        """The model's scores of the held-out rows, in their order; None when they are not there."""
+    def scores(self, key: str, *, mapped: bool = False) -> Array | None:
+        """The model's scores of the held-out rows, in their order; None when they are not there. With `mapped` they are read from
+        the file when they are used."""
         path = self._scores(key)
         if not key or not path.exists():
             return None
-        found: Array = np.load(path, allow_pickle=False)
+        found: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         return found
 
     def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
@@ -128,15 +128,15 @@ class ResultStore:
 
 
 def digest(
-    table: pl.DataFrame,
+    groups: Sequence[bytes],
     schema: Mapping[str, pl.DataType],
-    cells: Sequence[Array],
     splits: Sequence[Sequence[FoldCells]],
     targets: Sequence[str],
     weight: str | None,
     adapter: Framework,
 ) -> str:
-    """A digest of the rows in their order, the split and the versions: what scores depend on besides the configuration."""
+    """A digest of the rows in their order and their cells (as digests of groups), the split and the versions: what scores
+    depend on besides the configuration."""
     found = hashlib.blake2b(digest_size=16)
     about = [
         schema_to_json(schema),
@@ -147,9 +147,8 @@ def digest(
         _version(adapter.package or adapter.name),
     ]
     found.update(strict_json.dumps(about))
-    found.update(RowHash(tuple(schema), purpose="journal").of(table.select(map(col, schema))).tobytes())
-    for numbers in cells:
-        found.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
+    for group in groups:
+        found.update(group)
     return found.hexdigest()
 
 

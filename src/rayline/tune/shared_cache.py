@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -102,24 +102,39 @@ class SharedCache:
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The thing of this key, made when it is not there. Whatever is lost with a process is made again."""
+        return self._get(key, lambda: [make()])[0]
+
+    def parts(self, key: Hashable, make: Callable[[], Iterator[pl.DataFrame]]) -> list[pl.DataFrame]:
+        """As `get`, of a table that is made part by part: each goes into the object store before the next is made, and is read
+        where it lies."""
+        return self._get(key, make, reread=True)
+
+    def _get(self, key: Hashable, make: Callable[[], Iterable[Any]], *, reread: bool = False) -> list[Any]:
         try:
             box = ray.get(self._keeper.ask.remote(key))
         except RayError:
-            return make()
+            return [*make()]
         if box is not None:
             try:
-                return _unpacked(ray.get(box[0]))
+                return [_unpacked(each) for each in ray.get(box)]
             except RayError:
                 pass  # it went with the process that had made it
+        found, box, size = [], [], 0
         try:
-            made = make()
+            for thing in make():
+                packed = _packed(thing)
+                size += (
+                    packed.nbytes
+                    if isinstance(packed, pa.Table)
+                    else len(packed) if isinstance(packed, bytes) else SMALL
+                )  # fmt: skip
+                box.append(ray.put(packed))
+                found.append(None if reread else thing)
         except BaseException:
             self._keeper.keep.remote(key, None)
             raise
-        packed = _packed(made)
-        size = packed.nbytes if isinstance(packed, pa.Table) else len(packed) if isinstance(packed, bytes) else SMALL
-        self._keeper.keep.remote(key, [ray.put(packed)], size)
-        return made
+        self._keeper.keep.remote(key, box, size)
+        return [_unpacked(each) for each in ray.get(box)] if reread else found
 
 
 def start() -> Any:

@@ -1,0 +1,242 @@
+"""The rows of a search, in groups of equal size: the same groups of the same rows in this process and in Ray's object store.
+
+Statistics are computed of each group and merged in order, and tables are prepared group by group. So a search gives the
+same bits wherever its rows are, and no process needs more memory than for a group besides what it keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+
+from rayline.core.engine import Engine, Placement
+from rayline.core.parquet_parts import PartFiles
+from rayline.core.scan import CHUNK_ROWS, Scan, TableFunction
+from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.schema import col
+from rayline.core.target import Target, has_probabilities
+from rayline.data.split.row_hash import RowHash
+from rayline.preprocessing.schema_check import SchemaCheck
+
+GROUP_ROWS = CHUNK_ROWS
+"""Rows of a group; the last one of the training rows, and the last one of the test rows, may have fewer."""
+
+CELL = "rayline:cell "
+"""The columns (one for each set of cells, by number) that say in which cell a row is."""
+
+Cells = Callable[[Sequence[str]], pl.Expr]
+
+
+@dataclass(frozen=True)
+class ConformedRows:
+    """Brings raw rows into the types of a schema, missing values as null; what they lack of `absent` is null, too."""
+
+    schema: Mapping[str, pl.DataType]
+    where: str
+    absent: Mapping[str, pl.DataType]
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        rows = SchemaCheck(self.schema, self.where)(table).select(map(col, self.schema))
+        return rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in self.absent.items())
+
+
+@dataclass(frozen=True)
+class CellColumn:
+    """Read the cells from a column of the table."""
+
+    name: str
+    is_local: ClassVar[bool] = True
+
+    def __call__(self, names: Sequence[str]) -> pl.Expr:
+        return pl.col(self.name)
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """What the driver knows of a group: its rows, those of each cell (for each set of cells), and a digest of them."""
+
+    n_rows: int
+    n_cells: tuple[dict[int, int], ...] = ()
+    digest: bytes = b""
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Self:
+        """Of the rows with their cells."""
+        rows = frame.select(~cs.starts_with(CELL))
+        found = hashlib.blake2b(RowHash(tuple(rows.columns), purpose="journal").of(rows).tobytes(), digest_size=16)
+        counts = []
+        for cells in frame.select(cs.starts_with(CELL)).get_columns():
+            found.update(np.ascontiguousarray(cells.to_numpy(), dtype=np.int64).tobytes())
+            counts.append({int(c): int(n) for c, n in cells.alias("c").value_counts(name="n").iter_rows()})
+        return cls(frame.height, tuple(counts), found.digest())
+
+
+class RowGroups(ABC):
+    """The rows of a search with their cells.
+
+    Attributes
+    ----------
+    summaries
+        Of each group.
+    """
+
+    summaries: Sequence[GroupSummary]
+
+    @property
+    @abstractmethod
+    def schema(self) -> pl.Schema:
+        """The names and types of the columns."""
+
+    @abstractmethod
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield the groups in this process, one after another."""
+
+    @abstractmethod
+    def first(self, n_groups: int) -> RowGroups:
+        """Return the first groups alone."""
+
+    @abstractmethod
+    def with_cells(self, cells: Sequence[Cells]) -> RowGroups:
+        """Return the same rows with one more column for each set of cells. Raises DataError when a row has none."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """About how much memory all rows take."""
+
+    @property
+    def n_rows(self) -> int:
+        return sum(summary.n_rows for summary in self.summaries)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the rows are in this process."""
+        return True
+
+
+def attached(frame: pl.DataFrame, cells: Sequence[Cells]) -> pl.DataFrame:
+    """A group with its cells."""
+    return frame.with_columns(c(frame.columns).cast(pl.Int64).alias(f"{CELL}{i}") for i, c in enumerate(cells))
+
+
+class TableGroups(RowGroups):
+    """Rows of a table in this process.
+
+    Parameters
+    ----------
+    parts
+        The training rows, and the test rows where they are held out: no group holds rows of both.
+    """
+
+    def __init__(self, parts: Sequence[pl.DataFrame]) -> None:
+        self._frames = [group for part in parts for group in (part.iter_slices(GROUP_ROWS) if part.height else [part])]
+        self.summaries = [GroupSummary(frame.height) for frame in self._frames]
+
+    @property
+    def schema(self) -> pl.Schema:
+        return self._frames[0].schema
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        yield from self._frames
+
+    def first(self, n_groups: int) -> TableGroups:
+        return self._of(self._frames[:n_groups])
+
+    def with_cells(self, cells: Sequence[Cells]) -> TableGroups:
+        return self._of([attached(frame, cells) for frame in self._frames])
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(frame.estimated_size()) for frame in self._frames)
+
+    def _of(self, frames: Sequence[pl.DataFrame]) -> TableGroups:
+        made = TableGroups([])
+        made._frames, made.summaries = list(frames), [GroupSummary(frame.height) for frame in frames]
+        return made
+
+    def joined(self, other: TableGroups) -> TableGroups:
+        """These groups, and others after them."""
+        return self._of([*self._frames, *other._frames])
+
+    def summarised(self) -> TableGroups:
+        """The same groups, with the digests of their rows."""
+        made = self._of(self._frames)
+        made.summaries = [GroupSummary.of(frame) for frame in self._frames]
+        return made
+
+
+@dataclass(frozen=True)
+class MappedGroups:
+    """Groups after functions of tables that work on rows by themselves."""
+
+    groups: RowGroups
+    functions: tuple[TableFunction, ...]
+
+    def applied(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """A group after the functions."""
+        table = frame.lazy()
+        for function in self.functions:
+            table = function(table)
+        return table.collect()
+
+
+class GroupEngine(Engine):
+    """Scans and maps the rows of a search in this process, wherever they are stored."""
+
+    def schema(self, data: Any) -> pl.Schema:
+        groups = _mapped(data)
+        return groups.applied(groups.groups.schema.to_frame()).schema
+
+    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+        groups = _mapped(data)
+        return merged(scan_group(groups, frame, scan) for frame in groups.groups.frames())
+
+    def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
+        groups = _mapped(data)
+        return MappedGroups(groups.groups, (*groups.functions, function))
+
+    def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        groups = _mapped(data)
+        frames = [groups.applied(frame) for frame in groups.groups.frames()]
+        table = pl.concat(frames, rechunk=False)
+        return table if columns is None else table.select(map(col, columns))
+
+    def write(
+        self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
+    ) -> int:
+        raise NotImplementedError("the rows of a search are not written")
+
+
+def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> dict[int, Answers]:
+    """The statistics of one group, for each cell."""
+    rows = groups.applied(frame)
+    return scan.of(rows.lazy().select(map(col, scan.columns(rows.schema))), rows.height)
+
+
+def merged(parts: Iterator[dict[int, Answers]]) -> dict[int, Answers]:
+    """The statistics of all groups, in their order."""
+    by_cell: dict[int, list[Answers]] = {}
+    for found in parts:
+        for cell, answers in found.items():
+            by_cell.setdefault(cell, []).append(answers)
+    return {cell: merge_answers(answers) for cell, answers in sorted(by_cell.items())}
+
+
+def _mapped(data: Any) -> MappedGroups:
+    return data if isinstance(data, MappedGroups) else MappedGroups(data, ())
+
+
+def predicted(rows: pl.DataFrame, scores: Any, target: Target, fold: int) -> pl.DataFrame:
+    """Held-out rows with their predictions."""
+    made = target.predictions(scores)
+    if target.task.is_classification and has_probabilities(scores):
+        made = pl.concat([made, target.probabilities(scores)], how="horizontal")
+    made = made.with_columns(fold=pl.lit(fold, dtype=pl.Int64))
+    return pl.concat([rows.drop(set(rows.columns) & set(made.columns)), made], how="horizontal")

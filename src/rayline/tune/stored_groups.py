@@ -1,0 +1,291 @@
+"""The rows of a search in Ray's object store. The driver holds references and summaries; tasks and trials read the groups where they lie."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError, RayTaskError
+
+from rayline.core import registry
+from rayline.core.errors import RaylineError, ResourceError
+from rayline.core.scan import Scan
+from rayline.core.scan_results import Answers
+from rayline.core.target import Target
+from rayline.tune import row_groups
+from rayline.tune.evaluate import SearchProblem
+from rayline.tune.row_groups import (
+    CELL,
+    Cells,
+    GroupEngine,
+    GroupSummary,
+    MappedGroups,
+    RowGroups,
+    TableGroups,
+    attached,
+    merged,
+    predicted,
+    scan_group,
+)
+
+UNDER_WAY = 4
+"""Tasks for each CPU of the cluster that wait or run at a time: the others are submitted as these end."""
+
+
+@dataclass(frozen=True)
+class StoredGroup:
+    """References to the rows of a group and to their cells; lists, so that Ray hands over the references."""
+
+    rows: list[Any]
+    cells: list[Any]
+
+    def frame(self) -> pl.DataFrame:
+        """The rows with their cells, where they lie."""
+        frames = [_read(ref) for ref in (*self.rows, *self.cells)]
+        return frames[0] if len(frames) == 1 else pl.concat(frames, how="horizontal")
+
+
+class StoredGroups(RowGroups):
+    """Rows in the object store.
+
+    Parameters
+    ----------
+    groups
+        References.
+    summaries
+        Of each.
+    schema
+        Of the rows with their cells.
+    size_bytes
+        Of all rows.
+    """
+
+    def __init__(
+        self, groups: Sequence[StoredGroup], summaries: Sequence[GroupSummary], schema: pl.Schema, size_bytes: int
+    ) -> None:
+        self.groups, self.summaries, self._schema, self._size = list(groups), list(summaries), schema, size_bytes
+
+    @property
+    def schema(self) -> pl.Schema:
+        return self._schema
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        for group in self.groups:
+            yield group.frame()
+
+    def first(self, n_groups: int) -> StoredGroups:
+        return StoredGroups(self.groups[:n_groups], self.summaries[:n_groups], self._schema, self._size)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    @property
+    def is_here(self) -> bool:
+        return False
+
+    def with_cells(self, cells: Sequence[Cells]) -> StoredGroups:
+        function = ray.put(list(cells))
+        made = [_cells.remote(group, [function]) for group in self.groups]
+        summaries = [*_results([summary for _, summary in made])]
+        groups = [StoredGroup(group.rows, [ref]) for group, (ref, _) in zip(self.groups, made, strict=True)]
+        schema = pl.Schema({**self._schema, **{f"{CELL}{i}": pl.Int64() for i in range(len(cells))}})
+        return StoredGroups(groups, summaries, schema, self._size)
+
+    def joined(self, other: StoredGroups) -> StoredGroups:
+        """These groups, and others after them."""
+        return StoredGroups(
+            [*self.groups, *other.groups], [*self.summaries, *other.summaries], self._schema, self._size + other._size
+        )
+
+    @classmethod
+    def of_table(cls, groups: TableGroups) -> StoredGroups:
+        """Put the rows of a table into the object store. Raises ResourceError when they do not fit."""
+        stored = [StoredGroup([_put(_arrow(frame))], []) for frame in groups.frames()]
+        return cls(stored, groups.summaries, groups.schema, groups.size_bytes)
+
+    @classmethod
+    def of_dataset(cls, data: Any, conform: Any, schema: pl.Schema) -> StoredGroups:
+        """Read a Dataset once and keep its rows, after a function, in the object store.
+
+        Parameters
+        ----------
+        conform
+            A function of tables.
+        schema
+            What it makes.
+        """
+        made = registry.engine("ray").groups(data, conform, row_groups.GROUP_ROWS)
+        summaries = [GroupSummary(n_rows) for _, n_rows, _ in made]
+        if not made:
+            return cls.of_table(TableGroups([schema.to_frame()]))
+        return cls([StoredGroup([ref], []) for ref, _, _ in made], summaries, schema, sum(size for _, _, size in made))
+
+
+class TaskGroupEngine(GroupEngine):
+    """Scans the groups in Ray's tasks, all CPUs of the cluster at once: for the driver, which never sees a row."""
+
+    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+        groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
+        assert isinstance(groups.groups, StoredGroups)
+        work = ray.put((groups.functions, scan))
+        return merged(_bounded(_scan, [(group, [work]) for group in groups.groups.groups]))
+
+    def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows after the functions, in this process: of a few columns, or of what is small."""
+        groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
+        frames = [_polars(table) for table in _results(_applied(groups))]
+        table = pl.concat(frames, rechunk=False)
+        return table if columns is None else table.select(columns)
+
+
+def sample(groups: StoredGroups, n_rows: int) -> pl.DataFrame:
+    """A few rows of the first group."""
+    (found,) = _results([_sample.remote(groups.groups[0], n_rows)])
+    return _polars(found)
+
+
+def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
+    """A Dataset of the rows that the folds hold out, with predictions made of the scores of each fold, which are read piece by
+    piece."""
+    found = []
+    for (split, _, cells), of_fold, fold in zip(problem.folds, scores, range(len(scores)), strict=True):
+        at = 0
+        for group, summary in zip(groups.groups, groups.summaries, strict=True):
+            n_rows = sum(summary.n_cells[split].get(cell, 0) for cell in cells.test)
+            if n_rows:
+                piece = np.array(of_fold[at : at + n_rows])
+                found.append(_held_out.remote(group, split, cells.test, fold, piece, problem.target))
+            at += n_rows
+    return ray.data.from_arrow_refs(found)
+
+
+def dataset_of(groups: MappedGroups) -> ray.data.Dataset:
+    """The groups after functions of tables, as a Dataset."""
+    return ray.data.from_arrow_refs(_applied(groups))
+
+
+def _applied(groups: MappedGroups) -> list[Any]:
+    """References to the groups after functions of tables."""
+    assert isinstance(groups.groups, StoredGroups)
+    work = ray.put(groups.functions)
+    found = [_map.remote(group, [work]) for group in groups.groups.groups]
+    ray.wait(found, num_returns=len(found), fetch_local=False)
+    return found
+
+
+def in_a_task(function: Any, *arguments: Any) -> Any:
+    """Run a function in a task of Ray, in which rows may be read, and return what it returns."""
+    (found,) = _results([_called.remote(function, *arguments)])
+    return found
+
+
+# -- tasks ------------------------------------------------------------------------------------------------------------------
+
+
+@ray.remote
+def _scan(group: StoredGroup, work: list[Any]) -> dict[int, Answers]:
+    functions, scan = ray.get(work[0])
+    return scan_group(MappedGroups(TableGroups([]), functions), group.frame(), scan)
+
+
+@ray.remote(num_returns=2)
+def _cells(group: StoredGroup, work: list[Any]) -> tuple[pa.Table, GroupSummary]:
+    frame = attached(group.frame(), ray.get(work[0]))
+    summary = GroupSummary.of(frame)
+    return _arrow(frame.select(name for name in frame.columns if name.startswith(CELL))), summary
+
+
+@ray.remote
+def _map(group: StoredGroup, work: list[Any]) -> pa.Table:
+    return _arrow(MappedGroups(TableGroups([]), ray.get(work[0])).applied(group.frame()))
+
+
+@ray.remote
+def _sample(group: StoredGroup, n_rows: int) -> pa.Table:
+    frame = group.frame()
+    return _arrow(frame.sample(min(n_rows, frame.height), seed=0))
+
+
+@ray.remote
+def _held_out(group: StoredGroup, split: int, test: Sequence[int], fold: int, scores: Any, target: Target) -> pa.Table:
+    frame = group.frame()
+    rows = frame.filter(pl.col(f"{CELL}{split}").is_in(list(test)))
+    rows = rows.select(name for name in rows.columns if not name.startswith(CELL))
+    return _arrow(predicted(rows, scores, target, fold))
+
+
+@ray.remote
+def _called(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """The results of a task in order, of which some are under way at a time."""
+    most = UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running: list[Any] = []
+    for given in arguments:
+        if len(running) >= most:
+            yield from _results([running.pop(0)])
+        running.append(task.remote(*given))
+    yield from _results(running)
+
+
+def _results(references: Sequence[Any]) -> Iterator[Any]:
+    """The results of tasks, in order. Raises an error of ours as it was raised."""
+    for reference in references:
+        with _answering():
+            found = ray.get(reference)
+        yield found
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, RaylineError):
+            raise error.cause from None
+        raise ResourceError(
+            f"tune.run: a task on the rows failed: {type(error.cause).__name__}: {str(error.cause).splitlines()[0][:300]}",
+            "Expected enough memory for a group of rows on every node.",
+            "the error above says where.",
+        ) from error
+    except RayError as error:
+        raise ResourceError(
+            f"tune.run: Ray could not work on the rows: {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            "Expected enough memory, disk and nodes that stay.",
+            "the error above says what is missing.",
+        ) from error
+
+
+def _put(table: pa.Table) -> Any:
+    try:
+        return ray.put(table)
+    except RayError as error:
+        raise ResourceError(
+            f"tune.run: {table.nbytes >> 20} MB of rows do not fit into Ray's object store: {type(error).__name__}.",
+            "Expected room for them once on this machine, in memory or on the disk that it spills to.",
+            "start Ray with a larger object_store_memory, free the disk, or tune on fewer rows.",
+        ) from error
+
+
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _read(reference: Any) -> pl.DataFrame:
+    return _polars(ray.get(reference))
+
+
+def _polars(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

@@ -1,0 +1,167 @@
+"""Tuning on a Dataset: its rows stay in the object store, and everything is what a search over the same table gives, to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rayline import Preprocessor, data, train, tune
+from rayline.core.errors import DataError, ParameterError
+from rayline.core.scan import Scan
+from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
+from rayline.tune import row_groups
+from rayline.tune.row_groups import GroupEngine, TableGroups
+
+SPACE = {
+    "max_depth": tune.randint(1, 4),
+    "preprocessor": {"scale": {"with_std": tune.choice([True, False])}},
+}
+
+
+@pytest.fixture
+def stages() -> Preprocessor:
+    return Preprocessor(
+        [
+            ("scale", StandardScaler(columns=["x", "z"])),
+            ("target", TargetEncoder(columns=["street"])),
+            ("onehot", OneHotEncoder(columns=["city"])),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> pl.DataFrame:
+    random = np.random.default_rng(2)
+    n = 700
+    x, z = random.normal(size=n), random.normal(size=n)
+    return pl.DataFrame(
+        {
+            "x": x,
+            "z": np.where(random.random(n) < 0.1, np.nan, z),
+            "city": random.choice(["Oslo", "Rome", "Łódź"], n),
+            "street": random.choice([f"s{i}" for i in range(40)], n),
+            "weight": random.uniform(0.5, 2.0, n),
+            "late": np.where(x + random.normal(size=n) > 0.3, "yes", "no"),
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a table of some rows has several groups; the number of them is decided on the driver."""
+    monkeypatch.setattr(row_groups, "GROUP_ROWS", 200)
+
+
+def search(rows: Any, stages: Preprocessor | None, **options: Any) -> tune.Analysis:
+    given: dict[str, Any] = {
+        "trainer": train.XGBoostTrainer({"objective": "binary:logistic", "subsample": 0.8}, num_boost_round=4),
+        "train_dataset": rows, "preprocessor": stages, "target_columns": ["late"], "cv": 3, "config": SPACE,
+        "metric": ["log_loss", "roc_auc"], "num_samples": 3, "seed": 5, "sample_weight": "weight", **options,
+    }  # fmt: skip
+    return tune.run(**given)
+
+
+def found(analysis: tune.Analysis) -> list[Any]:
+    return [(t.config, t.scores, [f.others for f in t.folds], t.status) for t in analysis.trials]
+
+
+def test_groups_do_not_depend_on_how_a_table_lies_in_memory(rows: pl.DataFrame) -> None:
+    """Statistics of groups, merged in order: the same bits of a table in one piece and of one in many."""
+    request = StatisticRequest(Moments, ("x",))
+    pieces = pl.concat([rows[:7], rows[7:431], rows[431:]], rechunk=False)
+    states = [GroupEngine().scan(TableGroups([t]), Scan([request]))[0][request] for t in (rows, pieces)]
+    assert len(TableGroups([rows]).summaries) == 4
+    assert states[0] == states[1]
+    assert states[0].mean == pytest.approx(rows["x"].mean())  # type: ignore[attr-defined]
+    digests = [[s.digest for s in TableGroups([t]).summarised().summaries] for t in (rows, pieces)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("blocks", {}),
+        ("blocks", {"cv": data.StratifiedKFold(3)}),
+        pytest.param("files", {"cv": data.GroupKFold(3, column="street")}, marks=pytest.mark.slow),
+        pytest.param("blocks", {"cv": data.RepeatedKFold(2, n_repeats=2), "scheduler": "median", "num_samples": 6}, marks=pytest.mark.slow),
+        pytest.param("blocks", {"cv": data.Bootstrap(2)}, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_dataset_gives_the_bits_of_the_table(
+    rows: pl.DataFrame, stages: Preprocessor, ray_session: Any, tmp_path: Any, kind: str, options: dict[str, Any]
+) -> None:
+    table = search(rows, stages, run_on="process", **options)
+    if kind == "files":
+        rows[:333].write_parquet(tmp_path / "a.parquet")
+        rows[333:].write_parquet(tmp_path / "b.parquet")
+        dataset = data.read_parquet(str(tmp_path))
+    else:
+        dataset = data.from_polars(rows).repartition(7)
+    blocks = search(dataset, stages, **options)
+    assert found(table) == found(blocks)
+    assert table.best_config == blocks.best_config
+    oof = blocks.oof
+    assert type(oof).__module__.startswith("ray.data")
+    held = pl.concat([pl.from_arrow(block) for block in oof.iter_batches(batch_format="pyarrow", batch_size=None)])
+    assert held.select(table.oof.columns).equals(table.oof)  # type: ignore[union-attr]
+
+
+@pytest.mark.ray
+def test_a_test_set_that_is_held_out(rows: pl.DataFrame, stages: Preprocessor, ray_session: Any) -> None:
+    part, held = rows[:500], rows[500:].drop("weight")
+    options: dict[str, Any] = {"cv": None, "num_samples": 2, "metric": "log_loss"}
+    table = search(part, stages, test_dataset=held, run_on="process", **options)
+    both = search(data.from_polars(part), stages, test_dataset=data.from_polars(held), **options)
+    mixed = search(part, stages, test_dataset=data.from_polars(held), **options)
+    assert found(table) == found(both) == found(mixed)
+    strange = data.from_polars(held.with_columns(late=pl.lit("never")))
+    with pytest.raises(DataError, match="test data"):
+        search(data.from_polars(part), stages, test_dataset=strange, **options)
+
+
+@pytest.mark.ray
+def test_the_best_model_is_trained_on_a_worker(rows: pl.DataFrame, stages: Preprocessor, ray_session: Any) -> None:
+    analysis = search(data.from_polars(rows), stages, num_samples=1)
+    assert analysis.best_result.metrics["cv-roc_auc"] == analysis.best_trial.means[1]
+    assert analysis.best_inference_pipeline.predict(rows.head(5)).height == 5
+    curves = analysis.learning_curves()
+    assert set(curves["fold"]) == {0, 1, 2}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_with_workers_streams_prepared_rows(
+    rows: pl.DataFrame, stages: Preprocessor, ray_session: Any
+) -> None:
+    trainer = train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=4, num_workers=2)
+    options: dict[str, Any] = {"trainer": trainer, "num_samples": 1, "cv": 2}
+    one, other = search(rows, stages, **options), search(data.from_polars(rows), stages, **options)
+    assert one.best_score == pytest.approx(other.best_score, abs=1e-6)
+
+
+@pytest.mark.ray
+def test_the_rows_never_come_to_the_driver(
+    rows: pl.DataFrame, stages: Preprocessor, ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the engine's collect nor by reading a group."""
+    from rayline.engine.ray import RayEngine
+    from rayline.tune import stored_groups
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("rows came to the driver")
+
+    monkeypatch.setattr(RayEngine, "collect", refuse)
+    monkeypatch.setattr(stored_groups.StoredGroup, "frame", refuse)
+    analysis = search(data.from_polars(rows), stages, num_samples=1)
+    assert analysis.oof.count() == rows.height
+
+
+@pytest.mark.ray
+def test_a_dataset_is_refused_in_this_process(rows: pl.DataFrame, ray_session: Any) -> None:
+    with pytest.raises(ParameterError, match=r"the rows are a ray\.data\.Dataset"):
+        search(data.from_polars(rows), None, config={"max_depth": tune.randint(1, 4)}, run_on="process")
