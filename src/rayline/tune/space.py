@@ -69,9 +69,8 @@ def _is_short(value: Domain) -> bool:
 
 
 def usual_samples(config: Config) -> int:
-    """How many configurations there are when nobody says: a grid alone is complete after one round."""
-    own = [value for _, value in _leaves(config)]
-    return 1 if any(map(is_grid, own)) and not any(isinstance(value, Domain) for value in own) else SAMPLES
+    """How many configurations there are when nobody says: a grid alone is complete after one round, and so are constants."""
+    return SAMPLES if any(isinstance(value, Domain) for _, value in _leaves(config)) else 1
 
 
 def n_trials(config: Config, num_samples: int) -> int:
