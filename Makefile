@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint package bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint package docs bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -19,7 +19,7 @@ $(VENV)/.made:
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
 	touch $@
 
-$(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.all: $(VENV)/.%: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.docs $(VENV)/.all: $(VENV)/.%: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing rayline[$*] into $(VENV), once (a minute or two) ..."
 	$(PIP) --editable '.[$*]'
 	touch $@
@@ -86,6 +86,10 @@ package: $(VENV)/.dev  ## build sdist and wheel, install the wheel into an empty
 	cp examples/in_process.py examples/proposal.py $(VENV)/package/
 	cd $(VENV)/package && bin/python in_process.py && bin/python proposal.py && bin/rayline --help > /dev/null
 	du -sh dist/*.whl $(VENV)/package
+
+docs: $(VENV)/.docs  ## the documentation site, its tutorials executed: build/docs/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	$(BIN)/python -m docs._ext.check_site build/docs
 
 bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side with what they are compared with
 	$(BIN)/python -m bench

@@ -7,6 +7,7 @@ page whose blocks need Ray begins with the comment `<!-- test: ray -->`.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 import sys
@@ -32,6 +33,8 @@ def pages() -> list[Any]:
     """The pages with Python blocks; those for Ray with its marks."""
     found = []
     for path in sorted((ROOT / "docs").rglob("*.md")):
+        if path.is_relative_to(ROOT / "docs" / "reference" / "api"):
+            continue  # generated
         text = path.read_text(encoding="utf-8")
         if BLOCK.search(text):
             marks = [pytest.mark.ray, pytest.mark.slow] if RAY in text else []
@@ -117,25 +120,34 @@ def test_every_metric_is_listed() -> None:
     "name", [name for name in train.__all__ if name.endswith("Trainer") and name not in ("Trainer", "HorovodTrainer")]
 )
 def test_every_trainer_is_described_with_its_arguments(name: str) -> None:
-    text = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
-    section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-    listed = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
+    folder, file = ROOT / "docs" / "trainers", f"{name.removesuffix('Trainer').lower()}.md"
+    listed = names_in_table((folder / file).read_text(encoding="utf-8").partition("\n## Arguments\n")[2])
     try:
         adapter = registry.framework(getattr(train, name).framework_id)
     except ImportError:
         pytest.skip("its library is not installed")
     assert listed == list(inspect.signature(adapter.train).parameters)[1:]
-    options = [line.split("`")[1] for line in text.partition("\n## Options of every trainer\n")[2].partition("\n## ")[0].splitlines()
-               if line.startswith("| `")]  # fmt: skip
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    options = names_in_table(text.partition("\n## Options of every trainer\n")[2].partition("\n## ")[0])
     own = inspect.signature(train.Trainer.__init__).parameters
     assert options == [n for n, p in own.items() if p.kind is p.KEYWORD_ONLY]
 
 
-def test_the_first_page_leads_to_all_others() -> None:
-    docs = ROOT / "docs"
-    text = (docs / "index.md").read_text(encoding="utf-8")
-    for page in docs.glob("*.md"):
-        assert page.name == "index.md" or f"({page.name})" in text, page.name
+def names_in_table(text: str) -> list[str]:
+    return [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_every_stage_names_what_it_is_compared_with() -> None:
+    text = (ROOT / "docs" / "reference" / "stages.md").read_text(encoding="utf-8")
+    rows = {match[1]: match for match in re.finditer(r"^\| \[(\w+)\]\(\S+\) \| (.+) \| `(\S+)` \|$", text, re.MULTILINE)}
+    assert list(rows) == sorted(name for name in registry.stages() if registry.stage(name).__module__.startswith("rayline."))
+    for name, row in rows.items():
+        test = (ROOT / "tests" / "stages" / row[3]).read_text(encoding="utf-8")
+        assert re.search(rf"\b{name}\b", test), f"{row[3]} does not test {name}"
+        for oracle in re.findall(r"`(sklearn\.[\w.]+)`", row[2]):
+            module, _, found = oracle.rpartition(".")
+            assert hasattr(importlib.import_module(module), found), oracle
+            assert re.search(rf"\b{found}\b", test), f"{row[3]} does not use {oracle}"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))

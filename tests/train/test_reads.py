@@ -1,4 +1,4 @@
-"""How often a lazy Dataset is read, as docs/index.md says."""
+"""How often a lazy Dataset is read, as docs/path.md says."""
 
 from __future__ import annotations
 

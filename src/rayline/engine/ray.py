@@ -58,7 +58,7 @@ GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
 
 COSTLY = (
-    "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/index.md says how "
+    "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/path.md says how "
     "often each step reads it)"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rayline.core.errors import MissingExtraError, ParameterError
@@ -34,7 +35,12 @@ def new_figure(width: float, height: float, where: str) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError.of(where, "matplotlib", "plot") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    make: Any = Figure
+    if "ipykernel" in sys.modules:  # a notebook shows the figures of pyplot below their cell, and no others
+        from matplotlib import pyplot
+
+        make = pyplot.figure
+    return make(figsize=(width, height), layout="constrained")
 
 
 def open_frame(ax: Any) -> None:

@@ -77,7 +77,7 @@ def fit(
         observed at the time in `target_columns` (True or 1), or the time is right-censored. Without it all were observed,
         or two target columns are the bounds of each time. With X and y also an array.
     callbacks
-        `rayline.train.Callback`s, and callback objects of the framework.
+        Objects of `rayline.train.Callback`, and callback objects of the framework.
     metrics, pos_label
         Replace those of the trainer, for this fit.
     refit

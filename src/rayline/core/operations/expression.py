@@ -103,7 +103,7 @@ FUNCTIONS: dict[str, Function] = {
     "or": Function(("b", "b"), "b", lambda a, b: a | b, _or, strict=False),
     "not": Function(("b",), "b", lambda a: ~a, lambda a: not a),
     "is_null": Function(("a",), "b", lambda a: a.is_null(), lambda a: a is None, strict=False),
-    "number": Function(("n",), "n", lambda a: a + 0.0, lambda a: a + 0.0),
+    "number": Function(("n",), "n", lambda a: a.cast(pl.Float64), float),  # -0.0 stays what it is
     "fill": Function(("a", "a"), "=", pl.coalesce, lambda a, b: b if a is None else a, strict=False),
     "if": Function(
         ("b", "a", "a"),
