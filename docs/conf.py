@@ -10,11 +10,16 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src"), str(HERE.parent)]
 # The tutorials run in processes of their own: on this source, and quiet.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-os.environ |= {"RAYLINE_QUIET": "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+os.environ |= {
+    "RAYLINE_QUIET": "1",
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
 
 from rayline.core.version import VERSION
 
-project, author, copyright = "Rayline", "the authors of Rayline", "the authors of Rayline, Apache-2.0"  # noqa: A001
+project, author, copyright = "Rayline", "the authors of Rayline", "the authors of Rayline, Apache-2.0"
 version = release = VERSION
 
 extensions = [
@@ -25,7 +30,7 @@ extensions = [
     "sphinx_copybutton",
     "guide_pages", "reference_pages", "command_line_page", "import_map", "llms_text",  # ours, in _ext
 ]  # fmt: skip
-exclude_patterns = ["_build", "_ext", "decisions/0000-template.md", "notebooks/README.md"]
+exclude_patterns = ["_build", "install/matrix.md", "_ext", "decisions/0000-template.md", "notebooks/README.md"]
 suppress_warnings = [
     "myst.strikethrough",
     "misc.highlighting_failure",  # output of programs is no Python
@@ -88,4 +93,6 @@ html_theme_options = {
 
 def setup(app):
     # The theme copies the mark before Sphinx makes the folder; it would become a file of its name.
-    app.connect("builder-inited", lambda app: (Path(app.outdir) / "_static").mkdir(parents=True, exist_ok=True), priority=1)
+    app.connect(
+        "builder-inited", lambda app: (Path(app.outdir) / "_static").mkdir(parents=True, exist_ok=True), priority=1
+    )

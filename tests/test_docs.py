@@ -139,8 +139,12 @@ def names_in_table(text: str) -> list[str]:
 
 def test_every_stage_names_what_it_is_compared_with() -> None:
     text = (ROOT / "docs" / "reference" / "stages.md").read_text(encoding="utf-8")
-    rows = {match[1]: match for match in re.finditer(r"^\| \[(\w+)\]\(\S+\) \| (.+) \| `(\S+)` \|$", text, re.MULTILINE)}
-    assert list(rows) == sorted(name for name in registry.stages() if registry.stage(name).__module__.startswith("rayline."))
+    rows = {
+        match[1]: match for match in re.finditer(r"^\| \[(\w+)\]\(\S+\) \| (.+) \| `(\S+)` \|$", text, re.MULTILINE)
+    }
+    assert list(rows) == sorted(
+        name for name in registry.stages() if registry.stage(name).__module__.startswith("rayline.")
+    )
     for name, row in rows.items():
         test = (ROOT / "tests" / "stages" / row[3]).read_text(encoding="utf-8")
         assert re.search(rf"\b{name}\b", test), f"{row[3]} does not test {name}"

@@ -64,7 +64,9 @@ def svg() -> str:
         x, y = place[package]
         for other in sorted(others):
             a, b = place[other]
-            parts.append(f'<path d="M{x:.0f} {y + HEIGHT} C{x:.0f} {y + HEIGHT + 24} {a:.0f} {b - 24} {a:.0f} {b - 2}" class="edge"/>')
+            parts.append(
+                f'<path d="M{x:.0f} {y + HEIGHT} C{x:.0f} {y + HEIGHT + 24} {a:.0f} {b - 24} {a:.0f} {b - 2}" class="edge"/>'
+            )
     for package, (x, y) in place.items():
         parts.append(f'<rect x="{x - BOX / 2:.0f}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="6" class="box"/>')
         parts.append(f'<text x="{x:.0f}" y="{y + 22}" text-anchor="middle">{package}</text>')

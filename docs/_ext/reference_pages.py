@@ -103,7 +103,14 @@ def _page(name: str, value: Any) -> str:
     if kind == "autoclass":
         bases = [b.__name__ for b in value.__mro__ if not b.__module__.startswith("rayline")]
         lines += ["   :members:", f"   :inherited-members: {', '.join(bases)}"]
+        others = [n for n in dir(value) if not n.startswith("_") and _is_of_others(getattr(value, n, None))]
+        lines += [f"   :exclude-members: {', '.join(others)}"] if others else []
     return "\n".join([*lines, ""])
+
+
+def _is_of_others(member: Any) -> bool:
+    """Whether a method comes from another library (scikit-learn puts its own onto estimators)."""
+    return inspect.isroutine(member) and not (getattr(member, "__module__", None) or "rayline").startswith("rayline")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,4 +1,4 @@
-"""The command line: `rayline serve`, `rayline show`, `rayline predict`, `rayline card`, `rayline sign`."""
+"""The command line: `rayline serve`, `rayline show`, `rayline predict`, `rayline card`, `rayline sign`, `rayline doctor`."""
 
 from __future__ import annotations
 
@@ -230,6 +230,33 @@ def sign(
     with _errors():
         signer = artifact.sign(path, key, expected_digest=expected_digest)
         typer.echo(f"{path} is signed by {signer}")
+
+
+@app.command()
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read versions only: import no package, and look for no running Ray.")
+    ] = False,
+) -> None:
+    """Say what is installed, which extras work, what Ray is there, and what is wrong. The exit status is 1 when something is."""
+    from rayline.doctor import State, diagnose
+
+    colors = {State.OK: "green", State.ABSENT: "dim", State.PROBLEM: "red"}
+    console, problems, area = Console(), [], ""
+    for finding in diagnose(imports=not quick, cluster=not quick):
+        if finding.area != area:
+            area = finding.area
+            console.print(f"[bold]{area}[/]")
+        console.print(f"  [{colors[finding.state]}]{finding.state:13}[/] {finding.name:16} ", end="", highlight=False)
+        console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
+        if finding.state is State.PROBLEM:
+            problems.append(finding)
+    for finding in problems:
+        console.print(f"{finding.name}: {finding.detail}.", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  Hint: {finding.hint}", markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+    console.print("Nothing is wrong.")
 
 
 def _load(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders have no locks there, and those of killed processes stay
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX = "rayline-"
 
@@ -34,21 +38,22 @@ class Scratch:
 
     def __init__(self, what: str) -> None:
         place = tempfile.gettempdir()
-        if time.monotonic() - _swept.get(place, -SWEEP_EVERY_S) >= SWEEP_EVERY_S:
+        if fcntl is not None and time.monotonic() - _swept.get(place, -SWEEP_EVERY_S) >= SWEEP_EVERY_S:
             _swept[place] = time.monotonic()
             _sweep(place)
         self._root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{what}-"))
         self.path = self._root / "files"
         self.path.mkdir()
         self._lock = os.open(self._root / f"{LOCK}.new", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         (self._root / f"{LOCK}.new").rename(self._root / LOCK)  # it becomes visible only with its lock held
 
     def close(self) -> None:
         """Remove the folder."""
-        shutil.rmtree(self._root, ignore_errors=True)
         with contextlib.suppress(OSError):
-            os.close(self._lock)
+            os.close(self._lock)  # before its file is removed: Windows removes no open file
+        shutil.rmtree(self._root, ignore_errors=True)
 
 
 @contextlib.contextmanager
