@@ -49,6 +49,7 @@ nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of other libraries
 nb_execution_excludepatterns = ["notebooks/*"]
 
 # -- reference -----------------------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_center": [],
     "footer_end": [],

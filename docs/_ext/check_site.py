@@ -34,7 +34,11 @@ class Page(HTMLParser):
 
 
 def problems(site: Path) -> Iterator[str]:
-    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    pages = {
+        path.resolve(): Page(path.read_text(encoding="utf-8"))
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    }
     for path, page in pages.items():
         for target in [*page.loads, *page.links]:
             parts = urlsplit(target)
