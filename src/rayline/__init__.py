@@ -20,6 +20,7 @@ _NAMES = {
     "NotFittedError": "rayline.core.errors",
     "DataError": "rayline.core.errors",
     "TrainingError": "rayline.core.errors",
+    "NotBetterError": "rayline.core.errors",
     "PredictionError": "rayline.core.errors",
     "ResourceError": "rayline.core.errors",
     "ArtifactError": "rayline.core.errors",
@@ -35,6 +36,7 @@ _NAMES = {
     "Model": "rayline.inference.model",
     "load": "rayline.inference.artifact",
     "model_card": "rayline.inference.card",
+    "compare": "rayline.evaluate.compare",
 }
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         ArtifactError,
         DataError,
         MissingExtraError,
+        NotBetterError,
         NotFittedError,
         ParameterError,
         PredictionError,
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from rayline.core.framework import Framework
     from rayline.core.registry import register_framework, register_stage
     from rayline.core.stage import ColumnStage, Stage
+    from rayline.evaluate.compare import compare
     from rayline.inference.artifact import load
     from rayline.inference.card import model_card
     from rayline.inference.model import Model
@@ -68,6 +72,7 @@ __all__ = [
     "InferencePipeline",
     "MissingExtraError",
     "Model",
+    "NotBetterError",
     "NotFittedError",
     "ParameterError",
     "PredictionError",
@@ -78,6 +83,7 @@ __all__ = [
     "ServeError",
     "Stage",
     "TrainingError",
+    "compare",
     "data",
     "evaluate",
     "inference",

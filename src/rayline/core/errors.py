@@ -101,6 +101,10 @@ class ParameterError(RaylineError, ValueError):
         return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {shown}.", f"change {name}.")
 
 
+class NotBetterError(RaylineError, AssertionError):
+    """A model is not better than another by as much as was asserted."""
+
+
 class NotFittedError(RaylineError, ValueError):
     """An object was used before it was fitted."""
 

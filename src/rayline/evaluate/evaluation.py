@@ -19,7 +19,7 @@ from rayline.evaluate.bootstrap import REPLICATES, hashed_columns
 from rayline.evaluate.metric import Metric
 from rayline.evaluate.report import EvaluationReport
 from rayline.evaluate.results import EvaluationResults
-from rayline.evaluate.scan import WHERE, EvaluationPlan, EvaluationStatistics, ScoredRows
+from rayline.evaluate.scan import WHERE, EvaluatedRows, EvaluationPlan, EvaluationStatistics
 from rayline.inference.pipeline import InferencePipeline
 from rayline.preprocessing.schema_check import SchemaCheck
 
@@ -49,6 +49,29 @@ class Evaluate(PipelineMethod):
         statistics, plan = scan({"": pipeline}, data, checked)
         results = EvaluationResults.of(statistics, plan, checked.replicates, checked.seed, checked.confidence)
         return EvaluationReport(results, pipeline)
+
+
+def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: Any) -> EvaluationReport:
+    """Return one report of several pipelines, each on rows of its own: those that a fold holds out.
+
+    Raises ParameterError when their targets differ; and as `InferencePipeline.evaluate`.
+    """
+    found = []
+    first = parts[0][0]
+    for pipeline, data in parts:
+        if pipeline.target.plain != first.target.plain:
+            raise ParameterError(
+                f"{WHERE}: the pipelines predict different targets.",
+                f"Expected {first.target.plain}; got {pipeline.target.plain}.",
+                "choose folds in which every class occurs (stratify=True).",
+            )
+        checked = check({"": pipeline}, data, WHERE, **options)
+        statistics, plan = scan({"": pipeline}, data, checked)
+        found.append(statistics)
+    merged = EvaluationStatistics.merge_all(found)
+    return EvaluationReport(
+        EvaluationResults.of(merged, plan, checked.replicates, checked.seed, checked.confidence), first
+    )
 
 
 def check(
@@ -150,7 +173,7 @@ def scan(
     inputs = [name for pipeline in pipelines.values() for name in pipeline.input_schema]
     # The rows of a group are ranked together, and so are resampled together.
     units = options.target_columns[1:] if first.target.task is Task.RANKING else [*inputs, *options.target_columns]
-    rows = ScoredRows(pipelines, options.target_columns, hashed_columns(units), options.by, options.weight)
+    rows = EvaluatedRows(pipelines, options.target_columns, hashed_columns(units), options.by, options.weight)
     targets = {name: pipeline.target for name, pipeline in pipelines.items()}
     about = [sorted(targets), [str(t) for t in targets.values()], sorted(options.metrics), options.by, options.weight]
     key = hashlib.sha256(repr(about).encode()).hexdigest()

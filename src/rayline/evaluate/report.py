@@ -196,7 +196,7 @@ class EvaluationReport(Report):
 
     @property
     def _metric_rows(self) -> list[list[str]]:
-        return [[f"{name}{self.target.of_class(name)}", *_words(own)] for name, own in self.metrics.items()]
+        return [[f"{name}{self.target.of_class(name)}", *words(own)] for name, own in self.metrics.items()]
 
     @property
     def _by(self) -> list[str]:
@@ -208,7 +208,7 @@ class EvaluationReport(Report):
     def _slice_rows(self, by: str) -> list[list[str]]:
         found = []
         for (value,), own in self.slices.filter(pl.col("by") == by).group_by("slice", maintain_order=True):
-            cells = [" ".join(w for w in _words(_estimate(row)) if w) for row in own.to_dicts()]
+            cells = [" ".join(w for w in words(_estimate(row)) if w) for row in own.to_dicts()]
             found.append([str(value), f"{own['n_rows'][0]:,}", *cells])
         return found
 
@@ -231,7 +231,8 @@ class EvaluationReport(Report):
         return f"<p><b>{html.escape(self._title)}</b> {html.escape(self._about)}</p>{table}{notes}{slices}"
 
 
-def _words(own: Estimate) -> list[str]:
+def words(own: Estimate) -> list[str]:
+    """Return a value and its interval as text, with as many digits as the interval leaves certain."""
     if not own.is_defined:
         return ["not defined", ""]
     digits = 4

@@ -67,7 +67,7 @@ class EvaluationPlan:
 
 
 @dataclass(frozen=True)
-class ScoredRows:
+class EvaluatedRows:
     """Map a table of raw rows to labels, scores, weights, row hashes and slices (see `core.scan.RowMapper`)."""
 
     scorers: Mapping[str, Scorer[Any]]

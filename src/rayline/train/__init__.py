@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rayline.inference.pipeline import Preprocessor
 from rayline.train.callbacks import Callback, EarlyStopping, ModelCheckpoint, Progress, Run
+from rayline.train.cross_validation import CrossValidation, cross_validate
 from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.scaling import Scaling
@@ -30,6 +31,7 @@ from rayline.train.trainers import (
 __all__ = [
     "Callback",
     "CatBoostTrainer",
+    "CrossValidation",
     "EarlyStopping",
     "HorovodTrainer",
     "HuggingFaceTrainer",
@@ -49,5 +51,6 @@ __all__ = [
     "Trainer",
     "WandB",
     "XGBoostTrainer",
+    "cross_validate",
     "fit",
 ]

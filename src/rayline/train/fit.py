@@ -215,7 +215,9 @@ def _result(
         run.history or [], schema=None if run.history else {"iteration": pl.Int64}, infer_schema_length=None
     )
     seconds["total"] = time.perf_counter() - started
-    return Result(values, history, model, InferencePipeline(driver.preprocessor, model), run.trainer, seconds)
+    inputs = getattr(driver, "inputs", None)
+    test = None if inputs is None or inputs.test is None else (inputs.test, inputs.test_weight)
+    return Result(values, history, model, InferencePipeline(driver.preprocessor, model), run.trainer, seconds, test)
 
 
 def _metrics(trainer: BaseTrainer, request: FitRequest, run: Run, outcome: WorkerOutcome) -> dict[str, float]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, counted
+from rayline.core.evaluation import Report
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.axes import panels
 from rayline.inference.model import Model
@@ -61,6 +63,7 @@ class Result:
     inference_pipeline: InferencePipeline
     trainer: BaseTrainer
     seconds: dict[str, float] = field(default_factory=dict)
+    _test: Any = field(default=None, repr=False, compare=False)  # the test set and its weights
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -88,6 +91,51 @@ class Result:
         if found is None:
             raise ParameterError.unknown("Result.metric", [name], self.metrics)
         return self.metrics[found]
+
+    def evaluate(self, data: Any = None, **options: Any) -> Report:
+        """Measure the pipeline on rows with labels (see `InferencePipeline.evaluate`).
+
+        Parameters
+        ----------
+        data
+            A table or a Dataset; the test set of the fit when omitted.
+        options
+            Those of `InferencePipeline.evaluate`: metrics, by, sample_weight, confidence, ….
+
+        Raises
+        ------
+        ParameterError
+            Without rows: the fit had no test set.
+        """
+        if data is None and self._test is None:
+            raise ParameterError(
+                "Result.evaluate: the fit had no test set.",
+                "Expected rows with labels that the model was not trained on.",
+                "pass them as data=…, or fit with test_dataset=….",
+            )
+        if data is None:
+            data, weight = self._test
+            options = {"sample_weight": weight, **options}
+        return self.inference_pipeline.evaluate(data, **options)
+
+    def save_report(self, path: str | Path = "report.html", data: Any = None, **options: Any) -> Report:
+        """Evaluate the pipeline and write the report as one file, which loads nothing; return the report.
+
+        Parameters
+        ----------
+        path
+            Where to write it: ".html" for a page, ".md" for Markdown with its plots beside it.
+        data, options
+            As in `evaluate`.
+
+        Raises
+        ------
+        ParameterError
+            Without rows, and on a path with another suffix.
+        """
+        report = self.evaluate(data, **options)
+        report.save(path)
+        return report
 
     def plot(self, metrics: str | Sequence[str] | None = None, ax: Any = None) -> Any:
         """Draw the history as curves with Matplotlib, each metric on an axis of its own.

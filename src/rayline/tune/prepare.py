@@ -19,7 +19,7 @@ from rayline.core.target import Target
 from rayline.data.split.base import Splitter
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.data.split.row_hash import RowHash
-from rayline.data.split.splitters import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit, splitter
+from rayline.data.split.splitters import chosen_splitter
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.evaluate.metric import Metric
@@ -491,21 +491,5 @@ def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
             "Expected cv=… (a number of folds or a splitter) or test_dataset=….",
             "add cv=5.",
         )
-    chosen = [key for key in ("groups", "stratify", "time") if data[key] is not None]
-    made = splitter(cv, WHERE)
-    if not chosen and group is not None and isinstance(made, KFold) and not isinstance(cv, Splitter):
-        return GroupKFold(made.n_splits, column=group)
-    if not chosen:
-        return made
-    if len(chosen) > 1 or not isinstance(made, KFold) or isinstance(cv, Splitter):
-        raise ParameterError(
-            f"{WHERE}: {' and '.join(chosen)} cannot be combined with cv={cv!r}{' and each other' if len(chosen) > 1 else ''}.",
-            "Expected cv to be a number of folds, and one of groups, stratify and time.",
-            "pass a splitter as cv, for example rayline.data.GroupKFold(5, column=…).",
-        )
-    column = data[chosen[0]]
-    if chosen[0] == "groups":
-        return GroupKFold(made.n_splits, column=column)
-    if chosen[0] == "time":
-        return TimeSeriesSplit(made.n_splits, column=column)
-    return StratifiedKFold(made.n_splits, column=None if column is True else column)
+    by = {key: data[key] for key in ("groups", "stratify", "time")}
+    return chosen_splitter(cv, WHERE, ranked=group, **by)

@@ -294,6 +294,36 @@ def splitter(cv: Any, where: str) -> Splitter:
     )
 
 
+def chosen_splitter(
+    cv: Any, where: str, *, groups: Any = None, stratify: Any = None, time: Any = None, ranked: str | None = None
+) -> Splitter:
+    """Return the splitter that `cv` and one of `groups`, `stratify` and `time` stand for.
+
+    `stratify=True` goes by the target. The groups of a ranking, whose column is `ranked`, stay whole.
+
+    Raises ParameterError when more than one is given, or one of them with a splitter.
+    """
+    columns = {"groups": groups, "stratify": stratify, "time": time}
+    chosen = [name for name, column in columns.items() if column is not None]
+    made = splitter(cv, where)
+    is_number = isinstance(made, KFold) and not isinstance(cv, Splitter)
+    if not chosen:
+        return GroupKFold(made.n_splits, column=ranked) if ranked is not None and is_number else made  # type: ignore[attr-defined]
+    if len(chosen) > 1 or not is_number:
+        raise ParameterError(
+            f"{where}: {' and '.join(chosen)} cannot be combined with cv={cv!r}{' and each other' if len(chosen) > 1 else ''}.",
+            "Expected cv to be a number of folds, and one of groups, stratify and time.",
+            "pass a splitter as cv, for example rayline.data.GroupKFold(5, column=…).",
+        )
+    assert isinstance(made, KFold)
+    column = columns[chosen[0]]
+    if chosen[0] == "groups":
+        return GroupKFold(made.n_splits, column=column)
+    if chosen[0] == "time":
+        return TimeSeriesSplit(made.n_splits, column=column)
+    return StratifiedKFold(made.n_splits, column=None if column is True else column)
+
+
 def _equal_folds(division: KeyDivision, n_splits: int) -> Folds:
     def sizes(n_rows: Mapping[int, int]) -> Sizes:
         # What is left over goes to the next folds in turn, stratum after stratum, so that the sums are even too.

@@ -1,0 +1,290 @@
+"""`train.cross_validate`: train on each fold's rows, and measure and predict the rows that it holds out."""
+
+from __future__ import annotations
+
+import copy
+import html
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from rayline.core import design, registry
+from rayline.core.arguments import known_arguments
+from rayline.core.errors import ParameterError, RaylineError, counted
+from rayline.core.evaluation import Report
+from rayline.core.schema import Kind, kind_of
+from rayline.core.target import has_probabilities
+from rayline.data.split.splitters import StratifiedKFold, chosen_splitter
+from rayline.evaluate.evaluation import evaluate_parts
+from rayline.inference.model import Model
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
+from rayline.inference.svg_plots import number
+from rayline.train import fit_inputs, progress
+from rayline.train.base_trainer import BaseTrainer
+from rayline.train.fit import fit
+from rayline.train.fit_inputs import FitInputs
+from rayline.train.result import Result
+
+WHERE = "train.cross_validate"
+
+
+class MeanScore(NamedTuple):
+    """The mean of a metric over the folds, and the standard error of this mean (NaN of one fold)."""
+
+    mean: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{number(self.mean, 5)} ± {number(self.standard_error, 2)}"
+
+
+@known_arguments
+@dataclass(frozen=True)
+class CrossValidation:
+    """The outcome of `train.cross_validate`.
+
+    Attributes
+    ----------
+    results
+        The result of each fold's fit (see `train.Result`); `result.metrics["test-…"]` is that of the held-out rows.
+
+    Examples
+    --------
+    >>> scores = train.cross_validate(trainer, preprocessor, train_dataset=ds, target_columns=["late"], cv=5)  # doctest: +SKIP
+    >>> scores.metrics["roc_auc"].mean, scores.metrics["roc_auc"].standard_error  # doctest: +SKIP
+    >>> scores.folds, scores.predictions, scores.models  # doctest: +SKIP
+    """
+
+    results: Sequence[Result]
+    _held: Sequence[Any]
+    _inputs: FitInputs
+    _given: Any
+
+    @property
+    def models(self) -> list[Model]:
+        """The model of each fold."""
+        return [result.model for result in self.results]
+
+    @property
+    def pipelines(self) -> list[InferencePipeline]:
+        """The inference pipeline of each fold."""
+        return [result.inference_pipeline for result in self.results]
+
+    @cached_property
+    def folds(self) -> pl.DataFrame:
+        """One row for each fold: `fold`, each metric of the held-out rows under its name, and `fit_s`, the time of the fit."""
+        rows = []
+        for fold, result in enumerate(self.results):
+            scores = {name.removeprefix("test-"): v for name, v in result.metrics.items() if name.startswith("test-")}
+            rows.append({"fold": fold, **scores, "fit_s": result.seconds["total"]})
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    @cached_property
+    def metrics(self) -> dict[str, MeanScore]:
+        """Each metric of the held-out rows: the mean over the folds with its standard error, Rayline's metrics first."""
+        own = set(self.results[0].history.columns)
+        names = [name for name in self.folds.columns if name not in ("fold", "fit_s")]
+        names.sort(key=lambda name: f"test-{name}" in own)
+        return {name: _mean(self.folds[name].to_list()) for name in names}
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """The mean of each metric over the folds."""
+        return {name: score.mean for name, score in self.metrics.items()}
+
+    @property
+    def standard_error(self) -> dict[str, float]:
+        """The standard error of each mean."""
+        return {name: score.standard_error for name, score in self.metrics.items()}
+
+    @cached_property
+    def predictions(self) -> Any:
+        """The held-out rows with the predictions of the model that did not see them, in the type of the training data.
+
+        Columns: those of the data, the predictions, the probabilities where there are some, and `fold`. The rows come fold
+        after fold; a Dataset stays lazy. Of an array `X` it is a Polars table.
+        """
+        parts = []
+        for fold, (pipeline, rows) in enumerate(zip(self.pipelines, self._held, strict=True)):
+            parts.append(registry.engine_for(rows).map(rows, HeldOutPredictions(pipeline, fold)))
+        if isinstance(parts[0], pl.DataFrame):
+            joined = pl.concat(parts)
+            given = self._given
+            is_array = given is None or not hasattr(given, "columns")
+            return joined if is_array else registry.engine("local").map(given, lambda _: joined.lazy())
+        return pl.concat(parts) if isinstance(parts[0], pl.LazyFrame) else parts[0].union(*parts[1:])
+
+    def evaluate(self, **options: Any) -> Report:
+        """Return one report of all held-out rows, each predicted by the model that did not see it.
+
+        Parameters
+        ----------
+        options
+            Those of `InferencePipeline.evaluate`: metrics, by, sample_weight, confidence, replicates, seed.
+
+        Raises
+        ------
+        ParameterError, SchemaError, DataError
+            As `InferencePipeline.evaluate`; also when a fold's training rows lack a class, so that the folds differ in their target.
+        """
+        options = {"sample_weight": self._inputs.weight, **options}
+        return evaluate_parts(list(zip(self.pipelines, self._held, strict=True)), **options)
+
+    @property
+    def _about(self) -> str:
+        return f"{counted(len(self.results), 'fold')} of {self.results[0].trainer!r}"
+
+    @property
+    def _rows(self) -> list[list[str]]:
+        target = self.results[0].model.target
+        return [
+            [f"{name}{target.of_class(name)}", number(score.mean, 5), number(score.standard_error, 2)]
+            for name, score in self.metrics.items()
+        ]
+
+    def __repr__(self) -> str:
+        width = max((len(row[0]) for row in self._rows), default=0)
+        return "\n".join(
+            [f"CrossValidation  {self._about}", *(f"  {n.ljust(width)}  {m} ± {e}" for n, m, e in self._rows)]
+        )
+
+    def _repr_html_(self) -> str:
+        table = design.table(["metric", "mean", "standard error"], self._rows, numbers=[1, 2])
+        return f"<p><b>Cross validation</b> {html.escape(self._about)}</p>{table}"
+
+
+@dataclass(frozen=True)
+class HeldOutPredictions:
+    """Add predictions, probabilities where there are some, and the number of the fold to raw rows."""
+
+    pipeline: InferencePipeline
+    fold: int
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        frame, target = table.collect(), self.pipeline.target
+        scores = self.pipeline.scores(frame.lazy())
+        made = [target.predictions(scores)]
+        if target.task.is_classification and has_probabilities(scores):
+            made.append(target.probabilities(scores))
+        added = pl.concat(made, how="horizontal").with_columns(fold=pl.lit(self.fold, dtype=pl.Int64))
+        return pl.concat([frame.drop(set(frame.columns) & set(added.columns)), added], how="horizontal").lazy()
+
+
+@known_arguments
+def cross_validate(
+    trainer: BaseTrainer,
+    preprocessor: Preprocessor | None = None,
+    train_dataset: Any = None,
+    target_columns: Sequence[str] | str | None = None,
+    *,
+    X: Any = None,  # noqa: N803  # the field's name for it
+    y: Any = None,
+    sample_weight: Any = None,
+    group: Any = None,
+    event: Any = None,
+    cv: Any = 5,
+    groups: str | None = None,
+    stratify: str | bool | None = None,
+    time: str | None = None,
+    metrics: Any = None,
+    pos_label: Any = None,
+    callbacks: Sequence[Any] = (),
+    verbose: bool | None = None,
+) -> CrossValidation:
+    """Train on each fold's rows and measure those that it holds out, without tuning.
+
+    Each fold is a `train.fit` of its own: the stages are fitted on its training rows alone. With the framework's early
+    stopping the held-out rows decide when a training stops, and the scores are slightly optimistic.
+
+    Parameters
+    ----------
+    trainer
+        The framework and its arguments. It does not change.
+    preprocessor
+        A Preprocessor, fitted or not; it does not change. None for no stages.
+    train_dataset, target_columns, X, y, sample_weight, group, event, pos_label, callbacks
+        As in `train.fit`. Weights also weight the metrics.
+    cv
+        The number of folds, or a splitter of `rayline.data`.
+    groups, stratify, time
+        With `cv` a number: the column that the folds are made by (`stratify=True` for the target). At most one of them. A single
+        target of text, truth values or categories is stratified when all are omitted; `stratify=False` turns it off.
+    metrics
+        As in `train.fit`.
+    verbose
+        False for no progress line; None lets the environment variable RAYLINE_QUIET decide.
+
+    Returns
+    -------
+    CrossValidation
+        `metrics` (mean ± standard error), `folds`, `predictions` of the held-out rows, `models`, and `evaluate` for a report.
+
+    Raises
+    ------
+    DataError
+        When the rows cannot be split as required; and the errors of `train.fit`, with the number of the fold.
+    ParameterError
+        For a framework that generates its own data, and on arguments that exclude each other.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline import train
+    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+    >>> trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    >>> scores = train.cross_validate(trainer, train_dataset=table, target_columns=["late"], cv=4, metrics=["accuracy"], verbose=False)
+    >>> scores.metrics["accuracy"]
+    MeanScore(mean=1.0, standard_error=0.0)
+    """
+    if not isinstance(trainer, BaseTrainer):
+        raise ParameterError.value(WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer)
+    if trainer.adapter.generates_own_data:
+        raise ParameterError(
+            f"{WHERE}: {trainer.framework} generates its own data.",
+            "Expected a framework that learns from rows.",
+            "call tune.run with cv=… for trainings with different seeds.",
+        )
+    inputs = fit_inputs.normalise(
+        train_dataset, None, target_columns, X, y, None, None, sample_weight, WHERE, group=group, event=event
+    )
+    roles = inputs.roles
+    column = roles.labels[0]
+    if stratify is None and groups is None and time is None and isinstance(cv, int) and not roles.pair:
+        is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
+        stratify = True if len(roles.labels) == 1 and is_class else None
+    by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
+    pair = {} if not roles.pair else {roles.pair: roles.targets[-1]}
+    splitter = chosen_splitter(cv, WHERE, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
+    if isinstance(splitter, StratifiedKFold) and splitter.column is None:
+        splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
+    options: Mapping[str, Any] = {
+        "target_columns": list(roles.labels), "sample_weight": inputs.weight, "metrics": metrics, "pos_label": pos_label,
+        "callbacks": callbacks, "verbose": False, **pair,
+    }  # fmt: skip
+    results, held = [], []
+    with progress.line("cross_validate", verbose) as line:
+        for fold, (train, test) in enumerate(splitter.split(inputs.train, target_columns=roles.labels)):
+            line.now(f"fold {fold + 1}")
+            own = None if preprocessor is None else preprocessor.clone()
+            try:
+                results.append(fit(copy.copy(trainer), own, train, test, **options))
+            except RaylineError as error:
+                raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
+            held.append(test)
+        made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
+        first = next(iter(made.metrics), None)
+        line.part(counted(len(results), "fold"))
+        if first is not None:
+            line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
+    return made
+
+
+def _mean(scores: Sequence[float | None]) -> MeanScore:
+    values = [math.nan if score is None else score for score in scores]
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return MeanScore(math.fsum(values) / len(values), error)

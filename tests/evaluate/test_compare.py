@@ -1,0 +1,81 @@
+"""`rl.compare`, with a plain paired bootstrap as the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import sklearn.metrics as sk
+from sklearn.linear_model import LogisticRegression
+
+import rayline as rl
+from rayline import train
+from rayline.inference.pipeline import InferencePipeline
+from tests.evaluate.conftest import pipeline_of, rows
+
+
+@pytest.fixture(scope="module")
+def weak() -> InferencePipeline:
+    table = rows(600, seed=9).select("x", "late")
+    trainer = train.SklearnTrainer(LogisticRegression())
+    return train.fit(trainer, None, table, target_columns=["late"], verbose=False).inference_pipeline
+
+
+def test_differences_have_paired_intervals(weak: InferencePipeline, binary: InferencePipeline) -> None:
+    table = rows(2_000, seed=5)
+    comparison = rl.compare({"old": weak, "new": binary}, table, metrics=["roc_auc", "log_loss"], confidence=0.9)
+    truth = (table["late"] == "yes").to_numpy()
+    old, new = (p.predict_proba(table)["probability_yes"].to_numpy() for p in (weak, binary))
+    random, drawn = np.random.default_rng(0), []
+    for _ in range(300):
+        own = random.integers(0, len(truth), len(truth))
+        drawn.append(sk.roc_auc_score(truth[own], new[own]) - sk.roc_auc_score(truth[own], old[own]))
+    low, high = np.quantile(drawn, [0.05, 0.95])
+    found = comparison.difference("roc_auc")
+    assert found.value == pytest.approx(sk.roc_auc_score(truth, new) - sk.roc_auc_score(truth, old), rel=1e-9)
+    assert (found.high - found.low) / (high - low) == pytest.approx(1, abs=0.25)
+    alone = comparison.reports["new"].metrics["roc_auc"]
+    assert found.high - found.low < alone.high - alone.low
+    assert comparison.reports["old"].metrics["log_loss"].value == pytest.approx(sk.log_loss(truth, old), rel=1e-9)
+    assert comparison.table.height == 4
+    assert comparison.table["difference"].null_count() == 2
+    for text in (repr(comparison), comparison._repr_html_(), comparison.to_markdown()):
+        assert "paired interval" in text
+    assert comparison.plot("roc_auc").get_xlabel() == "difference in roc_auc"
+
+
+def test_assert_better(weak: InferencePipeline, binary: InferencePipeline) -> None:
+    comparison = rl.compare(
+        {"old": weak, "new": binary}, rows(3_000, seed=5), metrics=["roc_auc", "log_loss", "accuracy"]
+    )
+    comparison.assert_better("roc_auc", by=0.002)
+    comparison.assert_better("log_loss", by=0.01)
+    with pytest.raises(rl.NotBetterError, match=r"'new' is not better than 'old' in roc_auc by 0.5"):
+        comparison.assert_better("roc_auc", by=0.5)
+    with pytest.raises(AssertionError):
+        rl.compare({"old": binary, "new": weak}, rows(3_000, seed=5), metrics=["log_loss"]).assert_better("log_loss")
+    with pytest.raises(rl.NotBetterError):  # equal is not better
+        rl.compare({"old": binary, "new": binary}, rows(500), metrics=["roc_auc"]).assert_better("roc_auc")
+    with pytest.raises(rl.ParameterError, match="unknown metric"):
+        comparison.assert_better("f1")
+
+    def mine(y_true: Any, y_pred: Any) -> float:
+        return float((y_true == y_pred).mean())
+
+    with pytest.raises(rl.ParameterError, match="small or large"):
+        rl.compare({"old": weak, "new": binary}, rows(300), metrics=[mine]).assert_better("mine")
+    declared = rl.evaluate.metric(mode="max")(mine)
+    rl.compare({"old": weak, "new": binary}, rows(3_000, seed=5), metrics=[declared]).assert_better("mine")
+
+
+def test_wrong_pipelines(binary: InferencePipeline, multiclass: InferencePipeline, table: pl.DataFrame) -> None:
+    for given in ({"one": binary}, [binary, binary], {}):
+        with pytest.raises(rl.ParameterError, match="two pipelines or more"):
+            rl.compare(given, table)  # type: ignore[arg-type]
+    with pytest.raises(rl.ParameterError, match="another target"):
+        rl.compare({"a": binary, "b": multiclass}, table)
+    other = pipeline_of("late", train.SklearnTrainer(LogisticRegression(), pos_label="no"))
+    with pytest.raises(rl.ParameterError, match="pos_label"):
+        rl.compare({"a": binary, "b": other}, table)
