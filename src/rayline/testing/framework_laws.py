@@ -20,7 +20,7 @@ from rayline.core.target import Task, has_probabilities
 from rayline.inference.artifact import load
 from rayline.inference.model import Model
 from rayline.inference.pipeline import Preprocessor
-from rayline.testing import common_laws, device_laws, features
+from rayline.testing import ability_laws, common_laws, device_laws, features
 from rayline.testing.contract_case import EnvironmentCase, FrameworkCase, error_of
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -93,11 +93,14 @@ def check_framework(
     from rayline.testing import ray_laws  # imports Ray, which the others do not need
 
     acts = registry.framework(name).generates_own_data
-    of_rows = (*LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS, *(ray_laws.LAWS if ray else ()))
+    of_rows = (
+        *LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *ability_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS, *(ray_laws.LAWS if ray else ())
+    )  # fmt: skip
     laws = (
         *LAWS,
         *common_laws.LAWS,
         *device_laws.LAWS,
+        *ability_laws.LAWS,
         *(() if acts else of_rows),
         *(ray_laws.SERVE_LAWS if serve else ()),
     )

@@ -1,0 +1,368 @@
+"""What an adapter may do besides its four methods: optional abilities, each a few members with a neutral default.
+
+An adapter has an ability when it overrides one of its members; nothing else has to be declared. `rayline.testing.check_framework` checks
+each with a law of its own (`rayline.testing.ability_laws`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+
+from rayline.core.errors import ParameterError
+from rayline.core.features import Array, Features
+from rayline.core.objective import Objective
+from rayline.core.target import Target, Task
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What can be read from a native model of the framework, for `preprocessor.chain(booster)`.
+
+    `features` holds names and types where the model stores them, `target` what it predicts.
+    """
+
+    task: Task
+    n_classes: int = 2
+    n_targets: int = 1
+    feature_names: Sequence[str] | None = None
+    features: pl.Schema | None = None
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What the models of a framework that generates its own data read and predict.
+
+    Attributes
+    ----------
+    features
+        Names and types of the observations.
+    target
+        The action.
+    examples
+        A few rows of features.
+    metric
+        The default metric of a training, by its name in the history.
+    """
+
+    features: pl.Schema
+    target: Target
+    examples: pl.DataFrame
+    metric: str
+
+
+class Ability:
+    """The base of all abilities."""
+
+    name: ClassVar[str]
+    train: Any  # the method of the adapter
+
+
+class TrainerArguments(Ability):
+    """The meaning of the trainer's arguments. The defaults read the signature of `train`; an adapter overrides them to check values and
+    to say where a tuned parameter goes. The trainer calls `check` in its constructor, a search `configure` for each trial."""
+
+    iterations: ClassVar[str] = ""
+    """The argument of `train` that sets the number of iterations; empty when there is none."""
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Raise ParameterError on arguments that `train` does not accept. Runs on the driver, before any data moves."""
+        try:
+            inspect.signature(self.train).bind(None, *args, **kwargs)
+        except TypeError as error:
+            allowed = [p.name for p in inspect.signature(self.train).parameters.values()][1:]
+            unknown = [k for k in kwargs if k not in allowed]
+            if unknown:
+                raise ParameterError.unknown(f"{self.name} trainer", unknown, allowed) from error
+            raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
+
+    def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
+        """Return the arguments with tuned values inserted: as a keyword of `train` where one has this name, otherwise as a
+        key of the first argument when that is a dict of parameters. Raises ParameterError when neither accepts it."""
+        accepted = dict([*inspect.signature(self.train).parameters.items()][1:])  # without the context
+        takes_dict = bool(args) and isinstance(args[0], Mapping)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        new_args, new_kwargs = list(args), dict(kwargs)
+        unknown = []
+        for key, value in changes.items():
+            if key in accepted:
+                new_kwargs[key] = value
+            elif takes_dict:
+                new_args[0] = {**new_args[0], key: value}
+            elif open_ended:
+                new_kwargs[key] = value
+            else:
+                unknown.append(key)
+        if unknown:
+            raise ParameterError.unknown(f"{self.name} trainer", unknown, list(accepted))
+        return tuple(new_args), new_kwargs
+
+    def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the value of an argument of `train` for these arguments, or its default."""
+        bound = inspect.signature(self.train).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments[name]
+
+
+class TargetSupport(Ability):
+    """The targets and features that the framework takes, where its arguments or its precision say more than the labels. Asked once for
+    each fit, on the driver, before any row moves."""
+
+    string_features: ClassVar[str] = "refuse"
+    """How it treats string features: "refuse", "categories" (passed as Enum columns), or "text" (passed unchanged)."""
+
+    max_label: ClassVar[float] = math.inf
+    """The largest label that it can learn from; finite for a framework that stores labels in single precision."""
+
+    def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
+        """Return the task that the arguments imply; None when it depends on the labels. "classification" means binary or
+        multiclass, depending on the number of distinct labels, also for numeric labels."""
+        return None
+
+    def objective(self, *args: Any, **kwargs: Any) -> Objective:
+        """Return what the arguments say about the target: the task, the labels that can be learned, quantiles."""
+        return Objective(self.task(*args, **kwargs))
+
+    def predicts_margins(self, model: Any) -> bool:
+        """Return whether `predict` returns raw scores of a classifier instead of probabilities, as with a custom objective:
+        above 0 means the second class; of several classes the largest score is chosen. Such scores only rank rows."""
+        return False
+
+
+class DistributedTraining(Ability):
+    """Training on several workers: `train` runs on each, on its share of the rows, and all ranks end with the same model. The engine
+    starts and replaces the workers, and `coordinate` runs on the driver around them."""
+
+    distributed: ClassVar[bool] = False
+    """Whether it trains on several workers: `train` works with world_size > 1."""
+
+    reuses_workers: ClassVar[bool] = False
+    """Whether a process that has trained as one of several workers can do so again. A search then keeps its workers from
+    fold to fold; otherwise each training starts new ones."""
+
+    def trains_on_workers(self, *args: Any, **kwargs: Any) -> bool:
+        """Return whether a training with these arguments can run on several workers."""
+        return self.distributed
+
+    @contextlib.contextmanager
+    def coordinate(self, world_size: int, host: str) -> Iterator[Mapping[str, Any]]:
+        """Run on the driver around a distributed training; yields what `context.rendezvous` will hold on the workers."""
+        yield {}
+
+
+class ConcurrentTraining(Ability):
+    """Several trainings at the same time in one process, each in a thread of its own: a search over a table then runs its trials
+    like this, with a share of the CPUs each."""
+
+    thread_safe_training: ClassVar[bool] = False
+    """Whether several trainings and predictions may run in one process at the same time, each in its own thread. If not, a
+    search in this process runs one trial at a time; a library that draws from global random numbers, or sets the number
+    of threads for the whole process, is not."""
+
+    @contextlib.contextmanager
+    def limited_threads(self, n_threads: int) -> Iterator[None]:
+        """Limit, in this context, the threads of libraries that take no number of threads as an argument of a training."""
+        yield
+
+
+class ResumableTraining(Ability):
+    """Training in parts: from a checkpoint with other parameters, as `trainer.scheduled` and population based training need it. The
+    same parameters give what an uninterrupted training gives."""
+
+    def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
+        """Return the number of iterations of a training with these arguments, if it can resume from a checkpoint
+        (`TrainContext.resume`) even with other arguments than it began with; 0 if it cannot. Resumed with the same
+        arguments, it does what an uninterrupted training would have done, except for random numbers."""
+        return 0
+
+
+class EarlyStopping(Ability):
+    """Stopping on a test set: the argument that asks for it, and the iteration that predictions use afterwards. A fit without a test
+    set is refused, and reports the metrics of that iteration."""
+
+    def validation_argument(self, *args: Any, **kwargs: Any) -> str:
+        """Return the name of the argument that requires a test set (early stopping); empty when none does."""
+        return ""
+
+    def best_iteration(self, model: Any) -> int | None:
+        """Return the last iteration that predictions use, counted from 0, if early stopping has chosen one; else None."""
+        return None
+
+
+class NativeModels(Ability):
+    """The library's own models: `preprocessor.chain(booster)`, `serve.to_deployment(module)` and `rayline.load` take them as they are.
+    `inspect` reads names, types and classes where the model stores them."""
+
+    models: ClassVar[str] = ""
+    """The framework whose models it trains, where that is another one (Horovod trains PyTorch models)."""
+
+    def owns(self, model: Any) -> bool:
+        """Return whether this is a native model of the framework. Must not import the library in order to answer False."""
+        return False
+
+    def inspect(self, model: Any) -> ModelInfo:
+        """Return what can be read from a native model."""
+        return ModelInfo(Task.REGRESSION)
+
+    def load_options(self, model: Any) -> dict[str, Any]:
+        """Return the keyword arguments that `load` needs for this model: they are sent with it between processes of one
+        program, and never written to a file."""
+        return {}
+
+
+class NativeCallbacks(Ability):
+    """Callback objects of the library itself, passed in `train.fit(callbacks=[…])` beside those of Rayline. They come to `train` as
+    its argument `callbacks`."""
+
+    def owns_callback(self, callback: Any) -> bool:
+        """Return whether this is a callback object of the library itself: it is passed to `train` in `callbacks=[…]`.
+        Must not import the library in order to answer False."""
+        return False
+
+    def records(self, callback: Any) -> bool:
+        """Return whether a callback of the library only records into an object of the user and keeps no state between
+        trainings: such a callback is passed unchanged, all other arguments are copied."""
+        return False
+
+
+class SingleRowServing(Ability):
+    """A form of the model for a few rows per call, as an HTTP request has them: the same predictions to the bit, faster. Asked once
+    when a pipeline first predicts few rows."""
+
+    def single_row_view(self, model: Any) -> Any:
+        """Return the model for serving a few rows per call: the same predictions to the bit, with one thread where the library
+        would start many. Threads that wait for each other make short calls slow on a busy machine."""
+        return model
+
+
+class OnnxExport(Ability):
+    """The model as an ONNX graph, for `rayline.onnx.to_onnx`. The graph is compared with the pipeline before it is returned."""
+
+    def to_onnx(self, model: Any, width: int) -> Any:
+        """Return the model as an ONNX model with one float32 input of shape (rows, width) and the scores as its last output.
+
+        Raises ParameterError when the framework does not support it.
+        """
+        raise ParameterError(
+            f"to_onnx: models of {self.name!r} have no form in ONNX here.",
+            "Expected a framework whose adapter implements to_onnx.",
+        )
+
+
+class FeatureImportance(Ability):
+    """How important each feature is to the model, for model cards and `model.importance()`."""
+
+    def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
+        """Return how important each feature is to the model; None when the model cannot tell."""
+        return None
+
+
+class EnsembleMembers(Ability):
+    """The values of each member of a model that is a mean of several: the spread that prediction intervals are made from."""
+
+    def members(self, model: Any, features: Features, target: Target) -> Array | None:
+        """Return the values of each member of a model that is a mean of several, shape (n, members, targets), on the scale of the
+        labels; None for any other model."""
+        return None
+
+
+class MemoryBound(Ability):
+    """The memory that a training needs, so that one that cannot fit is refused before it starts, with the arithmetic."""
+
+    def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
+        """Return the memory that a worker needs at least to train on this number of rows and matrix columns with these
+        arguments; 0 where it does not depend on the number of rows, or is not known. A training that needs more than there is
+        is refused before it starts."""
+        return 0
+
+
+class GpuComputing(Ability):
+    """Training and predicting on a GPU, and why an installed library, some arguments or a model cannot. `use_gpu=True` is refused
+    otherwise: it never computes on the CPU in silence."""
+
+    trains_on_gpu: ClassVar[bool] = False
+    """Whether `train` computes on a GPU with `context.use_gpu`; otherwise `use_gpu=True` is refused."""
+
+    predicts_on_gpu: ClassVar[bool] = False
+    """Whether `predict` computes on a GPU with a model that `place` has put there; otherwise `use_gpu=True` is refused."""
+
+    def without_gpu(self) -> str:
+        """Return why the installed library cannot use any GPU and what to install instead; empty when it can."""
+        return ""
+
+    def gpu_arguments(self, *args: Any, **kwargs: Any) -> str:
+        """Return the trainer's argument that asks for a GPU in the library's own words, such as "device='cuda'"; empty when
+        none does. It then counts as `use_gpu=True`."""
+        return ""
+
+    def cpu_arguments(self, *args: Any, **kwargs: Any) -> str:
+        """Return why a training with these arguments would compute on the CPU in spite of `use_gpu=True`; empty when not."""
+        return ""
+
+    def predicts_on_cpu(self, model: Any) -> str:
+        """Return why this model cannot predict on a GPU although others of the framework can; empty when it can."""
+        return ""
+
+    def place(self, model: Any, device: Any) -> Any:
+        """Return the model on a device (`rayline.device.Device`), for `predict`: the model itself when it is there already,
+        otherwise one that leaves the given model as it is. From a GPU to the CPU the model itself may be moved."""
+        return model
+
+
+class OwnEnvironment(Ability):
+    """Data that the framework generates itself, in an environment. `train.fit(trainer)` then takes no rows, and `environment_spec`
+    describes what the models read and predict."""
+
+    generates_own_data: ClassVar[bool] = False
+    """Whether it generates its own data, in an environment. A fit then takes no data, `environment_spec` describes what the
+    models read and predict, and `train` runs in this process on a TrainContext without rows and starts its own workers."""
+
+    def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
+        """Return what the models of a framework that generates its own data read and predict, given the trainer's arguments."""
+        raise NotImplementedError(
+            f"{type(self).__name__}.environment_spec, which a framework with generates_own_data = True needs"
+        )
+
+
+ABILITIES: tuple[type[Ability], ...] = (
+    TrainerArguments,
+    TargetSupport,
+    DistributedTraining,
+    ConcurrentTraining,
+    ResumableTraining,
+    EarlyStopping,
+    NativeModels,
+    NativeCallbacks,
+    SingleRowServing,
+    OnnxExport,
+    FeatureImportance,
+    EnsembleMembers,
+    MemoryBound,
+    GpuComputing,
+    OwnEnvironment,
+)
+"""All abilities."""
+
+
+def abilities_of(adapter: type) -> list[type[Ability]]:
+    """Return the abilities that an adapter's class has: those of which it overrides a member.
+
+    >>> from rayline.core import registry
+    >>> FeatureImportance in abilities_of(type(registry.framework("xgboost")))
+    True
+    """
+
+    def overrides(ability: type[Ability]) -> bool:
+        members = {name: member for name, member in vars(ability).items() if not name.startswith("_")}
+        return any(getattr(adapter, name) != member for name, member in members.items())
+
+    return [ability for ability in ABILITIES if overrides(ability)]
