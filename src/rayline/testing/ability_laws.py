@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -76,6 +77,17 @@ def is_exported_or_says_why(case: FrameworkCase) -> None:
     assert not said or "to_onnx" in said, f"the error does not say what failed: {said}"
 
 
+def trains_in_threads_alike(case: FrameworkCase) -> None:
+    if not case.adapter.thread_safe_training or not case.seeded:
+        return
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(case.fit) for _ in range(2)]
+        scores = [future.result().inference_pipeline.scores(case.rows.lazy()) for future in found]
+    alone = case.result.inference_pipeline.scores(case.rows.lazy())
+    for other in scores:
+        case.same(other, alone, bits=True, why="two trainings at the same time give other models than one alone")
+
+
 def describes_its_environment(case: FrameworkCase) -> None:
     if abilities.OwnEnvironment not in abilities.abilities_of(type(case.adapter)):
         return
@@ -90,6 +102,7 @@ LAWS = (describes_its_environment, owns_its_own_callbacks_only, needs_more_memor
 """Of every framework."""
 
 LAWS_OF_ROWS = (
+    trains_in_threads_alike,
     uses_an_iteration_of_its_history,
     ranks_its_features,
     is_the_mean_of_its_members,
@@ -101,6 +114,7 @@ CHECKED_BY: dict[type[abilities.Ability], tuple[str, ...]] = {
     abilities.TrainerArguments: ("refuses_wrong_parameters", "is_tuned"),
     abilities.TargetSupport: ("trains_and_decodes", "answers_as_it_says", "takes_columns_of_any_type"),
     abilities.DistributedTraining: ("trains_on_workers", "refuses_workers_that_it_cannot_use", "survives_a_killed_worker"),
+    abilities.ConcurrentTraining: ("trains_in_threads_alike",),
     abilities.ResumableTraining: ("goes_on_from_a_checkpoint", "is_trained_as_a_population"),
     abilities.EarlyStopping: ("uses_an_iteration_of_its_history",),
     abilities.NativeModels: ("chains", "travels"),
