@@ -270,3 +270,18 @@ def test_cluster_values(ray_session: Any) -> None:
     assert compat.get_cluster_value("rayline-test") == "text"
     compat.delete_cluster_value("rayline-test")
     assert compat.get_cluster_value("rayline-test") is None
+
+
+def test_a_trainer_of_ray_train_starts_no_cleaner() -> None:
+    class Trainer:
+        def _create_default_callbacks(self) -> list[Any]:
+            cleaner = compat._TRAIN_CLEANER.find()
+            return [cleaner.__new__(cleaner), "another"]
+
+    pytest.importorskip("ray.train")
+    assert compat.without_placement_group_cleaner(Trainer())._create_default_callbacks() == ["another"]
+
+
+def test_a_trainer_of_ray_train_without_the_names(without_private_names: None) -> None:
+    trainer = SimpleNamespace()
+    assert compat.without_placement_group_cleaner(trainer) is trainer

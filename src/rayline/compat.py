@@ -73,6 +73,18 @@ _TAG_CALLBACKS = _register(
     use="Prevent Ray Tune from importing every installed experiment tracker (more than a second).",
     fallback="Ray Tune imports them: a search starts more slowly.",
 )
+_TRAIN_CALLBACKS = _register(
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
+    "ray 2.60.0",
+    use="Keep Ray Train from starting an actor that outlives a training that was ended, on a Ray without dashboard for ever.",
+    fallback="That actor stays until the Ray ends; it holds no resources.",
+)
+_TRAIN_CLEANER = _register(
+    "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+    "ray 2.60.0",
+    use="Recognise the callback that starts that actor.",
+    fallback="That actor stays until the Ray ends; it holds no resources.",
+)
 _SERVE_CLIENT = _register(
     "ray.serve.context:_get_global_client",
     "ray 2.60.0",
@@ -179,6 +191,14 @@ class _ControllerClient:
         import ray
 
         return dict(ray.get(self._controller.get_serve_instance_details.remote()))
+
+
+def without_placement_group_cleaner(trainer: Any) -> Any:
+    """Keep a Ray Train trainer from starting its detached cleaner; return the trainer. The caller removes the placement groups."""
+    create, cleaner = getattr(trainer, "_create_default_callbacks", None), _TRAIN_CLEANER.find()
+    if create is not None and cleaner is not None:
+        trainer._create_default_callbacks = lambda: [c for c in create() if not isinstance(c, cleaner)]
+    return trainer
 
 
 def serve_client() -> Any:

@@ -23,17 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray import train as ray_train
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import collective
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayline import compat
 from rayline.core import scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError
 from rayline.core.waiting import patience
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
-from rayline.engine.group import CHECKPOINT_EVERY, Coordinate, packed_function
+from rayline.engine.group import CHECKPOINT_EVERY, RETRY_INTERVAL_S, Coordinate, packed_function
 from rayline.engine.object_refs import BlockSlice, first_line, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
 from rayline.engine.workers import RayWorker, WorkerMessage, keep_cause
@@ -50,6 +53,9 @@ SETTINGS = {
 
 KEEP = 2
 """The number of checkpoints of a run that stay in storage."""
+
+QUIET_LOOKS = 2
+"""How many looks in a row have to find no placement group of a training that has ended."""
 
 SMALLEST_CPU = 0.01
 """The CPUs of a worker where there are more workers than CPUs."""
@@ -228,7 +234,7 @@ class TrainOptions:
         def loop() -> None:
             run_worker(job)
 
-        DataParallelTrainer(
+        trainer = DataParallelTrainer(
             loop,
             scaling_config=ray_train.ScalingConfig(
                 num_workers=self.num_workers,
@@ -239,11 +245,16 @@ class TrainOptions:
                 name=self.run,
                 storage_path=self.folder,
                 storage_filesystem=self.filesystem,
-                failure_config=ray_train.FailureConfig(max_failures=self.max_failures, controller_failure_limit=0),
+                failure_config=ray_train.FailureConfig(
+                    # A group that cannot start is tried again where another one fits, as its node may have just left.
+                    max_failures=self.max_failures,
+                    controller_failure_limit=-1 if isinstance(self.num_workers, tuple) else 0,
+                ),
                 checkpoint_config=ray_train.CheckpointConfig(num_to_keep=KEEP),
                 callbacks=[LossReporter(job.supervisor)],
             ),
-        ).fit()
+        )
+        compat.without_placement_group_cleaner(trainer).fit()
 
 
 # -- on the workers --------------------------------------------------------------------------------------------------------
@@ -431,12 +442,16 @@ class RayTrainRun:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             supervisor = TrainSupervisor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
             job = TrainJob(packed, supervisor, train, test, self.plan.n_threads, every, self.on_checkpoint is not None)
-            return self._follow(supervisor, supervisor.run.remote(job, self._options()))
+            options = self._options()
+            stack.callback(_remove_placement_groups, options.resources["memory"])
+            return self._follow(supervisor, supervisor.run.remote(job, options))
 
     def _options(self) -> TrainOptions:
         assert self.storage is not None
         filesystem, root = self.storage.opened()
-        resources = {**self.plan.held, "CPU": max(self.plan.cpus, SMALLEST_CPU)}
+        # A few bytes more than asked for: by this amount the placement groups of this training are found again.
+        memory = self.plan.held.get("memory", 0.0) + 1 + secrets.randbelow(1 << 20)
+        resources = {**self.plan.held, "CPU": max(self.plan.cpus, SMALLEST_CPU), "memory": memory}
         failures = -1 if self._is_elastic else self.max_failures  # of an elastic group they are counted here
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
         return TrainOptions(
@@ -572,6 +587,22 @@ def _refuse_several_machines() -> None:
             "Expected storage_path, a shared directory or a URL (s3://…, gs://…).",
             "pass storage_path, or leave backend='ray_train' and the range of workers out.",
         )
+
+
+def _remove_placement_groups(memory: float) -> None:
+    """Remove the placement groups whose bundles have this much memory: Ray Train removes its own when it ends by itself, and
+    not when it is ended. Look again until none has come since: the controller may outlive the supervisor for a moment."""
+    quiet = 0
+    while quiet < QUIET_LOOKS:
+        found = [
+            group
+            for group, entry in placement_group_table().items()
+            if entry["state"] != "REMOVED" and all(b.get("memory") == memory for b in entry["bundles"].values())
+        ]
+        for group in found:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+        quiet = 0 if found else quiet + 1
+        time.sleep(RETRY_INTERVAL_S if quiet < QUIET_LOOKS else 0)
 
 
 @contextlib.contextmanager
