@@ -110,6 +110,26 @@ def is_tuned(case: FrameworkCase) -> None:
     assert predicted.dtype == case.table.schema[case.target], f"the best pipeline predicts {predicted.dtype}"
 
 
+def is_tuned_in_this_process_as_on_ray(case: FrameworkCase) -> None:
+    """A search over a table in threads of this process has the trials of one on Ray over a Dataset of the same rows, with the
+    same scores."""
+    if case.trainer().num_workers is not None:
+        return
+    given = {"train_pipeline": case.preprocessor(), "cv": 3, "target_columns": [case.target]}
+    space = {"preprocessor": {"impute": {"strategy": tune.grid_search(["mean", "median"])}}, **(case.tuned or {})}
+    metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
+    here, there = (
+        tune.run(
+            case.trainer(), {**given, "train_dataset": rows}, dict(space), metric, num_samples=1, run_on=place, verbose=False
+        )
+        for place, rows in (("process", case.table), ("ray", dataset(case.table)))
+    )
+    assert [trial.config for trial in here.trials] == [trial.config for trial in there.trials], "other trials"
+    for one, other in zip(here.trials, there.trials, strict=True):
+        assert not one.error, f"a trial failed in this process: {one.error}"
+        case.same(one.scores, other.scores, bits=case.exact, why=f"scores differ with {one.config}")
+
+
 def is_trained_as_a_population(case: FrameworkCase) -> None:
     """Where it goes on from a checkpoint, and a parameter of its own is searched: the schedule that is found is what a fit
     repeats, with the scores of the search."""
@@ -199,6 +219,7 @@ LAWS = (
     survives_a_killed_worker,
     tells_what_failed_on_a_worker,
     is_tuned,
+    is_tuned_in_this_process_as_on_ray,
     is_trained_as_a_population,
     predicts_datasets,
 )
