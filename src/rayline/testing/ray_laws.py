@@ -120,7 +120,13 @@ def is_tuned_in_this_process_as_on_ray(case: FrameworkCase) -> None:
     metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
     here, there = (
         tune.run(
-            case.trainer(), {**given, "train_dataset": rows}, dict(space), metric, num_samples=1, run_on=place, verbose=False
+            case.trainer(),
+            {**given, "train_dataset": rows},
+            dict(space),
+            metric,
+            num_samples=1,
+            run_on=place,
+            verbose=False,
         )
         for place, rows in (("process", case.table), ("ray", dataset(case.table)))
     )
