@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import ray
@@ -54,6 +56,56 @@ def shared(pieces: Sequence[BlockSlice], n: int) -> list[list[BlockSlice]]:
             place += stop - start
             start = stop
     return [part or [BlockSlice(pieces[0].block, 0, 0)] for part in parts]
+
+
+BINS = 64
+"""Bins of groups for each part: groups are counted and moved in bins of their hashes."""
+
+
+def kept_together(pieces: Sequence[BlockSlice], n: int, column: str) -> list[list[BlockSlice]]:
+    """Split the rows into n parts as equal as may be, so that all rows with one value of a column are in the same part.
+
+    The rows are divided in tasks where they are stored; only the sizes of bins of values come to the caller.
+    """
+    if n == 1 or not pieces:
+        return shared(pieces, n)
+    tasks = [(piece.block, piece.start, piece.stop, column) for piece in pieces]
+    counts = ray.get([_bin_sizes.remote(*task, BINS * n) for task in tasks])
+    places = _packed(np.sum(counts, axis=0), n)
+    divided = [_divided.options(num_returns=n + 1).remote(*task, places, n) for task in tasks]
+    sizes = ray.get([found[0] for found in divided])
+    parts = [
+        [BlockSlice(found[1 + i], 0, size[i]) for found, size in zip(divided, sizes, strict=True) if size[i]]
+        for i in range(n)
+    ]
+    return [part or [BlockSlice(pieces[0].block, 0, 0)] for part in parts]
+
+
+def _packed(sizes: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """Return a part for each bin: the largest bins first, each into the smallest part."""
+    parts, places = np.zeros(n, np.int64), np.zeros(len(sizes), np.int64)
+    for place in np.argsort(-sizes, kind="stable"):
+        places[place] = parts.argmin()
+        parts[places[place]] += sizes[place]
+    return places
+
+
+def _bins(frame: pl.DataFrame, column: str, n_bins: int) -> npt.NDArray[np.int64]:
+    return (frame[column].hash(0).to_numpy() % np.uint64(n_bins)).astype(np.int64)
+
+
+@ray.remote(num_cpus=0)
+def _bin_sizes(block: Any, start: int, stop: int, column: str, n_bins: int) -> npt.NDArray[np.int64]:
+    frame = from_arrow(block.slice(start, stop - start).select([column]))
+    return np.bincount(_bins(frame, column, n_bins), minlength=n_bins)
+
+
+@ray.remote(num_cpus=0)
+def _divided(block: Any, start: int, stop: int, column: str, places: npt.NDArray[np.int64], n: int) -> tuple[Any, ...]:
+    table = block.slice(start, stop - start)
+    part = places[_bins(from_arrow(table.select([column])), column, len(places))]
+    rows = [np.flatnonzero(part == i) for i in range(n)]
+    return [len(own) for own in rows], *(table.take(own) for own in rows)
 
 
 def first_line(text: str, most: int = 300) -> str:

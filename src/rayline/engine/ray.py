@@ -41,7 +41,7 @@ from rayline.engine.blocks import (
 )
 from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import Coordinate, DataShards, DistributedRun, Pool
-from rayline.engine.object_refs import BlockSlice, first_line, shared
+from rayline.engine.object_refs import BlockSlice, first_line, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
 
@@ -186,6 +186,7 @@ class RayEngine(Engine):
         checkpoint_every: int | None = None,
         pool: Pool | None = None,
         backend: str = "actors",
+        together: str | None = None,
     ) -> list[Any]:
         """Run a function on a group of workers, each with its share of the rows, and return its result on each rank.
 
@@ -203,6 +204,8 @@ class RayEngine(Engine):
             A ray.data.Dataset or a table in this process; None for a training without data.
         prepare, prepare_test
             Functions of tables for the rows of `train` and of `test`.
+        together
+            A column of the prepared rows whose equal values stay on one rank; the ranks' shares are then only nearly equal.
         storage_path
             A directory or a URI for checkpoints that every node can reach; without it the driver keeps the last checkpoint.
         pool
@@ -222,6 +225,12 @@ class RayEngine(Engine):
         if max_failures < 0:
             raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
         ensure_ray()
+        if backend == "ray_train" and together is not None:
+            raise ParameterError(
+                f"{WHERE}: Ray Train divides the rows itself, and the groups of {together!r} must stay whole.",
+                "Expected backend='actors' for a ranking.",
+                "leave backend out, and pass a number of workers.",
+            )
         if backend == "ray_train":
             from rayline.engine.train_backend import RayTrainRun  # Ray Train takes a second to import
 
@@ -259,7 +268,14 @@ class RayEngine(Engine):
 
         def share() -> DataShards:
             rows, others = _all_rows(train, test, prepare, prepare_test, n, n)
-            return DataShards(shared(rows, n) if rows else [[]] * n, None if others is None else shared(others, n))
+
+            def divided(pieces: list[BlockSlice]) -> list[list[BlockSlice]]:
+                return shared(pieces, n) if together is None else kept_together(pieces, n, together)
+
+            shards = divided(rows) if rows else [[]] * n
+            if rows and together is not None:
+                _refuse_empty_shards(shards, together)
+            return DataShards(shards, None if others is None else divided(others))
 
         return training.run(share)
 
@@ -369,6 +385,16 @@ def _refuse_too_few(rows: Sequence[BlockSlice], needed: int, which: str = "") ->
             f"{WHERE}{which}: there are {found}.",
             f"Expected at least {needed}.",
             "check the filter or the path that they come from, or train with fewer workers.",
+        )
+
+
+def _refuse_empty_shards(shards: Sequence[Sequence[BlockSlice]], column: str) -> None:
+    filled = sum(any(piece.n_rows for piece in shard) for shard in shards)
+    if filled < len(shards):
+        raise DataError(
+            f"{WHERE}: the groups of {column!r} fill {counted(filled, 'worker')} of {len(shards)}.",
+            "Expected at least one group for each worker: groups are never divided.",
+            "train with fewer workers.",
         )
 
 

@@ -308,7 +308,7 @@ class CatBoost(Framework):
         return made
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
-        found = model.get_feature_importance()
+        found = model.get_feature_importance(type="PredictionValuesChange")  # of a ranking the default needs the rows
         return dict(zip(names, map(float, found), strict=True)) if len(found) == len(names) else None
 
 
@@ -373,7 +373,9 @@ def _objective(params: Mapping[str, Any]) -> Objective:
         alpha = options.get("alpha", "0.5").split(",")
         quantiles = quantiles_of(alpha, "catboost trainer", "alpha")
     risk = loss == "Cox"
-    return Objective(TASKS.get(loss, Task.REGRESSION), LABELS.get(loss, ANY), quantiles, risk, name=loss)
+    task = TASKS.get(loss, Task.REGRESSION)
+    labels = LABELS.get(loss, NON_NEGATIVE if task is Task.SURVIVAL else ANY)
+    return Objective(task, labels, quantiles, risk, name=loss)
 
 
 def _labels(rows: Rows) -> dict[str, Any]:

@@ -256,9 +256,6 @@ class LightGBM(Framework):
         quantiles = quantiles_of(_value(params or {}, "alpha", 0.9), WHERE, "alpha") if name == "quantile" else ()
         return Objective(task, labels, quantiles, name=name)
 
-    def trains_on_workers(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> bool:
-        return self.task(params) is not Task.RANKING
-
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
         params = args[0] if args else kwargs.get("params") or {}

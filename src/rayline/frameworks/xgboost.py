@@ -256,7 +256,7 @@ class XGBoost(Framework):
 
     def trains_on_workers(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> bool:
         # On workers each would compare times with those of its own rows only.
-        return not self.objective(params).predicts_risk and self.task(params) is not Task.RANKING
+        return not self.objective(params).predicts_risk
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)

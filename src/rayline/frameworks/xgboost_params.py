@@ -107,7 +107,7 @@ def objective(params: Mapping[str, Any]) -> Objective:
         return Objective()
     name = str(name)
     task = TASKS.get(name.partition(":")[0], Task.REGRESSION)
-    labels = LABELS.get(name, NON_NEGATIVE if task is Task.RANKING else ANY)
+    labels = LABELS.get(name, NON_NEGATIVE if task.is_paired else ANY)
     if labels is NON_NEGATIVE and task is Task.RANKING and params.get("ndcg_exp_gain", True):
         labels = LabelRange(0.0, MAX_RELEVANCE)
     quantiles = quantiles_of(params.get("quantile_alpha"), "xgboost trainer") if name == QUANTILES else ()

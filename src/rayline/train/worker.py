@@ -18,7 +18,7 @@ from rayline import device
 from rayline.core import registry
 from rayline.core.errors import RaylineError, TrainingError
 from rayline.core.framework import Framework, Rows, TrainContext
-from rayline.core.target import numbers
+from rayline.core.target import Task, numbers
 from rayline.data.fingerprint import Fingerprint
 from rayline.inference.model import pack
 from rayline.train import training_phases
@@ -162,7 +162,7 @@ def train_remotely(request: FitRequest, worker: WorkerContext) -> WorkerOutcome:
 
 def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
     """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`)."""
-    scaling = request.scaling
+    scaling, target = request.scaling, request.spec.target
     outcomes: list[WorkerOutcome] = registry.engine("ray").train(
         functools.partial(train_remotely, request),
         num_workers=scaling.num_workers,
@@ -172,6 +172,7 @@ def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
         storage_path=scaling.storage_path,
         backend=scaling.backend,
         coordinate=request.adapter.coordinate,
+        together=target.columns[1] if target.task is Task.RANKING else None,
         **options,
     )
     return outcomes
