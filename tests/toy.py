@@ -62,7 +62,7 @@ class Guesser(Framework):
     """Makes its experience itself: numbers, of which it learns to tell whether they are positive."""
 
     name = "guesser"
-    generates_own_data = True
+    fit_driver = "environment"
     iterations = "iterations"
 
     def train(self, context: TrainContext, *, iterations: int = 3, step: float = 0.5) -> Policy:

@@ -62,7 +62,7 @@ def test_a_fit_and_a_fold_hand_over_the_same_request(monkeypatch: pytest.MonkeyP
         "sample_weight": "w",
     }
     prepared = tune.prepare.prepare(trainer, data, {"eta": 0.3}, "accuracy", None, 1, 0)
-    evaluator = evaluate.FoldEvaluator(prepared.problem, prepared.rows)
+    evaluator = evaluate.FoldEvaluator(prepared.problem, prepared.groups)
     evaluator(prepared.problem.candidate({}), 0)
     one, two = seen
     assert one.spec.features == two.spec.features == pl.Schema({"x": pl.Float64, "c_a": pl.UInt8, "c_b": pl.UInt8})

@@ -322,14 +322,15 @@ class OwnEnvironment(Ability):
     """Data that the framework generates itself, in an environment. `train.fit(trainer)` then takes no rows, and `environment_spec`
     describes what the models read and predict."""
 
-    generates_own_data: ClassVar[bool] = False
-    """Whether it generates its own data, in an environment. A fit then takes no data, `environment_spec` describes what the
-    models read and predict, and `train` runs in this process on a TrainContext without rows and starts its own workers."""
+    fit_driver: ClassVar[str] = "table"
+    """Which driver makes its fits and searches: "table" gives it rows. "environment" is for a framework that generates its own data:
+    a fit takes no data, `environment_spec` describes what the models read and predict, and `train` runs in this process on a
+    TrainContext without rows and starts its own workers."""
 
     def environment_spec(self, *args: Any, **kwargs: Any) -> EnvironmentSpec:
         """Return what the models of a framework that generates its own data read and predict, given the trainer's arguments."""
         raise NotImplementedError(
-            f"{type(self).__name__}.environment_spec, which a framework with generates_own_data = True needs"
+            f'{type(self).__name__}.environment_spec, which a framework with fit_driver = "environment" needs'
         )
 
 

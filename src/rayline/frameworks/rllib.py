@@ -59,7 +59,7 @@ class RLlib(Framework):
     name = "rllib"
     package = "ray[rllib]"
     distributed = True
-    generates_own_data = True
+    fit_driver = "environment"
     trains_on_gpu = True
     predicts_on_gpu = True
     iterations = "iterations"

@@ -16,7 +16,7 @@ from rayline.core.errors import ParameterError, ResourceError
 from rayline.data.batches import map_batches
 from rayline.device import Move
 from rayline.inference.artifact import load
-from rayline.testing.contract_case import FrameworkCase, error_of
+from rayline.testing.contract_case import EnvironmentCase, FrameworkCase, error_of
 from rayline.train.result import Result
 
 FAKE = "cpu"
@@ -37,7 +37,7 @@ def trains_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
             result = case.shared("on a GPU", lambda: case.fit(case.trainer(use_gpu=True)))
     placed = _to_gpu(moves, "model")
     assert placed <= 1, f"a training puts the model on the GPU {placed} times"
-    if case.adapter.predicts_on_gpu and not case.adapter.generates_own_data:
+    if case.adapter.predicts_on_gpu and not isinstance(case, EnvironmentCase):
         assert placed == 1, "a training with use_gpu=True does not put the model on the GPU"
         assert _to_gpu(moves, "batch"), "the test rows do not go to the GPU, where the metrics are to be computed"
         assert _to_gpu(moves, "result"), "the scores of the test rows do not come back from the GPU"
@@ -45,7 +45,7 @@ def trains_on_a_gpu_or_refuses_it(case: FrameworkCase) -> None:
         scores = result.inference_pipeline.scores(case.rows.lazy())
     assert not moves, "the trained model predicts on the GPU although nobody asked for it"
     assert isinstance(scores, np.ndarray), "scores are not on the host"
-    if case.seeded and not case.adapter.generates_own_data:
+    if case.seeded and not isinstance(case, EnvironmentCase):
         expected = case.result.inference_pipeline.scores(case.rows.lazy())
         case.same(scores, expected, bits=False, why="on a GPU that is the CPU another model is trained")
 

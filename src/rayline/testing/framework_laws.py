@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import abilities, registry
 from rayline.core.errors import ParameterError, RaylineError
 from rayline.core.features import Features
 from rayline.core.framework import Rows, TrainContext
@@ -92,7 +92,7 @@ def check_framework(
     """
     from rayline.testing import ray_laws  # imports Ray, which the others do not need
 
-    acts = registry.framework(name).generates_own_data
+    acts = abilities.OwnEnvironment in abilities.abilities_of(type(registry.framework(name)))
     of_rows = (
         *LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *ability_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS, *(ray_laws.LAWS if ray else ())
     )  # fmt: skip

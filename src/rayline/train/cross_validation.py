@@ -26,6 +26,7 @@ from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
 from rayline.train import fit_inputs, progress
 from rayline.train.base_trainer import BaseTrainer
+from rayline.train.drivers import driver_of
 from rayline.train.fit import fit
 from rayline.train.fit_inputs import FitInputs
 from rayline.train.result import Result
@@ -243,7 +244,7 @@ def cross_validate(
     """
     if not isinstance(trainer, BaseTrainer):
         raise ParameterError.value(WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer)
-    if trainer.adapter.generates_own_data:
+    if not driver_of(trainer).takes_rows:
         raise ParameterError(
             f"{WHERE}: {trainer.framework} generates its own data.",
             "Expected a framework that learns from rows.",

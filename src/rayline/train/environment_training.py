@@ -22,6 +22,8 @@ from rayline.train.worker import LocalWorker, WorkerOutcome, train_on
 class EnvironmentFit(FitDriver):
     """A fit without data: the framework generates its own in this process, and starts its own workers."""
 
+    takes_rows = False
+
     @property
     def uses_this_gpu(self) -> bool:
         return not self.trainer.num_workers  # otherwise the learner, too, is an actor of Ray
@@ -39,7 +41,7 @@ class EnvironmentFit(FitDriver):
     def resolve(self, line: ProgressLine) -> FitRequest:
         spaces = self.trainer.adapter.environment_spec(*self.trainer.args, **self.trainer.kwargs)
         self.examples = spaces.examples
-        return FitRequest.of(self.trainer, TrainingSpec(spaces.target, spaces.features))
+        return FitRequest.of(self.trainer, TrainingSpec(spaces.target, spaces.features, has_rows=False))
 
     def run(self, request: FitRequest, training: TrainingRun) -> WorkerOutcome:
         nothing = pl.DataFrame(schema=request.spec.features)

@@ -18,12 +18,11 @@ from rayline.inference.svg_plots import number
 from rayline.train import progress
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
-from rayline.train.environment_training import EnvironmentFit
+from rayline.train.drivers import driver_of
 from rayline.train.fit_driver import FitDriver
 from rayline.train.fit_inputs import WHERE, FitInputs
 from rayline.train.fit_request import FitRequest
 from rayline.train.result import Result
-from rayline.train.table_training import TableFit
 from rayline.train.training_run import TrainingRun
 from rayline.train.worker import WorkerOutcome
 
@@ -124,7 +123,7 @@ def fit(
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
         raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
     ours, native = _callbacks(trainer, callbacks)
-    driver = _driver(trainer.measured(WHERE, metrics, pos_label), preprocessor, refit=refit)
+    driver = driver_of(trainer)(trainer.measured(WHERE, metrics, pos_label), preprocessor, refit=refit)
     with progress.hushed(verbose):
         driver.read({
             "train_dataset": train_dataset, "test_dataset": test_dataset, "target_columns": target_columns,
@@ -151,11 +150,6 @@ def fit(
         trainer.remember(run.result)
         _report(line, run, driver.trainer.metrics)
         return run.result
-
-
-def _driver(trainer: BaseTrainer, preprocessor: Preprocessor | None, *, refit: bool) -> FitDriver:
-    kind = EnvironmentFit if trainer.adapter.generates_own_data else TableFit
-    return kind(trainer, preprocessor, refit=refit)
 
 
 def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -33,6 +33,9 @@ class FitDriver(ABC):
     examples
         After `resolve`: a few raw rows.
     """
+
+    takes_rows: ClassVar[bool] = True
+    """Whether the framework learns from rows that it is given."""
 
     inputs: FitInputs
     examples: pl.DataFrame

@@ -45,6 +45,8 @@ class TrainingSpec:
         The columns of sample weights in the training and in the test rows.
     lineage
         Returns for each raw column the features that are derived from it.
+    has_rows
+        Whether there are rows: False for a framework that generates its own data.
     """
 
     target: Target
@@ -53,6 +55,7 @@ class TrainingSpec:
     test_weight: str | None = None
     class_weights: Mapping[Any, float] | None = None
     lineage: Callable[[], Mapping[str, Sequence[str]]] = dict
+    has_rows: bool = True
 
     @property
     def weighs(self) -> bool:

@@ -130,7 +130,7 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
         if request.scaling.use_gpu:  # it was scored where it was trained
             native = request.adapter.place(native, device.CPU)
         data = Fingerprint()
-        if not request.adapter.generates_own_data:
+        if request.spec.has_rows:
             data = train.remember(Fingerprint, lambda: Fingerprint.of_training(train))
         return WorkerOutcome(native, scored, data=data)
     except RaylineError:

@@ -35,6 +35,7 @@ from rayline.tune.importance import importance
 from rayline.tune.prepare import PreparedSearch, positive_int
 from rayline.tune.result_store import Array, ResultStore
 from rayline.tune.row_groups import predicted
+from rayline.tune.search_driver import search_driver
 from rayline.tune.trial_record import Status, Trial
 
 SHOWN = 5
@@ -152,7 +153,7 @@ class Analysis:
         """
         chosen = self.best_trial if trial is None else self._trial(trial)
         unseen = [fold.fold for fold in chosen.folds if not chosen.histories.get(fold.fold)]
-        if unseen and not chosen.parts and not self._prepared.problem.trainer.adapter.generates_own_data:
+        if unseen and not chosen.parts and search_driver(self._prepared.problem.trainer).repeats_folds:
             chosen.histories |= self._histories(chosen, unseen)
         rows = [{"fold": fold, **row} for fold, rows in sorted(chosen.histories.items()) for row in rows]
         schema = {"fold": pl.Int64, "iteration": pl.Int64}
@@ -259,13 +260,15 @@ class Analysis:
         return made
 
     def _refitted(self, chosen: Trial) -> Result:
-        problem, inputs = self._prepared.problem, self._prepared.inputs
         trainer = self._trainer(chosen)
+        driver = search_driver(trainer)
+        return driver.refit(trainer, lambda: self._refitted_on_rows(chosen, trainer), verbose=self._verbose)
+
+    def _refitted_on_rows(self, chosen: Trial, trainer: Trainer) -> Result:
+        problem, inputs = self._prepared.problem, self._prepared.inputs
         if not self._prepared.groups.is_here and trainer.num_workers is None and not trainer.legs:
             # The rows of a Dataset do not pass through this process: one worker holds them, as a trial did.
             trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
-        if trainer.adapter.generates_own_data:
-            return fit(trainer, verbose=self._verbose)
         train, test = inputs.train, inputs.test
         if test is None and (lacking := trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)):
             counted = [fold.iterations for fold in chosen.folds if fold.iterations]
@@ -444,12 +447,8 @@ class Analysis:
         return self._scores(self._trial(trial) if isinstance(trial, int) else trial)
 
     def _scores(self, chosen: Trial, *, mapped: bool = False) -> list[Array]:
-        if self._prepared.problem.trainer.adapter.generates_own_data:
-            raise ParameterError(
-                "Analysis: there are no predictions of held-out rows.",
-                f"Expected a tuning run on data; {self._prepared.problem.trainer.framework} generates its own data.",
-                "see results and learning_curves.",
-            )
+        trainer = self._prepared.problem.trainer
+        search_driver(trainer).check_predictions(trainer)
         found = [self._journal.scores(fold.key, mapped=mapped) for fold in chosen.folds]
         if chosen.status is not Status.FINISHED or any(scores is None for scores in found):
             raise ParameterError(

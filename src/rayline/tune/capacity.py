@@ -11,6 +11,7 @@ from rayline import device
 from rayline.core.errors import ResourceError
 from rayline.train.trainer import Trainer
 from rayline.train.training_run import available_cpus
+from rayline.tune.search_driver import search_driver
 
 SHARE = 8
 """All trial actors together keep prepared tables in one part of so many of a machine's memory; what frameworks make of
@@ -59,10 +60,7 @@ def plan(trainer: Trainer, max_concurrent: int | None, nodes: Sequence[Mapping[s
     # A trial with workers holds nothing but a byte, as Ray places nothing that needs nothing: each group of workers takes
     # its own resources, and there are never more trials than groups that fit, so none waits for what another holds.
     # Workers that a framework starts itself come into the trial's own placement, whose first bundle is the trial's.
-    own: list[dict[str, float]] = []
-    if trainer.adapter.generates_own_data:  # of its workers only the learner, which is one more, uses a GPU
-        sampler = {name: amount for name, amount in worker.items() if name != "GPU" or not trainer.wants_gpu}
-        own = [sampler] * n_workers + ([{"CPU": 1.0, "GPU": worker["GPU"]}] if trainer.wants_gpu else [])
+    own = search_driver(trainer).own_workers(trainer, worker, n_workers)
     resources = worker if trainer.num_workers is None else [{"memory": 1}, *own]
     return Capacity(resources, concurrency, max(1, int(worker.get("CPU", 1))), _memory() // (SHARE * concurrency))
 

@@ -84,7 +84,7 @@ class EnvironmentEvaluator:
         resources = {"CPU": 1.0, **(trainer.resources_per_worker or {})}
         request = FitRequest.of(
             trainer,
-            TrainingSpec(problem.target, problem.schema),
+            TrainingSpec(problem.target, problem.schema, has_rows=False),
             seed=None if seed is None else seed + fold,
             scaling=replace(trainer.scaling, resources_per_worker=resources),
             where=WHERE,
@@ -103,6 +103,9 @@ class EnvironmentEvaluator:
             key=candidate.key(fold) if problem.digest else "",
         )  # fmt: skip
         return FoldEvaluation(score, np.empty(0), history)
+
+    def close(self) -> None:
+        """Do nothing: no workers are kept."""
 
 
 def _not_kept(iteration: int, save: Callable[[Path], None]) -> None:

@@ -20,6 +20,7 @@ from rayline.tune.capacity import Capacity
 from rayline.tune.evaluate import WHERE
 from rayline.tune.options import SearchOptions
 from rayline.tune.prepare import PreparedSearch
+from rayline.tune.search_driver import search_driver
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 
@@ -106,8 +107,8 @@ def _needs_ray(prepared: PreparedSearch, suggester: Suggester) -> str:
         return "the rows are a ray.data.Dataset, which never passes whole through this process"
     if trainer.num_workers is not None:
         return f"the trainer has num_workers={trainer.num_workers}"
-    if trainer.adapter.generates_own_data:
-        return f"{trainer.framework} runs on Ray itself"
+    if reason := search_driver(trainer).needs_ray(trainer):
+        return reason
     others = sorted({*(trainer.resources_per_worker or {})} - {*HERE})
     if others:
         return f"a trial needs {others[0]!r}, which is a resource of a Ray cluster"

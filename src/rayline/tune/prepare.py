@@ -215,20 +215,38 @@ def prepare(
             "Expected a config of stages' parameters, or a trainer without a schedule.",
             "take one of them away.",
         )
-    if trainer.adapter.generates_own_data:
-        space.check(config, None, trainer.replace)
-        problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
-        nothing = FitInputs(None, None, problem.roles)
-        rows = TuneData(
-            None,
-            nothing,
-            TableGroups([pl.DataFrame(schema=problem.schema)]),
-            (),
-            0,
-            weighs_test=False,
-            by_test_set=False,
-        )
-        return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
+    return _PREPARATIONS[trainer.adapter.fit_driver](trainer, data, config, metric, mode, num_samples, seed, material)
+
+
+def _over_environment(
+    trainer: Trainer,
+    data: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metric: Any,
+    mode: Any,
+    num_samples: int | None,
+    seed: int | None,
+    _: TuneData | None,
+) -> PreparedSearch:
+    """Prepare a search of a framework that generates its own data."""
+    space.check(config, None, trainer.replace)
+    problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
+    groups = TableGroups([pl.DataFrame(schema=problem.schema)])
+    rows = TuneData(None, FitInputs(None, None, problem.roles), groups, (), 0, weighs_test=False, by_test_set=False)
+    return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
+
+
+def _over_rows(
+    trainer: Trainer,
+    data: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metric: Any,
+    mode: Any,
+    num_samples: int | None,
+    seed: int | None,
+    material: TuneData | None,
+) -> PreparedSearch:
+    """Prepare a search over rows."""
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
@@ -262,6 +280,10 @@ def prepare(
     )  # fmt: skip
     dry_run.check(problem, rows.sample, space.typical(config))
     return PreparedSearch(problem, rows, config, num_samples, modes)
+
+
+_PREPARATIONS = {"table": _over_rows, "environment": _over_environment}
+"""How a search is prepared, by the driver that the adapter names."""
 
 
 def read(data: Mapping[str, Any]) -> TuneData:

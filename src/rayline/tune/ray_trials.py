@@ -13,8 +13,8 @@ from ray import tune
 
 from rayline import compat
 from rayline.tune import space
-from rayline.tune.environment_evaluation import EnvironmentEvaluator
-from rayline.tune.evaluate import FoldEvaluator, SearchProblem, TrialCandidate
+from rayline.tune.evaluate import SearchProblem, TrialCandidate
+from rayline.tune.search_driver import search_driver
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups
 from rayline.tune.trial import FoldRunner, TrialPayload, reported, told
@@ -102,13 +102,9 @@ class FoldTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         search: SearchData = ray.get(config[SEARCH].ref)
         problem, keeper = search.problem, search.keeper
-        acts = problem.trainer.adapter.generates_own_data
         shelf = None if keeper is None else SharedCache(keeper)
-        self._evaluate = (
-            EnvironmentEvaluator(problem)
-            if acts
-            else FoldEvaluator(problem, search.groups, most_bytes=search.most_bytes, shared=shelf)
-        )
+        driver = search_driver(problem.trainer)
+        self._evaluate = driver.evaluator(problem, search.groups, most_bytes=search.most_bytes, shared=shelf)
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
             # Actors begin with different folds, so that each prepares what the others will need.
@@ -120,7 +116,7 @@ class FoldTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         evaluate = getattr(self, "_evaluate", None)  # none when the setup has failed
-        if isinstance(evaluate, FoldEvaluator):
+        if evaluate is not None:
             evaluate.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
