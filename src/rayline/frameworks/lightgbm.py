@@ -289,7 +289,8 @@ class LightGBM(Framework):
                 "train one model for each, or several quantiles at once with XGBoost (reg:quantileerror), CatBoost (MultiQuantile), "
                 "PyTorch (quantile_alpha) or scikit-learn (quantile_alpha).",
             )
-        tried = {k: v for k, v in params.items() if not callable(v) and k not in of_columns}
+        untried = of_columns | {*compat.lightgbm_aliases("device_type")}  # the GPU is a worker's
+        tried = {k: v for k, v in params.items() if not callable(v) and k not in untried}
         more = (
             {"num_class": 2}
             if self.task(params) is Task.MULTICLASS and not {*compat.lightgbm_aliases("num_class")} & {*params}
