@@ -155,7 +155,7 @@ class ChartMaker:
         for name, statistics in groups.items():
             for code in codes:
                 table = statistics.parts[self.pipeline][place].get(drawn.curve_part(code))
-                weights = np.empty((0, 2)) if table is None else table.curve(positive=1).weights  # type: ignore[attr-defined]
+                weights = np.empty((0, 2)) if table is None else np.stack(table.pair(1), axis=1)  # type: ignore[attr-defined]
                 if len(weights) and (weights.sum(axis=0) > 0).all():
                     points, measure = function(weights)
                     series[f"{name or str(classes[code])}, {words['measure']} {measure:.3f}"] = _thinned(points)
@@ -304,7 +304,7 @@ def _thinned(points: Array) -> Points:
 
 def _roc(weights: Array) -> tuple[Array, float]:
     down = np.concatenate([[[0.0, 0.0]], np.cumsum(weights[::-1], axis=0)])
-    return down / down[-1], float(area_under_roc(weights))
+    return down / down[-1], float(area_under_roc(*weights.T))
 
 
 def _precision_recall(weights: Array) -> tuple[Array, float]:
@@ -312,7 +312,7 @@ def _precision_recall(weights: Array) -> tuple[Array, float]:
     rows = down.sum(axis=1)
     kept = rows > 0
     points = np.stack([down[kept, 1] / down[-1, 1], down[kept, 1] / rows[kept]], axis=1)
-    return np.concatenate([[[0.0, points[0, 1]]], points]), float(average_precision(weights))
+    return np.concatenate([[[0.0, points[0, 1]]], points]), float(average_precision(*weights.T))
 
 
 def _lift(weights: Array) -> tuple[Array, float]:

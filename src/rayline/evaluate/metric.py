@@ -165,13 +165,13 @@ class RankMetric(Metric):
     Attributes
     ----------
     measure
-        A function of weights (…, scores, 2), as `score_table.area_under_roc`.
+        A function of the weights of negative and positive rows, as `score_table.area_under_roc`.
     average
         With more than two classes: "macro" or "weighted" (by the rows of each class) means of one class against the
         rest ("ovr"), or "ovo" of each pair of classes.
     """
 
-    measure: Callable[[Array], Array] = score_table.area_under_roc
+    measure: Callable[[Array, Array], Array] = score_table.area_under_roc
     average: Literal["macro", "weighted", "ovo"] = "macro"
 
     def parts(self, n_classes: int) -> Sequence[Part]:
@@ -201,12 +201,12 @@ class RankMetric(Metric):
         return [_table(kind, code) for code in sorted(of[1] for of in tables if of[0] == kind)]
 
     def _of(self, table: ScoreTable, multiplicity: Array, positive: int, among: tuple[int, int] | None = None) -> Array:
-        exact = self.measure(table.curve(positive=positive, among=among).weights[None])
+        exact = self.measure(*table.pair(positive, among))[None]
         if len(multiplicity) == 1:
-            return exact
+            return np.asarray(exact)
         if table.cells is None:
             return np.full(len(multiplicity), exact[0])
-        found = self.measure(table.replicates(multiplicity, positive=positive, among=among))
+        found = self.measure(*table.replicate_pair(multiplicity, positive, among))
         return np.asarray(np.clip(found + (exact[0] - found[0]), 0.0, 1.0))
 
     def undefined(self, parts: Parts) -> str:
@@ -215,9 +215,7 @@ class RankMetric(Metric):
     def bound(self, parts: Parts) -> float:
         tables = [parts[part] for part in self._own(parts)]
         inexact = [t for t in tables if not t.is_exact and self.average != "ovo"]
-        return (
-            float(np.mean([score_table.tied_share(t.curve(positive=1).weights) for t in inexact])) if inexact else 0.0
-        )
+        return float(np.mean([score_table.tied_share(*t.pair(1)) for t in inexact])) if inexact else 0.0
 
 
 def _table(*of: Any) -> Part:
@@ -226,8 +224,8 @@ def _table(*of: Any) -> Part:
 
 def _positive_weight(table: ScoreTable, multiplicity: Array) -> Array:
     if table.cells is None:
-        return np.full(len(multiplicity), table.curve(positive=1).weights[:, 1].sum())
-    return np.asarray(table.replicates(multiplicity, positive=1)[..., 1].sum(axis=1))
+        return np.full(len(multiplicity), table.pair(1)[1].sum())
+    return np.asarray(table.replicate_pair(multiplicity, 1)[1].sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -245,9 +243,7 @@ class MedianMetric(Metric):
             return np.full(len(multiplicity), middle)
         # How far the share of rows below the median moves says which quantile of all rows a replicate's median is.
         share = np.cumsum(weights[:, 0]) / weights.sum()
-        bin_of = np.searchsorted(
-            table.bins, (table.keys << np.uint64(table.level) >> np.uint64(32)) >> np.uint64(table.bin_level)
-        )
+        bin_of = np.searchsorted(table.bins, table.order >> np.uint64(32 + table.bin_level))
         own, below = self._shares(table, multiplicity)
         place = int(bin_of[min(np.searchsorted(scores, middle), len(scores) - 1)])
         inside = np.clip((0.5 - below[0, place]) / max(own[0, place], 1e-300), 0.0, 1.0)
@@ -260,7 +256,7 @@ class MedianMetric(Metric):
     @staticmethod
     def _shares(table: ScoreTable, multiplicity: Array) -> tuple[Array, Array]:
         """Return the share of the weight in each bin, and below it, for each replicate."""
-        weights = table.replicates(multiplicity)[..., 0]
+        weights = table.replicates(multiplicity)[:, 0]
         with np.errstate(invalid="ignore"):
             own = weights / weights.sum(axis=1, keepdims=True)
         return own, np.cumsum(own, axis=1) - own

@@ -20,11 +20,15 @@ from rayline.evaluate.batch import ScoredBatch, batches
 from rayline.evaluate.bootstrap import N_BUCKETS, RowCopies, buckets, row_hashes
 from rayline.evaluate.drawn import fits
 from rayline.evaluate.metric import Metric, Part
+from rayline.evaluate.score_table import ScoreTable
 from rayline.inference.scorer import Scorer
 
 Array = npt.NDArray[Any]
 MAX_SLICES = 1_000
 """Slices of one column, or of columns together, that an evaluation takes."""
+
+SLICE_SCORES = 1 << 16
+"""Different scores up to which the ranking of a slice is exact."""
 
 WHERE = "evaluate"
 TRUTH, WEIGHT, HASH, SCORES, BY = (f"rayline:{name}" for name in ("truth", "weight", "hash", "scores", "by"))
@@ -225,23 +229,43 @@ class SliceStatistics:
     parts: Mapping[str, Sequence[Mapping[Part, Statistic]]]
 
     @classmethod
-    def of(cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan) -> Self:
-        """Return the statistics of batches of the same rows."""
+    def of(
+        cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan, *, tables_only: bool = False
+    ) -> Self:
+        """Return the statistics of batches of the same rows; `tables_only` those of the order of their scores."""
         made = {
-            name: [{part: part.of(batch) for part in plan.parts(batch)} for batch in own]
+            name: [
+                {part: part.of(batch) for part in plan.parts(batch) if not tables_only or part.statistic is ScoreTable}
+                for batch in own
+            ]
             for name, own in scored.items()
         }
         return cls(len(next(iter(scored.values()))[0]), made)
 
+    def limited(self) -> Self:
+        """Return the statistics with tables of scores that are exact up to fewer different scores."""
+        made = {
+            name: [
+                {p: s.limited(SLICE_SCORES) if isinstance(s, ScoreTable) else s for p, s in own.items()}
+                for own in targets
+            ]
+            for name, targets in self.parts.items()
+        }
+        return type(self)(self.n_rows, made)
+
     @classmethod
-    def merged(cls, states: Sequence[Self]) -> Self:
-        """Return the statistics of the rows of all."""
-        if len(states) == 1:
+    def merged(cls, states: Sequence[Self], leave_out: type[Statistic] | None = None) -> Self:
+        """Return the statistics of the rows of all, without those of a class."""
+        if len(states) == 1 and leave_out is None:
             return states[0]
         first = states[0].parts
         made = {
             name: [
-                {part: part.merged([state.parts[name][place][part] for state in states]) for part in own}
+                {
+                    part: part.merged([state.parts[name][place][part] for state in states])
+                    for part in own
+                    if part.statistic is not leave_out
+                }
                 for place, own in enumerate(targets)
             ]
             for name, targets in first.items()
@@ -274,14 +298,13 @@ class EvaluationStatistics(Statistic):
         for name, target in plan.targets.items():
             scores = unpacked(frame, f"{SCORES}{name}:", target)
             scored[name] = batches(target, scores, truth, weight, buckets(hashes), N_BUCKETS)
-        slices: dict[int, dict[str, SliceStatistics]] = {}
+        # Of all rows only the tables of scores are computed where there are slices: the rest are sums of the slices'.
+        slices = {-1: {"": SliceStatistics.of(scored, plan, tables_only=bool(plan.by))}}
         for place in range(len(plan.by)):
             slices[place] = {
-                value: SliceStatistics.of({n: [b.take(rows) for b in own] for n, own in scored.items()}, plan)
+                value: SliceStatistics.of({n: [b.take(rows) for b in own] for n, own in scored.items()}, plan).limited()
                 for value, rows in _rows_of_slices(frame[f"{BY}{place}"], plan.by[place])
             }
-        if not plan.by:
-            slices[-1] = {"": SliceStatistics.of(scored, plan)}
         return cls(slices, RowCopies.of(hashes))
 
     @classmethod
@@ -313,8 +336,17 @@ class EvaluationStatistics(Statistic):
     @property
     def overall(self) -> SliceStatistics | None:
         """The statistics of all rows; None without rows."""
-        first = next(iter(self.slices.values()), None)
-        return SliceStatistics.merged(list(first.values())) if first else None
+        if not self.slices:
+            return None
+        tables = self.slices[-1][""]
+        if 0 not in self.slices:
+            return tables
+        merged = SliceStatistics.merged(list(self.slices[0].values()), leave_out=ScoreTable)
+        parts = {
+            name: [dict(own) | dict(more) for own, more in zip(merged.parts[name], targets, strict=True)]
+            for name, targets in tables.parts.items()
+        }
+        return SliceStatistics(merged.n_rows, parts)
 
 
 def _rows_of_slices(values: pl.Series, names: Sequence[str]) -> Iterable[tuple[str, Array]]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from rayline.core.statistics.base import Statistic
 from rayline.evaluate.batch import ScoredBatch
 
 Array = npt.NDArray[Any]
+Pair: TypeAlias = tuple[Array, Array]
+"""Weights of negative and of positive rows."""
 
 MAX_SCORES = 1 << 20
 """Different scores up to which a table is exact."""
@@ -35,7 +37,7 @@ _SIGN = np.uint64(1 << 63)
 class SparseCells(NamedTuple):
     """An array of weights of which few are not 0: the flat places of these, and the weights."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # buckets, labels, bins
     places: Array
     weights: Array
 
@@ -44,31 +46,29 @@ class SparseCells(NamedTuple):
         """Return the sums of weights (ones when None) at places that may repeat."""
         found = np.bincount(places, weights, minlength=math.prod(shape))
         filled = np.flatnonzero(found)
-        return cls(shape, filled.astype(np.uint32), found[filled].astype(np.float64, copy=False))
+        return cls(shape, filled.astype(np.uint32), found[filled].astype(np.float32))
 
     def dense(self) -> Array:
-        """Return the whole array."""
-        found = np.zeros(math.prod(self.shape))
+        """Return the whole array, float32."""
+        found = np.zeros(math.prod(self.shape), np.float32)
         found[self.places] = self.weights
         return found.reshape(self.shape)
 
     def totals(self, multiplicity: Array) -> Array:
-        """Return the sums over the buckets, of which row r of `multiplicity` counts each so often: (replicates, bins, labels)."""
-        n_bins, n_buckets, n_labels = self.shape
+        """Return the sums over the buckets, of which row r of `multiplicity` counts each so often: (replicates, labels, bins)."""
+        n_buckets, n_labels, n_bins = self.shape
         counts = multiplicity.astype(np.float32)  # as precise as replicates need be
         if 8 * len(self.places) > math.prod(self.shape):
-            flat = self.dense().transpose(1, 0, 2).reshape(n_buckets, n_bins * n_labels)
-            return np.asarray(counts @ flat.astype(np.float32), dtype=np.float64).reshape(-1, n_bins, n_labels)
-        place, label = np.divmod(self.places.astype(np.int64), n_labels)
-        in_bin, bucket = np.divmod(place, n_buckets)
-        column = in_bin * n_labels + label
+            made = counts @ self.dense().reshape(n_buckets, n_labels * n_bins)
+            return made.astype(np.float64).reshape(-1, n_labels, n_bins)
+        bucket, column = np.divmod(self.places.astype(np.int64), n_labels * n_bins)
         order = np.argsort(column, kind="stable")
         starts = np.flatnonzero(np.concatenate([[True], np.diff(column[order]) != 0]))
-        found = np.zeros((len(counts), n_bins * n_labels))
+        found = np.zeros((len(counts), n_labels * n_bins))
         if len(order):
-            each = counts[:, bucket[order]] * self.weights[order].astype(np.float32)
+            each = counts[:, bucket[order]] * self.weights[order]
             found[:, column[order][starts]] = np.add.reduceat(each, starts, axis=1)
-        return found.reshape(len(counts), n_bins, n_labels)
+        return found.reshape(-1, n_labels, n_bins)
 
 
 class Curve(NamedTuple):
@@ -87,11 +87,12 @@ class ScoreTable(Statistic):
     """
 
     keys: Array | None = None  # uint64 in the order of the scores, without the `level` trailing bits, ascending
-    weights: Array | None = None  # (scores, labels)
+    weights: Array | None = None  # (labels, scores)
     level: int = 0
     bins: Array | None = None  # uint64 keys of bins of scores, without `bin_level` bits; None without buckets
-    cells: SparseCells | None = None  # weights, (bins, buckets, labels)
+    cells: SparseCells | None = None  # weights, (buckets, labels, bins)
     bin_level: int = 0
+    most: int = MAX_SCORES  # different scores up to which it is exact
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -99,68 +100,66 @@ class ScoreTable(Statistic):
         assert isinstance(batch, ScoredBatch)
         scores, labels, n_labels, odds = _scores_and_labels(batch, options["of"])
         if not len(scores):
-            return cls()
-        keys, runs, order = _sorted(order_keys(scores))
-        labels = labels[order]
-        weight = None if batch.weight is None else batch.weight[order]
-        weights = np.bincount(runs * n_labels + labels, weight, minlength=len(keys) * n_labels)
-        made = cls(keys, weights.reshape(len(keys), n_labels).astype(np.float64, copy=False))
+            return cls(most=MAX_SCORES)
+        rows = _sorted_rows(scores, labels, n_labels, batch)
+        weights = [
+            np.bincount(rows.runs[own], None if rows.weight is None else rows.weight[own], minlength=len(rows.keys))
+            for own in ([slice(None)] if n_labels == 1 else [rows.labels == label for label in range(n_labels)])
+        ]
+        made = cls(rows.keys, np.stack(weights).astype(np.float64, copy=False), most=MAX_SCORES)
         if batch.bucket is None:
-            return made._limited()
-        places = _bin_keys(keys, odds=odds)
+            return made.limited(MAX_SCORES)
+        places = _bin_keys(rows.keys, odds=odds)
         level = _level(places, MAX_BINS)
         places = places >> np.uint64(level)
         new = np.concatenate([[True], places[1:] != places[:-1]])
-        of_row = (np.cumsum(new) - 1)[runs]
         bins = places[new]
-        bucket = batch.bucket[order].astype(np.int64)
-        places_of_rows = (of_row * batch.n_buckets + bucket) * n_labels + labels
-        cells = SparseCells.of((len(bins), batch.n_buckets, n_labels), places_of_rows, weight)
-        return cls(made.keys, made.weights, 0, bins, cells, level)._limited()
+        of_row = (np.cumsum(new) - 1)[rows.runs]
+        shape = (batch.n_buckets, n_labels, len(bins))
+        cells = SparseCells.of(shape, (rows.bucket * n_labels + rows.labels) * len(bins) + of_row, rows.weight)
+        return replace(made, bins=bins, cells=cells, bin_level=level).limited(MAX_SCORES)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
-        return cls()
+        return cls(most=MAX_SCORES)
 
     def merge(self, other: Self) -> Self:
         return self.merge_all([self, other])
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
-        found = [state for state in states if state.keys is not None]
+        given = list(states)
+        found = [state for state in given if state.keys is not None]
         if len(found) < 2:
-            return found[0] if found else cls()
+            return found[0] if found else cls(most=min((s.most for s in given), default=MAX_SCORES))
         level = max(state.level for state in found)
         keys, weights = _united([(s.keys, s.weights, level - s.level) for s in found])
-        made = cls(keys, weights, level)
+        made = cls(keys, weights, level, most=min(state.most for state in found))
         if all(state.bins is not None for state in found):
             low = max(state.bin_level for state in found)
-            every = np.unique(
-                np.concatenate([s.bins >> np.uint64(low - s.bin_level) for s in found if s.bins is not None])
-            )
-            raised = _level(every, MAX_BINS)
-            bins = np.unique(every >> np.uint64(raised))
+            every = [s.bins >> np.uint64(low - s.bin_level) for s in found if s.bins is not None]
+            united = np.unique(np.concatenate(every))
+            raised = _level(united, MAX_BINS)
+            bins = np.unique(united >> np.uint64(raised))
             places, own_weights = [], []
-            for state in found:
-                assert state.bins is not None
+            for state, own in zip(found, every, strict=True):
                 assert state.cells is not None
-                shape, own, weight = state.cells
-                moved = np.searchsorted(bins, state.bins >> np.uint64(low + raised - state.bin_level))
-                bin_of, rest = np.divmod(own.astype(np.int64), shape[1] * shape[2])
-                places.append(moved[bin_of] * (shape[1] * shape[2]) + rest)
-                own_weights.append(weight)
-            cells = SparseCells.of((len(bins), *shape[1:]), np.concatenate(places), np.concatenate(own_weights))
-            made = cls(keys, weights, level, bins, cells, low + raised)
-        return made._limited()
+                n_buckets, n_labels, n_bins = state.cells.shape
+                column, at = np.divmod(state.cells.places.astype(np.int64), n_bins)
+                places.append(column * len(bins) + np.searchsorted(bins, own >> np.uint64(raised))[at])
+                own_weights.append(state.cells.weights)
+            shape = (n_buckets, n_labels, len(bins))
+            cells = SparseCells.of(shape, np.concatenate(places), np.concatenate(own_weights))
+            made = replace(made, bins=bins, cells=cells, bin_level=low + raised)
+        return made.limited(made.most)
 
-    def _limited(self) -> Self:
-        assert self.keys is not None
-        assert self.weights is not None
-        if len(self.keys) <= MAX_SCORES:
-            return self
-        raised = _level(self.keys, MAX_SCORES)
+    def limited(self, most: int) -> Self:
+        """Return the table with at most so many different scores, now and after every merge."""
+        if self.keys is None or self.weights is None or len(self.keys) <= most:
+            return self if self.most == most else replace(self, most=most)
+        raised = _level(self.keys, most)
         keys, weights = _united([(self.keys, self.weights, raised)])
-        return type(self)(keys, weights, self.level + raised, self.bins, self.cells, self.bin_level)
+        return replace(self, keys=keys, weights=weights, level=self.level + raised, most=most)
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -169,21 +168,77 @@ class ScoreTable(Statistic):
         """Whether no scores that differ count as equal."""
         return self.level == 0
 
-    def curve(self, *, positive: int | None = None, among: Sequence[int] | None = None) -> Curve:
-        """Return scores and weights; of two labels, negative and positive, when `positive` names a label.
+    @property
+    def order(self) -> Array:
+        """The keys with all their bits, uint64."""
+        return np.empty(0, np.uint64) if self.keys is None else self.keys << np.uint64(self.level)
+
+    def curve(self) -> Curve:
+        """Return the scores and the weights of each label."""
+        if self.keys is None or self.weights is None:
+            return Curve(np.empty(0), np.zeros((0, 1)))
+        return Curve(_values(self.order), self.weights.T)
+
+    def pair(self, positive: int, among: Sequence[int] | None = None) -> Pair:
+        """Return the weights, at each score, of the rows that are not of a label and of those that are, shape (scores,).
 
         `among` leaves out the rows with other labels.
         """
-        if self.keys is None or self.weights is None:
-            return Curve(np.empty(0), np.zeros((0, 2 if positive is not None else 1)))
-        return Curve(_values(self.keys << np.uint64(self.level)), _two(self.weights, positive, among))
+        if self.weights is None:
+            return np.empty(0), np.empty(0)
+        return _pair(self.weights, positive, among)
 
-    def replicates(
-        self, multiplicity: Array, *, positive: int | None = None, among: Sequence[int] | None = None
-    ) -> Array:
-        """Return the weights in the bins for each replicate, shape (replicates, bins, labels)."""
+    def replicates(self, multiplicity: Array) -> Array:
+        """Return the weights in the bins for each replicate, shape (replicates, labels, bins).
+
+        Several metrics ask for the same: the last answer is kept.
+        """
+        global _last
         assert self.cells is not None
-        return _two(self.cells.totals(multiplicity), positive, among)
+        table, known, found = _last
+        if table is not self or known is not multiplicity:
+            found = self.cells.totals(multiplicity)
+            _last = (self, multiplicity, found)
+        return np.asarray(found)
+
+    def replicate_pair(self, multiplicity: Array, positive: int, among: Sequence[int] | None = None) -> Pair:
+        """Return what `pair` does, in the bins for each replicate, shape (replicates, bins)."""
+        return _pair(self.replicates(multiplicity), positive, among)
+
+
+_last: tuple[Any, Any, Any] = (None, None, None)
+
+
+class _Rows(NamedTuple):
+    """Rows in the order of their scores: the different keys, the number of each row's key, and what belongs to the row."""
+
+    keys: Array
+    runs: Array
+    labels: Array
+    bucket: Array
+    weight: Array | None
+
+
+def _sorted_rows(scores: Array, labels: Array, n_labels: int, batch: ScoredBatch) -> _Rows:
+    bucket = np.zeros(len(scores), np.int64) if batch.bucket is None else batch.bucket
+    single = scores.astype(np.float32)
+    if batch.weight is None and n_labels * batch.n_buckets < 1 << 32 and bool((single == scores).all()):
+        # Scores of single precision leave room for label and bucket in one word, which sorts faster than places do.
+        bits = (single + np.float32(0.0)).view(np.uint32).astype(np.uint64)
+        high = np.where(bits >> np.uint64(31), bits ^ np.uint64(0xFFFFFFFF), bits | np.uint64(1 << 31))
+        rest = bucket.astype(np.uint64) * np.uint64(n_labels) + labels.astype(np.uint64)
+        words = np.sort((high << np.uint64(32)) | rest)
+        high = (words >> np.uint64(32)).astype(np.uint32)
+        new = np.concatenate([[True], high[1:] != high[:-1]])
+        bits = np.where(high[new] >> np.uint32(31), high[new] ^ np.uint32(1 << 31), ~high[new])
+        bucket, labels = np.divmod(words.astype(np.uint32).astype(np.int64), n_labels)
+        return _Rows(order_keys(bits.view(np.float32)), np.cumsum(new) - 1, labels, bucket, None)
+    keys = order_keys(scores)
+    order = np.argsort(keys)
+    keys = keys[order]
+    new = np.concatenate([[True], keys[1:] != keys[:-1]])
+    weight = None if batch.weight is None else batch.weight[order]
+    return _Rows(keys[new], np.cumsum(new) - 1, labels[order], bucket[order].astype(np.int64), weight)
 
 
 def _scores_and_labels(batch: ScoredBatch, of: tuple[Any, ...]) -> tuple[Array, Array, int, bool]:
@@ -197,15 +252,11 @@ def _scores_and_labels(batch: ScoredBatch, of: tuple[Any, ...]) -> tuple[Array, 
     return batch.ranks(of[1]), (batch.truth == of[1]).astype(np.int64), 2, odds
 
 
-def _two(weights: Array, positive: int | None, among: Sequence[int] | None) -> Array:
-    """Weights of the rows that are not of a label, and that are; the last axis is that of the labels."""
-    if positive is None:
-        return weights
-    of = weights[..., positive]
-    rest = (
-        weights.sum(axis=-1) - of if among is None else weights[..., [a for a in among if a != positive]].sum(axis=-1)
-    )
-    return np.stack([rest, of], axis=-1)
+def _pair(weights: Array, positive: int, among: Sequence[int] | None) -> Pair:
+    """Split weights of shape (…, labels, scores) by whether their label is this one."""
+    of = weights[..., positive, :]
+    others = [a for a in (range(weights.shape[-2]) if among is None else among) if a != positive]
+    return (weights[..., others[0], :] if len(others) == 1 else weights[..., others, :].sum(axis=-2)), of
 
 
 def order_keys(values: Array) -> Array:
@@ -224,22 +275,17 @@ def _values(keys: Array) -> Array:
     return found
 
 
-def _sorted(keys: Array) -> tuple[Array, Array, Array]:
-    """Return the different keys in order, for each sorted row the number of its key, and the order of the rows."""
-    order = np.argsort(keys)
-    rows = keys[order]
-    new = np.concatenate([[True], rows[1:] != rows[:-1]])
-    return rows[new], np.cumsum(new) - 1, order
-
-
 def _united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
     """Return the different keys of several tables, without trailing bits, and the sums of their weights."""
-    keys = np.concatenate([own >> np.uint64(drop) for own, _, drop in parts])
-    weights = np.concatenate([own for _, own, _ in parts])
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
+    keys = np.concatenate([own >> np.uint64(drop) if drop else own for own, _, drop in parts])
+    weights = np.concatenate([own for _, own, _ in parts], axis=1)
+    if len(parts) > 1:
+        order = np.argsort(keys, kind="stable")  # merges runs that are sorted already
+        keys, weights = keys[order], weights[:, order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    return keys[starts], np.add.reduceat(weights[order], starts, axis=0)
+    if len(starts) == len(keys):
+        return keys, weights
+    return keys[starts], np.add.reduceat(weights, starts, axis=1)
 
 
 def _level(keys: Array, most: int) -> int:
@@ -267,35 +313,35 @@ def _bin_keys(keys: Array, *, odds: bool) -> Array:
         return order_keys(np.minimum(chance / (1.0 - chance), 1e300)) >> np.uint64(32)
 
 
-# -- measures of a ranking, for one table of weights (scores, 2) or one for each replicate (replicates, bins, 2) -----------
+# -- measures of a ranking, of the weights at ascending scores of negative and of positive rows, shape (…, scores) -------------
 
 
-def area_under_roc(weights: Array) -> Array:
+def area_under_roc(negative: Array, positive: Array) -> Array:
     """Return the probability that a positive row has a higher score than a negative one; half of it where they are equal.
 
     NaN without negative or without positive rows.
     """
-    negative, positive = weights[..., 0], weights[..., 1]
-    below = np.cumsum(negative, axis=-1) - negative / 2
+    below = np.cumsum(negative, axis=-1)
+    below -= negative / 2
     pairs = negative.sum(axis=-1) * positive.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(pairs > 0, (positive * below).sum(axis=-1) / pairs, np.nan)
 
 
-def average_precision(weights: Array) -> Array:
+def average_precision(negative: Array, positive: Array) -> Array:
     """Return the sum of the precision at each score times the recall gained there; NaN without positive rows."""
-    down = np.cumsum(weights[..., ::-1, :], axis=-2)
-    positive, rows = down[..., 1], down.sum(axis=-1)
+    gained = positive[..., ::-1]
+    found = np.cumsum(gained, axis=-1)
+    rows = np.cumsum(negative[..., ::-1], axis=-1)
+    rows += found
+    total = positive.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(rows > 0, positive / rows, 0.0)
-        gained = weights[..., ::-1, 1]
-        total = positive[..., -1] if positive.shape[-1] else positive.sum(axis=-1)
+        precision = np.where(rows > 0, found / rows, 0.0)
         return np.where(total > 0, (precision * gained).sum(axis=-1) / total, np.nan)
 
 
-def tied_share(weights: Array) -> float:
+def tied_share(negative: Array, positive: Array) -> float:
     """Return by how much an area under the ROC curve can be off, when only the order within equal scores is unknown."""
-    negative, positive = weights[:, 0], weights[:, 1]
     pairs = negative.sum() * positive.sum()
     return float((negative * positive).sum() / pairs / 2) if pairs > 0 else 0.0
 
