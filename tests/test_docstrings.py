@@ -12,6 +12,7 @@ import pytest
 MODULES = (
     "rayline",
     "rayline.data",
+    "rayline.evaluate",
     "rayline.stages",
     "rayline.postprocess",
     "rayline.train",

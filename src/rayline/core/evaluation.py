@@ -10,8 +10,17 @@ import polars as pl
 
 
 class Estimate(NamedTuple):
-    """A value with its confidence interval; NaN where it is not defined.
+    """A value with its confidence interval.
 
+    Attributes
+    ----------
+    value
+        The value; NaN where it is not defined.
+    low, high
+        The ends of the interval; NaN without one.
+
+    Examples
+    --------
     >>> print(Estimate(0.91994, 0.9101, 0.9304))
     0.9199 [0.9101, 0.9304]
     """

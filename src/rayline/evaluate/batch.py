@@ -36,6 +36,15 @@ class ScoredBatch:
         The bootstrap bucket of each row, an integer below `n_buckets`; None puts all rows into one.
     pair
         The second number of a label that consists of two: the group of a ranking, the upper bound of a survival time.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from rayline.core.target import Target, Task
+    >>> target = Target(("late",), Task.BINARY, (pl.String(),), (("no", "yes"),))
+    >>> batch = ScoredBatch(target, 0, np.array([0.2, 0.9]), np.array([0, 0]))
+    >>> batch.y_true.tolist(), batch.y_pred.tolist()
+    (['no', 'no'], ['no', 'yes'])
     """
 
     target: Target

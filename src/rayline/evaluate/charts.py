@@ -165,7 +165,7 @@ class ChartMaker:
         lacking = "" if series else " There are no rows of both classes."
         return Chart(
             f"{kind}{f'-{place}' if place else ''}", f"{words['title']} of {of}", words["caption"] + some + lacking, "lines",
-            words["x"], words["y"], shown, unit=True, diagonal=kind == "roc",
+            words["x"], words["y"], shown, unit=True, diagonal=kind != "precision_recall",
         )  # fmt: skip
 
     def _groups(self, by: str | None) -> Mapping[str, SliceStatistics]:
@@ -327,24 +327,24 @@ CURVES: dict[str, tuple[Callable[[Array], tuple[Array, float]], dict[str, str]]]
     "roc": (
         _roc,
         {
-            "title": "ROC", "measure": "area", "x": "false positive rate (share of the other rows)",
-            "y": "true positive rate (share of its rows)",
+            "title": "ROC", "measure": "area", "x": "false positive rate",
+            "y": "true positive rate",
             "caption": "Behind each name the area under its curve. The dashed line is chance.",
         },
     ),
     "precision_recall": (
         _precision_recall,
         {
-            "title": "Precision and recall", "measure": "average", "x": "recall (share of its rows that are found)",
-            "y": "precision (share of the found rows that are it)",
+            "title": "Precision and recall", "measure": "average", "x": "recall",
+            "y": "precision",
             "caption": "Behind each name the average precision.",
         },
     ),
     "lift": (
         _lift,
         {
-            "title": "Lift", "measure": "lift", "x": "share of all rows, the highest scores first", "y": "share of its rows that are among them",
-            "caption": "Behind each name how many times as many are found in the first tenth of the rows as by chance.",
+            "title": "Lift", "measure": "lift", "x": "share of all rows, the highest scores first", "y": "share of the positives that are found",
+            "caption": "Behind each name how many times as many are found in the first tenth of the rows as by chance, the dashed line.",
         },
     ),
 }  # fmt: skip

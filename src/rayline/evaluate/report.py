@@ -208,7 +208,8 @@ class EvaluationReport(Report):
     def _slice_rows(self, by: str) -> list[list[str]]:
         found = []
         for (value,), own in self.slices.filter(pl.col("by") == by).group_by("slice", maintain_order=True):
-            cells = [" ".join(w for w in words(_estimate(row)) if w) for row in own.to_dicts()]
+            pairs = [words(_estimate(row)) for row in own.to_dicts()]
+            cells = [f"{value} ({interval.replace(' to ', '–')})" if interval else value for value, interval in pairs]
             found.append([str(value), f"{own['n_rows'][0]:,}", *cells])
         return found
 
