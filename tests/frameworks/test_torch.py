@@ -535,6 +535,12 @@ def test_contract_on_ray(ray_session: Any) -> None:
     check_framework("torch", **options, tuned={"lr": tune.grid_search([0.01, 0.02])}, ray=True, serve=True)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_under_ray_train(ray_session: Any) -> None:
+    check_framework("torch", lr=0.02, max_epochs=8, batch_size=32, exact=False, tasks=["binary"], ray_train=True)
+
+
 class CityEmbedding(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -117,6 +117,13 @@ def test_contract_on_ray(ray_session: Any, name: str) -> None:
     check_framework(framework, *args, **{"tasks": ["binary"], **options}, ray=True, serve=True)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_contract_under_ray_train(ray_session: Any) -> None:
+    args, options = CASES["xgboost"]
+    check_framework("xgboost", *args, **options, tasks=["binary"], ray_train=True)
+
+
 def test_every_framework_of_ours_has_a_case() -> None:
     elsewhere = "".join(p.read_text() for p in (Path(__file__).parents[1]).rglob("test_*.py"))
     ours = set(registry.own_frameworks()) - {"rllib", "ensemble"}  # it learns in environments, without a table

@@ -99,10 +99,11 @@ def refuses_a_gpu_that_is_not_there(case: FrameworkCase) -> None:
 
 
 def tells_what_failed(case: FrameworkCase, **options: Any) -> None:
-    """`options` may hold num_workers and a table."""
-    workers = options.pop("num_workers", None)
+    """`options` may hold a scaling and a table."""
+    scaling = options.pop("scaling", None)
+    workers = 1 if scaling is None else scaling.max_workers or 1
     with _failing(case) as name:
-        trainer = Trainer(name, *copy.deepcopy(case.args), **copy.deepcopy(case.kwargs), num_workers=workers)
+        trainer = Trainer(name, *copy.deepcopy(case.args), **copy.deepcopy(case.kwargs), scaling=scaling)
         try:
             case.fit(trainer, **options)
         except TrainingError as error:
@@ -110,7 +111,7 @@ def tells_what_failed(case: FrameworkCase, **options: Any) -> None:
         else:
             raise AssertionError("an error in training is not raised")
     assert "ArithmeticError: failed on purpose" in told, f"the error does not say what failed: {told}"
-    if (workers or 1) > 1:
+    if workers > 1:
         assert f"rank {workers - 1}" in told, f"the error does not say on which rank: {told}"
     found, todo = [], [cause]
     while todo:  # Ray's errors carry theirs as `cause`, and the two may point at each other

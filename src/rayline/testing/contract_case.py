@@ -16,6 +16,7 @@ from rayline.core.framework import Framework
 from rayline.core.target import numbers
 from rayline.inference.pipeline import Preprocessor
 from rayline.train.result import Result
+from rayline.train.scaling import Backend, Scaling
 from rayline.train.trainer import Trainer
 
 STRING, FLAG, CODE, NUMBER = "late", "is_late", "gate", "delay"
@@ -70,6 +71,7 @@ class FrameworkCase:
     native_predict: Callable[[Any, Any], Any] | None = None
 
     fits: dict[str, Result] = field(default_factory=dict)
+    backend: Backend = "actors"  # what starts the workers
 
     @property
     def adapter(self) -> Framework:
@@ -109,6 +111,11 @@ class FrameworkCase:
 
     def trainer(self, **options: Any) -> Trainer:
         return Trainer(self.name, *copy.deepcopy(self.args), **{"seed": 1, **copy.deepcopy(self.kwargs), **options})
+
+    def scaling(self, num_workers: int | None = None, **options: Any) -> Scaling:
+        """The scaling of a training on workers, on the backend of this case."""
+        n = num_workers or (2 if self.adapter.distributed else 1)
+        return Scaling(num_workers=n, backend=self.backend, **options)
 
     def fit(self, trainer: Trainer | None = None, **options: Any) -> Result:
         table = options.pop("table", self.table)

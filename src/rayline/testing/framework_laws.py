@@ -6,6 +6,7 @@ import copy
 import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def check_framework(
     native_predict: Callable[[Any, Any], Any] | None = None,
     ray: bool = False,
     serve: bool = False,
+    ray_train: bool = False,
     **kwargs: Any,
 ) -> None:
     """Run the whole path with a framework; raise AssertionError with the law that it breaks.
@@ -84,6 +86,8 @@ def check_framework(
         preprocessed rows. Predictions must agree: exactly in a classification, within 1e-5 in a regression.
     ray, serve
         Whether to run the laws that need Ray, and those that need Ray Serve.
+    ray_train
+        Whether to run the laws of workers under Ray Train too.
 
     Examples
     --------
@@ -110,14 +114,20 @@ def check_framework(
         case = make(
             name, args, {**kwargs, **more}, task, learns, exact, seeded, weights, resumes, tuned, native_predict
         )
-        for law in laws:
+        under_train = replace(case, backend="ray_train", fits={})
+        checks = [
+            *((law, case) for law in laws),
+            *((law, under_train) for law in ray_laws.LAWS_OF_WORKERS if ray_train),
+        ]
+        for law, of in checks:
+            what = task if of is case else f"{task}, under Ray Train"
             try:
-                law(case)
+                law(of)
             except AssertionError as error:
-                raise AssertionError(f"{name!r} breaks {law.__name__!r} ({task}): {error}") from error
+                raise AssertionError(f"{name!r} breaks {law.__name__!r} ({what}): {error}") from error
             except Exception as error:
                 raise AssertionError(
-                    f"{name!r} fails in {law.__name__!r} ({task}) with {type(error).__name__}: {error}"
+                    f"{name!r} fails in {law.__name__!r} ({what}) with {type(error).__name__}: {error}"
                 ) from error
 
 

@@ -44,10 +44,10 @@ def dataset(table: pl.DataFrame) -> Any:
     return from_polars(list(table.iter_slices(math.ceil(table.height / BLOCKS))))
 
 
-def _on_workers(case: FrameworkCase, **options: Any) -> Result:
+def _on_workers(case: FrameworkCase, *, checkpoint_every: int | None = None, **options: Any) -> Result:
     rows = dataset(case.table)
-    n = 2 if case.adapter.distributed else 1
-    return case.fit(case.trainer(num_workers=n, **options), table=rows, test_dataset=rows)
+    trainer = case.trainer(scaling=case.scaling(**options), checkpoint_every=checkpoint_every)
+    return case.fit(trainer, table=rows, test_dataset=rows)
 
 
 # -- the laws ----------------------------------------------------------------------------------------------------------
@@ -91,8 +91,7 @@ def survives_a_killed_worker(case: FrameworkCase) -> None:
 
 def tells_what_failed_on_a_worker(case: FrameworkCase) -> None:
     rows = dataset(case.table)
-    n = 2 if case.adapter.distributed else 1
-    common_laws.tells_what_failed(case, num_workers=n, table=rows, test_dataset=None)
+    common_laws.tells_what_failed(case, scaling=case.scaling(), table=rows, test_dataset=None)
 
 
 def is_tuned(case: FrameworkCase) -> None:
@@ -219,11 +218,12 @@ def _mortal(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextMana
     return common_laws.standing_in(case, "that-dies", train)
 
 
+LAWS_OF_WORKERS = (trains_on_workers, survives_a_killed_worker, tells_what_failed_on_a_worker)
+"""Those that hold on each backend of workers."""
+
 LAWS = (
-    trains_on_workers,
+    *LAWS_OF_WORKERS,
     refuses_workers_that_it_cannot_use,
-    survives_a_killed_worker,
-    tells_what_failed_on_a_worker,
     is_tuned,
     is_tuned_in_this_process_as_on_ray,
     is_trained_as_a_population,
