@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
 from rayline.core.schema import value_from_json, value_to_json
 from rayline.frameworks import rllib_modules as modules
-from rayline.frameworks.verify import module_size, tensors
-
-MOST_LAYERS, MOST_UNITS = 1 << 10, 1 << 24
+from rayline.frameworks.verify import module_size, policy
 
 
 def save(module: Any, directory: Path) -> None:
@@ -61,10 +58,7 @@ def load(directory: Path, cls: Any = None) -> Any:
     ArtifactError
         When no class is known under the id, or the saved tensors do not match it.
     """
-    for name in ("policy.json", "policy.safetensors"):
-        if not (directory / name).is_file():
-            raise ArtifactError("The saved policy is incomplete.", f"Expected a file {name}.", "save it again.")
-    about = strict_json.loads((directory / "policy.json").read_bytes(), "policy.json")
+    about, shapes = policy.check(directory)
     name = str(about.get("module", "")) if isinstance(about, dict) else ""
     found = cls or modules.registered.get(name) or _loaded(name)
     if found is None:
@@ -76,10 +70,10 @@ def load(directory: Path, cls: Any = None) -> Any:
     try:
         observed, acted = _space_from_json(about["observation_space"]), _space_from_json(about["action_space"])
         modules.refuse_spaces(observed, acted)
-        shapes, config = tensors.check(directory / "policy.safetensors"), about["model_config"]
+        config = about["model_config"]
         exact = name in modules.own() and cls is None
         if exact:
-            _refuse_settings(config)
+            policy.check_settings(config, {field.name for field in dataclasses.fields(DefaultModelConfig)})
         made = module_size.built(
             lambda: modules.build(found, observed, acted, config), shapes, "policy.json", exact=exact
         )
@@ -102,31 +96,6 @@ def _loaded(name: str) -> Any:
         return None
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _refuse_settings(config: Any) -> None:
-    """Raise ArtifactError on settings that RLlib's own modules do not have."""
-    known = {f.name for f in dataclasses.fields(DefaultModelConfig)} | set(_EXTRA)
-    unknown = [name for name in config if name not in known]
-    sizes = [int(n) for value in config.values() if isinstance(value, list) for n in _whole_numbers(value)]
-    if unknown or len(sizes) > MOST_LAYERS or sum(map(abs, sizes)) > MOST_UNITS:
-        raise ArtifactError(
-            "policy.json names settings that Rayline does not write.", f"Got {unknown[:8]}.", "save it again."
-        )
-
-
-_EXTRA = (
-    "num_atoms", "v_min", "v_max", "dueling", "double_q", "epsilon", "std_init", "twin_q", "clip_log_std",
-)  # fmt: skip
-"""Settings that algorithms add to the common ones."""
-
-
-def _whole_numbers(value: Any) -> Iterator[int]:
-    for inner in value if isinstance(value, list) else [value]:
-        if isinstance(inner, list):
-            yield from _whole_numbers(inner)
-        elif isinstance(inner, int):
-            yield inner
 
 
 def _space_to_json(space: Any) -> dict[str, Any]:

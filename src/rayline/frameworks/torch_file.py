@@ -11,9 +11,8 @@ from safetensors.torch import load_model, save_model
 from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
 from rayline.frameworks import torch_modules as modules
-from rayline.frameworks.verify import module_size, tensors
-
-ABOUT, NUMBERS = "module.json", "module.safetensors"
+from rayline.frameworks.verify import module_size, torch_module
+from rayline.frameworks.verify.torch_module import ABOUT, NUMBERS
 
 
 def save(module: Any, directory: Path) -> None:
@@ -31,10 +30,7 @@ def load(directory: Path, module: Any = None) -> Any:
     ArtifactError
         When nothing is registered under the id, or the saved tensors do not match the module.
     """
-    for name in (ABOUT, NUMBERS):
-        if not (directory / name).is_file():
-            raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
-    data = strict_json.loads((directory / ABOUT).read_bytes(), ABOUT)
+    data, shapes = torch_module.check(directory)
     known = modules.known()
     name = str(data.get("module", "")) if isinstance(data, dict) else ""
     make = known.get(name) if module is None else module
@@ -45,7 +41,6 @@ def load(directory: Path, module: Any = None) -> Any:
             "register its class first (rayline.frameworks.torch.register_module), or pass it: rayline.load(path, module=Net).",
         )
     about = modules.ModuleSpec.from_json(data, None if isinstance(make, torch.nn.Module) else make)
-    shapes = tensors.check(directory / NUMBERS)
     try:
         made = module_size.built(
             lambda: modules.build(make, about.kwargs, {})[0], shapes, ABOUT, exact=modules.is_own(make)

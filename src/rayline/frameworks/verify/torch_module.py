@@ -1,0 +1,23 @@
+"""Verify the files of a saved PyTorch module before PyTorch reads them: JSON with an id and plain arguments, and safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rayline.core import strict_json
+from rayline.core.errors import ArtifactError
+from rayline.frameworks.verify import tensors
+
+ABOUT, NUMBERS = "module.json", "module.safetensors"
+
+
+def check(directory: Path) -> tuple[Any, dict[str, tensors.Shape]]:
+    """Return the content of `module.json` and the shapes of the saved tensors; no numbers are read.
+
+    Raises ArtifactError when a file is missing or damaged.
+    """
+    for name in (ABOUT, NUMBERS):
+        if not (directory / name).is_file():
+            raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
+    return strict_json.loads((directory / ABOUT).read_bytes(), ABOUT), tensors.check(directory / NUMBERS)
