@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from rayline import register_framework
-from rayline.core.abilities import ABILITIES, Ability, FeatureImportance, NativeModels, abilities_of
+from rayline.core.abilities import (
+    ABILITIES,
+    Ability,
+    FeatureContributions,
+    FeatureImportance,
+    NativeModels,
+    abilities_of,
+)
 from rayline.core.framework import Framework
 from rayline.testing import ability_laws, check_framework, common_laws, device_laws, features, framework_laws, ray_laws
 from tests import toy
@@ -78,6 +85,11 @@ class Boastful(toy.LeastSquares):
         found = {name: abs(value) for name, value in zip(names, model["w"], strict=True)}
         return {**found, "no such feature": 1.0} if self.wrong == "importance" else found
 
+    def contributions(self, model: Any, features: Any) -> FeatureContributions:
+        sign = -1.0 if self.wrong == "contributions" else 1.0
+        values = sign * np.nan_to_num(features.matrix(np.float64)) * np.array(model["w"])
+        return FeatureContributions(values[:, None, :], np.array([model["b"]]), is_linear=True)
+
     def best_iteration(self, model: Any) -> int:
         return 7 if self.wrong == "best_iteration" else 0
 
@@ -100,6 +112,7 @@ class Boastful(toy.LeastSquares):
     ("wrong", "law"),
     [
         ("importance", "ranks_its_features"),
+        ("contributions", "explains_its_scores"),
         ("best_iteration", "uses_an_iteration_of_its_history"),
         ("single_row_view", "single_rows_are_the_table"),
         ("members", "is_the_mean_of_its_members"),

@@ -64,6 +64,7 @@ def test_cv_plus_predicts_with_the_fold_models(tmp_path: Path) -> None:
         target_columns=["price"],
         cv=4,
         config={},
+        num_samples=1,
         seed=1,
         verbose=False,
     )

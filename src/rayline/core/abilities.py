@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import polars as pl
 
@@ -266,6 +266,34 @@ class FeatureImportance(Ability):
         return None
 
 
+class FeatureContributions(NamedTuple):
+    """What each feature adds to the scores of some rows.
+
+    Attributes
+    ----------
+    values
+        Float64, shape (n, outputs, columns of `Features.matrix`, or features where a feature is one column).
+    base
+        The score without any feature, shape (outputs,).
+    is_linear
+        Whether they are the terms of a linear model: compared with a feature of 0, not with the mean of the training rows.
+    """
+
+    values: Array
+    base: Array
+    is_linear: bool = False
+
+
+class ScoreContributions(Ability):
+    """What each feature contributes to a score, for `pipeline.explain`; otherwise it is estimated from predictions."""
+
+    def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
+        """Return what each feature adds to the model's raw score of each row (the log-odds of a classification); the base and the
+        contributions add up to it. Outputs are the classes of a multiclass task, otherwise the targets. None for a model
+        whose contributions the framework cannot compute."""
+        return None
+
+
 class EnsembleMembers(Ability):
     """The values of each member of a model that is a mean of several: the spread that prediction intervals are made from."""
 
@@ -346,6 +374,7 @@ ABILITIES: tuple[type[Ability], ...] = (
     SingleRowServing,
     OnnxExport,
     FeatureImportance,
+    ScoreContributions,
     EnsembleMembers,
     MemoryBound,
     GpuComputing,

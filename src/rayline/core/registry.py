@@ -81,6 +81,9 @@ _POSTPROCESSING: dict[str, str | type] = {
 
 _PIPELINE_METHODS: dict[str, str] = {
     "evaluate": "rayline.evaluate.evaluation:Evaluate",
+    "explain": "rayline.evaluate.explain:Explain",
+    "importance": "rayline.evaluate.explain_importance:Importance",
+    "partial_dependence": "rayline.evaluate.explain_dependence:PartialDependence",
 }
 """Methods of inference pipelines that packages above `inference` provide (see `core.evaluation.PipelineMethod`)."""
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from rayline import compat
 from rayline.core import scratch
+from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
@@ -306,6 +307,14 @@ class CatBoost(Framework):
             onnx.helper.make_tensor_value_info(trees.output[-1], onnx.TensorProto.FLOAT, [None, None])
         )
         return made
+
+    def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
+        pool = catboost.Pool(
+            _table(features), cat_features=_categories(features) or None, feature_names=model.feature_names_
+        )
+        found = np.asarray(model.get_feature_importance(pool, type="ShapValues"), dtype=np.float64)
+        values = found if found.ndim == 3 else found[:, None, :]
+        return FeatureContributions(values[:, :, :-1], values[0, :, -1])
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         found = model.get_feature_importance(type="PredictionValuesChange")  # of a ranking the default needs the rows

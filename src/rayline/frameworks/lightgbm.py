@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from rayline import compat
+from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, counted
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
@@ -360,6 +361,15 @@ class LightGBM(Framework):
                 "train with objective='multiclass', or serve the pipeline with rayline.",
             )
         return convert_lightgbm(model, initial_types=[("matrix", FloatTensorType([None, width]))], zipmap=False)
+
+    def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
+        if model.params.get("linear_tree") or "\nis_linear=1" in model.model_to_string():
+            return None
+        found = model.predict(features.matrix(np.float64), pred_contrib=True)
+        parts = found if isinstance(found, list) else [found]  # of sparse rows a matrix for each class
+        dense = [part.toarray() if hasattr(part, "toarray") else np.asarray(part) for part in parts]
+        values = np.concatenate(dense, axis=1).reshape(features.n_rows, -1, model.num_feature() + 1)
+        return FeatureContributions(values[:, :, :-1], values[0, :, -1])
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         gains = model.feature_importance("gain")

@@ -15,10 +15,12 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
+from sklearn.svm import LinearSVC, LinearSVR
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits
 
 from rayline.core import strict_json
+from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
@@ -236,6 +238,16 @@ class Sklearn(Framework):
         if unknown:
             raise ParameterError.unknown("sklearn trainer", unknown, [*estimator.get_params(), *ARGUMENTS])
         return (estimator.set_params(**params), *args[1:]), given
+
+    def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
+        is_linear = type(model).__module__.startswith("sklearn.linear_model.") or type(model) in (LinearSVC, LinearSVR)
+        if not is_linear or not isinstance(getattr(model, "coef_", None), np.ndarray):
+            return None
+        weights = np.atleast_2d(model.coef_).astype(np.float64)
+        matrix = features.matrix(np.float64)
+        dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
+        base = np.broadcast_to(np.atleast_1d(np.asarray(model.intercept_, dtype=np.float64)), len(weights))
+        return FeatureContributions(dense[:, None, :] * weights, base, is_linear=True)
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         if isinstance(model, QuantileModels):

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from rayline.core import scratch
+from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, MissingExtraError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
@@ -309,6 +310,20 @@ class XGBoost(Framework):
         plain = model.copy() if best is None else model[: best + 1]
         plain.feature_names = plain.feature_types = None  # the converter refers to features by number
         return convert_xgboost(plain, initial_types=[("matrix", FloatTensorType([None, width]))])
+
+    def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
+        best, (_, booster) = self.best_iteration(model), _kind(model)
+        zeros = features.has_vectors and model.feature_types is not None
+        data = xgboost.DMatrix(features.matrix(zeros=zeros), feature_types=model.feature_types, enable_categorical=True)
+        try:
+            found = model.predict(
+                data, pred_contribs=True, strict_shape=True, validate_features=False,
+                iteration_range=(0, 0 if best is None else best + 1),
+            )  # fmt: skip
+        except xgboost.core.XGBoostError:  # trees with several outputs
+            return None
+        values = found.astype(np.float64)
+        return FeatureContributions(values[:, :, :-1], values[0, :, -1], booster == "gblinear")
 
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         best = self.best_iteration(model)

@@ -13,7 +13,7 @@ from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
 from rayline.core.statistics.base import StatisticRequest
-from rayline.core.statistics.scored_rows import MAX_ROWS, ScoredRows
+from rayline.core.statistics.scored_row_sample import MAX_ROWS, ScoredRowSample
 from rayline.core.target import Target, has_probabilities
 from rayline.inference.model import Scores
 from rayline.inference.scorer import Scorer
@@ -86,10 +86,10 @@ def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str
     if missing := [name for name in scorer.columns if name not in present]:
         raise SchemaError.missing(f"{WHERE} (calibration_set)", missing, present)
     options = (("grouped", bool(groups)), ("size", MAX_ROWS))
-    request = StatisticRequest(ScoredRows, tuple(scorer.adds), options)
+    request = StatisticRequest(ScoredRowSample, tuple(scorer.adds), options)
     found = engine.scan(rows, Scan([request], attach=scorer))
-    state = found[0][request] if found else ScoredRows()
-    assert isinstance(state, ScoredRows)
+    state = found[0][request] if found else ScoredRowSample()
+    assert isinstance(state, ScoredRowSample)
     refuse_empty(state.n_rows, f"{WHERE} (calibration_set)")
     return _of_table(pipeline.target.plain, state.rows, groups)
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from rayline import device
 from rayline.core import registry, scratch
+from rayline.core.abilities import FeatureContributions
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, PredictionError, RaylineError, ResourceError, counted, shorten
@@ -228,6 +229,11 @@ class Model:
         if not frame.height:
             return np.empty((0, self.target.n_outputs) if self.target.n_outputs > 1 else 0)
         return self._answer(self._placed, Features(frame, schema=self.schema))
+
+    def contributions(self, table: pl.LazyFrame) -> FeatureContributions | None:
+        """Return what each feature adds to the model's raw score of at least one preprocessed row; None when the framework cannot tell."""
+        frame = self._conform(table).select(map(col, self.schema)).collect()
+        return self.adapter.contributions(self.native, Features(frame, schema=self.schema))
 
     def members(self, table: pl.LazyFrame) -> Scores | None:
         """Return the values of the members of an ensemble for preprocessed rows (see `Framework.members`); None for others."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
@@ -132,18 +134,183 @@ class InferencePipeline(Scorer[Preprocessor]):
         parts = [str(self._preprocessor).replace("\n", "\n  "), repr(self.model), *map(repr, self.postprocessing)]
         return f"InferencePipeline(\n{''.join(f'  {part},{chr(10)}' for part in parts)})"
 
-    def importance(self) -> dict[str, float] | None:
-        """Return the importance of each raw column to the model; None when the framework provides none.
+    def importance(
+        self,
+        kind: str = "gain",
+        *,
+        by: str = "raw",
+        rows: Any = None,
+        metric: Any = None,
+        n_repeats: int = 5,
+        sample_weight: str | None = None,
+        background: Any = None,
+        seed: int = 0,
+    ) -> dict[str, float] | None:
+        """Return the importance of each raw column to the model; None when kind="gain" and the framework provides none.
 
-        The importance of each feature (`model.importance()`) is added to the raw column that it is computed from, in equal
-        shares when there are several (see `Preprocessor.lineage`).
+        Parameters
+        ----------
+        kind
+            "gain": the framework's own measure (the gain of splits, the size of coefficients); that of a feature is added to
+            the raw column that it is computed from, in equal shares when there are several (see `Preprocessor.lineage`).
+            "shap": the mean size of a column's contributions (see `explain`), over all outputs. "permutation": how much worse a
+            metric is when the column's values are shuffled (Breiman, 2001), with the permutations of scikit-learn's
+            permutation_importance.
+        by
+            "raw" for raw columns, "feature" for the model's features (kind="gain" only).
+        rows
+            For "shap" raw rows, a table or a Dataset in one scan; the model's examples when omitted. For "permutation" rows with
+            labels, of which the first 100,000 are used.
+        metric
+            For "permutation": a metric as in `evaluate`; the usual first one of the task when omitted.
+        n_repeats
+            For "permutation": the number of shuffles of each column.
+        sample_weight
+            For "permutation": the column of weights.
+        background
+            For "shap", as in `explain`.
+        seed
+            Of shuffles and estimates; random_state of scikit-learn.
+
+        Raises
+        ------
+        ParameterError
+            On an unknown kind or metric, and on by="feature" with another kind than "gain".
+        SchemaError
+            When the rows lack a column.
         """
+        if kind == "gain" and by == "raw":
+            return self.gain_importance()
+        found: dict[str, float] | None = registry.pipeline_method("importance")(
+            self, kind, by=by, rows=rows, metric=metric, n_repeats=n_repeats, sample_weight=sample_weight,
+            background=background, seed=seed,
+        )  # fmt: skip
+        return found
+
+    def gain_importance(self) -> dict[str, float] | None:
+        """Return the importance of each raw column by the framework's own measure; None when it provides none."""
         if self._preprocessor is None:
             return self.model.importance()
         of = self._preprocessor.features_of
         sources = {feature: own for column in self.model.feature_names for feature, own in of[column].items()}
         found = self.model.adapter.importance(self.model.native, list(sources))
         return None if found is None else by_source(found, sources)
+
+    def explain(
+        self,
+        rows: Any,
+        *,
+        of: Any = None,
+        background: Any = None,
+        keep_columns: Sequence[str] = (),
+        prefix: str = "",
+        seed: int = 0,
+    ) -> Any:
+        """Return what each raw column contributes to the score of each row, in the type of the input.
+
+        One column for each raw column, `base_value` and `score`; the contributions and the base value add up to the score. The
+        score is the model's own before postprocessing, on the scale on which the model adds up:
+
+        =================================  ==================  =========================================================
+        model                              contributions       score
+        =================================  ==================  =========================================================
+        XGBoost, LightGBM, CatBoost        TreeSHAP, exact     log-odds of a classification; the value of a regression, or
+                                                               its logarithm under a log link; before target stages
+        linear models of scikit-learn      exact               the decision function; the value of a regression
+        all others                         Shapley values of   the probability; the value of a regression
+                                           predictions
+        =================================  ==================  =========================================================
+
+        Contributions of features are added up by raw column: those of one-hot columns, of the words of a text. A feature of
+        several columns (PCA) belongs to them in equal shares. Shapley values of predictions are exact up to 6 raw columns; of more
+        columns they are means over 16 permutations, the same for all rows.
+
+        Parameters
+        ----------
+        rows
+            A table, a list of rows, or a ray.data.Dataset of raw rows.
+        of
+            What is explained. Of two classes the second one when omitted; of several classes the predicted class of each row,
+            which the column `class` then names. Of several targets all, each in columns that end with its name.
+        background
+            Raw rows that stand for usual ones, which linear models and estimated contributions are compared with: the
+            contributions of a row explain its difference from their mean. At most 100 of them are used, evenly spaced; the
+            model's few examples when omitted. TreeSHAP needs none.
+        keep_columns
+            The input columns to keep before the contributions.
+        prefix
+            Begins the names of all added columns.
+        seed
+            Of the permutations.
+
+        Raises
+        ------
+        SchemaError
+            When a column is missing or has the wrong type, or two columns of the result would have one name: then pass `prefix`.
+        ParameterError
+            When `of` is no class or target.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline import train
+        >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "z": [1.0] * 100, "y": [0.0, 0.0, 4.0, 4.0] * 25})
+        >>> trainer = train.XGBoostTrainer({"max_depth": 1, "eta": 1, "lambda": 0}, num_boost_round=1)
+        >>> pipeline = train.fit(trainer, None, table, None, ["y"], verbose=False).inference_pipeline
+        >>> pipeline.explain([{"x": 3.0, "z": 1.0}])
+        [{'x': 2.0, 'z': 0.0, 'base_value': 2.0, 'score': 4.0}]
+        """
+        return registry.pipeline_method("explain")(
+            self, rows, of=of, background=background, keep_columns=keep_columns, prefix=prefix, seed=seed
+        )
+
+    def partial_dependence(
+        self, rows: Any, column: str, *, grid: int | Sequence[Any] = 50, ice: bool = False
+    ) -> pl.DataFrame:
+        """Return how the predictions change with one raw column, as a Polars table.
+
+        For each value of a grid all rows are predicted with this value in place of their own. Their mean is the partial
+        dependence (Friedman, 2001), each row's curve the individual conditional expectation (Goldstein and others, 2015).
+
+        Parameters
+        ----------
+        rows
+            Raw rows: a table or a ray.data.Dataset, in one scan for the grid and one for the predictions.
+        column
+            The raw column.
+        grid
+            The number of values: all of a number with no more, otherwise evenly spaced ones between its 5 % and 95 % quantiles; of a category
+            the 20 most frequent. Or the values themselves.
+        ice
+            Whether to return the curve of each of the first 1,000 rows, with a column `row`, instead of the mean.
+
+        Returns
+        -------
+        polars.DataFrame
+            The column's value and the prediction: `probability_<class>` for each class, or `prediction`.
+
+        Raises
+        ------
+        ParameterError
+            On a column that the pipeline does not read, and for a model without probabilities.
+        SchemaError
+            When the rows lack a column.
+        DataError
+            When there are no rows, or the column has no values.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from rayline import train
+        >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "z": [1.0] * 100, "y": [0.0, 0.0, 4.0, 4.0] * 25})
+        >>> trainer = train.XGBoostTrainer({"max_depth": 1, "eta": 1, "lambda": 0}, num_boost_round=1)
+        >>> pipeline = train.fit(trainer, None, table, None, ["y"], verbose=False).inference_pipeline
+        >>> pipeline.partial_dependence(table, "x").rows()
+        [(0.0, 0.0), (1.0, 0.0), (2.0, 4.0), (3.0, 4.0)]
+        """
+        found = registry.pipeline_method("partial_dependence")(self, rows, column, grid=grid, ice=ice)
+        assert isinstance(found, pl.DataFrame)
+        return found
 
     def evaluate(
         self,

@@ -145,7 +145,7 @@ class Scorer(Generic[P]):
 
     def model_scores(self, table: pl.LazyFrame) -> Scores:
         """Return the model's scores for a table of raw rows, without postprocessing."""
-        return self.model.scores(self._prepared(table))
+        return self.model.scores(self.prepared(table))
 
     def postprocessed(self, scores: Scores) -> Scores:
         """Return the model's scores of some rows after postprocessing."""
@@ -154,7 +154,7 @@ class Scorer(Generic[P]):
     def outcome(self, frame: pl.DataFrame, scores: Scores | None = None) -> Outcome:
         """Return the answers for a table of raw rows, with their intervals; `scores` are those of the model, where known."""
         scores = self.model_scores(frame.lazy()) if scores is None else scores
-        members = self.model.members(self._prepared(frame.lazy())) if self._chain.needs_members else None
+        members = self.model.members(self.prepared(frame.lazy())) if self._chain.needs_members else None
         return self._chain.outcome(scores, groups=self.groups(frame), members=members, interval=True)
 
     def row_outcome(self, row: Row, scores: Scores | None = None) -> RowOutcome:
@@ -162,7 +162,7 @@ class Scorer(Generic[P]):
         scores = self.model.row_scores(self.prepare(row)) if scores is None else scores
         members = None
         if self._chain.needs_members:
-            found = self.model.members(self._prepared(pl.LazyFrame([row], schema=self.input_schema)))
+            found = self.model.members(self.prepared(pl.LazyFrame([row], schema=self.input_schema)))
             members = None if found is None else found[0]
         group = group_text(row, self._chain.group_columns) if self._chain.group_columns else None
         return self._chain.row(scores, group=group, members=members, interval=True)
@@ -176,7 +176,8 @@ class Scorer(Generic[P]):
             else None
         )
 
-    def _prepared(self, table: pl.LazyFrame) -> pl.LazyFrame:
+    def prepared(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        """Return raw rows preprocessed, for the model."""
         prepare = self._check if self._preprocessor is None else self._preprocessor.table_function()
         return prepare(table)
 

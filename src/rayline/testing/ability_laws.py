@@ -11,6 +11,8 @@ import numpy as np
 from rayline.core import abilities
 from rayline.core.errors import ParameterError
 from rayline.core.features import Features
+from rayline.core.target import Task
+from rayline.postprocess.base import plain_values
 from rayline.preprocessing.schema_check import SchemaCheck
 from rayline.testing.contract_case import FrameworkCase, error_of
 
@@ -44,6 +46,24 @@ def ranks_its_features(case: FrameworkCase) -> None:
     assert not strange, f"importance names {strange[:3]}, which are no features"
     assert all(math.isfinite(value) and value >= 0 for value in found.values()), f"importance is {found}"
     assert not case.learns or max(found.values(), default=0) > 0, "no feature is important to a model that has learned"
+
+
+def explains_its_scores(case: FrameworkCase) -> None:
+    """The contributions add up to the score, and a larger score is a larger prediction."""
+    pipeline, rows = case.result.inference_pipeline, case.rows.head(4)
+    target, columns = pipeline.model.target, list(pipeline.input_schema)
+    made = pipeline.explain(rows, background=case.rows.head(3), prefix="why_")
+    for suffix in [""] if len(target.columns) == 1 else [f"_{column}" for column in target.columns]:
+        parts = made.select(f"why_{name}{suffix}" for name in [*columns, "base_value"]).to_numpy()
+        scores = made[f"why_score{suffix}"].to_numpy()
+        wrong = np.abs(parts.sum(axis=1) - scores).max()
+        assert wrong <= 1e-6, f"contributions differ from the score by {wrong}"
+    if len(target.columns) > 1 or target.task is Task.MULTICLASS:
+        return
+    answers = plain_values(pipeline.model_scores(rows.lazy()), target.plain)[:, 0]
+    order = np.argsort(answers, kind="stable")
+    steps = np.diff(scores[order])[np.diff(answers[order]) > 1e-6]
+    assert (steps > -1e-6).all(), f"scores {scores.tolist()} do not rise with the predictions {answers.tolist()}"
 
 
 def is_the_mean_of_its_members(case: FrameworkCase) -> None:
@@ -105,6 +125,7 @@ LAWS_OF_ROWS = (
     trains_in_threads_alike,
     uses_an_iteration_of_its_history,
     ranks_its_features,
+    explains_its_scores,
     is_the_mean_of_its_members,
     is_exported_or_says_why,
 )
@@ -122,6 +143,7 @@ CHECKED_BY: dict[type[abilities.Ability], tuple[str, ...]] = {
     abilities.SingleRowServing: ("single_rows_are_the_table",),
     abilities.OnnxExport: ("is_exported_or_says_why",),
     abilities.FeatureImportance: ("ranks_its_features",),
+    abilities.ScoreContributions: ("explains_its_scores",),
     abilities.EnsembleMembers: ("is_the_mean_of_its_members",),
     abilities.MemoryBound: ("needs_more_memory_for_more_rows",),
     abilities.GpuComputing: ("trains_on_a_gpu_or_refuses_it", "predicts_on_a_gpu_or_refuses_it", "is_loaded_onto_a_gpu"),

@@ -19,7 +19,7 @@ _SEED = 0x5C0_4E5
 
 
 @dataclass(frozen=True, eq=False)
-class ScoredRows(Statistic):
+class ScoredRowSample(Statistic):
     """The `size` different rows with the smallest hashes, and how often each occurs.
 
     Which rows those are depends on their values alone, not on batches or order. The numeric columns decide the hash; with

@@ -1,0 +1,166 @@
+"""Partial dependence and individual conditional expectation: how predictions change with one raw column.
+
+Friedman, "Greedy function approximation: a gradient boosting machine" (2001); Goldstein and others, "Peeking inside the black
+box" (2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.evaluation import PipelineMethod
+from rayline.core.scan import Scan
+from rayline.core.schema import Kind, kind_of, refuse_empty
+from rayline.core.statistics.base import Moments, Statistic, StatisticRequest
+from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.quantiles import Quantiles
+from rayline.inference.pipeline import InferencePipeline
+
+Array = npt.NDArray[Any]
+
+WHERE = "InferencePipeline.partial_dependence"
+
+MAX_CATEGORIES = 20
+"""Categories of a grid: the most frequent ones."""
+
+ICE_ROWS = 1_000
+"""Rows with a curve of their own: the first ones."""
+
+SHARES = (0.05, 0.95)
+"""The quantiles of a number between which a grid lies, as in scikit-learn."""
+
+
+class PartialDependence(PipelineMethod):
+    """`InferencePipeline.partial_dependence`, see there."""
+
+    def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
+        return partial_dependence(pipeline, *args, **options)
+
+
+@dataclass(frozen=True)
+class GridPredictor:
+    """Predicts raw rows with each value of a grid in place of their own (a `RowMapper`).
+
+    Its columns are named by the number of the value and that of the output, as "3_0".
+    """
+
+    pipeline: InferencePipeline
+    column: str
+    grid: pl.Series
+    is_local = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.pipeline.input_schema)
+
+    @property
+    def adds(self) -> list[str]:
+        return [f"{i}_{k}" for i in range(len(self.grid)) for k in range(len(output_names(self.pipeline)))]
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        schema = pl.Schema(dict.fromkeys(self.adds, pl.Float64()))
+        return table.map_batches(self.of, schema=schema, streamable=True)
+
+    def of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        made = []
+        for i in range(len(self.grid)):
+            value = self.grid.gather(pl.repeat(i, len(frame), eager=True, dtype=pl.Int64)).alias(self.column)
+            answers = _answers(self.pipeline, frame.with_columns(value))
+            made += [own.cast(pl.Float64).alias(f"{i}_{k}") for k, own in enumerate(answers)]
+        return pl.DataFrame(made)
+
+
+def partial_dependence(
+    pipeline: InferencePipeline, rows: Any, column: str, *, grid: int | Sequence[Any], ice: bool
+) -> pl.DataFrame:
+    """Return the mean prediction for each value of a column; see `InferencePipeline.partial_dependence`."""
+    if column not in pipeline.input_schema:
+        raise ParameterError.unknown(WHERE, [column], pipeline.input_schema, "column")
+    engine = registry.engine_for(rows)
+    present = engine.schema(rows)
+    if missing := [name for name in pipeline.input_schema if name not in present]:
+        raise SchemaError.missing(WHERE, missing, present)
+    values = _grid(engine, rows, column, pipeline.input_schema[column], grid)
+    predictor = GridPredictor(pipeline, column, values)
+    names = output_names(pipeline)
+    if ice:
+        few = rows.limit(ICE_ROWS) if hasattr(rows, "limit") else rows
+        frame = engine.collect(few, list(pipeline.input_schema)).head(ICE_ROWS)
+        refuse_empty(frame.height, WHERE)
+        return _curves(predictor, frame, names)
+    requests = [StatisticRequest(Moments, (name,)) for name in predictor.adds]
+    found = engine.scan(rows, Scan(requests, attach=predictor))
+    means = np.array([found[0][request].mean for request in requests] if found else []).reshape(len(values), -1)
+    refuse_empty(found[0][requests[0]].count if found else 0, WHERE)
+    return pl.DataFrame([values, *(pl.Series(name, means[:, k]) for k, name in enumerate(names))])
+
+
+def _curves(predictor: GridPredictor, frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    made, values = predictor.of(frame), predictor.grid
+    parts = [
+        pl.DataFrame(
+            [
+                pl.Series("row", np.arange(len(frame))),
+                values.gather(pl.repeat(i, len(frame), eager=True, dtype=pl.Int64)),
+                *(made[f"{i}_{k}"].alias(name) for k, name in enumerate(names)),
+            ]
+        )
+        for i in range(len(values))
+    ]
+    return pl.concat(parts).sort("row", maintain_order=True)
+
+
+def output_names(pipeline: InferencePipeline) -> list[str]:
+    """Return the columns of predictions: a probability of each class, or a value of each target."""
+    target = pipeline.target
+    return target.probability_names if target.task.is_classification else target.prediction_names
+
+
+def _answers(pipeline: InferencePipeline, frame: pl.DataFrame) -> pl.DataFrame:
+    scores, target = pipeline.scores(frame.lazy()), pipeline.target
+    return target.probabilities(scores) if target.task.is_classification else target.predictions(scores)
+
+
+def _grid(engine: Any, rows: Any, column: str, dtype: pl.DataType, grid: int | Sequence[Any]) -> pl.Series:
+    """Return the values of a grid, in ascending order; of categories the most frequent ones, the most frequent first."""
+    if not isinstance(grid, int):
+        try:
+            values = pl.Series(column, list(grid), dtype=dtype)
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            raise ParameterError.value(WHERE, "grid", f"a number of values, or values of {dtype}", grid) from error
+        refuse_empty(len(values), f"{WHERE} (grid)")
+        return values
+    if grid < 2:  # also True, which counts as 1
+        raise ParameterError.value(WHERE, "grid", "an integer of at least 2", grid)
+    kind = kind_of(dtype)
+    if kind not in (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN):
+        raise ParameterError(
+            f"{WHERE}: column {column!r} holds {dtype}, which has no grid of its own.",
+            "Expected numbers, strings or booleans.",
+            "pass the values as grid=[…].",
+        )
+    statistic: type[Statistic] = Quantiles if kind is Kind.NUMERIC else ValueCounts
+    request = StatisticRequest(statistic, (column,))
+    found = engine.scan(rows, Scan([request]))
+    state = found[0][request] if found else statistic.empty()
+    if isinstance(state, Quantiles):
+        refuse_empty(state.count, f"{WHERE} (values of {column!r})")
+        points, _ = state.points()
+        low, high = state.quantiles(SHARES)
+        if len(points) <= grid:
+            return pl.Series(column, points).cast(dtype)
+        spaced = np.linspace(low, high, grid)
+        return pl.Series(column, np.unique(np.rint(spaced)) if dtype.is_integer() else spaced).cast(dtype)
+    assert isinstance(state, ValueCounts)
+    counts = state.counts.sort("n", "value", descending=[True, False]).head(MAX_CATEGORIES)
+    refuse_empty(counts.height, f"{WHERE} (values of {column!r})")
+    found_values: pl.Series = counts["value"].alias(column)
+    return found_values

@@ -1,0 +1,174 @@
+"""How important each column is to a model: by its own account (gain), by contributions (SHAP), or by what a permutation costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core import registry
+from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.evaluation import PipelineMethod
+from rayline.core.scan import Scan
+from rayline.core.schema import col, refuse_empty
+from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.evaluate import metrics
+from rayline.evaluate.explain import Explainer, background_rows
+from rayline.inference.pipeline import InferencePipeline
+
+Array = npt.NDArray[Any]
+
+WHERE = "InferencePipeline.importance"
+
+KINDS = ("gain", "shap", "permutation")
+
+MAX_ROWS = 100_000
+"""Rows of a permutation importance: the first ones."""
+
+
+class Importance(PipelineMethod):
+    """`InferencePipeline.importance`, see there."""
+
+    def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
+        return importance(pipeline, *args, **options)
+
+
+def importance(
+    pipeline: InferencePipeline,
+    kind: str,
+    *,
+    by: str,
+    rows: Any,
+    metric: Any,
+    n_repeats: int,
+    sample_weight: str | None,
+    background: Any,
+    seed: int,
+) -> dict[str, float] | None:
+    """Return the importance of each column; see `InferencePipeline.importance`."""
+    if kind not in KINDS:
+        raise ParameterError.value(WHERE, "kind", f"one of {KINDS}", kind)
+    if by not in ("raw", "feature"):
+        raise ParameterError.value(WHERE, "by", "'raw' or 'feature'", by)
+    if kind == "gain":
+        return pipeline.gain_importance() if by == "raw" else pipeline.model.importance()
+    if by == "feature":
+        raise ParameterError(
+            f"{WHERE}: by='feature' with kind={kind!r}.",
+            "Expected by='raw': these importances are those of the raw columns.",
+            "leave by= out, or take kind='gain'.",
+        )
+    if kind == "shap":
+        return _by_contributions(pipeline, pipeline.examples if rows is None else rows, background, seed)
+    return _by_permutation(pipeline, rows, metric, n_repeats, sample_weight, seed)
+
+
+# -- contributions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Magnitudes:
+    """Adds the mean size of the contributions over all outputs to raw rows (a `RowMapper`)."""
+
+    explainer: Explainer
+    is_local = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.explainer.columns)
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        names = [str(i) for i in range(len(self.columns))]
+        return table.map_batches(self._of, schema=pl.Schema(dict.fromkeys(names, pl.Float64())), streamable=True)
+
+    def _of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        sizes = np.abs(self.explainer.contributions(frame).values).mean(axis=1)
+        return pl.DataFrame([pl.Series(str(i), sizes[:, i], dtype=pl.Float64) for i in range(sizes.shape[1])])
+
+
+def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, seed: int) -> dict[str, float]:
+    """Return the mean size of the contributions of each raw column, from one scan."""
+    given = background_rows(pipeline, background)
+    explainer = Explainer(pipeline, background=given, seed=seed, prefix="\x1f")
+    magnitudes = _Magnitudes(explainer)
+    engine = registry.engine_for(rows)
+    present = engine.schema(rows)
+    if missing := [name for name in explainer.columns if name not in present]:
+        raise SchemaError.missing(WHERE, missing, present)
+    requests = [StatisticRequest(Moments, (str(i),)) for i in range(len(explainer.columns))]
+    found = engine.scan(rows, Scan(requests, attach=magnitudes))
+    moments = [found[0][request] for request in requests] if found else []
+    refuse_empty(moments[0].count if moments else 0, f"{WHERE} (rows)")
+    return {name: float(own.mean) for name, own in zip(explainer.columns, moments, strict=True)}
+
+
+# -- permutations ------------------------------------------------------------------------------------------------------
+
+
+def _by_permutation(
+    pipeline: InferencePipeline, rows: Any, metric: Any, n_repeats: int, weight: str | None, seed: int
+) -> dict[str, float]:
+    """Return how much worse a metric is on average when a raw column is permuted (Breiman, 2001), with the permutations that
+    scikit-learn's permutation_importance draws with this random_state."""
+    if rows is None:
+        raise ParameterError(
+            f"{WHERE}: kind='permutation' needs rows with labels.",
+            "Expected a table or a Dataset, best one that the model was not trained on.",
+            "pass rows=test_rows.",
+        )
+    if not isinstance(n_repeats, int) or isinstance(n_repeats, bool) or n_repeats < 1:
+        raise ParameterError.value(WHERE, "n_repeats", "an integer of at least 1", n_repeats)
+    target = pipeline.target
+    table = _collected(pipeline, rows, [*target.columns, *([] if weight is None else [weight])])
+    truth = target.truth(table)
+    weights = None if weight is None else table[weight].cast(pl.Float64).to_numpy()
+    chosen, custom = _metric(pipeline, metric)
+    sign = 1.0 if metrics.mode(chosen, custom) == "max" else -1.0
+
+    def worth(frame: pl.DataFrame) -> float:
+        scores = pipeline.scores(frame.lazy())
+        return sign * metrics.evaluate([chosen], target, scores, truth, weights, custom)[chosen]
+
+    raw = table.select(map(col, pipeline.input_schema))
+    usual = worth(raw)
+    draw = int(np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1, dtype=np.int64))
+    return {
+        name: float(np.mean([usual - worth(raw.with_columns(c)) for c in _permuted(raw[name], draw, n_repeats)]))
+        for name in raw.columns
+    }
+
+
+def _permuted(column: pl.Series, seed: int, n_repeats: int) -> list[pl.Series]:
+    """Return a column after 1, 2, … shuffles of its rows, each of the one before."""
+    random, places = np.random.RandomState(seed), np.arange(len(column))
+    made, current = [], column
+    for _ in range(n_repeats):
+        random.shuffle(places)
+        current = current.gather(places)
+        made.append(current)
+    return made
+
+
+def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.DataFrame:
+    few = rows.limit(MAX_ROWS) if hasattr(rows, "limit") else rows
+    names = list(dict.fromkeys([*pipeline.input_schema, *more]))
+    engine = registry.engine_for(few)
+    present = engine.schema(few)
+    if missing := [name for name in names if name not in present]:
+        raise SchemaError.missing(WHERE, missing, present)
+    table = engine.collect(few, names).head(MAX_ROWS)
+    refuse_empty(table.height, f"{WHERE} (rows)")
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+def _metric(pipeline: InferencePipeline, metric: Any) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of the metric and the user's own metrics."""
+    wanted = metrics.defaults(pipeline.target.task)[0] if metric is None else metric
+    names, custom = metrics.given([wanted], WHERE)
+    metrics.check(names, pipeline.target, WHERE, custom)
+    return names[0], custom
