@@ -103,6 +103,14 @@ def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
             assert re.search(rf"`{field.name}\b", line + common), f"{name}: {field.name} is not on {page}"
 
 
+def test_messages_of_the_troubleshooting_page_exist() -> None:
+    text = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+    source = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    messages = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    assert len(messages) > 20
+    assert [message for message in messages if message not in source] == []
+
+
 def test_every_metric_is_listed() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}

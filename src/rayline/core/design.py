@@ -88,3 +88,22 @@ def _cell(element: str, cell: Cell, is_number: bool) -> str:
         bar = f'<span class="bar" style="--share:{min(max(share, 0.0), 1.0):.3f}"></span>'
     kind = ' class="number"' if is_number else ""
     return f"<{element}{kind}>{bar}{escape(str(text))}</{element}>"
+
+
+def boxes(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return boxes below each other, joined by a line: a name, what it is, and a note. For notebooks: the style stands in the elements.
+
+    >>> boxes([("scale", "StandardScaler()", "age")]).count("<div")
+    2
+    """
+    line = "1px solid color-mix(in srgb, currentColor 30%, transparent)"
+    made = []
+    for name, what, note in rows:
+        code = f" <code>{escape(what)}</code>" if what else ""
+        small = f'<br><span style="opacity:.75;font-size:.9em">{escape(note)}</span>' if note else ""
+        made.append(
+            f'<div style="border:{line};border-radius:.4rem;padding:.3rem .7rem;max-width:44rem;overflow-wrap:anywhere">'
+            f"<b>{escape(name)}</b>{code}{small}</div>"
+        )
+    link = f'<span style="display:block;height:.6rem;margin-left:1.2rem;border-left:{line}"></span>'
+    return f'<div style="line-height:1.45">{link.join(made)}</div>'

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from rayline.core import registry
+from rayline.core import design, registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, shorten
 from rayline.core.evaluation import Report
 from rayline.core.operations.base import Row
 from rayline.device import UseGPU
@@ -23,6 +24,7 @@ from rayline.inference.artifact_members import write_artifact
 from rayline.inference.batch import BatchPredictor, write_predictions
 from rayline.inference.model import Model
 from rayline.inference.scorer import Scorer
+from rayline.inference.svg_plots import number
 from rayline.postprocess.base import PostprocessingStage
 from rayline.preprocessing.lineage import by_source
 from rayline.preprocessing.preprocessor import BasePreprocessor
@@ -133,6 +135,16 @@ class InferencePipeline(Scorer[Preprocessor]):
     def __repr__(self) -> str:
         parts = [str(self._preprocessor).replace("\n", "\n  "), repr(self.model), *map(repr, self.postprocessing)]
         return f"InferencePipeline(\n{''.join(f'  {part},{chr(10)}' for part in parts)})"
+
+    def _repr_html_(self) -> str:
+        model, target = self.model, self.model.target
+        task = f"classes {shorten(map(str, target.classes[0]))}" if target.classes else "regression"
+        rows = [("model", repr(model), f"{', '.join(target.columns)}: {task}")]
+        rows += [("then", repr(stage), "") for stage in self.postprocessing]
+        metrics = design.table(["metric", "value"], [[n, number(v, 5)] for n, v in model.metrics.items()], numbers=[1])
+        before = "" if self.preprocessor is None else self.preprocessor._repr_html_()
+        about = f"<p><b>InferencePipeline</b> {html.escape(', '.join(self.input_schema))} → {html.escape(', '.join(self.output_schema))}</p>"
+        return f"{about}{before}{design.boxes(rows)}{metrics if model.metrics else ''}"
 
     def importance(
         self,

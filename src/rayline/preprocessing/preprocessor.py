@@ -22,7 +22,7 @@ from rayline.core.stage import Stage
 from rayline.core.target import Target
 from rayline.data.equality import same
 from rayline.data.split.splitters import splitter
-from rayline.preprocessing import fit_planner, inverse_transform, schema_check, stage_list
+from rayline.preprocessing import diagram, fit_planner, inverse_transform, schema_check, stage_list
 from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.preprocessing.lineage import ColumnOrigins, origins
 from rayline.preprocessing.smoke_check import smoke_check
@@ -491,6 +491,19 @@ class BasePreprocessor:
         )
         ends = [f"], target_stages={list(self._target_stages)!r})"] if self._target_stages else ["])"]
         return "\n".join(["Preprocessor([", *lines, f"{ends[0]}  # {state}"])
+
+    def _repr_html_(self) -> str:
+        rows = [(name, repr(stage), "for the target") for name, stage in self._target_stages]
+        if self._input is None:
+            rows += [(path, repr(leaf), "") for path, leaf in self.leaves]
+            return diagram.html("Preprocessor not fitted", rows)
+        schema = dict(without_categories(self.input_schema))
+        rows.insert(0, (counted(len(schema), "column"), "", diagram.names(schema)))
+        for path, leaf in self.leaves:
+            flow, schema = diagram.flow([] if leaf.resamples else leaf.to_operations(path), schema)
+            rows.append((path, repr(leaf), "training rows only" if leaf.resamples else diagram.described(flow)))
+        rows.append((counted(len(schema), "feature"), "", diagram.names(schema)))
+        return diagram.html(f"Preprocessor fitted in {counted(self._scans, 'scan')}", rows)
 
     def _require_fitted(self, where: str) -> None:
         if self._input is None:

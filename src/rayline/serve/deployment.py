@@ -7,6 +7,7 @@ the model in running replicas without failing requests.
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from rayline import device
-from rayline.core import registry
+from rayline.core import design, registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, ServeError
 from rayline.core.files import replace_content
@@ -215,6 +216,17 @@ class Deployment:
 
     def __repr__(self) -> str:
         return f"Deployment({self.name!r}, {self.status()})"
+
+    def _repr_html_(self) -> str:
+        status, rows = (
+            self.status(),
+            [("predicts", ", ".join(self.pipeline.output_schema), ", ".join(self.pipeline.input_schema))],
+        )
+        place = ""
+        if status != "NOT_STARTED":
+            url = html.escape(self.url, quote=True)
+            place = f' at <a href="{url}">{url}</a> (a form; POST rows to <code>/predict</code>)'
+        return f"<p><b>Deployment</b> {html.escape(self.name)}: {html.escape(status)}{place}</p>{design.boxes(rows)}"
 
 
 @known_arguments
