@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint package docs bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint package docs release bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -90,6 +90,9 @@ package: $(VENV)/.dev  ## build sdist and wheel, install the wheel into an empty
 docs: $(VENV)/.docs  ## the documentation site, its tutorials executed: build/docs/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
 	$(BIN)/python -m docs._ext.check_site build/docs
+
+release: lint test package docs  ## check that this version is ready, build it into dist/, write its notes from the changelog
+	$(BIN)/python .ci/release.py
 
 bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side with what they are compared with
 	$(BIN)/python -m bench

@@ -30,7 +30,7 @@ extensions = [
     "sphinx_copybutton",
     "guide_pages", "reference_pages", "command_line_page", "import_map", "llms_text",  # ours, in _ext
 ]  # fmt: skip
-exclude_patterns = ["_build", "install/matrix.md", "_ext", "decisions/0000-template.md", "notebooks/README.md"]
+exclude_patterns = ["_build", "install/matrix.md", "_ext", "decisions/0000-template.md", "notebooks"]
 suppress_warnings = [
     "myst.strikethrough",
     "misc.highlighting_failure",  # output of programs is no Python
@@ -50,7 +50,6 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # warnings of other libraries
-nb_execution_excludepatterns = ["notebooks/*"]
 
 # -- reference -----------------------------------------------------------------------------------------------------------
 

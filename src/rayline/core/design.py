@@ -23,6 +23,9 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2", "1 3", "6 6")
 QUIET = "#8a94a0"
 """What stays behind: grids, bands, other trials."""
 
+TEXT, PALE = "#1d2733", "#eef2f8"
+"""Writing on a light ground, and the light end of a scale of one colour."""
+
 CSS = """
 :root { color-scheme: light dark;
   --text: light-dark(#1d2733, #dfe5ec); --muted: light-dark(#566370, #9aa7b4); --surface: light-dark(#fff, #14181d);

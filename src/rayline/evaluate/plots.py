@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rayline.core.design import COLORS, DASHES, QUIET
+from rayline.core.design import COLORS, DASHES, PALE, QUIET, TEXT
 from rayline.core.errors import ParameterError
 from rayline.evaluate import axes as look
 from rayline.evaluate.charts import Chart
@@ -98,11 +98,11 @@ def _table(ax: Any, chart: Chart) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     ax.imshow(
-        shares, vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("share", ["#eef2f8", COLORS[0]]), aspect="equal"
+        shares, vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("share", [PALE, COLORS[0]]), aspect="equal"
     )
     for i, row in enumerate(chart.cells):
         for j, count in enumerate(row):
-            color = "white" if shares[i][j] > 0.5 else "#1d2733"
+            color = "white" if shares[i][j] > 0.5 else TEXT
             ax.text(
                 j, i, f"{count:,}", ha="center", va="center", color=color, fontsize="small" if n < 8 else "xx-small"
             )
