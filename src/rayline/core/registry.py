@@ -97,6 +97,7 @@ _FRAMEWORKS: dict[str, str | type] = {
     "torch": "rayline.frameworks.torch:Torch",
     "horovod": "rayline.frameworks.horovod:Horovod",
     "ensemble": "rayline.inference.ensemble:Ensemble",
+    "stack": "rayline.inference.stack:Stack",
 }
 
 _ROOTS: dict[str, str] = {"huggingface": "transformers", "rllib": "ray"}

@@ -26,6 +26,9 @@ from rayline.inference.pipeline import InferencePipeline
 
 Array = npt.NDArray[Any]
 
+NESTED = ("ensemble", "stack")
+"""Frameworks whose models hold pipelines, and which are members of none."""
+
 
 @dataclass(frozen=True)
 class EnsembleMembers:
@@ -81,7 +84,7 @@ class Ensemble(Framework):
                 "The saved ensemble is incomplete.", f"Expected a weight for each of {len(files)} members."
             )
         for file in files:  # nor is one inside of another written: it would be unpacked inside of the unpacked
-            if artifact.read_manifest(file).get("framework") == self.name:
+            if artifact.read_manifest(file).get("framework") in NESTED:
                 raise ArtifactError(
                     f"The member {file.name} of the saved ensemble is an ensemble.",
                     "Expected trained models.",
@@ -130,15 +133,12 @@ def combine(
         )
     pipelines, weights = _flat(pipelines, weights)
     first = pipelines[0]
-    schema: dict[str, pl.DataType] = {}
     for pipeline in pipelines:
         if pipeline.target.plain != first.target.plain:
             raise ParameterError(
                 "combine: the members predict different targets.", f"Expected {first.target}; got {pipeline.target}."
             )
-        for name, dtype in pipeline.input_schema.items():
-            if schema.setdefault(name, dtype) != dtype:
-                raise SchemaError.dtype("combine", name, schema[name], dtype)
+    schema = joined_schema("combine", pipelines)
     model = Model(
         "ensemble",
         EnsembleMembers(list(pipelines), list(weights)),
@@ -148,6 +148,16 @@ def combine(
         examples=first.model.examples,
     )
     return InferencePipeline(None, model)
+
+
+def joined_schema(where: str, pipelines: Sequence[InferencePipeline]) -> dict[str, pl.DataType]:
+    """Return the raw columns of all pipelines. Raises SchemaError when two take one column in different types."""
+    schema: dict[str, pl.DataType] = {}
+    for pipeline in pipelines:
+        for name, dtype in pipeline.input_schema.items():
+            if schema.setdefault(name, dtype) != dtype:
+                raise SchemaError.dtype(where, name, schema[name], dtype)
+    return schema
 
 
 def _flat(

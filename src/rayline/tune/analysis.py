@@ -21,6 +21,7 @@ from rayline.inference import calibration
 from rayline.inference.ensemble import combine
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
+from rayline.inference.stack import stack
 from rayline.inference.svg_plots import number
 from rayline.postprocess import chain
 from rayline.postprocess.base import PostprocessingStage
@@ -29,7 +30,7 @@ from rayline.train.fit import fit
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
-from rayline.tune import plots, space, tables, trial_record
+from rayline.tune import plots, space, stacking, tables, trial_record
 from rayline.tune.evaluate import FoldEvaluator, History, SearchProblem
 from rayline.tune.importance import importance
 from rayline.tune.prepare import PreparedSearch, positive_int
@@ -337,6 +338,72 @@ class Analysis:
         found = {f"oof-{self.metric}": chosen.score}
         return combine([m.inference_pipeline for m in members], weights, metrics=found)
 
+    def bagged_pipeline(self, trial: Trial | int | None = None) -> InferencePipeline:
+        """The models of all folds as one inference pipeline, whose scores are the mean of theirs.
+
+        Each model has seen all folds but one. They are trained again here, as a search does not keep them. The model's metric
+        `cv-<metric>` is that of the single models on their held-out rows; the mean is usually a little better.
+
+        Parameters
+        ----------
+        trial
+            The trial to take; the best one when omitted.
+
+        Raises
+        ------
+        ParameterError
+            When a model gives no probabilities, and when the folds' training rows do not have the same classes.
+
+        Examples
+        --------
+        >>> pipeline = analysis.bagged_pipeline()  # doctest: +SKIP
+        >>> pipeline.save("bagged.rayline")  # doctest: +SKIP
+        """
+        chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
+        self.scores(chosen)  # raises for a trial without all folds, and for a framework without rows
+        members = self._fold_pipelines(chosen)
+        return combine(members, [1.0] * len(members), metrics={f"cv-{self.metric}": chosen.score})
+
+    def stacked_pipeline(self, trainer: Trainer | None = None, *, top: int = 5) -> InferencePipeline:
+        """A model on top of the best trials, learned from their held-out predictions, as one inference pipeline.
+
+        Stacked generalization (Wolpert, 1992): the features of the model on top are the scores of the best trials for rows
+        that they have not seen; these trials are then trained on the whole training set. The model's metric `oof-<metric>` is that
+        of the model on top on each fold, trained on the other folds.
+
+        Parameters
+        ----------
+        trainer
+            The trainer of the model on top; a linear one when omitted: logistic regression, or least squares with weights of
+            at least 0.
+        top
+            How many of the best trials take part.
+
+        Raises
+        ------
+        ParameterError
+            When a trial gives no probabilities, and when the trainer on top makes another task of the labels.
+
+        Examples
+        --------
+        >>> from sklearn.linear_model import RidgeCV
+        >>> pipeline = analysis.stacked_pipeline(train.SklearnTrainer(RidgeCV()), top=3)  # doctest: +SKIP
+        """
+        sign = -1.0 if self.mode == "max" else 1.0
+        able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))
+        chosen = able[: positive_int("top", top)]
+        problem, roles = self._prepared.problem, self._prepared.inputs.roles
+        weight = problem.weight if problem.weighs_test else None
+        columns = [*problem.target.columns, *([] if weight is None else [weight])]
+        held = [self._prepared.held_out(fold, columns) for fold in range(len(problem.folds))]
+        scores = [self.scores(trial) for trial in chosen]
+        rows = stacking.held_out_rows(held, scores, problem.target)
+        final = stacking.FinalModel.of(trainer, problem.target, roles.paired("group"), roles.paired("event"), weight)
+        found = stacking.honest_score(final, rows, self.metric, problem.custom)
+        members = [self.best_result if trial is self.best_trial else self.refit(trial) for trial in chosen]
+        on_top = final.fit(pl.concat(rows)).inference_pipeline
+        return stack([m.inference_pipeline for m in members], on_top, metrics=found)
+
     def calibrated(
         self, stages: Sequence[PostprocessingStage], *, trial: Trial | int | None = None
     ) -> InferencePipeline:
@@ -394,8 +461,10 @@ class Analysis:
                 problem.preprocessor_of(trial.config),
                 train,
                 test,
-                list(inputs.targets),
+                list(inputs.roles.labels),
                 sample_weight=inputs.weight,
+                group=inputs.roles.paired("group"),
+                event=inputs.roles.paired("event"),
                 verbose=False,
             )
             made.append(found.inference_pipeline)

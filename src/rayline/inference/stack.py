@@ -1,0 +1,141 @@
+"""A stack of inference pipelines: a model on top learns from their predictions; the whole predicts, saves and deploys like one pipeline.
+
+Wolpert, "Stacked generalization" (1992). The members take the raw rows, each through its own preprocessor; the model on top takes
+their scores, one column for each value or class. All are saved as artifacts of their own inside the model's directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import ArtifactError, ParameterError
+from rayline.core.features import Features
+from rayline.core.framework import Framework, TrainContext
+from rayline.core.target import Target, Task
+from rayline.inference import artifact
+from rayline.inference.ensemble import NESTED, joined_schema, plain
+from rayline.inference.model import Model
+from rayline.inference.pipeline import InferencePipeline
+from rayline.inference.scorer import no_scores
+
+Array = npt.NDArray[Any]
+
+FINAL = "final.rayline"
+
+
+@dataclass(frozen=True)
+class StackMembers:
+    """The native model: inference pipelines, and the one that takes their scores."""
+
+    pipelines: Sequence[InferencePipeline]
+    final: InferencePipeline
+
+
+class Stack(Framework):
+    """A model on the scores of other models. It consists of trained members and cannot be trained itself."""
+
+    name = "stack"
+    string_features = "text"
+    predicts_on_gpu = True
+
+    def train(self, context: TrainContext) -> StackMembers:
+        raise ParameterError(
+            "A stack is not trained as a framework.", "Expected trained members.", "use analysis.stacked_pipeline()."
+        )
+
+    def predict(self, model: StackMembers, features: Features) -> Array:
+        table = features.table.lazy()
+        parts = [member_scores(p.scores(table), p.target, i) for i, p in enumerate(model.pipelines)]
+        return model.final.scores(pl.concat(parts, how="horizontal").lazy())
+
+    def save(self, model: StackMembers, directory: Path) -> None:
+        artifact.save(model.final, directory / FINAL)
+        for i, pipeline in enumerate(model.pipelines):
+            artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
+
+    def load(self, directory: Path) -> StackMembers:
+        files = [*sorted(directory.glob("member-*.rayline")), directory / FINAL]
+        if len(files) < 2 or not files[-1].is_file():
+            raise ArtifactError("The saved stack is incomplete.", f"Expected members and {FINAL}.", "save it again.")
+        for file in files:  # nor is one inside of another written: it would be unpacked inside of the unpacked
+            if artifact.read_manifest(file).get("framework") in NESTED:
+                raise ArtifactError(
+                    f"The member {file.name} of the saved stack is an ensemble.",
+                    "Expected trained models.",
+                    "save it again.",
+                )
+        *pipelines, final = (artifact.load(file) for file in files)
+        return StackMembers(pipelines, final)
+
+    def owns(self, model: Any) -> bool:
+        return isinstance(model, StackMembers)
+
+    def predicts_on_cpu(self, model: StackMembers) -> str:
+        every = [*model.pipelines, model.final]
+        return "; ".join(dict.fromkeys(reason for p in every if (reason := p.model.without_gpu())))
+
+    def place(self, model: StackMembers, device: Any) -> StackMembers:
+        *members, final = (pipeline.on_gpu(device.is_gpu) for pipeline in (*model.pipelines, model.final))
+        for pipeline in (*members, final):
+            pipeline.model.place("a stack")
+        return StackMembers(members, final)
+
+
+def member_scores(scores: Array, target: Target, number: int) -> pl.DataFrame:
+    """Return the scores of a member as features of the model on top: of two classes the probability of the second one, of more one
+    column for each class, otherwise one for each value. Raises ParameterError for a model that answers with classes."""
+    values = plain(scores, target)
+    values = values if values.ndim == 2 else values[:, None]
+    if target.task is Task.MULTICLASS:
+        names = [f"member_{number}_{c}" for c in target.classes[0]]
+    else:
+        names = [
+            f"member_{number}_{name}" if values.shape[1] > 1 else f"member_{number}" for name in target.value_names
+        ]
+    return pl.DataFrame({name: values[:, i] for i, name in enumerate(names)})
+
+
+def stack(
+    pipelines: Sequence[InferencePipeline], final: InferencePipeline, *, metrics: Mapping[str, float] | None = None
+) -> InferencePipeline:
+    """Put a pipeline that takes the scores of other pipelines (see `member_scores`) on top of them.
+
+    Parameters
+    ----------
+    pipelines
+        The members, over the same raw rows. None of them is an ensemble or a stack.
+    final
+        The pipeline on top. It predicts the target of the whole.
+    metrics
+        What is known of the whole, by name.
+
+    Raises
+    ------
+    ParameterError
+        When there are no members, one is an ensemble, or the one on top takes other columns than the members' scores.
+    SchemaError
+        When two members take one column in different types.
+    """
+    nested = [p for p in (*pipelines, final) if p.model.framework in NESTED]
+    if not pipelines or nested:
+        raise ParameterError.value("stack", "pipelines", "at least one pipeline, and no ensemble", list(pipelines))
+    empty = [member_scores(no_scores(p.target.n_outputs), p.target, i) for i, p in enumerate(pipelines)]
+    columns = [name for part in empty for name in part.columns]
+    if [*final.input_schema] != columns:
+        raise ParameterError(
+            "stack: the pipeline on top does not take the members' scores.",
+            f"Expected the columns {columns}; got {[*final.input_schema]}.",
+            "train it on the held-out scores of these members.",
+        )
+    members = StackMembers(list(pipelines), final)
+    examples = pipelines[0].model.examples
+    model = Model(
+        "stack", members, joined_schema("stack", pipelines), final.target.plain, metrics=metrics, examples=examples
+    )
+    return InferencePipeline(None, model)

@@ -1,0 +1,117 @@
+"""The model on top of a stack: trained on held-out scores, and measured on folds that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import ParameterError
+from rayline.core.target import Target, Task
+from rayline.evaluate import metrics
+from rayline.evaluate.custom_metrics import Custom
+from rayline.inference.stack import member_scores
+from rayline.train.fit import fit
+from rayline.train.result import Result
+from rayline.train.trainer import Trainer
+from rayline.train.trainers import SklearnTrainer
+from rayline.tune.trial_record import mean
+
+WHERE = "Analysis.stacked_pipeline"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """The trainer on top of a stack, and what the columns of its rows are for."""
+
+    trainer: Trainer
+    target: Target
+    group: str | None
+    event: str | None
+    weight: str | None
+
+    @classmethod
+    def of(
+        cls, trainer: Trainer | None, target: Target, group: str | None, event: str | None, weight: str | None
+    ) -> Self:
+        """Return the model on top; with None a linear one. Raises ParameterError when there is no linear one for the task."""
+        if trainer is not None and not isinstance(trainer, Trainer):
+            raise ParameterError.value(WHERE, "trainer", "a trainer, or None for a linear one", trainer)
+        return cls(_linear(target) if trainer is None else trainer, target, group, event, weight)
+
+    def fit(self, rows: pl.DataFrame) -> Result:
+        """Train on held-out scores and labels. Raises ParameterError when the trainer makes another task of the labels."""
+        target = self.target
+        labels = [name for name in target.columns if name not in (self.group, self.event)]
+        positive = {
+            c: classes[1] for c, classes in zip(target.columns, target.classes, strict=False) if len(classes) == 2
+        }
+        result = fit(
+            self.trainer,
+            None,
+            rows,
+            target_columns=labels,
+            sample_weight=self.weight,
+            group=self.group,
+            event=self.event,
+            pos_label=positive or None,
+            verbose=False,
+        )
+        found = result.model.target
+        if (found.task, found.classes, found.quantiles) != (target.task, target.classes, target.quantiles):
+            raise ParameterError(
+                f"{WHERE}: the trainer on top learns another target than the trials.",
+                f"Expected {target.task} of {list(target.columns)}; got {found.task}.",
+                "choose an objective of the same task.",
+            )
+        return result
+
+
+def held_out_rows(
+    held: Sequence[pl.DataFrame], scores: Sequence[Sequence[Array]], target: Target
+) -> list[pl.DataFrame]:
+    """Return labels and features of the model on top for each fold, from the scores of each trial on each fold."""
+    found = []
+    for fold, rows in enumerate(held):
+        parts = [member_scores(own[fold], target, number) for number, own in enumerate(scores)]
+        found.append(pl.concat([rows, *parts], how="horizontal"))
+    return found
+
+
+def honest_score(final: FinalModel, folds: Sequence[pl.DataFrame], metric: str, custom: Custom) -> dict[str, float]:
+    """Return the mean of the metric over the folds, of the model on top trained on the others; nothing with a single fold, and of a
+    metric that only a framework computes."""
+    if len(folds) < 2 or not metrics.is_known(metric, custom):
+        return {}
+    values = []
+    for i, rows in enumerate(folds):
+        model = final.fit(pl.concat([own for j, own in enumerate(folds) if j != i])).inference_pipeline
+        weight = None if final.weight is None else rows[final.weight].cast(pl.Float64).to_numpy()
+        scores = model.scores(rows.lazy())
+        values.append(
+            metrics.evaluate([metric], model.target, scores, final.target.truth(rows), weight, custom)[metric]
+        )
+    return {f"oof-{metric}": mean(values)} if np.isfinite(values).all() else {}
+
+
+def _linear(target: Target) -> Trainer:
+    if target.task.is_paired or target.quantiles or len(target.columns) > 1:
+        what = (
+            "several quantiles" if target.quantiles else "several targets" if not target.task.is_paired else target.task
+        )
+        raise ParameterError(
+            f"{WHERE}: there is no linear model on top for {what}.",
+            "Expected trainer=… with an objective of the same task.",
+            "pass one, such as the trainer of the search.",
+        )
+    from sklearn.linear_model import LinearRegression, LogisticRegression  # optional
+
+    return SklearnTrainer(
+        LinearRegression(positive=True) if target.task is Task.REGRESSION else LogisticRegression(max_iter=1000)
+    )
