@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-all horovod lint package docs release bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-gpu gpu test-all horovod lint package docs release bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -39,6 +39,10 @@ test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
 
 test-slow: $(VENV)/.test  ## tests that take longer
 	$(PYTEST) -q -m slow
+
+# The frameworks must be builds for GPUs: pip install torch xgboost into $(VENV), in place of xgboost-cpu.
+test-gpu: $(VENV)/.test  ## tests on a real GPU; without one they are skipped, with a word
+	$(PYTEST) -q -m gpu tests/test_gpu.py
 
 test-all: $(VENV)/.everything  ## every test, with every framework installed (several GB, half an hour)
 	$(PYTEST) -q
@@ -95,7 +99,10 @@ release: lint test package docs  ## check that this version is ready, build it i
 	$(BIN)/python .ci/release.py
 
 bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side with what they are compared with
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(filter-out bench,$(MAKECMDGOALS))
+
+gpu:  # `make bench gpu`: that program alone
+	@:
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

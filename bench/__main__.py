@@ -15,7 +15,7 @@ PROGRAMS = ["preprocessing", "wide", "training", "tuning", "inference", "serving
 
 def main(
     programs: Annotated[
-        list[str] | None, typer.Argument(help=f"Some of {', '.join(PROGRAMS)}; all when omitted.")
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(PROGRAMS)}, or gpu; all but gpu when omitted.")
     ] = None,
     rows: Annotated[
         int, typer.Option(min=1000, help="Rows of the main table; smaller is a try, not a measurement.")
@@ -31,7 +31,7 @@ def main(
     for program in programs or PROGRAMS:
         section = importlib.import_module(f"bench.{program}").run(Options(rows=rows, repeats=repeats, full=full))
         section.show(console)
-        if save:
+        if save and section.comparisons:
             write([section])
 
 
