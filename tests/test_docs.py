@@ -1,7 +1,7 @@
 """Every Python block of the documentation runs, page by page, in the order of the page.
 
 A page is run in a folder with the files that its blocks may name: `flights.parquet`, `late.rayline` and `better.rayline`. A
-page whose blocks need Ray begins with the comment `<!-- test: ray -->`.
+page whose blocks need Ray begins with the comment `<!-- test: ray -->`; for one with `<!-- test: gpu -->` the CPU counts as a GPU.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rayline import train
+from rayline import device, train
 from rayline.core import registry
 from rayline.evaluate import metrics
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-RAY = "<!-- test: ray -->"
+RAY, GPU = "<!-- test: ray -->", "<!-- test: gpu -->"
 
 
 def pages() -> list[Any]:
@@ -68,6 +68,8 @@ def test_the_page_runs(
 ) -> None:
     monkeypatch.setenv("RAYLINE_QUIET", "1")
     text = page.read_text(encoding="utf-8")
+    if GPU in text:
+        monkeypatch.setenv(device.PRETENDED, "cpu")
     if RAY in text:
         request.getfixturevalue("ray_session")
     main = types.ModuleType("__main__")  # as in a script: its classes can be pickled
