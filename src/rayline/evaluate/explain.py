@@ -293,6 +293,10 @@ class Explain(PipelineMethod):
     def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
         return explain(pipeline, *args, **options)
 
+    def explainer(self, pipeline: Any, **options: Any) -> Explainer:
+        """Return the function that explains blocks of rows, for a server that keeps it."""
+        return Explainer(pipeline, **options)
+
 
 def explain(
     pipeline: InferencePipeline,

@@ -207,6 +207,7 @@ class App(FastAPI):
         ready = _constant(dumps({"status": "ready"}))
         handlers: dict[tuple[str, str], tuple[str, Handler | None, bool]] = {
             ("POST", "/predict"): ("predict", self._predict, False),
+            ("POST", "/explain"): ("explain", self._explain, False),
             ("POST", f"/v1/models/{name}:predict"): ("v1", self._v1_predict, False),
             ("GET", "/v1/models"): ("v1", _constant(dumps({"models": [name]})), False),
             ("GET", f"/v1/models/{name}"): ("v1", _constant(dumps({"name": name, "ready": True})), False),
@@ -232,6 +233,9 @@ class App(FastAPI):
             return await self._threaded(request, partial(served.json, request.body, proba))
         rows, proba = requested_rows(loads(request.body), proba)
         return await self._rows(request, served, rows, proba)
+
+    async def _explain(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
+        return await self._threaded(request, partial(served.explain, request.body))
 
     async def _v1_predict(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         if len(request.body) > SHORT_BODY:
@@ -268,7 +272,9 @@ class App(FastAPI):
     async def _page(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
         name, seen = self.settings.name, served.skew.categories
         return await self._html(
-            lambda: form_page.html(name, served.pipeline, seen, has_probabilities=served.has_probabilities)
+            lambda: form_page.html(
+                name, served.pipeline, seen, has_probabilities=served.has_probabilities, explains=_explains(served)
+            )
         )
 
     async def _docs(self, request: HTTPRequest, served: ServedModel) -> HTTPResponse:
@@ -359,6 +365,16 @@ _FORMS = (b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-
 """Content types that a browser posts to any server on behalf of any page, without asking the server first."""
 
 _SERVER = {"name": "rayline", "version": VERSION, "extensions": ["binary_tensor_data"]}
+
+
+def _explains(served: ServedModel) -> str:
+    """Return how the page explains predictions: at once, when asked because it takes long, or not at all."""
+    explainer = served.explainer
+    try:
+        return "auto" if explainer.is_exact else "ask" if explainer.is_possible else ""
+    except Exception:  # whatever a library raises about contributions: the page works without them
+        _log.exception("The contributions of this model cannot be computed.")
+        return ""
 
 
 def _constant(body: bytes) -> Handler:

@@ -48,13 +48,16 @@ option { color: initial; } @media (prefers-color-scheme: dark) { option { backgr
 aside { position: sticky; top: 1rem; border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.1rem; }
 aside h2 { margin: 0 0 .5rem; } #result strong { font-size: 1.5rem; overflow-wrap: anywhere; } #result p { margin: .4rem 0 0; color: var(--muted); font-size: .9rem; }
 #result table { width: 100%; margin-top: .5rem; } #result caption { text-align: left; font-weight: 600; } #result td { padding-right: .5rem; }
+#why table { width: 100%; margin-top: .8rem; } #why caption { text-align: left; font-weight: 600; } #why p { color: var(--muted); font-size: .85rem; margin: .2rem 0 0; }
+#why td { padding-right: .5rem; } .reason { width: 45%; background: linear-gradient(var(--line), var(--line)) center / 1px 100% no-repeat; }
+.reason span { display: block; height: .75rem; margin-top: .3rem; border-radius: 2px; background: var(--accent); } .less span { background: var(--bad); }
 meter { width: 100%; min-width: 5rem; } details { margin-top: 1rem; } summary { cursor: pointer; color: var(--muted); }
 """
 
 _SCRIPT = """
 "use strict";
 const rows = document.querySelector("main"), fields = [...document.querySelectorAll("#row [name]")];
-const result = document.getElementById("result"), wire = document.getElementById("wire");
+const why = document.getElementById("why"), result = document.getElementById("result"), wire = document.getElementById("wire");
 const examples = JSON.parse(document.getElementById("examples").textContent);
 const base = location.pathname.replace(/\\/$/, "");
 let shown = 0;
@@ -101,7 +104,42 @@ function curl() {
     wire.textContent = "curl " + location.origin + base + "/predict \\\\\\n  -H 'content-type: application/json' \\\\\\n  -d '" + body + "'";
   } catch { wire.textContent = ""; }
 }
+// Contributions as bars from the middle: to the left what lowers the score, to the right what raises it.
+function reasons(title, said) {
+  const table = document.createElement("table"), shown = Object.entries(said.contributions);
+  table.append(element("caption", title));
+  shown.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  const most = Math.max(...shown.map(s => Math.abs(s[1])), 1e-300);
+  for (const [column, value] of shown.slice(0, 8)) {
+    const line = table.insertRow(), bar = document.createElement("span"), share = 50 * Math.abs(value) / most;
+    bar.style.width = share + "%";
+    bar.style.marginLeft = (value < 0 ? 50 - share : 50) + "%";
+    line.append(element("td", column), element("td", (value < 0 ? "−" : "+") + Math.abs(value).toPrecision(3)));
+    const cell = line.insertCell();
+    cell.className = value < 0 ? "reason less" : "reason more";
+    cell.append(bar);
+  }
+  const rest = shown.slice(8).reduce((sum, s) => sum + s[1], 0), more = shown.length - 8;
+  const parts = ["usual score " + said.base_value.toPrecision(3)];
+  if (more > 0) parts.push(more + " other columns " + rest.toPrecision(2));
+  const note = element("p", parts.join(", ") + "; score of this row " + said.score.toPrecision(3));
+  const box = document.createElement("div");
+  box.append(table, note);
+  return box;
+}
+async function explain(body) {
+  why.replaceChildren(element("p", "…"));
+  try {
+    const answer = await fetch(base + "/explain", { method: "POST", headers: { "content-type": "application/json" }, body });
+    const said = JSON.parse(await answer.text());
+    if (!answer.ok) { why.replaceChildren(element("p", said.error)); return; }
+    const own = said.explanations[0], several = rows.dataset.targets !== "1";
+    const every = several ? Object.entries(own) : [["", own]];
+    why.replaceChildren(...every.map(([target, one]) => reasons("Why " + (target || (one.class === undefined ? "" : words(one.class))), one)));
+  } catch (error) { why.replaceChildren(element("p", "The explanation failed: " + error.message)); }
+}
 async function predict() {
+  why.replaceChildren();
   for (const field of fields) field.classList.remove("wrong");
   try {
     const body = row(), started = performance.now();
@@ -123,6 +161,13 @@ async function predict() {
     if (probabilities && rows.dataset.targets === "1") result.append(bars("", probabilities));
     else if (probabilities) for (const [target, own] of Object.entries(probabilities)) result.append(bars(target, own));
     result.append(element("p", "answered in " + ms.toFixed(1) + " ms"));
+    if (rows.dataset.explains === "auto") explain(body);
+    else if (rows.dataset.explains) {
+      const ask = element("button", "Why?");
+      ask.type = "button";
+      ask.addEventListener("click", () => explain(body));
+      why.replaceChildren(ask);
+    }
   } catch (error) { result.replaceChildren(element("strong", "The request failed: " + error.message)); }
 }
 document.addEventListener("submit", event => { event.preventDefault(); predict(); });
@@ -142,10 +187,11 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$name</title><style nonce="$nonce">$style</style></head>
 <body><header><h1>$name</h1><p>$about</p><p class="facts">$facts</p></header>
-<main data-proba="$proba" data-targets="$targets"><form id="row">$fields
+<main data-proba="$proba" data-explains="$explains" data-targets="$targets"><form id="row">$fields
 <div class="buttons"><button class="main">Predict</button><button type="button" id="next">Another example</button>
 <small>An empty field is a missing value.</small></div></form>
 <aside><h2>$title</h2><div id="result" role="status" aria-live="polite">–</div>
+<div id="why" aria-live="polite"></div>
 <details><summary>The same over HTTP</summary><pre id="wire"></pre></details></aside></main>
 <footer><a data-path="/docs" href="docs">API</a> · <a data-path="/openapi.json" href="openapi.json">OpenAPI</a> ·
 <a data-path="/metrics" href="metrics">metrics</a></footer>
@@ -155,7 +201,12 @@ _PAGE = Template("""<!doctype html>
 
 
 def html(
-    name: str, pipeline: InferencePipeline, categories: Mapping[str, Collection[Any]], *, has_probabilities: bool
+    name: str,
+    pipeline: InferencePipeline,
+    categories: Mapping[str, Collection[Any]],
+    *,
+    has_probabilities: bool,
+    explains: str = "",
 ) -> tuple[bytes, Sequence[tuple[bytes, bytes]]]:
     """The page, and the headers that forbid it everything that it does not need."""
     schema, target = pipeline.input_schema, pipeline.target
@@ -175,6 +226,7 @@ def html(
         title=escape(", ".join(target.columns)),
         fields="".join(fields),
         proba="1" if has_probabilities else "",
+        explains=explains,
         targets=len(target.value_names),
         nonce=nonce,
         style=STYLE + _STYLE,

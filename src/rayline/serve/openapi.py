@@ -66,6 +66,7 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
     named = f"/v2/models/{options.name}"
     paths = {
         "/predict": {"post": predict},
+        "/explain": {"post": _explain(rows, examples)},
         f"/v1/models/{options.name}:predict": {
             "post": _post(
                 "Predict rows (KServe V1)",
@@ -121,6 +122,25 @@ def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
         own = [{"type": "object", "properties": ends} for _ in target.columns]
     one = own[0] if len(own) == 1 else {"type": "object", "properties": dict(zip(target.columns, own, strict=True))}
     return {"sets" if target.task.is_classification else "intervals": {"type": "array", "items": one}}
+
+
+def _explain(rows: Mapping[str, Any], examples: Any) -> dict[str, Any]:
+    """The description of /explain."""
+    numbers = {"type": "object", "additionalProperties": {"type": "number"}}
+    one = {
+        "type": "object",
+        "properties": {"contributions": numbers, "base_value": {"type": "number"}, "score": {"type": "number"}},
+        "description": "The base value and the contributions add up to the score. With several targets an object of these.",
+    }
+    asked = {
+        "oneOf": [rows, {"type": "object", "properties": {"rows": rows, "of": {"description": "a class or a target"}}}]
+    }
+    answer = {
+        "type": "object",
+        "properties": {"explanations": {"type": "array", "items": one}},
+        "required": ["explanations"],
+    }
+    return _post("Explain predictions: what each column contributes to the score", asked, answer, examples[:1])
 
 
 def _tensors(pipeline: InferencePipeline) -> dict[str, Any] | None:

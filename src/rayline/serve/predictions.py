@@ -14,6 +14,7 @@ from rayline.core.schema import col
 from rayline.core.target import has_probabilities
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
+from rayline.serve.explanations import RowExplainer
 from rayline.serve.http_messages import ClientDisconnected, HTTPResponse
 from rayline.serve.metrics import SkewCounts, TrainingSkew
 from rayline.serve.protocol import MAX_PROBLEMS, HTTPError, PredictionWriter, RowReader, dumps, loads
@@ -70,6 +71,7 @@ class ServedModel:
         pipeline.model.place("serve")  # now: a GPU that is not there is an error of the start, not of a request
         self.is_on_gpu = pipeline.model.is_on_gpu
         self.reader, self.writer = RowReader(pipeline.input_schema), PredictionWriter(pipeline.target)
+        self.explainer = RowExplainer(pipeline)
         self.skew = TrainingSkew(pipeline)
         self.has_probabilities = self._has_probabilities()
         if self.is_on_gpu:
@@ -113,6 +115,16 @@ class ServedModel:
         work.check()
         table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
         return self.predictions(self._answers(table, work), proba)
+
+    def explain(self, body: bytes, work: Work) -> HTTPResponse:
+        """Answer the body of an /explain request."""
+        asked = loads(body)
+        of = asked.get("of") if isinstance(asked, dict) else None
+        rows, _ = requested_rows(asked, False)
+        table = self.reader.table_of_columns(rows) if isinstance(rows, dict) else self.reader.table(rows)
+        self.explainer.check(table.height)
+        work.check()
+        return HTTPResponse(200, dumps({"explanations": self.explainer.explanations(table, of)}))
 
     def arrow(self, body: bytes, proba: bool, work: Work) -> HTTPResponse:
         """Answer an Arrow IPC stream with another one."""
