@@ -77,10 +77,12 @@ def test_what_use_gpu_means(machine: Any) -> None:
 
 
 def test_a_worker_uses_what_ray_assigned_to_it(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2")
+    machine("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2", CUDA_VISIBLE_DEVICES="2")
     monkeypatch.setattr(device, "_assigned", lambda: ["2"])
     assert device.select(None, "f").name == device.select(True, "f").name == "cuda:0"  # Ray shows it that one only
-    monkeypatch.setenv(device.NOT_SET_BY_RAY, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")  # Ray Train shows those of all workers of a node
+    assert device.select(None, "f").name == "cuda:1"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # Ray was told to set none
     assert device.select(None, "f").name == "cuda:2"
     monkeypatch.setattr(device, "_assigned", list)
     assert device.visible() == []  # of Ray 2.60 such a worker sees all of the machine's

@@ -11,7 +11,7 @@ import glob
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -26,8 +26,6 @@ UseGPU: TypeAlias = bool | Literal["auto"]
 PRETENDED = "RAYLINE_PRETENDED_GPUS"
 """The environment variable that tests set to names of PyTorch's devices, such as "cpu,cpu": these then count as GPUs, in this
 process and in those that it starts. Builds of libraries are not checked."""
-
-NOT_SET_BY_RAY = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,26 @@ def visible() -> list[Device]:
         found = [Device(name, is_gpu=True) for name in os.environ[PRETENDED].split(",") if name]
         return found if assigned is None else found[: len(assigned)]
     if assigned is not None:
-        # Ray shows a worker only its own GPUs, unless it is told not to; a worker without GPUs sees all of the machine.
-        own = (
-            assigned if os.environ.get(NOT_SET_BY_RAY, "0") not in ("", "0") else [str(i) for i in range(len(assigned))]
-        )
-        return [Device(f"cuda:{number}", is_gpu=True) for number in own if number.isdigit()]
+        return [Device(f"cuda:{place}", is_gpu=True) for place in _places(assigned)]
     limit = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("HIP_VISIBLE_DEVICES"))
     n = len(glob.glob("/dev/nvidia[0-9]*")) or int(os.path.exists("/dev/kfd") or os.path.exists("/dev/dxg"))
     if limit is not None:
         named = [name for name in limit.split(",") if name.strip()]
         n = 0 if not named or named[0].strip() in ("-1", "NoDevFiles") else min(n, len(named)) if n else 0
     return [Device(f"cuda:{i}", is_gpu=True) for i in range(n)]
+
+
+def _places(assigned: Sequence[str]) -> list[int]:
+    """Return the numbers under which a worker of Ray sees its GPUs.
+
+    Ray shows it only these, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set; Ray Train may show it those of all workers of
+    its node.
+    """
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("HIP_VISIBLE_DEVICES"))
+    if shown is None:
+        return [int(number) for number in assigned if number.isdigit()]
+    names = [name.strip() for name in shown.split(",")]
+    return [names.index(number) if number in names else place for place, number in enumerate(assigned)]
 
 
 def is_pretended() -> bool:

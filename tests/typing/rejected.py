@@ -23,3 +23,5 @@ if TYPE_CHECKING:
     data.KFold(n_splits="five")  # wrong
     data.no_such_function()  # wrong
     serve.to_deployment(object(), nmae="late")  # wrong
+    serve.to_deployment(object(), use_gpu="cuda")  # wrong
+    train.TorchTrainer(compile="max-autotune")  # wrong
