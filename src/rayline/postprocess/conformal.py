@@ -95,6 +95,8 @@ class Conformal(PostprocessingStage):
         return self.method == "cv+"
 
     def check(self, target: Target) -> None:
+        if target.task.is_paired or len(target.quantiles) > 1:
+            raise self.refuse_task(target, "classes, or a number for each target", "leave Conformal out")
         if self.method == "cv+" and target.task.is_classification:
             raise self.refuse_task(
                 target, "a regression for method='cv+'", "take method='split', which gives sets of classes"
