@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import LinearRegression, Ridge
@@ -33,6 +34,7 @@ from rayline.stages import (
     QuantileTransformer,
     StandardScaler,
 )
+from rayline.tune.row_groups import CELL, TableGroups
 from tests import toy
 
 N = 400
@@ -260,7 +262,6 @@ def test_target_is_data() -> None:
 
 
 def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path) -> None:
-    from rayline.core import registry
     from rayline.tune.evaluate import FoldEvaluator
     from rayline.tune.prepare import prepare
 
@@ -268,8 +269,7 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
         ridge(), {"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 4, "target_columns": "price"},
         {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, "rmse", None, 1, 0,
     )  # fmt: skip
-    rows = registry.engine("local").collect(found.arrow())
-    evaluator = FoldEvaluator(found.problem, rows)
+    evaluator = FoldEvaluator(found.problem, found.groups)
     for method in ("box-cox", "yeo-johnson", "box-cox"):
         for fold, (train_rows, test_rows) in enumerate(_slices(found)):
             candidate = found.problem.candidate({"preprocessor": {"target0": {"method": method}}})
@@ -288,10 +288,11 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
 
 
 def _slices(found: Any) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
-    made = []
+    made, rows = [], pl.concat(found.groups.frames())
+    table = rows.drop(cs.starts_with(CELL))
     for split, _, fold in found.problem.folds:
-        cells = pl.Series(found.cells[split])
-        made.append((found.table.filter(cells.is_in(fold.train)), found.table.filter(cells.is_in(fold.test))))
+        cells = rows[f"{CELL}{split}"]
+        made.append((table.filter(cells.is_in(fold.train)), table.filter(cells.is_in(fold.test))))
     return made
 
 
@@ -307,13 +308,13 @@ def test_held_out_labels_leave_no_trace() -> None:
         "target_columns": "price",
     }
     found = prepare(ridge(), config, {}, "rmse", None, 1, 0)
-    rows = pl.from_arrow(found.arrow())
-    assert isinstance(rows, pl.DataFrame)
+    rows = pl.concat(found.groups.frames())
     for fold, (split, _, cells) in enumerate(found.problem.folds):
-        held = pl.Series(found.cells[split]).is_in(cells.test)
+        held = rows[f"{CELL}{split}"].is_in(cells.test)
         poisoned = rows.with_columns(pl.when(held).then(1e30).otherwise("price").alias("price"))
         clean, dirty = (
-            FoldEvaluator(found.problem, data)(found.problem.candidate({}), fold).scores for data in (rows, poisoned)
+            FoldEvaluator(found.problem, TableGroups([data]).summarised())(found.problem.candidate({}), fold).scores
+            for data in (rows, poisoned)
         )
         assert clean.tolist() == dirty.tolist()
 

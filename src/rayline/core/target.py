@@ -134,39 +134,16 @@ class Target:
         SchemaError
             When labels are lists.
         """
-        for column in columns:
-            if isinstance(schema[column], pl.List):
-                raise SchemaError(
-                    f"{where}: the target {column!r} holds lists ({schema[column]}), and a label is one value.",
-                    "Expected strings, truth values or numbers.",
-                    "make a 0/1 column of each label (polars: .list.contains), and name them all in target_columns.",
-                )
-        for column, count in zip(columns, counts, strict=True):
-            if count is not None and count.n_null:
-                raise DataError(
-                    f"{where}: the target {column!r} has {counted(count.n_null, 'missing value')}.",
-                    "Expected a label in every row.",
-                    f"drop these rows, None and NaN alike: table.dropna(subset=[{column!r}]) in pandas, the same in ds.map_batches.",
-                )
+        _refuse_unusable(columns, schema, counts, where)
         dtypes = tuple(_plain(schema[column]) for column in columns)
         given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
-        if task is None:
-            numbers = all(schema[c].is_numeric() and c not in given for c in columns)
-            task = Task.REGRESSION if numbers else Task.BINARY
-            guessed = True
-        else:
-            guessed = False
-        if not task.is_classification:
-            for column, dtype in zip(columns, dtypes, strict=True):
-                if not (dtype.is_numeric() or dtype == pl.Boolean):
-                    raise DataError(
-                        f"{where}: the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
-                        "Expected numbers.",
-                        "choose a classification objective, or convert the target.",
-                    )
+        numeric = [c for c in columns if schema[c].is_numeric() and c not in given]
+        guessed = Task.REGRESSION if len(numeric) == len(columns) else Task.BINARY
+        if not (task or guessed).is_classification:
+            _refuse_words(columns, dtypes, where)
             if pos_label is not None:
-                raise _no_positive(where, task, columns, pos_label)
-            made = cls(tuple(columns), task, dtypes, stages=tuple(stages))
+                raise _no_positive(where, task or guessed, columns, pos_label)
+            made = cls(tuple(columns), task or guessed, dtypes, stages=tuple(stages))
             made._check_stages(where)
             return made
         for name, stage in stages:
@@ -176,50 +153,13 @@ class Target:
                     f"Expected a regression; got a classification of {list(columns)}.",
                     f"leave {name!r} out, or choose a regression objective.",
                 )
-        classes: list[tuple[Any, ...]] = []
-        for column, count in zip(columns, counts, strict=True):
-            if count is None:
-                raise RaylineError(f"Target.learn: the classes of {column!r} were not counted.")
-            labels = labels_of(count.table["value"], schema[column])
-            if category_values(schema[column]) is not None:
-                labels = labels.sort()  # they were counted as text
-            found = tuple(given.get(column, labels))
-            if len(found) < 2:
-                raise DataError(
-                    f"{where}: the target {column!r} has {'one class only' if found else 'no labels'}: {list(found)!r}.",
-                    "Expected at least two classes.",
-                    "check the split (stratify=…) or the column's values.",
-                )
-            classes.append(found)
-        most = max(len(c) for c in classes)
-        if guessed and most > 2:
-            task = Task.MULTICLASS
-        if most > 2 and task is Task.BINARY:
-            raise DataError(
-                f"{where}: the target {columns[0]!r} has {most} classes, and the trainer's objective is binary.",
-                f"Expected two classes; got {list(classes[0][:6])!r}.",
-                "choose a multiclass objective, or merge classes.",
-            )
-        numeric = [c for c in columns if schema[c].is_numeric() and c not in given]
-        if guessed and numeric and task is Task.MULTICLASS and len(columns) > 1:
-            raise DataError(
-                f"{where}: the targets are of different kinds: {numeric} are numbers, the others have classes.",
-                "Expected several numbers, or several targets with two classes.",
-                "train one model for each kind.",
-            )
-        if len(columns) > 1 and task is Task.MULTICLASS:
-            raise DataError(
-                f"{where}: {len(columns)} targets with more than two classes each.",
-                "Expected one multiclass target, several binary ones, or several numbers.",
-                "train one model for each target.",
-            )
+        classes = [
+            _classes(column, count, schema[column], given.get(column), where)
+            for column, count in zip(columns, counts, strict=True)
+        ]
+        task = _classification(task, columns, classes, numeric, where)
         if pos_label is not None:
-            if task is not Task.BINARY:
-                raise _no_positive(where, task, columns, pos_label)
-            positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
-            if strange := [name for name in positive if name not in columns]:
-                raise ParameterError.unknown(f"{where}: pos_label", strange, columns, "target")
-            classes = [_positive_last(c, found, positive, where) for c, found in zip(columns, classes, strict=True)]
+            classes = _with_positive(classes, task, columns, pos_label, where)
         return cls(tuple(columns), task, dtypes, tuple(classes))
 
     @classmethod
@@ -527,6 +467,98 @@ class Target:
         if self.quantiles and (self.task is not Task.REGRESSION or len(self.columns) > 1):
             raise ValueError("quantiles of something else than one number")
         return self
+
+
+def _refuse_unusable(
+    columns: Sequence[str], schema: Mapping[str, pl.DataType], counts: Sequence[ValueCounts | None], where: str
+) -> None:
+    """Raise on labels that are lists or missing."""
+    for column in columns:
+        if isinstance(schema[column], pl.List):
+            raise SchemaError(
+                f"{where}: the target {column!r} holds lists ({schema[column]}), and a label is one value.",
+                "Expected strings, truth values or numbers.",
+                "make a 0/1 column of each label (polars: .list.contains), and name them all in target_columns.",
+            )
+    for column, count in zip(columns, counts, strict=True):
+        if count is not None and count.n_null:
+            raise DataError(
+                f"{where}: the target {column!r} has {counted(count.n_null, 'missing value')}.",
+                "Expected a label in every row.",
+                f"drop these rows, None and NaN alike: table.dropna(subset=[{column!r}]) in pandas, the same in ds.map_batches.",
+            )
+
+
+def _refuse_words(columns: Sequence[str], dtypes: Sequence[pl.DataType], where: str) -> None:
+    """Raise DataError on labels of a regression that are no numbers."""
+    for column, dtype in zip(columns, dtypes, strict=True):
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise DataError(
+                f"{where}: the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
+                "Expected numbers.",
+                "choose a classification objective, or convert the target.",
+            )
+
+
+def _classes(
+    column: str, count: ValueCounts | None, dtype: pl.DataType, given: Sequence[Any] | None, where: str
+) -> tuple[Any, ...]:
+    """Return the classes of a target in their order: those that a stage gives, or those that were counted."""
+    if count is None:
+        raise RaylineError(f"Target.learn: the classes of {column!r} were not counted.")
+    labels = labels_of(count.table["value"], dtype)
+    if category_values(dtype) is not None:
+        labels = labels.sort()  # they were counted as text
+    classes = tuple(labels if given is None else given)
+    if len(classes) < 2:
+        raise DataError(
+            f"{where}: the target {column!r} has {'one class only' if classes else 'no labels'}: {list(classes)!r}.",
+            "Expected at least two classes.",
+            "check the split (stratify=…) or the column's values.",
+        )
+    return classes
+
+
+def _classification(
+    implied: Task | None, columns: Sequence[str], classes: Sequence[Sequence[Any]], numeric: Sequence[str], where: str
+) -> Task:
+    """Return the task of targets with these classes; `implied` is that of the trainer's arguments.
+
+    Raises DataError when the classes are not those of the task.
+    """
+    n_classes = max(map(len, classes))
+    task = implied or (Task.MULTICLASS if n_classes > 2 else Task.BINARY)
+    if n_classes > 2 and task is Task.BINARY:
+        raise DataError(
+            f"{where}: the target {columns[0]!r} has {n_classes} classes, and the trainer's objective is binary.",
+            f"Expected two classes; got {list(classes[0][:6])!r}.",
+            "choose a multiclass objective, or merge classes.",
+        )
+    if implied is None and numeric and task is Task.MULTICLASS and len(columns) > 1:
+        raise DataError(
+            f"{where}: the targets are of different kinds: {list(numeric)} are numbers, the others have classes.",
+            "Expected several numbers, or several targets with two classes.",
+            "train one model for each kind.",
+        )
+    if len(columns) > 1 and task is Task.MULTICLASS:
+        raise DataError(
+            f"{where}: {len(columns)} targets with more than two classes each.",
+            "Expected one multiclass target, several binary ones, or several numbers.",
+            "train one model for each target.",
+        )
+    return task
+
+
+def _with_positive(
+    classes: Sequence[tuple[Any, ...]], task: Task, columns: Sequence[str], pos_label: Any, where: str
+) -> list[tuple[Any, ...]]:
+    """Return the classes of each target with the positive one last."""
+    if task is not Task.BINARY:
+        raise _no_positive(where, task, columns, pos_label)
+    positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
+    if strange := [name for name in positive if name not in columns]:
+        raise ParameterError.unknown(f"{where}: pos_label", strange, columns, "target")
+    return [_positive_last(c, found, positive, where) for c, found in zip(columns, classes, strict=True)]
 
 
 def _no_positive(where: str, task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:

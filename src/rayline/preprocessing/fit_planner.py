@@ -45,6 +45,31 @@ class ColumnSource(NamedTuple):
 
 
 @dataclass
+class _PlannedTable:
+    """The table in front of a stage, as far as it is known.
+
+    Attributes
+    ----------
+    schema
+        Its columns.
+    prefix
+        The number of stages behind which it is computed; None when one of them is not fitted.
+    lineage
+        How each column is computed.
+    is_certain
+        Whether its columns are known.
+    is_growing
+        Whether more columns will come beside them.
+    """
+
+    schema: pl.Schema
+    prefix: int | None
+    lineage: dict[str, ColumnSource]
+    is_certain: bool = True
+    is_growing: bool = False
+
+
+@dataclass
 class FitPlan:
     """One pass over the stages with the statistics known so far."""
 
@@ -107,73 +132,89 @@ class FitPlan:
             )
 
     def _walk(self, ask: Ask | None) -> None:
-        table = pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside})
-        prefix: int | None = len(self._operations) - 1
-        lineage = {name: ColumnSource(name, prefix) for name in self.schema}
-        certain = True  # whether the columns of the table are known
-        growing = False  # whether more will come beside them
+        table = _PlannedTable(
+            pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside}),
+            len(self._operations) - 1,
+            {name: ColumnSource(name, len(self._operations) - 1) for name in self.schema},
+        )
         for path, leaf in self.leaves:
             where = f"{self.where}: {self.noun} {path!r}"
-            on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
             try:
-                columns = (leaf.replace(columns=list(table)) if on_targets else leaf).select(
-                    table, where=where, exclude=self.targets, text=lambda c: self._is_text(lineage[c])
-                )
+                columns = self._columns(leaf, table, where)
             except SchemaError:
-                if certain and not growing:
+                if table.is_certain and not table.is_growing:
                     raise
                 return  # it may name a column that an earlier stage has yet to make
-            view = FitContext(tuple(columns), table, tuple(self.targets))
+            view = FitContext(tuple(columns), table.schema, tuple(self.targets))
             with _named(where):
                 requests = leaf.required_statistics(view)
-            answers = self._answers(requests, lineage, prefix)
-            if answers is None or not certain or prefix is None:
-                prefix, certain = None, certain and (leaf.column_operation is not None or leaf.keep_input)
-                growing = growing or leaf.keep_input
-                replaced: set[str] = set()
-                for column in columns:
-                    before = lineage[column]
-                    if leaf.column_operation is not None:
-                        lineage[column] = before._replace(steps=(*before.steps, leaf.column_operation))
-                    elif not leaf.keep_input and text_request(before.source) not in self.missing:  # else it may stay
-                        replaced.add(column)
-                if replaced:
-                    table = pl.Schema({name: dtype for name, dtype in table.items() if name not in replaced})
+            answers = self._answers(requests, table.lineage, table.prefix)
+            if answers is None or not table.is_certain or table.prefix is None:
+                self._pass_by(leaf, columns, table)
                 continue
             with _named(where):
                 learned = leaf.learn(view, answers)
-            done = leaf.fitted(learned)
-            self.fitted.append(done)
-            new = done.to_operations(path)
-            after = pl.Schema(schema_after(new, table))
-            self._refuse_nothing(f"{where} ({type(done).__name__})", table, after)
-            training = new if type(done).lower_training is Stage.lower_training else done.lower_training(path)
-            self._operations.append([*self._operations[-1], *training])
-            own = set(columns)
-            changed = {name for name in after if name not in table or name in own}
-            steps = {
-                operation.column: operation  # type: ignore[attr-defined]
-                for operation in new
-                if leaf.column_operation and isinstance(operation, leaf.column_operation)
-            }
-            prefix = len(self._operations) - 1
-            moved = {name: ColumnSource(name, prefix) for name in after} if leaf.resamples else {}
-            for name in after:
-                if name in moved:
-                    lineage[name] = moved[name]
-                elif name in steps:
-                    lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
-                elif name in changed and not (leaf.keep_input and name in own):
-                    lineage[name] = ColumnSource(name, prefix)
-            table = after
+            self._apply(path, leaf, leaf.fitted(learned), columns, table)
+        self._finish(ask, table)
+
+    def _columns(self, leaf: Stage, table: _PlannedTable, where: str) -> Sequence[str]:
+        """Return the columns that a stage works on. Raises SchemaError when it names one that is not there."""
+        on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
+        return (leaf.replace(columns=list(table.schema)) if on_targets else leaf).select(
+            table.schema, where=where, exclude=self.targets, text=lambda c: self._is_text(table.lineage[c])
+        )
+
+    def _pass_by(self, leaf: Stage, columns: Sequence[str], table: _PlannedTable) -> None:
+        """Go on behind a stage that cannot be fitted yet, as far as it is known what it makes of the table."""
+        table.prefix = None
+        table.is_certain = table.is_certain and (leaf.column_operation is not None or leaf.keep_input)
+        table.is_growing = table.is_growing or leaf.keep_input
+        replaced: set[str] = set()
+        for column in columns:
+            before = table.lineage[column]
+            if leaf.column_operation is not None:
+                table.lineage[column] = before._replace(steps=(*before.steps, leaf.column_operation))
+            elif not leaf.keep_input and text_request(before.source) not in self.missing:  # else it may stay
+                replaced.add(column)
+        if replaced:
+            table.schema = pl.Schema({name: dtype for name, dtype in table.schema.items() if name not in replaced})
+
+    def _apply(self, path: str, leaf: Stage, fitted: Stage, columns: Sequence[str], table: _PlannedTable) -> None:
+        """Keep a fitted stage, and go on with the table that it makes."""
+        self.fitted.append(fitted)
+        new = fitted.to_operations(path)
+        after = pl.Schema(schema_after(new, table.schema))
+        where = f"{self.where}: {self.noun} {path!r} ({type(fitted).__name__})"
+        self._refuse_nothing(where, table.schema, after)
+        training = new if type(fitted).lower_training is Stage.lower_training else fitted.lower_training(path)
+        self._operations.append([*self._operations[-1], *training])
+        own = set(columns)
+        changed = {name for name in after if name not in table.schema or name in own}
+        steps = {
+            operation.column: operation  # type: ignore[attr-defined]
+            for operation in new
+            if leaf.column_operation and isinstance(operation, leaf.column_operation)
+        }
+        prefix, lineage = len(self._operations) - 1, table.lineage
+        for name in after:
+            if leaf.resamples:
+                lineage[name] = ColumnSource(name, prefix)
+            elif name in steps:
+                lineage[name] = lineage[name]._replace(steps=(*lineage[name].steps, steps[name]))
+            elif name in changed and not (leaf.keep_input and name in own):
+                lineage[name] = ColumnSource(name, prefix)
+        table.schema, table.prefix = after, prefix
+
+    def _finish(self, ask: Ask | None, table: _PlannedTable) -> None:
+        """Answer the caller's questions about the output, or note what is missing for them."""
         if len(self.fitted) == len(self.leaves):
-            self.output = table
-            wanted = ask(self._output_view(table, lineage)) if ask else []
-            answers = self._answers(wanted, lineage, prefix)
+            self.output = table.schema
+            wanted = ask(self._output_view(table.schema, table.lineage)) if ask else []
+            answers = self._answers(wanted, table.lineage, table.prefix)
             if answers is not None and not self.missing:
                 self.final, self.complete = answers, True
         elif ask:
-            self._answers(ask(self._output_view(table, lineage)), lineage, None)
+            self._answers(ask(self._output_view(table.schema, table.lineage)), table.lineage, None)
 
     def _output_view(self, table: pl.Schema, lineage: Mapping[str, ColumnSource]) -> FitContext:
         untouched = tuple(name for name in table if lineage[name] == ColumnSource(name))
