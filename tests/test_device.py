@@ -256,6 +256,27 @@ def test_xgboost_gets_arrays_of_the_gpu_where_cupy_is(monkeypatch: pytest.Monkey
     assert np.allclose(predicted.to_numpy(), expected.predict_proba(table).to_numpy(), atol=1e-6)
 
 
+# -- models that travel -------------------------------------------------------------------------------------------------------
+
+
+def test_a_preference_stays_in_the_process() -> None:
+    """A pipeline that was loaded onto the driver's GPU is evaluated by tasks that hold none."""
+    import pickle
+
+    table = toy.table().select("age", "late")
+    fitted = train.XGBoostTrainer({}, num_boost_round=2).fit(None, table, target_columns="late", verbose=False)
+    with device.pretend("cpu"):
+        pipeline = fitted.inference_pipeline.on_gpu(True)
+        pipeline.predict(table)
+        assert pipeline.model.is_on_gpu
+        other = pickle.loads(pickle.dumps(pipeline))
+        assert other.model.use_gpu is None
+        other.predict(table)
+        assert not other.model.is_on_gpu
+        sent = pipeline.model._with(use_gpu=True, holds_gpu=True)
+        assert pickle.loads(pickle.dumps(sent)).use_gpu is True
+
+
 # -- data.map_batches ---------------------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,7 @@ class Model:
         self.metrics = dict(metrics or {})
         self.examples, self.data = examples, dict(data or {})
         self.use_gpu: UseGPU | None = None
+        self._holds_gpu = False  # whether it goes to workers that were asked for with GPUs
         self._natives: dict[device.Device, Any] = {}  # on GPUs, shared with what `on_gpu` returns
         self._conform = SchemaCheck(self.schema, "Model.predict")
 
@@ -148,9 +149,12 @@ class Model:
             return self
         if use_gpu is True:
             self.require_gpu("Model.on_gpu")
+        return self._with(use_gpu=use_gpu, holds_gpu=False)
+
+    def _with(self, *, use_gpu: UseGPU | None, holds_gpu: bool) -> Model:
         other = object.__new__(type(self))  # copy.copy would write the native model to files, as pickle does
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_placed", "_for_few_rows")})
-        other.use_gpu = use_gpu
+        other.use_gpu, other._holds_gpu = use_gpu, holds_gpu
         return other
 
     def placed_for(
@@ -175,9 +179,9 @@ class Model:
             return (self if use_gpu is None else self.on_gpu(wish)), None
         if wish is True and self.use_gpu is not True:
             self.require_gpu(where)
-        model = self.on_gpu(wish)
         if on_ray:
-            return model, num_gpus or 1.0
+            return self._with(use_gpu=True, holds_gpu=True), num_gpus or 1.0
+        model = self.on_gpu(wish)
         model.place(where)
         return model, None
 
@@ -307,6 +311,10 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("native", *_COMPUTED)}
+        if not self._holds_gpu:
+            state["use_gpu"] = (
+                None  # what this process prefers; another one uses the GPU that Ray assigns to it, if any
+            )
         state["files"] = pack(self.adapter, self.native)
         state["load_options"] = self.adapter.load_options(self.native)
         state["adapter_class"] = registry.runtime_class(self.framework)
