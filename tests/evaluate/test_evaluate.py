@@ -370,3 +370,29 @@ def test_plots(
         binary.evaluate(table).plot("residuals")
     with pytest.raises(rl.ParameterError, match="no slices"):
         binary.evaluate(table).plot("slices")
+
+
+def test_intervals_and_sets_are_measured(
+    regression: InferencePipeline, multiclass: InferencePipeline, table: pl.DataFrame
+) -> None:
+    from rayline.postprocess import Conformal
+
+    kept, rest = table[:500], table[500:]
+    for pipeline, target in ((regression, "delay"), (multiclass, "kind")):
+        made = pipeline.calibrated([Conformal(coverage=0.8)], kept)
+        report = made.evaluate(
+            rest, metrics=["coverage", "interval_width", "accuracy" if target == "kind" else "rmse"], by=["region"]
+        )
+        answers = made.predict(rest, interval=True)
+        if target == "delay":
+            held = (answers["lower"] <= rest["delay"]) & (rest["delay"] <= answers["upper"])
+            width = (answers["upper"] - answers["lower"]).mean()
+        else:
+            sets = next(column for column in answers.get_columns() if isinstance(column.dtype, pl.List))
+            held = pl.Series([label in own for label, own in zip(rest["kind"], sets, strict=True)])
+            width = sets.list.len().mean()
+        assert report.metrics["coverage"].value == pytest.approx(held.mean(), rel=1e-9)
+        assert report.metrics["interval_width"].value == pytest.approx(width, rel=1e-9)
+        assert report.metrics["coverage"].low < 0.8 < report.metrics["coverage"].high + 0.05
+    with pytest.raises(rl.ParameterError, match="coverage"):
+        regression.evaluate(rest, metrics=["coverage"])

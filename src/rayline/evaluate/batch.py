@@ -36,6 +36,9 @@ class ScoredBatch:
         The bootstrap bucket of each row, an integer below `n_buckets`; None puts all rows into one.
     pair
         The second number of a label that consists of two: the group of a ranking, the upper bound of a survival time.
+    covered, width
+        Of a pipeline that gives intervals or sets: whether each holds the label (0 or 1), and how wide it is (of a set, how
+        many classes it has).
 
     Examples
     --------
@@ -55,6 +58,8 @@ class ScoredBatch:
     bucket: Array | None = None
     n_buckets: int = 1
     pair: Array | None = None
+    covered: Array | None = None
+    width: Array | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -64,10 +69,9 @@ class ScoredBatch:
 
     def take(self, rows: Array | slice) -> ScoredBatch:
         """Return the batch of some of the rows."""
-        weight = None if self.weight is None else self.weight[rows]
-        bucket = None if self.bucket is None else self.bucket[rows]
-        pair = None if self.pair is None else self.pair[rows]
-        return replace(self, scores=self.scores[rows], truth=self.truth[rows], weight=weight, bucket=bucket, pair=pair)
+        names = ("weight", "bucket", "pair", "covered", "width")
+        found: dict[str, Any] = {name: own if (own := getattr(self, name)) is None else own[rows] for name in names}
+        return replace(self, scores=self.scores[rows], truth=self.truth[rows], **found)
 
     # -- labels and predictions ----------------------------------------------------------------------------------------
 

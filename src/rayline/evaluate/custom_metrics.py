@@ -69,7 +69,10 @@ class CollectedScores(Statistic):
             arrays = [getattr(part, name) for part in parts]
             return None if arrays[0] is None else np.concatenate(arrays)
 
-        first = replace(parts[0], **{name: joined(name) for name in ("scores", "truth", "weight", "bucket", "pair")})
+        first = replace(
+            parts[0],
+            **{name: joined(name) for name in ("scores", "truth", "weight", "bucket", "pair", "covered", "width")},
+        )
         return cls(first, n_rows)
 
 

@@ -143,7 +143,9 @@ def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any, where: str) ->
         if name.startswith("train-"):
             raise ParameterError.value(where, "metrics", "metrics of these rows, without a prefix", name)
     plain = [name.removeprefix("test-") for name in names]
-    named.check(plain, target, where, own)
+    # Whether a target has intervals is for the stages after its model to say.
+    given = [name for name in plain if not (pipeline.has_intervals and named.get(name, own).needs == "interval")]
+    named.check(given, target, where, own)
     return {name: named.get(name, own) for name in plain}
 
 
@@ -173,7 +175,14 @@ def scan(
     inputs = [name for pipeline in pipelines.values() for name in pipeline.input_schema]
     # The rows of a group are ranked together, and so are resampled together.
     units = options.target_columns[1:] if first.target.task is Task.RANKING else [*inputs, *options.target_columns]
-    rows = EvaluatedRows(pipelines, options.target_columns, hashed_columns(units), options.by, options.weight)
+    rows = EvaluatedRows(
+        pipelines,
+        options.target_columns,
+        hashed_columns(units),
+        options.by,
+        options.weight,
+        intervals=any(metric.needs == "interval" for metric in options.metrics.values()),
+    )
     targets = {name: pipeline.target for name, pipeline in pipelines.items()}
     about = [sorted(targets), [str(t) for t in targets.values()], sorted(options.metrics), options.by, options.weight]
     key = hashlib.sha256(repr(about).encode()).hexdigest()

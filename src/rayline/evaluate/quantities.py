@@ -143,16 +143,26 @@ def _pinball(batch: ScoredBatch, alpha: float | None = None) -> Array:
 
 
 def _covered(batch: ScoredBatch) -> Array:
-    """The rows between the smallest and the greatest predicted quantile, both included."""
+    """The rows whose interval or set holds the label; of quantiles those between the smallest and the greatest, both included."""
+    if batch.covered is not None:
+        return batch.sums(batch.covered)
     predicted = batch.values.reshape(len(batch), -1)
     return batch.sums((predicted.min(axis=1) <= batch.truth) & (batch.truth <= predicted.max(axis=1)))
+
+
+def _width(batch: ScoredBatch) -> Array:
+    """The width of the interval of a row, the number of classes of its set, or the distance of its outer quantiles."""
+    if batch.width is not None:
+        return batch.sums(batch.width)
+    predicted = batch.values.reshape(len(batch), -1)
+    return batch.sums(predicted.max(axis=1) - predicted.min(axis=1))
 
 
 QUANTITIES: dict[str, Any] = {
     "weight": _weight, "log_loss": _log_loss, "brier": _brier, "correct": _correct, "classes": _classes, "top_k": _top_k,
     "calibration": _calibration, "squared_error": _squared_error, "absolute_error": _absolute_error,
     "relative_error": _relative_error, "symmetric_error": _symmetric_error, "squared_log_error": _squared_log_error,
-    "tweedie": _tweedie, "pinball": _pinball, "covered": _covered,
+    "tweedie": _tweedie, "pinball": _pinball, "covered": _covered, "width": _width,
 }  # fmt: skip
 
 _ARGUMENTS = {"top_k": "k", "calibration": "bins", "tweedie": "power", "pinball": "alpha"}

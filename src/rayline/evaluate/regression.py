@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayline.evaluate.metric import REGRESSION, MaximumMetric, MedianMetric, Metric, SumMetric, VarianceMetric
+from rayline.evaluate.metric import (
+    CLASSIFICATION,
+    REGRESSION,
+    MaximumMetric,
+    MedianMetric,
+    Metric,
+    SumMetric,
+    VarianceMetric,
+)
 
 Array = npt.NDArray[Any]
 
@@ -52,8 +60,12 @@ METRICS: list[Metric] = [
         ("pinball", "weight"), _mean,
     ),
     SumMetric(
-        "coverage", "max", "interval", REGRESSION, "share of rows between the smallest and the greatest predicted quantile",
+        "coverage", "max", "interval", CLASSIFICATION | REGRESSION, "share of rows whose interval, set or outer quantiles hold the label",
         ("covered", "weight"), _mean,
+    ),
+    SumMetric(
+        "interval_width", "min", "interval", CLASSIFICATION | REGRESSION, "mean width of the intervals, or number of classes of the sets",
+        ("width", "weight"), _mean,
     ),
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from rayline.evaluate.drawn import fits
 from rayline.evaluate.metric import Metric, Part
 from rayline.evaluate.score_table import ScoreTable
 from rayline.inference.scorer import Scorer
+from rayline.postprocess.base import Outcome
 
 Array = npt.NDArray[Any]
 MAX_SLICES = 1_000
@@ -32,6 +33,7 @@ SLICE_SCORES = 1 << 16
 
 WHERE = "evaluate"
 TRUTH, WEIGHT, HASH, SCORES, BY = (f"rayline:{name}" for name in ("truth", "weight", "hash", "scores", "by"))
+COVERED, WIDTH = "rayline:covered", "rayline:width"
 MISSING = "(missing)"
 
 _SCORING = threading.Lock()
@@ -79,6 +81,7 @@ class EvaluatedRows:
     hashed: tuple[str, ...]
     by: tuple[tuple[str, ...], ...] = ()
     weight: str | None = None
+    intervals: bool = False  # whether those of the stages after the models are asked for
     is_local: ClassVar[bool] = True
 
     @property
@@ -98,11 +101,16 @@ class EvaluatedRows:
             kind = pl.Int64() if target.task.is_classification else pl.Float64()
             found |= {f"{TRUTH}{place}": kind for place in range(_truth_width(target))}
             found |= {f"{SCORES}{name}:{column}": dtype for column, dtype in packed_schema(target).items()}
+            for place in range(len(target.columns)) if self._has_intervals(scorer) else ():
+                found |= {f"{COVERED}{name}:{place}": pl.Float64(), f"{WIDTH}{name}:{place}": pl.Float64()}
         if self.weight is not None:
             found[WEIGHT] = pl.Float64()
         found[HASH] = pl.UInt64()
         found |= {f"{BY}{place}": pl.String() for place in range(len(self.by))}
         return pl.Schema(found)
+
+    def _has_intervals(self, scorer: Scorer[Any]) -> bool:
+        return self.intervals and scorer.has_intervals
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         return table.map_batches(self._scored, schema=self.schema, streamable=True, predicate_pushdown=False)
@@ -117,8 +125,12 @@ class EvaluatedRows:
                 for place, labels in enumerate(truth.reshape(len(truth), _truth_width(target)).T):
                     made[f"{TRUTH}{place}"] = pl.Series(labels)
             with _SCORING:
-                scores = scorer.scores(table.lazy())
+                given = scorer.model_scores(table.lazy())
+                outcome = scorer.outcome(table, given) if self._has_intervals(scorer) else None
+            scores = scorer.postprocessed(given)
             made |= {f"{SCORES}{name}:{column}": values for column, values in packed(scores, target).items()}
+            if outcome is not None:
+                made |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, truth)}
         if self.weight is not None:
             made[WEIGHT] = _weights(table[self.weight])
         made[HASH] = pl.Series(row_hashes(table, self.hashed))
@@ -126,6 +138,24 @@ class EvaluatedRows:
             texts = [col(name).cast(pl.String).fill_null(MISSING) for name in names]
             made[f"{BY}{place}"] = table.select(pl.concat_str(texts, separator=", ").alias("by")).to_series()
         return pl.DataFrame([column.alias(name) for name, column in made.items()])
+
+
+def _intervals(outcome: Outcome, truth: Array) -> Iterable[tuple[str, int, pl.Series]]:
+    """Return whether the interval or set of each row holds its label, and how wide it is, for each target."""
+    target = outcome.target
+    labels = truth.reshape(len(truth), len(target.columns))
+    start = 0
+    for place in range(len(target.columns)):
+        if outcome.sets is not None:
+            own = outcome.sets[:, start : (start := start + len(target.classes[place]))]
+            held, width = np.take_along_axis(own, labels[:, [place]], axis=1)[:, 0], own.sum(axis=1)
+        else:
+            assert outcome.lower is not None
+            assert outcome.upper is not None
+            low, high = outcome.lower[:, place], outcome.upper[:, place]
+            held, width = (low <= labels[:, place]) & (labels[:, place] <= high), high - low
+        yield COVERED, place, pl.Series(held.astype(np.float64))
+        yield WIDTH, place, pl.Series(np.asarray(width, dtype=np.float64))
 
 
 def _truth_width(target: Target) -> int:
@@ -297,7 +327,13 @@ class EvaluationStatistics(Statistic):
         scored = {}
         for name, target in plan.targets.items():
             scores = unpacked(frame, f"{SCORES}{name}:", target)
-            scored[name] = batches(target, scores, truth, weight, buckets(hashes), N_BUCKETS)
+            made = batches(target, scores, truth, weight, buckets(hashes), N_BUCKETS)
+            if f"{COVERED}{name}:0" in frame.columns:
+                made = [
+                    replace(b, covered=_array(frame, COVERED, name, b.place), width=_array(frame, WIDTH, name, b.place))
+                    for b in made
+                ]
+            scored[name] = made
         # Of all rows only the tables of scores are computed where there are slices: the rest are sums of the slices'.
         slices = {-1: {"": SliceStatistics.of(scored, plan, tables_only=bool(plan.by))}}
         for place in range(len(plan.by)):
@@ -347,6 +383,10 @@ class EvaluationStatistics(Statistic):
             for name, targets in tables.parts.items()
         }
         return SliceStatistics(merged.n_rows, parts)
+
+
+def _array(frame: pl.DataFrame, kind: str, name: str, place: int) -> Array:
+    return frame[f"{kind}{name}:{place}"].to_numpy()
 
 
 def _rows_of_slices(values: pl.Series, names: Sequence[str]) -> Iterable[tuple[str, Array]]:
