@@ -11,11 +11,25 @@ from rayline.evaluate.custom_metrics import MetricStatistic, metric
 from rayline.evaluate.metrics import register_metric
 
 if TYPE_CHECKING:
+    from rayline.evaluate.explain_plots import plot_contributions, plot_dependence
     from rayline.evaluate.report import EvaluationReport
 
-_LATE = {"EvaluationReport": "rayline.evaluate.report"}
+_LATE = {
+    "EvaluationReport": "rayline.evaluate.report",
+    "plot_contributions": "rayline.evaluate.explain_plots",
+    "plot_dependence": "rayline.evaluate.explain_plots",
+}
 
-__all__ = ["Estimate", "EvaluationReport", "MetricStatistic", "ScoredBatch", "metric", "register_metric"]
+__all__ = [
+    "Estimate",
+    "EvaluationReport",
+    "MetricStatistic",
+    "ScoredBatch",
+    "metric",
+    "plot_contributions",
+    "plot_dependence",
+    "register_metric",
+]
 
 if not TYPE_CHECKING:  # otherwise every misspelt name would be accepted
 

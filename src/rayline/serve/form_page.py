@@ -49,7 +49,7 @@ aside { position: sticky; top: 1rem; border: 1px solid var(--line); border-radiu
 aside h2 { margin: 0 0 .5rem; } #result strong { font-size: 1.5rem; overflow-wrap: anywhere; } #result p { margin: .4rem 0 0; color: var(--muted); font-size: .9rem; }
 #result table { width: 100%; margin-top: .5rem; } #result caption { text-align: left; font-weight: 600; } #result td { padding-right: .5rem; }
 #why table { width: 100%; margin-top: .8rem; } #why caption { text-align: left; font-weight: 600; } #why p { color: var(--muted); font-size: .85rem; margin: .2rem 0 0; }
-#why td { padding-right: .5rem; } .reason { width: 45%; background: linear-gradient(var(--line), var(--line)) center / 1px 100% no-repeat; }
+#why td { padding-right: .5rem; } #why .reason { padding-right: 0; } .reason { width: 45%; background: linear-gradient(var(--line), var(--line)) center / 1px 100% no-repeat; }
 .reason span { display: block; height: .75rem; margin-top: .3rem; border-radius: 2px; background: var(--accent); } .less span { background: var(--bad); }
 meter { width: 100%; min-width: 5rem; } details { margin-top: 1rem; } summary { cursor: pointer; color: var(--muted); }
 """
