@@ -43,6 +43,7 @@ RAY_ENGINE = {
         "ray",
         "session",
         "blocks",
+        "kept_rows",
         "object_refs",
         "group",
         "workers",

@@ -136,6 +136,20 @@ _REF_BUNDLES = _register(
 )
 
 
+_LOGICAL_PLAN = _register(
+    "ray.data:Dataset._logical_plan",
+    "ray 2.60.0",
+    use="See whether reading a Dataset runs the user's functions: only then are rows that are read twice kept in the object store.",
+    fallback="Every Dataset counts as one that runs functions.",
+)
+_INPUT_DATA = _register(
+    "ray.data._internal.logical.operators.input_data_operator:InputData",
+    "ray 2.60.0",
+    use="Make a Dataset of blocks that are in the object store already, with what is known of them.",
+    fallback="ray.data.from_arrow_refs, which runs a task for each block.",
+)
+
+
 def is_task_argument() -> bool:
     """Return whether Ray pickles an object as an argument of a task (or a value of the object store) at this moment."""
     if _RAY_WORKER.find() is None:
@@ -277,6 +291,39 @@ def ref_bundles(data: Any) -> Iterator[Any]:
         yield SimpleNamespace(
             blocks=[SimpleNamespace(ref=ref, metadata=SimpleNamespace(num_rows=n_rows))], block_refs=[ref]
         )
+
+
+SOURCES = frozenset(
+    {
+        "Read", "ListFiles", "ReadFiles", "InputData", "FromArrow", "FromBlocks", "FromItems", "FromNumpy", "FromPandas",
+        "AbstractFrom", "Project", "Limit", "Union",
+    }
+)  # fmt: skip
+"""Kinds of operators of Ray Data that only read or select."""
+
+
+def operator_names(data: Any) -> list[tuple[str, str]]:
+    """Return the kind and the name of each operator that a Dataset runs when it is read."""
+    if _LOGICAL_PLAN.find() is None and not hasattr(data, "_logical_plan"):
+        return [("", "")]
+    return [(type(operator).__name__, operator.name) for operator in data._logical_plan.dag.post_order_iter()]
+
+
+def dataset_of_bundles(data: Any, bundles: list[Any]) -> Any:
+    """Return a materialised Dataset of blocks that another one has yielded."""
+    import ray
+
+    if _INPUT_DATA.find() is None:
+        return ray.data.from_arrow_refs([ref for bundle in bundles for ref in bundle.block_refs])
+    from ray.data._internal.execution.interfaces import RefBundle
+    from ray.data._internal.logical.interfaces import LogicalPlan
+    from ray.data._internal.logical.operators.input_data_operator import InputData
+    from ray.data._internal.stats import DatasetStats
+    from ray.data.dataset import MaterializedDataset
+
+    inputs = [RefBundle(blocks=bundle.blocks, owns_blocks=False, schema=bundle.schema) for bundle in bundles]
+    plan = LogicalPlan(InputData(input_data=inputs), data.context)
+    return MaterializedDataset(plan, data.context, DatasetStats(metadata={}, parent=None))
 
 
 def _n_rows(table: Any) -> int:

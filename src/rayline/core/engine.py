@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,19 @@ class Engine(Scanner):
         ResourceError
             When the cluster cannot be reached or started.
         """
+
+    def keeping(self, *data: Any) -> AbstractContextManager[None]:
+        """Keep rows that are costly to compute and are read more than once, for the duration of a `with` block, where they fit."""
+        return contextlib.nullcontext()
+
+    def kept(self, data: Any) -> Any:
+        """Return the kept rows as data of their own, or the same data where its rows are not all kept."""
+        return data
+
+    def head(self, data: Any, n_rows: int, columns: Sequence[str]) -> pl.DataFrame:
+        """Return some columns of the first rows."""
+        few = data.limit(n_rows) if hasattr(data, "limit") else data
+        return self.collect(few, columns).head(n_rows)
 
     @abstractmethod
     def schema(self, data: Any) -> pl.Schema:

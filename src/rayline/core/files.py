@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from rayline.core import storage
 from rayline.core.errors import ArtifactError
 
 
@@ -49,8 +50,11 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def replace_content(path: str | Path, content: bytes | str) -> None:
-    """Write a file with this content atomically, as `replace_file`; text as UTF-8."""
+    """Write a file with this content atomically, as `replace_file`; text as UTF-8. The path may be a URL."""
     data = content.encode() if isinstance(content, str) else content
+    if storage.is_url(path):
+        storage.write_bytes(str(path), data)
+        return
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from rayline.core import storage
 from rayline.core.errors import ArtifactError, DataError, counted
 from rayline.core.files import writing
 
@@ -33,7 +34,8 @@ class PartFiles:
 
         Raises DataError when there are some and `resume` is False, or when they were made otherwise.
         """
-        system, root = self._open()
+        with storage.opening(self.path, "written"):
+            system, root = self._open()
         with writing(self.path):
             system.create_dir(root, recursive=True)
         names = [info.base_name for info in system.get_file_info(_files().FileSelector(root)) if info.is_file]
@@ -90,10 +92,7 @@ class PartFiles:
                 system.delete_file(info.path)
 
     def _open(self) -> tuple[Any, str]:
-        if "://" in self.path:
-            system, root = _files().FileSystem.from_uri(self.path)
-            return system, root
-        return _files().LocalFileSystem(), self.path
+        return storage.file_system(self.path)
 
     def _name(self, root: str, number: int) -> str:
         return f"{root}/part-{number:06d}.parquet"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -38,8 +39,18 @@ def key_of(text: str) -> int:
 def keys_of(texts: pl.Series) -> Keys:
     """The key of each string; 0 for a missing one."""
     distinct, places = _encoded(texts)
-    known = np.array([0 if text is None else key_of(text) for text in distinct], dtype=np.uint64)
+    known = _hashed(distinct)
     return known[places] if len(known) else np.zeros(len(places), dtype=np.uint64)
+
+
+_NO_KEY = bytes(8)
+
+
+def _hashed(texts: Iterable[str | None]) -> Keys:
+    """`key_of` of each; distinct strings gain nothing from its cache."""
+    hashed, size = hashlib.blake2b, 8
+    joined = b"".join([_NO_KEY if text is None else hashed(text.encode(), digest_size=size).digest() for text in texts])
+    return np.frombuffer(joined, dtype="<u8").astype(np.uint64, copy=False)
 
 
 def as_text(column: str) -> pl.Expr:

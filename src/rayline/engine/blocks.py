@@ -97,6 +97,30 @@ class PartialScan:
 
 
 @dataclass(frozen=True)
+class BlockTask:
+    """A function of blocks after another, on some columns of a block; runs in a task of its own."""
+
+    function: Callable[[pa.Table], pa.Table]
+    columns: Sequence[str] | None = None
+    before: Callable[[pa.Table], pa.Table] | None = None
+
+    def __call__(self, block: Any) -> pa.Table:
+        table = BlockAccessor.for_block(block).to_arrow()
+        if not table.num_columns:
+            return table
+        if self.before is not None:
+            table = self.before(table)
+        return self.function(table if self.columns is None else table.select(self.columns))
+
+
+@ray.remote
+def run_on_block(task: BlockTask, block: Any) -> tuple[pa.Table, int]:
+    """Return what a function makes of a block, and its number of rows."""
+    made = task(block)
+    return made, made.num_rows
+
+
+@dataclass(frozen=True)
 class MappedBlock:
     """Apply a function of tables to one block; `tensors` as in `to_block`."""
 

@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec  # Ray Data brings it
 from pyarrow import fs
 
-from rayline.core import scratch
+from rayline.core import scratch, storage
 from rayline.core.errors import ResourceError
-
-ARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
-"""URL schemes that Arrow opens itself; fsspec opens all others."""
 
 KEEP = 2
 """Number of checkpoints of a run that stay in storage: the newest, and the one before it."""
@@ -55,10 +51,10 @@ class CheckpointStore:
     @classmethod
     def begin(cls, path: str | Path) -> CheckpointStore:
         """Create storage for a new run under `path`. Raises OSError when nothing can be written there."""
-        storage = cls(str(path), f"run-{secrets.token_hex(4)}")
-        system, root = storage.opened()
+        made = cls(str(path), f"run-{secrets.token_hex(4)}")
+        system, root = made.opened()
         system.create_dir(root, recursive=True)
-        return storage
+        return made
 
     def write(self, iteration: int, packed: bytes) -> str:
         """Write a checkpoint and return its name; delete all older ones except the previous one."""
@@ -93,11 +89,5 @@ class CheckpointStore:
 
     def opened(self) -> tuple[Any, str]:
         """Return the file system, and the directory of the run on it."""
-        if "://" not in self.path:
-            system, root = fs.LocalFileSystem(), str(Path(self.path).absolute())
-        elif self.path.partition("://")[0] in ARROW:
-            system, root = fs.FileSystem.from_uri(self.path)
-        else:
-            other, root = fsspec.core.url_to_fs(self.path)
-            system = fs.PyFileSystem(fs.FSSpecHandler(other))
-        return system, f"{root.rstrip('/')}/{self.run}"
+        system, root = storage.file_system(self.path)
+        return system, f"{root}/{self.run}"

@@ -9,6 +9,7 @@ import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from rayline.core.errors import DataError, ParameterError, RaylineError, Resourc
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.schema import col
 from rayline.core.waiting import patience
 from rayline.engine.blocks import (
+    BlockTask,
     MappedBlock,
     PartialScan,
     PartWriter,
@@ -35,12 +38,14 @@ from rayline.engine.blocks import (
     RaylineTask,
     SerializedFunction,
     join_blocks,
+    run_on_block,
     to_block,
     to_frame,
     write_part,
 )
 from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import Coordinate, DataShards, DistributedRun, Pool
+from rayline.engine.kept_rows import keeping, kept_rows, materialized
 from rayline.engine.object_refs import BlockSlice, first_line, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
@@ -63,6 +68,8 @@ COSTLY = (
 )
 
 _schemas: weakref.WeakKeyDictionary[Dataset, pl.Schema] = weakref.WeakKeyDictionary()
+_mapped: weakref.WeakKeyDictionary[Dataset, tuple[Dataset, MappedBlock]] = weakref.WeakKeyDictionary()
+"""Datasets of kept rows after a function: the rows that are kept, and the function."""
 
 
 __all__ = ["RayEngine", "ensure_ray"]
@@ -74,6 +81,20 @@ class RayEngine(Engine):
     def connect(self) -> None:
         ensure_ray()
 
+    def keeping(self, *data: Any) -> AbstractContextManager[None]:
+        return keeping(data, lambda one: _bundles(_own(one)))
+
+    def kept(self, data: Any) -> Any:
+        return materialized(data)
+
+    def head(self, data: Any, n_rows: int, columns: Sequence[str]) -> pl.DataFrame:
+        kept = kept_rows(data)
+        with _answering("head"):
+            block = None if kept is None else kept.first_block()
+            frame = None if block is None else to_frame(ray.get(block))
+        enough = frame is not None and frame.height >= n_rows
+        return frame.select(map(col, columns)).head(n_rows) if enough else super().head(data, n_rows, columns)  # type: ignore[union-attr]
+
     def schema(self, data: Any) -> pl.Schema:
         _refuse_other(data)
         schema = _schemas.get(data)
@@ -84,28 +105,29 @@ class RayEngine(Engine):
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         schema = self.schema(data)
-        parts: dict[int, list[Answers]] = {}
+        columns = scan.columns(schema)
+        source, before = _mapped.get(data, (data, None))
+        kept = kept_rows(source)
+        if kept is not None and kept.can_continue:
+            with _answering("scan"):
+                work = BlockTask(PartialScan.of(scan), columns, before)
+                tables = (ray.get(ref) for ref, _ in _tasks(kept.bundles(), work))
+                return _merged(tables, scan, schema, columns)
         with _answering("scan"):
             needed = _own(data)
-            columns = scan.columns(schema)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = _batch_size(data) if scan.is_local else None  # else whole blocks
             partial = needed.map_batches(RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size)
-            for table in _blocks(partial):
-                for packed in table.column("answers").to_pylist() if table.num_columns else ():
-                    for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
-                        parts.setdefault(cell, []).append(answers)
-        if not parts:
-            return scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
-        return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
+            return _merged(_blocks(partial), scan, schema, columns)
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         _refuse_other(data)
         placement = _possible(placement)
         work = MappedBlock(SerializedFunction.of(function))
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
-        mapped: Dataset = Dataset.copy(data, _deep_copy=True)
+        source = materialized(data)
+        mapped: Dataset = Dataset.copy(source, _deep_copy=True)
         # A RaylineError keeps its type until it reaches the consumer of the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
@@ -115,7 +137,11 @@ class RayEngine(Engine):
             return mapped.map_batches(RaylineActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
         if placement.concurrency:
             options["compute"] = TaskPoolStrategy(size=placement.concurrency)
-        return mapped.map_batches(RaylineTask(work), num_cpus=placement.num_cpus, **options)
+        made = mapped.map_batches(RaylineTask(work), num_cpus=placement.num_cpus, **options)
+        if kept_rows(data) is not None:
+            _mapped[made] = data, work
+            _schemas[made] = function(pl.LazyFrame(schema=self.schema(data))).collect_schema()
+        return made
 
     def write(
         self, data: Any, function: TableFunction, files: PartFiles, done: set[int], placement: Placement | None
@@ -143,15 +169,16 @@ class RayEngine(Engine):
         missing = [name for name in names if name not in schema]
         if missing:
             raise SchemaError.missing("collect", missing, schema)
+        source, before = _mapped.get(data, (data, None))
+        kept = kept_rows(source)
         with _answering("collect"):
+            if kept is not None and kept.can_continue:
+                work = BlockTask(_unchanged, names, before)
+                return _joined((ray.get(ref) for ref, _ in _tasks(kept.bundles(), work)), names, schema)
             needed = _own(data)
             if names != list(schema):
                 needed = needed.select_columns(names)
-            frames = [to_frame(block) for block in _blocks(needed)]
-            frames = [frame for frame in frames if frame.width]
-            if not frames:
-                return pl.DataFrame(schema={name: schema[name] for name in names})
-            return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
+            return _joined(_blocks(needed), names, schema)
 
     def groups(self, data: Any, function: TableFunction, n_rows: int) -> list[tuple[Any, int, int]]:
         """Read a Dataset once and keep its rows after a function, in their order, in tables of `n_rows` rows (the last may have
@@ -358,13 +385,56 @@ def _all_rows(
     return rows, None if test is None else others
 
 
+def _joined(blocks: Iterator[Any], names: Sequence[str], schema: pl.Schema) -> pl.DataFrame:
+    frames = [frame for frame in map(to_frame, blocks) if frame.width]
+    if not frames:
+        return pl.DataFrame(schema={name: schema[name] for name in names})
+    return pl.concat(frames, how="vertical_relaxed", rechunk=False) if len(frames) > 1 else frames[0]
+
+
+def _unchanged(block: pa.Table) -> pa.Table:
+    return block
+
+
+def _merged(tables: Iterator[pa.Table], scan: Scan, schema: pl.Schema, columns: Sequence[str]) -> dict[int, Answers]:
+    """Merge the partial results of all blocks, in their order."""
+    parts: dict[int, list[Answers]] = {}
+    for table in tables:
+        for packed in table.column("answers").to_pylist() if table.num_columns else ():
+            for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
+                parts.setdefault(cell, []).append(answers)
+    if not parts:
+        return scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
+    return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
+
+
+def _tasks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.ObjectRef[pa.Table], ray.ObjectRef[int]]]:
+    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield what it made, in order."""
+    task, shipped = run_on_block.options(num_returns=2), ray.put(work)
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    under_way: deque[Any] = deque()
+    with _cancelled(under_way):
+        for bundle in bundles:
+            for ref in bundle.block_refs:
+                if len(under_way) >= most:
+                    ray.wait([under_way[0][1]])
+                    yield under_way.popleft()
+                under_way.append(task.remote(shipped, ref))
+        while under_way:
+            yield under_way.popleft()
+
+
 def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[BlockSlice]:
     """Prepare the rows and return references to them in the object store."""
     if data is None:
         return []
     if isinstance(data, Dataset):
+        work = MappedBlock(SerializedFunction.of(prepare or _as_it_is), tensors=False)
+        kept = kept_rows(data)
         with _answering("preparation for training"):
-            work = MappedBlock(SerializedFunction.of(prepare or _as_it_is), tensors=False)
+            if kept is not None and kept.can_continue:
+                made = _tasks(kept.bundles(last=True), BlockTask(work))
+                return [BlockSlice(ref, 0, n) for ref, rows in made if (n := ray.get(rows))]
             return list(_rows(_own(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
@@ -482,7 +552,7 @@ def _cancelled(tasks: deque[ray.ObjectRef[int]]) -> Iterator[None]:
         yield
     except BaseException:
         for task in tasks:
-            ray.cancel(task)
+            ray.cancel(task[0] if isinstance(task, list) else task)
         raise
 
 
@@ -559,6 +629,11 @@ def _answering(what: str) -> Iterator[None]:
 
 def _schema_of(data: Dataset) -> pl.Schema:
     known = data.schema(fetch_if_missing=False)
+    kept = kept_rows(data)
+    if known is None and kept is not None:
+        with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
+            block = kept.first_block()
+        return pl.Schema() if block is None else to_frame(ray.get(block)).schema
     if known is None:
         with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
             known = _own(data).schema()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline import device
-from rayline.core import scratch
+from rayline.core import scratch, storage
 from rayline.core.errors import ParameterError, nearest
 from rayline.core.forks import refuse_after_fork
 from rayline.device import UseGPU
@@ -46,7 +46,8 @@ def save(pipeline: InferencePipeline, path: str | Path, *, directory: bool = Fal
     pipeline
         The pipeline to save.
     path
-        The file (or directory); its parent must exist. An existing file is replaced, even while other processes read it.
+        The file (or directory); its parent must exist. An existing file is replaced, even while other processes read it. A URL
+        (s3://…, gs://…) is written the same way.
     directory
         Write the members as files of a new directory instead of one file.
     sign_with
@@ -108,8 +109,8 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
     """
     from rayline.inference import signature  # optional: it needs cryptography
 
-    place, where = Path(path), str(path)
-    with scratch.folder("artifact") as folder:
+    where = str(path)
+    with storage.local_copy(path) as place, scratch.folder("artifact") as folder:
         with archive.opened(place, sys.maxsize) as members:
             about = manifest.parse(members, where, expected_digest)
             manifest.extract(members, about, folder, where)
@@ -120,6 +121,8 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
             archive.replace_in(place, manifest.SIGNATURE, own)
         else:
             archive.write(place, {**outer, manifest.SIGNATURE: own, **body})
+        if storage.is_url(path):
+            storage.upload(place, where, last=manifest.DIGEST)
     return str(manifest.signer_of(path))
 
 
@@ -137,7 +140,8 @@ def load(
     Parameters
     ----------
     path
-        The file or directory.
+        The file or directory, or its URL (s3://…, gs://…): it is copied to this machine first, if it is not larger than
+        `max_bytes`.
     expected_digest
         The `digest` of the artifact, from a trusted source; any other artifact is rejected.
     trusted_keys
@@ -190,7 +194,10 @@ def load(
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
         raise ParameterError.unknown("load", misspelt, own, "argument")
     with scratch.folder("artifact") as folder:
-        with archive.opened(Path(path), max_bytes) as members:
+        with (
+            storage.local_copy(path, max_bytes if isinstance(max_bytes, int) else None) as place,
+            archive.opened(place, max_bytes) as members,
+        ):
             about = manifest.parse(members, where, expected_digest, trusted_keys)
             manifest.extract(members, about, folder, where)
         scorer = read_members(about, folder, where, options, Preprocessor)

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from rayline.core import registry, scratch, strict_json
+from rayline.core import registry, scratch, storage, strict_json
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
@@ -28,8 +28,14 @@ TOLERANCE = 1e-5
 
 def write_artifact(pipeline: Scorer[Any], path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
     """Write an artifact; see `rayline.inference.artifact.save`."""
-    with scratch.folder("artifact") as folder:
-        archive.write(Path(path), _members(pipeline, folder, sign_with), directory=directory)
+    is_url, url = storage.is_url(path), str(path)
+    if is_url and directory and storage.exists(url):
+        raise ArtifactError(f"{url} exists.", "Expected a new directory.", "choose another name.")
+    with scratch.folder("artifact") as folder, scratch.folder("storage") as other:
+        local = other / "artifact" if is_url else Path(path)
+        archive.write(local, _members(pipeline, folder, sign_with), directory=directory)
+        if is_url:
+            storage.upload(local, url, last=manifest.DIGEST)
 
 
 def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, archive.Content]:

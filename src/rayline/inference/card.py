@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rayline.core import design, registry
+from rayline.core import design, registry, storage
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, SchemaError, counted
 from rayline.core.files import replace_content
@@ -104,6 +104,7 @@ def model_card(
     '# Late flights'
     """
     title = name or f"Model of {', '.join(pipeline.target.columns)}"
+    url = str(path) if storage.is_url(path) else None
     path = None if path is None else Path(path)
     if path is not None and path.suffix.lower() not in (*_PAGES, *_TEXTS):
         raise ParameterError(
@@ -114,11 +115,12 @@ def model_card(
     sections = _sections(pipeline, None if data is None else _rows(pipeline, data), history)
     text = _markdown(title, sections, "card" if path is None else path.stem)
     if path is not None and path.suffix.lower() in _PAGES:
-        replace_content(path, _html(title, _about(pipeline), sections))
+        replace_content(url or path, _html(title, _about(pipeline), sections))
     elif path is not None:
         for plot in (plot for section in sections for plot in section.plots):
-            replace_content(path.parent / _file(path.stem, plot), plot.svg)
-        replace_content(path, text)
+            name = _file(path.stem, plot)
+            replace_content(path.parent / name if url is None else storage.sibling(url, name), plot.svg)
+        replace_content(url or path, text)
     return text
 
 

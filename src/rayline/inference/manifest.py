@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayline.core import strict_json
+from rayline.core import storage, strict_json
 from rayline.core.errors import ArtifactError
 from rayline.inference import archive
 
@@ -50,20 +50,20 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     >>> about["framework"], about["target"]["columns"], sorted(about["members"])
     ('xgboost', ['y'], ['golden.json', 'model/model.ubj', 'preprocessor.json'])
     """
-    with archive.opened(Path(path), sys.maxsize) as members:
+    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members:
         return parse(members, str(path))
 
 
 def digest_of(path: str | Path) -> str:
     """Return the digest of an artifact, which covers all its members. Raises ArtifactError when the file is no artifact."""
-    with archive.opened(Path(path), sys.maxsize) as members:
+    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members:
         return hashlib.sha256(_text(members, MANIFEST, str(path))).hexdigest()
 
 
 def signer_of(path: str | Path) -> str | None:
     """Return the public key in the signature of an artifact, in hex; None without one. The signature is not verified:
     `load(path, trusted_keys=…)` does. Raises ArtifactError when it is no artifact."""
-    with archive.opened(Path(path), sys.maxsize) as members:
+    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members:
         if SIGNATURE not in members.sizes:
             return None
         about = strict_json.loads(_text(members, SIGNATURE, str(path)), SIGNATURE)

@@ -597,8 +597,8 @@ class InferencePipeline(Scorer[Preprocessor]):
     def save(self, path: str | Path, *, directory: bool = False, sign_with: Any = None) -> None:
         """Write one file (or a new directory) that `rayline.load` reads, atomically: an interrupted save leaves the old file.
 
-        `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage contains a custom function, the directory
-        exists, or writing fails.
+        The path may be a URL (s3://…, gs://…). `sign_with` is a private Ed25519 key. Raises ArtifactError when a stage contains a
+        custom function, the directory exists, or writing fails.
         """
         write_artifact(self, path, directory=directory, sign_with=sign_with)
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from rayline.core import registry, strict_json
+from rayline.core import registry, storage, strict_json
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
 from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
@@ -175,11 +175,12 @@ class BasePreprocessor:
         Columns named in `beside` (sample weights) are read by those statistics only: the stages do not see them. `schema` is that
         of the data, as `schema_check.readable` gives it, where the caller has read it already.
         """
-        engine, schema, targets = self._inputs(data, target_columns, where, schema)
-        fit = fit_planner.fit(
-            engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
-            target_leaves=self._target_stages, where=where,
-        )  # fmt: skip
+        with registry.engine_for(data).keeping(data):
+            engine, schema, targets = self._inputs(data, target_columns, where, schema)
+            fit = fit_planner.fit(
+                engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
+                target_leaves=self._target_stages, where=where,
+            )  # fmt: skip
         self.become(fit, schema, targets, beside)
         return fit
 
@@ -569,12 +570,15 @@ class BasePreprocessor:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write the preprocessor as readable JSON, atomically. Raises ArtifactError when the file cannot be written."""
+        """Write the preprocessor as readable JSON, atomically, to a path or a URL (s3://…). Raises ArtifactError when the file cannot be
+        written."""
         replace_content(path, strict_json.dumps(self.to_json(), indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file that `save` wrote. Raises ArtifactError when it does not exist or is no preprocessor."""
+        if storage.is_url(path):
+            return cls.from_json(strict_json.loads(storage.read_bytes(str(path)), str(path)))
         try:
             content = Path(path).read_bytes()
         except OSError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayline.core import storage
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
@@ -182,7 +183,7 @@ class ModelCheckpoint(Callback):
     Parameters
     ----------
     directory
-        Where `iteration-000009/` and so on are written.
+        Where `iteration-000009/` and so on are written: a directory or a URL (s3://…).
     every
         Iterations between two copies.
     keep
@@ -196,11 +197,14 @@ class ModelCheckpoint(Callback):
     """
 
     def __init__(self, directory: str | Path, every: int = 10, keep: int | None = 1) -> None:
-        self.directory = Path(directory)
+        self.directory: str | Path = str(directory) if storage.is_url(directory) else Path(directory)
         self.every = self.checkpoint_every = _positive("ModelCheckpoint", "every", every)
         self.keep = None if keep is None else _positive("ModelCheckpoint", "keep", keep)
 
     def on_checkpoint(self, run: Run, iteration: int, directory: Path) -> None:
+        if isinstance(self.directory, str):
+            self._upload(self.directory, iteration, directory)
+            return
         final = self.directory / f"iteration-{iteration:06d}"
         part = self.directory / f".{final.name}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -210,6 +214,12 @@ class ModelCheckpoint(Callback):
         kept = sorted(self.directory.glob("iteration-*"))
         for old in kept[: len(kept) - self.keep] if self.keep is not None else []:
             shutil.rmtree(old)
+
+    def _upload(self, url: str, iteration: int, directory: Path) -> None:
+        storage.upload(directory, storage.join(url, f"iteration-{iteration:06d}"))
+        kept = [name for name in storage.names(url) if name.startswith("iteration-")]
+        for old in kept[: len(kept) - self.keep] if self.keep is not None else []:
+            storage.delete(storage.join(url, old))
 
 
 def _positive(who: str, name: str, value: Any) -> int:

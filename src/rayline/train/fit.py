@@ -20,7 +20,7 @@ from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
 from rayline.train.drivers import driver_of
 from rayline.train.fit_driver import FitDriver
-from rayline.train.fit_inputs import WHERE, FitInputs
+from rayline.train.fit_inputs import WHERE, FitInputs, read_once
 from rayline.train.fit_request import FitRequest
 from rayline.train.result import Result
 from rayline.train.training_run import TrainingRun
@@ -124,32 +124,33 @@ def fit(
         raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
     ours, native = _callbacks(trainer, callbacks)
     driver = driver_of(trainer)(trainer.measured(WHERE, metrics, pos_label), preprocessor, refit=refit)
-    with progress.hushed(verbose):
-        driver.read({
-            "train_dataset": train_dataset, "test_dataset": test_dataset, "target_columns": target_columns,
-            "X": X, "y": y, "X_test": X_test, "y_test": y_test, "sample_weight": sample_weight, "group": group,
-            "event": event,
-        })  # fmt: skip
-    _check_resources(driver, native)
-    _refuse_lacking_test(trainer, driver.inputs)
-    with progress.line("fit", verbose) as line:
-        begun = time.perf_counter()
-        request = driver.resolve(line).with_callbacks(native)
-        seconds = {"preprocessor": time.perf_counter() - begun} if driver.preprocessor is not None else {}
-        run = Run(trainer, request.spec.target)
-        try:
-            for callback in ours:
-                callback.on_start(run)
+    with read_once(train_dataset, test_dataset):
+        with progress.hushed(verbose):
+            driver.read({
+                "train_dataset": train_dataset, "test_dataset": test_dataset, "target_columns": target_columns,
+                "X": X, "y": y, "X_test": X_test, "y_test": y_test, "sample_weight": sample_weight, "group": group,
+                "event": event,
+            })  # fmt: skip
+        _check_resources(driver, native)
+        _refuse_lacking_test(trainer, driver.inputs)
+        with progress.line("fit", verbose) as line:
             begun = time.perf_counter()
-            outcome = driver.run(request, TrainingRun(run, ours, line))
-            seconds["training"] = time.perf_counter() - begun
-            run.result = _result(driver, request, run, outcome, seconds, started)
-        finally:
-            for callback in ours:
-                callback.on_end(run)
-        trainer.remember(run.result)
-        _report(line, run, driver.trainer.metrics)
-        return run.result
+            request = driver.resolve(line).with_callbacks(native)
+            seconds = {"preprocessor": time.perf_counter() - begun} if driver.preprocessor is not None else {}
+            run = Run(trainer, request.spec.target)
+            try:
+                for callback in ours:
+                    callback.on_start(run)
+                begun = time.perf_counter()
+                outcome = driver.run(request, TrainingRun(run, ours, line))
+                seconds["training"] = time.perf_counter() - begun
+                run.result = _result(driver, request, run, outcome, seconds, started)
+            finally:
+                for callback in ours:
+                    callback.on_end(run)
+            trainer.remember(run.result)
+            _report(line, run, driver.trainer.metrics)
+            return run.result
 
 
 def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:

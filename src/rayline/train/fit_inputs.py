@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +213,12 @@ def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None, wh
         rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
         wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
         schema_check.SchemaCheck(wanted, f"{where} (test data)").refuse_types(inputs.test_schema)
+
+
+def read_once(*data: Any) -> AbstractContextManager[None]:
+    """Keep rows that are costly to compute between the scan of a fit and its training (see `Engine.keeping`)."""
+    datasets = [one for one in data if type(one).__module__.partition(".")[0] == "ray"]
+    return registry.engine_for(datasets[0]).keeping(*datasets) if datasets else contextlib.nullcontext()
 
 
 def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:

@@ -207,7 +207,6 @@ def _untouched(preprocessor: Preprocessor) -> tuple[str, ...]:
 
 def _examples(data: Any, preprocessor: Preprocessor) -> pl.DataFrame:
     """Return a few raw rows."""
-    few = data.limit(EXAMPLES) if hasattr(data, "limit") else data
-    frame = registry.engine_for(few).collect(few, list(preprocessor.input_schema)).head(EXAMPLES)
+    frame = registry.engine_for(data).head(data, EXAMPLES, list(preprocessor.input_schema))
     assert isinstance(frame, pl.DataFrame)
     return frame

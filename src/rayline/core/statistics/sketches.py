@@ -24,6 +24,9 @@ from rayline.core.text_analysis import keys_of
 N_ROWS = 3
 _BITS = 13
 N_BUCKETS = 1 << _BITS
+_CHUNK = 1 << 16
+"""Values that are added at a time: their bits as numbers take 32 MB."""
+
 LEAST_SHARE = 1e-3
 """Values with this share of the rows or more are found."""
 
@@ -38,14 +41,20 @@ class FrequentValues:
     @classmethod
     def of(cls, values: pl.Series, n: pl.Series) -> Self:
         """The sketch of distinct values that occur so often."""
+        from scipy import sparse  # only sketches and text need it
+
         keys, weights = keys_of(values.cast(pl.String)), n.to_numpy().astype(np.float64)
         cells = np.zeros((N_ROWS, N_BUCKETS, 65), dtype=np.int64)
-        for row in range(N_ROWS):
-            buckets = _buckets(keys, row)
-            cells[row, :, 64] = _sums(buckets, weights)
-            for bit in range(64):
-                has = ((keys >> np.uint64(bit)) & np.uint64(1)).astype(bool)
-                cells[row, :, bit] = _sums(buckets[has], weights[has])
+        for start in range(0, len(keys), _CHUNK):
+            part, weight = keys[start : start + _CHUNK], weights[start : start + _CHUNK]
+            bits = np.unpackbits(part.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+            columns = np.concatenate([bits, np.ones((len(part), 1), np.uint8)], axis=1).astype(np.float64)
+            for row in range(N_ROWS):
+                buckets = _buckets(part, row)
+                ends = np.concatenate([[0], np.bincount(buckets, minlength=N_BUCKETS).cumsum()])
+                order = np.argsort(buckets.astype(np.uint16), kind="stable")
+                rows_of_bucket = sparse.csr_matrix((weight[order], order, ends), shape=(N_BUCKETS, len(part)))
+                cells[row] += (rows_of_bucket @ columns).astype(np.int64)  # exact below 2^53
         return cls(int(n.sum()), cells)
 
     def merge(self, other: Self) -> Self:
@@ -87,7 +96,3 @@ class FrequentValues:
 
 def _buckets(keys: npt.NDArray[np.uint64], row: int) -> npt.NDArray[np.int64]:
     return ((keys >> np.uint64(_BITS * row)) & np.uint64(N_BUCKETS - 1)).astype(np.int64)
-
-
-def _sums(buckets: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    return np.bincount(buckets, weights=weights, minlength=N_BUCKETS).astype(np.int64)  # exact below 2^53

@@ -80,9 +80,12 @@ class Splitter(ABC):
         """
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         engine = registry.engine_for(data)
-        for prepared in self.prepare(engine, data, target_columns=targets):
+        with engine.keeping(data):
+            folds = self.prepare(engine, data, target_columns=targets)
+            rows = engine.kept(data)
+        for prepared in folds:
             wanted = [cells for fold in prepared.folds for cells in (fold.train, fold.test)]
-            found = parts(engine, data, prepared.cells, wanted)
+            found = parts(engine, rows, prepared.cells, wanted)
             yield from zip(found[::2], found[1::2], strict=True)
 
 

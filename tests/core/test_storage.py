@@ -1,0 +1,106 @@
+"""Paths that are URLs: artifacts, preprocessors, predictions, checkpoints and results, on a local S3 and through fsspec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import rayline as rl
+from rayline import train
+from rayline.core import storage
+from rayline.inference.artifact import digest_of, read_manifest, sign, signer_of
+from rayline.stages import StandardScaler
+from tests.s3 import local_s3
+
+TABLE = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
+
+
+@pytest.fixture(params=["s3", "memory"])
+def url(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "memory":
+        import fsspec
+
+        yield "memory://rayline"
+        fsspec.filesystem("memory").store.clear()
+        return
+    with local_s3(monkeypatch) as found:
+        yield f"{found}/folder"
+
+
+@pytest.fixture(scope="module")
+def result() -> Any:
+    trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1)
+    preprocessor = train.Preprocessor([("scale", StandardScaler())])
+    return train.fit(trainer, preprocessor, TABLE, target_columns=["late"], verbose=False)
+
+
+def test_an_artifact_by_url(url: str, result: Any, tmp_path: Path) -> None:
+    pipeline, place = result.inference_pipeline, f"{url}/late.rayline"
+    pipeline.save(tmp_path / "late.rayline")
+    for _ in range(2):  # written, and replaced
+        pipeline.save(place)
+    loaded = rl.load(place)
+    assert loaded.predict(TABLE).equals(pipeline.predict(TABLE))
+    assert digest_of(place) == digest_of(tmp_path / "late.rayline")
+    assert read_manifest(place)["framework"] == "xgboost"
+    assert storage.names(url) == ["late.rayline"], "a temporary file stayed"
+    with pytest.raises(rl.ArtifactError, match="bytes"):
+        rl.load(place, max_bytes=10)
+    with pytest.raises(rl.ArtifactError):
+        rl.load(f"{url}/none.rayline")
+    storage.write_bytes(f"{url}/bad.rayline", b"no archive")
+    with pytest.raises(rl.ArtifactError):
+        rl.load(f"{url}/bad.rayline")
+
+
+def test_an_artifact_as_a_directory_and_its_signature(url: str, result: Any) -> None:
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    key, place = ed25519.Ed25519PrivateKey.generate(), f"{url}/late"
+    result.inference_pipeline.save(place, directory=True)
+    assert "digest" in storage.names(place)
+    with pytest.raises(rl.ArtifactError, match="exists"):
+        result.inference_pipeline.save(place, directory=True)
+    public = sign(place, key)
+    assert signer_of(place) == public
+    assert rl.load(place, trusted_keys=[key.public_key()]).predict(TABLE).height == 100
+
+
+def test_preprocessors_predictions_and_cards(url: str, result: Any) -> None:
+    preprocessor = train.Preprocessor([("scale", StandardScaler())]).fit(TABLE.select("x"))
+    preprocessor.save(f"{url}/scale.json")
+    assert train.Preprocessor.load(f"{url}/scale.json") == preprocessor
+    with pytest.raises(rl.ArtifactError, match="cannot be read"):
+        train.Preprocessor.load(f"{url}/none.json")
+    pipeline = result.inference_pipeline
+    assert pipeline.write_predictions(TABLE, f"{url}/out", rows_per_file=60, keep_columns=["x"]) == 100
+    assert [n for n in storage.names(f"{url}/out") if n.startswith("part")] == [
+        "part-000000.parquet",
+        "part-000001.parquet",
+    ]
+    assert pipeline.write_predictions(TABLE, f"{url}/out", rows_per_file=60, resume=True, keep_columns=["x"]) == 100
+    rl.model_card(pipeline, f"{url}/card.md")
+    assert b"# " in storage.read_bytes(f"{url}/card.md")
+
+
+def test_copies_of_checkpoints(url: str) -> None:
+    keep = train.ModelCheckpoint(f"{url}/copies", every=2, keep=2)
+    trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=6)
+    train.fit(trainer, None, TABLE, target_columns=["late"], callbacks=[keep], verbose=False)
+    assert storage.names(f"{url}/copies") == ["iteration-000003", "iteration-000005"]
+
+
+def test_urls_that_cannot_be_opened(result: Any) -> None:
+    for place in ("nothing-such://a/b", "s3://"):
+        with pytest.raises(rl.ArtifactError, match="cannot be"):
+            result.inference_pipeline.save(place)
+        with pytest.raises(rl.ArtifactError, match="cannot be read"):
+            rl.load(place)
+
+
+def test_names_that_leave_the_directory(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"\.\."):
+        storage._below(tmp_path, "bucket/a", "bucket/a/../../x")
