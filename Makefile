@@ -98,10 +98,12 @@ docs: $(VENV)/.docs  ## the documentation site, its tutorials executed: build/do
 release: lint test package docs  ## check that this version is ready, build it into dist/, write its notes from the changelog
 	$(BIN)/python .ci/release.py
 
-bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side with what they are compared with
+bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side; `make bench scale` runs one program
 	$(BIN)/python -m bench $(filter-out bench,$(MAKECMDGOALS))
 
-gpu:  # `make bench gpu`: that program alone
+BENCH_PROGRAMS := gpu preprocessing wide scale training tuning inference serving
+.PHONY: $(BENCH_PROGRAMS)
+$(BENCH_PROGRAMS):
 	@:
 
 clean:  ## remove the environment and caches

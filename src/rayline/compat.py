@@ -137,7 +137,7 @@ _REF_BUNDLES = _register(
 
 
 _LOGICAL_PLAN = _register(
-    "ray.data:Dataset._logical_plan",
+    "ray.data._internal.logical.interfaces:LogicalPlan.dag",
     "ray 2.60.0",
     use="See whether reading a Dataset runs the user's functions: only then are rows that are read twice kept in the object store.",
     fallback="Every Dataset counts as one that runs functions.",
@@ -304,9 +304,10 @@ SOURCES = frozenset(
 
 def operator_names(data: Any) -> list[tuple[str, str]]:
     """Return the kind and the name of each operator that a Dataset runs when it is read."""
-    if _LOGICAL_PLAN.find() is None and not hasattr(data, "_logical_plan"):
+    plan = getattr(data, "_logical_plan", None)
+    if plan is None or _LOGICAL_PLAN.find() is None:
         return [("", "")]
-    return [(type(operator).__name__, operator.name) for operator in data._logical_plan.dag.post_order_iter()]
+    return [(type(operator).__name__, operator.name) for operator in plan.dag.post_order_iter()]
 
 
 def dataset_of_bundles(data: Any, bundles: list[Any]) -> Any:

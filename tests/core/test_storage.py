@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,6 +15,8 @@ from rayline import train
 from rayline.core import storage
 from rayline.inference.artifact import digest_of, read_manifest, sign, signer_of
 from rayline.stages import StandardScaler
+from rayline.tune.result_store import ResultStore
+from rayline.tune.trial_record import FoldScore
 from tests.s3 import local_s3
 
 TABLE = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 25, "late": ["no", "no", "yes", "yes"] * 25})
@@ -91,6 +94,20 @@ def test_copies_of_checkpoints(url: str) -> None:
     trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=6)
     train.fit(trainer, None, TABLE, target_columns=["late"], callbacks=[keep], verbose=False)
     assert storage.names(f"{url}/copies") == ["iteration-000003", "iteration-000005"]
+
+
+def test_results_of_a_search(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLINE_CACHE", url)
+    fold = FoldScore(fold=0, score=0.5, n_rows=2, key="a1")
+    store = ResultStore.named("flights")
+    store.write(fold, np.array([0.25, 0.5]))
+    store.keep_files("b2", {"model.ubj": b"trees"})
+    again = ResultStore.named("flights")
+    assert again.known() == {"a1": fold.to_json()}
+    assert again.scores("a1").tolist() == [0.25, 0.5]  # type: ignore[union-attr]
+    assert again.files("b2") == {"model.ubj": b"trees"}
+    again.drop_files("b2")
+    assert storage.names(f"{url}/tune/flights") == ["a1.json", "a1.npy"]
 
 
 def test_urls_that_cannot_be_opened(result: Any) -> None:

@@ -41,21 +41,24 @@ class KeptRows:
         self._read, self._budget = read, budget
         self._first: list[Any] = []  # read to see what the rows look like, and not passed on yet
         self._left: Iterator[Any] | None = None
+        self._sample: Any = None
         self._held: list[Any] | None = []
         self._held_bytes = 0
         self.is_complete = False
 
     def first_block(self) -> Any:
-        """Return a reference to the first block that has columns; None when there is none. The reading goes on from there."""
+        """Return a reference to the first block that has rows, or to one without; None when there is none. The reading goes on from
+        there. The block stays as long as this object."""
         if self._left is None:
             self._left = self._watched()
             for bundle in self._left:
                 self._first.append(bundle)
                 if any(entry.metadata.num_rows for entry in bundle.blocks):
                     break
-        known = self._held if self.is_complete else self._first
-        entries = [entry for bundle in known or () for entry in bundle.blocks]
-        return next((entry.ref for entry in entries if entry.metadata.num_rows), entries[0].ref if entries else None)
+            entries = [entry for bundle in self._first for entry in bundle.blocks]
+            filled = [entry.ref for entry in entries if entry.metadata.num_rows]
+            self._sample = next(iter([*filled, *(entry.ref for entry in entries)]), None)
+        return self._sample
 
     @property
     def can_continue(self) -> bool:

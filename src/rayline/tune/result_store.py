@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core import scratch, strict_json
+from rayline.core import scratch, storage, strict_json
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.framework import Framework
 from rayline.core.schema import schema_to_json
@@ -36,16 +36,21 @@ class ResultStore:
     Parameters
     ----------
     directory
-        Where; a temporary one that ends with this object when omitted.
+        Where; a temporary one that ends with this object when omitted. Of a URL (s3://…) there is a copy in a temporary directory;
+        what is written goes to both.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
-        if directory is None:
+    def __init__(self, directory: Path | str | None = None) -> None:
+        self._url = directory if isinstance(directory, str) else None
+        if directory is None or isinstance(directory, str):
             folder = scratch.Scratch("tune")
             weakref.finalize(self, folder.close)
             directory = folder.path
         self._path = directory
         directory.mkdir(parents=True, exist_ok=True)
+        for name in [] if self._url is None else storage.names(self._url):
+            if not name.startswith("."):
+                (directory / name).write_bytes(storage.read_bytes(storage.join(self._url or "", name)))
 
     @classmethod
     def named(cls, name: str) -> ResultStore:
@@ -56,6 +61,8 @@ class ResultStore:
             os.environ.get("RAYLINE_CACHE")
             or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayline"
         )
+        if storage.is_url(base):
+            return cls(storage.join(storage.join(str(base), "tune"), name))
         return cls(Path(base) / "tune" / name)
 
     def known(self) -> dict[str, dict[str, Any]]:
@@ -114,6 +121,8 @@ class ResultStore:
     def drop_files(self, key: str) -> None:
         """Forget a checkpoint."""
         self._files(key).unlink(missing_ok=True)
+        if self._url is not None:
+            storage.delete(storage.join(self._url, self._files(key).name))
 
     def _files(self, key: str) -> Path:
         return self._path / f"{key}.zip"
@@ -125,6 +134,8 @@ class ResultStore:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         part.write_bytes(content)
         part.rename(path)
+        if self._url is not None:
+            storage.write_bytes(storage.join(self._url, path.name), content)
 
 
 def digest(

@@ -1,0 +1,114 @@
+"""One step of `bench.scale` in a process of its own: prints the peak of each kind of process, in MB, as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rayline import data, train
+from rayline.stages import SimpleImputer, StandardScaler
+
+EVERY_S = 0.05
+
+
+def main(step: str, path: str) -> None:
+    """Run the step, after a small one that loads what it needs."""
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        with _watched() as peaks:
+            _run(step, data.read_parquet(path))
+        print(json.dumps(peaks))
+    finally:
+        ray.shutdown()
+
+
+def _run(step: str, rows: Any) -> None:
+    stages = train.Preprocessor([("impute", SimpleImputer()), ("scale", StandardScaler())])
+    trainers = {
+        "xgboost": lambda: train.XGBoostTrainer({"max_depth": 4}, num_boost_round=5, num_workers=2),
+        "lightgbm": lambda: train.LightGBMTrainer({}, num_boost_round=5, num_workers=2),
+        "torch": lambda: train.TorchTrainer("MLP", batch_size=8192, max_epochs=1, num_workers=2),
+    }
+    if step == "fit":
+        stages.fit(rows, target_columns=["y"])
+    elif step == "split and fit":
+        trainset, _ = data.train_test_split(rows, 0.2)
+        stages.fit(trainset, target_columns=["y"])
+    elif step == "write predictions":
+        small = rows.limit(1000).materialize()
+        pipeline = train.fit(train.XGBoostTrainer({}, num_boost_round=5), stages, small, None, ["y"], verbose=False)
+        with tempfile.TemporaryDirectory() as folder:
+            pipeline.inference_pipeline.write_predictions(rows, folder)
+    else:
+        test = rows if step.endswith("with a test set") else None
+        trainer = trainers[step.split()[1]]()
+        train.fit(trainer, stages, rows, test, ["y"], verbose=False)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[dict[str, float]]:
+    """Sample the memory of this process and of the processes of its Ray."""
+    peaks: dict[str, float] = {}
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(EVERY_S):
+            for kind, size in _sizes():
+                peaks[kind] = max(peaks.get(kind, 0.0), round(size, 1))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _sizes() -> Iterator[tuple[str, float]]:
+    parents: dict[int, int] = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+    mine = os.getpid()
+    for process in parents:
+        if process == mine or _is_below(process, mine, parents):
+            with contextlib.suppress(OSError, ValueError):
+                kind = "driver" if process == mine else _kind(process)
+                if kind:
+                    yield kind, _private_mb(process)
+
+
+def _is_below(process: int, ancestor: int, parents: dict[int, int]) -> bool:
+    while process in parents and process > 1:
+        process = parents[process]
+        if process == ancestor:
+            return True
+    return False
+
+
+def _kind(process: int) -> str:
+    name = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    return "worker" if name.startswith("ray::WorkerActor") else "task" if name.startswith("ray::") else ""
+
+
+def _private_mb(process: int) -> float:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1000
+    return 0.0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
