@@ -101,7 +101,7 @@ release: lint test package docs  ## check that this version is ready, build it i
 bench: $(VENV)/.test $(VENV)/.examples  ## measurements, side by side; `make bench scale` runs one program
 	$(BIN)/python -m bench $(filter-out bench,$(MAKECMDGOALS))
 
-BENCH_PROGRAMS := gpu preprocessing wide scale training tuning inference serving
+BENCH_PROGRAMS := gpu preprocessing wide scale training tuning inference evaluation serving
 .PHONY: $(BENCH_PROGRAMS)
 $(BENCH_PROGRAMS):
 	@:
