@@ -132,9 +132,9 @@ class RayEngine(Engine):
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
             options["batch_size"] = placement.batch_size or GPU_ROWS
-            options["compute"] = _gpu_pool(placement)
+            options["compute"], num_cpus = _gpu_pool(placement)
             options["fn_constructor_args"] = (work,)
-            return mapped.map_batches(RaylineActor, num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
+            return mapped.map_batches(RaylineActor, num_cpus=num_cpus, num_gpus=placement.num_gpus, **options)
         if placement.concurrency:
             options["compute"] = TaskPoolStrategy(size=placement.concurrency)
         made = mapped.map_batches(RaylineTask(work), num_cpus=placement.num_cpus, **options)
@@ -336,14 +336,16 @@ class RayEngine(Engine):
         return PlacementPlan.of(num_workers, resources, use_gpu=False).cpus
 
 
-def _gpu_pool(placement: Placement) -> ActorPoolStrategy:
-    """Return actors for `map`: as many as asked for, otherwise as many as the cluster's GPUs hold, at least one.
+def _gpu_pool(placement: Placement) -> tuple[ActorPoolStrategy, float | None]:
+    """Return actors for `map`, as many as asked for, otherwise as many as the cluster's GPUs hold, at least one; and the CPUs of each.
 
     Two calls run in an actor at a time: while one computes on the GPU, the other reads and preprocesses its rows.
     """
-    n = _n_actors(placement)
+    n, num_cpus = _n_actors(placement), placement.num_cpus
+    if num_cpus is None and max_workers({"CPU": 1.0, "GPU": placement.num_gpus or 0.0}, spare_cpus=1.0) < n:
+        num_cpus = 0  # Ray 2.60 gives each 1 CPU, and the tasks that read the rows would have none left: all would wait
     sizes = {"size": n} if placement.concurrency else {"min_size": 1, "max_size": n}
-    return ActorPoolStrategy(**sizes, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True)
+    return ActorPoolStrategy(**sizes, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True), num_cpus
 
 
 def _n_actors(placement: Placement) -> int:
