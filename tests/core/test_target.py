@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
 
 import rayline as rl
+from rayline.core.errors import DataError
 from rayline.core.scan_results import evaluate
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
@@ -99,3 +102,41 @@ def test_labels_may_be_written_to(labels: list[object]) -> None:
     table = pl.DataFrame({"y": labels})
     assert learn(table, "y").encode(table).flags.writeable
     assert table["y"].to_list() == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("xgboost", [{}]),
+        ("xgboost", [{"objective": "binary:logistic"}]),
+        ("xgboost", [{"objective": "reg:squarederror"}]),
+        ("catboost", [{"iterations": 2}]),
+        ("lightgbm", [{}]),
+        ("torch", ["Linear"]),
+    ],
+)
+def test_numbers_and_classes_are_no_targets_of_one_model(name: str, args: list[Any]) -> None:
+    from rayline import train
+
+    table = pl.DataFrame({"x": [0.0, 1.0] * 20, "late": ["no", "yes"] * 20, "delay": [float(i) for i in range(40)]})
+    try:
+        trainer = train.Trainer(name, *args)
+    except ImportError as error:
+        pytest.skip(str(error))
+    with pytest.raises(DataError, match=r"\['delay'\] are numbers, \['late'\] have classes") as caught:
+        trainer.fit(None, table, None, ["late", "delay"], verbose=False)
+    assert "train one model for each target" in str(caught.value)
+
+
+def test_targets_from_files_are_checked() -> None:
+    target = Target(("y",), Task.REGRESSION, (pl.Float64(),), quantiles=(0.1, 0.9))
+    assert Target.from_json(target.to_json()) == target
+    for change in (
+        {"quantiles": [0.1, 1.5]},
+        {"quantiles": [0.1, 0.1]},
+        {"task": "ranking"},
+        {"task": "survival", "event": True},
+        {"dtypes": []},
+    ):
+        with pytest.raises(ValueError, match=r"quantile|target|different numbers"):
+            Target.from_json({**target.to_json(), **change})

@@ -491,6 +491,9 @@ def _refuse_unusable(
 
 def _refuse_words(columns: Sequence[str], dtypes: Sequence[pl.DataType], where: str) -> None:
     """Raise DataError on labels of a regression that are no numbers."""
+    numeric = [c for c, dtype in zip(columns, dtypes, strict=True) if dtype.is_numeric() or dtype == pl.Boolean]
+    if numeric and len(numeric) < len(columns):
+        raise _mixed(columns, numeric, where)
     for column, dtype in zip(columns, dtypes, strict=True):
         if not (dtype.is_numeric() or dtype == pl.Boolean):
             raise DataError(
@@ -526,19 +529,18 @@ def _classification(
 
     Raises DataError when the classes are not those of the task.
     """
-    n_classes = max(map(len, classes))
+    place = max(range(len(columns)), key=lambda i: len(classes[i]))
+    n_classes = len(classes[place])
     task = implied or (Task.MULTICLASS if n_classes > 2 else Task.BINARY)
+    if len(columns) > len(numeric) and any(
+        c in numeric and len(own) > 2 for c, own in zip(columns, classes, strict=True)
+    ):
+        raise _mixed(columns, numeric, where)
     if n_classes > 2 and task is Task.BINARY:
         raise DataError(
-            f"{where}: the target {columns[0]!r} has {n_classes} classes, and the trainer's objective is binary.",
-            f"Expected two classes; got {list(classes[0][:6])!r}.",
+            f"{where}: the target {columns[place]!r} has {n_classes} classes, and the trainer's objective is binary.",
+            f"Expected two classes; got {list(classes[place][:6])!r}.",
             "choose a multiclass objective, or merge classes.",
-        )
-    if implied is None and numeric and task is Task.MULTICLASS and len(columns) > 1:
-        raise DataError(
-            f"{where}: the targets are of different kinds: {list(numeric)} are numbers, the others have classes.",
-            "Expected several numbers, or several targets with two classes.",
-            "train one model for each kind.",
         )
     if len(columns) > 1 and task is Task.MULTICLASS:
         raise DataError(
@@ -547,6 +549,16 @@ def _classification(
             "train one model for each target.",
         )
     return task
+
+
+def _mixed(columns: Sequence[str], numeric: Sequence[str], where: str) -> DataError:
+    """Return the error for numbers and classes as targets of one model."""
+    others = [column for column in columns if column not in numeric]
+    return DataError(
+        f"{where}: the targets are of different kinds: {list(numeric)} are numbers, {others} have classes.",
+        "Expected several numbers, or several targets with two classes, for one model.",
+        "train one model for each target, on the table without the others (docs/targets.md shows how).",
+    )
 
 
 def _with_positive(
