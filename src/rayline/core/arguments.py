@@ -28,7 +28,7 @@ def integer(where: str, name: str, value: Any, *, minimum: int = 1, optional: bo
     if value is None and optional:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ParameterError.value(where, name, f"an integer of at least {minimum}", value)
+        raise ParameterError.value(where, name, f"an integer of at least {minimum}{', or None' * optional}", value)
     return value
 
 

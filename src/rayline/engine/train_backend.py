@@ -433,11 +433,11 @@ class RayTrainRun:
         """
         packed = packed_function(self.function)
         with contextlib.ExitStack() as stack:
+            every, is_stored = self.checkpoint_every, self.storage is not None
             if self.storage is None:
                 _refuse_several_machines()
                 self.storage = CheckpointStore.begin(stack.enter_context(scratch.folder("train")))
-            every = self.checkpoint_every
-            if every is None and (self.max_failures or self._is_elastic):
+            if every is None and (self.max_failures or self._is_elastic or is_stored):
                 every = CHECKPOINT_EVERY
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             supervisor = TrainSupervisor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
@@ -120,8 +121,7 @@ def _by_permutation(
             "Expected a table or a Dataset, best one that the model was not trained on.",
             "pass rows=test_rows.",
         )
-    if not isinstance(n_repeats, int) or isinstance(n_repeats, bool) or n_repeats < 1:
-        raise ParameterError.value(WHERE, "n_repeats", "an integer of at least 1", n_repeats)
+    integer(WHERE, "n_repeats", n_repeats)
     target = pipeline.target
     table = _collected(pipeline, rows, [*target.columns, *([] if weight is None else [weight])])
     truth = target.truth(table)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, EnvironmentSpec, Framework, ModelInfo, TrainContext
@@ -154,8 +155,7 @@ class RLlib(Framework):
         super().check(*args, **kwargs)
         given = {**dict(zip(("algorithm", "env", "config"), args, strict=False)), **kwargs}
         iterations, stop = given.get("iterations", 10), given.get("stop")
-        if not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1:
-            raise ParameterError.value("rllib trainer", "iterations", "an integer of at least 1", iterations)
+        integer("rllib trainer", "iterations", iterations)
         if stop is not None and not (
             isinstance(stop, Mapping) and all(isinstance(v, (int, float)) for v in stop.values())
         ):

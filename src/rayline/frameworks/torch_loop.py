@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
+from rayline.core.arguments import integer
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
@@ -149,9 +150,7 @@ class LoopSettings:
         """Raise ParameterError on names and values that do not exist."""
         where = "torch trainer"
         for name in ("batch_size", "max_epochs", "patience"):
-            value = getattr(self, name)
-            if not (value is None and name == "patience") and (not isinstance(value, int) or value < 1):
-                raise ParameterError.value(where, name, "an integer of at least 1", value)
+            integer(where, name, getattr(self, name), optional=name == "patience")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ParameterError.value(where, "gradient_clip", "a number above 0, or None", self.gradient_clip)
         if self.inputs not in modules.INPUTS:

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from rayline.core.errors import ArtifactError, ParameterError, RaylineError
+from rayline.core.arguments import integer
+from rayline.core.errors import ArtifactError, RaylineError
 from rayline.core.files import replace_file, sync_directory
 
 MAX_MEMBERS = 10_000
@@ -122,8 +123,7 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
         When it is not there, cut off, no archive that `write` writes, holds a name that could reach outside of it, a
         link, or a member twice, or its members are larger together than `max_bytes`.
     """
-    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes < 1:
-        raise ParameterError.value("load", "max_bytes", "a positive whole number of bytes", max_bytes)
+    integer("load", "max_bytes", max_bytes)
     try:
         if path.is_dir():
             found: ArchiveMembers = _Directory(path)

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError
 from rayline.core.parquet_parts import PartFiles
@@ -181,8 +182,7 @@ def write_predictions(
         When the directory contains files and `resume` is False, or when they were written with another `rows_per_file`, pipeline or
         options.
     """
-    if rows_per_file < 1:
-        raise ParameterError.value("write_predictions", "rows_per_file", "an integer of at least 1", rows_per_file)
+    integer("write_predictions", "rows_per_file", rows_per_file)
     predict = BatchPredictor(pipeline, **how)
     files = PartFiles(path, rows_per_file, _digest_of(pipeline, how))
     done = files.begin(resume=resume, where="write_predictions")

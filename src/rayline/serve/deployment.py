@@ -22,7 +22,7 @@ from ray.serve.exceptions import RayServeException
 
 from rayline import device
 from rayline.core import design, registry
-from rayline.core.arguments import known_arguments
+from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, ServeError
 from rayline.core.files import replace_content
 from rayline.device import UseGPU
@@ -331,8 +331,7 @@ class _Plan:
             raise ParameterError(
                 "to_deployment: num_replicas and autoscaling are both given.", "Expected one of them.", "leave one out."
             )
-        if num_replicas is not None and (type(num_replicas) is not int or num_replicas < 1):
-            raise ParameterError.value("to_deployment", "num_replicas", "an integer of at least 1", num_replicas)
+        integer("to_deployment", "num_replicas", num_replicas, optional=True)
         if route is not None and not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", str(route)):
             raise ParameterError.value("to_deployment", "route_prefix", "a path such as '/late'", route)
         if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 
@@ -74,12 +75,8 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise ParameterError.value("serve", "name", "up to 100 letters, digits, '_', '-' and '.'", self.name)
-        for name, low in (("max_batch_size", 1), ("max_queued_requests", 1), ("max_body_bytes", 1)):
-            value = getattr(self, name)
-            if name == "max_batch_size" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ParameterError.value("serve", name, f"an integer of at least {low}", value)
+        for name in ("max_batch_size", "max_queued_requests", "max_body_bytes"):
+            integer("serve", name, getattr(self, name), optional=name == "max_batch_size")
         for name, low_s, high_s in (("batch_wait_timeout_s", 0.0, 60.0), ("request_timeout_s", 0.001, 86_400.0)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not low_s <= value <= high_s:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.arguments import known_arguments
+from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, counted
 from rayline.data.split.holdout import Holdout
 from rayline.inference import calibration
@@ -33,7 +33,7 @@ from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, space, stacking, tables, trial_record
 from rayline.tune.evaluate import FoldEvaluator, History, SearchProblem
 from rayline.tune.importance import importance
-from rayline.tune.prepare import PreparedSearch, positive_int
+from rayline.tune.prepare import PreparedSearch
 from rayline.tune.result_store import Array, ResultStore
 from rayline.tune.row_groups import predicted
 from rayline.tune.search_driver import search_driver
@@ -328,7 +328,7 @@ class Analysis:
         ensembles.check(self.metric, problem.custom)
         sign = -1.0 if self.mode == "max" else 1.0
         able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[
-            : positive_int("top", top)
+            : integer("Analysis", "top", top)
         ]
         chosen = ensembles.select(
             [self.scores(t) for t in able], self._held, problem.target, self.metric, self.mode, problem.custom
@@ -391,7 +391,7 @@ class Analysis:
         """
         sign = -1.0 if self.mode == "max" else 1.0
         able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))
-        chosen = able[: positive_int("top", top)]
+        chosen = able[: integer("Analysis", "top", top)]
         problem, roles = self._prepared.problem, self._prepared.inputs.roles
         weight = problem.weight if problem.weighs_test else None
         columns = [*problem.target.columns, *([] if weight is None else [weight])]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
 from rayline.tune.evaluate import WHERE
-from rayline.tune.prepare import positive_int
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,10 +38,8 @@ class SearchOptions:
 
     def check(self) -> None:
         """Raise ParameterError on a value that no search could have."""
-        if self.num_samples is not None:
-            positive_int("num_samples", self.num_samples)
-        if self.max_concurrent is not None:
-            positive_int("max_concurrent", self.max_concurrent)
+        integer(WHERE, "num_samples", self.num_samples, optional=True)
+        integer(WHERE, "max_concurrent", self.max_concurrent, optional=True)
         callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
             raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)

@@ -11,6 +11,7 @@ import polars as pl
 import polars.selectors as cs
 
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.framework import Rows
 from rayline.core.scan import Scan
@@ -198,8 +199,7 @@ def prepare(
     if not isinstance(trainer, Trainer):
         raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
     data_config = merge_data_config(data_config)
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise ParameterError.value(WHERE, "seed", "an integer of at least 0, or None", seed)
+    integer(WHERE, "seed", seed, minimum=0, optional=True)
     metric, custom = _own_functions(metric, trainer.custom_metrics)
     trainer = trainer.measured(WHERE, pos_label=pos_label)
     if custom:
@@ -383,13 +383,6 @@ def _refuse_divided(groups: RowGroups, column: str, n_splits: int) -> None:
                 "Expected all rows of a group in one fold.",
                 f"pass cv as a number, or rayline.data.GroupKFold(5, column={column!r}).",
             )
-
-
-def positive_int(name: str, value: Any) -> int:
-    """An argument that must be a positive integer."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ParameterError.value(WHERE, name, "an integer of at least 1", value)
-    return value
 
 
 def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Target:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.engine import Engine
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.representation import representation
@@ -114,9 +115,7 @@ def schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -
 
 def check_count(splitter: Any, name: str, minimum: int) -> None:
     """Raise ParameterError unless this parameter is an integer of at least `minimum`."""
-    value = getattr(splitter, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ParameterError.value(type(splitter).__name__, name, f"a whole number of at least {minimum}", value)
+    integer(type(splitter).__name__, name, getattr(splitter, name), minimum=minimum)
 
 
 def check_column(splitter: Any, column: Any) -> None:
@@ -126,6 +125,6 @@ def check_column(splitter: Any, column: Any) -> None:
 
 
 def check_seed(splitter: Any) -> None:
-    """Raise ParameterError unless the seed is a whole number."""
+    """Raise ParameterError unless the seed is an integer."""
     if isinstance(splitter.seed, bool) or not isinstance(splitter.seed, int):
         raise ParameterError.value(type(splitter).__name__, "seed", "a whole number", splitter.seed)

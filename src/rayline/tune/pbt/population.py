@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rayline.core.arguments import known_arguments
+from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.tune import space
@@ -71,11 +71,7 @@ class Population:
     factors: tuple[float, float] = (0.8, 1.2)
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.interval, int) and not isinstance(self.interval, bool) and self.interval >= 1
-        if self.interval is not None and not whole:
-            raise ParameterError.value(
-                "Population", "interval", "a number of iterations of at least 1, or None", self.interval
-            )
+        integer("Population", "interval", self.interval, optional=True)
         for name, low, high in (("quantile", 0.0, 0.5), ("resample", 0.0, 1.0)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):
