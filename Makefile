@@ -80,15 +80,19 @@ lint: $(VENV)/.dev  ## style, spelling and types
 	$(BIN)/typos
 	$(BIN)/mypy
 
-# The wheel as a user installs it: into an empty environment, away from the source, where the path is walked.
-package: $(VENV)/.dev  ## build sdist and wheel, install the wheel into an empty environment and walk the path
+# The wheel as a user installs it: into an empty environment, away from the source, where the path is walked with XGBoost. With another
+# extra (make package EXTRA=torch) `rayline doctor` says whether it works.
+EXTRA := xgboost
+package: $(VENV)/.dev  ## build sdist and wheel, install the wheel with EXTRA into an empty environment and walk the path
 	rm -rf dist $(VENV)/package
 	$(BIN)/python -m build --quiet
 	$(PYTHON) -m venv $(VENV)/package 2>/dev/null || \
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV)/package && $(PYTHON) -m pip --quiet --python $(VENV)/package/bin/python install pip; }
-	$(VENV)/package/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt "$$(ls dist/*.whl)[xgboost]"
+	started=$$(date +%s); \
+	$(VENV)/package/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt "$$(ls dist/*.whl)[$(EXTRA)]" && \
+	echo "rayline[$(EXTRA)]: installed in $$(( $$(date +%s) - started )) s, $$(du -sm $(VENV)/package | cut -f1) MB with everything that it needs"
 	cp examples/in_process.py examples/proposal.py $(VENV)/package/
-	cd $(VENV)/package && bin/python in_process.py && bin/python proposal.py && bin/rayline --help > /dev/null
+	cd $(VENV)/package && bin/rayline doctor && { [ "$(EXTRA)" != xgboost ] || { bin/python in_process.py && bin/python proposal.py; }; }
 	du -sh dist/*.whl $(VENV)/package
 
 docs: $(VENV)/.docs  ## the documentation site, its tutorials executed: build/docs/index.html

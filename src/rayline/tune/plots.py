@@ -8,9 +8,9 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rayline.core.design import COLORS, QUIET
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError
 from rayline.evaluate import metrics
-from rayline.evaluate.axes import open_frame, panels
+from rayline.evaluate.axes import new_figure, open_frame, panels
 from rayline.inference.svg_plots import number
 from rayline.train import plots as style
 from rayline.tune import space, trial_record
@@ -30,18 +30,14 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
     """A picture of these trials (see `Analysis.plot`)."""
     if kind not in KINDS:
         raise ParameterError.unknown("Analysis.plot: kind", [kind], KINDS)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError.of("Analysis.plot", "matplotlib", "plot") from error
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if kind == "slices":
-        return _slices(scored, metric, mode, Figure)
+        return _slices(scored, metric, mode)
     if kind == "learning":
         return _learning(trial_record.best(trials, mode), metric, ax)
     shares = importance(trials) if kind == "importance" else {}
     height = 1.2 + 0.5 * len(shares) if shares else 4.0
-    ax = Figure(figsize=(7, height), layout="constrained").subplots() if ax is None else ax
+    ax = new_figure(7, height, "Analysis.plot").subplots() if ax is None else ax
     if kind == "history":
         _history(scored, metric, mode, ax)
     elif kind == "parallel":
@@ -92,9 +88,9 @@ def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
 HOLLOW = {"markersize": 4, "markerfacecolor": "none", "markeredgecolor": QUIET}
 
 
-def _slices(trials: Sequence[Trial], metric: str, mode: str, figure: Any) -> Any:
+def _slices(trials: Sequence[Trial], metric: str, mode: str) -> Any:
     columns = _varied(trials)
-    axes = figure(figsize=(3.0 * max(len(columns), 1), 3.2), layout="constrained").subplots(
+    axes = new_figure(3.0 * max(len(columns), 1), 3.2, "Analysis.plot").subplots(
         1, max(len(columns), 1), sharey=True, squeeze=False
     )[0]
     best = trial_record.best(trials, mode)
