@@ -6,6 +6,7 @@ page whose blocks need Ray begins with the comment `<!-- test: ray -->`; for one
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.linear_model import LinearRegression
 
-from rayline import device, train
+from rayline import RaylineError, device, train
 from rayline.core import registry
 from rayline.evaluate import metrics
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
@@ -105,6 +107,12 @@ def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
             assert re.search(rf"`{field.name}\b", line + common), f"{name}: {field.name} is not on {page}"
 
 
+def test_every_package_has_its_paragraph_in_the_map() -> None:
+    text = (ROOT / "docs" / "about" / "architecture.md").read_text(encoding="utf-8")
+    packages = [path.parent.name for path in (ROOT / "src" / "rayline").glob("*/__init__.py")]
+    assert [name for name in packages if not re.search(rf"^\| `{name}` \| .{{30,}} \|$", text, re.MULTILINE)] == []
+
+
 def test_messages_of_the_troubleshooting_page_exist() -> None:
     text = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
     source = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
@@ -141,6 +149,38 @@ def test_every_trainer_is_described_with_its_arguments(name: str) -> None:
     options = names_in_table(text.partition("\n## Options of every trainer\n")[2].partition("\n## ")[0])
     own = inspect.signature(train.Trainer.__init__).parameters
     assert options == [n for n, p in own.items() if p.kind is p.KEYWORD_ONLY]
+
+
+@pytest.mark.parametrize("what", ["missing values", "categories", "several targets"])
+@pytest.mark.parametrize("name", ["XGBoost", "LightGBM", "CatBoost", "Torch", "Sklearn"])
+def test_a_trainer_takes_and_refuses_what_its_page_says(name: str, what: str) -> None:
+    text = (ROOT / "docs" / "trainers" / f"{name.lower()}.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| ([a-z ]+) \| (.+) \|$", text, re.MULTILINE))[what]
+    if said.startswith("w"):
+        pytest.skip("depends on the estimator")
+    try:
+        trainer = {
+            "XGBoost": lambda: train.XGBoostTrainer({}, num_boost_round=2),
+            "LightGBM": lambda: train.LightGBMTrainer({"verbosity": -1}, num_boost_round=2),
+            "CatBoost": lambda: train.CatBoostTrainer({"iterations": 2}),
+            "Torch": lambda: train.TorchTrainer("MLP", max_epochs=1),
+            "Sklearn": lambda: train.SklearnTrainer(LinearRegression()),
+        }[name]()
+        registry.framework(trainer.framework_id)
+    except ImportError:
+        pytest.skip("its library is not installed")
+    x = np.linspace(0, 1, 60)
+    table = pl.DataFrame({"x": x, "a": 2 * x, "b": -x})
+    if what == "missing values":
+        table = table.with_columns(x=pl.when(pl.col("x") > 0.2).then("x"))
+    elif what == "categories":
+        table = table.with_columns(city=pl.Series(["Oslo", "Rome", "Bern"] * 20))
+    targets = ["a", "b"] if what == "several targets" else ["a"]
+    refused: Any = contextlib.nullcontext()
+    if said.startswith(("refused", "no")):
+        refused = pytest.raises(RaylineError)
+    with refused:
+        trainer.fit(None, table, target_columns=targets, verbose=False)
 
 
 def names_in_table(text: str) -> list[str]:
