@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +134,27 @@ def test_nothing_is_kept_after_a_step(costly: Any) -> None:
     with pytest.raises(ZeroDivisionError), kept_rows.keeping([rows], lambda one: iter(())):
         raise ZeroDivisionError
     assert kept_rows.kept_rows(rows) is None
+
+
+SMALL_STORE = """
+import numpy as np, ray
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+         object_store_memory=80 << 20, _system_config={"automatic_object_spilling_enabled": False})
+from rayline import train
+def work(batch):
+    random = np.random.default_rng(int(batch["id"][0]))
+    return {**{f"x{i}": random.normal(size=len(batch["id"])) for i in range(12)}, "y": random.normal(size=len(batch["id"]))}
+try:
+    rows = ray.data.range(1_200_000, override_num_blocks=12).map_batches(work, batch_size=None)
+    trainer = train.XGBoostTrainer({}, num_boost_round=2, num_workers=2)
+    print(train.fit(trainer, None, rows, None, ["y"], verbose=False).model.data["n_rows"])
+finally:
+    ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_rows_larger_than_the_object_store_without_spilling() -> None:
+    """125 MB of rows in a store of 80 MB: kept rows give way, and prepared ones go to files that Ray maps."""
+    made = subprocess.run([sys.executable, "-c", SMALL_STORE], capture_output=True, text=True, check=True, timeout=400)
+    assert made.stdout.split()[-1] == "1200000"

@@ -453,3 +453,41 @@ def test_models_of_other_default_labels_are_loaded_again(kind: str, targets: lis
     pipeline = trainer.fit(None, table, None, targets, verbose=False).inference_pipeline
     pipeline.save(tmp_path / "m.rayline")
     assert rl.load(tmp_path / "m.rayline").predict(table).equals(pipeline.predict(table))
+
+
+@pytest.mark.parametrize("weight", [None, "w"])
+def test_texts_that_are_streamed_are_those_that_are_held(weight: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rayline.core import row_stream
+    from rayline.frameworks import huggingface_trainer as trainer
+
+    n = 300
+    table = pl.DataFrame(
+        {
+            "text": [f"text {i}" for i in range(n)],
+            "y": [float(i) for i in range(n)],
+            "w": [1.0 + i % 3 for i in range(n)],
+        }
+    )
+    target = Target(("y",), Task.REGRESSION, (pl.Float64(),))
+
+    def examples() -> Any:
+        blocks = [lambda i=i: table[i * 100 : (i + 1) * 100] for i in range(3)]
+        rows = Rows(blocks, {"text": pl.String()}, target, weight)  # type: ignore[arg-type]
+        return trainer._Examples(rows, lambda part: {"input_ids": [[len(t), int(t[5:])] for t in part["text"]]}, target)
+
+    held = list(examples().in_order(64))
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 100)
+    monkeypatch.setattr(row_stream, "WINDOW_BYTES", 50_000)
+    monkeypatch.setattr(row_stream, "CHUNK_BYTES", 5_000)
+    streamed = examples()
+    assert streamed._held is None
+    assert list(streamed.in_order(64)) == held
+    torch.manual_seed(1)
+    batches = list(streamed.shuffled(7))
+    assert [len(batch) for batch in batches] == [43, 43, 43, 43, 43, 43, 42]
+    shuffled = [example for batch in batches for example in batch]
+    plain = [example for batch in held for example in batch]
+    assert shuffled != plain
+    assert sorted(shuffled, key=lambda example: example["labels"]) == plain
+    torch.manual_seed(1)
+    assert list(streamed.shuffled(7)) == batches

@@ -50,7 +50,7 @@ from typer.testing import CliRunner
 
 import rayline as rl
 from rayline import cli, train, tune
-from rayline.core import registry
+from rayline.core import registry, row_stream
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 from rayline.inference.pipeline import Preprocessor
@@ -255,7 +255,10 @@ def test_weights_that_an_estimator_does_not_take() -> None:
         fit(KNeighborsClassifier(), "code", class_weight="balanced")
 
 
-def test_blocks_are_streamed() -> None:
+@pytest.mark.parametrize("held_bytes", [None, 0])
+def test_blocks_are_streamed(held_bytes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if held_bytes is not None:
+        monkeypatch.setattr(row_stream, "HELD_BYTES", held_bytes)
     table = numbers()
     target = Target(("code",), Task.BINARY, (pl.Int64(),), ((0, 1),))
     schema = table.select("a", "b").schema

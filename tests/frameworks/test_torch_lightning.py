@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (make test
 
 import rayline as rl
 from rayline import train, tune
-from rayline.core import registry
+from rayline.core import registry, row_stream
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Target, Task
 from rayline.testing import check_framework
@@ -104,6 +104,18 @@ def test_a_resumed_training_goes_on(tmp_path: Path) -> None:
     resumed = adapter.train(again, lightning_module=Net, **options)
     assert heard == [3, 4]
     assert torch.allclose(whole.out.weight, resumed.out.weight, atol=1e-6)
+
+
+def test_rows_that_are_streamed_train_as_held_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"batch_size": 1000, "max_epochs": 3}
+    held = fit(**options)
+    monkeypatch.setattr(row_stream, "HELD_BYTES", 100)
+    monkeypatch.setattr(row_stream, "WINDOW_BYTES", 1000)
+    streamed = fit(**options)
+    assert streamed.history["train-loss"].to_list() == pytest.approx(held.history["train-loss"].to_list(), rel=1e-4)
+    assert streamed.history["test-loss"].to_list() == pytest.approx(held.history["test-loss"].to_list(), rel=1e-4)
+    small = {"batch_size": 16, "max_epochs": 2}
+    assert fit(**small).history.equals(fit(**small).history)
 
 
 @pytest.mark.parametrize(
