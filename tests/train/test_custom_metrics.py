@@ -10,7 +10,7 @@ import pytest
 import sklearn.metrics as sk
 
 import rayline as rl
-from rayline import train
+from rayline import evaluate, train, tune
 
 
 def missed(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -23,6 +23,26 @@ def worst(y_true: Any, y_pred: Any) -> float:
 
 def trainer(**options: Any) -> train.Trainer:
     return train.XGBoostTrainer({"max_depth": 2}, num_boost_round=5, **options)
+
+
+class Missed(evaluate.MetricStatistic):
+    """The same as `missed`, from parts."""
+
+    name, mode, tasks = "missed_share", "min", ("binary",)
+
+    def __init__(self, missed: float = 0.0, weight: float = 0.0) -> None:
+        self.missed, self.weight = missed, weight
+
+    @classmethod
+    def of(cls, batch: evaluate.ScoredBatch) -> Missed:
+        weight = np.ones(len(batch)) if batch.weight is None else batch.weight
+        return cls(float(weight @ ((batch.y_true == "yes") & (batch.y_pred == "no"))), float(weight.sum()))
+
+    def merge(self, other: Any) -> Any:
+        return Missed(self.missed + other.missed, self.weight + other.weight)
+
+    def value(self) -> float:
+        return self.missed / self.weight if self.weight else float("nan")
 
 
 def fit(table: pl.DataFrame, target: str, metrics: Any, **options: Any) -> Any:
@@ -84,3 +104,32 @@ def test_others_are_refused_before_the_training(table: pl.DataFrame, metrics: An
 def test_a_function_that_fails_says_which(table: pl.DataFrame) -> None:
     with pytest.raises(rl.TrainingError, match=r"metric 'roc_auc_score': the function failed with ValueError"):
         fit(table, "late", [sk.roc_auc_score])
+
+
+def test_a_statistic_is_a_metric_everywhere(table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rayline.evaluate import metrics as named
+    from rayline.tune.prepare import prepare
+
+    declared = evaluate.metric(missed, mode="min")
+    result = fit(table, "late", [Missed, declared], sample_weight="weight")
+    assert result.metrics["test-missed_share"] == pytest.approx(result.metrics["test-missed"])
+    report = result.evaluate(metrics=[Missed, declared])
+    assert report.metrics["missed_share"].value == pytest.approx(result.metrics["test-missed"])
+    assert (
+        report.metrics["missed_share"].low < report.metrics["missed_share"].value < report.metrics["missed_share"].high
+    )
+    monkeypatch.setattr(named, "_REGISTERED", {})
+    evaluate.register_metric(Missed)
+    assert fit(table, "late", "missed_share").metrics["test-missed_share"] > 0
+    data = {"train_dataset": table.select("x", "z", "late"), "target_columns": ["late"], "cv": 3}
+    for metric in (Missed, declared, "missed_share"):
+        found = prepare(trainer(), data, {"max_depth": tune.randint(2, 5)}, metric, None, 2, 0)
+        assert found.modes == ("min",)
+
+    class Nameless(evaluate.MetricStatistic):
+        of, merge, value = Missed.of, Missed.merge, Missed.value  # type: ignore[assignment]
+
+    with pytest.raises(rl.ParameterError, match="name, mode"):
+        fit(table, "late", [Nameless])
+    with pytest.raises(rl.ParameterError, match="'min' or 'max'"):
+        evaluate.metric(missed, mode="lowest")  # type: ignore[call-overload]

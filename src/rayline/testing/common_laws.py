@@ -90,6 +90,13 @@ def measures_by_name(case: FrameworkCase) -> None:
         assert abs(found[key] - value) <= 1e-5 * max(1.0, abs(value)), (
             f"{key} is {found[key]}, scikit-learn says {value}"
         )
+    report = pipeline.evaluate(
+        table, metrics=[name for name in expected if not name.startswith("train-")], replicates=20
+    )
+    for name, estimate in report.metrics.items():
+        assert abs(estimate.value - expected[name]) <= 1e-5 * max(1.0, abs(expected[name])), (
+            f"evaluate gives {estimate} for {name}, scikit-learn says {expected[name]}"
+        )
 
 
 def refuses_a_gpu_that_is_not_there(case: FrameworkCase) -> None:

@@ -168,6 +168,19 @@ def predicts_datasets(case: FrameworkCase) -> None:
             case.same(found[name], expected[name], bits=case.exact, why=f"{name!r} differs from the table's")
 
 
+def evaluates_datasets(case: FrameworkCase) -> None:
+    pipeline = case.result.inference_pipeline
+    metric = "rmse" if case.task == "regression" else "accuracy"
+    here, there = (
+        pipeline.evaluate(rows, metrics=[metric], replicates=50).metrics[metric]
+        for rows in (case.table, dataset(case.table))
+    )
+    for name, one, other in zip(here._fields, here, there, strict=True):
+        assert abs(one - other) <= 1e-9 * max(1.0, abs(one)), (
+            f"{name} of {metric} is {one} of a table, {other} of a Dataset"
+        )
+
+
 def is_served(case: FrameworkCase) -> None:
     pipeline = case.result.inference_pipeline
     asked = case.rows.head(7).to_dicts()
@@ -228,6 +241,7 @@ LAWS = (
     is_tuned_in_this_process_as_on_ray,
     is_trained_as_a_population,
     predicts_datasets,
+    evaluates_datasets,
 )
 
 SERVE_LAWS = (is_served,)
