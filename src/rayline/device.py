@@ -12,6 +12,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -143,23 +144,23 @@ class Move(NamedTuple):
     value: Any
 
 
-_listeners: list[list[Move]] = []
+_listeners: ContextVar[tuple[list[Move], ...]] = ContextVar("rayline_moves", default=())
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Move]]:
-    """Record every move in this process, for tests: models and batches to a device, results back to the host."""
+    """Record every move in this thread, for tests: models and batches to a device, results back to the host."""
     moves: list[Move] = []
-    _listeners.append(moves)
+    token = _listeners.set((*_listeners.get(), moves))
     try:
         yield moves
     finally:
-        _listeners.remove(moves)
+        _listeners.reset(token)
 
 
 def record(what: str, device: Device, value: T) -> T:
     """Note that a value is moved to a device (a result: from it), and return the value."""
-    for moves in _listeners:
+    for moves in _listeners.get():
         moves.append(Move(what, device, value))
     return value
 

@@ -34,6 +34,8 @@ def moved(module: Any, device: Device) -> Any:
     """Move a module in place to a device, for training, and return it."""
     if of(module) == device:
         return module
+    if device.is_cuda:
+        torch.cuda.set_device(device.name)  # for what names no device: communication, the user's own loop
     module.to(device.name)
     setattr(module, _ATTRIBUTE, device)
     return record("model", device, module)
