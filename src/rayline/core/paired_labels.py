@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError, counted
-from rayline.core.schema import col
+from rayline.core.schema import col, is_category
 
 Array = npt.NDArray[Any]
 
@@ -28,9 +28,13 @@ def of_ranking(table: pl.DataFrame, columns: Sequence[str], group_dtype: pl.Data
     Raises DataError on missing values.
     """
     relevance, group = (_present(table[name], what) for name, what in zip(columns, ("label", "group"), strict=True))
-    hashes = (group.cast(pl.String) if group_dtype == pl.String else group.cast(group_dtype)).hash(0)
-    codes = hashes.to_numpy() >> np.uint64(64 - HASH_BITS)
+    codes = hashes(group if is_category(group_dtype) else group.cast(group_dtype)) >> np.uint64(64 - HASH_BITS)
     return np.stack([relevance.cast(pl.Float64).to_numpy(), codes.astype(np.float64)], axis=1)
+
+
+def hashes(group: pl.Series) -> npt.NDArray[np.uint64]:
+    """Return the hash of each value, equal for equal values in any block; categories count as their text."""
+    return (group.cast(pl.String) if is_category(group.dtype) else group).hash(0).to_numpy()
 
 
 def of_survival(table: pl.DataFrame, columns: Sequence[str], *, event: bool) -> Array:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import ray
 
-from rayline.core import registry
+from rayline.core import paired_labels, registry
 from rayline.core.schema import category_values, col
 
 
@@ -91,7 +91,7 @@ def _packed(sizes: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
 
 
 def _bins(frame: pl.DataFrame, column: str, n_bins: int) -> npt.NDArray[np.int64]:
-    return (frame[column].hash(0).to_numpy() % np.uint64(n_bins)).astype(np.int64)
+    return (paired_labels.hashes(frame[column]) % np.uint64(n_bins)).astype(np.int64)
 
 
 @ray.remote(num_cpus=0)
