@@ -254,11 +254,22 @@ def test_a_killed_worker_costs_no_more_than_the_way_from_the_last_checkpoint(
     heard: list[int] = []
     kept: list[tuple[int, str]] = []
     (tmp_path / "barrier").mkdir()
+    left: list[bool] = []
+
+    @contextlib.contextmanager
+    def coordinate(n: int, host: str) -> Iterator[Mapping[str, Any]]:
+        is_whole = False
+        try:
+            yield {"folder": tmp_path / "barrier"}
+            is_whole = True  # a coordinator may now wait for the workers to sign off
+        finally:
+            left.append(is_whole)
+
     begun = run(
         survivor,
         num_workers=2,
         train=TABLE,
-        coordinate=lambda n, host: contextlib.nullcontext({"folder": tmp_path / "barrier"}),
+        coordinate=coordinate,
         on_report=lambda iteration, metrics: bool(heard.append(iteration)),
         on_checkpoint=lambda iteration, directory: kept.append((iteration, (directory / "state").read_text())),
         max_failures=1,
@@ -266,6 +277,7 @@ def test_a_killed_worker_costs_no_more_than_the_way_from_the_last_checkpoint(
         storage_path=tmp_path / "store" if stored else None,
     )
     assert [b for b, _ in begun] == [6, 6]
+    assert left == [False, True]
     assert heard == list(range(10))  # each iteration once
     assert kept == [(2, "2"), (5, "5"), (8, "8")]
     if stored and run.keywords["backend"] == "actors":

@@ -499,7 +499,9 @@ class RayTrainRun:
         """Connect the workers of a group. Raises when the one before it was one too many."""
         if self._group is not None:
             self._count_failure(self._group)
-            coordination.close()  # of the group before
+            # As an error leaves it: a coordinator waits for workers that end by themselves, and these are gone.
+            lost = TrainingError(f"{WHERE}: a group of workers was lost.")
+            coordination.__exit__(TrainingError, lost, None)
             self._again = self._heard
         self._group, self._lost, self._raised, self._deadline = begun, {}, {}, 0.0
         host = ray.util.get_node_ip_address()
