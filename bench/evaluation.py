@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 import rayline as rl
+from bench import explaining
 from bench.report import Comparison, Options, Section, alternate, seconds
 from rayline import data
 from rayline.core.framework import Framework, TrainContext
@@ -52,10 +53,11 @@ def run(options: Options) -> Section:
         f"Scored rows: a float32 score, a 0/1 label and one of {SLICES} regions. {', '.join(METRICS)}; {REPLICATES} bootstrap "
         f"replicates. On Ray: {n:,} rows in {FILES} Parquet files, 2 CPUs, every metric with its interval for all rows and for each region. In "
         f"process: {small:,} rows; scikit-learn's functions are called once and timed, times {REPLICATES + 1} for a loop.",
-        packages=["ray", "scikit-learn"],
+        packages=["ray", "scikit-learn", "xgboost-cpu", "lightgbm"],
     )
     section.add(*in_process(small, options))
     section.add(*on_ray(n, options))
+    section.add(*explaining.comparisons(options))
     return section
 
 

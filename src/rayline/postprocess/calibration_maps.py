@@ -19,6 +19,7 @@ from rayline.postprocess.base import Array
 EPSILON = 1e-12
 """Probabilities are moved this far from 0 and 1 before their logarithm is taken."""
 
+_BELOW_1 = 1.0 - EPSILON
 _MAX_STEPS = 100
 _MAX_EXPONENT = 700.0
 _SHARPEST = 100.0  # the largest inverse temperature
@@ -40,9 +41,12 @@ class LogisticMap:
         return made
 
     def one(self, p: float) -> float:
-        p = min(max(p, EPSILON), 1.0 - EPSILON)
+        if not EPSILON <= p <= _BELOW_1:
+            p = EPSILON if p < EPSILON else _BELOW_1 if p > _BELOW_1 else p
         z = self.a * float(np.log(p)) - self.b * float(np.log(1.0 - p)) + self.c  # not math.log: its last bit differs
-        return 1.0 / (1.0 + float(np.exp(-min(max(z, -_MAX_EXPONENT), _MAX_EXPONENT))))
+        if not -_MAX_EXPONENT <= z <= _MAX_EXPONENT:
+            z = -_MAX_EXPONENT if z < -_MAX_EXPONENT else _MAX_EXPONENT if z > _MAX_EXPONENT else z
+        return 1.0 / (1.0 + float(np.exp(-z)))
 
     def to_json(self) -> dict[str, Any]:
         return {"a": self.a, "b": self.b, "c": self.c}
