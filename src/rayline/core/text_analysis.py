@@ -39,17 +39,17 @@ def key_of(text: str) -> int:
 def keys_of(texts: pl.Series) -> Keys:
     """The key of each string; 0 for a missing one."""
     distinct, places = _encoded(texts)
-    known = _hashed(distinct)
+    known = hashed(distinct)
     return known[places] if len(known) else np.zeros(len(places), dtype=np.uint64)
 
 
 _NO_KEY = bytes(8)
 
 
-def _hashed(texts: Iterable[str | None]) -> Keys:
-    """`key_of` of each; distinct strings gain nothing from its cache."""
-    hashed, size = hashlib.blake2b, 8
-    joined = b"".join([_NO_KEY if text is None else hashed(text.encode(), digest_size=size).digest() for text in texts])
+def hashed(texts: Iterable[str | None]) -> Keys:
+    """The key of each of some distinct strings, which gain nothing from a cache; 0 for a missing one."""
+    digest, size = hashlib.blake2b, 8
+    joined = b"".join([_NO_KEY if text is None else digest(text.encode(), digest_size=size).digest() for text in texts])
     return np.frombuffer(joined, dtype="<u8").astype(np.uint64, copy=False)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.text_analysis import keys_of
+from rayline.core.text_analysis import hashed
 
 N_ROWS = 3
 _BITS = 13
@@ -43,7 +43,7 @@ class FrequentValues:
         """The sketch of distinct values that occur so often."""
         from scipy import sparse  # only sketches and text need it
 
-        keys, weights = keys_of(values.cast(pl.String)), n.to_numpy().astype(np.float64)
+        keys, weights = hashed(values.cast(pl.String).to_list()), n.to_numpy().astype(np.float64)
         cells = np.zeros((N_ROWS, N_BUCKETS, 65), dtype=np.int64)
         for start in range(0, len(keys), _CHUNK):
             part, weight = keys[start : start + _CHUNK], weights[start : start + _CHUNK]
