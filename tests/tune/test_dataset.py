@@ -162,6 +162,28 @@ def test_the_rows_never_come_to_the_driver(
 
 
 @pytest.mark.ray
+def test_statistics_are_computed_ahead_in_one_scan(
+    rows: pl.DataFrame, stages: Preprocessor, ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayline.tune import ray_executor
+    from rayline.tune.evaluate import FoldEvaluator
+    from rayline.tune.prepare import prepare
+
+    trainer = train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=2)
+    given = {"train_pipeline": stages, "target_columns": ["late"], "cv": 3}
+    made = prepare(trainer, {**given, "train_dataset": data.from_polars(rows)}, {}, None, None, 1, 0)
+    known = ray_executor._scanned_ahead(made)
+    assert known is not None
+    evaluate = FoldEvaluator(made.problem, made.groups, known=known)
+    scores = [evaluate(made.problem.candidate({}), fold).score.score for fold in range(3)]
+    assert evaluate.fitters[0].scans == 0
+    table = prepare(trainer, {**given, "train_dataset": rows}, {}, None, None, 1, 0)
+    own = FoldEvaluator(table.problem, table.groups)
+    assert scores == [own(table.problem.candidate({}), fold).score.score for fold in range(3)]
+    assert ray_executor._scanned_ahead(table) is None
+
+
+@pytest.mark.ray
 def test_a_dataset_is_refused_in_this_process(rows: pl.DataFrame, ray_session: Any) -> None:
     with pytest.raises(ParameterError, match=r"the rows are a ray\.data\.Dataset"):
         search(data.from_polars(rows), None, config={"max_depth": tune.randint(1, 4)}, run_on="process")

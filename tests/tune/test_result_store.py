@@ -13,7 +13,7 @@ import pytest
 from rayline import train
 from rayline.core.errors import ParameterError
 from rayline.data.split.fold_cells import FoldCells
-from rayline.tune.result_store import ResultStore, digest
+from rayline.tune.result_store import ResultStore, ScoresInPieces, digest
 from rayline.tune.row_groups import CELL, TableGroups
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial_record import FoldScore
@@ -106,3 +106,26 @@ def test_fingerprints() -> None:
     assert len(set(prints)) == len(values)
     assert prints == [fingerprint(v) for v in values]
     assert fingerprint(StandardScaler(["x"])) == fingerprint(StandardScaler(["x"]))
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (0,)])
+def test_scores_in_pieces_are_those_in_one(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    whole = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    store, score = ResultStore(tmp_path), FoldScore(0, 0.5, len(whole), key="k")
+    parts = [whole[at : at + 2] for at in range(0, max(len(whole), 1), 2)]
+    store.write(score, ScoresInPieces(len(whole), lambda: iter(parts)))
+    found = store.scores("k")
+    assert found is not None
+    assert found.dtype == whole.dtype
+    assert np.array_equal(found, whole)
+    mapped = store.scores("k", mapped=True)
+    assert isinstance(mapped, np.memmap if len(whole) else np.ndarray)
+
+    def broken() -> Any:
+        yield whole
+        raise OSError("lost")
+
+    with pytest.raises(OSError, match="lost"):
+        store.write(score, ScoresInPieces(len(whole) * 2, broken))
+    assert np.array_equal(store.scores("k"), whole)  # type: ignore[arg-type]
+    assert not [*tmp_path.glob(".*.part")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -24,6 +25,14 @@ from rayline.preprocessing import fit_planner, schema_check
 
 MOST_PREFIXED = 1_000
 """The number of cached scan results per fold for tables after earlier stages; these differ with every tuned parameter."""
+
+
+@dataclass(frozen=True)
+class KnownStatistics:
+    """What a `FoldFitter` has computed of the raw table: what was asked, and the answers of each fold."""
+
+    asked: frozenset[StatisticRequest]
+    answers: Sequence[Answers]
 
 
 class FoldFitter:
@@ -41,6 +50,8 @@ class FoldFitter:
         The cells of each fold.
     targets, beside
         Columns that no stage may touch, and columns that stages do not see (as in `fitting.fit`).
+    known
+        What another fitter of the same rows and folds has computed already.
     """
 
     def __init__(
@@ -54,13 +65,20 @@ class FoldFitter:
         targets: Sequence[str] = (),
         beside: Sequence[str] = (),
         where: str = "Preprocessor.fit_folds",
+        known: KnownStatistics | None = None,
     ) -> None:
         self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
         self._cells, self.folds, self._where = cells, list(folds), where
         self._targets, self._beside = list(targets), list(beside)
-        self._asked: set[StatisticRequest] = set()
-        self._known: list[Answers] = [{} for _ in self.folds]
+        self._asked: set[StatisticRequest] = set() if known is None else {*known.asked}
+        self._known: list[Answers] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.answers]
         self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
+
+    @property
+    def known(self) -> KnownStatistics:
+        """What was computed of the raw table."""
+        asked = frozenset(self._asked)
+        return KnownStatistics(asked, [{r: a for r, a in answers.items() if not r.prefix} for answers in self._known])
 
     def fit(
         self,

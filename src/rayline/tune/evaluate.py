@@ -31,7 +31,7 @@ from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
-from rayline.preprocessing.cross_fit import FoldFitter
+from rayline.preprocessing.cross_fit import FoldFitter, KnownStatistics
 from rayline.train.fit_inputs import ColumnRoles
 from rayline.train.fit_request import WEIGHT, FitRequest, TrainingSpec, resolve
 from rayline.train.trainer import Trainer
@@ -260,6 +260,10 @@ class FoldEvaluator:
         Returns what another evaluator computed under a key, or computes it; None when there are no other evaluators.
     stopping
         Asked after each iteration of a training: True ends it, and whoever asked for the score lets go of it.
+    engine
+        What scans the rows; in this process when omitted.
+    known
+        The statistics that `scan_ahead` has computed.
 
     Several threads may use one evaluator: they prepare one after another, with all the threads of Polars, and train and
     predict at the same time. What a framework makes of a table is kept for each of them.
@@ -273,6 +277,8 @@ class FoldEvaluator:
         most_bytes: int = 1 << 30,
         shared: Shared | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        engine: GroupEngine | None = None,
+        known: Sequence[KnownStatistics] | None = None,
     ) -> None:
         self._rows = rows if isinstance(rows, RowGroups) else TableGroups([rows])
         self.problem, self._shared, self._stopping = problem, shared, stopping
@@ -283,8 +289,9 @@ class FoldEvaluator:
         self._folds = problem.folds
         self.fitters = [
             FoldFitter(
-                GroupEngine(), self._rows, problem.schema, CellColumn(f"{CELL}{split}"), folds,
+                engine or GroupEngine(), self._rows, problem.schema, CellColumn(f"{CELL}{split}"), folds,
                 targets=problem.target.columns, beside=problem.beside, where=WHERE,
+                known=None if known is None else known[split],
             )
             for split, folds in enumerate(problem.splits)
         ]  # fmt: skip
@@ -325,6 +332,18 @@ class FoldEvaluator:
             others=tuple(others),
         )
         return FoldEvaluation(score, scores, [row for row in history if len(row) > 1])
+
+    def scan_ahead(self, candidate: TrialCandidate) -> list[KnownStatistics]:
+        """Compute the statistics of all folds that a configuration needs, and return them for other evaluators of these rows.
+
+        Raises RaylineError when its stages cannot be fitted.
+        """
+        first = [
+            next(i for i, (split, _, _) in enumerate(self._folds) if split == own) for own in range(len(self.fitters))
+        ]
+        for fold in first:
+            self._fitted(candidate, fold)
+        return [fitter.known for fitter in self.fitters]
 
     def close(self) -> None:
         """Stop the workers that are kept for later trainings."""

@@ -14,8 +14,9 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler
 
 from rayline.core import registry, scratch
-from rayline.core.errors import ResourceError, TrainingError
-from rayline.tune import capacity, ray_search, shared_cache
+from rayline.core.errors import RaylineError, ResourceError, TrainingError
+from rayline.preprocessing.cross_fit import KnownStatistics
+from rayline.tune import capacity, ray_search, shared_cache, space
 from rayline.tune.capacity import Capacity
 from rayline.tune.domains import to_ray
 from rayline.tune.evaluate import WHERE, FoldEvaluator, SearchProblem
@@ -27,13 +28,18 @@ from rayline.tune.quiet import quiet
 from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
 from rayline.tune.row_groups import TableGroups
 from rayline.tune.shared_cache import SharedCache
-from rayline.tune.stored_groups import StoredGroups
+from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine
 from rayline.tune.suggestions import DrawnSuggester
 from rayline.tune.trial import told
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 
 TOGETHER_S = 0.3
 """Folds that finish within this many seconds are reported together, unless a scheduler needs each one."""
+
+
+STORED_SHARE = 4
+"""A trial over a Dataset keeps a part of so many of what it keeps of a table: what it lets go of is read again from the object
+store without a copy."""
 
 
 class NoRoom(Exception):  # noqa: N818  # ends a search from within Ray Tune
@@ -75,25 +81,27 @@ class RayExecutor(TrialExecutor):
                 groups=_stored(prepared),
                 known=dict(trials.known),
                 modes=prepared.modes,
-                most_bytes=self.capacity.most_bytes,
+                most_bytes=self.capacity.most_bytes // (1 if prepared.groups.is_here else STORED_SHARE),
                 most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
                 keeper=keeper,
                 n_actors=concurrency,
+                known_statistics=_scanned_ahead(prepared),
+                in_pieces=not prepared.groups.is_here,
             )
             reference = {SEARCH: SearchRef.of(ray.put(search))}
             if isinstance(trials.suggester, DrawnSuggester):
                 trials.suggester.begin(concurrency, prepared.mode)
                 n_trials = trials.suggester.most
                 searcher = ray_search.limited(ray_search.DrawnSearcher(trials.suggester), concurrency, rounds=False)
-                space = reference
+                searched: dict[str, Any] = reference
             else:
                 assert isinstance(trials.suggester, ray_search.RaySuggester)
                 n_trials, searcher = prepared.num_samples, ray_search.limited(trials.suggester.searcher, concurrency)
-                space = {**to_ray(dict(prepared.space)), **reference}
+                searched = {**to_ray(dict(prepared.space)), **reference}
             waiting = _Waiting(self.capacity, log, options.timeout_s)
             tuner = tune.Tuner(
                 tune.with_resources(FoldTrial, _placement(self.capacity)),
-                param_space=space,
+                param_space=searched,
                 tune_config=tune.TuneConfig(
                     metric=SCORE,
                     mode=prepared.mode,
@@ -189,6 +197,20 @@ def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
     finally:
         if keeper is not None:
             ray.kill(keeper)  # Ray Tune keeps what trials were given, and the actor with it
+
+
+def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
+    """The statistics of all folds of a Dataset that a typical configuration needs, from one scan in all tasks that there is room
+    for; None for a table, which the first trial scans as quickly."""
+    groups, problem = prepared.groups, prepared.problem
+    if groups.is_here:
+        return None
+    try:
+        candidate = problem.candidate(space.typical(prepared.space))
+        with contextlib.closing(FoldEvaluator(problem, groups, engine=TaskGroupEngine())) as evaluator:
+            return evaluator.scan_ahead(candidate)
+    except RaylineError:
+        return None  # the trials say what is wrong, with the configurations that it is wrong with
 
 
 def _stored(prepared: PreparedSearch) -> StoredGroups:

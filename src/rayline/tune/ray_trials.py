@@ -12,8 +12,11 @@ import ray
 from ray import tune
 
 from rayline import compat
+from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import space
 from rayline.tune.evaluate import SearchProblem, TrialCandidate
+from rayline.tune.result_store import ScoresInPieces
+from rayline.tune.row_groups import GROUP_ROWS
 from rayline.tune.search_driver import search_driver
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups
@@ -72,6 +75,10 @@ class SearchData:
         Folds that are done within so many seconds are reported together.
     keeper, n_actors
         What keeps that which trials share, and how many share it.
+    known_statistics
+        Those of all folds that were computed ahead.
+    in_pieces
+        Whether the scores of held-out rows stay in the object store until the driver reads them piece by piece.
     """
 
     problem: SearchProblem
@@ -82,6 +89,8 @@ class SearchData:
     most_s: float
     keeper: Any
     n_actors: int
+    known_statistics: Sequence[KnownStatistics] | None = None
+    in_pieces: bool = False
 
 
 def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,15 +112,16 @@ class FoldTrial(tune.Trainable):
         search: SearchData = ray.get(config[SEARCH].ref)
         problem, keeper = search.problem, search.keeper
         shelf = None if keeper is None else SharedCache(keeper)
-        driver = search_driver(problem.trainer)
-        self._evaluate = driver.evaluator(problem, search.groups, most_bytes=search.most_bytes, shared=shelf)
+        self._evaluate = search_driver(problem.trainer).evaluator(
+            problem, search.groups, most_bytes=search.most_bytes, shared=shelf, known=search.known_statistics
+        )
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
             # Actors begin with different folds, so that each prepares what the others will need.
             first = shelf.place() * len(self._order) // search.n_actors % len(self._order)
             self._order = self._order[first:] + self._order[:first]
         self._problem, self._runner = problem, FoldRunner(problem, self._evaluate, search.known)
-        self._modes, self._most_s = search.modes, search.most_s
+        self._modes, self._most_s, self._in_pieces = search.modes, search.most_s, search.in_pieces
         self.reset_config(config)
 
     def cleanup(self) -> None:
@@ -141,6 +151,10 @@ class FoldTrial(tune.Trainable):
         box = self._runner(self.config, self._order[len(self._scores)], self._made)
         if "fold" in box:
             self._scores.append(FoldScore.from_json(box["fold"]))
+        if self._in_pieces and "scores" in box:
+            scores = box["scores"]
+            pieces = [ray.put(scores[at : at + GROUP_ROWS]) for at in range(0, len(scores), GROUP_ROWS)]
+            box["scores"] = StoredScores(len(scores), pieces)
         return box
 
     # A scheduler may pause a trial and go on with it in another actor.
@@ -150,6 +164,18 @@ class FoldTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         self._scores = [FoldScore.from_json(score) for score in checkpoint["scores"]]
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """The scores of held-out rows in the object store, where the process of the trial has put them."""
+
+    n_rows: int
+    references: list[Any]
+
+    def in_pieces(self) -> ScoresInPieces:
+        """The scores as the driver reads them."""
+        return ScoresInPieces(self.n_rows, lambda: (ray.get(reference) for reference in self.references))
 
 
 class Waiting(Protocol):
@@ -194,7 +220,11 @@ class RayTrialLog(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number = self._begun(trials, trial)
-        self._log.hear(number, result.get(BOX, []))
+        boxes = result.get(BOX, [])
+        for box in boxes:
+            if isinstance(box.get("scores"), StoredScores):
+                box["scores"] = box["scores"].in_pieces()
+        self._log.hear(number, boxes)
         result.get(BOX, []).clear()  # Ray keeps the result, and writes it down again and again
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

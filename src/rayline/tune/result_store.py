@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -10,9 +11,10 @@ import re
 import secrets
 import weakref
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,31 @@ from rayline.tune.trial_record import FoldScore
 FORMAT_VERSION = 1
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ScoresInPieces:
+    """The scores of many rows, of which this process holds one piece at a time.
+
+    Attributes
+    ----------
+    n_rows
+        Of all pieces.
+    pieces
+        Yields them in order: arrays of one type and of one shape but for the first axis.
+    """
+
+    n_rows: int
+    pieces: Callable[[], Iterator[Array]]
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write them as `numpy.save` would."""
+        for number, piece in enumerate(self.pieces()):
+            if not number:
+                shape = (self.n_rows, *piece.shape[1:])
+                header = {"descr": np.lib.format.dtype_to_descr(piece.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(piece).data)
 
 
 class ResultStore:
@@ -77,11 +104,13 @@ class ResultStore:
                 continue
         return found
 
-    def write(self, score: FoldScore, scores: Array) -> None:
+    def write(self, score: FoldScore, scores: Array | ScoresInPieces) -> None:
         """Keep a fold; both files come whole or not at all, the scores first."""
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(scores), allow_pickle=False)
-        self._write(self._scores(score.key), buffer.getvalue())
+        with self._writing(self._scores(score.key)) as file:
+            if isinstance(scores, np.ndarray):
+                np.save(file, np.ascontiguousarray(scores), allow_pickle=False)
+            else:
+                scores.save(file)
         data = {"format_version": FORMAT_VERSION, "fold": score.to_json()}
         self._write(self._path / f"{score.key}.json", strict_json.dumps(data))
 
@@ -131,11 +160,20 @@ class ResultStore:
         return self._path / f"{key}.npy"
 
     def _write(self, path: Path, content: bytes) -> None:
+        with self._writing(path) as file:
+            file.write(content)
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[IO[bytes]]:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        part.write_bytes(content)
-        part.rename(path)
-        if self._url is not None:
-            storage.write_bytes(storage.join(self._url, path.name), content)
+        try:
+            with part.open("wb") as file:
+                yield file
+            part.rename(path)
+            if self._url is not None:
+                storage.write_bytes(storage.join(self._url, path.name), path.read_bytes())
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def digest(

@@ -24,9 +24,9 @@ class SearchDriver:
 
     repeats_folds = True
 
-    def evaluator(self, problem: SearchProblem, groups: Any, *, most_bytes: int, shared: Any) -> Any:
-        """Return what scores a configuration on a fold."""
-        return FoldEvaluator(problem, groups, most_bytes=most_bytes, shared=shared)
+    def evaluator(self, problem: SearchProblem, groups: Any, **options: Any) -> Any:
+        """Return what scores a configuration on a fold; `options` are those of `FoldEvaluator`."""
+        return FoldEvaluator(problem, groups, **options)
 
     def own_workers(self, trainer: Trainer, worker: Mapping[str, float], n_workers: int) -> list[dict[str, float]]:
         """Return the resources of the workers that the framework starts itself."""
@@ -49,7 +49,7 @@ class EnvironmentSearch(SearchDriver):
 
     repeats_folds = False
 
-    def evaluator(self, problem: SearchProblem, groups: Any, *, most_bytes: int, shared: Any) -> Any:
+    def evaluator(self, problem: SearchProblem, groups: Any, **options: Any) -> Any:
         return EnvironmentEvaluator(problem)
 
     def own_workers(self, trainer: Trainer, worker: Mapping[str, float], n_workers: int) -> list[dict[str, float]]:
