@@ -22,9 +22,10 @@ STEPS = (
     "train xgboost with a test set",
     "train lightgbm",
     "train torch",
+    "tune",
     "write predictions",
 )
-KINDS = ("driver", "worker", "task")
+KINDS = ("driver", "worker", "trial", "task")
 
 
 def run(options: Options) -> Section:

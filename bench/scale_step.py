@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from rayline import data, train
+from rayline import data, train, tune
 from rayline.stages import SimpleImputer, StandardScaler
 
 EVERY_S = 0.05
@@ -44,6 +44,12 @@ def _run(step: str, rows: Any) -> None:
     elif step == "split and fit":
         trainset, _ = data.train_test_split(rows, 0.2)
         stages.fit(trainset, target_columns=["y"])
+    elif step == "tune":
+        searched = train.XGBoostTrainer({}, num_boost_round=5)
+        tune.run(
+            searched, train_dataset=rows, preprocessor=stages, target_columns=["y"], cv=3, num_samples=4,
+            config={"max_depth": tune.randint(2, 6)}, verbose=False,
+        )  # fmt: skip
     elif step == "write predictions":
         small = rows.limit(1000).materialize()
         pipeline = train.fit(train.XGBoostTrainer({}, num_boost_round=5), stages, small, None, ["y"], verbose=False)
@@ -100,7 +106,10 @@ def _is_below(process: int, ancestor: int, parents: dict[int, int]) -> bool:
 
 def _kind(process: int) -> str:
     name = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
-    return "worker" if name.startswith("ray::WorkerActor") else "task" if name.startswith("ray::") else ""
+    for start, kind in (("ray::WorkerActor", "worker"), ("ray::FoldTrial", "trial"), ("ray::", "task")):
+        if name.startswith(start):
+            return kind
+    return ""
 
 
 def _private_mb(process: int) -> float:

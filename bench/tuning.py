@@ -22,6 +22,7 @@ from sklearn.preprocessing import OneHotEncoder as SklearnOneHot
 from sklearn.preprocessing import StandardScaler as SklearnScaler
 from sklearn.preprocessing import TargetEncoder as SklearnTarget
 
+from bench.cold import alone
 from bench.flights import FEW, MANY, NUMBERS, flown
 from bench.report import Comparison, Options, Section, deadline, note, seconds
 from bench.searches import ROUNDS, SPACE, Fold, Stages, drawn, function_trainable, loop, randomized, reused_actors
@@ -49,6 +50,7 @@ def run(options: Options) -> Section:
         packages=("ray", "xgboost-cpu", "scikit-learn"),
     )
     os.environ["RAYLINE_QUIET"] = "1"
+    section.add(*cold(options))  # before there is a Ray, which takes CPU
     started = seconds(
         lambda: ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     )
@@ -194,6 +196,19 @@ def small(options: Options, rows: int) -> list[Comparison]:
             )
     name = "Ray Tune, function trainable, scikit-learn Pipeline a fold"
     return [Comparison(f"20 trials, synthetic, {rows:,} rows", ours, name, other, goal=0.35)]
+
+
+def cold(options: Options) -> list[Comparison]:
+    """Breast cancer in a process of its own, imports included."""
+    ways: dict[str, list[float]] = {name: [] for name in ("rayline", "loop", "randomized")}
+    for _ in range(options.repeats):
+        for name, found in ways.items():
+            found.append(timed(f"20 trials × 5 folds, cold: {name}", lambda name=name: alone(name)))  # type: ignore[misc]
+    what = "20 trials × 5 folds, breast cancer, from a cold start, in this process"
+    return [
+        Comparison(what, ways["rayline"], "a loop by hand", ways["loop"], goal=1.0),
+        Comparison(what, ways["rayline"], "RandomizedSearchCV(n_jobs=2)", ways["randomized"], goal=0.7),
+    ]
 
 
 def tiny(options: Options, ray_starts: float) -> list[Comparison]:
