@@ -274,7 +274,15 @@ HEAVY = ("ray", "pandas", "sklearn", "scipy", "fastapi", *ONE_PLACE)
 
 @pytest.mark.parametrize(
     "module",
-    ["rayline", "rayline.data", "rayline.stages", "rayline.core.framework", "rayline.preprocessing.preprocessor"],
+    [
+        "rayline",
+        "rayline.data",
+        "rayline.stages",
+        "rayline.core.framework",
+        "rayline.preprocessing.preprocessor",
+        "rayline.train",
+        "rayline.tune",
+    ],
 )
 def test_import_loads_neither_ray_nor_a_framework(module: str) -> None:
     loaded = run(f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])")

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rayline import train
+from rayline import train, tune
 from rayline.core.errors import ParameterError
 from rayline.data.split.fold_cells import FoldCells
 from rayline.tune.result_store import ResultStore, ScoresInPieces, digest
@@ -129,3 +129,21 @@ def test_scores_in_pieces_are_those_in_one(tmp_path: Path, shape: tuple[int, ...
         store.write(score, ScoresInPieces(len(whole) * 2, broken))
     assert np.array_equal(store.scores("k"), whole)  # type: ignore[arg-type]
     assert not [*tmp_path.glob(".*.part")]
+
+
+def test_a_search_is_kept_behind_a_url_and_resumed(table: pl.DataFrame, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    options: dict[str, Any] = {
+        "train_dataset": table.drop("city"), "target_columns": ["late"], "cv": 2, "name": "kept", "num_samples": 2,
+        "config": {"ridge": tune.uniform(0.1, 1.0)}, "run_on": "process",
+    }  # fmt: skip
+    trainer = train.Trainer("least-squares")
+    for place in (tmp_path / "plain", f"file://{tmp_path}/url", "memory://rayline/searches"):
+        first = tune.run(trainer, storage_path=place, **options)
+        again = tune.run(trainer, storage_path=place, resume=True, **options)
+        assert again.fits == {"trained": 0, "stopped": 0, "reused": 4}
+        assert [t.scores for t in again.trials] == [t.scores for t in first.trials]
+        assert again.oof.equals(first.oof)
+    assert [*(tmp_path / "url" / "kept").glob("*.json")]
+    with pytest.raises(ParameterError, match="Expected name="):
+        tune.run(trainer, storage_path=tmp_path, **{**options, "name": None})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rayline.core.arguments import integer
@@ -33,6 +34,7 @@ class SearchOptions:
     on_interrupt: str = "raise"
     run_on: str | None = None
     timeout_s: float | None = None
+    storage_path: str | Path | None = None
 
     __repr__ = representation
 
@@ -54,6 +56,14 @@ class SearchOptions:
                 raise ParameterError.value(WHERE, name, "True or False", value)
         if self.on_interrupt not in ("raise", "return"):
             raise ParameterError.value(WHERE, "on_interrupt", "'raise' or 'return'", self.on_interrupt)
+        if not isinstance(self.storage_path, (str, Path, type(None))):
+            raise ParameterError.value(WHERE, "storage_path", "a directory or a URL", self.storage_path)
+        if self.storage_path is not None and self.name is None:
+            raise ParameterError(
+                f"{WHERE}: storage_path keeps the scores of a search under its name.",
+                "Expected name=….",
+                'pass name="…".',
+            )
         if self.resume and self.name is None:
             raise ParameterError(
                 f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'

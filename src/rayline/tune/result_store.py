@@ -80,10 +80,14 @@ class ResultStore:
                 (directory / name).write_bytes(storage.read_bytes(storage.join(self._url or "", name)))
 
     @classmethod
-    def named(cls, name: str) -> ResultStore:
-        """The journal of a run's name, in the user's cache directory. Raises ParameterError on a name with a path in it."""
+    def named(cls, name: str, storage_path: Path | str | None = None) -> ResultStore:
+        """The store of a run's name, under this directory or URL, or in the user's cache directory. Raises ParameterError on a name
+        with a path in it."""
         if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
             raise ParameterError.value("tune.run", "name", "letters, digits, spaces and . + - _, at most 100", name)
+        if storage_path is not None:
+            is_url = storage.is_url(storage_path)
+            return cls(storage.join(str(storage_path), name) if is_url else Path(storage_path) / name)
         base = (
             os.environ.get("RAYLINE_CACHE")
             or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayline"

@@ -6,6 +6,7 @@ import secrets
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -70,6 +71,7 @@ def run(
     on_interrupt: str = "raise",
     run_on: str | None = None,
     timeout_s: float | None = None,
+    storage_path: str | Path | None = None,
 ) -> Analysis:
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
 
@@ -153,6 +155,9 @@ def run(
     timeout_s
         On Ray: how long to wait for the first trial to start; without end when omitted. What is waited for is said after 5
         seconds.
+    storage_path
+        A directory, or a URL that Arrow or fsspec opens (`s3://…`), under which a search with a name keeps its scores, in place of
+        the cache directory.
 
     Returns
     -------
@@ -191,7 +196,7 @@ def run(
     options = SearchOptions(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
-        on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s,
+        on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s, storage_path=storage_path,
     )  # fmt: skip
     data = merge_data_config(
         data_config, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
@@ -236,7 +241,7 @@ def checked(
         options,
         suggester,
         scheduler,
-        ResultStore() if options.name is None else ResultStore.named(options.name),
+        ResultStore() if options.name is None else ResultStore.named(options.name, options.storage_path),
         on_ray(prepared, suggester, options),
     )
 
