@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -262,3 +263,18 @@ def test_workers_that_train_again_give_what_new_ones_give(
     assert scores[0] == scores[1]
     assert scores[0][0] == scores[0][2]
     assert len(started) == 1 + 3
+
+
+def test_statistics_that_were_computed_ahead_are_not_computed_again(
+    table: pl.DataFrame, preprocessor: Preprocessor
+) -> None:
+    made = prepared(table, preprocessor, cv=RepeatedKFold(2, n_repeats=2))
+    first = evaluator(made)
+    known = pickle.loads(pickle.dumps(first.scan_ahead(made.problem.candidate({}))))
+    second = Configured(made.problem, made.groups, known=known)
+    for fold in range(4):
+        assert second({}, fold).score.score == first({}, fold).score.score  # type: ignore[arg-type]
+    assert [fitter.scans for fitter in second.fitters] == [0, 0]
+    other = {"preprocessor": {"impute": {"strategy": "median"}}}
+    assert second(other, 0).score.score == evaluator(made)(other, 0).score.score  # type: ignore[arg-type]
+    assert second.fitters[0].scans == 1
