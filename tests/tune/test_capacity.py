@@ -72,3 +72,25 @@ def test_a_search_may_give_each_trial_a_part_of_a_gpu() -> None:
     assert not trainer(use_gpu=True).with_resources(False).use_gpu
     same = trainer()
     assert same.with_resources() is same
+
+
+def test_a_search_gives_up_waiting_for_cpus_after_the_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rayline.tune import ray_executor
+
+    monkeypatch.setattr(ray_executor, "_waiting", lambda capacity: "waiting for 1 CPU")
+
+    class Log:
+        is_waiting, waited_s = False, 1.0
+
+    log, capacity = Log(), plan(trainer(), None, [{"CPU": 4}])
+    patient = ray_executor._Waiting(capacity, log, None)  # type: ignore[arg-type]
+    assert not patient.is_due
+    log.is_waiting = True
+    assert patient.is_due
+    assert patient() == "waiting for 1 CPU"
+    hasty = ray_executor._Waiting(capacity, log, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ray_executor.NoRoom):
+        hasty()
+    assert hasty.gave_up == "waiting for 1 CPU"
+    log.is_waiting, log.waited_s = False, 0.0  # a trial has started
+    assert not hasty.is_due
