@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from bench.scale import _peaks, _write
 
 MOST_MB = 10.0

@@ -138,7 +138,7 @@ def test_a_search_is_kept_behind_a_url_and_resumed(table: pl.DataFrame, tmp_path
         "config": {"ridge": tune.uniform(0.1, 1.0)}, "run_on": "process",
     }  # fmt: skip
     trainer = train.Trainer("least-squares")
-    for place in (tmp_path / "plain", f"file://{tmp_path}/url", "memory://rayline/searches"):
+    for place in (tmp_path / "plain", f"file://{tmp_path}/url", "memory://searches-that-are-kept"):
         first = tune.run(trainer, storage_path=place, **options)
         again = tune.run(trainer, storage_path=place, resume=True, **options)
         assert again.fits == {"trained": 0, "stopped": 0, "reused": 4}

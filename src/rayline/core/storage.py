@@ -95,9 +95,11 @@ def read_bytes(url: str) -> bytes:
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """Write a file that appears as a whole. Raises ArtifactError when it cannot be written."""
+    """Write a file that appears as a whole, in a directory that is made. Raises ArtifactError when it cannot be written."""
     with opening(url, "written"):
         system, path = file_system(url)
+        if system.type_name not in WHOLE:  # elsewhere a name may have slashes, and a directory costs a request
+            system.create_dir(path.rpartition("/")[0], recursive=True)
         _write(system, path, [content])
 
 
