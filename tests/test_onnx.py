@@ -226,3 +226,28 @@ def test_objectives_answer_alike_or_are_refused(params: dict[str, Any]) -> None:
         assert "Booster" in str(error)  # noqa: PT017  # either is right, a wrong answer is not
         return
     assert np.allclose(scores(made, table)[:, 0], pipeline.predict(table)["prediction"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "params"),
+    [
+        ("quantiles", {"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9]}),
+        ("ranking", {"objective": "rank:ndcg"}),
+        ("survival", {"objective": "survival:aft"}),
+    ],
+)
+def test_other_objectives_of_xgboost_are_refused(task: str, params: dict[str, Any]) -> None:
+    pytest.importorskip("xgboost")
+    from rayline.testing.task_laws import TaskCase
+
+    case = TaskCase(task, "xgboost", (params,), {"num_boost_round": 2}, exact=True)
+    with pytest.raises(rl.ParameterError, match=f"the objective {params['objective']} have no form in ONNX"):
+        to_onnx(case.pipeline)
+
+
+def test_counts_of_torch_are_means() -> None:
+    pytest.importorskip("torch")
+    from rayline.testing.task_laws import TaskCase
+
+    # The graph is compared with the pipeline's own predictions before it is returned.
+    assert to_onnx(TaskCase("counts", "torch", ("Linear",), {"loss": "poisson", "max_epochs": 2}, exact=False).pipeline)

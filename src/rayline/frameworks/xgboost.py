@@ -14,7 +14,7 @@ from scipy import special
 
 from rayline.core import scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, MissingExtraError
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective
@@ -301,6 +301,13 @@ class XGBoost(Framework):
         return None if best is None else int(best)
 
     def to_onnx(self, model: Any, width: int) -> Any:
+        objective, _ = _kind(model)
+        if objective.startswith(("rank:", "survival:", xgboost_params.QUANTILES)):
+            raise ParameterError(
+                f"to_onnx: XGBoost models of the objective {objective} have no form in ONNX here.",
+                "Expected a classification, or a regression of values or counts.",
+                "serve the pipeline with rayline, or rank with LightGBM.",
+            )
         try:
             from onnxmltools import convert_xgboost
             from onnxmltools.convert.common.data_types import FloatTensorType
