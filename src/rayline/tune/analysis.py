@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, counted
@@ -267,8 +268,9 @@ class Analysis:
 
     def _refitted_on_rows(self, chosen: Trial, trainer: Trainer) -> Result:
         problem, inputs = self._prepared.problem, self._prepared.inputs
-        if not self._prepared.groups.is_here and trainer.num_workers is None and not trainer.legs:
-            # The rows of a Dataset do not pass through this process: one worker holds them, as a trial did.
+        elsewhere = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
+        if elsewhere and trainer.num_workers is None and not trainer.legs:
+            # The rows of a Dataset do not pass through this process, and its GPU may be the cluster's: one worker has them, as a trial did.
             trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
         train, test = inputs.train, inputs.test
         if test is None and (lacking := trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)):
