@@ -18,7 +18,7 @@ def text() -> list[str]:
     group: Any = typer.main.get_command(cli.app)
     lines: list[str] = []
     for name, command in group.commands.items():
-        lines += [f"## rayline {name}", "", command.help or "", "", "| | |", "|---|---|"]
+        lines += [f"## rayline {name}", "", command.help or "", "", "| argument | what it does |", "|---|---|"]
         for parameter in command.params:
             is_option = parameter.param_type_name == "option"
             shown = ", ".join(f"`{o}`" for o in parameter.opts) if is_option else f"`{parameter.name.upper()}`"
