@@ -44,6 +44,8 @@ myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "substitutio
 myst_heading_anchors = 3
 myst_substitutions = {"version": VERSION}
 nb_execution_mode = os.environ.get("RAYLINE_DOCS_EXECUTE", "cache")  # a page runs again when its blocks have changed
+if nb_execution_mode == "off":  # a page that has not run does not know its language
+    suppress_warnings.append("myst-nb.lexer")
 nb_execution_cache_path = str(HERE.parent / "build" / "docs-cache")
 nb_execution_timeout = 180
 nb_execution_raise_on_error = True
