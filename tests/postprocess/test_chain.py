@@ -249,3 +249,17 @@ def test_a_dataset_teaches_and_is_predicted_like_a_table(ray_session: None) -> N
     assert made.postprocessing == pipeline.calibrated(NUMBERS, rows).postprocessing
     found = registry.engine("ray").collect(made.predict(ds, interval=True))
     assert found.sort("prediction", "lower").equals(made.predict(rows, interval=True).sort("prediction", "lower"))
+
+
+def test_the_card_says_what_the_stages_learned() -> None:
+    rows = tables.table(seed=1)
+    card = rl.model_card(tables.fitted("late").calibrated([Calibrate("beta"), Threshold("f1"), Conformal(0.9)], rows))
+    assert "## What happens to its answers" in card
+    assert "late: 'yes' from 0." in card
+    assert "probability at least" in card
+    trainer = rl.train.XGBoostTrainer({"max_depth": 2, "nthread": 1}, num_boost_round=5)
+    fit_on = rows.select("x", "weight", "late")
+    pipeline = rl.train.fit(trainer, None, fit_on, None, ["late"], verbose=False).inference_pipeline
+    card = rl.model_card(pipeline, data=fit_on)
+    assert "## What moves its predictions" in card
+    assert "## What moves its predictions" not in rl.model_card(pipeline)

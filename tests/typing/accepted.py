@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, reveal_type
 import polars as pl
 
 import rayline as rl
-from rayline import data, serve, stages, train, tune
+from rayline import data, postprocess, serve, stages, train, tune
 from rayline.stages import OneHotEncoder, OneHotEncoding, SimpleImputer, StandardScaler, TargetEncoder
 
 table = pl.DataFrame({"x": [1.0, 2.0], "late": ["no", "yes"]})
@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     reveal_type(analysis.best_pipeline)
     reveal_type(inference_pipeline)
     reveal_type(inference_pipeline.preprocessor)
+    reveal_type(postprocess.Calibrate("beta"))
+    reveal_type(postprocess.Threshold("cost", cost={"fp": 1, "fn": 5}))
+    reveal_type(inference_pipeline.calibrated([postprocess.Conformal(coverage=0.9), postprocess.Clip(low=0)], table))
+    reveal_type(analysis.calibrated([postprocess.Round()]))
+    reveal_type(inference_pipeline.importance("shap", rows=table))
+    reveal_type(inference_pipeline.partial_dependence(table, "x"))
     reveal_type(loaded)
     reveal_type(deployment)
     reveal_type(deployment.url)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rayline as rl
-from rayline import data, serve, stages, train, tune
+from rayline import data, postprocess, serve, stages, train, tune
 from rayline.core import registry
 
 HERE = Path(__file__).parent
@@ -44,7 +44,9 @@ def test_every_mistake_is_reported(report: str) -> None:
     assert errors == lines(HERE / "rejected.py", r"# wrong$")
 
 
-@pytest.mark.parametrize("module", [rl, data, serve, stages, train, tune], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [rl, data, postprocess, serve, stages, train, tune], ids=lambda module: module.__name__
+)
 def test_star_imports_give_every_public_name(module: object) -> None:
     namespace: dict[str, object] = {}
     exec(f"from {module.__name__} import *", namespace)  # type: ignore[attr-defined]

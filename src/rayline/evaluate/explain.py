@@ -293,6 +293,10 @@ class Explain(PipelineMethod):
     def __call__(self, pipeline: Any, *args: Any, **options: Any) -> Any:
         return explain(pipeline, *args, **options)
 
+    def is_exact(self, pipeline: Any) -> bool:
+        """Return whether the framework computes the contributions of a pipeline's model; otherwise they are estimated."""
+        return Explainer(pipeline, prefix="\x1f").is_exact
+
     def explainer(self, pipeline: Any, **options: Any) -> Explainer:
         """Return the function that explains blocks of rows, for a server that keeps it."""
         return Explainer(pipeline, **options)

@@ -38,6 +38,9 @@ _TASKS = {
 
 _PAGES, _TEXTS = (".html", ".htm"), (".md", ".markdown")
 
+EXPLAINED_ROWS = 1_000
+"""Rows of `data` whose predictions are explained: the first ones."""
+
 MOST_ROWS = 100_000
 """Rows of `data` that are looked at: the first ones."""
 
@@ -197,6 +200,12 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
         _measured(model.metrics, target),
         _Section("How it does on rows with labels", seen, plots=shown),
         _Section("How it learned", plots=[] if history is None else card_plots.learning(history, target)),
+        _Section(
+            "What moves its predictions",
+            _MOVES,
+            ["column", "mean size of its contributions"],
+            bars=_moves(pipeline, table),
+        ),
         _Section("What matters to it", _rest(columns, "column"), ["column", "importance"], bars=_shares(columns)),
         _Section(
             "Its features",
@@ -211,8 +220,18 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
             [[*map(_value, row), _value(p)] for row, p in zip(examples.rows(), _predictions(pipeline), strict=True)],
         ),
     ]
-    told = [s for s in sections if s.text or s.rows or s.bars or s.plots]
+    told = [s for s in sections if (s.text and s.text != _MOVES) or s.rows or s.bars or s.plots]
     return [*told, *(_Section(title, "To be written by its owner.") for title in ("Intended use", "Limits and risks"))]
+
+
+_MOVES = "How much each column changes the score of a row from the usual one, on average over rows with labels (SHAP)."
+
+
+def _moves(pipeline: InferencePipeline, table: pl.DataFrame | None) -> list[tuple[str, float]]:
+    """Return the shares of the raw columns in the contributions to predictions, where the framework computes these."""
+    if table is None or not table.height or not registry.pipeline_method("explain").is_exact(pipeline):
+        return []
+    return _shares(_ranked(pipeline.importance("shap", rows=table.head(EXPLAINED_ROWS))))
 
 
 def _ranked(importance: Mapping[str, float] | None) -> list[tuple[str, float]]:
