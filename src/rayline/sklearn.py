@@ -24,11 +24,10 @@ from rayline import compat
 from rayline.core.errors import ParameterError
 from rayline.core.features import Features
 from rayline.core.schema import col
-from rayline.inference.pipeline import Preprocessor
+from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train.fit import fit
 
 if TYPE_CHECKING:
-    from rayline.inference.pipeline import InferencePipeline
     from rayline.train.trainer import Trainer
 
 Array = npt.NDArray[Any]
@@ -139,8 +138,10 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
         width = len(str(len(self.classes_)))
         self._fit(X, pl.Series([str(code).zfill(width) for code in codes.tolist()], dtype=pl.String), sample_weight)
         labels = pl.Series(self.classes_.tolist(), strict=True)
-        model = self.result_.model  # and of the pipeline
+        model = self.result_.model
         model.target = replace(model.target, dtypes=(labels.dtype,), classes=(tuple(labels.to_list()),))
+        self.pipeline_ = InferencePipeline(self.pipeline_.preprocessor, model)
+        self.result_ = replace(self.result_, inference_pipeline=self.pipeline_)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803
