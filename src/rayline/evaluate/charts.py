@@ -159,7 +159,7 @@ class ChartMaker:
                 if len(weights) and (weights.sum(axis=0) > 0).all():
                     points, measure = function(weights)
                     series[f"{name or str(classes[code])}, {words['measure']} {measure:.3f}"] = _thinned(points)
-        of = f"{column} = {classes[1]}" if len(classes) == 2 else column
+        of = f"{column} = {classes[codes[0]]}" if len(codes) == 1 else column
         shown = dict(list(series.items())[: drawn.MAX_CURVES])
         some = f" The first {len(shown)} of {len(series)} slices are shown." if len(series) > len(shown) else ""
         lacking = "" if series else " There are no rows of both classes."
