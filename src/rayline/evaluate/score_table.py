@@ -266,13 +266,17 @@ def order_keys(values: Array) -> Array:
     True
     """
     bits = (np.asarray(values, dtype=np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    is_negative = bits >= _SIGN
+    if not is_negative.any():
+        return bits | _SIGN
+    return np.where(is_negative, ~bits, bits | _SIGN)
 
 
 def _values(keys: Array) -> Array:
     """Return the numbers of order keys."""
-    found: Array = np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float64)
-    return found
+    is_positive = keys >= _SIGN
+    found = keys ^ _SIGN if is_positive.all() else np.where(is_positive, keys ^ _SIGN, ~keys)
+    return found.view(np.float64)
 
 
 def _united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
