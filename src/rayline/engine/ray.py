@@ -62,6 +62,8 @@ PART_BYTES = 128 << 20
 GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
 
+FIRST = "the first rows of a Dataset take long; what fits into a quarter of the object store is kept for this step"
+
 COSTLY = (
     "the first rows of a Dataset take long, and are made anew each time it is read: materialize() it first (docs/path.md says how "
     "often each step reads it)"
@@ -633,7 +635,7 @@ def _schema_of(data: Dataset) -> pl.Schema:
     known = data.schema(fetch_if_missing=False)
     kept = kept_rows(data)
     if known is None and kept is not None:
-        with patience(lambda: busy("no rows of a Dataset are there yet") or COSTLY):
+        with patience(lambda: busy("no rows of a Dataset are there yet") or FIRST):
             block = kept.first_block()
         return pl.Schema() if block is None else to_frame(ray.get(block)).schema
     if known is None:
