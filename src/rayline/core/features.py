@@ -146,7 +146,8 @@ class Features:
 
 def _flush(table: pl.DataFrame, parts: list[Any], plain: list[str], dtype: Any) -> tuple[list[Any], list[str]]:
     if plain:
-        columns = [_plain_numbers(series) for series in table.select(_number(n, table.schema[n]) for n in plain)]
+        schema = table.schema  # a new object each time it is asked for
+        columns = [_plain_numbers(series) for series in table.select(_number(n, schema[n]) for n in plain)]
         matrix = np.empty((table.height, len(columns)), dtype)
         with np.errstate(over="ignore"):  # beyond float32 is infinite, as Polars casts it
             for start in range(0, table.height, TILE_ROWS):

@@ -21,7 +21,7 @@ from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.features import Features
-from rayline.core.schema import col
+from rayline.core.schema import SPARSE, col
 from rayline.core.target import Target, Task
 from rayline.evaluate.explain_sampling import Coalitions, coalitions, shapley_values
 from rayline.inference.pipeline import InferencePipeline
@@ -33,6 +33,9 @@ WHERE = "InferencePipeline.explain"
 
 MAX_BACKGROUND = 100
 """Rows of the background that are used; of more of them, evenly spaced ones."""
+
+SPARSE_WIDTH = 4096
+"""The width that is expected of a sparse vector whose elements have no names."""
 
 MAX_CELLS = 1 << 23
 """Contributions of features that are held at a time: 64 MiB."""
@@ -192,7 +195,9 @@ class Explainer:
 
     @cached_property
     def _piece(self) -> int:
-        width = sum(len(own) if len(own) > 1 else 64 for own in self._lineage)
+        dtypes, width = self.pipeline.model.schema.values(), 0
+        for own, dtype in zip(self._lineage, dtypes, strict=True):
+            width += max(len(own), SPARSE_WIDTH if dtype == SPARSE else 1)
         return max(1, MAX_CELLS // max(1, width * self.pipeline.model.target.n_outputs))
 
     @cached_property
