@@ -321,3 +321,26 @@ def test_map_batches_refuses() -> None:
 def test_map_batches_of_a_lazy_frame_stays_lazy() -> None:
     made = data.map_batches(pl.LazyFrame({"x": [1, 2]}), lambda batch: {"y": batch["x"] * 2})
     assert made.lazy().collect()["y"].to_list() == [2, 4]
+
+
+# -- serving --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_is_warm_before_it_answers() -> None:
+    from rayline.serve import create_app
+
+    table = toy.table().select("age", "late")
+    trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=2)
+    pipeline = trainer.fit(None, table, target_columns="late", verbose=False).inference_pipeline
+    with device.pretend("cpu"):
+        with device.recorded() as moves:
+            app = create_app(pipeline.on_gpu(True))
+        sizes = [len(move.value) for move in moves if move.what == "batch"]
+        assert [move.what for move in moves].count("model") == 1
+        assert max(sizes) == app._batcher._batch_rows == 1024
+        assert create_app(pipeline.on_gpu(True), max_batch_size=7)._batcher._batch_rows == 7
+        assert create_app(pipeline)._batcher._batch_rows == 64
+    with device.pretend():
+        with pytest.raises(ResourceError, match="serve: use_gpu=True, and this machine has no GPU"):
+            create_app(pipeline.on_gpu(True))
+        assert create_app(pipeline.on_gpu("auto"))._batcher._batch_rows == 64  # asked for: the CPU will do
