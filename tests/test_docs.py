@@ -146,7 +146,7 @@ def test_every_trainer_is_described_with_its_arguments(name: str) -> None:
         pytest.skip("its library is not installed")
     assert listed == list(inspect.signature(adapter.train).parameters)[1:]
     text = (folder / "index.md").read_text(encoding="utf-8")
-    options = names_in_table(text.partition("\n## Options of every trainer\n")[2].partition("\n## ")[0])
+    options = names_in_table(text.partition("\n## Options of every trainer\n")[2].strip().partition("\n\n")[0])
     own = inspect.signature(train.Trainer.__init__).parameters
     assert options == [n for n, p in own.items() if p.kind is p.KEYWORD_ONLY]
 
