@@ -19,6 +19,7 @@ import rayline
 from rayline import train
 from rayline.cli import app
 from rayline.inference import artifact
+from rayline.postprocess import Conformal
 from rayline.stages import DatetimeEncoder, OneHotEncoder, SimpleImputer
 
 from . import toy  # noqa: F401  # registers its framework
@@ -54,6 +55,19 @@ def test_predict(saved: Path, tmp_path: Path, suffix: str) -> None:
     assert (code, "2 rows" in text) == (0, True)
     read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[suffix]
     assert read(tmp_path / f"out{suffix}").rows() == [(1.0, 1.0), (2.0, 2.0)]
+
+
+def test_predict_writes_intervals(saved: Path, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"x": [1.0, 2.0]})
+    rows.write_csv(tmp_path / "rows.csv")
+    pipeline = rayline.load(saved)
+    kept_aside = pl.DataFrame({"x": [float(i) for i in range(20)]}).with_columns(
+        pl.lit(0.5).alias(pipeline.target.columns[0])
+    )
+    pipeline.calibrated([Conformal(0.8)], kept_aside).save(tmp_path / "sure.rayline")
+    code, _ = run("predict", tmp_path / "sure.rayline", tmp_path / "rows.csv", tmp_path / "out.csv", "--interval")
+    assert code == 0
+    assert pl.read_csv(tmp_path / "out.csv").columns == ["x", "prediction", "lower", "upper"]
 
 
 def test_errors_have_no_traceback(tmp_path: Path, saved: Path) -> None:

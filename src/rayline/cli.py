@@ -177,6 +177,9 @@ def predict(
     rows: Annotated[Path, typer.Argument(help="The rows to predict, as a file: .parquet, .csv or .jsonl.")],
     output: Annotated[Path, typer.Argument(help="The file to write: .parquet, .csv or .jsonl.")],
     proba: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
+    interval: Annotated[
+        bool, typer.Option(help="Also write intervals or sets, which the stage Conformal gives.")
+    ] = False,
     gpu: Gpu = False,
     expected_digest: Digest = None,
     trusted_key: Trusted = None,
@@ -189,7 +192,11 @@ def predict(
         if output.suffix not in _READERS:
             raise _unreadable(output)
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, True if gpu else None)
-        table = pipeline.transform(_table(rows, pipeline), proba=proba)
+        if interval and output.suffix == ".csv" and pipeline.target.task.is_classification:
+            raise ParameterError(
+                f"{output} cannot hold sets of classes.", "Expected a .parquet or .jsonl file.", "change the suffix."
+            )
+        table = pipeline.transform(_table(rows, pipeline), proba=proba, interval=interval)
         replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
         typer.echo(f"{counted(table.height, 'row')} in {output}")
 
