@@ -18,7 +18,7 @@ sys.platform = "darwin"
     "Windows": """
 import os, signal, sys
 for name in ("sched_getaffinity", "sched_setaffinity", "memfd_create", "pidfd_open", "fork", "register_at_fork", "killpg", "getuid",
-             "geteuid", "uname", "statvfs", "mkfifo", "getpgid", "setsid"):
+             "geteuid", "uname", "mkfifo", "getpgid", "setsid"):
     delattr(os, name)
 for name in ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "pthread_sigmask"):
     delattr(signal, name)
