@@ -9,8 +9,11 @@ from typing import Any
 import hypothesis
 import pytest
 
+from rayline.core.sockets import short_directory
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.pop("RAY_ADDRESS", None)  # no test joins a Ray that somebody else has started
+os.environ.setdefault("RAY_TMPDIR", short_directory(70))  # Ray's sockets do not fit below a long TMPDIR
 
 # Other examples at every run here, the same ones in CI: what it says of a change must be the change's doing.
 hypothesis.settings.register_profile("rayline", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")))
