@@ -176,7 +176,10 @@ class Model:
 
 
 @pytest.mark.parametrize(("n", "most"), [(100, 7), (1000, 1), (5, 5), (64, 33)])
-def test_a_batch_that_does_not_fit_is_halved(n: int, most: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_does_not_fit_is_halved(
+    n: int, most: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYLINE_QUIET", "0")
     model, seen = Model(), []
 
     def compute(rows: slice) -> list[int]:

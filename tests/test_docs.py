@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 import types
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def test_the_page_runs(
     text = page.read_text(encoding="utf-8")
     if GPU in text:
         monkeypatch.setenv(device.PRETENDED, "cpu")
+    for library in re.findall(r"^(?:import|from) (mlflow|torch|transformers|lightning)\b", text, re.MULTILINE):
+        if library not in metadata.packages_distributions():
+            pytest.skip(f"{library} is not installed")
     if RAY in text:
         request.getfixturevalue("ray_session")
     main = types.ModuleType("__main__")  # as in a script: its classes can be pickled

@@ -173,8 +173,16 @@ def test_rights_are_respected_and_named() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "closed").mkdir(0o555)
+        scratch = Path(folder) / "scratch"
+        scratch.mkdir()
+        scratch.chmod(0o1777)  # that of the tests may be closed to others
         done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, folder], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", AS_NOBODY, folder],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(scratch)},
+            capture_output=True,
+            text=True,
+            check=True,
         )
     first, second = done.stdout.splitlines()
     assert first == "/closed/x cannot be written: Permission denied."
