@@ -49,7 +49,7 @@ def test_each_step_reads_as_often_as_the_docs_say(ray_session: Any, counter: Any
     assert fitted.scans <= reads() <= fitted.scans + BLOCKS
     trainer = train.XGBoostTrainer({}, num_boost_round=2)
     trainer.fit(train.Preprocessor(stages), rows(), None, ["y"], verbose=False)
-    assert fitted.scans + 1 <= reads() <= fitted.scans + 1 + 2 * BLOCKS
+    assert 1 <= reads() <= 1 + 2 * BLOCKS  # the rows fit into the object store, and are kept from the scan on
     result = trainer.fit(fitted, rows(), None, ["y"], verbose=False)
     assert 1 <= reads() <= 1 + 2 * BLOCKS
     tune.run(
