@@ -362,25 +362,8 @@ class OwnEnvironment(Ability):
         )
 
 
-ABILITIES: tuple[type[Ability], ...] = (
-    TrainerArguments,
-    TargetSupport,
-    DistributedTraining,
-    ConcurrentTraining,
-    ResumableTraining,
-    EarlyStopping,
-    NativeModels,
-    NativeCallbacks,
-    SingleRowServing,
-    OnnxExport,
-    FeatureImportance,
-    ScoreContributions,
-    EnsembleMembers,
-    MemoryBound,
-    GpuComputing,
-    OwnEnvironment,
-)
-"""All abilities."""
+ABILITIES: tuple[type[Ability], ...] = tuple(Ability.__subclasses__())
+"""All abilities, in the order in which they stand here."""
 
 
 def abilities_of(adapter: type) -> list[type[Ability]]:
