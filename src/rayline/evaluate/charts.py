@@ -202,7 +202,7 @@ class ChartMaker:
         )  # fmt: skip
 
     def _confusion(self, place: int) -> Chart:
-        counts = self.results.overall.parts[self.pipeline][place][drawn.CONFUSION].weights  # type: ignore[attr-defined]
+        counts = self.results.overall.parts[self.pipeline][place][drawn.CONFUSION].values  # type: ignore[attr-defined]
         labels = [str(label) for label in self.target.classes[place]]
         rows = "Weight of the rows" if self.results.plan.weighted else "Rows"
         return Chart(

@@ -14,6 +14,7 @@ from rayline.core.target import Target, Task, has_probabilities
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.metric import Part, sums
 from rayline.evaluate.score_table import ScoreTable, order_keys
+from rayline.evaluate.sums import ArrayStatistic
 
 Array = npt.NDArray[Any]
 
@@ -30,10 +31,8 @@ CALIBRATION = sums("calibration@10")
 
 
 @dataclass(frozen=True, eq=False)
-class ConfusionCounts(Statistic):
-    """The weight of the rows of each true class by predicted class."""
-
-    weights: Array | None = None  # (true, predicted)
+class ConfusionCounts(ArrayStatistic):
+    """The weight of the rows of each true class by predicted class, shape (true, predicted)."""
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -43,18 +42,9 @@ class ConfusionCounts(Statistic):
         found = np.bincount(batch.truth * n + batch.codes, batch.weight, minlength=n * n)
         return cls(found.reshape(n, n).astype(np.float64))
 
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        if self.weights is None or other.weights is None:
-            return other if self.weights is None else self
-        return type(self)(self.weights + other.weights)
-
 
 @dataclass(frozen=True, eq=False)
-class ScoredRowSample(Statistic):
+class DrawnRowSample(Statistic):
     """Different pairs of true and predicted value, those with the smallest hashes: a sample that no order of the rows changes."""
 
     rows: Array  # (pairs, 2)
@@ -93,7 +83,7 @@ class ScoredRowSample(Statistic):
         return cls._smallest(np.concatenate([s.hashes for s in found]), np.concatenate([s.rows for s in found]))
 
 
-CONFUSION, SAMPLE = Part(ConfusionCounts), Part(ScoredRowSample)
+CONFUSION, SAMPLE = Part(ConfusionCounts), Part(DrawnRowSample)
 
 
 def curve_part(code: int) -> Part:

@@ -8,7 +8,7 @@ statistics of parts of the data merge.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,12 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class BucketSums(Statistic):
-    """Weighted sums of a quantity of the rows (see `rayline.evaluate.quantities`), shape (buckets, width)."""
+class ArrayStatistic(Statistic):
+    """An array that merges element by element, by `combine`; None without rows."""
+
+    combine: ClassVar[np.ufunc] = np.add
 
     values: Array | None = None
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        (batch,) = values
-        return cls(quantity(options["name"])(batch))
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -38,7 +35,17 @@ class BucketSums(Statistic):
     def merge(self, other: Self) -> Self:
         if self.values is None or other.values is None:
             return other if self.values is None else self
-        return type(self)(self.values + other.values)
+        return type(self)(self.combine(self.values, other.values))
+
+
+@dataclass(frozen=True, eq=False)
+class BucketSums(ArrayStatistic):
+    """Weighted sums of a quantity of the rows (see `rayline.evaluate.quantities`), shape (buckets, width)."""
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        (batch,) = values
+        return cls(quantity(options["name"])(batch))
 
     def total(self, multiplicity: Array) -> Array:
         """Return the sums of each replicate, shape (replicates, width), for multiplicities of shape (replicates, buckets)."""
@@ -126,10 +133,10 @@ class BucketMoments(Statistic):
 
 
 @dataclass(frozen=True, eq=False)
-class BucketMaximum(Statistic):
-    """The largest absolute error in each bucket; −inf without rows."""
+class BucketMaximum(ArrayStatistic):
+    """The largest absolute error in each bucket, shape (buckets,); −inf without rows."""
 
-    values: Array | None = None  # (buckets,)
+    combine: ClassVar[np.ufunc] = np.maximum
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -147,15 +154,6 @@ class BucketMaximum(Statistic):
             if len(filled):
                 found[filled] = np.maximum.reduceat(errors[order], starts)
         return cls(found)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        if self.values is None or other.values is None:
-            return other if self.values is None else self
-        return type(self)(np.maximum(self.values, other.values))
 
     def total(self, multiplicity: Array) -> Array:
         """Return the largest value of each replicate; NaN without rows."""
