@@ -267,7 +267,7 @@ class Analysis:
         return driver.refit(trainer, lambda: self._refitted_on_rows(chosen, trainer), verbose=self._verbose)
 
     def _refitted_on_rows(self, chosen: Trial, trainer: Trainer) -> Result:
-        problem, inputs = self._prepared.problem, self._prepared.inputs
+        inputs = self._prepared.inputs
         elsewhere = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
         if elsewhere and trainer.num_workers is None and not trainer.legs:
             # The rows of a Dataset do not pass through this process, and its GPU may be the cluster's: one worker has them, as a trial did.
@@ -281,17 +281,21 @@ class Analysis:
             else:
                 held = Holdout(0.1, group=inputs.roles.paired("group"))
                 train, test = next(held.split(inputs.train))
+        return self._fit(trainer, chosen, train, test, metrics=self._metrics, verbose=self._verbose)
+
+    def _fit(self, trainer: Trainer, trial: Trial, train: Any, test: Any, **options: Any) -> Result:
+        """Train with the trial's preprocessor on rows that have the roles of the search's."""
+        problem, inputs = self._prepared.problem, self._prepared.inputs
         return fit(
             trainer,
-            problem.preprocessor_of(chosen.config),
+            problem.preprocessor_of(trial.config),
             train,
             test,
             list(inputs.roles.labels),
             sample_weight=inputs.weight,
             group=inputs.roles.paired("group"),
             event=inputs.roles.paired("event"),
-            metrics=self._metrics,
-            verbose=self._verbose,
+            **options,
         )
 
     @property
@@ -452,24 +456,13 @@ class Analysis:
 
     def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
         """Train the models of all folds of a trial once more, which a search does not keep."""
-        problem, inputs, trainer = self._prepared.problem, self._prepared.inputs, self._trainer(trial)
+        problem, trainer = self._prepared.problem, self._trainer(trial)
         needs_test = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
         made = []
         for fold in range(len(problem.folds)):
             train = self._prepared.training(fold)
             test = self._prepared.tested(fold) if needs_test else None
-            found = fit(
-                trainer,
-                problem.preprocessor_of(trial.config),
-                train,
-                test,
-                list(inputs.roles.labels),
-                sample_weight=inputs.weight,
-                group=inputs.roles.paired("group"),
-                event=inputs.roles.paired("event"),
-                verbose=False,
-            )
-            made.append(found.inference_pipeline)
+            made.append(self._fit(trainer, trial, train, test, verbose=False).inference_pipeline)
         return made
 
     @property
