@@ -14,7 +14,7 @@ import rayline as rl
 from rayline import Preprocessor, train
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.target import Target, Task
-from rayline.inference.ensemble import Ensemble, EnsembleMembers, combine, plain
+from rayline.inference.ensemble import Ensemble, WeightedMembers, combine, plain
 from rayline.inference.pipeline import InferencePipeline
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 from tests import toy
@@ -59,12 +59,12 @@ def test_the_weighted_mean(members: list[InferencePipeline], tmp_path: Path) -> 
 def test_an_ensemble_of_ensembles_is_one(members: list[InferencePipeline], tmp_path: Path) -> None:
     data, inner = toy.table(), combine(members, [1, 3])
     whole = combine([members[0], inner], [1, 2])
-    assert [type(p.model.native) is EnsembleMembers for p in whole.model.native.pipelines] == [False] * 3
+    assert [type(p.model.native) is WeightedMembers for p in whole.model.native.pipelines] == [False] * 3
     a, b = (p.predict_proba(data)["probability_yes"].to_numpy() for p in (members[0], inner))
     assert whole.predict_proba(data)["probability_yes"].to_numpy() == pytest.approx((a + 2 * b) / 3)
     with pytest.raises(ParameterError, match="behind a preprocessor"):
         combine([InferencePipeline(Preprocessor().fit(data.drop("late")), inner.model)], [1])
-    Ensemble().save(EnsembleMembers([inner, *members], [1, 1, 1]), tmp_path)  # as only a stranger writes it
+    Ensemble().save(WeightedMembers([inner, *members], [1, 1, 1]), tmp_path)  # as only a stranger writes it
     with pytest.raises(ArtifactError, match="is an ensemble"):
         Ensemble().load(tmp_path)
 
@@ -86,7 +86,7 @@ def test_members_must_agree(members: list[InferencePipeline]) -> None:
 
 @pytest.mark.parametrize("weights", ["[1]", "[1, 0]", '["a", 1]', "{}", "nonsense"])
 def test_a_damaged_ensemble_is_refused(members: list[InferencePipeline], tmp_path: Path, weights: str) -> None:
-    Ensemble().save(EnsembleMembers(members, [1, 1]), tmp_path)
+    Ensemble().save(WeightedMembers(members, [1, 1]), tmp_path)
     (tmp_path / "weights.json").write_text(weights)
     with pytest.raises(ArtifactError):
         Ensemble().load(tmp_path)

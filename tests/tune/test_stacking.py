@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 import rayline as rl
 from rayline import train, tune
 from rayline.core.errors import ArtifactError, ParameterError
-from rayline.inference.ensemble import Ensemble, EnsembleMembers
+from rayline.inference.ensemble import Ensemble, WeightedMembers
 from rayline.inference.stack import Stack, StackMembers
 from rayline.stages import OneHotEncoder, StandardScaler
 from rayline.tune.analysis import Analysis
@@ -149,7 +149,7 @@ def test_what_is_refused(late: Analysis, tmp_path: Path) -> None:
     # Files as only a stranger writes them: ensembles inside of ensembles, and members that are missing.
     bagged, stacked = late.bagged_pipeline(), late.stacked_pipeline(top=1)
     for i, (adapter, native) in enumerate(
-        [(Stack(), StackMembers([bagged], stacked.model.native.final)), (Ensemble(), EnsembleMembers([stacked], [1.0]))]
+        [(Stack(), StackMembers([bagged], stacked.model.native.final)), (Ensemble(), WeightedMembers([stacked], [1.0]))]
     ):
         folder = tmp_path / str(i)
         folder.mkdir()

@@ -31,7 +31,7 @@ NESTED = ("ensemble", "stack")
 
 
 @dataclass(frozen=True)
-class EnsembleMembers:
+class WeightedMembers:
     """The native model: inference pipelines with one target, and the weight of each."""
 
     pipelines: Sequence[InferencePipeline]
@@ -42,15 +42,15 @@ class Ensemble(Framework):
     """A weighted mean of models of any frameworks. It consists of trained members and cannot be trained itself."""
 
     name = "ensemble"
-    strings = "text"
+    string_features = "text"
     predicts_on_gpu = True
 
-    def train(self, context: TrainContext) -> EnsembleMembers:
+    def train(self, context: TrainContext) -> WeightedMembers:
         raise ParameterError(
             "An ensemble is not trained.", "Expected trained members.", "use analysis.ensemble(top=…)."
         )
 
-    def predict(self, model: EnsembleMembers, features: Features) -> Array:
+    def predict(self, model: WeightedMembers, features: Features) -> Array:
         total = sum(model.weights)
         table = features.table.lazy()
         parts = [
@@ -60,17 +60,16 @@ class Ensemble(Framework):
         mean: Array = np.sum(parts, axis=0)
         return mean
 
-    def members(self, model: EnsembleMembers, features: Features, target: Target) -> Array | None:
+    def members(self, model: WeightedMembers, features: Features, target: Target) -> Array | None:
         table, n = features.table.lazy(), features.n_rows
         values = [plain(pipeline.scores(table), pipeline.target).reshape(n, -1) for pipeline in model.pipelines]
         return np.stack(values, axis=1)
 
-    def save(self, model: EnsembleMembers, directory: Path) -> None:
+    def save(self, model: WeightedMembers, directory: Path) -> None:
         (directory / "weights.json").write_bytes(strict_json.dumps(list(model.weights)))
-        for i, pipeline in enumerate(model.pipelines):
-            artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
+        save_members(model.pipelines, directory)
 
-    def load(self, directory: Path) -> EnsembleMembers:
+    def load(self, directory: Path) -> WeightedMembers:
         path = directory / "weights.json"
         weights = strict_json.loads(path.read_bytes(), "weights.json") if path.is_file() else None
         files = sorted(directory.glob("member-*.rayline"))
@@ -83,26 +82,47 @@ class Ensemble(Framework):
             raise ArtifactError(
                 "The saved ensemble is incomplete.", f"Expected a weight for each of {len(files)} members."
             )
-        for file in files:  # nor is one inside of another written: it would be unpacked inside of the unpacked
-            if artifact.read_manifest(file).get("framework") in NESTED:
-                raise ArtifactError(
-                    f"The member {file.name} of the saved ensemble is an ensemble.",
-                    "Expected trained models.",
-                    "save it again.",
-                )
-        return EnsembleMembers([artifact.load(file) for file in files], weights)
+        refuse_nested(files, "ensemble")
+        return WeightedMembers([artifact.load(file) for file in files], weights)
 
     def owns(self, model: Any) -> bool:
-        return isinstance(model, EnsembleMembers)
+        return isinstance(model, WeightedMembers)
 
-    def predicts_on_cpu(self, model: EnsembleMembers) -> str:
-        return "; ".join(dict.fromkeys(reason for p in model.pipelines if (reason := p.model.without_gpu())))
+    def predicts_on_cpu(self, model: WeightedMembers) -> str:
+        return reasons_without_gpu(model.pipelines)
 
-    def place(self, model: EnsembleMembers, device: Any) -> EnsembleMembers:
-        members = [pipeline.on_gpu(device.is_gpu) for pipeline in model.pipelines]
-        for pipeline in members:
-            pipeline.model.place("an ensemble")
-        return EnsembleMembers(members, model.weights)
+    def place(self, model: WeightedMembers, device: Any) -> WeightedMembers:
+        return WeightedMembers(placed(model.pipelines, device, "an ensemble"), model.weights)
+
+
+def save_members(pipelines: Sequence[InferencePipeline], directory: Path) -> None:
+    """Write the members of an ensemble or a stack, numbered."""
+    for i, pipeline in enumerate(pipelines):
+        artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
+
+
+def refuse_nested(files: Sequence[Path], what: str) -> None:
+    """Raise ArtifactError when a member is an ensemble: none is written, and it would be unpacked inside of the unpacked."""
+    for file in files:
+        if artifact.read_manifest(file).get("framework") in NESTED:
+            raise ArtifactError(
+                f"The member {file.name} of the saved {what} is an ensemble.",
+                "Expected trained models.",
+                "save it again.",
+            )
+
+
+def reasons_without_gpu(pipelines: Sequence[InferencePipeline]) -> str:
+    """Return why members cannot predict on a GPU; empty when all can."""
+    return "; ".join(dict.fromkeys(reason for p in pipelines if (reason := p.model.without_gpu())))
+
+
+def placed(pipelines: Sequence[InferencePipeline], device: Any, what: str) -> list[InferencePipeline]:
+    """Return the members with their models on a device."""
+    members = [pipeline.on_gpu(device.is_gpu) for pipeline in pipelines]
+    for pipeline in members:
+        pipeline.model.place(what)
+    return members
 
 
 def combine(
@@ -141,7 +161,7 @@ def combine(
     schema = joined_schema("combine", pipelines)
     model = Model(
         "ensemble",
-        EnsembleMembers(list(pipelines), list(weights)),
+        WeightedMembers(list(pipelines), list(weights)),
         schema,
         first.target.plain,
         metrics=metrics,
@@ -166,7 +186,7 @@ def _flat(
     found: list[tuple[InferencePipeline, float]] = []
     for pipeline, weight in zip(pipelines, weights, strict=True):
         members = pipeline.model.native
-        if not isinstance(members, EnsembleMembers):
+        if not isinstance(members, WeightedMembers):
             found.append((pipeline, weight))
             continue
         if pipeline.preprocessor is not None:

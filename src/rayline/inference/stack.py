@@ -19,7 +19,15 @@ from rayline.core.features import Features
 from rayline.core.framework import Framework, TrainContext
 from rayline.core.target import Target, Task
 from rayline.inference import artifact
-from rayline.inference.ensemble import NESTED, joined_schema, plain
+from rayline.inference.ensemble import (
+    NESTED,
+    joined_schema,
+    placed,
+    plain,
+    reasons_without_gpu,
+    refuse_nested,
+    save_members,
+)
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.inference.scorer import no_scores
@@ -56,20 +64,13 @@ class Stack(Framework):
 
     def save(self, model: StackMembers, directory: Path) -> None:
         artifact.save(model.final, directory / FINAL)
-        for i, pipeline in enumerate(model.pipelines):
-            artifact.save(pipeline, directory / f"member-{i:03d}.rayline")
+        save_members(model.pipelines, directory)
 
     def load(self, directory: Path) -> StackMembers:
         files = [*sorted(directory.glob("member-*.rayline")), directory / FINAL]
         if len(files) < 2 or not files[-1].is_file():
             raise ArtifactError("The saved stack is incomplete.", f"Expected members and {FINAL}.", "save it again.")
-        for file in files:  # nor is one inside of another written: it would be unpacked inside of the unpacked
-            if artifact.read_manifest(file).get("framework") in NESTED:
-                raise ArtifactError(
-                    f"The member {file.name} of the saved stack is an ensemble.",
-                    "Expected trained models.",
-                    "save it again.",
-                )
+        refuse_nested(files, "stack")
         *pipelines, final = (artifact.load(file) for file in files)
         return StackMembers(pipelines, final)
 
@@ -77,13 +78,10 @@ class Stack(Framework):
         return isinstance(model, StackMembers)
 
     def predicts_on_cpu(self, model: StackMembers) -> str:
-        every = [*model.pipelines, model.final]
-        return "; ".join(dict.fromkeys(reason for p in every if (reason := p.model.without_gpu())))
+        return reasons_without_gpu([*model.pipelines, model.final])
 
     def place(self, model: StackMembers, device: Any) -> StackMembers:
-        *members, final = (pipeline.on_gpu(device.is_gpu) for pipeline in (*model.pipelines, model.final))
-        for pipeline in (*members, final):
-            pipeline.model.place("a stack")
+        *members, final = placed([*model.pipelines, model.final], device, "a stack")
         return StackMembers(members, final)
 
 
