@@ -12,6 +12,7 @@ import pytest
 
 import rayline as rl
 from rayline import data, device, train
+from rayline.core import registry
 from rayline.core.errors import ParameterError, ResourceError
 from rayline.device import CPU, Device
 from tests import toy
@@ -139,20 +140,22 @@ def test_a_library_s_own_word_for_a_gpu_is_use_gpu(trainer: Any, own: str) -> No
         made.fit(None, toy.table().select("age", "late"), target_columns="late", verbose=False)
 
 
-def test_builds_without_gpus_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lightgbm
-    import torch
-    import xgboost
-
-    from rayline.core import registry
-    from rayline.frameworks import lightgbm as adapter
-
-    monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": False})
-    assert "pip uninstall xgboost-cpu, then pip install xgboost" in registry.framework("xgboost").without_gpu()
+def test_a_build_of_pytorch_without_gpus_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "CPUs" in registry.framework("torch").without_gpu()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert registry.framework("torch").without_gpu() == ""
+
+
+def test_builds_without_gpus_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightgbm
+    import xgboost
+
+    from rayline.frameworks import lightgbm as adapter
+
+    monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": False})
+    assert "pip uninstall xgboost-cpu, then pip install xgboost" in registry.framework("xgboost").without_gpu()
     monkeypatch.setattr(adapter, "_is_built_for", lambda what: False)
     assert "-DUSE_CUDA=1" in registry.framework("lightgbm").without_gpu()
     monkeypatch.undo()

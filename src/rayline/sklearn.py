@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
 
 from rayline import compat
-from rayline.core.errors import ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Features
 from rayline.core.schema import col
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train.fit import fit
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import (
+        check_consistent_length,
+        check_is_fitted,
+        validate_data,
+    )
+except ImportError as error:
+    raise MissingExtraError.of("rayline.sklearn", "scikit-learn", "sklearn") from error
 
 if TYPE_CHECKING:
     from rayline.train.trainer import Trainer

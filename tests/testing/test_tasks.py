@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rayline.core import registry
 from rayline.core.errors import MissingExtraError
 from rayline.testing import check_task
 
@@ -69,10 +70,11 @@ ON_RAY = (
 def _check(name: str, **laws: bool) -> None:
     task, framework, argument, options = CASES[name]
     try:
-        args = () if argument is None else (argument() if callable(argument) else argument,)
-        check_task(task, framework, *args, **options, **laws)
-    except (ImportError, MissingExtraError) as error:
+        registry.framework(framework)
+    except MissingExtraError as error:
         pytest.skip(str(error))
+    args = () if argument is None else (argument() if callable(argument) else argument,)
+    check_task(task, framework, *args, **options, **laws)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -36,7 +36,7 @@ def test_every_framework_of_ours_has_a_trainer() -> None:
 def test_the_arguments_are_those_of_the_adapter(framework: str) -> None:
     try:
         adapter = registry.framework(framework)
-    except (MissingExtraError, ImportError, AttributeError):  # the last: a failed import is repeated
+    except MissingExtraError:
         pytest.skip(f"{framework} is not installed")
     assert written_out(CLASSES[framework]) == list(inspect.signature(adapter.train).parameters)[1:]
 

@@ -13,7 +13,7 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError
 
 C = TypeVar("C", bound=type)
 
@@ -103,6 +103,18 @@ _FRAMEWORKS: dict[str, str | type] = {
 _ROOTS: dict[str, str] = {"huggingface": "transformers", "rllib": "ray"}
 """The top-level package of a framework's native models, where it is not the framework's id."""
 
+_REQUIREMENTS: dict[str, tuple[str, str, str]] = {
+    "xgboost": ("XGBoostTrainer", "xgboost-cpu", "xgboost"),
+    "lightgbm": ("LightGBMTrainer", "lightgbm", "lightgbm"),
+    "catboost": ("CatBoostTrainer", "catboost", "catboost"),
+    "sklearn": ("SklearnTrainer", "scikit-learn", "sklearn"),
+    "huggingface": ("HuggingFaceTrainer", "transformers", "huggingface"),
+    "rllib": ("RLlibTrainer", "ray[rllib]", "rllib"),
+    "torch": ("TorchTrainer", "torch", "torch"),
+    "horovod": ("HorovodTrainer", "torch", "torch"),  # its adapter says how Horovod itself is built
+}
+"""Who needs a framework's library, the package that has it, and Rayline's extra that installs it."""
+
 _ENGINES: dict[str, str] = {
     "ray": "rayline.engine.ray:RayEngine",
     "local": "rayline.engine.local:LocalEngine",
@@ -125,9 +137,18 @@ def pipeline_method(name: str) -> Any:
 
 
 def framework(name: str) -> Any:
-    """Return the adapter (an instance) of the framework with this id. Raises ParameterError when there is none."""
+    """Return the adapter (an instance) of the framework with this id.
+
+    Raises ParameterError when there is none, and MissingExtraError when its library is not installed or cannot be imported.
+    """
     if name not in _INSTANCES:
-        _INSTANCES[name] = _look_up(_FRAMEWORKS, name, "framework", "rayline.frameworks")()
+        try:
+            adapter = _look_up(_FRAMEWORKS, name, "framework", "rayline.frameworks")
+        except ImportError as error:
+            if isinstance(error, MissingExtraError) or name not in _REQUIREMENTS:
+                raise
+            raise MissingExtraError.of(*_REQUIREMENTS[name]) from error
+        _INSTANCES[name] = adapter()
     return _INSTANCES[name]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import catboost
 import numpy as np
 import polars as pl
 
@@ -22,11 +23,6 @@ from rayline.core.schema import col
 from rayline.core.target import Target, Task, normalized
 from rayline.device import CPU, Device, in_batches, record, select
 from rayline.frameworks.verify import catboost_model
-
-try:
-    import catboost
-except ImportError as error:
-    raise MissingExtraError.of("CatBoostTrainer", "catboost", "catboost") from error
 
 CLASSES = {
     "Logloss": Task.BINARY,

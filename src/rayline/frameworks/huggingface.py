@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rayline.core.errors import MissingExtraError, ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.schema import is_category
@@ -22,13 +25,6 @@ from rayline.frameworks import huggingface_file as files
 from rayline.frameworks import huggingface_trainer as training
 from rayline.frameworks import torch_device
 from rayline.frameworks.huggingface_trainer import quiet
-
-try:
-    import torch
-    import transformers
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-except ImportError as error:
-    raise MissingExtraError.of("HuggingFaceTrainer", "transformers", "huggingface") from error
 
 _TOKENIZING = threading.Lock()
 """Held while texts are encoded: a tokenizer of `tokenizers` refuses a second thread."""

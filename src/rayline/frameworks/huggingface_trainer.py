@@ -11,22 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
+from torch.nn import functional
 
 from rayline import compat
 from rayline.core import row_stream, scratch
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.row_stream import bytes_per_row, prefetched
 from rayline.core.target import Target
 from rayline.device import select
 from rayline.frameworks import torch_device
-
-try:
-    import torch
-    import transformers
-    from torch.nn import functional
-except ImportError as error:
-    raise MissingExtraError.of("HuggingFaceTrainer", "transformers", "huggingface") from error
 
 Encode = Callable[[Any], Mapping[str, Any]]
 """A function from a table to token numbers, one list per row."""

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import polars as pl
+from lightgbm.callback import EarlyStopException
 
 from rayline import compat
 from rayline.core.abilities import FeatureContributions
@@ -22,15 +24,8 @@ from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Obje
 from rayline.core.schema import SPARSE, col
 from rayline.core.target import Target, Task, normalized
 from rayline.device import select
+from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
 from rayline.frameworks.verify import lightgbm_model
-
-try:
-    import lightgbm
-    from lightgbm.callback import EarlyStopException
-
-    from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
-except ImportError as error:
-    raise MissingExtraError.of("LightGBMTrainer", "lightgbm", "lightgbm") from error
 
 CLASSES = {
     "binary": Task.BINARY,

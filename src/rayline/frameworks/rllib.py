@@ -11,19 +11,15 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, EnvironmentSpec, Framework, ModelInfo, TrainContext
 from rayline.device import is_pretended
-
-try:
-    from rayline.frameworks import rllib_file
-    from rayline.frameworks import rllib_modules as modules
-    from rayline.frameworks.rllib_modules import register_rl_module
-    from rayline.frameworks.rllib_settings import resources_of, settings_of, world_of
-    from rayline.frameworks.rllib_training import built, enough, environment_errors, one_iteration
-except ImportError as error:
-    raise MissingExtraError.of("RLlibTrainer", "ray[rllib]", "rllib") from error
+from rayline.frameworks import rllib_file
+from rayline.frameworks import rllib_modules as modules
+from rayline.frameworks.rllib_modules import register_rl_module
+from rayline.frameworks.rllib_settings import resources_of, settings_of, world_of
+from rayline.frameworks.rllib_training import built, enough, environment_errors, one_iteration
 
 __all__ = ["RLlib", "register_rl_module"]
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rayline.core.errors import MissingExtraError, ParameterError
+import torch
+
+from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
@@ -30,11 +32,6 @@ from rayline.frameworks.torch_loop import (
     two_class,
 )
 from rayline.frameworks.torch_modules import MLP, register_module
-
-try:
-    import torch
-except ImportError as error:
-    raise MissingExtraError.of("TorchTrainer", "torch", "torch") from error
 
 __all__ = ["MLP", "Torch", "register_module"]
 

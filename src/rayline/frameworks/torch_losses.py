@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayline.core.errors import MissingExtraError, ParameterError
-from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, quantiles_of
+import torch
+import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
-try:
-    import torch
-    import torch.nn.functional as F  # noqa: N812  # as everyone calls it
-except ImportError as error:
-    raise MissingExtraError.of("TorchTrainer", "torch", "torch") from error
+from rayline.core.errors import ParameterError
+from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, quantiles_of
 
 
 class GammaLoss:

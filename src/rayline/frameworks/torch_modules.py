@@ -10,20 +10,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
+import torch
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, SchemaError
+from rayline.core.errors import ArtifactError, DataError, ParameterError, SchemaError
 from rayline.core.features import Array, Features
 from rayline.core.framework import TrainContext
 from rayline.core.objective import quantiles_of
 from rayline.core.target import Task
 from rayline.device import in_batches
 from rayline.frameworks import torch_device
-
-try:
-    import torch
-except ImportError as error:
-    raise MissingExtraError.of("TorchTrainer", "torch", "torch") from error
 
 M = TypeVar("M", bound=Callable[..., Any])
 

@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from rayline.core import row_stream
-from rayline.core.errors import MissingExtraError
 from rayline.core.features import Array
 from rayline.core.framework import Rows
 from rayline.core.row_stream import prefetched
 from rayline.device import CPU
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_device import Feed
-
-try:
-    import torch
-except ImportError as error:
-    raise MissingExtraError.of("TorchTrainer", "torch", "torch") from error
 
 LABEL_BYTES = 12
 """Bytes of a row's label and weight as tensors."""

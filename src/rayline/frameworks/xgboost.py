@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xgboost
 from scipy import special
+from xgboost.callback import TrainingCallback
 
 from rayline.core import scratch
 from rayline.core.abilities import FeatureContributions
@@ -20,19 +22,12 @@ from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective
 from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, in_batches, select
+from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
-
-try:
-    import xgboost
-    from xgboost.callback import TrainingCallback
-
-    from rayline.frameworks import xgboost_params, xgboost_predict
-    from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, exceeds_memory, keeps_bins, matrix
-    from rayline.frameworks.xgboost_metrics import XGBoostMetrics
-    from rayline.frameworks.xgboost_params import of_features
-    from rayline.frameworks.xgboost_predict import scores
-except ImportError as error:
-    raise MissingExtraError.of("XGBoostTrainer", "xgboost-cpu", "xgboost") from error
+from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, exceeds_memory, keeps_bins, matrix
+from rayline.frameworks.xgboost_metrics import XGBoostMetrics
+from rayline.frameworks.xgboost_params import of_features
+from rayline.frameworks.xgboost_predict import scores
 
 OF_CLASSES = ("multi:softmax", "binary:hinge")
 """Objectives whose models predict classes without probabilities."""
