@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -292,3 +293,52 @@ def test_import_loads_neither_ray_nor_a_framework(module: str) -> None:
 def test_import_is_quick() -> None:
     code = "import time; t = time.perf_counter(); import rayline; print(time.perf_counter() - t)"
     assert min(float(run(code)) for _ in range(3)) < 0.2
+
+
+PLACES = {
+    "core": 34,
+    "data": 17,
+    "device": 4,
+    "engine": 3,
+    "evaluate": 9,
+    "frameworks": 2,
+    "inference": 12,
+    "postprocess": 1,
+    "preprocessing": 18,
+    "stages": 58,
+    "testing": 1,
+    "train": 19,
+    "tune": 2,
+}
+"""Parameters and fields `where: str` of each package: may become fewer, never more (`core.errors.at` names the place of an error)."""
+
+WRONG_NAMES = {"value": 3, "dtype": 3, "unknown": 3, "absent": 2, "missing": 2}
+"""Named constructors of errors, and how many arguments go without a keyword; the place is no argument."""
+
+
+def places(path: Path) -> int:
+    """How many parameters of functions and fields of classes are called `where` and are strings."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    found = [node.annotation for node in nodes if isinstance(node, ast.arg) and node.arg == "where"]
+    fields = [node for node in nodes if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "where"]
+    return sum(annotation is not None and "str" in ast.unparse(annotation) for annotation in found) + sum(
+        ast.unparse(field.annotation) == "str" for field in fields
+    )
+
+
+def test_the_place_of_an_error_is_context() -> None:
+    found = Counter[str]()
+    for module, path in MODULES.items():
+        if module != "rayline.core.errors":
+            found[package(module)] += places(path)
+    assert {name: n for name, n in found.items() if n > PLACES.get(name, 0)} == {}, "use core.errors.at"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_errors_are_built_with_the_arguments_that_they_take(module: str) -> None:
+    for call in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            of_error = ast.unparse(call.func.value).endswith("Error")
+            assert not of_error or len(call.args) <= WRONG_NAMES.get(call.func.attr, len(call.args)), (
+                f"{module}, line {call.lineno}: the place is no argument; core.errors.at names it, or where="
+            )

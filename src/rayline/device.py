@@ -98,7 +98,9 @@ def is_assigned() -> bool:
 def check(use_gpu: Any, where: str) -> None:
     """Raise ParameterError when this is no value of `use_gpu=`."""
     if use_gpu is not None and not isinstance(use_gpu, bool) and use_gpu != "auto":
-        raise ParameterError.value(where, "use_gpu", 'True, False, or "auto" for a GPU where there is one', use_gpu)
+        raise ParameterError.value(
+            "use_gpu", 'True, False, or "auto" for a GPU where there is one', use_gpu, where=where
+        )
 
 
 def select(use_gpu: UseGPU | None, where: str) -> Device:

@@ -81,7 +81,7 @@ class _Estimator(_Tables):
         for name, value in params.items():
             whose, _, rest = name.partition("__")
             if whose not in ("trainer", "preprocessor"):
-                raise ParameterError.unknown(type(self).__name__, [whose], ["trainer", "preprocessor"])
+                raise ParameterError.unknown([whose], ["trainer", "preprocessor"], where=type(self).__name__)
             if not rest:
                 setattr(self, whose, value)
             elif whose == "trainer":

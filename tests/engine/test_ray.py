@@ -278,7 +278,7 @@ class _Killed:
 
 
 def _raise(table: pl.LazyFrame) -> pl.LazyFrame:
-    raise SchemaError.missing("stage 'scale'", ["age"], ["Age"])
+    raise SchemaError.missing(["age"], ["Age"], where="stage 'scale'")
 
 
 def test_an_error_of_ours_arrives_as_it_was_raised(engine: Any, ray_session: Any, tmp_path: Any, capfd: Any) -> None:

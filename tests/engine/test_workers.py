@@ -127,7 +127,7 @@ def test_wrong_rows_are_the_error_of_the_preparation(engine: Any, ray_session: A
 
 
 def _missing(table: pl.LazyFrame) -> pl.LazyFrame:
-    raise SchemaError.missing("stage 'scale'", ["age"], ["Age"])
+    raise SchemaError.missing(["age"], ["Age"], where="stage 'scale'")
 
 
 # -- reports ---------------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class TrainerArguments(Ability):
             allowed = [p.name for p in inspect.signature(self.train).parameters.values()][1:]
             unknown = [k for k in kwargs if k not in allowed]
             if unknown:
-                raise ParameterError.unknown(f"{self.name} trainer", unknown, allowed) from error
+                raise ParameterError.unknown(unknown, allowed, where=f"{self.name} trainer") from error
             raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
@@ -103,7 +103,7 @@ class TrainerArguments(Ability):
             else:
                 unknown.append(key)
         if unknown:
-            raise ParameterError.unknown(f"{self.name} trainer", unknown, list(accepted))
+            raise ParameterError.unknown(unknown, list(accepted), where=f"{self.name} trainer")
         return tuple(new_args), new_kwargs
 
     def argument(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -28,7 +28,9 @@ def integer(where: str, name: str, value: Any, *, minimum: int = 1, optional: bo
     if value is None and optional:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ParameterError.value(where, name, f"an integer of at least {minimum}{', or None' * optional}", value)
+        raise ParameterError.value(
+            name, f"an integer of at least {minimum}{', or None' * optional}", value, where=where
+        )
     return value
 
 
@@ -86,8 +88,8 @@ def _class_name(args: tuple[Any, ...], owner: str) -> str:
 
 def _refuse(owner: str, method: str, known: frozenset[str], args: tuple[Any, ...], given: dict[str, Any]) -> None:
     raise ParameterError.unknown(
-        f"{_class_name(args, owner)}{method}",
         [name for name in given if name not in known],
         known - {"self", "cls"},
         "argument",
+        where=f"{_class_name(args, owner)}{method}",
     )

@@ -3,13 +3,75 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 LONGEST = 300
 """The number of characters of a wrong value that a message shows."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PLACE: ContextVar[str] = ContextVar("place", default="")
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Name the public call, or the part of one, that the errors raised in this block begin with.
+
+    Every public function that raises sets its place once, as a block or as a decorator; the functions below it do not pass it on.
+    An inner block replaces the place, and the place before it returns at its end. A generator must not yield within the block.
+
+    Examples
+    --------
+    >>> from rayline.core.errors import ParameterError, at, place
+    >>> @at("train.fit")
+    ... def fit(rounds):
+    ...     if rounds < 1:
+    ...         raise ParameterError.value("rounds", "at least 1", rounds)
+    ...     with at(f"{place()}: fold 2 of 5"):
+    ...         raise ParameterError.here("no rows to train on.")
+    >>> try:
+    ...     fit(0)
+    ... except ParameterError as error:
+    ...     print(str(error).splitlines()[0])
+    train.fit: rounds has a wrong value.
+    >>> try:
+    ...     fit(1)
+    ... except ParameterError as error:
+    ...     print(error)
+    train.fit: fold 2 of 5: no rows to train on.
+    """
+    token = _PLACE.set(where)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
+def place() -> str:
+    """Return the place that `at` names for this code; empty outside every public call."""
+    return _PLACE.get()
+
+
+def carried(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that runs at the present place, wherever it is called: in a thread, in a Ray task, or later."""
+    return functools.partial(_run_at, place(), function)
+
+
+def _located(what: str, where: str = "") -> str:
+    where = where or place()
+    return f"{where}: {what}" if where else what
+
+
+def _run_at(where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    with at(where):
+        return function(*args, **kwargs)
 
 
 class RaylineError(Exception):
@@ -33,6 +95,11 @@ class RaylineError(Exception):
             lines.append(f"  Hint: {hint}")
         super().__init__("\n".join(lines))
 
+    @classmethod
+    def here(cls, what: str, expected: str = "", hint: str = "") -> Self:
+        """Return the error with the place (see `at`) before what happened."""
+        return cls(_located(what), expected, hint)
+
     def within(self, where: str) -> Self:
         """Return the same error with a prefix that says where it happened."""
         error = type(self).__new__(type(self))
@@ -44,35 +111,35 @@ class SchemaError(RaylineError, ValueError):
     """A table does not have the expected columns or types."""
 
     @classmethod
-    def missing(cls, where: str, missing: Sequence[str], present: Iterable[str], *, stage: str = "") -> Self:
-        """Return the error for a table without columns that `where` (or one of its stages) needs."""
+    def missing(cls, missing: Sequence[str], present: Iterable[str], *, stage: str = "", where: str = "") -> Self:
+        """Return the error for a table without columns that the public call (or one of its stages) needs."""
         present = list(present)
         needs = f"stage {stage!r} needs" if stage else "it needs"
         near = _nearest(missing, present)
         return cls(
-            f"{where}: {needs} {_columns(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.",
+            _located(f"{needs} {_columns(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.", where),
             f"Expected every column seen in fit; got {shorten(present)}.",
             _other_form(missing, present)
             or (f"did you mean {shorten(near)}?" if near else "rename the column, or refit without it."),
         )
 
     @classmethod
-    def absent(cls, where: str, names: Sequence[str], present: Iterable[str]) -> Self:
+    def absent(cls, names: Sequence[str], present: Iterable[str], *, where: str = "") -> Self:
         """Return the error for an argument that names columns which the table does not have."""
         present = list(present)
         near = _nearest(names, present)
         return cls(
-            f"{where}: {_columns(names)} {'is' if len(names) == 1 else 'are'} missing.",
+            _located(f"{_columns(names)} {'is' if len(names) == 1 else 'are'} missing.", where),
             f"Expected columns of the table, which has {shorten(present)}.",
             _other_form(names, present)
             or (f"did you mean {shorten(near)}?" if near else "check the names, and where the table comes from."),
         )
 
     @classmethod
-    def dtype(cls, where: str, column: str, expected: Any, got: Any) -> Self:
-        """Return the error for a column whose type `where` cannot use."""
+    def dtype(cls, column: str, expected: Any, got: Any, *, where: str = "") -> Self:
+        """Return the error for a column whose type the public call cannot use."""
         return cls(
-            f"{where}: column {column!r} has the wrong type.",
+            _located(f"column {column!r} has the wrong type.", where),
             f"Expected {expected}; got {got}.",
             f"cast {column!r} before this call, or refit on data of the new type.",
         )
@@ -82,23 +149,25 @@ class ParameterError(RaylineError, ValueError):
     """An argument has a name or a value that is not allowed."""
 
     @classmethod
-    def unknown(cls, where: str, names: Iterable[str], allowed: Iterable[str], noun: str = "parameter") -> Self:
+    def unknown(cls, names: Iterable[str], allowed: Iterable[str], noun: str = "parameter", *, where: str = "") -> Self:
         """Return the error for a parameter (or another named thing) that does not exist."""
         names, allowed = sorted(names), sorted(allowed)
         near = [m for name in names for m in nearest(name, allowed)]
         return cls(
-            f"{where}: unknown {noun}{'' if len(names) == 1 else 's'} {', '.join(map(repr, names))}.",
+            _located(f"unknown {noun}{'' if len(names) == 1 else 's'} {', '.join(map(repr, names))}.", where),
             f"Expected some of {shorten(allowed, 20)}.",
             f"did you mean {shorten(near)}?" if near else "check the spelling against the documentation.",
         )
 
     @classmethod
-    def value(cls, where: str, name: str, expected: str, got: Any) -> Self:
+    def value(cls, name: str, expected: str, got: Any, *, where: str = "") -> Self:
         """Return the error for a parameter with a value that it does not accept."""
         shown = repr(got)
         if len(shown) > LONGEST:
             shown = f"{shown[:LONGEST]}… ({type(got).__name__})"
-        return cls(f"{where}: {name} has a wrong value.", f"Expected {expected}; got {shown}.", f"change {name}.")
+        return cls(
+            _located(f"{name} has a wrong value.", where), f"Expected {expected}; got {shown}.", f"change {name}."
+        )
 
 
 class NotBetterError(RaylineError, AssertionError):

@@ -343,10 +343,10 @@ class TrainContext:
             lineage = self.lineage()
             derived = [place for feature in lineage.get(name, ()) for place in places.get(feature, ())]
             if not derived:
-                raise ParameterError.unknown(where, [name], [*places, *(n for n in lineage if n not in places)])
+                raise ParameterError.unknown([name], [*places, *(n for n in lineage if n not in places)], where=where)
             return derived
         if not 0 <= name < self.n_columns:
-            raise ParameterError.value(where, "the number of a feature", f"less than {self.n_columns}", name)
+            raise ParameterError.value("the number of a feature", f"less than {self.n_columns}", name, where=where)
         return [int(name)]
 
     def by_column(self, values: Mapping[str | int, T], where: str) -> dict[int, T]:

@@ -87,5 +87,5 @@ def quantiles_of(value: Any, where: str, name: str = "quantile_alpha") -> tuple[
     except (TypeError, ValueError):
         found = ()
     if not found or len({*found}) < len(found) or not all(0.0 < q < 1.0 for q in found):
-        raise ParameterError.value(where, name, "different numbers between 0 and 1, both excluded", value)
+        raise ParameterError.value(name, "different numbers between 0 and 1, both excluded", value, where=where)
     return found

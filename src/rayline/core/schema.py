@@ -131,20 +131,24 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
         columns = [columns]
     if isinstance(columns, pl.Expr):
         if not cs.is_selector(columns):
-            raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
+            raise ParameterError.value(
+                "columns", "names or a Polars selector such as cs.numeric()", columns, where=where
+            )
         try:
             return list(cs.expand_selector(pl.Schema(schema), columns))
         except pl.exceptions.ColumnNotFoundError as error:
-            raise SchemaError.absent(where, [str(error).partition('" not found')[0].lstrip('"')], schema) from error
+            raise SchemaError.absent(
+                [str(error).partition('" not found')[0].lstrip('"')], schema, where=where
+            ) from error
     names = list(columns or [])
     if not all(isinstance(name, str) for name in names):
-        raise ParameterError.value(where, "columns", "names or a Polars selector such as cs.numeric()", columns)
+        raise ParameterError.value("columns", "names or a Polars selector such as cs.numeric()", columns, where=where)
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise ParameterError.value(where, "columns", "each column once", twice)
+        raise ParameterError.value("columns", "each column once", twice, where=where)
     missing = [name for name in names if name not in schema]
     if missing:
-        raise SchemaError.absent(where, missing, schema)
+        raise SchemaError.absent(missing, schema, where=where)
     return names
 
 

@@ -116,7 +116,7 @@ class _StageMeta(ABCMeta):
                     f"{cls.unsupported_params[unsupported[0]]}.",
                 )
             if unknown:
-                raise ParameterError.unknown(cls.__name__, unknown, names)
+                raise ParameterError.unknown(unknown, names, where=cls.__name__)
             if len(args) > len(names):
                 raise ParameterError(
                     f"{cls.__name__}: too many arguments.", f"Expected at most {len(names)}; got {len(args)}."
@@ -151,7 +151,7 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
             check = f.metadata.get("check")
             value = getattr(self, f.name)
             if isinstance(check, ParameterCheck) and not check.test(value):
-                raise ParameterError.value(type(self).__name__, f.name, check.words, value)
+                raise ParameterError.value(f.name, check.words, value, where=type(self).__name__)
 
     def parameters(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -285,7 +285,7 @@ class Stage(ParameterizedStage):
             wrong = [c for c in chosen if self.accepts and kind_of(schema[c]) not in self._accepted()]
             if wrong:
                 kinds = " or ".join(self.accepts)
-                raise SchemaError.dtype(f"{where} ({name})", wrong[0], f"a {kinds} column", schema[wrong[0]])
+                raise SchemaError.dtype(wrong[0], f"a {kinds} column", schema[wrong[0]], where=f"{where} ({name})")
             return chosen
         kinds_by_column = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
         wants_text, wants_category = Kind.TEXT in self.kinds, Kind.CATEGORY in self.kinds
@@ -479,7 +479,7 @@ class ColumnStage(Stage):
         strange = [name for name in given if name not in view.columns] if isinstance(given, Mapping) else []
         if strange:
             expected = f"only columns of the stage, {shorten(view.columns)}"
-            raise ParameterError.value(type(self).__name__, parameter, expected, strange)
+            raise ParameterError.value(parameter, expected, strange, where=type(self).__name__)
 
     def refuse_infinite(self, column: str, *numbers: float) -> None:
         """Raise DataError when a number learned from a column is not finite."""

@@ -569,7 +569,7 @@ def _with_positive(
         raise _no_positive(where, task, columns, pos_label)
     positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
     if strange := [name for name in positive if name not in columns]:
-        raise ParameterError.unknown(f"{where}: pos_label", strange, columns, "target")
+        raise ParameterError.unknown(strange, columns, "target", where=f"{where}: pos_label")
     return [_positive_last(c, found, positive, where) for c, found in zip(columns, classes, strict=True)]
 
 
@@ -588,7 +588,9 @@ def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str,
         return classes
     label = positive[column]
     if label not in classes:
-        raise ParameterError.value(where, "pos_label", f"one of the classes {list(classes)!r} of {column!r}", label)
+        raise ParameterError.value(
+            "pos_label", f"one of the classes {list(classes)!r} of {column!r}", label, where=where
+        )
     return (*(c for c in classes if c != label), next(c for c in classes if c == label))
 
 

@@ -81,9 +81,9 @@ def map_batches(
     """
     device.check(use_gpu, WHERE)
     if not callable(function):
-        raise ParameterError.value(WHERE, "function", "a function of a batch, such as model.predict", function)
+        raise ParameterError.value("function", "a function of a batch, such as model.predict", function, where=WHERE)
     if batch_format not in FORMATS:
-        raise ParameterError.value(WHERE, "batch_format", f"one of {FORMATS}", batch_format)
+        raise ParameterError.value("batch_format", f"one of {FORMATS}", batch_format, where=WHERE)
     owner: Any = getattr(function, "__self__", None)
     on_ray = type(data).__module__.partition(".")[0] == "ray"
     wish = use_gpu if use_gpu is not None else True if num_gpus else None
@@ -118,7 +118,9 @@ class _OfBatches:
         batch = table.collect()
         made = self.function(self._formatted(batch))
         if type(made).__module__.partition(".")[0] in ("numpy", "builtins") and not isinstance(made, (dict, list)):
-            raise ParameterError.value(WHERE, "function", "one that returns a table or a dict of arrays", type(made))
+            raise ParameterError.value(
+                "function", "one that returns a table or a dict of arrays", type(made), where=WHERE
+            )
         found: pl.DataFrame = self._local.collect(made)
         return found.lazy()
 

@@ -24,7 +24,7 @@ def arrow_schema(where: str, schema: Mapping[str, Any]) -> pa.Schema:
     try:
         return pl.DataFrame(schema=dict(schema)).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     except (TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
-        raise ParameterError.value(where, "schema", "names of columns with Polars types", schema) from error
+        raise ParameterError.value("schema", "names of columns with Polars types", schema, where=where) from error
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CsvReader:
         options = pyarrow.csv.ConvertOptions(column_types=types | said)
         if self.null_values is not None:
             if isinstance(self.null_values, str):
-                raise ParameterError.value("read_csv", "null_values", "a list of texts", self.null_values)
+                raise ParameterError.value("null_values", "a list of texts", self.null_values, where="read_csv")
             options.null_values = ["", *self.null_values]
             options.strings_can_be_null = True
         if schema is not None:
@@ -109,7 +109,7 @@ def common_schema(
         When a file lacks a column (unless `missing_columns` is "null"), or has another type of it.
     """
     if missing_columns not in ("raise", "null"):
-        raise ParameterError.value(where, "missing_columns", "'raise' or 'null'", missing_columns)
+        raise ParameterError.value("missing_columns", "'raise' or 'null'", missing_columns, where=where)
     types: dict[str, tuple[pa.DataType, Path]] = {}
     schemas: list[tuple[Path, pa.Schema]] = []
     for path in paths[:MOST_FILES]:

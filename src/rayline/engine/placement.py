@@ -53,10 +53,12 @@ class PlacementPlan:
             When the cluster, even empty, lacks the requested resources.
         """
         if num_workers < 1:
-            raise ParameterError.value(WHERE, "num_workers", "an integer of at least 1", num_workers)
+            raise ParameterError.value("num_workers", "an integer of at least 1", num_workers, where=WHERE)
         requested = {name: float(amount) for name, amount in (resources or {}).items() if amount}
         if any(amount < 0 for amount in requested.values()):
-            raise ParameterError.value(WHERE, "resources_per_worker", "amounts of at least 0", dict(resources or {}))
+            raise ParameterError.value(
+                "resources_per_worker", "amounts of at least 0", dict(resources or {}), where=WHERE
+            )
         if use_gpu:
             requested.setdefault("GPU", 1.0)
         cluster = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

@@ -170,7 +170,7 @@ class RayEngine(Engine):
         names = list(schema) if columns is None else list(columns)
         missing = [name for name in names if name not in schema]
         if missing:
-            raise SchemaError.missing("collect", missing, schema)
+            raise SchemaError.missing(missing, schema, where="collect")
         source, before = _mapped.get(data, (data, None))
         kept = kept_rows(source)
         with _answering("collect"):
@@ -252,7 +252,7 @@ class RayEngine(Engine):
             When a rank fails; its cause is the worker's error. A RaylineError of the function is raised unchanged.
         """
         if max_failures < 0:
-            raise ParameterError.value(WHERE, "max_failures", "an integer of at least 0", max_failures)
+            raise ParameterError.value("max_failures", "an integer of at least 0", max_failures, where=WHERE)
         ensure_ray()
         if backend == "ray_train" and together is not None:
             raise ParameterError(

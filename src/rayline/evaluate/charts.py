@@ -110,7 +110,7 @@ class ChartMaker:
         """
         kind = {"by_slice": "slices", "pr": "precision_recall", "errors": "residuals"}.get(kind, kind)
         if kind not in KINDS:
-            raise ParameterError.unknown("report.plot", [kind], KINDS, "kind")
+            raise ParameterError.unknown([kind], KINDS, "kind", where="report.plot")
         if kind == "importance":
             return self._importance()
         if kind == "slices":
@@ -135,7 +135,7 @@ class ChartMaker:
             return self._curve(kind, place, by)
         if by is not None:
             raise ParameterError.value(
-                "report.plot", "by", f"None for {kind!r}; {sorted(CURVES)} are drawn by slice", by
+                "by", f"None for {kind!r}; {sorted(CURVES)} are drawn by slice", by, where="report.plot"
             )
         return makers[kind](place)
 
@@ -174,7 +174,7 @@ class ChartMaker:
         found = {value: own for (column, value), own in self.results.slices.items() if column == by}
         if not found:
             columns = sorted({column for column, _ in self.results.slices})
-            raise ParameterError.value("report.plot", "by", f"one of the columns of slices {columns}", by)
+            raise ParameterError.value("by", f"one of the columns of slices {columns}", by, where="report.plot")
         return found
 
     def _calibration(self, place: int) -> Chart:

@@ -70,10 +70,10 @@ class PipelineComparison:
             On a metric or a name that is not in the comparison.
         """
         if metric not in self._results.plan.metrics:
-            raise ParameterError.unknown("compare", [metric], self._results.plan.metrics, "metric")
+            raise ParameterError.unknown([metric], self._results.plan.metrics, "metric", where="compare")
         name = list(self.reports)[-1] if name is None else name
         if name not in self.reports:
-            raise ParameterError.unknown("compare", [name], self.reports, "pipeline")
+            raise ParameterError.unknown([name], self.reports, "pipeline", where="compare")
         old, new = (self._results.replicates(self._results.overall, metric, n).values for n in (self.baseline, name))
         return estimate(new - old, self._results.confidence)
 
@@ -106,7 +106,7 @@ class PipelineComparison:
                 "declare it: rayline.evaluate.metric(function, mode='min').",
             )
         if not isinstance(by, (int, float)) or not by >= 0:
-            raise ParameterError.value("assert_better", "by", "a number of at least 0", by)
+            raise ParameterError.value("by", "a number of at least 0", by, where="assert_better")
         low, high = (found.low, found.high) if mode == "max" else (-found.high, -found.low)
         value = found.value if mode == "max" else -found.value
         if not (low >= by and (low > 0 or by > 0)):
@@ -230,7 +230,7 @@ def compare(
     >>> comparison.assert_better("log_loss", by=0.2)
     """
     if not isinstance(pipelines, Mapping) or len(pipelines) < 2 or not all(isinstance(name, str) for name in pipelines):
-        raise ParameterError.value(WHERE, "pipelines", "a dict with two pipelines or more, by name", pipelines)
+        raise ParameterError.value("pipelines", "a dict with two pipelines or more, by name", pipelines, where=WHERE)
     made = {name: as_pipeline(given) for name, given in pipelines.items()}
     first = next(iter(made.values())).target
     for name, pipeline in made.items():

@@ -197,7 +197,7 @@ def metric(function: Callable[..., Any] | None = None, *, mode: Mode, name: str 
     ('missed', 'min')
     """
     if mode not in ("min", "max"):
-        raise ParameterError.value("evaluate.metric", "mode", "'min' or 'max'", mode)
+        raise ParameterError.value("mode", "'min' or 'max'", mode, where="evaluate.metric")
     if function is None:
         return lambda decorated: metric(decorated, mode=mode, name=name)
     return CustomMetric.of(str(name or getattr(function, "__name__", "metric")), function, mode)

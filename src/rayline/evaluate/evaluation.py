@@ -90,18 +90,21 @@ def check(
     """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
     first = next(iter(pipelines.values()))
     if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
-        raise ParameterError.value(where, "confidence", "a number between 0 and 1, as 0.95", confidence)
+        raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence, where=where)
     for name, value, low, high in (("replicates", replicates, 0, MAX_REPLICATES), ("seed", seed, 0, 2**63)):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ParameterError.value(where, name, f"an integer from {low} to {high}", value)
+            raise ParameterError.value(name, f"an integer from {low} to {high}", value, where=where)
     if sample_weight is not None and not isinstance(sample_weight, str):
-        raise ParameterError.value(where, "sample_weight", "the name of a column", type(sample_weight))
+        raise ParameterError.value("sample_weight", "the name of a column", type(sample_weight), where=where)
     slices = _slices(by, where)
     labels = first.target.columns if target_columns is None else target_columns
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if len(labels) != len(first.target.columns):
         raise ParameterError.value(
-            where, "target_columns", f"{len(first.target.columns)} names, for {list(first.target.columns)}", labels
+            "target_columns",
+            f"{len(first.target.columns)} names, for {list(first.target.columns)}",
+            labels,
+            where=where,
         )
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
@@ -113,12 +116,12 @@ def check(
     ]
     absent = [name for name in named_columns if name not in schema]
     if absent:
-        raise SchemaError.absent(where, list(dict.fromkeys(absent)), schema)
+        raise SchemaError.absent(list(dict.fromkeys(absent)), schema, where=where)
     if sample_weight is not None and not schema[sample_weight].is_numeric():
-        raise SchemaError.dtype(where, sample_weight, "a numeric column of weights", schema[sample_weight])
+        raise SchemaError.dtype(sample_weight, "a numeric column of weights", schema[sample_weight], where=where)
     for name in (name for names in slices for name in names):
         if schema[name].is_nested():
-            raise SchemaError.dtype(where, name, "a column of single values to make slices of", schema[name])
+            raise SchemaError.dtype(name, "a column of single values to make slices of", schema[name], where=where)
     chosen = _metrics(metrics, first, data, where)
     return EvaluationOptions(chosen, slices, sample_weight, float(confidence), replicates, seed, labels)
 
@@ -129,10 +132,10 @@ def _slices(by: Any, where: str) -> tuple[tuple[str, ...], ...]:
         return ()
     listed = [by] if isinstance(by, (str, tuple)) else by
     if not isinstance(listed, Sequence):
-        raise ParameterError.value(where, "by", "names of columns, or tuples of them", by)
+        raise ParameterError.value("by", "names of columns, or tuples of them", by, where=where)
     found = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in listed]
     if any(not names or not all(isinstance(name, str) for name in names) for names in found):
-        raise ParameterError.value(where, "by", "names of columns, or tuples of them", by)
+        raise ParameterError.value("by", "names of columns, or tuples of them", by, where=where)
     return tuple(dict.fromkeys(found))
 
 
@@ -141,7 +144,7 @@ def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any, where: str) ->
     names, own = named.given(wanted, where) if wanted is not None else (_defaults(pipeline, data), {})
     for name in names:
         if name.startswith("train-"):
-            raise ParameterError.value(where, "metrics", "metrics of these rows, without a prefix", name)
+            raise ParameterError.value("metrics", "metrics of these rows, without a prefix", name, where=where)
     plain = [name.removeprefix("test-") for name in names]
     # Whether a target has intervals is for the stages after its model to say.
     given = [name for name in plain if not (pipeline.has_intervals and named.get(name, own).needs == "interval")]

@@ -124,7 +124,7 @@ class Explainer:
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         frame = table.collect()
         if missing := [name for name in self.keep if name not in frame.columns]:
-            raise SchemaError.missing(f"{WHERE} (keep_columns)", missing, frame.columns)
+            raise SchemaError.missing(missing, frame.columns, where=f"{WHERE} (keep_columns)")
         made = self.table(frame)
         kept = frame.select(map(col, self.keep))
         return (pl.concat([kept, made], how="horizontal") if self.keep else made).lazy()
@@ -331,9 +331,9 @@ def background_rows(pipeline: InferencePipeline, background: Any) -> pl.DataFram
     few = background.limit(10_000) if hasattr(background, "limit") else background
     table = registry.engine_for(few).collect(few)
     if missing := [name for name in pipeline.input_schema if name not in table.columns]:
-        raise SchemaError.missing(f"{WHERE} (background)", missing, table.columns)
+        raise SchemaError.missing(missing, table.columns, where=f"{WHERE} (background)")
     if not table.height:
-        raise ParameterError.value(WHERE, "background", "at least one row", "no rows")
+        raise ParameterError.value("background", "at least one row", "no rows", where=WHERE)
     assert isinstance(table, pl.DataFrame)
     return table.head(10_000)
 
@@ -342,11 +342,11 @@ def _output(target: Target, of: Any) -> int | None:
     """Return the place of the class or target that is explained; None for all targets, or the class that is predicted."""
     if len(target.columns) > 1:
         if of is not None and of not in target.columns:
-            raise ParameterError.value(WHERE, "of", f"one of the targets {list(target.columns)}", of)
+            raise ParameterError.value("of", f"one of the targets {list(target.columns)}", of, where=WHERE)
         return None if of is None else target.columns.index(of)
     if not target.task.is_classification:
         if of not in (None, target.columns[0]):
-            raise ParameterError.value(WHERE, "of", f"None for the regression of {target.columns[0]!r}", of)
+            raise ParameterError.value("of", f"None for the regression of {target.columns[0]!r}", of, where=WHERE)
         return 0
     classes = target.classes[0]
     if of is None:
@@ -354,4 +354,4 @@ def _output(target: Target, of: Any) -> int | None:
     for code, label in enumerate(classes):
         if label == of and isinstance(label, bool) == isinstance(of, bool):
             return code
-    raise ParameterError.value(WHERE, "of", f"one of the classes {list(classes)!r}", of)
+    raise ParameterError.value("of", f"one of the classes {list(classes)!r}", of, where=WHERE)

@@ -83,11 +83,11 @@ def partial_dependence(
 ) -> pl.DataFrame:
     """Return the mean prediction for each value of a column; see `InferencePipeline.partial_dependence`."""
     if column not in pipeline.input_schema:
-        raise ParameterError.unknown(WHERE, [column], pipeline.input_schema, "column")
+        raise ParameterError.unknown([column], pipeline.input_schema, "column", where=WHERE)
     engine = registry.engine_for(rows)
     present = engine.schema(rows)
     if missing := [name for name in pipeline.input_schema if name not in present]:
-        raise SchemaError.missing(WHERE, missing, present)
+        raise SchemaError.missing(missing, present, where=WHERE)
     values = _grid(engine, rows, column, pipeline.input_schema[column], grid)
     predictor = GridPredictor(pipeline, column, values)
     names = output_names(pipeline)
@@ -135,11 +135,13 @@ def _grid(engine: Any, rows: Any, column: str, dtype: pl.DataType, grid: int | S
         try:
             values = pl.Series(column, list(grid), dtype=dtype)
         except (TypeError, pl.exceptions.PolarsError) as error:
-            raise ParameterError.value(WHERE, "grid", f"a number of values, or values of {dtype}", grid) from error
+            raise ParameterError.value(
+                "grid", f"a number of values, or values of {dtype}", grid, where=WHERE
+            ) from error
         refuse_empty(len(values), f"{WHERE} (grid)")
         return values
     if grid < 2:  # also True, which counts as 1
-        raise ParameterError.value(WHERE, "grid", "an integer of at least 2", grid)
+        raise ParameterError.value("grid", "an integer of at least 2", grid, where=WHERE)
     kind = kind_of(dtype)
     if kind not in (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN):
         raise ParameterError(

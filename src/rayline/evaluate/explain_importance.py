@@ -52,9 +52,9 @@ def importance(
 ) -> dict[str, float] | None:
     """Return the importance of each column; see `InferencePipeline.importance`."""
     if kind not in KINDS:
-        raise ParameterError.value(WHERE, "kind", f"one of {KINDS}", kind)
+        raise ParameterError.value("kind", f"one of {KINDS}", kind, where=WHERE)
     if by not in ("raw", "feature"):
-        raise ParameterError.value(WHERE, "by", "'raw' or 'feature'", by)
+        raise ParameterError.value("by", "'raw' or 'feature'", by, where=WHERE)
     if kind == "gain":
         return pipeline.gain_importance() if by == "raw" else pipeline.model.importance()
     if by == "feature":
@@ -99,7 +99,7 @@ def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, s
     engine = registry.engine_for(rows)
     present = engine.schema(rows)
     if missing := [name for name in explainer.columns if name not in present]:
-        raise SchemaError.missing(WHERE, missing, present)
+        raise SchemaError.missing(missing, present, where=WHERE)
     requests = [StatisticRequest(Moments, (str(i),)) for i in range(len(explainer.columns))]
     found = engine.scan(rows, Scan(requests, attach=magnitudes))
     moments = [found[0][request] for request in requests] if found else []
@@ -159,7 +159,7 @@ def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.Da
     engine = registry.engine_for(few)
     present = engine.schema(few)
     if missing := [name for name in names if name not in present]:
-        raise SchemaError.missing(WHERE, missing, present)
+        raise SchemaError.missing(missing, present, where=WHERE)
     table = engine.collect(few, names).head(MAX_ROWS)
     refuse_empty(table.height, f"{WHERE} (rows)")
     assert isinstance(table, pl.DataFrame)

@@ -54,7 +54,7 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     row = _one_row(explanation)
     names = [f"{prefix}base_value", f"{prefix}score"]
     if missing := [name for name in names if name not in row]:
-        raise SchemaError.missing("plot_contributions", missing, row)
+        raise SchemaError.missing(missing, row, where="plot_contributions")
     base, score = (float(row[name]) for name in names)
     parts = [
         (name.removeprefix(prefix), float(value))
@@ -136,7 +136,7 @@ def plot_dependence(
     """
     column, *predictions = table.columns
     if not predictions or (of is not None and of not in predictions):
-        raise ParameterError.value("plot_dependence", "of", f"one of {predictions}", of)
+        raise ParameterError.value("of", f"one of {predictions}", of, where="plot_dependence")
     shown = of or predictions[-1]
     if ax is None:
         ax = look.new_figure(6.4, 4.2, "plot_dependence").subplots()
@@ -171,7 +171,7 @@ def _one_row(explanation: Any) -> Mapping[str, Any]:
         rows = rows.to_dicts()
     if not isinstance(rows, list) or len(rows) != 1:
         raise ParameterError.value(
-            "plot_contributions", "explanation", "one row of pipeline.explain", type(explanation)
+            "explanation", "one row of pipeline.explain", type(explanation), where="plot_contributions"
         )
     row: Mapping[str, Any] = rows[0]
     return row

@@ -44,7 +44,7 @@ def get(name: str, custom: Custom | None = None) -> Metric:
     if found is None:
         hint = f"{name!r} is scikit-learn's negated score; use the metric itself." if name.startswith("neg_") else None
         error = ParameterError.unknown(
-            "metrics", [name], [*(custom or {}), *_REGISTERED, *_METRICS, *_ALIASES, *_FUNCTIONS], "metric"
+            [name], [*(custom or {}), *_REGISTERED, *_METRICS, *_ALIASES, *_FUNCTIONS], "metric", where="metrics"
         )
         raise (
             error
@@ -62,7 +62,9 @@ def _with_argument(name: str, plain: str, argument: str) -> Metric:
     except ValueError:
         value = float("nan")
     if not low <= value <= high or (what in ("k", "bins") and value != int(value)) or (what == "p" and 0 < value < 1):
-        raise ParameterError.value("metrics", name, f"{plain}@{what} with {what} from {low:g} to {high:g}", argument)
+        raise ParameterError.value(
+            name, f"{plain}@{what} with {what} from {low:g} to {high:g}", argument, where="metrics"
+        )
     metric = _METRICS[plain]
     if isinstance(metric, GroupMetric):
         return metric.at(name, int(value))
@@ -101,7 +103,7 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
 
 def _statistic(where: str, given: Any) -> StatisticMetric:
     if not isinstance(given, type) or not issubclass(given, MetricStatistic):
-        raise ParameterError.value(where, "metrics", "names of metrics, or functions (y_true, y_pred)", given)
+        raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", given, where=where)
     return StatisticMetric.of(given)
 
 
@@ -153,7 +155,9 @@ def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[
     else:
         listed = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
         if not isinstance(listed, Iterable):
-            raise ParameterError.value(where, "metrics", "names of metrics, or functions (y_true, y_pred)", wanted)
+            raise ParameterError.value(
+                "metrics", "names of metrics, or functions (y_true, y_pred)", wanted, where=where
+            )
         items = [("", metric) for metric in listed]
     names, own = list[str](), dict[str, Metric]()
     for name, metric in items:
@@ -168,7 +172,9 @@ def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[
             own[made.name] = made
             continue
         if not callable(metric) or isinstance(metric, type):
-            raise ParameterError.value(where, "metrics", "names of metrics, or functions (y_true, y_pred)", metric)
+            raise ParameterError.value(
+                "metrics", "names of metrics, or functions (y_true, y_pred)", metric, where=where
+            )
         function, declared = (metric.function, metric.mode) if isinstance(metric, CustomMetric) else (metric, None)
         # scikit-learn's scorers have no name but that of the function in them.
         usual = metric.name if isinstance(metric, CustomMetric) else getattr(metric, "_score_func", metric)

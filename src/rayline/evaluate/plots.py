@@ -29,7 +29,7 @@ def draw(charts: Sequence[Chart], ax: Any = None) -> Any:
         When one axis is given for several charts.
     """
     if ax is not None and len(charts) > 1:
-        raise ParameterError.value(WHERE, "ax", f"None: this plot has {len(charts)} panels", type(ax))
+        raise ParameterError.value("ax", f"None: this plot has {len(charts)} panels", type(ax), where=WHERE)
     if ax is None:
         across = min(MAX_ACROSS, len(charts))
         down = -(-len(charts) // across)

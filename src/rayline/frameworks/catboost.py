@@ -149,7 +149,7 @@ class CatBoost(Framework):
             strange = [label for label in weights if label not in labels]
             if strange:
                 raise ParameterError.value(
-                    "catboost trainer", "class_weights", f"labels among {[*labels]!r}", strange[0]
+                    "class_weights", f"labels among {[*labels]!r}", strange[0], where="catboost trainer"
                 )
             made["class_weights"] = [weights.get(label, 1.0) for label in labels]
         return made
@@ -251,12 +251,12 @@ class CatBoost(Framework):
         super().check(*args, **kwargs)
         params = args[0] if args else kwargs.get("params") or {}
         if not isinstance(params, Mapping):
-            raise ParameterError.value("catboost trainer", "params", "a dict of CatBoost's parameters", params)
+            raise ParameterError.value("params", "a dict of CatBoost's parameters", params, where="catboost trainer")
         makers = (catboost.CatBoostClassifier, catboost.CatBoostRegressor)
         known = {name for maker in makers for name in inspect.signature(maker.__init__).parameters} - {"self"}
         unknown = {*params} - known
         if unknown:
-            raise ParameterError.unknown("catboost trainer", unknown, known)
+            raise ParameterError.unknown(unknown, known, where="catboost trainer")
         given = [name for name in NOT_HERE if params.get(name) is not None]
         if given:
             raise ParameterError(
@@ -267,7 +267,7 @@ class CatBoost(Framework):
         loss = _loss(params)
         if loss in REFUSED:
             raise ParameterError.value(
-                "catboost trainer", "loss_function", f"another loss than {', '.join(REFUSED)}", loss
+                "loss_function", f"another loss than {', '.join(REFUSED)}", loss, where="catboost trainer"
             )
         if loss:
             _check_loss(params)

@@ -198,15 +198,15 @@ class HuggingFace(Framework):
         given = dict(zip(("model", "tokenizer"), args, strict=False)) | kwargs
         model, tokenizer = given["model"], given.get("tokenizer")
         if kwargs.get("task") not in (None, *TASKS):
-            raise ParameterError.value(where, "task", f"one of {list(TASKS)}", kwargs["task"])
+            raise ParameterError.value("task", f"one of {list(TASKS)}", kwargs["task"], where=where)
         if not isinstance(model, (str, Path, transformers.PreTrainedModel)):
-            raise ParameterError.value(where, "model", "a directory, a name, or a PreTrainedModel", model)
+            raise ParameterError.value("model", "a directory, a name, or a PreTrainedModel", model, where=where)
         if isinstance(model, transformers.PreTrainedModel) and tokenizer is None:
             raise ParameterError(f"{where}: a model object needs its tokenizer.", "Expected tokenizer=….", "pass it.")
         known = {f.name for f in dataclasses.fields(transformers.TrainingArguments) if f.init}
         unknown = [name for name in kwargs.get("training_args") or {} if name not in known]
         if unknown:
-            raise ParameterError.unknown(f"{where}: training_args", unknown, known)
+            raise ParameterError.unknown(unknown, known, where=f"{where}: training_args")
         training.refuse_unused(kwargs.get("training_args") or {})
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
@@ -257,7 +257,10 @@ def _prepared(model: Any, target: Target) -> Any:
         wanted = len(classes[0]) if classes and n == 1 else n
         if getattr(made, "num_labels", wanted) != wanted:
             raise ParameterError.value(
-                "huggingface trainer", "model", f"one of {wanted} outputs (num_labels)", f"{made.num_labels} outputs"
+                "model",
+                f"one of {wanted} outputs (num_labels)",
+                f"{made.num_labels} outputs",
+                where="huggingface trainer",
             )
         return made
     with quiet():

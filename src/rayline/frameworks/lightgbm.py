@@ -256,15 +256,15 @@ class LightGBM(Framework):
         super().check(*args, **kwargs)
         params = args[0] if args else kwargs.get("params") or {}
         if not isinstance(params, Mapping):
-            raise ParameterError.value("lightgbm trainer", "params", "a dict of LightGBM's parameters", params)
+            raise ParameterError.value("params", "a dict of LightGBM's parameters", params, where="lightgbm trainer")
         if (parameters := compat.lightgbm_parameters()) is not None:
             known = {alias for main, aliases in parameters.items() for alias in (main, *aliases)}
             if unknown := {*params} - known:
-                raise ParameterError.unknown("lightgbm trainer", unknown, known)
+                raise ParameterError.unknown(unknown, known, where="lightgbm trainer")
         for name in compat.lightgbm_aliases("objective"):
             if not (params.get(name) is None or isinstance(params[name], str) or callable(params[name])):
                 raise ParameterError.value(
-                    "lightgbm trainer", name, "the name of an objective, or a function", params[name]
+                    name, "the name of an objective, or a function", params[name], where="lightgbm trainer"
                 )
         refused = [name for main in OF_FILES for name in compat.lightgbm_aliases(main) if name in params]
         if refused:

@@ -155,7 +155,7 @@ class RLlib(Framework):
         if stop is not None and not (
             isinstance(stop, Mapping) and all(isinstance(v, (int, float)) for v in stop.values())
         ):
-            raise ParameterError.value("rllib trainer", "stop", 'a dict like {"episode_return_mean": 195}', stop)
+            raise ParameterError.value("stop", 'a dict like {"episode_return_mean": 195}', stop, where="rllib trainer")
         settings = settings_of(given.get("algorithm", "PPO"), given.get("env"), given.get("config"))
         world_of(settings).close()
 

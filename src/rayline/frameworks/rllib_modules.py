@@ -57,7 +57,7 @@ def register_rl_module(cls: M) -> M:
     """
     if not (isinstance(cls, type) and issubclass(cls, TorchRLModule)) or cls.__name__ in own():
         raise ParameterError.value(
-            "register_rl_module", "the class", "a subclass of TorchRLModule with a unique name", cls
+            "the class", "a subclass of TorchRLModule with a unique name", cls, where="register_rl_module"
         )
     registered[cls.__name__] = cls
     return cls

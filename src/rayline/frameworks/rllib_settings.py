@@ -35,7 +35,7 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
         settings = ALGORITHMS[algorithm]()[1]
     else:
         raise ParameterError.value(
-            "rllib trainer", "algorithm", f"one of {list(modules.ALGORITHMS)}, or an AlgorithmConfig", algorithm
+            "algorithm", f"one of {list(modules.ALGORITHMS)}, or an AlgorithmConfig", algorithm, where="rllib trainer"
         )
     given = dict(config or {})
     for name in OWN.keys() & given.keys():
@@ -47,7 +47,7 @@ def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> A
     }
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise ParameterError.unknown(f"rllib trainer: config of {type(settings).__name__}", unknown, known)
+        raise ParameterError.unknown(unknown, known, where=f"rllib trainer: config of {type(settings).__name__}")
     try:
         with modules.quiet():
             if env is not None:

@@ -101,5 +101,5 @@ def one_iteration(running: Any, steps: float) -> dict[str, float]:
 def enough(stop: Mapping[str, float], found: Mapping[str, float]) -> bool:
     unknown = [name for name in stop if name not in found]
     if unknown:
-        raise ParameterError.unknown("rllib trainer: stop", unknown, found)
+        raise ParameterError.unknown(unknown, found, where="rllib trainer: stop")
     return any(found[name] >= bound for name, bound in stop.items())

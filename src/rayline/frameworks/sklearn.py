@@ -213,7 +213,7 @@ class Sklearn(Framework):
         epochs = kwargs.get("epochs")
         if kwargs.get("quantile_alpha") is not None:
             if epochs is not None:
-                raise ParameterError.value(WHERE, "epochs", "None beside quantile_alpha", epochs)
+                raise ParameterError.value("epochs", "None beside quantile_alpha", epochs, where=WHERE)
             for quantile in quantiles_of(kwargs["quantile_alpha"], WHERE):
                 _at_quantile(estimator, quantile)
         # Some meta-estimators have `predict` only when they are fitted.
@@ -222,11 +222,14 @@ class Sklearn(Framework):
             predicts and all(map(partial(hasattr, estimator), ("fit", "get_params")))
         ):
             raise ParameterError.value(
-                "sklearn trainer", "estimator", "an estimator object with fit and predict", estimator
+                "estimator", "an estimator object with fit and predict", estimator, where="sklearn trainer"
             )
         if epochs is not None and (not isinstance(epochs, int) or epochs < 1 or not hasattr(estimator, "partial_fit")):
             raise ParameterError.value(
-                "sklearn trainer", "epochs", "None, or a number of epochs for an estimator with partial_fit", epochs
+                "epochs",
+                "None, or a number of epochs for an estimator with partial_fit",
+                epochs,
+                where="sklearn trainer",
             )
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
@@ -236,7 +239,7 @@ class Sklearn(Framework):
         params = {k: v for k, v in changes.items() if k not in ARGUMENTS}
         unknown = [name for name in params if name not in estimator.get_params()]
         if unknown:
-            raise ParameterError.unknown("sklearn trainer", unknown, [*estimator.get_params(), *ARGUMENTS])
+            raise ParameterError.unknown(unknown, [*estimator.get_params(), *ARGUMENTS], where="sklearn trainer")
         return (estimator.set_params(**params), *args[1:]), given
 
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
@@ -298,10 +301,10 @@ def _at_quantile(estimator: Any, quantile: float) -> Any:
     name = "alpha" if isinstance(final, GradientBoostingRegressor) else "quantile"
     if name not in known:
         raise ParameterError.value(
-            WHERE, "quantile_alpha",
+            "quantile_alpha",
             "None, or an estimator of quantiles: QuantileRegressor, HistGradientBoostingRegressor or GradientBoostingRegressor",
             type(final).__name__,
-        )  # fmt: skip
+        where=WHERE)  # fmt: skip
     loss = {f"{prefix}loss": "quantile"} if "loss" in known else {}
     return clone(estimator).set_params(**{f"{prefix}{name}": quantile}, **loss)
 

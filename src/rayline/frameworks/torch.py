@@ -152,7 +152,9 @@ class Torch(Framework):
                 callbacks=callbacks or (),
             )
         if callbacks:
-            raise ParameterError.value("train.fit", "callbacks", "rayline.train.Callback's beside module", callbacks[0])
+            raise ParameterError.value(
+                "callbacks", "rayline.train.Callback's beside module", callbacks[0], where="train.fit"
+            )
         settings = LoopSettings(
             loss=loss,
             optimizer=optimizer,
@@ -267,7 +269,7 @@ class Torch(Framework):
         if loop is not None:
             if not callable(loop):
                 raise ParameterError.value(
-                    "torch trainer", "train_loop", "a function of the module and the TrainContext", loop
+                    "train_loop", "a function of the module and the TrainContext", loop, where="torch trainer"
                 )
             _refuse(given, LOOP - {*_named_by(loop)}, "train_loop", "let it have a parameter of that name")
         made = given.get("module", "MLP") if lightning is None else lightning

@@ -84,9 +84,9 @@ def check_compile(how: Any, where: str) -> None:
     """Raise ParameterError when `how` is neither a truth value nor arguments of `torch.compile`."""
     known = {*inspect.signature(torch.compile).parameters} - {"model"}
     if isinstance(how, Mapping) and (unknown := {*how} - known):
-        raise ParameterError.unknown(f"{where}: compile", unknown, known)
+        raise ParameterError.unknown(unknown, known, where=f"{where}: compile")
     if not isinstance(how, (bool, Mapping)):
-        raise ParameterError.value(where, "compile", "True, False, or a dict of arguments of torch.compile", how)
+        raise ParameterError.value("compile", "True, False, or a dict of arguments of torch.compile", how, where=where)
 
 
 def check_bfloat16(device: Device) -> None:

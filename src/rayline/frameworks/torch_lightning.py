@@ -63,7 +63,7 @@ def fit(
         made = modules.built(context, module, module_kwargs, inputs)
         if not isinstance(made, lightning.LightningModule):
             raise ParameterError.value(
-                "torch trainer", "lightning_module", "something that makes a LightningModule", made
+                "lightning_module", "something that makes a LightningModule", made, where="torch trainer"
             )
         listener, gpu = _LightningReporter(context), select(context.use_gpu, "train.fit")
         trainer = lightning.Trainer(
@@ -122,7 +122,7 @@ def check(trainer_args: Mapping[str, Any]) -> None:
     known = {*inspect.signature(lightning.Trainer.__init__).parameters} - {"self"} - OURS
     unknown = [name for name in trainer_args if name not in known]
     if unknown:
-        raise ParameterError.unknown("torch trainer: trainer_args", unknown, known)
+        raise ParameterError.unknown(unknown, known, where="torch trainer: trainer_args")
 
 
 class _RowsDataModule(lightning.LightningDataModule):

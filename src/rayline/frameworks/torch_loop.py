@@ -152,9 +152,9 @@ class LoopSettings:
         for name in ("batch_size", "max_epochs", "patience"):
             integer(where, name, getattr(self, name), optional=name == "patience")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
-            raise ParameterError.value(where, "gradient_clip", "a number above 0, or None", self.gradient_clip)
+            raise ParameterError.value("gradient_clip", "a number above 0, or None", self.gradient_clip, where=where)
         if self.inputs not in modules.INPUTS:
-            raise ParameterError.value(where, "inputs", f"one of {list(modules.INPUTS)}", self.inputs)
+            raise ParameterError.value("inputs", f"one of {list(modules.INPUTS)}", self.inputs, where=where)
         torch_device.check_compile(self.compile, where)
         if self.loss is not None:
             _named(self.loss, losses(), "loss")
@@ -223,11 +223,11 @@ def _named(given: Any, table: Mapping[str, Any], name: str) -> Any:
     """Look up a name, ignoring case; a class or a function is returned unchanged."""
     if not isinstance(given, str):
         if not callable(given):
-            raise ParameterError.value("torch trainer", name, "a name or a callable", given)
+            raise ParameterError.value(name, "a name or a callable", given, where="torch trainer")
         return given
     lower = {key.lower(): value for key, value in table.items()}
     if given.lower() not in lower:
-        raise ParameterError.unknown(f"torch trainer: {name}", [given], table)
+        raise ParameterError.unknown([given], table, where=f"torch trainer: {name}")
     return lower[given.lower()]
 
 

@@ -52,7 +52,7 @@ class TweedieLoss:
 
     def __init__(self, power: float = 1.5) -> None:
         if not 1 < power < 2:
-            raise ParameterError.value("TweedieLoss", "power", "a number between 1 and 2, both excluded", power)
+            raise ParameterError.value("power", "a number between 1 and 2, both excluded", power, where="TweedieLoss")
         self.power = power
 
     def __call__(self, output: Any, target: Any) -> Any:

@@ -69,7 +69,7 @@ class MLP(torch.nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ParameterError.value("MLP", "activation", f"one of {list(ACTIVATIONS)}", activation)
+            raise ParameterError.value("activation", f"one of {list(ACTIVATIONS)}", activation, where="MLP")
         layers: list[Any] = []
         for width in hidden:
             layers += [torch.nn.Linear(in_features, width), getattr(torch.nn, activation)()]
@@ -98,7 +98,7 @@ def register_module(make: M) -> M:
     """
     if make.__name__ in _OWN:
         raise ParameterError.value(
-            "register_module", "the name", f"none of Rayline's own {sorted(_OWN)}", make.__name__
+            "the name", f"none of Rayline's own {sorted(_OWN)}", make.__name__, where="register_module"
         )
     _REGISTERED[make.__name__] = make
     return make
@@ -110,10 +110,10 @@ def resolve(module: Any) -> Any:
     if isinstance(found, torch.nn.Module) or (callable(found) and not isinstance(found, str)):
         return found
     raise ParameterError.value(
-        "torch trainer",
         "module",
         f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(known())}",
         module,
+        where="torch trainer",
     )
 
 
@@ -135,7 +135,7 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
         )
     unknown = [name for name in kwargs if name not in takes]
     if unknown and not isinstance(make, torch.nn.Module) and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        raise ParameterError.unknown(f"torch trainer: module_kwargs of {make.__name__}", unknown, takes)
+        raise ParameterError.unknown(unknown, takes, where=f"torch trainer: module_kwargs of {make.__name__}")
 
 
 def known() -> dict[str, Callable[..., Any]]:
@@ -241,7 +241,7 @@ def build(make: Any, kwargs: Mapping[str, Any], shapes: Mapping[str, int]) -> tu
     full = {**{name: value for name, value in shapes.items() if name in takes}, **kwargs}
     module = make(**full)
     if not isinstance(module, torch.nn.Module):
-        raise ParameterError.value("torch trainer", "module", "something that makes a torch.nn.Module", module)
+        raise ParameterError.value("module", "something that makes a torch.nn.Module", module, where="torch trainer")
     return module, full
 
 

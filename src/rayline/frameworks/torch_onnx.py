@@ -48,7 +48,9 @@ def to_onnx(module: Any, width: int) -> Any:
     if importlib.util.find_spec("onnxscript") is None:
         raise MissingExtraError.of("to_onnx of a PyTorch module", "onnxscript", "onnx")
     if modules.recipe(module).inputs != "matrix":
-        raise ParameterError.value("to_onnx", "inputs of the PyTorch module", "'matrix'", modules.recipe(module).inputs)
+        raise ParameterError.value(
+            "inputs of the PyTorch module", "'matrix'", modules.recipe(module).inputs, where="to_onnx"
+        )
     log = logging.getLogger("torch.onnx")
     level = log.level
     try:

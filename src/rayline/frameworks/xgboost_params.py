@@ -63,7 +63,7 @@ BOOSTERS = ("gbtree", "dart", "gblinear")
 def check(params: Any) -> None:
     """Check parameters by training one round on two rows."""
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
-        raise ParameterError.value("xgboost trainer", "params", "a dict of XGBoost's parameters", params)
+        raise ParameterError.value("params", "a dict of XGBoost's parameters", params, where="xgboost trainer")
     tested_params = {name: value for name, value in params.items() if name not in NOT_TRIED}
     if str(params.get("objective", "")).startswith("multi:"):
         tested_params.setdefault("num_class", 2)
@@ -89,7 +89,7 @@ def check(params: Any) -> None:
     }
     unknown = unused - known()
     if unknown:
-        raise ParameterError.unknown("xgboost trainer", unknown, known())
+        raise ParameterError.unknown(unknown, known(), where="xgboost trainer")
 
 
 def _check_quantiles(params: Mapping[str, Any]) -> None:
@@ -97,7 +97,7 @@ def _check_quantiles(params: Mapping[str, Any]) -> None:
     quantiles_of(params.get("quantile_alpha"), "xgboost trainer")
     value = params.get("expectile_alpha")
     if value is not None and np.size(np.array(value, dtype=object)) > 1:
-        raise ParameterError.value("xgboost trainer", "expectile_alpha", "one number", value)
+        raise ParameterError.value("expectile_alpha", "one number", value, where="xgboost trainer")
 
 
 def objective(params: Mapping[str, Any]) -> Objective:

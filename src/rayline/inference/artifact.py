@@ -192,7 +192,7 @@ def load(
     device.check(use_gpu, "load")
     own = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
-        raise ParameterError.unknown("load", misspelt, own, "argument")
+        raise ParameterError.unknown(misspelt, own, "argument", where="load")
     with scratch.folder("artifact") as folder:
         with (
             storage.local_copy(path, max_bytes if isinstance(max_bytes, int) else None) as place,

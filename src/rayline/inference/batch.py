@@ -60,7 +60,7 @@ class BatchPredictor:
         on_error: str = "raise",
     ) -> None:
         if on_error not in ON_ERROR:
-            raise ParameterError.value(WHERE, "on_error", f"one of {ON_ERROR}", on_error)
+            raise ParameterError.value("on_error", f"one of {ON_ERROR}", on_error, where=WHERE)
         if interval and not pipeline.has_intervals:
             raise no_intervals(pipeline)
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
@@ -129,7 +129,7 @@ class BatchPredictor:
         assert self.keep is not None
         missing = [name for name in self.keep if name not in frame.columns]
         if missing:
-            raise SchemaError.missing(f"{WHERE} (keep_columns)", missing, frame.columns)
+            raise SchemaError.missing(missing, frame.columns, where=f"{WHERE} (keep_columns)")
         return frame.select(map(col, self.keep))
 
 

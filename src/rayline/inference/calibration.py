@@ -84,7 +84,7 @@ def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str
     scorer = RowScorer(pipeline, weight, groups)
     present = engine.schema(rows)
     if missing := [name for name in scorer.columns if name not in present]:
-        raise SchemaError.missing(f"{WHERE} (calibration_set)", missing, present)
+        raise SchemaError.missing(missing, present, where=f"{WHERE} (calibration_set)")
     options = (("grouped", bool(groups)), ("size", MAX_ROWS))
     request = StatisticRequest(ScoredRowSample, tuple(scorer.adds), options)
     found = engine.scan(rows, Scan([request], attach=scorer))

@@ -132,7 +132,7 @@ def _rows(pipeline: InferencePipeline, data: Any) -> pl.DataFrame:
     table = registry.engine_for(few).collect(few).head(MOST_ROWS)
     missing = [n for n in (*pipeline.input_schema, *pipeline.target.columns) if n not in table.columns]
     if missing:
-        raise SchemaError.missing("model_card (data)", missing, table.columns)
+        raise SchemaError.missing(missing, table.columns, where="model_card (data)")
     assert isinstance(table, pl.DataFrame)
     return table
 

@@ -149,7 +149,7 @@ def combine(
     """
     if not pipelines or len(pipelines) != len(weights) or not all(map(_is_weight, weights)):
         raise ParameterError.value(
-            "combine", "weights", "a positive number for each of at least one member", list(weights)
+            "weights", "a positive number for each of at least one member", list(weights), where="combine"
         )
     pipelines, weights = _flat(pipelines, weights)
     first = pipelines[0]
@@ -176,7 +176,7 @@ def joined_schema(where: str, pipelines: Sequence[InferencePipeline]) -> dict[st
     for pipeline in pipelines:
         for name, dtype in pipeline.input_schema.items():
             if schema.setdefault(name, dtype) != dtype:
-                raise SchemaError.dtype(where, name, schema[name], dtype)
+                raise SchemaError.dtype(name, schema[name], dtype, where=where)
     return schema
 
 

@@ -438,4 +438,4 @@ def check_options(adapter: Framework, options: Mapping[str, Any] | None) -> None
         inspect.signature(adapter.load).bind(Path(), **(options or {}))
     except TypeError as error:
         allowed = list(inspect.signature(adapter.load).parameters)[1:]
-        raise ParameterError.unknown(f"load ({adapter.name})", options or {}, allowed) from error
+        raise ParameterError.unknown(options or {}, allowed, where=f"load ({adapter.name})") from error

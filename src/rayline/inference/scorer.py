@@ -51,7 +51,7 @@ class Scorer(Generic[P]):
         if preprocessor is not None:
             lacking = [n for n in model.feature_names if n not in preprocessor.output_schema]
             if lacking:
-                raise SchemaError.missing("Preprocessor.chain (the model)", lacking, preprocessor.output_schema)
+                raise SchemaError.missing(lacking, preprocessor.output_schema, where="Preprocessor.chain (the model)")
         # A copy, here and below: fitting the preprocessor again must not change this object.
         self._preprocessor, self.model = copy.copy(preprocessor), model
         self._chain = StageChain(postprocessing, model.target)

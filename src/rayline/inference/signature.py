@@ -36,7 +36,7 @@ def sign(manifest: bytes, key: Any) -> bytes:
 def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any], where: str) -> None:
     """Raise ArtifactError unless one of the trusted keys signed the manifest, ParameterError when one is no key."""
     if isinstance(trusted_keys, (str, bytes, Path)) or not isinstance(trusted_keys, Sequence) or not trusted_keys:
-        raise ParameterError.value("load", "trusted_keys", "a list of at least one public key", trusted_keys)
+        raise ParameterError.value("trusted_keys", "a list of at least one public key", trusted_keys, where="load")
     trusted = {_name(key): key for key in (_key(k, Ed25519PublicKey, "trusted_keys") for k in trusted_keys)}
     if signature is None:
         raise ArtifactError(

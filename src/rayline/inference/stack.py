@@ -122,7 +122,9 @@ def stack(
     """
     nested = [p for p in (*pipelines, final) if p.model.framework in NESTED]
     if not pipelines or nested:
-        raise ParameterError.value("stack", "pipelines", "at least one pipeline, and no ensemble", list(pipelines))
+        raise ParameterError.value(
+            "pipelines", "at least one pipeline, and no ensemble", list(pipelines), where="stack"
+        )
     empty = [member_scores(no_scores(p.target.n_outputs), p.target, i) for i, p in enumerate(pipelines)]
     columns = [name for part in empty for name in part.columns]
     if [*final.input_schema] != columns:

@@ -131,12 +131,14 @@ class StageChain:
 def checked(stages: Sequence[Any], target: Target, columns: Mapping[str, pl.DataType], where: str) -> Stages:
     """Return the stages to learn. Raises ParameterError on anything else, in a wrong order, or that does not fit the target."""
     if isinstance(stages, PostprocessingStage) or not isinstance(stages, Sequence) or isinstance(stages, str):
-        raise ParameterError.value(where, "stages", "a list of postprocessing stages, such as [Calibrate()]", stages)
+        raise ParameterError.value(
+            "stages", "a list of postprocessing stages, such as [Calibrate()]", stages, where=where
+        )
     if not stages:
-        raise ParameterError.value(where, "stages", "at least one postprocessing stage", stages)
+        raise ParameterError.value("stages", "at least one postprocessing stage", stages, where=where)
     for stage in stages:
         if not isinstance(stage, PostprocessingStage):
-            raise ParameterError.value(where, "stages", "stages of rayline.postprocess only", stage)
+            raise ParameterError.value("stages", "stages of rayline.postprocess only", stage, where=where)
         stage.check(target)
         _check_groups(stage, columns)
     names = [type(stage).__name__ for stage in stages]
@@ -155,7 +157,7 @@ def checked(stages: Sequence[Any], target: Target, columns: Mapping[str, pl.Data
 def _check_groups(stage: PostprocessingStage, columns: Mapping[str, pl.DataType]) -> None:
     name = type(stage).__name__
     if unknown := [c for c in stage.group_columns if c not in columns]:
-        raise ParameterError.unknown(f"{name}: by", unknown, columns, "column")
+        raise ParameterError.unknown(unknown, columns, "column", where=f"{name}: by")
     for column in stage.group_columns:
         dtype = columns[column]
         if not (dtype.is_integer() or dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum)):

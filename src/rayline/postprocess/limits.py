@@ -85,7 +85,7 @@ class Clip(_NumberStage):
         if self.low is None and self.high is None:
             raise ParameterError("Clip: there is no limit.", "Expected low, high or both.", "pass low=0, for example.")
         if self.low is not None and self.high is not None and not self.low <= self.high:
-            raise ParameterError.value("Clip", "low", f"at most high={self.high}", self.low)
+            raise ParameterError.value("low", f"at most high={self.high}", self.low, where="Clip")
 
     def _of(self, values: Array) -> Array:
         if self.low is not None:

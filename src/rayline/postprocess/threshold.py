@@ -102,14 +102,14 @@ class Threshold(PostprocessingStage):
         """Return the code of the positive class of each target."""
         given = self.pos_label if isinstance(self.pos_label, Mapping) else dict.fromkeys(target.columns, self.pos_label)
         if strange := [name for name in given if name not in target.columns]:
-            raise ParameterError.unknown("Threshold: pos_label", strange, target.columns, "target")
+            raise ParameterError.unknown(strange, target.columns, "target", where="Threshold: pos_label")
         found = []
         for column, classes in zip(target.columns, target.classes, strict=True):
             label = given.get(column)
             codes = [i for i, c in enumerate(classes) if c == label and isinstance(c, bool) == isinstance(label, bool)]
             if label is not None and not codes:
                 expected = f"one of the classes {list(classes)!r} of {column!r}"
-                raise ParameterError.value("Threshold", "pos_label", expected, label)
+                raise ParameterError.value("pos_label", expected, label, where="Threshold")
             found.append(codes[0] if codes else 1)
         return found
 

@@ -75,7 +75,7 @@ class BasePreprocessor:
         for own, stage in (*self._stages, *self._target_stages):
             if own == name:
                 return stage
-        raise ParameterError.unknown("Preprocessor", [name], self._names, "stage")
+        raise ParameterError.unknown([name], self._names, "stage", where="Preprocessor")
 
     @property
     def _names(self) -> list[str]:
@@ -116,7 +116,7 @@ class BasePreprocessor:
         """
         unknown = [name for name in changes if name not in self._names]
         if unknown:
-            raise ParameterError.unknown("Preprocessor", unknown, self._names, "stage")
+            raise ParameterError.unknown(unknown, self._names, "stage", where="Preprocessor")
         return type(self)(
             [
                 (
@@ -241,7 +241,7 @@ class BasePreprocessor:
         refuse_empty(len(schema), where)  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
-            raise SchemaError.absent(where, absent, schema)
+            raise SchemaError.absent(absent, schema, where=where)
         if self._target_stages and not targets:
             raise ParameterError(
                 f"{where}: there are target stages ({', '.join(name for name, _ in self._target_stages)}) and no target.",

@@ -65,7 +65,7 @@ class SchemaCheck:
         self._changes(present)
         for name, dtype in self.schema.items():
             if _if_all_missing(present[name], dtype):
-                raise SchemaError.dtype(self.where, name, _words(dtype), present[name])
+                raise SchemaError.dtype(name, _words(dtype), present[name], where=self.where)
             if (
                 present[name].is_temporal()
                 and dtype.is_temporal()
@@ -76,7 +76,7 @@ class SchemaCheck:
     def _changes(self, present: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         missing = [name for name in self.schema if name not in present]
         if missing:
-            raise SchemaError.missing(self.where, missing, list(present))
+            raise SchemaError.missing(missing, list(present), where=self.where)
         changes = [self._column(name, present[name], dtype) for name, dtype in self.schema.items()]
         return [change for change in changes if change is not None]
 
@@ -123,7 +123,7 @@ class SchemaCheck:
         elif kind_of(got) == kind_of(dtype) and kind_of(got) in (Kind.LIST, Kind.VECTOR):
             change = _Cast(name, result, self.where)
         else:
-            raise SchemaError.dtype(self.where, name, _words(dtype), _words(got))
+            raise SchemaError.dtype(name, _words(dtype), _words(got), where=self.where)
         return column.map_batches(change, return_dtype=result, is_elementwise=True)
 
 
@@ -187,7 +187,7 @@ class _Change(ABC):
     def change(self, values: pl.Series) -> pl.Series: ...
 
     def refusal(self, got: Any) -> SchemaError:
-        return SchemaError.dtype(self.where, self.name, self.dtype, got)
+        return SchemaError.dtype(self.name, self.dtype, got, where=self.where)
 
 
 class _Cast(_Change):
@@ -234,12 +234,12 @@ class _IntegersFromFloats(_Change):
             values = values.fill_nan(None) if values.dtype.is_float() else values
             if ((values % 1) != 0).any() or (values.dtype.is_float() and values.is_infinite().any()):
                 raise SchemaError.dtype(
-                    self.where, self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction"
+                    self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction", where=self.where
                 )
         made = values.cast(self.dtype, strict=False)
         beyond = values.filter(made.is_null() & values.is_not_null())
         if len(beyond):
-            raise SchemaError.dtype(self.where, self.name, _range(self.dtype), f"{beyond[0]}")
+            raise SchemaError.dtype(self.name, _range(self.dtype), f"{beyond[0]}", where=self.where)
         return made
 
 
@@ -344,12 +344,12 @@ def row_function(schema: Mapping[str, pl.DataType], where: str) -> RowFunction |
             try:
                 value = row[name]
             except KeyError:
-                raise SchemaError.missing(where, [n for n in schema if n not in row], row) from None
+                raise SchemaError.missing([n for n in schema if n not in row], row, where=where) from None
             if value is not None:
                 try:
                     row[name] = None if is_missing(value) else reader(value)
                 except (TypeError, ValueError, OverflowError):
-                    raise SchemaError.dtype(where, name, _words(dtype), f"{value!r}") from None
+                    raise SchemaError.dtype(name, _words(dtype), f"{value!r}", where=where) from None
 
     return check
 

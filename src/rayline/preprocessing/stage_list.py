@@ -18,11 +18,11 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
     Raises ParameterError when they are none, or a name is used twice.
     """
     if not isinstance(stages, (list, tuple)):
-        raise ParameterError.value(WHERE, noun, "a list of (name, stage) pairs", stages)
+        raise ParameterError.value(noun, "a list of (name, stage) pairs", stages, where=WHERE)
     seen: set[str] = set()
     for pair in stages:
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ParameterError.value(WHERE, noun, "(name, stage) pairs", pair)
+            raise ParameterError.value(noun, "(name, stage) pairs", pair, where=WHERE)
         name, stage = pair
         if not isinstance(stage, (Stage, group)):
             is_class = isinstance(stage, type)
@@ -38,7 +38,7 @@ def checked(stages: Any, group: type[Any], noun: str = "stages") -> tuple[tuple[
                 "move target_stages there.",
             )
         if name in seen or not name or "/" in name:
-            raise ParameterError.value(WHERE, noun, "different names, not empty and without '/'", name)
+            raise ParameterError.value(noun, "different names, not empty and without '/'", name, where=WHERE)
         seen.add(name)
     return tuple((name, stage) for name, stage in stages)
 
@@ -49,7 +49,7 @@ def checked_targets(stages: Any, group: type[Any], taken: Sequence[str]) -> tupl
     for name, stage in found:
         if isinstance(stage, group) or stage.resamples or name in taken:
             raise ParameterError.value(
-                WHERE, "target_stages", "stages that keep rows, under names that `stages` does not have", name
+                "target_stages", "stages that keep rows, under names that `stages` does not have", name, where=WHERE
             )
     return found
 

@@ -323,7 +323,7 @@ class _Plan:
         }
         unknown = set(arguments) - set(allowed)
         if unknown:
-            raise ParameterError.unknown("to_deployment", unknown, allowed)
+            raise ParameterError.unknown(unknown, allowed, where="to_deployment")
         given = {**allowed, **arguments}
         options = ServerOptions(**{f.name: given[f.name] for f in fields(ServerOptions)})
         num_replicas, autoscaling, route = given["num_replicas"], given["autoscaling"], given["route_prefix"]
@@ -333,9 +333,9 @@ class _Plan:
             )
         integer("to_deployment", "num_replicas", num_replicas, optional=True)
         if route is not None and not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", str(route)):
-            raise ParameterError.value("to_deployment", "route_prefix", "a path such as '/late'", route)
+            raise ParameterError.value("route_prefix", "a path such as '/late'", route, where="to_deployment")
         if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):
-            raise ParameterError.value("to_deployment", "port", "a port number or None", given["port"])
+            raise ParameterError.value("port", "a port number or None", given["port"], where="to_deployment")
         actor, use_gpu = _on_gpu({"num_cpus": 1, **(given["ray_actor_options"] or {})}, given["use_gpu"])
         placement: dict[str, Any] = {"ray_actor_options": actor}
         if autoscaling is not None:

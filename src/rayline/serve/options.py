@@ -74,13 +74,13 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
-            raise ParameterError.value("serve", "name", "up to 100 letters, digits, '_', '-' and '.'", self.name)
+            raise ParameterError.value("name", "up to 100 letters, digits, '_', '-' and '.'", self.name, where="serve")
         for name in ("max_batch_size", "max_queued_requests", "max_body_bytes"):
             integer("serve", name, getattr(self, name), optional=name == "max_batch_size")
         for name, low_s, high_s in (("batch_wait_timeout_s", 0.0, 60.0), ("request_timeout_s", 0.001, 86_400.0)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not low_s <= value <= high_s:
-                raise ParameterError.value("serve", name, f"seconds from {low_s:g} to {high_s:g}", value)
+                raise ParameterError.value(name, f"seconds from {low_s:g} to {high_s:g}", value, where="serve")
         if self.token is not None and (
             not isinstance(self.token, str) or not self.token or not self.token.isprintable()
         ):
@@ -89,10 +89,10 @@ class ServerOptions:
             names: Any = self.allowed_hosts
             if isinstance(names, str) or not all(isinstance(name, str) and HOST.fullmatch(name) for name in names):
                 raise ParameterError.value(
-                    "serve",
                     "allowed_hosts",
                     "names of hosts without a port, such as 'late.example.com'",
                     self.allowed_hosts,
+                    where="serve",
                 )
             object.__setattr__(self, "allowed_hosts", tuple(name.lower() for name in names))
 

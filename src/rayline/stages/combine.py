@@ -180,7 +180,7 @@ class Expression(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.output:
-            raise ParameterError.value("Expression", "output", "the name of a column", self.output)
+            raise ParameterError.value("output", "the name of a column", self.output, where="Expression")
         if self.columns is not None:
             raise ParameterError(
                 "Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."

@@ -173,7 +173,7 @@ def _holidays(country: str, years: DateRange) -> list[dt.date]:
         found = holidays.country_holidays(country, years=range(max(years.low - 10, 1), min(years.high + 11, 9999)))
     except NotImplementedError as error:
         raise ParameterError.value(
-            "DatetimeEncoder", "holidays", "a country code that the package holidays supports", country
+            "holidays", "a country code that the package holidays supports", country, where="DatetimeEncoder"
         ) from error
     return sorted(found)
 

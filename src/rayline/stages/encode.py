@@ -157,7 +157,7 @@ class OneHotEncoder(ColumnStage):
         elif isinstance(self.drop, dict) and column in self.drop:
             if self.drop[column] not in frequent:
                 expected = f"a category of {column!r} with a column of its own, {shorten(frequent)}"
-                raise ParameterError.value("OneHotEncoder", "drop", expected, self.drop[column])
+                raise ParameterError.value("drop", expected, self.drop[column], where="OneHotEncoder")
             outputs[frequent.index(self.drop[column])] = None
         self._refuse_wide(column, len(outputs), n_rows)
         return {"categories": frequent, "rare": [v for v, r in zip(values, rare, strict=True) if r], "outputs": outputs}
@@ -261,7 +261,7 @@ class OrdinalEncoder(ColumnStage):
             return
         if self.unknown_value is None and self.handle_unknown != "error":
             raise ParameterError.value(
-                "OrdinalEncoder", "unknown_value", f"a number, as dtype={self.dtype!r} has no missing one", None
+                "unknown_value", f"a number, as dtype={self.dtype!r} has no missing one", None, where="OrdinalEncoder"
             )
         self._refuse_large("unknown_value", self.unknown_value)
         self._refuse_large("encoded_missing_value", self.encoded_missing_value)
@@ -278,7 +278,7 @@ class OrdinalEncoder(ColumnStage):
         held = np.iinfo(self.dtype)
         if value % 1 or not held.min <= value <= held.max:
             expected = f"a whole number from {held.min} to {held.max}, as dtype={self.dtype!r} holds"
-            raise ParameterError.value("OrdinalEncoder", parameter, expected, value)
+            raise ParameterError.value(parameter, expected, value, where="OrdinalEncoder")
 
     def _ends(self, n: int) -> list[Any]:
         """Return the numbers of an unknown category and of a missing value, given n indices."""
@@ -324,7 +324,7 @@ class OrdinalEncoder(ColumnStage):
                 expected = (
                     f"a number that is not an index of the {n} categories of column {column!r}: below 0, or {n} or more"
                 )
-                raise ParameterError.value("OrdinalEncoder", name, expected, value)
+                raise ParameterError.value(name, expected, value, where="OrdinalEncoder")
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         categories, rare = list(learned["categories"]), list(learned.get("rare", ()))

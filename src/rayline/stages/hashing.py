@@ -56,7 +56,7 @@ class HashEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if dtype.is_float():
-            raise SchemaError.dtype("HashEncoder", column, "strings, booleans or integers", dtype)
+            raise SchemaError.dtype(column, "strings, booleans or integers", dtype, where="HashEncoder")
         return {}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:

@@ -264,12 +264,14 @@ class GroupImputer(Stage):
 
     def _chosen(self, view: FitContext) -> list[str]:
         if self.by not in view.schema or self.by in view.targets:
-            raise SchemaError.missing("GroupImputer", [self.by], [n for n in view.schema if n not in view.targets])
+            raise SchemaError.missing(
+                [self.by], [n for n in view.schema if n not in view.targets], where="GroupImputer"
+            )
         chosen = [column for column in view.columns if column != self.by]
         wrong = [c for c in chosen if self.strategy != "most_frequent" and kind_of(view.schema[c]) is Kind.CATEGORY]
         if wrong:
             raise SchemaError.dtype(
-                "GroupImputer", wrong[0], f"numbers for strategy={self.strategy!r}", view.schema[wrong[0]]
+                wrong[0], f"numbers for strategy={self.strategy!r}", view.schema[wrong[0]], where="GroupImputer"
             )
         return chosen
 

@@ -72,7 +72,7 @@ class MultiHotEncoder(ColumnStage):
 
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         if not _is_plain(dtype):
-            raise SchemaError.dtype("MultiHotEncoder", column, "lists of strings, integers or booleans", dtype)
+            raise SchemaError.dtype(column, "lists of strings, integers or booleans", dtype, where="MultiHotEncoder")
         table = answers[0].table
         if self.max_categories is not None:
             table = table.sort("n", descending=True, maintain_order=True).head(self.max_categories).sort("value")

@@ -323,7 +323,7 @@ class SMOTE(Stage):
         columns = [column for column in view.columns if column != self._by(view)]
         if not columns:
             raise ParameterError.value(
-                "SMOTE", "columns", "at least one numeric column besides the classes", list(view.columns)
+                "columns", "at least one numeric column besides the classes", list(view.columns), where="SMOTE"
             )
         return columns
 

@@ -115,7 +115,7 @@ class PCA(Stage):
             return {"columns": [], "mean": [], "components": []}
         n = self.n_components if isinstance(self.n_components, int) else len(columns)
         if n > len(columns):
-            raise ParameterError.value("PCA", "n_components", f"at most the number of columns, {len(columns)}", n)
+            raise ParameterError.value("n_components", f"at most the number of columns, {len(columns)}", n, where="PCA")
         found: Covariance = answers[view.ask(Covariance, *columns)]
         self._refuse_few(columns, found, n if isinstance(self.n_components, int) else 2)
         n = min(n, found.count)
@@ -335,7 +335,7 @@ class SelectKBest(Stage):
         dtype = view.schema[target]
         regression = self.score == "f_regression" or (self.score == "auto" and dtype.is_float())
         if regression and kind_of(dtype) not in _NUMBERS:
-            raise SchemaError.dtype("SelectKBest", target, "a numeric target for f_regression", dtype)
+            raise SchemaError.dtype(target, "a numeric target for f_regression", dtype, where="SelectKBest")
         return view.ask(Covariance, column, target) if regression else view.ask(GroupMoments, column, target)
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:

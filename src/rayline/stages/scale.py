@@ -242,7 +242,10 @@ class RobustScaler(NumberStage):
         low, high = self.quantile_range
         if self.unit_variance and not 0 < low < high < 100:
             raise ParameterError.value(
-                "RobustScaler", "quantile_range", "percentages within 0 and 100, as unit_variance needs", (low, high)
+                "quantile_range",
+                "percentages within 0 and 100, as unit_variance needs",
+                (low, high),
+                where="RobustScaler",
             )
 
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:

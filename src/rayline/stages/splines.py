@@ -120,7 +120,9 @@ class SplineTransformer(NumberStage):
         given = self.knots.get(column) if isinstance(self.knots, dict) else self.knots
         base = self._placed(column, answers[0]) if given is None or isinstance(given, str) else np.array(given, float)
         if self.extrapolation == "periodic" and len(base) <= self.degree:
-            raise ParameterError.value("SplineTransformer", "degree", f"less than the {len(base)} knots", self.degree)
+            raise ParameterError.value(
+                "degree", f"less than the {len(base)} knots", self.degree, where="SplineTransformer"
+            )
         return {"knots": self._extended(base).tolist()}
 
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:

@@ -111,9 +111,11 @@ class TargetEncoder(Stage):
         kind = kind_of(view.schema[target])
         is_number = kind in (Kind.NUMERIC, Kind.BOOLEAN)
         if self.target_type == "continuous" and not is_number:
-            raise SchemaError.dtype("TargetEncoder", target, "a numeric or boolean target", view.schema[target])
+            raise SchemaError.dtype(target, "a numeric or boolean target", view.schema[target], where="TargetEncoder")
         if not is_number and kind is not Kind.CATEGORY:
-            raise SchemaError.dtype("TargetEncoder", target, "a target of numbers or classes", view.schema[target])
+            raise SchemaError.dtype(
+                target, "a target of numbers or classes", view.schema[target], where="TargetEncoder"
+            )
         return self.target_type == "continuous" or (self.target_type == "auto" and is_number)
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:

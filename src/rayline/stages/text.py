@@ -46,10 +46,10 @@ def _group(stage: Any) -> dict[str, Any]:
     n = n_groups(stage.token_pattern)
     if n > 1:
         raise ParameterError.value(
-            type(stage).__name__,
             "token_pattern",
             "at most one capturing group (others are written (?:…))",
             stage.token_pattern,
+            where=type(stage).__name__,
         )
     return {"group": True} if n else {}
 

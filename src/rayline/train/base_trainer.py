@@ -71,7 +71,7 @@ class BaseTrainer:
         self._result: Any = None
         if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
             raise ParameterError.value(
-                self._name, "class_weight", "'balanced', or a dict from label to weight", class_weight
+                "class_weight", "'balanced', or a dict from label to weight", class_weight, where=self._name
             )
         self.check()
 
@@ -113,7 +113,7 @@ class BaseTrainer:
         names = [p.name for p in known][1:]
         misspelt = [] if any(p.kind is p.VAR_KEYWORD for p in known) else [n for n in self.kwargs if n not in names]
         if misspelt and not nearest(misspelt[0], names) and nearest(misspelt[0], [*_OPTIONS, "scaling"]):
-            raise ParameterError.unknown(self._name, misspelt, [*names, *_OPTIONS, "scaling"], "argument")
+            raise ParameterError.unknown(misspelt, [*names, *_OPTIONS, "scaling"], "argument", where=self._name)
         self.adapter.check(*self.args, **self.kwargs)
         if self.scaling.backend == "ray_train" and self.num_workers is None:
             raise ParameterError(
@@ -250,12 +250,12 @@ class BaseTrainer:
             maximum = self.adapter.resumable_iterations(*changed.args, **changed.kwargs)
             if not (isinstance(until, int) and before < until <= maximum):
                 raise ParameterError.value(
-                    self._name, "schedule", f"rising numbers of iterations, of which there are {maximum}", until
+                    "schedule", f"rising numbers of iterations, of which there are {maximum}", until, where=self._name
                 )
             legs.append(Phase(number, until, changed.args, changed.kwargs))
             before = until
         if not legs:
-            raise ParameterError.value(self._name, "schedule", "at least one pair", schedule)
+            raise ParameterError.value("schedule", "at least one pair", schedule, where=self._name)
         last = copy.copy(self)
         last.args, last.kwargs, last.legs, last._result = tuple(legs[-1].args), dict(legs[-1].kwargs), tuple(legs), None
         return last

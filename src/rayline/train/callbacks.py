@@ -147,7 +147,7 @@ class EarlyStopping(Callback):
 
     def __init__(self, metric: str, patience: int = 10, mode: str | None = None, min_delta: float = 0.0) -> None:
         if mode not in (None, "min", "max"):
-            raise ParameterError.value("EarlyStopping", "mode", "'min', 'max' or None", mode)
+            raise ParameterError.value("mode", "'min', 'max' or None", mode, where="EarlyStopping")
         self.metric, self.mode, self.min_delta = metric, mode, min_delta
         self.patience = _positive("EarlyStopping", "patience", patience)
         self.best: float | None = None
@@ -159,7 +159,7 @@ class EarlyStopping(Callback):
     def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool:
         name = named_metrics.resolve(self.metric, list(metrics))
         if name is None:
-            raise ParameterError.unknown("EarlyStopping: metric", [self.metric], metrics)
+            raise ParameterError.unknown([self.metric], metrics, where="EarlyStopping: metric")
         mode = self.mode or named_metrics.mode(name)
         if mode is None:
             raise ParameterError(
@@ -224,5 +224,5 @@ class ModelCheckpoint(Callback):
 
 def _positive(who: str, name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ParameterError.value(who, name, "an integer of at least 1", value)
+        raise ParameterError.value(name, "an integer of at least 1", value, where=who)
     return value

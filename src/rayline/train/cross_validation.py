@@ -243,7 +243,7 @@ def cross_validate(
     MeanScore(mean=1.0, standard_error=0.0)
     """
     if not isinstance(trainer, BaseTrainer):
-        raise ParameterError.value(WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer)
+        raise ParameterError.value("trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer, where=WHERE)
     if not driver_of(trainer).takes_rows:
         raise ParameterError(
             f"{WHERE}: {trainer.framework} generates its own data.",

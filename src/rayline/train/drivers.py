@@ -15,5 +15,5 @@ def driver_of(trainer: BaseTrainer) -> type[FitDriver]:
     """Return the driver that an adapter names. Raises ParameterError when there is none of this name."""
     name = trainer.adapter.fit_driver
     if name not in FIT_DRIVERS:
-        raise ParameterError.value(f"{trainer.framework}", "fit_driver", f"one of {list(FIT_DRIVERS)}", name)
+        raise ParameterError.value("fit_driver", f"one of {list(FIT_DRIVERS)}", name, where=f"{trainer.framework}")
     return FIT_DRIVERS[name]

@@ -118,10 +118,10 @@ def fit(
     started = time.perf_counter()
     if not isinstance(trainer, BaseTrainer):
         raise ParameterError.value(
-            WHERE, "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer
+            "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer, where=WHERE
         )
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
-        raise ParameterError.value(WHERE, "preprocessor", "a Preprocessor or None", type(preprocessor))
+        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor), where=WHERE)
     ours, native = _callbacks(trainer, callbacks)
     driver = driver_of(trainer)(trainer.measured(WHERE, metrics, pos_label), preprocessor, refit=refit)
     with read_once(train_dataset, test_dataset):
@@ -156,16 +156,16 @@ def fit(
 def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
     """Return the callbacks of Rayline and those of the framework."""
     if not isinstance(callbacks, (list, tuple)):
-        raise ParameterError.value(WHERE, "callbacks", "a list of callback objects", callbacks)
+        raise ParameterError.value("callbacks", "a list of callback objects", callbacks, where=WHERE)
     ours = [c for c in callbacks if isinstance(c, Callback)]
     native = [c for c in callbacks if not isinstance(c, Callback) and trainer.adapter.owns_callback(c)]
     unknown = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
     if unknown:
         raise ParameterError.value(
-            WHERE,
             "callbacks",
             f"objects of rayline.train.Callback or of {trainer.framework}'s own callback classes",
             unknown[0],
+            where=WHERE,
         )
     return ours, native
 

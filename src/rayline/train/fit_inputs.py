@@ -130,7 +130,9 @@ def normalise(
         train, names, weight = _joined(x, y, target_columns, weight, where)
         if pair and not isinstance(paired, str):
             if x_test is not None:
-                raise ParameterError.value(where, pair, "the name of a column of X, which X_test has too", type(paired))
+                raise ParameterError.value(
+                    pair, "the name of a column of X, which X_test has too", type(paired), where=where
+                )
             train, paired = _with_column(train, pair, paired, where), pair
         if x_test is not None or y_test is not None:
             if x_test is None or y_test is None or test is not None:
@@ -148,7 +150,7 @@ def normalise(
     train, test = _as_polars(train), _as_polars(test)
     if weight is not None and not isinstance(weight, str):
         raise ParameterError.value(
-            WHERE, "sample_weight", "the name of a column (an array goes with X and y)", type(weight)
+            "sample_weight", "the name of a column (an array goes with X and y)", type(weight), where=WHERE
         )
     targets = _target_names(target_columns, where)
     if pair:
@@ -158,9 +160,9 @@ def normalise(
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:
-        raise SchemaError.absent(f"{where} (training data)", absent, schema)
+        raise SchemaError.absent(absent, schema, where=f"{where} (training data)")
     if weight is not None and (weight in targets or not schema[weight].is_numeric()):
-        raise SchemaError.dtype(where, weight, "a numeric column of weights, which is no target", schema[weight])
+        raise SchemaError.dtype(weight, "a numeric column of weights, which is no target", schema[weight], where=where)
     if len(schema) == len(wanted):
         raise SchemaError(
             f"{where}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
@@ -195,7 +197,7 @@ def _with_column(data: Any, name: str, values: Any, where: str) -> pl.DataFrame:
 def _with_pair(targets: tuple[str, ...], pair: str, column: Any, where: str) -> tuple[str, ...]:
     """Return one target and the column that belongs to it."""
     if not isinstance(column, str):
-        raise ParameterError.value(where, pair, "the name of a column (an array goes with X and y)", type(column))
+        raise ParameterError.value(pair, "the name of a column (an array goes with X and y)", type(column), where=where)
     found = (*(name for name in targets if name != column), column)
     if len(found) != 2:
         raise ParameterError(
@@ -297,7 +299,7 @@ def _labels(y: Any, names: Any, where: str) -> pl.DataFrame:
         table = _collect({"target": array} if one else {f"target_{i}": array[:, i] for i in range(array.shape[1])})
     if wanted is not None:
         if len(wanted) != table.width:
-            raise ParameterError.value(where, "target_columns", f"{table.width} name(s) for y", wanted)
+            raise ParameterError.value("target_columns", f"{table.width} name(s) for y", wanted, where=where)
         table = table.rename(dict(zip(table.columns, wanted, strict=True)))
     return table
 

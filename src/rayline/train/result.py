@@ -89,7 +89,7 @@ class Result:
         """
         found = named_metrics.resolve(name, list(self.metrics))
         if found is None:
-            raise ParameterError.unknown("Result.metric", [name], self.metrics)
+            raise ParameterError.unknown([name], self.metrics, where="Result.metric")
         return self.metrics[found]
 
     def evaluate(self, data: Any = None, **options: Any) -> Report:
@@ -171,7 +171,7 @@ class Result:
         wanted = [metrics] if isinstance(metrics, str) else list(metrics or present)
         every = [name for own in present.values() for name in own]
         if unknown := [name for name in wanted if name not in present and name not in every]:
-            raise ParameterError.unknown("Result.plot", unknown, [*present, *every], "metric")
+            raise ParameterError.unknown(unknown, [*present, *every], "metric", where="Result.plot")
         shown = plots.by_metric([n for name in wanted for n in present.get(name, [name])])
         axes = panels(len(shown), "Result.plot", ax)
         for axis, (metric, names) in zip(axes, shown.items(), strict=True):

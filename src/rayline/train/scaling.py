@@ -82,9 +82,9 @@ class Scaling:
         integer(where, "max_failures", self.max_failures, minimum=0)
         resources = self.resources_per_worker
         if resources is not None and not all(_is_amount(amount) for amount in resources.values()):
-            raise ParameterError.value(where, "resources_per_worker", "amounts of at least 0", resources)
+            raise ParameterError.value("resources_per_worker", "amounts of at least 0", resources, where=where)
         if self.backend not in BACKENDS:
-            raise ParameterError.value(where, "backend", "'actors' or 'ray_train'", self.backend)
+            raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend, where=where)
 
     @property
     def max_workers(self) -> int | None:
@@ -107,7 +107,7 @@ class Scaling:
         if scaling is None:
             made = cls(**flat)
         elif not isinstance(scaling, Scaling):
-            raise ParameterError.value(where, "scaling", "a train.Scaling(…), or None", scaling)
+            raise ParameterError.value("scaling", "a train.Scaling(…), or None", scaling, where=where)
         else:
             made = scaling
             twice = [field.name for field in fields(cls) if flat.get(field.name, field.default) != field.default]
@@ -124,7 +124,7 @@ class Scaling:
 def _check_range(where: str, given: Sequence[Any]) -> None:
     whole = len(given) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in given)
     if not whole or not 1 <= given[0] <= given[1]:
-        raise ParameterError.value(where, "num_workers", "an integer of at least 1, or a range (min, max)", given)
+        raise ParameterError.value("num_workers", "an integer of at least 1, or a range (min, max)", given, where=where)
 
 
 def _is_amount(amount: Any) -> bool:

@@ -231,7 +231,9 @@ class TargetProfiler:
         """Raise DataError on a ranking's missing groups, SchemaError on labels that are no numbers."""
         for name in self.targets[: 1 if self.pair == "group" else None]:
             if not (self.schema[name].is_numeric() or (self.schema[name] == pl.Boolean and name != self.targets[0])):
-                raise SchemaError.dtype(self.where, name, "numbers (an event may be True or False)", self.schema[name])
+                raise SchemaError.dtype(
+                    name, "numbers (an event may be True or False)", self.schema[name], where=self.where
+                )
         if self.pair == "event":
             found = answers[StatisticRequest(MinMax, (self.targets[1],))]
             if found.low is not None and not {float(found.low), float(found.high)} <= {0.0, 1.0}:
@@ -349,5 +351,5 @@ class TargetProfiler:
         assert isinstance(self.class_weight, Mapping)
         strange = [label for label in self.class_weight if label not in labels]
         if strange:
-            raise ParameterError.value(self.where, "class_weight", f"labels among {labels[:8]!r}", strange[0])
+            raise ParameterError.value("class_weight", f"labels among {labels[:8]!r}", strange[0], where=self.where)
         return {label: float(self.class_weight.get(label, 1.0)) for label in labels}

@@ -530,7 +530,7 @@ class Analysis:
         for trial in self.trials:
             if trial.number == number:
                 return trial
-        raise ParameterError.value("Analysis", "trial", f"a number from 0 to {len(self.trials) - 1}", number)
+        raise ParameterError.value("trial", f"a number from 0 to {len(self.trials) - 1}", number, where="Analysis")
 
     # -- for people ------------------------------------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ class Comparison:
 
     def __getitem__(self, name: str) -> Analysis:
         if name not in self.analyses:
-            raise ParameterError.unknown("Comparison", [name], self.analyses)
+            raise ParameterError.unknown([name], self.analyses, where="Comparison")
         return self.analyses[name]
 
     @property
@@ -200,11 +200,13 @@ def compare(
     >>> comparison.leaderboard  # doctest: +SKIP
     """
     if not isinstance(candidates, Mapping) or not candidates:
-        raise ParameterError.value(COMPARE, "candidates", "a dict of names to trainers and their spaces", candidates)
+        raise ParameterError.value(
+            "candidates", "a dict of names to trainers and their spaces", candidates, where=COMPARE
+        )
     searching = [field.name for field in fields(SearchOptions)]
     unknown = set(options) - {*searching, *DATA_ARGUMENTS}
     if unknown:
-        raise ParameterError.unknown(COMPARE, unknown, [*searching, *DATA_ARGUMENTS])
+        raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS], where=COMPARE)
     data = merge_data_config(data_config, COMPARE, **{n: v for n, v in options.items() if n in DATA_ARGUMENTS})
     options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
     searches = _checked(candidates, data, num_samples, options)
@@ -269,7 +271,7 @@ def _candidate(name: str, candidate: Any, data: Mapping[str, Any]) -> tuple[Trai
         parts = (*parts, data.get("train_pipeline"))
     if len(parts) != 3 or not isinstance(parts[0], Trainer) or not isinstance(parts[1], Mapping):
         raise ParameterError.value(
-            COMPARE, f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate
+            f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate, where=COMPARE
         )
     return parts
 

@@ -99,7 +99,7 @@ class NormalDomain(Domain):
 
     def __post_init__(self) -> None:
         if not self.sd > 0:
-            raise ParameterError.value("randn", "sd", "a number above 0", self.sd)
+            raise ParameterError.value("sd", "a number above 0", self.sd, where="randn")
 
     def sample(self, random: np.random.Generator, config: Any = None) -> Any:
         found = float(random.normal(self.mean, self.sd))

@@ -33,11 +33,16 @@ def problem(
     repeats = data["cv"] if data["cv"] is not None else 1
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ParameterError.value(
-            WHERE, "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
+            "data_config['cv']",
+            "how often a configuration is trained, each time with another seed",
+            repeats,
+            where=WHERE,
         )
     refuse_data(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
     if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
-        raise ParameterError.value(WHERE, "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
+        raise ParameterError.value(
+            "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode), where=WHERE
+        )
     spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)
     metric = spaces.metric if metric is None else metric
     if metrics.is_known(metric):

@@ -44,20 +44,22 @@ class SearchOptions:
         integer(WHERE, "max_concurrent", self.max_concurrent, optional=True)
         callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
-            raise ParameterError.value(WHERE, "callbacks", "a list of objects of rayline.train.Callback", callbacks)
+            raise ParameterError.value(
+                "callbacks", "a list of objects of rayline.train.Callback", callbacks, where=WHERE
+            )
         for name, seconds in (("time_budget_s", self.time_budget_s), ("timeout_s", self.timeout_s)):
             is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
             if seconds is not None and not (is_number and seconds > 0):
-                raise ParameterError.value(WHERE, name, "seconds, more than 0", seconds)
+                raise ParameterError.value(name, "seconds, more than 0", seconds, where=WHERE)
         if self.run_on not in (None, "process", "ray"):
-            raise ParameterError.value(WHERE, "run_on", "None, 'process' or 'ray'", self.run_on)
+            raise ParameterError.value("run_on", "None, 'process' or 'ray'", self.run_on, where=WHERE)
         for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
             if not isinstance(value, expected):
-                raise ParameterError.value(WHERE, name, "True or False", value)
+                raise ParameterError.value(name, "True or False", value, where=WHERE)
         if self.on_interrupt not in ("raise", "return"):
-            raise ParameterError.value(WHERE, "on_interrupt", "'raise' or 'return'", self.on_interrupt)
+            raise ParameterError.value("on_interrupt", "'raise' or 'return'", self.on_interrupt, where=WHERE)
         if not isinstance(self.storage_path, (str, Path, type(None))):
-            raise ParameterError.value(WHERE, "storage_path", "a directory or a URL", self.storage_path)
+            raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path, where=WHERE)
         if self.storage_path is not None and self.name is None:
             raise ParameterError(
                 f"{WHERE}: storage_path keeps the scores of a search under its name.",

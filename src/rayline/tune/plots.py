@@ -29,7 +29,7 @@ WIDE = 10.0
 def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any = None) -> Any:
     """A picture of these trials (see `Analysis.plot`)."""
     if kind not in KINDS:
-        raise ParameterError.unknown("Analysis.plot: kind", [kind], KINDS)
+        raise ParameterError.unknown([kind], KINDS, where="Analysis.plot: kind")
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if kind == "slices":
         return _slices(scored, metric, mode)

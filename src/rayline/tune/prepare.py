@@ -165,10 +165,12 @@ def merge_data_config(data_config: Any, where: str = WHERE, **arguments: Any) ->
     """
     data = {} if data_config is None else data_config
     if not isinstance(data, Mapping):
-        raise ParameterError.value(where, "data_config", "a dict with train_dataset, target_columns and cv", type(data))
+        raise ParameterError.value(
+            "data_config", "a dict with train_dataset, target_columns and cv", type(data), where=where
+        )
     unknown = [key for key in data if key not in (*DATA, *DATA_ARGUMENTS)]
     if unknown:
-        raise ParameterError.unknown(f"{where}: data_config", unknown, DATA)
+        raise ParameterError.unknown(unknown, DATA, where=f"{where}: data_config")
     merged: dict[str, Any] = {}
     for key, value in (*data.items(), *arguments.items()):
         name = "train_pipeline" if key == "preprocessor" else key
@@ -197,7 +199,7 @@ def prepare(
 ) -> PreparedSearch:
     """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
-        raise ParameterError.value(WHERE, "trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
+        raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer, where=WHERE)
     data_config = merge_data_config(data_config)
     integer(WHERE, "seed", seed, minimum=0, optional=True)
     metric, custom = _own_functions(metric, trainer.custom_metrics)
@@ -249,14 +251,14 @@ def _over_rows(
     """Prepare a search over rows."""
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
-        raise ParameterError.value(WHERE, "data_config['train_pipeline']", "a Preprocessor or None", pipeline)
+        raise ParameterError.value("data_config['train_pipeline']", "a Preprocessor or None", pipeline, where=WHERE)
     preprocessor = None if pipeline is None else pipeline.clone()
     space.check(config, preprocessor, trainer.replace)
     if num_samples is None:
         num_samples = space.usual_samples(config)
     if not space.tuned(config) and num_samples > 1:
         raise ParameterError.value(
-            WHERE, "config", "a search space with at least one parameter, or num_samples=1", config
+            "config", "a search space with at least one parameter, or num_samples=1", config, where=WHERE
         )
     rows = read(data) if material is None else material
     inputs = rows.inputs
@@ -454,11 +456,11 @@ def _metrics(metric: Any, mode: Any, target: Target, custom: Custom) -> tuple[tu
     names = [metric] if metric is None or isinstance(metric, str) else list(metric) if _is_list(metric) else []
     modes = [mode] * len(names) if mode is None or isinstance(mode, str) else list(mode) if _is_list(mode) else []
     if not names or len(set(names)) < len(names) or not all(isinstance(n, (str, type(None))) for n in names):
-        raise ParameterError.value(WHERE, "metric", "a name or a list of different names", metric)
+        raise ParameterError.value("metric", "a name or a list of different names", metric, where=WHERE)
     if len(modes) != len(names) or not all(m in (None, "min", "max") for m in modes):
-        raise ParameterError.value(WHERE, "mode", "'min', 'max' or None, for each metric", mode)
+        raise ParameterError.value("mode", "'min', 'max' or None, for each metric", mode, where=WHERE)
     if isinstance(mode, str) and len(names) > 1:
-        raise ParameterError.value(WHERE, "mode", f"a list of {len(names)}, one for each metric, or None", mode)
+        raise ParameterError.value("mode", f"a list of {len(names)}, one for each metric, or None", mode, where=WHERE)
     found = [_metric(name, direction, target, custom) for name, direction in zip(names, modes, strict=True)]
     return tuple(name for name, _ in found), tuple(direction for _, direction in found)
 
@@ -487,7 +489,7 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
             "pass mode='min' or 'max'.",
         )
     if mode is None and known is None:
-        raise ParameterError.unknown(WHERE, [metric], metrics.names(), "metric")
+        raise ParameterError.unknown([metric], metrics.names(), "metric", where=WHERE)
     if mode is not None and known is not None and mode != known:
         raise ParameterError(
             f"{WHERE}: mode={mode!r} would look for the worst {metric}.",

@@ -305,7 +305,7 @@ def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
         )
     if not isinstance(name, TrialScheduler):
         raise ParameterError.value(
-            "tune.run", "scheduler", f"None, one of {list(known)}, or a scheduler of ray.tune", name
+            "scheduler", f"None, one of {list(known)}, or a scheduler of ray.tune", name, where="tune.run"
         )
     own = {"metric": getattr(name, "_metric", None), "mode": getattr(name, "_mode", None)}
     if any(value is not None for value in own.values()):

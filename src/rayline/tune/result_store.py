@@ -84,7 +84,9 @@ class ResultStore:
         """The store of a run's name, under this directory or URL, or in the user's cache directory. Raises ParameterError on a name
         with a path in it."""
         if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .+-]{0,99}", name):
-            raise ParameterError.value("tune.run", "name", "letters, digits, spaces and . + - _, at most 100", name)
+            raise ParameterError.value(
+                "name", "letters, digits, spaces and . + - _, at most 100", name, where="tune.run"
+            )
         if storage_path is not None:
             is_url = storage.is_url(storage_path)
             return cls(storage.join(str(storage_path), name) if is_url else Path(storage_path) / name)

@@ -40,7 +40,7 @@ def suggester(
     if search is None or search == "random":
         return DrawnSuggester(config, num_samples, seed)
     if isinstance(search, str) and search not in SEARCHERS:
-        raise ParameterError.unknown("tune.run", [search], SEARCHERS, "searcher")
+        raise ParameterError.unknown([search], SEARCHERS, "searcher", where="tune.run")
     if not isinstance(search, str) and "ray.tune" not in sys.modules:
         raise _no_searcher(search)
     from rayline.tune import ray_search  # it imports Ray Tune: 1.3 s, and only these need it
@@ -55,7 +55,7 @@ def suggester(
 
 def _no_searcher(search: Any) -> ParameterError:
     return ParameterError.value(
-        "tune.run", "search", f"None, one of {list(SEARCHERS)}, or a searcher of ray.tune", search
+        "search", f"None, one of {list(SEARCHERS)}, or a searcher of ray.tune", search, where="tune.run"
     )
 
 
@@ -85,13 +85,13 @@ def scheduler(name: Any, *, n_folds: int) -> Any:
     if not isinstance(name, str):
         if "ray.tune" not in sys.modules:
             raise ParameterError.value(
-                "tune.run", "scheduler", f"None, one of {list(SCHEDULERS)}, or a scheduler of ray.tune", name
+                "scheduler", f"None, one of {list(SCHEDULERS)}, or a scheduler of ray.tune", name, where="tune.run"
             )
         from rayline.tune import ray_search
 
         return ray_search.scheduler(name, SCHEDULERS)
     if name not in SCHEDULERS:
-        raise ParameterError.unknown("tune.run", [name], SCHEDULERS, "scheduler")
+        raise ParameterError.unknown([name], SCHEDULERS, "scheduler", where="tune.run")
     if n_folds < 2:
         raise ParameterError(
             f"tune.run: scheduler={name!r} needs more than one fold to stop a trial early.",

@@ -121,11 +121,11 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
         When a name does not exist or a value is not allowed.
     """
     if not isinstance(config, Mapping):
-        raise ParameterError.value("tune.run", "config", "a dict of parameters and their search spaces", config)
+        raise ParameterError.value("config", "a dict of parameters and their search spaces", config, where="tune.run")
     stages = config.get(STAGES, {})
     if stages and not isinstance(stages, Mapping):
         raise ParameterError.value(
-            "tune.run", f"config[{STAGES!r}]", 'a dict like {"impute": {"strategy": tune.choice([…])}}', stages
+            f"config[{STAGES!r}]", 'a dict like {"impute": {"strategy": tune.choice([…])}}', stages, where="tune.run"
         )
     if stages and preprocessor is None:
         raise ParameterError(
@@ -136,7 +136,7 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
     for stage, own in stages.items():
         if not isinstance(own, Mapping) or is_grid(own):
             raise ParameterError.value(
-                "tune.run", f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own
+                f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own, where="tune.run"
             )
     known = _known(config)
     some = {path: _some(path, value) for path, value in known.items()}
@@ -237,10 +237,10 @@ def _some(path: tuple[str, ...], value: Any) -> Any:
     if is_grid(value):
         choices = list(value["grid_search"])
         if not choices:
-            raise ParameterError.value("tune.run", "grid_search", "at least one value", choices)
+            raise ParameterError.value("grid_search", "at least one value", choices, where="tune.run")
         return choices[0]
     if isinstance(value, ChoiceDomain) and not value.categories:
-        raise ParameterError.value("tune.run", "tune.choice", "at least one value", [])
+        raise ParameterError.value("tune.choice", "at least one value", [], where="tune.run")
     if not isinstance(value, Domain):
         return value
     try:

@@ -42,7 +42,7 @@ class FinalModel:
     ) -> Self:
         """Return the model on top; with None a linear one. Raises ParameterError when there is no linear one for the task."""
         if trainer is not None and not isinstance(trainer, Trainer):
-            raise ParameterError.value(WHERE, "trainer", "a trainer, or None for a linear one", trainer)
+            raise ParameterError.value("trainer", "a trainer, or None for a linear one", trainer, where=WHERE)
         return cls(_linear(target) if trainer is None else trainer, target, group, event, weight)
 
     def fit(self, rows: pl.DataFrame) -> Result:

@@ -133,7 +133,7 @@ _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 def check(formula: Formula, where: str, *, depth: int = 0) -> None:
     """Raise ParameterError when this is not a formula."""
     if depth > MAX_DEPTH:
-        raise ParameterError.value(where, "formula", f"at most {MAX_DEPTH} levels", "more")
+        raise ParameterError.value("formula", f"at most {MAX_DEPTH} levels", "more", where=where)
     if formula is None or (isinstance(formula, (bool, int, float, str)) and formula == formula):
         return
     if isinstance(formula, (list, tuple)) and formula and isinstance(formula[0], str):
@@ -141,16 +141,18 @@ def check(formula: Formula, where: str, *, depth: int = 0) -> None:
         if name == "col":
             if len(arguments) == 1 and isinstance(arguments[0], str):
                 return
-            raise ParameterError.value(where, "formula", '["col", name]', formula)
+            raise ParameterError.value("formula", '["col", name]', formula, where=where)
         if name not in FUNCTIONS:
-            raise ParameterError.unknown(f"{where}: function", [name], ["col", *FUNCTIONS])
+            raise ParameterError.unknown([name], ["col", *FUNCTIONS], where=f"{where}: function")
         if len(arguments) != len(FUNCTIONS[name].takes):
-            raise ParameterError.value(where, "formula", f"{len(FUNCTIONS[name].takes)} arguments of {name!r}", formula)
+            raise ParameterError.value(
+                "formula", f"{len(FUNCTIONS[name].takes)} arguments of {name!r}", formula, where=where
+            )
         for argument in arguments:
             check(argument, where, depth=depth + 1)
         return
     raise ParameterError.value(
-        where, "formula", 'a number, a string, ["col", name] or [function, argument, …]', formula
+        "formula", 'a number, a string, ["col", name] or [function, argument, …]', formula, where=where
     )
 
 
@@ -179,11 +181,11 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType], where: str) -> str
     if name == "col":
         (column,) = arguments
         if column not in schema:
-            raise SchemaError.absent(where, [column], schema)
+            raise SchemaError.absent([column], schema, where=where)
         kinds = {Kind.NUMERIC: "n", Kind.BOOLEAN: "b", Kind.CATEGORY: "s"}
         found = kinds.get(kind_of(schema[column]))
         if found is None:
-            raise SchemaError.dtype(where, column, "a number, a boolean or a string", schema[column])
+            raise SchemaError.dtype(column, "a number, a boolean or a string", schema[column], where=where)
         return found
     function, kinds_given = FUNCTIONS[name], [kind(argument, schema, where) for argument in arguments]
     for wanted, given in zip(function.takes, kinds_given, strict=True):

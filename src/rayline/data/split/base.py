@@ -99,7 +99,7 @@ def time_division(engine: Engine, data: Any, column: str, where: str) -> KeyDivi
     """Return the division of rows by the order of a column. Raises SchemaError when it is missing or cannot be ordered."""
     dtype = schema_with(engine, data, [column], where)[column]
     if kind_of(dtype) not in (Kind.NUMERIC, Kind.DATETIME) and dtype not in (pl.Time, pl.Duration, pl.Null):
-        raise SchemaError.dtype(where, column, "dates, times or numbers", dtype)
+        raise SchemaError.dtype(column, "dates, times or numbers", dtype, where=where)
     return KeyDivision(engine, data, where, TimeKey(column), unit=f"moments of {column!r}", is_ordered=True)
 
 
@@ -109,7 +109,7 @@ def schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -
     refuse_empty(len(schema), where)  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
     if missing:
-        raise SchemaError.absent(where, missing, schema)
+        raise SchemaError.absent(missing, schema, where=where)
     return schema
 
 
@@ -121,10 +121,10 @@ def check_count(splitter: Any, name: str, minimum: int) -> None:
 def check_column(splitter: Any, column: Any) -> None:
     """Raise ParameterError unless a column is named."""
     if not isinstance(column, str) or not column:
-        raise ParameterError.value(type(splitter).__name__, "column", "the name of a column", column)
+        raise ParameterError.value("column", "the name of a column", column, where=type(splitter).__name__)
 
 
 def check_seed(splitter: Any) -> None:
     """Raise ParameterError unless the seed is an integer."""
     if isinstance(splitter.seed, bool) or not isinstance(splitter.seed, int):
-        raise ParameterError.value(type(splitter).__name__, "seed", "a whole number", splitter.seed)
+        raise ParameterError.value("seed", "a whole number", splitter.seed, where=type(splitter).__name__)

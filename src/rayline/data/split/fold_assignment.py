@@ -91,7 +91,7 @@ class FoldAssignment(ABC):
         """The cells of a table with these columns. Raises SchemaError when one of its own is missing."""
         missing = [name for name in self.columns if name not in names]
         if missing:
-            raise SchemaError.missing(self.where, missing, names)
+            raise SchemaError.missing(missing, names, where=self.where)
         return self.expression()
 
 

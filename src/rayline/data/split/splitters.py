@@ -290,7 +290,7 @@ def splitter(cv: Any, where: str) -> Splitter:
     if isinstance(cv, int) and not isinstance(cv, bool) and cv >= 2:
         return KFold(cv)
     raise ParameterError.value(
-        where, "cv", "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5)", cv
+        "cv", "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5)", cv, where=where
     )
 
 

@@ -91,7 +91,7 @@ def train_test_split(
         percentage = _share(ds, test_size, percentage)
     check_percentage(WHERE, percentage)
     if not isinstance(shuffle, bool):
-        raise ParameterError.value(WHERE, "shuffle", "True or False", shuffle)
+        raise ParameterError.value("shuffle", "True or False", shuffle, where=WHERE)
     if not shuffle and time is None:
         given = [name for name, value in (("stratify", stratify), ("groups", groups)) if value is not None]
         if given:
@@ -121,7 +121,7 @@ def _renamed(others: dict[str, Any], groups: str | None) -> str | None:
                 f"Expected some of {list(_KEYWORDS)}.",
                 f"it is called {_SAME[name]!r} here.",
             )
-        raise ParameterError.unknown(WHERE, others, _KEYWORDS)
+        raise ParameterError.unknown(others, _KEYWORDS, where=WHERE)
     return groups
 
 
@@ -134,12 +134,15 @@ def _share(ds: Any, test_size: Any, percentage: float) -> float:
     if isinstance(test_size, bool) or not isinstance(test_size, int):
         if not isinstance(test_size, float) or not 0.0 < test_size < 1.0:
             words = "a share between 0 and 1, or a whole number of rows"
-            raise ParameterError.value(WHERE, "test_size", words, test_size)
+            raise ParameterError.value("test_size", words, test_size, where=WHERE)
         return test_size
     n_rows = _n_rows(ds)
     if not 0 < test_size < n_rows:
         raise ParameterError.value(
-            WHERE, "test_size", f"fewer than the {counted(n_rows, 'row')} that there are, and at least 1", test_size
+            "test_size",
+            f"fewer than the {counted(n_rows, 'row')} that there are, and at least 1",
+            test_size,
+            where=WHERE,
         )
     return test_size / n_rows
 

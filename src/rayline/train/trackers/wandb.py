@@ -54,7 +54,7 @@ class WandB(Tracker):
     ) -> None:
         super().__init__(name)
         if mode not in (None, "online", "offline", "disabled"):
-            raise ParameterError.value("WandB", "mode", "'online', 'offline', 'disabled' or None", mode)
+            raise ParameterError.value("mode", "'online', 'offline', 'disabled' or None", mode, where="WandB")
         self.project, self.mode, self.dir, self.options = project, mode, dir, options
 
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:

@@ -75,10 +75,10 @@ class Population:
         for name, low, high in (("quantile", 0.0, 0.5), ("resample", 0.0, 1.0)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):
-                raise ParameterError.value("Population", name, f"a share from {low:g} to {high:g}", value)
+                raise ParameterError.value(name, f"a share from {low:g} to {high:g}", value, where="Population")
         both = isinstance(self.factors, tuple) and len(self.factors) == 2
         if not both or not all(isinstance(f, (int, float)) and 0 < f < math.inf for f in self.factors):
-            raise ParameterError.value("Population", "factors", "a pair of numbers above 0", self.factors)
+            raise ParameterError.value("factors", "a pair of numbers above 0", self.factors, where="Population")
 
     def ends(self, n_iterations: int) -> list[int]:
         """The iterations after which generations end."""
