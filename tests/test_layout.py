@@ -307,8 +307,7 @@ PLACES = {
     "preprocessing": 18,
     "stages": 58,
     "testing": 1,
-    "train": 19,
-    "tune": 2,
+    "tune": 1,
 }
 """Parameters and fields `where: str` of each package: may become fewer, never more (`core.errors.at` names the place of an error)."""
 

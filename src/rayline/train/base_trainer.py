@@ -12,7 +12,7 @@ from typing import Any, Self
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import ParameterError, ResourceError, nearest
+from rayline.core.errors import ParameterError, ResourceError, at, nearest, place
 from rayline.core.framework import Framework
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.metric import Metric
@@ -56,10 +56,11 @@ class BaseTrainer:
         if twice:
             raise ParameterError(f"{self._name}: {twice[0]!r} is given twice.", "", "leave it out of kwargs.")
         self.kwargs = {**(kwargs or {}), **framework_kwargs}
-        self.scaling = Scaling.of(
-            self._name, scaling, num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker,
+        with at(self._name):
+            self.scaling = Scaling.of(
+            scaling, num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker,
             max_failures=max_failures, storage_path=storage_path,
-        )  # fmt: skip
+          )  # fmt: skip
         self.seed: int | None = integer(self._name, "seed", seed, minimum=0, optional=True)
         self.checkpoint_every: int | None = integer(self._name, "checkpoint_every", checkpoint_every, optional=True)
         self.metrics: tuple[str, ...] | None = None
@@ -133,7 +134,7 @@ class BaseTrainer:
         """Whether the training asks for a GPU: by `use_gpu=True`, or in the library's own words (`device="cuda"`)."""
         return self.use_gpu or bool(self.adapter.gpu_arguments(*self.args, **self.kwargs))
 
-    def check_gpu(self, where: str, *, callbacks: Sequence[Any] = ()) -> None:
+    def check_gpu(self, *, callbacks: Sequence[Any] = ()) -> None:
         """Raise an error when a GPU is asked for and the training would compute on the CPU.
 
         Parameters
@@ -156,23 +157,23 @@ class BaseTrainer:
         own = adapter.gpu_arguments(*self.args, **self.kwargs)
         asked = f"use_gpu=True{f' ({own})' if own else ''}" if self.use_gpu or not own else own
         if not adapter.trains_on_gpu:
-            raise ResourceError(
-                f"{where}: {asked}, and {self.framework} computes on the CPU, never on a GPU.",
+            raise ResourceError.here(
+                f"{asked}, and {self.framework} computes on the CPU, never on a GPU.",
                 "Expected a framework that trains on GPUs: XGBoost, LightGBM, CatBoost, PyTorch, Hugging Face, RLlib.",
                 "leave use_gpu out (a framework of your own says trains_on_gpu = True).",
             )
         reason = "" if device.is_pretended() else adapter.without_gpu()
         if reason:
-            raise ResourceError(
-                f"{where}: {asked}, and {self.framework} would compute on the CPU: {reason}.",
+            raise ResourceError.here(
+                f"{asked}, and {self.framework} would compute on the CPU: {reason}.",
                 "Expected a build of the library for GPUs.",
                 "install that, or leave use_gpu out.",
             )
         kwargs = {**self.kwargs, **({"callbacks": [*callbacks]} if callbacks else {})}
         reason = adapter.cpu_arguments(*self.args, **kwargs)
         if reason:
-            raise ParameterError(
-                f"{where}: {asked}, and {reason}.",
+            raise ParameterError.here(
+                f"{asked}, and {reason}.",
                 "Expected arguments of a training on a GPU.",
                 "change them, or leave use_gpu out.",
             )
@@ -205,17 +206,18 @@ class BaseTrainer:
     def scaled(self, scaling: Scaling) -> Self:
         """Return an unfitted copy with another scaling. Raises ParameterError when the framework cannot train like this."""
         trainer = copy.copy(self)
-        trainer.scaling, trainer._result = Scaling.of(self._name, scaling), None
+        with at(self._name):
+            trainer.scaling, trainer._result = Scaling.of(scaling), None
         trainer.check()
         return trainer
 
-    def measured(self, where: str, metrics: Any = None, pos_label: Any = None) -> Self:
+    def measured(self, metrics: Any = None, pos_label: Any = None) -> Self:
         """Return a copy with other metrics and another positive class; the trainer itself when neither is given."""
         if metrics is None and pos_label is None:
             return self
         trainer = copy.copy(self)
         if metrics is not None:
-            trainer.metrics, custom = named_metrics.given(metrics, where, self.custom_metrics)
+            trainer.metrics, custom = named_metrics.given(metrics, place(), self.custom_metrics)
             trainer.custom_metrics = {**self.custom_metrics, **custom}
         if pos_label is not None:
             trainer.pos_label = pos_label

@@ -15,7 +15,7 @@ import polars as pl
 
 from rayline.core import design, registry
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, RaylineError, counted
+from rayline.core.errors import ParameterError, RaylineError, at, counted
 from rayline.core.evaluation import Report
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import has_probabilities
@@ -177,6 +177,7 @@ class HeldOutPredictions:
 
 
 @known_arguments
+@at(WHERE)
 def cross_validate(
     trainer: BaseTrainer,
     preprocessor: Preprocessor | None = None,
@@ -243,15 +244,15 @@ def cross_validate(
     MeanScore(mean=1.0, standard_error=0.0)
     """
     if not isinstance(trainer, BaseTrainer):
-        raise ParameterError.value("trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer, where=WHERE)
+        raise ParameterError.value("trainer", "a trainer, such as train.XGBoostTrainer({…})", trainer)
     if not driver_of(trainer).takes_rows:
-        raise ParameterError(
-            f"{WHERE}: {trainer.framework} generates its own data.",
+        raise ParameterError.here(
+            f"{trainer.framework} generates its own data.",
             "Expected a framework that learns from rows.",
             "call tune.run with cv=… for trainings with different seeds.",
         )
     inputs = fit_inputs.normalise(
-        train_dataset, None, target_columns, X, y, None, None, sample_weight, WHERE, group=group, event=event
+        train_dataset, None, target_columns, X, y, None, None, sample_weight, group=group, event=event
     )
     roles = inputs.roles
     column = roles.labels[0]

@@ -12,7 +12,7 @@ from rayline.core import registry
 from rayline.core.errors import ParameterError, ResourceError
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_driver import FitDriver
-from rayline.train.fit_inputs import WHERE, ColumnRoles, FitInputs
+from rayline.train.fit_inputs import ColumnRoles, FitInputs
 from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.progress import ProgressLine
 from rayline.train.training_run import TrainingRun, n_threads
@@ -30,8 +30,8 @@ class EnvironmentFit(FitDriver):
 
     def read(self, arguments: Mapping[str, Any]) -> None:
         if self.trainer.scaling.backend == "ray_train":
-            raise ParameterError(
-                f"{WHERE}: {self.trainer.framework} starts its own workers, and backend='ray_train' is given.",
+            raise ParameterError.here(
+                f"{self.trainer.framework} starts its own workers, and backend='ray_train' is given.",
                 f"Expected a number of workers; got {self.trainer.scaling!r}.",
                 "pass num_workers=2, or another number.",
             )
@@ -50,12 +50,12 @@ class EnvironmentFit(FitDriver):
         return train_on(replace(request, scaling=scaling), worker)
 
 
-def refuse_data(trainer: BaseTrainer, where: str = WHERE, **arguments: Any) -> None:
+def refuse_data(trainer: BaseTrainer, **arguments: Any) -> None:
     """Raise ParameterError when data are given, or an argument that applies to rows only."""
     for name, value in {**arguments, "class_weight": trainer.class_weight}.items():
         if value is not None:
-            raise ParameterError(
-                f"{where}: {trainer.framework} generates its own data, and {name} is given.",
+            raise ParameterError.here(
+                f"{trainer.framework} generates its own data, and {name} is given.",
                 f"Expected no data and nothing about rows; got {name} of type {type(value).__name__}.",
                 f"leave {name} out: train.fit(trainer) is enough.",
             )
@@ -70,8 +70,8 @@ def worker_resources(trainer: BaseTrainer) -> dict[str, float]:
     if trainer.num_workers:
         registry.engine("ray").connect()
         if trainer.wants_gpu and not registry.engine("ray").n_gpus():
-            raise ResourceError(
-                f"{WHERE}: use_gpu=True, and this Ray has no GPU for the learner.",
+            raise ResourceError.here(
+                "use_gpu=True, and this Ray has no GPU for the learner.",
                 "Expected a node with a GPU.",
                 "leave use_gpu out, or connect to a cluster that has one.",
             )

@@ -10,7 +10,7 @@ import polars as pl
 
 from rayline import device
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, counted
+from rayline.core.errors import ParameterError, at, counted
 from rayline.evaluate import metrics as named_metrics
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
@@ -28,6 +28,7 @@ from rayline.train.worker import WorkerOutcome
 
 
 @known_arguments
+@at(WHERE)
 def fit(
     trainer: BaseTrainer,
     preprocessor: Preprocessor | None = None,
@@ -118,12 +119,12 @@ def fit(
     started = time.perf_counter()
     if not isinstance(trainer, BaseTrainer):
         raise ParameterError.value(
-            "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer, where=WHERE
+            "trainer", "a trainer, such as train.XGBoostTrainer({…}, num_boost_round=100)", trainer
         )
     if preprocessor is not None and not isinstance(preprocessor, Preprocessor):
-        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor), where=WHERE)
+        raise ParameterError.value("preprocessor", "a Preprocessor or None", type(preprocessor))
     ours, native = _callbacks(trainer, callbacks)
-    driver = driver_of(trainer)(trainer.measured(WHERE, metrics, pos_label), preprocessor, refit=refit)
+    driver = driver_of(trainer)(trainer.measured(metrics, pos_label), preprocessor, refit=refit)
     with read_once(train_dataset, test_dataset):
         with progress.hushed(verbose):
             driver.read({
@@ -156,7 +157,7 @@ def fit(
 def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:
     """Return the callbacks of Rayline and those of the framework."""
     if not isinstance(callbacks, (list, tuple)):
-        raise ParameterError.value("callbacks", "a list of callback objects", callbacks, where=WHERE)
+        raise ParameterError.value("callbacks", "a list of callback objects", callbacks)
     ours = [c for c in callbacks if isinstance(c, Callback)]
     native = [c for c in callbacks if not isinstance(c, Callback) and trainer.adapter.owns_callback(c)]
     unknown = [c for c in callbacks if not isinstance(c, Callback) and not any(c is n for n in native)]
@@ -165,7 +166,6 @@ def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Cal
             "callbacks",
             f"objects of rayline.train.Callback or of {trainer.framework}'s own callback classes",
             unknown[0],
-            where=WHERE,
         )
     return ours, native
 
@@ -173,7 +173,7 @@ def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Cal
 def _check_resources(driver: FitDriver, callbacks: Sequence[Any]) -> None:
     """Refuse a GPU that is not there or that the framework would leave idle. The GPUs of workers are Ray's to find."""
     if driver.trainer.wants_gpu:
-        driver.trainer.check_gpu(WHERE, callbacks=callbacks)
+        driver.trainer.check_gpu(callbacks=callbacks)
         if driver.uses_this_gpu:
             device.select(True, WHERE)
 
@@ -181,8 +181,8 @@ def _check_resources(driver: FitDriver, callbacks: Sequence[Any]) -> None:
 def _refuse_lacking_test(trainer: BaseTrainer, inputs: FitInputs) -> None:
     lacking = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs) if inputs.test is None else ""
     if lacking:
-        raise ParameterError(
-            f"{WHERE}: {lacking} needs a test set.", "Expected test_dataset=….", f"pass one, or leave {lacking} out."
+        raise ParameterError.here(
+            f"{lacking} needs a test set.", "Expected test_dataset=….", f"pass one, or leave {lacking} out."
         )
 
 

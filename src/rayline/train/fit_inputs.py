@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted, shorten
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted, place, shorten
 from rayline.preprocessing import schema_check
 
 WHERE = "train.fit"
@@ -101,7 +101,6 @@ def normalise(
     x_test: Any,
     y_test: Any,
     weight: Any,
-    where: str = WHERE,
     *,
     group: Any = None,
     event: Any = None,
@@ -119,102 +118,94 @@ def normalise(
     DataError
         When X and y differ in length.
     """
-    pair, paired = _pair(group, event, where)
+    pair, paired = _pair(group, event)
     if x is not None or y is not None:
         if train is not None or x is None or y is None:
-            raise ParameterError(
-                f"{where}: X and y go together, in place of train_dataset.",
+            raise ParameterError.here(
+                "X and y go together, in place of train_dataset.",
                 f"Expected both; got {', '.join(n for n, v in (('X', x), ('y', y), ('train_dataset', train)) if v is not None)}.",
                 "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
             )
-        train, names, weight = _joined(x, y, target_columns, weight, where)
+        train, names, weight = _joined(x, y, target_columns, weight)
         if pair and not isinstance(paired, str):
             if x_test is not None:
-                raise ParameterError.value(
-                    pair, "the name of a column of X, which X_test has too", type(paired), where=where
-                )
-            train, paired = _with_column(train, pair, paired, where), pair
+                raise ParameterError.value(pair, "the name of a column of X, which X_test has too", type(paired))
+            train, paired = _with_column(train, pair, paired), pair
         if x_test is not None or y_test is not None:
             if x_test is None or y_test is None or test is not None:
-                raise ParameterError(
-                    f"{where}: X_test and y_test go together, in place of test_dataset.", "Expected both."
-                )
-            test, _, _ = _joined(x_test, y_test, names, None, where)
+                raise ParameterError.here("X_test and y_test go together, in place of test_dataset.", "Expected both.")
+            test, _, _ = _joined(x_test, y_test, names, None)
         target_columns = names
     if train is None:
-        raise ParameterError(
-            f"{where}: there is nothing to train on.",
+        raise ParameterError.here(
+            "there is nothing to train on.",
             "Expected train_dataset=… with target_columns=[…], or X=… and y=….",
             "pass a ray.data.Dataset or any table.",
         )
     train, test = _as_polars(train), _as_polars(test)
     if weight is not None and not isinstance(weight, str):
-        raise ParameterError.value(
-            "sample_weight", "the name of a column (an array goes with X and y)", type(weight), where=WHERE
-        )
-    targets = _target_names(target_columns, where)
+        raise ParameterError.value("sample_weight", "the name of a column (an array goes with X and y)", type(weight))
+    targets = _target_names(target_columns)
     if pair:
-        targets = _with_pair(targets, pair, paired, where)
+        targets = _with_pair(targets, pair, paired)
     train_schema = registry.engine_for(train).schema(train)
     schema = schema_check.readable(train_schema)
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:
-        raise SchemaError.absent(absent, schema, where=f"{where} (training data)")
+        raise SchemaError.absent(absent, schema, where=f"{place()} (training data)")
     if weight is not None and (weight in targets or not schema[weight].is_numeric()):
-        raise SchemaError.dtype(weight, "a numeric column of weights, which is no target", schema[weight], where=where)
+        raise SchemaError.dtype(weight, "a numeric column of weights, which is no target", schema[weight])
     if len(schema) == len(wanted):
-        raise SchemaError(
-            f"{where}: the training data has no features.", f"Expected columns besides {wanted}.", "add some."
-        )
+        raise SchemaError.here("the training data has no features.", f"Expected columns besides {wanted}.", "add some.")
     test_schema = None if test is None else registry.engine_for(test).schema(test)
     test_weight = weight if test_schema is not None and weight in test_schema else None
     return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair), train_schema, test_schema)
 
 
-def _pair(group: Any, event: Any, where: str) -> tuple[str, Any]:
+def _pair(group: Any, event: Any) -> tuple[str, Any]:
     if group is not None and event is not None:
-        raise ParameterError(
-            f"{where}: group and event are both given.",
+        raise ParameterError.here(
+            "group and event are both given.",
             "Expected group=… for a ranking, event=… for survival times.",
             "leave one of them out.",
         )
     return ("group", group) if group is not None else ("event", event) if event is not None else ("", None)
 
 
-def _with_column(data: Any, name: str, values: Any, where: str) -> pl.DataFrame:
+def _with_column(data: Any, name: str, values: Any) -> pl.DataFrame:
     """Return a table with another column from an array."""
     table, column = _collect(data), pl.Series(name, values)
     if len(column) != table.height or name in table.columns:
-        raise DataError(
-            f"{where}: {name} does not fit beside X with {counted(table.height, 'row')}.",
+        raise DataError.here(
+            f"{name} does not fit beside X with {counted(table.height, 'row')}.",
             f"Expected one value for each row, and no column {name!r} in X; got {len(column)}.",
             "pass an array as long as X, or the name of a column of X.",
         )
     return table.with_columns(column)
 
 
-def _with_pair(targets: tuple[str, ...], pair: str, column: Any, where: str) -> tuple[str, ...]:
+def _with_pair(targets: tuple[str, ...], pair: str, column: Any) -> tuple[str, ...]:
     """Return one target and the column that belongs to it."""
     if not isinstance(column, str):
-        raise ParameterError.value(pair, "the name of a column (an array goes with X and y)", type(column), where=where)
+        raise ParameterError.value(pair, "the name of a column (an array goes with X and y)", type(column))
     found = (*(name for name in targets if name != column), column)
     if len(found) != 2:
-        raise ParameterError(
-            f"{where}: {pair}={column!r} belongs to one target column.",
+        raise ParameterError.here(
+            f"{pair}={column!r} belongs to one target column.",
             f"Expected one name in target_columns; got {list(found[:-1])}.",
             "name the column of relevances." if pair == "group" else "name the column of times.",
         )
     return found
 
 
-def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None, where: str = WHERE) -> None:
+def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None) -> None:
     """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter, and the
     weight may be absent; `features` are the columns that a fitted preprocessor needs."""
     if inputs.test_schema is not None:
         rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
         wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
-        schema_check.SchemaCheck(wanted, f"{where} (test data)").refuse_types(inputs.test_schema)
+        schema_check.SchemaCheck(wanted, f"{place()} (test data)").refuse_types(inputs.test_schema)
 
 
 def read_once(*data: Any) -> AbstractContextManager[None]:
@@ -223,12 +214,12 @@ def read_once(*data: Any) -> AbstractContextManager[None]:
     return registry.engine_for(datasets[0]).keeping(*datasets) if datasets else contextlib.nullcontext()
 
 
-def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:
+def _target_names(target_columns: Any) -> tuple[str, ...]:
     several = isinstance(target_columns, Sequence) and not isinstance(target_columns, str)
     names = list(target_columns) if several else [] if target_columns is None else [target_columns]
     if not names:
-        raise ParameterError(
-            f"{where}: target_columns is missing.",
+        raise ParameterError.here(
+            "target_columns is missing.",
             "Expected the names of the columns to predict.",
             'pass target_columns=["…"].',
         )
@@ -236,36 +227,36 @@ def _target_names(target_columns: Any, where: str) -> tuple[str, ...]:
         hint = "name each column once, as text" + (
             ": a pandas column 1 is '1' here." if any(type(n) is int for n in names) else "."
         )
-        raise ParameterError(
-            f"{where}: target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
+        raise ParameterError.here(
+            "target_columns has a wrong value.", f"Expected names of columns; got {target_columns!r}.", hint
         )
     return tuple(names)
 
 
-def _joined(x: Any, y: Any, names: Any, weight: Any, where: str) -> tuple[Any, list[str], str | None]:
+def _joined(x: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], str | None]:
     """Join X, y and the weights into one table; y and the weights may also name columns of X."""
     if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(x, y)):
         return x, [y] if isinstance(y, str) else list(y), weight
     if type(x).__module__.partition(".")[0] == "ray":
-        raise ParameterError(
-            f"{where}: with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
+        raise ParameterError.here(
+            "with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
         )
-    table = _table(x, where)
-    targets = _labels(y, names, where)
+    table = _table(x)
+    targets = _labels(y, names)
     columns = [*targets.get_columns()]
     if weight is not None and not isinstance(weight, str):
         columns.append(pl.Series("sample_weight", np.asarray(weight, dtype=np.float64)))
         weight = "sample_weight"
     for column in columns:
         if len(column) != table.height:
-            raise DataError(
-                f"{where}: X has {counted(table.height, 'row')} and {column.name!r} has {len(column)}.",
+            raise DataError.here(
+                f"X has {counted(table.height, 'row')} and {column.name!r} has {len(column)}.",
                 "Expected one label (and one weight) for each row.",
                 "check what was filtered.",
             )
         if column.name in table.columns:
-            raise SchemaError(
-                f"{where}: X already has a column {column.name!r}.",
+            raise SchemaError.here(
+                f"X already has a column {column.name!r}.",
                 f"Got {shorten(table.columns)}.",
                 "rename one of them.",
             )
@@ -278,15 +269,15 @@ def _has(x: Any, names: Sequence[str]) -> bool:
     return found is not None and all(name in found for name in names)
 
 
-def _table(x: Any, where: str) -> pl.DataFrame:
+def _table(x: Any) -> pl.DataFrame:
     if isinstance(x, np.ndarray):
         if x.ndim != 2:
-            raise SchemaError(f"{where}: X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
+            raise SchemaError.here(f"X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
         x = {f"x{i}": x[:, i] for i in range(x.shape[1])}
     return _collect(x)
 
 
-def _labels(y: Any, names: Any, where: str) -> pl.DataFrame:
+def _labels(y: Any, names: Any) -> pl.DataFrame:
     wanted = [names] if isinstance(names, str) else list(names) if names is not None else None
     series = getattr(y, "name", None)
     if isinstance(y, pl.Series) or (hasattr(y, "to_frame") and hasattr(y, "dtype")):
@@ -299,7 +290,7 @@ def _labels(y: Any, names: Any, where: str) -> pl.DataFrame:
         table = _collect({"target": array} if one else {f"target_{i}": array[:, i] for i in range(array.shape[1])})
     if wanted is not None:
         if len(wanted) != table.width:
-            raise ParameterError.value("target_columns", f"{table.width} name(s) for y", wanted, where=where)
+            raise ParameterError.value("target_columns", f"{table.width} name(s) for y", wanted)
         table = table.rename(dict(zip(table.columns, wanted, strict=True)))
     return table
 

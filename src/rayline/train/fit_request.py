@@ -6,12 +6,13 @@ A fit, a fold of a search, a dry run and a run in an environment build it with t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import polars as pl
 
 from rayline.core import registry
+from rayline.core.errors import at, place
 from rayline.core.framework import Framework
 from rayline.core.operations.base import Operation
 from rayline.core.scan import TableFunction
@@ -87,10 +88,10 @@ class FitRequest:
         "train", "test": the rows whose scores the driver wants.
     log_train_metrics
         See `core.framework.TrainContext`.
-    where
-        Begins every error.
     adapter_class
         The adapter, where it was registered at run time: a worker's process does not know it.
+    made_at
+        The public call that made it, which the errors of a worker name.
     """
 
     framework: str
@@ -102,8 +103,8 @@ class FitRequest:
     spec: TrainingSpec
     score: Sequence[str] = ()
     log_train_metrics: bool = True
-    where: str = WHERE
     adapter_class: type | None = None
+    made_at: str = field(default_factory=place)
 
     @classmethod
     def of(cls, trainer: BaseTrainer, spec: TrainingSpec, **options: Any) -> Self:
@@ -150,7 +151,6 @@ def resolve(
     fit: Callable[[TargetProfiler], FitOutcome],
     *,
     target: Target | None = None,
-    where: str = WHERE,
 ) -> tuple[TrainingSpec, FitOutcome]:
     """Fit the stages together with the questions of a training, and return what it must know and the fitted stages.
 
@@ -167,15 +167,13 @@ def resolve(
         the training slice of a fold, or the labels alone.
     target
         A target that is known from more rows than these: its classes stay, only its stages are those of this fit.
-    where
-        Begins every error.
 
     Raises
     ------
     DataError, SchemaError, ParameterError
         As `TargetProfiler`.
     """
-    profiler = TargetProfiler.of(trainer, roles, target_stages, where)
+    profiler = TargetProfiler.of(trainer, roles, target_stages)
     if target is not None:
         profiler = replace(profiler, pos_label=None)
     outcome = fit(profiler)
@@ -213,7 +211,8 @@ class RowPreparation:
             table = self.transform(table)
         given = table.collect_schema()
         others = {name: dtype for name, dtype in self.features.items() if given.get(name, dtype) != dtype}
-        table = SchemaCheck(others, "train.fit")(table)
+        with at(WHERE):
+            table = SchemaCheck(others, "train.fit")(table)
         columns = map(col, (*self.features, *self.targets))
         return table.select(*columns, *self._weights())
 

@@ -36,8 +36,8 @@ def refuse_too_large(request: FitRequest, n_rows: int) -> None:
     if available is None or needed <= available:
         return
     where = "this process" if workers is None else f"each of {counted(workers, 'worker')}"
-    raise ResourceError(
-        f"{request.where}: {request.framework} needs about {readable(needed)} in {where}, which has {readable(available)}.",
+    raise ResourceError.here(
+        f"{request.framework} needs about {readable(needed)} in {where}, which has {readable(available)}.",
         f"Expected room for {counted(share, 'row')} × {counted(width, 'feature')}, as {request.framework} keeps them: "
         f"{readable(needed / max(share, 1) * 1_000_000)} per million rows.",
         "use more workers or nodes with more memory, fewer features, or a framework that streams (XGBoost with hist, PyTorch).",

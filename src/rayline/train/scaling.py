@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, place
 from rayline.core.representation import representation
 
 Backend = Literal["actors", "ray_train"]
@@ -73,18 +73,18 @@ class Scaling:
             object.__setattr__(self, "backend", "ray_train")
         object.__setattr__(self, "use_gpu", bool(self.use_gpu))
 
-    def check(self, where: str) -> None:
+    def check(self) -> None:
         """Raise ParameterError on a value that is not allowed; `where` begins the message."""
         if isinstance(self.num_workers, tuple):
-            _check_range(where, self.num_workers)
+            _check_range(self.num_workers)
         else:
-            integer(where, "num_workers", self.num_workers, optional=True)
-        integer(where, "max_failures", self.max_failures, minimum=0)
+            integer(place(), "num_workers", self.num_workers, optional=True)
+        integer(place(), "max_failures", self.max_failures, minimum=0)
         resources = self.resources_per_worker
         if resources is not None and not all(_is_amount(amount) for amount in resources.values()):
-            raise ParameterError.value("resources_per_worker", "amounts of at least 0", resources, where=where)
+            raise ParameterError.value("resources_per_worker", "amounts of at least 0", resources)
         if self.backend not in BACKENDS:
-            raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend, where=where)
+            raise ParameterError.value("backend", "'actors' or 'ray_train'", self.backend)
 
     @property
     def max_workers(self) -> int | None:
@@ -102,29 +102,29 @@ class Scaling:
         return isinstance(self.num_workers, tuple)
 
     @classmethod
-    def of(cls, where: str, scaling: Scaling | None, **flat: Any) -> Scaling:
+    def of(cls, scaling: Scaling | None, **flat: Any) -> Scaling:
         """Return the scaling that flat keywords build, or `scaling` when that is given. Raises ParameterError on both."""
         if scaling is None:
             made = cls(**flat)
         elif not isinstance(scaling, Scaling):
-            raise ParameterError.value("scaling", "a train.Scaling(…), or None", scaling, where=where)
+            raise ParameterError.value("scaling", "a train.Scaling(…), or None", scaling)
         else:
             made = scaling
             twice = [field.name for field in fields(cls) if flat.get(field.name, field.default) != field.default]
             if twice:
-                raise ParameterError(
-                    f"{where}: {twice[0]} is given twice.",
+                raise ParameterError.here(
+                    f"{twice[0]} is given twice.",
                     f"Expected it once, as {twice[0]}=… or in scaling=Scaling(…).",
                     "leave one of them out.",
                 )
-        made.check(where)
+        made.check()
         return made
 
 
-def _check_range(where: str, given: Sequence[Any]) -> None:
+def _check_range(given: Sequence[Any]) -> None:
     whole = len(given) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in given)
     if not whole or not 1 <= given[0] <= given[1]:
-        raise ParameterError.value("num_workers", "an integer of at least 1, or a range (min, max)", given, where=where)
+        raise ParameterError.value("num_workers", "an integer of at least 1, or a range (min, max)", given)
 
 
 def _is_amount(amount: Any) -> bool:

@@ -170,8 +170,8 @@ class TableFit(FitDriver):
 def merge_outcomes(request: FitRequest, outcomes: Sequence[WorkerOutcome]) -> WorkerOutcome:
     """Return the outcome of all ranks. Raises TrainingError when they ended with different models."""
     if len({outcome.digest for outcome in outcomes}) > 1:
-        raise TrainingError(
-            f"{request.where}: the workers of {request.framework} ended with different models.",
+        raise TrainingError.here(
+            f"the workers of {request.framework} ended with different models.",
             "Expected the same model on every rank; each rank has learned from its own part of the rows only.",
             "this is a defect of the framework's adapter: report it.",
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted, place
 from rayline.core.objective import Objective
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
@@ -21,7 +21,7 @@ from rayline.core.statistics.base import MinMax, MissingCount, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.target import Target, Task, labels_of
 from rayline.train.base_trainer import BaseTrainer
-from rayline.train.fit_inputs import WHERE, ColumnRoles
+from rayline.train.fit_inputs import ColumnRoles
 
 SMALLEST, PRECISION = 1e-36, 2.0**-22
 """The smallest labels that single precision holds, and how close to one another they may be, in parts of their size."""
@@ -65,8 +65,6 @@ class TargetProfiler:
         The trainer's.
     target_stages
         The stages of the targets, not fitted.
-    where
-        Begins every error.
     objective
         What the framework's arguments say about the target besides the task.
     """
@@ -78,13 +76,10 @@ class TargetProfiler:
     class_weight: str | Mapping[Any, float] | None = None
     pos_label: Any = None
     target_stages: Sequence[tuple[str, Stage]] = ()
-    where: str = WHERE
     objective: Objective = field(default_factory=Objective)
 
     @classmethod
-    def of(
-        cls, trainer: BaseTrainer, roles: ColumnRoles, target_stages: Sequence[tuple[str, Stage]], where: str
-    ) -> Self:
+    def of(cls, trainer: BaseTrainer, roles: ColumnRoles, target_stages: Sequence[tuple[str, Stage]]) -> Self:
         """Return the profiler for a trainer: in a fit, in a fold, and where the target of a search is learned.
 
         Raises ParameterError when the objective is of another kind than the target, or takes no target stages.
@@ -93,7 +88,7 @@ class TargetProfiler:
         objective = adapter.objective(*trainer.args, **trainer.kwargs)
         made = cls(
             roles, objective.task, adapter.string_features, adapter.max_label, trainer.class_weight, trainer.pos_label, target_stages,
-            where, objective,
+            objective,
         )  # fmt: skip
         made._check_pair()
         return made
@@ -103,40 +98,40 @@ class TargetProfiler:
         return self.roles.pair
 
     def _check_pair(self) -> None:
-        task, where, named = self.task, self.where, self.objective.name or "that labels decide"
+        task, named = self.task, self.objective.name or "that labels decide"
         if (task is Task.RANKING) is not (self.pair == "group"):
             if self.pair == "group":
-                raise ParameterError(
-                    f"{where}: group={self.targets[-1]!r} is for a ranking, and the objective is {named!r}.",
+                raise ParameterError.here(
+                    f"group={self.targets[-1]!r} is for a ranking, and the objective is {named!r}.",
                     "Expected an objective that ranks the rows of a group, such as rank:ndcg, lambdarank or YetiRank.",
                     "choose one, or leave group out (folds by group: groups=… of tune.run).",
                 )
-            raise ParameterError(
-                f"{where}: the objective {named!r} ranks the rows of a group, and there are no groups.",
+            raise ParameterError.here(
+                f"the objective {named!r} ranks the rows of a group, and there are no groups.",
                 "Expected group=…, the column that says which rows are ranked together (the query).",
                 'pass group="query_id".',
             )
         if self.pair == "event" and task is not Task.SURVIVAL:
-            raise ParameterError(
-                f"{where}: event={self.targets[-1]!r} is for survival times, and the objective is {named!r}.",
+            raise ParameterError.here(
+                f"event={self.targets[-1]!r} is for survival times, and the objective is {named!r}.",
                 "Expected an objective of survival analysis, such as survival:aft, survival:cox or SurvivalAft.",
                 "choose one, or leave event out.",
             )
         if task is Task.SURVIVAL and not self.pair and len(self.targets) > (1 if self.objective.predicts_risk else 2):
-            raise ParameterError(
-                f"{where}: the objective {named!r} cannot learn {len(self.targets)} target columns.",
+            raise ParameterError.here(
+                f"the objective {named!r} cannot learn {len(self.targets)} target columns.",
                 f"Expected a time with event=…{'' if self.objective.predicts_risk else ', or its lower and upper bound'}; got {list(self.targets)}.",
                 'pass target_columns=["days"], event="died".',
             )
         if len(self.objective.quantiles) > 1 and len(self.targets) > 1:
-            raise ParameterError(
-                f"{where}: quantiles of {len(self.targets)} targets.",
+            raise ParameterError.here(
+                f"quantiles of {len(self.targets)} targets.",
                 f"Expected one target; got {list(self.targets)}.",
                 "train one model for each.",
             )
         if task in (Task.RANKING, Task.SURVIVAL) and self.target_stages:
-            raise ParameterError(
-                f"{where}: target stages do not apply to a {task} target.",
+            raise ParameterError.here(
+                f"target stages do not apply to a {task} target.",
                 f"Expected none; got {[name for name, _ in self.target_stages]}.",
                 "leave target_stages out.",
             )
@@ -201,7 +196,7 @@ class TargetProfiler:
         else:
             counts = self._counts(answers)
             task = self._task(counts)
-            target = Target.learn(self.targets, self.schema, counts, task, stages, self.where, self.pos_label)
+            target = Target.learn(self.targets, self.schema, counts, task, stages, place(), self.pos_label)
             target = replace(target, quantiles=self.objective.quantiles)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
@@ -218,7 +213,7 @@ class TargetProfiler:
                 continue
             self._check_size(name, found)
             if found is not None and found.low is not None:
-                self.objective.check_labels(name, found.low, found.high, self.where)
+                self.objective.check_labels(name, found.low, found.high, place())
 
     def _paired(self, answers: Mapping[StatisticRequest, Any]) -> Target:
         """Return the target of a ranking or of survival times."""
@@ -231,22 +226,20 @@ class TargetProfiler:
         """Raise DataError on a ranking's missing groups, SchemaError on labels that are no numbers."""
         for name in self.targets[: 1 if self.pair == "group" else None]:
             if not (self.schema[name].is_numeric() or (self.schema[name] == pl.Boolean and name != self.targets[0])):
-                raise SchemaError.dtype(
-                    name, "numbers (an event may be True or False)", self.schema[name], where=self.where
-                )
+                raise SchemaError.dtype(name, "numbers (an event may be True or False)", self.schema[name])
         if self.pair == "event":
             found = answers[StatisticRequest(MinMax, (self.targets[1],))]
             if found.low is not None and not {float(found.low), float(found.high)} <= {0.0, 1.0}:
-                raise DataError(
-                    f"{self.where}: the event {self.targets[1]!r} has values from {found.low:g} to {found.high:g}.",
+                raise DataError.here(
+                    f"the event {self.targets[1]!r} has values from {found.low:g} to {found.high:g}.",
                     "Expected True or 1 where the event was observed, False or 0 where the time is censored.",
                     f"make it so before: pl.col({self.targets[1]!r}) == ….",
                 )
         if self.pair == "group":
             missing = answers[StatisticRequest(MissingCount, (self.targets[1],))]
             if missing.n_null:
-                raise DataError(
-                    f"{self.where}: the group {self.targets[1]!r} has {counted(missing.n_null, 'missing value')}.",
+                raise DataError.here(
+                    f"the group {self.targets[1]!r} has {counted(missing.n_null, 'missing value')}.",
                     "Expected a group in every row.",
                     "drop these rows first.",
                 )
@@ -266,8 +259,8 @@ class TargetProfiler:
             present = answers.get(StatisticRequest(MissingCount, (name,)))
             count = answers.get(StatisticRequest(ValueCounts, (name,)))
             if (present is not None and not present.count) or (count is not None and not count.table.height):
-                raise DataError(
-                    f"{self.where}: feature {name!r} has no values, only missing ones.",
+                raise DataError.here(
+                    f"feature {name!r} has no values, only missing ones.",
                     "Expected at least one value in every feature.",
                     f"drop {name!r} (DropColumns), or impute it with a constant.",
                 )
@@ -293,8 +286,8 @@ class TargetProfiler:
             return usual_numbers(dtype)
         if kind is Kind.CATEGORY and count is not None:
             return pl.Enum(count.table["value"].cast(pl.String))
-        raise SchemaError(
-            f"{self.where}: feature {name!r} holds {dtype}, which this framework does not take.",
+        raise SchemaError.here(
+            f"feature {name!r} holds {dtype}, which this framework does not take.",
             f"Expected numbers, truth values{', categories' if self.string_features == 'categories' else ''} or vectors after preprocessing.",
             _hint(dtype),
         )
@@ -310,8 +303,8 @@ class TargetProfiler:
         elif low is not None and found.low is not None and (found.low < low or found.high <= low):
             problem = "has negative values" if found.low < low else "is 0 in every row"
         if problem:
-            raise DataError(
-                f"{self.where}: {noun} {name!r} {problem}.",
+            raise DataError.here(
+                f"{noun} {name!r} {problem}.",
                 f"Expected a finite number{' of at least 0' if low is not None else ''} in every row.",
                 "drop or correct these rows first.",
             )
@@ -328,8 +321,8 @@ class TargetProfiler:
         elif 0 < spread < largest * PRECISION:
             problem = f"numbers that differ by more than {PRECISION:.1g} of their size"
         if problem:
-            raise DataError(
-                f"{self.where}: the target {name!r} holds numbers that this framework, which learns them in single precision, "
+            raise DataError.here(
+                f"the target {name!r} holds numbers that this framework, which learns them in single precision, "
                 f"cannot take.",
                 f"Expected {problem}; got {found.low:g} to {found.high:g}.",
                 "let a target stage scale them: Preprocessor(…, target_stages=[('scale', StandardScaler())]).",
@@ -339,8 +332,8 @@ class TargetProfiler:
         if self.class_weight is None:
             return None
         if not target.classes or len(target.columns) > 1 or counts[0] is None:
-            raise ParameterError(
-                f"{self.where}: class_weight is for one classification target.",
+            raise ParameterError.here(
+                "class_weight is for one classification target.",
                 f"Got a {target.task} of {list(target.columns)}.",
                 "leave it out.",
             )
@@ -351,5 +344,5 @@ class TargetProfiler:
         assert isinstance(self.class_weight, Mapping)
         strange = [label for label in self.class_weight if label not in labels]
         if strange:
-            raise ParameterError.value("class_weight", f"labels among {labels[:8]!r}", strange[0], where=self.where)
+            raise ParameterError.value("class_weight", f"labels among {labels[:8]!r}", strange[0])
         return {label: float(self.class_weight.get(label, 1.0)) for label in labels}

@@ -16,7 +16,7 @@ import polars as pl
 
 from rayline import device
 from rayline.core import registry
-from rayline.core.errors import RaylineError, TrainingError
+from rayline.core.errors import RaylineError, TrainingError, at, place
 from rayline.core.framework import Framework, Rows, TrainContext
 from rayline.core.target import Task, numbers
 from rayline.data.fingerprint import Fingerprint
@@ -113,40 +113,49 @@ def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | 
     TrainingError
         When the framework fails, from its own error.
     """
+    with at(request.made_at):
+        rows = _rows(request, worker, memo)
+        try:
+            native = _trained(request, _context(request, worker, rows["train"], rows.get("test")))
+            scored = {name: _scored(request, native, rows[name]) for name in request.score if name in rows}
+            if request.scaling.use_gpu:  # it was scored where it was trained
+                native = request.adapter.place(native, device.CPU)
+            data = Fingerprint()
+            if request.spec.has_rows:
+                data = rows["train"].remember(Fingerprint, lambda: Fingerprint.of_training(rows["train"]))
+            return WorkerOutcome(native, scored, data=data)
+        except RaylineError:
+            raise
+        except Exception as error:
+            raise _failure(request, worker, rows["train"].n_rows, error) from error
+
+
+def _rows(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | None) -> dict[str, Rows]:
+    """Return the training rows and the test rows. Wrong labels are an error here, before the training."""
     spec = request.spec
-    train = Rows(worker.train, spec.features, spec.target, WEIGHT if spec.weighs else None, memo=memo)
-    rows = {"train": train}
+    rows = {"train": Rows(worker.train, spec.features, spec.target, WEIGHT if spec.weighs else None, memo=memo)}
     if worker.test is not None:
         rows["test"] = Rows(worker.test, spec.features, spec.target, WEIGHT if spec.weighs_test else None)
         objective = request.adapter.objective(*request.args, **request.kwargs)
-        rows["test"].check_labels(
-            objective, f"{request.where} (test data)"
-        )  # wrong labels are an error before the training, not after it
+        rows["test"].check_labels(objective, f"{place()} (test data)")
     if spec.target.task.is_paired:
-        _ = train.target  # the two columns of a label are compared here only
-    try:
-        native = _trained(request, _context(request, worker, train, rows.get("test")))
-        scored = {name: _scored(request, native, rows[name]) for name in request.score if name in rows}
-        if request.scaling.use_gpu:  # it was scored where it was trained
-            native = request.adapter.place(native, device.CPU)
-        data = Fingerprint()
-        if request.spec.has_rows:
-            data = train.remember(Fingerprint, lambda: Fingerprint.of_training(train))
-        return WorkerOutcome(native, scored, data=data)
-    except RaylineError:
-        raise
-    except Exception as error:
-        if request.scaling.use_gpu and device.is_out_of_memory(error):
-            rows_and_columns = f"{train.n_rows:,} rows of {len(request.spec.features)} features"
-            hint = "use more workers, or fewer rows or features at a time; 8-bit bins take less (max_bin=255)."
-            raise device.out_of_memory(request.where, rows_and_columns, None, hint) from error
-        reason = str(error).strip().split("\n")[0][:300]
-        rank = f" on rank {worker.rank}" if worker.world_size > 1 else ""
-        raise TrainingError(
-            f"{request.where}: {request.framework} failed{rank}: {type(error).__name__}: {reason}",
-            "Expected a trained model.",
-            "the framework's own error stands above this one.",
-        ) from error
+        _ = rows["train"].target  # the two columns of a label are compared here only
+    return rows
+
+
+def _failure(request: FitRequest, worker: WorkerContext, n_rows: int, error: Exception) -> RaylineError:
+    """Return the error for one of the framework's."""
+    if request.scaling.use_gpu and device.is_out_of_memory(error):
+        rows_and_columns = f"{n_rows:,} rows of {len(request.spec.features)} features"
+        hint = "use more workers, or fewer rows or features at a time; 8-bit bins take less (max_bin=255)."
+        return device.out_of_memory(place(), rows_and_columns, None, hint)
+    reason = str(error).strip().split("\n")[0][:300]
+    rank = f" on rank {worker.rank}" if worker.world_size > 1 else ""
+    return TrainingError.here(
+        f"{request.framework} failed{rank}: {type(error).__name__}: {reason}",
+        "Expected a trained model.",
+        "the framework's own error stands above this one.",
+    )
 
 
 def train_remotely(request: FitRequest, worker: WorkerContext) -> WorkerOutcome:
@@ -225,8 +234,8 @@ def _scores(request: FitRequest, native: Any, rows: Rows) -> ScoredRows:
         return ScoredRows(np.empty(shape), rows.truth, rows.weight)
     scores = request.adapter.scores(native, features, request.spec.target)
     if np.isnan(numbers(scores)).any():
-        raise TrainingError(
-            f"{request.where}: the trained {request.framework} model predicts NaN.",
+        raise TrainingError.here(
+            f"the trained {request.framework} model predicts NaN.",
             f"Expected a number for each of {features.n_rows:,} rows.",
             "check the parameters, such as the learning rate, and how large the features are.",
         )

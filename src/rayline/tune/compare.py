@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, RaylineError, TrainingError
+from rayline.core.errors import ParameterError, RaylineError, TrainingError, at
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train import progress
@@ -151,6 +151,7 @@ class Comparison:
         return f"<p><b>Comparison</b> by {html.escape(self._by)}: {html.escape(text)}</p>{tables.as_html(self.leaderboard)}"
 
 
+@at(COMPARE)
 def compare(
     candidates: Mapping[str, Candidate],
     data_config: Mapping[str, Any] | None = None,
@@ -200,14 +201,12 @@ def compare(
     >>> comparison.leaderboard  # doctest: +SKIP
     """
     if not isinstance(candidates, Mapping) or not candidates:
-        raise ParameterError.value(
-            "candidates", "a dict of names to trainers and their spaces", candidates, where=COMPARE
-        )
+        raise ParameterError.value("candidates", "a dict of names to trainers and their spaces", candidates)
     searching = [field.name for field in fields(SearchOptions)]
     unknown = set(options) - {*searching, *DATA_ARGUMENTS}
     if unknown:
-        raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS], where=COMPARE)
-    data = merge_data_config(data_config, COMPARE, **{n: v for n, v in options.items() if n in DATA_ARGUMENTS})
+        raise ParameterError.unknown(unknown, [*searching, *DATA_ARGUMENTS])
+    data = merge_data_config(data_config, **{n: v for n, v in options.items() if n in DATA_ARGUMENTS})
     options = {name: value for name, value in options.items() if name not in DATA_ARGUMENTS}
     searches = _checked(candidates, data, num_samples, options)
     analyses: dict[str, Analysis] = {}
@@ -223,9 +222,7 @@ def compare(
         if name in analyses and analyses[name].interrupted:
             break  # and so is the comparison: the others are not begun
     if not analyses:
-        raise TrainingError(
-            f"{COMPARE}: no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors."
-        )
+        raise TrainingError.here("no candidate could be tuned.", f"Expected at least one; {errors}.", "see the errors.")
     return Comparison(analyses, errors)
 
 
@@ -258,8 +255,8 @@ def _own(kind: str, given: Any) -> Any:
     try:
         return copy.deepcopy(given)
     except Exception as error:  # an untrusted object may raise anything
-        raise ParameterError(
-            f"{COMPARE}: the {kind} {type(given).__name__} cannot be copied for each candidate.",
+        raise ParameterError.here(
+            f"the {kind} {type(given).__name__} cannot be copied for each candidate.",
             f"Expected one that can be; got {type(error).__name__}: {error}.",
             f"pass the name of a {kind}, or tune the candidates one by one.",
         ) from error
@@ -270,9 +267,7 @@ def _candidate(name: str, candidate: Any, data: Mapping[str, Any]) -> tuple[Trai
     if len(parts) == 2:
         parts = (*parts, data.get("train_pipeline"))
     if len(parts) != 3 or not isinstance(parts[0], Trainer) or not isinstance(parts[1], Mapping):
-        raise ParameterError.value(
-            f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate, where=COMPARE
-        )
+        raise ParameterError.value(f"candidate {name!r}", "a trainer, or (trainer, space[, preprocessor])", candidate)
     return parts
 
 

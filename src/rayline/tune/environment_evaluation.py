@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, at
 from rayline.data.split.fold_cells import FoldCells
 from rayline.evaluate import metrics
 from rayline.train.environment_training import refuse_data
@@ -33,28 +33,23 @@ def problem(
     repeats = data["cv"] if data["cv"] is not None else 1
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ParameterError.value(
-            "data_config['cv']",
-            "how often a configuration is trained, each time with another seed",
-            repeats,
-            where=WHERE,
+            "data_config['cv']", "how often a configuration is trained, each time with another seed", repeats
         )
-    refuse_data(trainer, WHERE, **{name: value for name, value in data.items() if name != "cv"})
+    refuse_data(trainer, **{name: value for name, value in data.items() if name != "cv"})
     if not isinstance(metric, (str, type(None))) or mode not in (None, "min", "max"):
-        raise ParameterError.value(
-            "metric and mode", "one metric, and 'min', 'max' or None", (metric, mode), where=WHERE
-        )
+        raise ParameterError.value("metric and mode", "one metric, and 'min', 'max' or None", (metric, mode))
     spaces = trainer.adapter.environment_spec(*trainer.args, **trainer.kwargs)
     metric = spaces.metric if metric is None else metric
     if metrics.is_known(metric):
-        raise ParameterError(
-            f"{WHERE}: {metric!r} is computed on rows, and {trainer.framework} has none.",
+        raise ParameterError.here(
+            f"{metric!r} is computed on rows, and {trainer.framework} has none.",
             f"Expected a metric of its history, such as {spaces.metric!r}.",
             "leave metric out, or name one of the history.",
         )
     known = mode or metrics.mode(metric)
     if known is None:
-        raise ParameterError(
-            f"{WHERE}: whether {metric!r} should be small or large is not known.",
+        raise ParameterError.here(
+            f"whether {metric!r} should be small or large is not known.",
             "Expected mode.",
             "pass mode='min' or 'max'.",
         )
@@ -74,6 +69,7 @@ class EnvironmentEvaluator:
     def __init__(self, problem: SearchProblem) -> None:
         self.problem = problem
 
+    @at(WHERE)
     def __call__(self, candidate: TrialCandidate, fold: int) -> FoldEvaluation:
         """Train with the seed of this fold. Raises RaylineError when the framework fails, or the metric has no value at the end."""
         problem = self.problem
@@ -92,14 +88,13 @@ class EnvironmentEvaluator:
             TrainingSpec(problem.target, problem.schema, has_rows=False),
             seed=None if seed is None else seed + fold,
             scaling=replace(trainer.scaling, resources_per_worker=resources),
-            where=WHERE,
         )
         nothing = pl.DataFrame(schema=problem.schema)
         train_on(request, LocalWorker([lambda: nothing], None, report, _not_kept, problem.n_threads))
         found = reported(problem.metric, history)
         if not math.isfinite(found):
-            raise DataError(
-                f"{WHERE}: {problem.metric} is {found} after the last iteration.",
+            raise DataError.here(
+                f"{problem.metric} is {found} after the last iteration.",
                 "Expected a number; before the first episode has ended there is none.",
                 "train for more iterations, or with a larger batch.",
             )

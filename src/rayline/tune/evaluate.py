@@ -21,7 +21,7 @@ import polars.selectors as cs
 
 from rayline import device
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, nearest
+from rayline.core.errors import DataError, ParameterError, at, nearest
 from rayline.core.framework import Rows
 from rayline.core.operations.base import apply_all
 from rayline.core.stage import Stage
@@ -296,6 +296,7 @@ class FoldEvaluator:
             for split, folds in enumerate(problem.splits)
         ]  # fmt: skip
 
+    @at(WHERE)
     def __call__(self, candidate: TrialCandidate, fold: int, part: TrainingPart | None = None) -> FoldEvaluation:
         """Fit, train and score; `part` selects a part of the training, all of it when omitted.
 
@@ -309,9 +310,7 @@ class FoldEvaluator:
         begun = time.perf_counter()
         train, test, learned, memo = self._prepared(candidate, fold)
         if not test.height:
-            raise DataError(
-                f"{WHERE}: fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds."
-            )
+            raise DataError.here(f"fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds.")
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
         if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
@@ -333,6 +332,7 @@ class FoldEvaluator:
         )
         return FoldEvaluation(score, scores, [row for row in history if len(row) > 1])
 
+    @at(WHERE)
     def scan_ahead(self, candidate: TrialCandidate) -> list[KnownStatistics]:
         """Compute the statistics of all folds that a configuration needs, and return them for other evaluators of these rows.
 
@@ -350,6 +350,7 @@ class FoldEvaluator:
         if self._workers is not None:
             self._workers.close()
 
+    @at(WHERE)
     def history(self, candidate: TrialCandidate, fold: int) -> History:
         """Train on a fold with the held-out rows as test set, and return the framework's history. Raises as a call does."""
         train, test, learned, memo = self._prepared(candidate, fold)
@@ -397,7 +398,6 @@ class FoldEvaluator:
             named,
             lambda ask: self.fitters[split].fit(place, preprocessor.leaves, ask=ask, target_leaves=named),
             target=problem.target,
-            where=WHERE,
         )
         return fit.leaves, spec
 
@@ -429,9 +429,9 @@ class FoldEvaluator:
                 if training or not stage.resamples
                 for operation in (stage.lower_training(path) if training else stage.to_operations(path))
             ]
-            return (apply_all(operations, part) for part in at(before))
+            return (apply_all(operations, part) for part in after(before))
 
-        def at(cut: int) -> Iterator[pl.LazyFrame]:
+        def after(cut: int) -> Iterator[pl.LazyFrame]:
             if cut and cut < len(leaves):
                 key = (fold, training, digests[cut])
                 table = kept(key, lambda: (part.collect() for part in parts(cut)), cut)
@@ -442,7 +442,7 @@ class FoldEvaluator:
             return self._tables.get(key, lambda: self._joined(key, make, candidate.recurs(cut)))
 
         key = _prepared_key(fold, digests[len(leaves)], training=training)
-        return kept(key, lambda: (prepare(part).collect() for part in at(len(leaves))), len(leaves))
+        return kept(key, lambda: (prepare(part).collect() for part in after(len(leaves))), len(leaves))
 
     def _joined(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], recurs: bool) -> pl.DataFrame:
         """The groups of a table below one another, from another evaluator where there is one that has them."""
@@ -466,7 +466,6 @@ class FoldEvaluator:
             trainer,
             learned,
             seed=trainer.seed if trainer.seed is not None else problem.seed,
-            where=WHERE,
             log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
             legs=trainer.legs if part is None else (part.leg,),
         )
@@ -507,8 +506,8 @@ class FoldEvaluator:
         else:
             found = reported(metric, history, best)
         if not math.isfinite(found):
-            raise DataError(
-                f"{WHERE}: {metric} of fold {fold + 1} is {found}.",
+            raise DataError.here(
+                f"{metric} of fold {fold + 1} is {found}.",
                 "Expected a number; a ranking needs rows of each class, with weights above 0, among those held out.",
                 "use fewer folds, or a stratified split.",
             )
@@ -523,8 +522,8 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     if name is None:
         reported = sorted(n for n in last if n.startswith("test-"))
         near = nearest(metric, [*metrics.names(), *reported])
-        raise ParameterError(
-            f"{WHERE}: unknown metric {metric!r}.",
+        raise ParameterError.here(
+            f"unknown metric {metric!r}.",
             f"Expected one of {metrics.names()}, or what the framework reports: {reported}.",
             f"did you mean {near}?" if near else "check the spelling against the documentation.",
         )

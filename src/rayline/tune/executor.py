@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from rayline.core.errors import ParameterError
 from rayline.tune import capacity
 from rayline.tune.capacity import Capacity
-from rayline.tune.evaluate import WHERE
 from rayline.tune.options import SearchOptions
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.search_driver import search_driver
@@ -93,8 +92,8 @@ def on_ray(prepared: PreparedSearch, suggester: Suggester, options: SearchOption
     """
     reason = _needs_ray(prepared, suggester)
     if options.run_on == "process" and reason:
-        raise ParameterError(
-            f'{WHERE}: run_on="process", and {reason}.',
+        raise ParameterError.here(
+            f'run_on="process", and {reason}.',
             "Expected a table in this process, a trainer without num_workers and a searcher that needs no Ray.",
             'leave run_on out, or pass run_on="ray".',
         )

@@ -44,29 +44,27 @@ class SearchOptions:
         integer(WHERE, "max_concurrent", self.max_concurrent, optional=True)
         callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
-            raise ParameterError.value(
-                "callbacks", "a list of objects of rayline.train.Callback", callbacks, where=WHERE
-            )
+            raise ParameterError.value("callbacks", "a list of objects of rayline.train.Callback", callbacks)
         for name, seconds in (("time_budget_s", self.time_budget_s), ("timeout_s", self.timeout_s)):
             is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
             if seconds is not None and not (is_number and seconds > 0):
-                raise ParameterError.value(name, "seconds, more than 0", seconds, where=WHERE)
+                raise ParameterError.value(name, "seconds, more than 0", seconds)
         if self.run_on not in (None, "process", "ray"):
-            raise ParameterError.value("run_on", "None, 'process' or 'ray'", self.run_on, where=WHERE)
+            raise ParameterError.value("run_on", "None, 'process' or 'ray'", self.run_on)
         for name, value, expected in (("verbose", self.verbose, (bool, type(None))), ("resume", self.resume, bool)):
             if not isinstance(value, expected):
-                raise ParameterError.value(name, "True or False", value, where=WHERE)
+                raise ParameterError.value(name, "True or False", value)
         if self.on_interrupt not in ("raise", "return"):
-            raise ParameterError.value("on_interrupt", "'raise' or 'return'", self.on_interrupt, where=WHERE)
+            raise ParameterError.value("on_interrupt", "'raise' or 'return'", self.on_interrupt)
         if not isinstance(self.storage_path, (str, Path, type(None))):
-            raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path, where=WHERE)
+            raise ParameterError.value("storage_path", "a directory or a URL", self.storage_path)
         if self.storage_path is not None and self.name is None:
-            raise ParameterError(
-                f"{WHERE}: storage_path keeps the scores of a search under its name.",
+            raise ParameterError.here(
+                "storage_path keeps the scores of a search under its name.",
                 "Expected name=….",
                 'pass name="…".',
             )
         if self.resume and self.name is None:
-            raise ParameterError(
-                f"{WHERE}: resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
+            raise ParameterError.here(
+                "resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
             )

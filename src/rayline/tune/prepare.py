@@ -12,7 +12,7 @@ import polars.selectors as cs
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place
 from rayline.core.framework import Rows
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
@@ -155,7 +155,7 @@ class _Side:
         return CellSlice(CellColumn(f"{CELL}{self.split}"), self.cells)(table).select(map(col, self.columns))
 
 
-def merge_data_config(data_config: Any, where: str = WHERE, **arguments: Any) -> dict[str, Any]:
+def merge_data_config(data_config: Any, **arguments: Any) -> dict[str, Any]:
     """Return the data of a search under the names of `DATA`, from a `data_config` and the keywords of `run`.
 
     Raises
@@ -165,19 +165,17 @@ def merge_data_config(data_config: Any, where: str = WHERE, **arguments: Any) ->
     """
     data = {} if data_config is None else data_config
     if not isinstance(data, Mapping):
-        raise ParameterError.value(
-            "data_config", "a dict with train_dataset, target_columns and cv", type(data), where=where
-        )
+        raise ParameterError.value("data_config", "a dict with train_dataset, target_columns and cv", type(data))
     unknown = [key for key in data if key not in (*DATA, *DATA_ARGUMENTS)]
     if unknown:
-        raise ParameterError.unknown(unknown, DATA, where=f"{where}: data_config")
+        raise ParameterError.unknown(unknown, DATA, where=f"{place()}: data_config")
     merged: dict[str, Any] = {}
     for key, value in (*data.items(), *arguments.items()):
         name = "train_pipeline" if key == "preprocessor" else key
         if value is not None and name in merged:
             argument = "preprocessor" if name == "train_pipeline" else name
-            raise ParameterError(
-                f"{where}: {argument} is given twice.",
+            raise ParameterError.here(
+                f"{argument} is given twice.",
                 f"Expected it once, as {argument}=… or in data_config.",
                 "leave one of them out.",
             )
@@ -186,6 +184,7 @@ def merge_data_config(data_config: Any, where: str = WHERE, **arguments: Any) ->
     return merged
 
 
+@at(WHERE)
 def prepare(
     trainer: Trainer,
     data_config: Any,
@@ -199,21 +198,21 @@ def prepare(
 ) -> PreparedSearch:
     """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
-        raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer, where=WHERE)
+        raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
     data_config = merge_data_config(data_config)
     integer(WHERE, "seed", seed, minimum=0, optional=True)
     metric, custom = _own_functions(metric, trainer.custom_metrics)
-    trainer = trainer.measured(WHERE, pos_label=pos_label)
+    trainer = trainer.measured(pos_label=pos_label)
     if custom:
         trainer = copy.copy(trainer)
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
-    trainer.check_gpu(WHERE)
+    trainer.check_gpu()
     data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
     config = from_ray(config)
     if trainer.legs and isinstance(config, Mapping) and (own := space.parts(config).trainer):
-        raise ParameterError(
-            f"{WHERE}: the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
+        raise ParameterError.here(
+            f"the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
             "Expected a config of stages' parameters, or a trainer without a schedule.",
             "take one of them away.",
         )
@@ -251,15 +250,13 @@ def _over_rows(
     """Prepare a search over rows."""
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
-        raise ParameterError.value("data_config['train_pipeline']", "a Preprocessor or None", pipeline, where=WHERE)
+        raise ParameterError.value("data_config['train_pipeline']", "a Preprocessor or None", pipeline)
     preprocessor = None if pipeline is None else pipeline.clone()
     space.check(config, preprocessor, trainer.replace)
     if num_samples is None:
         num_samples = space.usual_samples(config)
     if not space.tuned(config) and num_samples > 1:
-        raise ParameterError.value(
-            "config", "a search space with at least one parameter, or num_samples=1", config, where=WHERE
-        )
+        raise ParameterError.value("config", "a search space with at least one parameter, or num_samples=1", config)
     rows = read(data) if material is None else material
     inputs = rows.inputs
     beside = () if inputs.weight is None else (inputs.weight,)
@@ -271,8 +268,8 @@ def _over_rows(
     names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
     foreign = [name for name in names if not metrics.is_known(name, trainer.custom_metrics)]
     if target.stages and foreign:
-        raise ParameterError(
-            f"{WHERE}: {foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
+        raise ParameterError.here(
+            f"{foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
             f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
             "choose one of these.",
         )
@@ -292,9 +289,9 @@ def read(data: Mapping[str, Any]) -> TuneData:
     """Read and check the rows of a `data_config`, and assign them to folds. Raises as `run`."""
     inputs = given.normalise(
         data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
-        data["y_test"], data["sample_weight"], WHERE, group=data["group"], event=data["event"],
+        data["y_test"], data["sample_weight"], group=data["group"], event=data["event"],
     )  # fmt: skip
-    given.check_test(inputs, None, WHERE)
+    given.check_test(inputs, None)
     groups = _groups(inputs.train, inputs.schema, {})
     refuse_empty(groups.n_rows, f"{WHERE} (training data)")
     n_train, weighs_test = len(groups.summaries), inputs.weight is not None
@@ -380,8 +377,8 @@ def _refuse_divided(groups: RowGroups, column: str, n_splits: int) -> None:
         n_cells = pairs.group_by("group").agg(pl.col(f"{CELL}{split}").n_unique().alias("n"))
         divided = n_cells.filter(pl.col("n") > 1).height
         if divided:
-            raise DataError(
-                f"{WHERE}: the folds divide {counted(divided, 'group')} of {column!r}, which are ranked as a whole.",
+            raise DataError.here(
+                f"the folds divide {counted(divided, 'group')} of {column!r}, which are ranked as a whole.",
                 "Expected all rows of a group in one fold.",
                 f"pass cv as a number, or rayline.data.GroupKFold(5, column={column!r}).",
             )
@@ -402,7 +399,6 @@ def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Tar
         lambda ask: fit_planner.fit(
             rows.engine, groups, (), schema, targets=inputs.targets, ask=ask, where=WHERE, target_leaves=named
         ),
-        where=WHERE,
     )
     return spec.target
 
@@ -456,11 +452,11 @@ def _metrics(metric: Any, mode: Any, target: Target, custom: Custom) -> tuple[tu
     names = [metric] if metric is None or isinstance(metric, str) else list(metric) if _is_list(metric) else []
     modes = [mode] * len(names) if mode is None or isinstance(mode, str) else list(mode) if _is_list(mode) else []
     if not names or len(set(names)) < len(names) or not all(isinstance(n, (str, type(None))) for n in names):
-        raise ParameterError.value("metric", "a name or a list of different names", metric, where=WHERE)
+        raise ParameterError.value("metric", "a name or a list of different names", metric)
     if len(modes) != len(names) or not all(m in (None, "min", "max") for m in modes):
-        raise ParameterError.value("mode", "'min', 'max' or None, for each metric", mode, where=WHERE)
+        raise ParameterError.value("mode", "'min', 'max' or None, for each metric", mode)
     if isinstance(mode, str) and len(names) > 1:
-        raise ParameterError.value("mode", f"a list of {len(names)}, one for each metric, or None", mode, where=WHERE)
+        raise ParameterError.value("mode", f"a list of {len(names)}, one for each metric, or None", mode)
     found = [_metric(name, direction, target, custom) for name, direction in zip(names, modes, strict=True)]
     return tuple(name for name, _ in found), tuple(direction for _, direction in found)
 
@@ -474,8 +470,8 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
     if metric is None:
         metric = metrics.defaults_of(target)[0]
     if metric.startswith("train-"):
-        raise ParameterError(
-            f"{WHERE}: {metric!r} is measured on the rows that the model was trained on.",
+        raise ParameterError.here(
+            f"{metric!r} is measured on the rows that the model was trained on.",
             "Expected a metric of the rows that are held out.",
             f"use metric={metric.removeprefix('train-')!r}.",
         )
@@ -483,16 +479,16 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
         metrics.check([metric], target, WHERE, custom)
     known = metrics.mode(metric, custom)
     if mode is None and known is None and metric in custom:
-        raise ParameterError(
-            f"{WHERE}: whether the function {metric!r} should be small or large is not known.",
+        raise ParameterError.here(
+            f"whether the function {metric!r} should be small or large is not known.",
             "Expected mode.",
             "pass mode='min' or 'max'.",
         )
     if mode is None and known is None:
-        raise ParameterError.unknown([metric], metrics.names(), "metric", where=WHERE)
+        raise ParameterError.unknown([metric], metrics.names(), "metric")
     if mode is not None and known is not None and mode != known:
-        raise ParameterError(
-            f"{WHERE}: mode={mode!r} would look for the worst {metric}.",
+        raise ParameterError.here(
+            f"mode={mode!r} would look for the worst {metric}.",
             f"Expected {known!r}.",
             "leave mode out, or correct it.",
         )
@@ -503,8 +499,8 @@ def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
     """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for; the groups of a ranking stay whole."""
     cv = data["cv"]
     if cv is None:
-        raise ParameterError(
-            f"{WHERE}: there are no rows to hold out.",
+        raise ParameterError.here(
+            "there are no rows to hold out.",
             "Expected cv=… (a number of folds or a splitter) or test_dataset=….",
             "add cv=5.",
         )

@@ -19,7 +19,7 @@ from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import capacity, ray_search, shared_cache, space
 from rayline.tune.capacity import Capacity
 from rayline.tune.domains import to_ray
-from rayline.tune.evaluate import WHERE, FoldEvaluator, SearchProblem
+from rayline.tune.evaluate import FoldEvaluator, SearchProblem
 from rayline.tune.executor import PopulationPool, TrialExecutor, TrialRun
 from rayline.tune.fold_racing import SCORE
 from rayline.tune.pbt.runner import FoldResult, PopulationWorker
@@ -128,13 +128,13 @@ class RayExecutor(TrialExecutor):
                 if log.interruption.signal is not None:
                     return
                 if waiting.gave_up:
-                    raise ResourceError(
-                        f"{WHERE}: no trial could start within timeout_s={options.timeout_s:g}: {waiting.gave_up}.",
+                    raise ResourceError.here(
+                        f"no trial could start within timeout_s={options.timeout_s:g}: {waiting.gave_up}.",
                         "Expected free CPUs on this Ray.",
                         "wait until they are free, allow more time, or end what holds them.",
                     ) from None
-                raise TrainingError(
-                    f"{WHERE}: Ray Tune failed: {str(error).strip().splitlines()[-1]}",
+                raise TrainingError.here(
+                    f"Ray Tune failed: {str(error).strip().splitlines()[-1]}",
                     "Expected it to run the trials.",
                     "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
                 ) from error

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import TrainingError, counted
+from rayline.core.errors import TrainingError, at, counted
 from rayline.inference.pipeline import Preprocessor
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
@@ -33,6 +33,7 @@ from rayline.tune.trial_record import Status, Trial
 
 
 @known_arguments
+@at(WHERE)
 def run(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None = None,
@@ -210,6 +211,7 @@ def run(
         return checked(trainer, data, config, options).run(line, started)
 
 
+@at(WHERE)
 def checked(
     trainer: Trainer,
     data_config: Mapping[str, Any] | None,
@@ -257,6 +259,7 @@ class Search:
     journal: ResultStore
     is_on_ray: bool
 
+    @at(WHERE)
     def run(self, line: progress.ProgressLine, started: float) -> Analysis:
         """Run the trials, and show the progress on this line. Raises ResourceError and TrainingError as `run`."""
         options, journal, problem = self.options, self.journal, self.prepared.problem
@@ -323,15 +326,15 @@ def refuse_failures(trials: Sequence[Trial]) -> None:
     failed = [trial for trial in trials if trial.status is Status.FAILED]
     if failed:
         reasons = list(dict.fromkeys(trial.error for trial in failed))
-        raise TrainingError(
-            f"{WHERE}: {'all' if len(failed) == len(trials) else 'all finished'} {counted(len(failed), 'trial')} failed; the first with "
+        raise TrainingError.here(
+            f"{'all' if len(failed) == len(trials) else 'all finished'} {counted(len(failed), 'trial')} failed; the first with "
             f"{failed[0].config}: {reasons[0]}",
             f"Expected at least one trial to run all its folds; there {'were' if len(reasons) > 1 else 'was'} "
             f"{counted(len(reasons), 'reason')}.",
             "correct the search space or the data; the error above is that of the trial.",
         )
-    raise TrainingError(
-        f"{WHERE}: no trial ran all its folds.",
+    raise TrainingError.here(
+        "no trial ran all its folds.",
         f"Expected at least one; {len(trials) or 'none'} had begun when the time was over.",
         "allow more time.",
     )

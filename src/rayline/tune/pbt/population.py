@@ -139,8 +139,8 @@ def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> Non
     except ParameterError as error:
         raise error.within(WHERE) from None
     if not any(isinstance(value, Domain) or is_grid(value) for value in space.parts(searched).trainer.values()):
-        raise ParameterError(
-            f"{WHERE}: population based training changes parameters of the trainer, and config searches none.",
+        raise ParameterError.here(
+            "population based training changes parameters of the trainer, and config searches none.",
             f"Expected one such as {{'eta': tune.uniform(0.01, 0.3)}}; got {space.tuned(searched)}.",
             "add one, or use another scheduler.",
         )
@@ -148,21 +148,21 @@ def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> Non
         name for name, value in space.flatten(searched).items() if isinstance(value, Domain) and value.is_function
     ]
     if functions:
-        raise ParameterError(
-            f"{WHERE}: {functions[0]!r} is a function of other parameters, which population based training changes.",
+        raise ParameterError.here(
+            f"{functions[0]!r} is a function of other parameters, which population based training changes.",
             "Expected domains such as tune.uniform and tune.choice.",
             "use such a domain, or another scheduler.",
         )
     if search not in (None, "random"):
-        raise ParameterError(
-            f"{WHERE}: population based training is a search of its own.",
+        raise ParameterError.here(
+            "population based training is a search of its own.",
             f"Expected search=None; got {search!r}.",
             "leave search out: parameters are drawn once, and change with the generations.",
         )
     counts = {name: n_iterations(problem, {**space.typical(searched), **one}) for name, one in _one_by_one(searched)}
     if len({*counts.values()}) > 1:
-        raise ParameterError(
-            f"{WHERE}: the members of a population train for the same number of iterations, and config searches it.",
+        raise ParameterError.here(
+            "the members of a population train for the same number of iterations, and config searches it.",
             f"Expected one number; got {sorted({*counts.values()})}.",
             "take it out of config.",
         )
