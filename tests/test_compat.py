@@ -273,13 +273,13 @@ def test_cluster_values(ray_session: Any) -> None:
 
 
 def test_a_trainer_of_ray_train_starts_no_cleaner() -> None:
-    class Trainer:
+    class RayTrainer:
         def _create_default_callbacks(self) -> list[Any]:
             cleaner = compat._TRAIN_CLEANER.find()
             return [cleaner.__new__(cleaner), "another"]
 
     pytest.importorskip("ray.train")
-    assert compat.without_placement_group_cleaner(Trainer())._create_default_callbacks() == ["another"]
+    assert compat.without_placement_group_cleaner(RayTrainer())._create_default_callbacks() == ["another"]
 
 
 def test_a_trainer_of_ray_train_without_the_names(without_private_names: None) -> None:

@@ -174,7 +174,7 @@ class OutOfMemoryError(RuntimeError):
     """As PyTorch's error is called."""
 
 
-class Model:
+class Sized:
     """What has a size."""
 
 
@@ -183,7 +183,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     n: int, most: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAYLINE_QUIET", "0")
-    model, seen = Model(), []
+    model, seen = Sized(), []
 
     def compute(rows: slice) -> list[int]:
         seen.append(rows.stop - rows.start)
@@ -212,9 +212,9 @@ def test_a_model_that_does_not_fit_at_all() -> None:
     with pytest.raises(
         ResourceError, match="predict: the GPU is out of memory with a batch of 1 row and a model of 12 MB"
     ):
-        device.in_batches(10, 4, compute, device=GPU, model=Model(), model_bytes=lambda: 12e6)
+        device.in_batches(10, 4, compute, device=GPU, model=Sized(), model_bytes=lambda: 12e6)
     with pytest.raises(OutOfMemoryError):  # on a CPU it is another error
-        device.in_batches(10, 4, compute, device=CPU, model=Model(), model_bytes=lambda: 12e6)
+        device.in_batches(10, 4, compute, device=CPU, model=Sized(), model_bytes=lambda: 12e6)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import polars as pl
 
 from rayline.core.errors import MissingExtraError, ParameterError, RaylineError
 from rayline.core.files import replace_content
-from rayline.core.operations.base import Affine, Clip, Drop, Fill, Operation
+from rayline.core.operations.base import Affine, ClipColumn, Drop, Fill, Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
 from rayline.core.operations.expression import Assign
 from rayline.core.operations.linear import Linear
@@ -359,7 +359,7 @@ def _drop(_: _Graph, columns: dict[str, _Column], operation: Any) -> None:
 _FORMS: Mapping[type[Operation], Callable[[_Graph, dict[str, _Column], Any], None]] = {
     Fill: _fill,
     Affine: _affine,
-    Clip: _clip,
+    ClipColumn: _clip,
     OneHot: _one_hot,
     MapCodes: _map_codes,
     Drop: _drop,

@@ -177,7 +177,7 @@ def test_a_few_slow_bodies_keep_nobody_out() -> None:
 
 @pytest.mark.parametrize("row", [{}, 1, {"x": "a"}, {"x": [], "y": 0}, None])
 def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
-    class Rows(list[Any]):
+    class CountedRows(list[Any]):
         n_seen = 0
 
         def __iter__(self) -> Any:
@@ -185,7 +185,7 @@ def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
                 self.n_seen += 1
                 yield value
 
-    read = Rows([row] * 100_000)
+    read = CountedRows([row] * 100_000)
     refusal = RowReader({"x": pl.Int64(), "y": pl.String()})._row_errors(read)
     assert read.n_seen <= 101
     assert len(refusal.body()["problems"]) == 100

@@ -79,10 +79,10 @@ def test_a_search_gives_up_waiting_for_cpus_after_the_time_allowed(monkeypatch: 
 
     monkeypatch.setattr(ray_executor, "_waiting", lambda capacity: "waiting for 1 CPU")
 
-    class Log:
+    class WaitingLog:
         is_waiting, waited_s = False, 1.0
 
-    log, capacity = Log(), plan(trainer(), None, [{"CPU": 4}])
+    log, capacity = WaitingLog(), plan(trainer(), None, [{"CPU": 4}])
     patient = ray_executor._Waiting(capacity, log, None)  # type: ignore[arg-type]
     assert not patient.is_due
     log.is_waiting = True

@@ -16,7 +16,7 @@ RULES = {"asha": asha, "hyperband": hyperband, "median": median}
 
 
 @dataclass(eq=False)
-class Trial:
+class RacedTrial:
     trial_id: str
     scores: list[float]
     status: str = "PENDING"
@@ -32,9 +32,9 @@ class Controller:
     at_a_time: int
     order: random.Random
     deadly: float = 0.0
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[RacedTrial] = field(default_factory=list)
 
-    def get_live_trials(self) -> list[Trial]:
+    def get_live_trials(self) -> list[RacedTrial]:
         return [t for t in self.trials if t.status in ("PENDING", "PAUSED", "RUNNING")]
 
     def stop_trial(self, trial: Any) -> None:
@@ -45,7 +45,7 @@ class Controller:
     def run(self) -> list[int]:
         while True:
             while len(self.get_live_trials()) < self.at_a_time and len(self.trials) < len(self.tables):
-                self.trials.append(Trial(f"t{len(self.trials)}", self.tables[len(self.trials)]))
+                self.trials.append(RacedTrial(f"t{len(self.trials)}", self.tables[len(self.trials)]))
                 self.scheduler.on_trial_add(self, self.trials[-1])  # type: ignore[arg-type]
             while (chosen := self.scheduler.choose_trial_to_run(self)) is not None:
                 chosen.status = "RUNNING"

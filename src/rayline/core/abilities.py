@@ -185,7 +185,7 @@ class ResumableTraining(Ability):
         return 0
 
 
-class EarlyStopping(Ability):
+class EarlyStoppingSupport(Ability):
     """Stopping on a test set: the argument that asks for it, and the iteration that predictions use afterwards. A fit without a test
     set is refused, and reports the metrics of that iteration."""
 

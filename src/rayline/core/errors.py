@@ -14,6 +14,9 @@ from typing import Any, ParamSpec, Self, TypeVar
 LONGEST = 300
 """The number of characters of a wrong value that a message shows."""
 
+POLARS_CONTEXT = ("\n\nThis error occurred", "\n\nResolved plan")
+"""How the query begins that Polars writes behind the message of an error that is raised in one of its user functions."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -88,6 +91,8 @@ class RaylineError(Exception):
     """
 
     def __init__(self, what: str, expected: str = "", hint: str = "") -> None:
+        for query in POLARS_CONTEXT:  # Polars builds the error again with its longer message
+            what = what.partition(query)[0]
         lines = [what]
         if expected:
             lines.append(f"  {expected}")

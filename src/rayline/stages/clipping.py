@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.errors import DataError
-from rayline.core.operations.base import Clip, Operation
+from rayline.core.operations.base import ClipColumn, Operation
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind
 from rayline.core.stage import ColumnStage, NumberStage, a_number, param
@@ -115,4 +115,4 @@ class Clipper(NumberStage):
         return bounds
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [Clip(column, learned["low"], learned["high"])]
+        return [ClipColumn(column, learned["low"], learned["high"])]

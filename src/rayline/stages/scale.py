@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core.errors import ParameterError
-from rayline.core.operations.base import Affine, Clip, Drop, Operation
+from rayline.core.operations.base import Affine, ClipColumn, Drop, Operation
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, a_bool, one_of, param
@@ -136,7 +136,7 @@ class MinMaxScaler(NumberStage):
         low, high = self.feature_range
         span = learned["high"] - learned["low"]
         operations: list[Operation] = [Affine(column, learned["low"], _divisor(span) / (high - low), float(low))]
-        return [*operations, Clip(column, float(low), float(high))] if self.clip else operations
+        return [*operations, ClipColumn(column, float(low), float(high))] if self.clip else operations
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class MaxAbsScaler(NumberStage):
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
         operations: list[Operation] = [Affine(column, 0.0, learned["scale"])]
-        return [*operations, Clip(column, -1.0, 1.0)] if self.clip else operations
+        return [*operations, ClipColumn(column, -1.0, 1.0)] if self.clip else operations
 
 
 def _is_quantile_range(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import DataError, counted
+from rayline.core.errors import DataError, counted, shorten
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, a_number, one_of, param
@@ -67,33 +67,29 @@ class RequireValues(ColumnOperation):
     def _refuse(self, rows: pl.Series) -> pl.Series:
         bad = rows.struct.field("value").filter(~rows.struct.field("good"))
         if len(bad):
-            self._report(bad.unique(maintain_order=True).head(5).to_list(), len(bad))
+            self._report(bad.unique(maintain_order=True).head(5).to_list(), len(bad), len(rows))
         return rows.struct.field("value")
 
-    def _report(self, values: Sequence[Any], n: int) -> None:
+    def _report(self, values: Sequence[Any], n_bad: int, n_rows: int) -> None:
+        got = ", ".join(map(repr, values))
         if self.action == "error":
-            raise self._error(values)
-        wanted = self._expected()
-        LOG.warning("stage %r: %d values of column %r, expected %s, got %r", self.stage, n, self.column, wanted, values)
+            raise DataError(
+                f"Preprocessor.transform: stage {self.stage!r} refuses values of column {self.column!r}.",
+                f"Expected {self._expected()}; got {got}.",
+                'correct the data, or set action="missing" and impute afterwards.',
+            )
+        text = "stage %r: %d of %d values of column %r are %s, expected %s"
+        LOG.warning(text, self.stage, n_bad, n_rows, self.column, got, self._expected())
 
     def _expected(self) -> str:
         if self.rule == "range":
             low, high = self.allowed
-            return " and ".join(
-                [*([f">= {low}"] if low is not None else []), *([f"<= {high}"] if high is not None else [])]
-            )
-        return (
-            "a value in every row"
-            if self.rule == "known"
-            else f"one of {counted(len(self.allowed), 'category')} seen in fit"
-        )
-
-    def _error(self, values: Sequence[Any]) -> DataError:
-        return DataError(
-            f"Preprocessor.transform: stage {self.stage!r} refuses values of column {self.column!r}.",
-            f"Expected {self._expected()}; got {list(values)!r}.",
-            'correct the data, or set action="missing" and impute afterwards.',
-        )
+            if low is None or high is None:
+                return f"values of at most {high}" if low is None else f"values of at least {low}"
+            return f"values from {low} to {high}"
+        if self.rule == "known":
+            return "a value in every row"
+        return f"one of {counted(len(self.allowed), 'category')} seen in fit, {shorten(self.allowed)}"
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         column, good, action = self.column, self._test(), self.action
@@ -104,7 +100,7 @@ class RequireValues(ColumnOperation):
                 if action == "missing":
                     row[column] = None
                 else:
-                    self._report([x], 1)
+                    self._report([x], 1, 1)
 
         return require
 

@@ -137,7 +137,7 @@ CHECKED_BY: dict[type[abilities.Ability], tuple[str, ...]] = {
     abilities.DistributedTraining: ("trains_on_workers", "refuses_workers_that_it_cannot_use", "survives_a_killed_worker"),
     abilities.ConcurrentTraining: ("trains_in_threads_alike",),
     abilities.ResumableTraining: ("goes_on_from_a_checkpoint", "is_trained_as_a_population"),
-    abilities.EarlyStopping: ("uses_an_iteration_of_its_history",),
+    abilities.EarlyStoppingSupport: ("uses_an_iteration_of_its_history",),
     abilities.NativeModels: ("chains", "travels"),
     abilities.NativeCallbacks: ("owns_its_own_callbacks_only",),
     abilities.SingleRowServing: ("single_rows_are_the_table",),

@@ -219,7 +219,7 @@ class Affine(ColumnOperation):
 
 
 @dataclass(frozen=True)
-class Clip(ColumnOperation):
+class ClipColumn(ColumnOperation):
     """x is kept within [low, high]; missing stays missing."""
 
     stays: ClassVar = True  # what was clipped stays clipped
