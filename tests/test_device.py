@@ -65,37 +65,41 @@ def test_what_a_process_sees(machine: Any, files: Any, environment: dict[str, st
 
 def test_what_use_gpu_means(machine: Any) -> None:
     machine()
-    assert device.select(None, "f") == device.select(False, "f") == device.select("auto", "f") == CPU
+    assert (
+        device.select_device(None, "f") == device.select_device(False, "f") == device.select_device("auto", "f") == CPU
+    )
     with pytest.raises(ResourceError, match="f: use_gpu=True, and this machine has no GPU") as error:
-        device.select(True, "f")
+        device.select_device(True, "f")
     assert "CUDA_VISIBLE_DEVICES is 'not set'" in str(error.value)
     machine("/dev/nvidia0")
-    assert device.select(None, "f") == device.select(False, "f") == CPU  # nobody has asked
-    assert device.select(True, "f") == device.select("auto", "f") == Device("cuda:0", is_gpu=True)
+    assert device.select_device(None, "f") == device.select_device(False, "f") == CPU  # nobody has asked
+    assert device.select_device(True, "f") == device.select_device("auto", "f") == Device("cuda:0", is_gpu=True)
     for wrong in ("cuda", 1, 0.5):
         with pytest.raises(ParameterError, match="use_gpu has a wrong value"):
-            device.select(wrong, "f")  # type: ignore[arg-type]
+            device.select_device(wrong, "f")  # type: ignore[arg-type]
 
 
 def test_a_worker_uses_what_ray_assigned_to_it(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2", CUDA_VISIBLE_DEVICES="2")
     monkeypatch.setattr(device, "_assigned", lambda: ["2"])
-    assert device.select(None, "f").name == device.select(True, "f").name == "cuda:0"  # Ray shows it that one only
+    assert (
+        device.select_device(None, "f").name == device.select_device(True, "f").name == "cuda:0"
+    )  # Ray shows it that one only
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")  # Ray Train shows those of all workers of a node
-    assert device.select(None, "f").name == "cuda:1"
+    assert device.select_device(None, "f").name == "cuda:1"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # Ray was told to set none
-    assert device.select(None, "f").name == "cuda:2"
+    assert device.select_device(None, "f").name == "cuda:2"
     monkeypatch.setattr(device, "_assigned", list)
     assert device.visible() == []  # of Ray 2.60 such a worker sees all of the machine's
-    assert device.select(None, "f") == CPU
+    assert device.select_device(None, "f") == CPU
     with pytest.raises(ResourceError, match="Ray assigned no GPU to this worker"):
-        device.select(True, "f")
+        device.select_device(True, "f")
 
 
 def test_a_pretended_gpu() -> None:
     with device.pretend("meta", "cpu"):
         assert device.visible() == [Device("meta", is_gpu=True), GPU]
-        assert not device.select(True, "f").is_cuda
+        assert not device.select_device(True, "f").is_cuda
         with device.pretend():
             assert device.visible() == []
         assert device.is_pretended()

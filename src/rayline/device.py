@@ -103,7 +103,7 @@ def check(use_gpu: Any, where: str) -> None:
         )
 
 
-def select(use_gpu: UseGPU | None, where: str) -> Device:
+def select_device(use_gpu: UseGPU | None, where: str) -> Device:
     """Return the device that this process computes on.
 
     Parameters

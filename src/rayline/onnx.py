@@ -76,7 +76,7 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
         _convert(graph, columns, operation)
     features = [graph.number(columns[name], name) for name in pipeline.model.feature_names]
     matrix = graph.node("Cast", [graph.node("Concat", features, axis=1)], to=TensorProto.FLOAT)
-    rows = onnx_check.sample(pipeline)
+    rows = onnx_check.sample_rows(pipeline)
     onnx_check.expected(pipeline.model, rows)
     model = _native(pipeline, len(features))
     onnx_check.compare(pipeline.model, model, rows)

@@ -16,7 +16,7 @@ from rayline.core import scan
 from rayline.core.errors import DataError
 from rayline.core.operations.base import Affine
 from rayline.core.scan import Scan
-from rayline.core.scan_results import evaluate, merge_answers, merge_folds
+from rayline.core.scan_results import merge_answers, merge_folds, statistics_of
 from rayline.core.statistics import counts
 from rayline.core.statistics.base import MinMax, MissingCount, Moments, RowCount, StatisticRequest, WordCount
 from rayline.core.statistics.cardinality_guard import SHARE, CardinalityGate
@@ -105,7 +105,7 @@ def test_cells_are_as_their_rows_alone() -> None:
     found = Scan(REQUESTS, cells=by_cell).of(TABLE.lazy())
     assert list(found) == [0, 1, 2, 3]
     for cell, answers in found.items():
-        alone = evaluate(TABLE.lazy().filter(pl.col("cell") == cell), REQUESTS)
+        alone = statistics_of(TABLE.lazy().filter(pl.col("cell") == cell), REQUESTS)
         for request in EXACT:
             assert plain({request: answers[request]}) == plain({request: alone[request]})
         mine, other = answers[REQUESTS[-2]], alone[REQUESTS[-2]]
@@ -193,5 +193,5 @@ def test_what_a_gate_holds_back_is_counted_in_chunks(cells: Any, monkeypatch: py
     table = pl.DataFrame({"id": [None, *range(100_000)], "cell": [i % 2 for i in range(100_001)]})
     for cell, found in Scan(requests, cells=cells).of(table.lazy()).items():
         rows = table if cells is None else table.filter(pl.col("cell") == cell)
-        assert found[requests[0]] == evaluate(rows.lazy(), requests)[requests[0]]
+        assert found[requests[0]] == statistics_of(rows.lazy(), requests)[requests[0]]
         assert found[requests[0]].is_beyond

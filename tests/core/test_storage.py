@@ -50,7 +50,7 @@ def test_an_artifact_by_url(url: str, result: Any, tmp_path: Path) -> None:
     assert loaded.predict(TABLE).equals(pipeline.predict(TABLE))
     assert digest_of(place) == digest_of(tmp_path / "late.rayline")
     assert read_manifest(place)["framework"] == "xgboost"
-    assert storage.names(url) == ["late.rayline"], "a temporary file stayed"
+    assert storage.list_names(url) == ["late.rayline"], "a temporary file stayed"
     with pytest.raises(rl.ArtifactError, match="bytes"):
         rl.load(place, max_bytes=10)
     with pytest.raises(rl.ArtifactError):
@@ -64,7 +64,7 @@ def test_an_artifact_as_a_directory_and_its_signature(url: str, result: Any) -> 
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     key, place = ed25519.Ed25519PrivateKey.generate(), f"{url}/late"
     result.inference_pipeline.save(place, directory=True)
-    assert "digest" in storage.names(place)
+    assert "digest" in storage.list_names(place)
     with pytest.raises(rl.ArtifactError, match="exists"):
         result.inference_pipeline.save(place, directory=True)
     public = sign(place, key)
@@ -80,7 +80,7 @@ def test_preprocessors_predictions_and_cards(url: str, result: Any) -> None:
         train.Preprocessor.load(f"{url}/none.json")
     pipeline = result.inference_pipeline
     assert pipeline.write_predictions(TABLE, f"{url}/out", rows_per_file=60, keep_columns=["x"]) == 100
-    assert [n for n in storage.names(f"{url}/out") if n.startswith("part")] == [
+    assert [n for n in storage.list_names(f"{url}/out") if n.startswith("part")] == [
         "part-000000.parquet",
         "part-000001.parquet",
     ]
@@ -93,7 +93,7 @@ def test_copies_of_checkpoints(url: str) -> None:
     keep = train.ModelCheckpoint(f"{url}/copies", every=2, keep=2)
     trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=6)
     train.fit(trainer, None, TABLE, target_columns=["late"], callbacks=[keep], verbose=False)
-    assert storage.names(f"{url}/copies") == ["iteration-000003", "iteration-000005"]
+    assert storage.list_names(f"{url}/copies") == ["iteration-000003", "iteration-000005"]
 
 
 def test_results_of_a_search(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_results_of_a_search(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.scores("a1").tolist() == [0.25, 0.5]  # type: ignore[union-attr]
     assert again.files("b2") == {"model.ubj": b"trees"}
     again.drop_files("b2")
-    assert storage.names(f"{url}/tune/flights") == ["a1.json", "a1.npy"]
+    assert storage.list_names(f"{url}/tune/flights") == ["a1.json", "a1.npy"]
 
 
 def test_urls_that_cannot_be_opened(result: Any) -> None:

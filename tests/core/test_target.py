@@ -8,7 +8,7 @@ import pytest
 
 import rayline as rl
 from rayline.core.errors import DataError
-from rayline.core.scan_results import evaluate
+from rayline.core.scan_results import statistics_of
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.target import Target, Task
@@ -16,7 +16,7 @@ from rayline.core.target import Target, Task
 
 def learn(table: pl.DataFrame, *columns: str, task: Task | None = None) -> Target:
     requests = [StatisticRequest(ValueCounts, (c,)) for c in columns]
-    answers = evaluate(table.lazy(), requests)
+    answers = statistics_of(table.lazy(), requests)
     return Target.learn(columns, table.schema, [answers[r] for r in requests], task)  # type: ignore[misc]
 
 

@@ -215,9 +215,9 @@ def test_quantile_metrics() -> None:
 
 def test_resolve() -> None:
     have = ["train-logloss", "test-logloss", "test-roc_auc", "train-only", "loss"]
-    assert metrics.resolve("logloss", have) == "test-logloss"
-    assert metrics.resolve("log_loss", have) == "test-logloss"
-    assert metrics.resolve("train-logloss", have) == "train-logloss"
-    assert metrics.resolve("only", have) == "train-only"
-    assert metrics.resolve("loss", have) == "loss"
-    assert metrics.resolve("test-only", have) is None
+    assert metrics.resolve_name("logloss", have) == "test-logloss"
+    assert metrics.resolve_name("log_loss", have) == "test-logloss"
+    assert metrics.resolve_name("train-logloss", have) == "train-logloss"
+    assert metrics.resolve_name("only", have) == "train-only"
+    assert metrics.resolve_name("loss", have) == "loss"
+    assert metrics.resolve_name("test-only", have) is None

@@ -14,7 +14,7 @@ import rayline as rl
 from rayline import Preprocessor, train
 from rayline.core.errors import ArtifactError, ParameterError
 from rayline.core.target import Target, Task
-from rayline.inference.ensemble import Ensemble, WeightedMembers, combine, plain
+from rayline.inference.ensemble import Ensemble, WeightedMembers, averageable, combine
 from rayline.inference.pipeline import InferencePipeline
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 from tests import toy
@@ -103,10 +103,10 @@ def test_a_damaged_ensemble_is_refused(members: list[InferencePipeline], tmp_pat
     ],
 )
 def test_scores_of_any_shape(task: Task, n: int, scores: Any, expected: Any) -> None:
-    found = plain(np.array(scores), Target.unnamed(task, n))
+    found = averageable(np.array(scores), Target.unnamed(task, n))
     assert found.tolist() == expected
 
 
 def test_classes_have_no_mean() -> None:
     with pytest.raises(ParameterError, match="cannot be averaged"):
-        plain(np.array([1, 0]), Target.unnamed(Task.BINARY))
+        averageable(np.array([1, 0]), Target.unnamed(Task.BINARY))

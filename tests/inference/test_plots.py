@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rayline.inference.svg_plots import bars, lines, number, table, ticks
+from rayline.inference.svg_plots import bars, confusion_table, lines, number, ticks
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_a_histogram_has_bars() -> None:
 @pytest.mark.parametrize("n", [2, 12])
 def test_long_names_of_classes_can_be_read(n: int) -> None:
     labels = [f"the class of number {i}" for i in range(n)]
-    svg = table(labels, [[i + j for j in range(n)] for i in range(n)], x="predicted", y="true")
+    svg = confusion_table(labels, [[i + j for j in range(n)] for i in range(n)], x="predicted", y="true")
     texts = re.findall(r">([^<]+)</text>", svg)
     assert sum(label in texts for label in labels) == n

@@ -67,7 +67,13 @@ TWO_LEVELS = [
 def fitter(data: pl.DataFrame, folds: Sequence[FoldCells] = FOLDS) -> FoldFitter:
     engine = LocalEngine()
     return FoldFitter(
-        engine, data, schema_check.readable(engine.schema(data)), cells, folds, targets=["late"], beside=["fold"]
+        engine,
+        data,
+        schema_check.remembered_schema(engine.schema(data)),
+        cells,
+        folds,
+        targets=["late"],
+        beside=["fold"],
     )
 
 

@@ -103,7 +103,7 @@ def test_applications_of_others_are_left_alone(ray_session: Any, pipeline: Infer
     mine = to_deployment(pipeline, name="mine", ray_actor_options={"num_cpus": 0.5})
     try:
         with ingress.quiet():
-            ingress.start("127.0.0.1", None)
+            ingress.start_serve("127.0.0.1", None)
             serve.run(Theirs.bind(), name="mine", route_prefix="/mine")
         for refused in (mine.deploy, mine.delete, lambda: mine.update(pipeline)):
             with pytest.raises(ServeError, match="Rayline did not create"):
@@ -303,7 +303,7 @@ def test_it_is_part_of_a_larger_application(ray_session: Any, pipeline: Inferenc
     application = to_deployment(pipeline, name="flights", ray_actor_options={"num_cpus": 0.5}).app
     try:
         with ingress.quiet():
-            ingress.start("127.0.0.1", None)
+            ingress.start_serve("127.0.0.1", None)
             serve.run(Front.bind(application), name="larger", route_prefix="/larger")
             url = f"{ingress.address()}/larger"
             answer = httpx.post(url, json=rows(3), timeout=60)

@@ -10,7 +10,7 @@ import pytest
 
 import rayline as rl
 from rayline import train
-from rayline.tune.environment_evaluation import EnvironmentEvaluator, problem
+from rayline.tune.environment_evaluation import EnvironmentEvaluator, environment_problem
 from rayline.tune.evaluate import FoldEvaluation
 from rayline.tune.prepare import DATA, prepare
 from tests import toy  # noqa: F401  # registers the framework
@@ -59,4 +59,4 @@ def test_tuning_needs_no_data_either() -> None:
     with pytest.raises(rl.ParameterError, match="train_dataset is given"):
         prepare(guesser(), {"train_dataset": pl.DataFrame()}, {"step": 0.5}, None, None, 1, 7)
     with pytest.raises(rl.ParameterError, match="cv"):
-        problem(guesser(), {**dict.fromkeys(DATA), "cv": 0}, None, None, 7)
+        environment_problem(guesser(), {**dict.fromkeys(DATA), "cv": 0}, None, None, 7)

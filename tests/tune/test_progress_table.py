@@ -50,13 +50,13 @@ def test_the_line() -> None:
 
 
 def test_the_table() -> None:
-    shown = [line.split() for line in text(progress_table.table(moment()))]
+    shown = [line.split() for line in text(progress_table.live_table(moment()))]
     assert shown[0] == ["trial", "folds", "log_loss", "±", "eta", "impute/strategy"]  # seed is the same in all
     assert [row[0] for row in shown[1:]] == ["1", "0", "4"]  # the best first, then those that run
     assert shown[1][:5] == ["1", "4/4", "0.4", "0", "0.25"]
     assert shown[3][:3] == ["4", "2/4", "0.5"]
-    assert text(progress_table.table(moment("max")))[1].split()[0] == "0"
-    assert text(progress_table.table(progress_table.SearchProgress([], frozenset(), 3, "min", ["m"], 0.0)))
+    assert text(progress_table.live_table(moment("max")))[1].split()[0] == "0"
+    assert text(progress_table.live_table(progress_table.SearchProgress([], frozenset(), 3, "min", ["m"], 0.0)))
 
 
 @pytest.mark.ray
@@ -67,7 +67,7 @@ def test_a_terminal(table: Any, ray_session: Any, monkeypatch: Any, capfd: Any) 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     shown = []
-    monkeypatch.setattr(progress_table, "table", lambda moment: shown.append(moment) or "")
+    monkeypatch.setattr(progress_table, "live_table", lambda moment: shown.append(moment) or "")
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
     data = {"train_dataset": table.drop("city"), "cv": 3, "target_columns": ["late"]}
     analysis = tune.run(

@@ -34,11 +34,13 @@ def test_flatten_and_what_is_tuned() -> None:
 
 
 def test_parts() -> None:
-    trainer, stages = space.parts({"eta": np.float64(0.5), "preprocessor": {"impute": {"strategy": np.str_("mean")}}})
+    trainer, stages = space.split_space(
+        {"eta": np.float64(0.5), "preprocessor": {"impute": {"strategy": np.str_("mean")}}}
+    )
     assert trainer == {"eta": 0.5}
     assert type(trainer["eta"]) is float
     assert stages == {"impute": {"strategy": "mean"}}
-    assert space.parts({"eta": 1}) == ({"eta": 1}, {})
+    assert space.split_space({"eta": 1}) == ({"eta": 1}, {})
 
 
 @given(

@@ -27,4 +27,4 @@ def test_notebooks_get_few_digits_and_no_code() -> None:
 
 
 def test_terminals_get_no_types() -> None:
-    assert "f64" not in tables.as_text(pl.DataFrame({"score": [0.5]}))
+    assert "f64" not in tables.table_as_text(pl.DataFrame({"score": [0.5]}))

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rayline.tune import trial_record
-from rayline.tune.trial_record import FoldScore, Status, Trial, pareto, table
+from rayline.tune.trial_record import FoldScore, Status, Trial, pareto, trial_table
 
 
 def trial(number: int, *scores: float, n_folds: int = 3, error: str = "", **config: object) -> Trial:
@@ -39,18 +39,18 @@ def test_the_table() -> None:
         trial(1, 1.0, depth=4, kind=None, mixed="x", preprocessor={"impute": {"strategy": "median"}}),
         trial(2, error="no", depth=0.5, kind="b", mixed=[1]),
     ]
-    table = trial_record.table(trials)
-    assert table.columns == [
+    trial_table = trial_record.trial_table(trials)
+    assert trial_table.columns == [
         "trial", "status", "score", "standard_error", "fold_0", "fold_1", "fold_2", "seconds", "fit_s", "predict_s",
         "error", "config/depth", "config/kind", "config/mixed", "config/preprocessor/impute/strategy",
     ]  # fmt: skip
-    assert table["status"].to_list() == ["finished", "stopped early", "failed"]
-    assert table["score"].to_list() == [2.0, 1.0, None]
-    assert table["fold_1"].to_list() == [2.0, None, None]
-    assert table["config/depth"].to_list() == [3.0, 4.0, 0.5]
-    assert table["config/mixed"].to_list() == ["1", "x", "[1]"]
-    assert table["error"].to_list() == [None, None, "no"]
-    assert trial_record.table([]).height == 0
+    assert trial_table["status"].to_list() == ["finished", "stopped early", "failed"]
+    assert trial_table["score"].to_list() == [2.0, 1.0, None]
+    assert trial_table["fold_1"].to_list() == [2.0, None, None]
+    assert trial_table["config/depth"].to_list() == [3.0, 4.0, 0.5]
+    assert trial_table["config/mixed"].to_list() == ["1", "x", "[1]"]
+    assert trial_table["error"].to_list() == [None, None, "no"]
+    assert trial_record.trial_table([]).height == 0
 
 
 def test_json() -> None:
@@ -65,6 +65,6 @@ def test_pareto() -> None:
     assert [t.number for t in pareto(trials, ["max", "max"])] == [2, 1]
     assert [t.number for t in pareto(trials, ["min", "min"])] == [4]
     assert pareto([Trial(0, {}, 2, [FoldScore(0, 1.0, 9)])], ["min"]) == []  # not all of its folds
-    assert table(trials, ["other"])["score/other"].to_list() == [b for _, b in points]
+    assert trial_table(trials, ["other"])["score/other"].to_list() == [b for _, b in points]
     score = trials[0].folds[0]
     assert FoldScore.from_json(score.to_json()) == score

@@ -68,7 +68,7 @@ Cell = str | tuple[float, str]
 """A text, which is escaped, or a share between 0 and 1 with its text, which is drawn as a bar."""
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], *, numbers: Iterable[int] = ()) -> str:
+def html_table(head: Sequence[str], rows: Iterable[Sequence[Cell]], *, numbers: Iterable[int] = ()) -> str:
     """Return a table as HTML; the columns `numbers` stand to the right.
 
     >>> table(["name", "rows"], [["a<b", "3"]], numbers=[1]).count("number"), "a&lt;b" in table(["name"], [["a<b"]])

@@ -37,7 +37,7 @@ def _of_limit(limit: Path, used: Path) -> int | None:
     return None
 
 
-def readable(size_bytes: float) -> str:
+def readable_size(size_bytes: float) -> str:
     """Return a size in the unit that a person reads.
 
     >>> readable(3_400_000_000), readable(52_000_000)

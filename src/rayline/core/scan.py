@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import polars as pl
 
 from rayline.core.operations.base import Operation, apply_all
-from rayline.core.scan_results import Answers, TableQuery, evaluate, merge_answers
+from rayline.core.scan_results import Answers, TableQuery, merge_answers, statistics_of
 from rayline.core.schema import col
 from rayline.core.statistics.base import StatisticRequest
 
@@ -169,7 +169,7 @@ class Scan:
         answers: Answers = {}
         for prefix in dict.fromkeys(request.prefix for request in requests):
             table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
-            answers |= evaluate(table, [request for request in requests if request.prefix == prefix])
+            answers |= statistics_of(table, [request for request in requests if request.prefix == prefix])
         return answers
 
 

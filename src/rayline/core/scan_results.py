@@ -61,7 +61,7 @@ class TableQuery:
         return answers
 
 
-def evaluate(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> Answers:
+def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> Answers:
     """Return the statistics of a table that fits into memory; numbers are added in the order of the rows."""
     question = TableQuery(table, requests)
     return question.answers(pl.collect_all(question.queries, engine="in-memory"))[0]

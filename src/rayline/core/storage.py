@@ -166,7 +166,7 @@ def exists(url: str) -> bool:
         return bool(_files(*file_system(url)))
 
 
-def names(url: str) -> list[str]:
+def list_names(url: str) -> list[str]:
     """Return the names in a directory, sorted; none where there is no directory. Raises ArtifactError when it cannot be read."""
     from pyarrow import fs
 

@@ -100,7 +100,7 @@ def map_batches(
         if wish == "auto" and on_ray:
             wish = registry.engine("ray").n_gpus() > 0
         elif wish is True and not on_ray:
-            device.select(True, WHERE)
+            device.select_device(True, WHERE)
         n_gpus = (num_gpus or 1.0) if wish is True and on_ray else None
         work = _OfBatches(function, batch_format)
     n_gpus = n_gpus if on_ray else num_gpus

@@ -72,7 +72,7 @@ class Chart:
     def svg(self) -> SVGPlot:
         """Return the plot as SVG, readable on light and dark pages."""
         if self.form == "table":
-            made = svg_plots.table(self.labels, self.cells, x=self.x, y=self.y)
+            made = svg_plots.confusion_table(self.labels, self.cells, x=self.x, y=self.y)
         elif self.form in ("intervals", "bars"):
             made = svg_plots.intervals(self.rows, x=self.x, middle=self.level)
         else:

@@ -180,7 +180,7 @@ class PipelineComparison:
     def _repr_html_(self) -> str:
         head, rows = self._shown
         title = html.escape(f"Comparison of {len(self.reports)} pipelines on {self._results.overall.n_rows:,} rows")
-        return f"<p><b>{title}</b></p>{design.table(head, rows, numbers=[2, 3, 4, 5])}"
+        return f"<p><b>{title}</b></p>{design.html_table(head, rows, numbers=[2, 3, 4, 5])}"
 
 
 @known_arguments

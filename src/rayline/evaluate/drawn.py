@@ -91,7 +91,7 @@ def curve_part(code: int) -> Part:
     return Part(ScoreTable, (("of", ("class", code)),))
 
 
-def parts(target: Target) -> tuple[Part, ...]:
+def plot_statistics(target: Target) -> tuple[Part, ...]:
     """Return the statistics for the plots of a target."""
     if not target.task.is_classification:
         return (SAMPLE,) if target.task is Task.REGRESSION and len(target.quantiles) < 2 else ()

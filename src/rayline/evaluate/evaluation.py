@@ -190,7 +190,7 @@ def scan(
     about = [sorted(targets), [str(t) for t in targets.values()], sorted(options.metrics), options.by, options.weight]
     key = hashlib.sha256(repr(about).encode()).hexdigest()
     plan = EvaluationPlan(
-        key, targets, options.metrics, options.by, drawn.parts(first.target), options.weight is not None
+        key, targets, options.metrics, options.by, drawn.plot_statistics(first.target), options.weight is not None
     )
     request = StatisticRequest(EvaluationStatistics, tuple(rows.schema), (("plan", plan),))
     found = registry.engine_for(data).scan(data, Scan([request], attach=rows))[0][request]

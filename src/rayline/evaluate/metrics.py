@@ -369,7 +369,7 @@ _OTHERS: dict[str, Mode] = {
 """What frameworks report and we do not compute."""
 
 
-def resolve(name: str, available: Sequence[str]) -> str | None:
+def resolve_name(name: str, available: Sequence[str]) -> str | None:
     """The column of a history or of result.metrics that a name means: itself, or its value on the test set, in
     cross validation, or on the training set; aliases count as the same ("auc" and "roc_auc"). None when there is none.
 

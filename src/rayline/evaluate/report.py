@@ -139,14 +139,16 @@ class EvaluationReport(Report):
     def to_html(self) -> str:
         """Return the report as one page, which loads nothing and follows the reader's light or dark setting."""
         body = [f'<h1>{html.escape(self._title)}</h1><p class="sub">{html.escape(self._about)}</p>', "<h2>Metrics</h2>"]
-        body.append(design.table(["metric", "value", self._interval], self._metric_rows, numbers=[1, 2]))
+        body.append(design.html_table(["metric", "value", self._interval], self._metric_rows, numbers=[1, 2]))
         body += [f"<p>{html.escape(note)}</p>" for note in self.notes]
         charts = self._all_charts()
         body += [_figures("Plots", [c for c in charts if not c.name.startswith("slices-")])]
         for by in self._by:
             rows = self._slice_rows(by)
             body.append(f"<h2>By {html.escape(by)}</h2>")
-            body.append(design.table(self._slice_head(by), rows[:MAX_SHOWN], numbers=range(1, len(self.metrics) + 2)))
+            body.append(
+                design.html_table(self._slice_head(by), rows[:MAX_SHOWN], numbers=range(1, len(self.metrics) + 2))
+            )
             if len(rows) > MAX_SHOWN:
                 body.append(f"<p>The first {MAX_SHOWN} of {len(rows)} slices; all are in report.slices.</p>")
             body.append(_figures("", [c for c in charts if c.name.startswith(f"slices-{by}-")]))
@@ -223,9 +225,9 @@ class EvaluationReport(Report):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        table = design.table(["metric", "value", self._interval], self._metric_rows, numbers=[1, 2])
+        table = design.html_table(["metric", "value", self._interval], self._metric_rows, numbers=[1, 2])
         slices = "".join(
-            design.table(self._slice_head(by), self._slice_rows(by)[:20], numbers=range(1, len(self.metrics) + 2))
+            design.html_table(self._slice_head(by), self._slice_rows(by)[:20], numbers=range(1, len(self.metrics) + 2))
             for by in self._by
         )
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)

@@ -128,7 +128,7 @@ class EvaluatedRows:
                 given = scorer.model_scores(table.lazy())
                 outcome = scorer.outcome(table, given) if self._has_intervals(scorer) else None
             scores = scorer.postprocessed(given)
-            made |= {f"{SCORES}{name}:{column}": values for column, values in packed(scores, target).items()}
+            made |= {f"{SCORES}{name}:{column}": values for column, values in score_columns(scores, target).items()}
             if outcome is not None:
                 made |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, truth)}
         if self.weight is not None:
@@ -207,7 +207,7 @@ def packed_schema(target: Target) -> dict[str, pl.DataType]:
     return codes | {f"value {i}": pl.Float64() for i in range(target.n_outputs)} | {"kind": pl.UInt8()}
 
 
-def packed(scores: Array, target: Target) -> dict[str, pl.Series]:
+def score_columns(scores: Array, target: Target) -> dict[str, pl.Series]:
     """Return a model's scores as columns."""
     n, n_targets = len(scores), len(target.columns)
     if not target.task.is_classification:

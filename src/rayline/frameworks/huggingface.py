@@ -20,7 +20,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.schema import is_category
 from rayline.core.target import Target, Task
-from rayline.device import in_batches, select
+from rayline.device import in_batches, select_device
 from rayline.frameworks import huggingface_file as files
 from rayline.frameworks import huggingface_trainer as training
 from rayline.frameworks import torch_device
@@ -113,7 +113,7 @@ class HuggingFace(Framework):
             text = TextSettings(
                 _tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made)
             )
-            torch_device.moved(made, select(context.use_gpu, "train.fit"))
+            torch_device.moved(made, select_device(context.use_gpu, "train.fit"))
             best = training.fit(
                 context,
                 _with_text(made, text),

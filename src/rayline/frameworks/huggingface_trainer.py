@@ -21,7 +21,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.row_stream import bytes_per_row, prefetched
 from rayline.core.target import Target
-from rayline.device import select
+from rayline.device import select_device
 from rayline.frameworks import torch_device
 
 Encode = Callable[[Any], Mapping[str, Any]]
@@ -211,7 +211,7 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
 
 def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments: quiet, no files, an evaluation after each epoch; the user's arguments override them."""
-    gpu = select(context.use_gpu, "train.fit")
+    gpu = select_device(context.use_gpu, "train.fit")
     own = {
         "output_dir": folder,
         "report_to": "none",

@@ -23,7 +23,7 @@ from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.schema import SPARSE, col
 from rayline.core.target import Target, Task, normalized
-from rayline.device import select
+from rayline.device import select_device
 from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
 from rayline.frameworks.verify import lightgbm_model
 
@@ -170,7 +170,7 @@ class LightGBM(Framework):
         if context.seed is not None:
             default("seed", context.seed)
             default("deterministic", True)
-        if context.use_gpu and select(True, "train.fit").is_cuda:
+        if context.use_gpu and select_device(True, "train.fit").is_cuda:
             default("device_type", "cuda" if _is_built_for("CUDA") else "gpu")
         default("num_threads", context.n_threads)
         _of_features(params, context)

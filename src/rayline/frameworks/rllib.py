@@ -19,7 +19,7 @@ from rayline.frameworks import rllib_file
 from rayline.frameworks import rllib_modules as modules
 from rayline.frameworks.rllib_modules import register_rl_module
 from rayline.frameworks.rllib_settings import resources_of, settings_of, world_of
-from rayline.frameworks.rllib_training import built, enough, environment_errors, one_iteration
+from rayline.frameworks.rllib_training import built_algorithm, enough, environment_errors, one_iteration
 
 __all__ = ["RLlib", "register_rl_module"]
 
@@ -89,7 +89,7 @@ class RLlib(Framework):
             modules.quiet(),
             modules.threads(context.n_threads),
             environment_errors(settings),
-            built(settings) as running,
+            built_algorithm(settings) as running,
         ):
             modules.refuse_memory(running.env_runner.module)
             found: dict[str, float] = {}

@@ -74,7 +74,7 @@ def load(directory: Path, cls: Any = None) -> Any:
         exact = name in modules.own() and cls is None
         if exact:
             policy.check_settings(config, {field.name for field in dataclasses.fields(DefaultModelConfig)})
-        made = module_size.built(
+        made = module_size.built_within_limits(
             lambda: modules.build(found, observed, acted, config), shapes, "policy.json", exact=exact
         )
         made.load_state_dict(load_file(str(directory / "policy.safetensors")), strict=True)

@@ -63,7 +63,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def built(settings: Any) -> Iterator[Any]:
+def built_algorithm(settings: Any) -> Iterator[Any]:
     running = settings.build_algo()
     try:
         yield running

@@ -17,7 +17,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
 from rayline.core.target import Target, Task
-from rayline.device import select
+from rayline.device import select_device
 from rayline.frameworks import torch_device, torch_file, torch_losses
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import (
@@ -176,7 +176,7 @@ class Torch(Framework):
             n = 2 if per_class(loss) else 1
             made = modules.built(context, module, module_kwargs or {}, inputs, n, link)
             stack.enter_context(torch_device.naming_memory(made, f"batch_size={batch_size}"))
-            made = torch_device.moved(made, select(context.use_gpu, "train.fit"))
+            made = torch_device.moved(made, select_device(context.use_gpu, "train.fit"))
             if train_loop is None:
                 made = TrainingLoop(context, made, settings, among).run()
             else:

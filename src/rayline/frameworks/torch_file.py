@@ -31,7 +31,7 @@ def load(directory: Path, module: Any = None) -> Any:
         When nothing is registered under the id, or the saved tensors do not match the module.
     """
     data, shapes = torch_module.check(directory)
-    known = modules.known()
+    known = modules.registered_modules()
     name = str(data.get("module", "")) if isinstance(data, dict) else ""
     make = known.get(name) if module is None else module
     if make is None:
@@ -42,7 +42,7 @@ def load(directory: Path, module: Any = None) -> Any:
         )
     about = modules.ModuleSpec.from_json(data, None if isinstance(make, torch.nn.Module) else make)
     try:
-        made = module_size.built(
+        made = module_size.built_within_limits(
             lambda: modules.build(make, about.kwargs, {})[0], shapes, ABOUT, exact=modules.is_own(make)
         )
         read_numbers(made, directory)

@@ -16,7 +16,7 @@ from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Rows, TrainContext
 from rayline.core.target import Task
-from rayline.device import select
+from rayline.device import select_device
 from rayline.frameworks import torch_device, torch_file
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_loop import TIMEOUT, ProcessGroup, backend, device, seeded
@@ -65,7 +65,7 @@ def fit(
             raise ParameterError.value(
                 "lightning_module", "something that makes a LightningModule", made, where="torch trainer"
             )
-        listener, gpu = _LightningReporter(context), select(context.use_gpu, "train.fit")
+        listener, gpu = _LightningReporter(context), select_device(context.use_gpu, "train.fit")
         trainer = lightning.Trainer(
             **{**QUIET, "default_root_dir": folder, **trainer_args},
             max_epochs=max_epochs,

@@ -24,7 +24,7 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
-from rayline.device import select
+from rayline.device import select_device
 from rayline.frameworks import torch_device, torch_file, torch_losses, torch_rows
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.torch_rows import EpochRows, TensorBatch
@@ -474,12 +474,12 @@ class WeightedLoss:
 
 def device(context: TrainContext) -> Any:
     """Return the device of a worker."""
-    return torch.device(select(context.use_gpu, "train.fit").name)
+    return torch.device(select_device(context.use_gpu, "train.fit").name)
 
 
 def backend(context: TrainContext) -> str:
     """Return the library of PyTorch's process groups for these workers, each of which has a GPU of its own or none."""
-    return "nccl" if select(context.use_gpu, "train.fit").is_cuda else "gloo"
+    return "nccl" if select_device(context.use_gpu, "train.fit").is_cuda else "gloo"
 
 
 @contextlib.contextmanager

@@ -104,14 +104,14 @@ def register_module(make: M) -> M:
     return make
 
 
-def resolve(module: Any) -> Any:
+def resolve_module(module: Any) -> Any:
     """Return the class, function or module given as a trainer's `module=`. Raises ParameterError for anything else."""
-    found = known().get(module) if isinstance(module, str) else module
+    found = registered_modules().get(module) if isinstance(module, str) else module
     if isinstance(found, torch.nn.Module) or (callable(found) and not isinstance(found, str)):
         return found
     raise ParameterError.value(
         "module",
-        f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(known())}",
+        f"a class of torch.nn.Module, a function that makes one, a module, or one of {sorted(registered_modules())}",
         module,
         where="torch trainer",
     )
@@ -119,7 +119,7 @@ def resolve(module: Any) -> Any:
 
 def check(module: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise ParameterError when `module=` cannot build a module, or not with these arguments."""
-    make = resolve(module)
+    make = resolve_module(module)
     try:
         strict_json.dumps(dict(kwargs))
     except (TypeError, ValueError) as error:
@@ -138,7 +138,7 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
         raise ParameterError.unknown(unknown, takes, where=f"torch trainer: module_kwargs of {make.__name__}")
 
 
-def known() -> dict[str, Callable[..., Any]]:
+def registered_modules() -> dict[str, Callable[..., Any]]:
     """Return the classes and functions that build modules, by the ids that a file may name."""
     return {**_REGISTERED, **_OWN}
 
@@ -254,7 +254,7 @@ def built(
     link: str = "identity",
 ) -> Any:
     """Return a new module for the context's features and target with at least this number of outputs, its spec attached."""
-    make, features = resolve(module), context.train.head
+    make, features = resolve_module(module), context.train.head
     shapes = {"in_features": ModuleInputs(features, inputs).width, "out_features": max(context.target.n_outputs, least)}
     made, full = build(make, kwargs, shapes)
     about = ModuleSpec(

@@ -21,7 +21,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective
 from rayline.core.target import Target, Task
-from rayline.device import CPU, Device, in_batches, select
+from rayline.device import CPU, Device, in_batches, select_device
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
 from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, exceeds_memory, keeps_bins, matrix
@@ -168,7 +168,7 @@ class XGBoost(Framework):
         if not {"nthread", "n_jobs"} & {*params}:
             params["nthread"] = context.n_threads
         if context.use_gpu:
-            params["device"] = str(params.get("device", select(True, "train.fit").name))
+            params["device"] = str(params.get("device", select_device(True, "train.fit").name))
         of_features(params, context)
         return params
 
@@ -224,7 +224,7 @@ class XGBoost(Framework):
             model.load_model(bytearray(content))
         except xgboost.core.XGBoostError as error:
             raise ArtifactError(
-                f"The saved XGBoost model cannot be read: {xgboost_params.reason(error)}", "", "save it again."
+                f"The saved XGBoost model cannot be read: {xgboost_params.error_message(error)}", "", "save it again."
             ) from error
         return model
 

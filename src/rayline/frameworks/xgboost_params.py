@@ -77,7 +77,7 @@ def check(params: Any) -> None:
             booster.eval(data)
         except (xgboost.core.XGBoostError, TypeError, ValueError) as error:
             raise ParameterError(
-                f"xgboost trainer: XGBoost refuses the parameters: {reason(error)}",
+                f"xgboost trainer: XGBoost refuses the parameters: {error_message(error)}",
                 f"Got {dict(params)!r}.",
                 "see its documentation.",
             ) from error
@@ -87,9 +87,9 @@ def check(params: Any) -> None:
         for found in re.findall(r"Parameters: \{(.*?)\}", str(w.message))
         for name in re.findall(r'"(.*?)"', found)
     }
-    unknown = unused - known()
+    unknown = unused - known_parameters()
     if unknown:
-        raise ParameterError.unknown(unknown, known(), where="xgboost trainer")
+        raise ParameterError.unknown(unknown, known_parameters(), where="xgboost trainer")
 
 
 def _check_quantiles(params: Mapping[str, Any]) -> None:
@@ -145,7 +145,7 @@ def _two_rows(labels: Sequence[float] = (0.0, 1.0)) -> Any:
 
 
 @functools.cache
-def known() -> frozenset[str]:
+def known_parameters() -> frozenset[str]:
     """Return the names that XGBoost accepts for some booster or objective, from its scikit-learn wrapper and its configuration."""
     names = {*inspect.signature(xgboost.XGBModel.__init__).parameters} - {"self", "kwargs"}
     names |= {*SHORT}
@@ -161,7 +161,7 @@ def known() -> frozenset[str]:
     return frozenset(names)
 
 
-def reason(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return XGBoost's error message without its time stamp and stack."""
     text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", str(error).strip()).split("Stack trace:")[0]
     return " ".join(text.split())[:300]

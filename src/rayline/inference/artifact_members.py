@@ -17,7 +17,7 @@ from rayline.core.schema import schema_from_json, schema_to_json, value_from_jso
 from rayline.core.target import Target, numbers
 from rayline.inference import archive, manifest
 from rayline.inference.manifest import FORMAT_VERSION, POSTPROCESSED_VERSION
-from rayline.inference.model import Model, check_options, read
+from rayline.inference.model import Model, check_options, read_model
 from rayline.inference.scorer import P, Scorer
 from rayline.postprocess import chain
 from rayline.preprocessing.preprocessor import BasePreprocessor
@@ -128,7 +128,7 @@ def read_members(
     check_options(adapter, options)
     (directory / "model").mkdir(exist_ok=True)
     try:
-        native = read(adapter, directory / "model", options)
+        native = read_model(adapter, directory / "model", options)
     except (ArtifactError, MissingExtraError):
         raise
     except Exception as error:  # the native reader of a framework can raise anything

@@ -325,7 +325,7 @@ def _html(title: str, about: str, sections: Sequence[_Section]) -> str:
         rows: list[Sequence[design.Cell]] = [*section.rows]
         rows += [(name, (value / most, f"{value:.1%}")) for name, value in section.bars]
         if rows:
-            out.append(design.table(section.head, rows))
+            out.append(design.html_table(section.head, rows))
         if section.plots:
             figures = (
                 f"<figure><b>{html.escape(p.title)}</b>{p.svg}<figcaption>{html.escape(p.caption)}</figcaption></figure>"

@@ -86,7 +86,7 @@ def performance(target: Target, scores: Array, table: pl.DataFrame) -> list[SVGP
     if len(classes) <= MOST_CLASSES:
         counts = np.zeros((len(classes), len(classes)), np.int64)
         np.add.at(counts, (truth, target.codes(scores)[0].astype(np.int64)), 1)
-        svg = svg_plots.table(classes, counts.tolist(), x="predicted", y="true")
+        svg = svg_plots.confusion_table(classes, counts.tolist(), x="predicted", y="true")
         made.append(
             SVGPlot("confusion", "Confusion", "Rows of each true class (down) by predicted class (across).", svg)
         )

@@ -54,7 +54,7 @@ class Ensemble(Framework):
         total = sum(model.weights)
         table = features.table.lazy()
         parts = [
-            weight / total * plain(pipeline.scores(table), pipeline.target)
+            weight / total * averageable(pipeline.scores(table), pipeline.target)
             for pipeline, weight in zip(model.pipelines, model.weights, strict=True)
         ]
         mean: Array = np.sum(parts, axis=0)
@@ -62,7 +62,7 @@ class Ensemble(Framework):
 
     def members(self, model: WeightedMembers, features: Features, target: Target) -> Array | None:
         table, n = features.table.lazy(), features.n_rows
-        values = [plain(pipeline.scores(table), pipeline.target).reshape(n, -1) for pipeline in model.pipelines]
+        values = [averageable(pipeline.scores(table), pipeline.target).reshape(n, -1) for pipeline in model.pipelines]
         return np.stack(values, axis=1)
 
     def save(self, model: WeightedMembers, directory: Path) -> None:
@@ -200,7 +200,7 @@ def _flat(
     return [p for p, _ in found], [w for _, w in found]
 
 
-def plain(scores: Array, target: Target) -> Array:
+def averageable(scores: Array, target: Target) -> Array:
     """Scores in the one form in which those of all frameworks can be averaged: values on the scale of the labels, or probabilities of shape (n,)
     or (n, targets) in a binary task and (n, classes) in a multiclass one.
 

@@ -212,7 +212,7 @@ class Model:
             there = device.CPU
             if self.use_gpu or (self.use_gpu is None and device.is_assigned()):
                 can = self.use_gpu is True or not self.without_gpu()
-                there = device.select(self.use_gpu if can else False, where)
+                there = device.select_device(self.use_gpu if can else False, where)
             if there.is_gpu and there not in self._natives:
                 self._natives[there] = self.adapter.place(self.native, there)
             self.__dict__["_placed"] = self._natives[there] if there.is_gpu else self.native
@@ -407,7 +407,7 @@ def unpack(adapter: Framework, files: Mapping[str, bytes], options: Mapping[str,
     with scratch.folder("model") as folder:
         root = folder
         write_files(root, files)
-        return read(adapter, root, options)
+        return read_model(adapter, root, options)
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
@@ -423,7 +423,7 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
         (directory / name).write_bytes(content)
 
 
-def read(adapter: Framework, directory: Path, options: Mapping[str, Any] | None = None) -> Any:
+def read_model(adapter: Framework, directory: Path, options: Mapping[str, Any] | None = None) -> Any:
     """Read a model from the files in a directory, with the framework's own arguments of `load`.
 
     Raises ParameterError when the framework knows no such argument.

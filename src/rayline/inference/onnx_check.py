@@ -23,7 +23,7 @@ SHARE = 0.98
 """The share of rows that must agree: float32 may put a value on the other side of a tree's threshold."""
 
 
-def sample(pipeline: InferencePipeline) -> Array:
+def sample_rows(pipeline: InferencePipeline) -> Array:
     """Rows of features between those of the pipeline's examples, as float32; of none, normally distributed."""
     random, width = np.random.default_rng(0), len(pipeline.model.schema)
     rows = pipeline.examples

@@ -141,7 +141,9 @@ class InferencePipeline(Scorer[Preprocessor]):
         task = f"classes {shorten(map(str, target.classes[0]))}" if target.classes else "regression"
         rows = [("model", repr(model), f"{', '.join(target.columns)}: {task}")]
         rows += [("then", repr(stage), "") for stage in self.postprocessing]
-        metrics = design.table(["metric", "value"], [[n, number(v, 5)] for n, v in model.metrics.items()], numbers=[1])
+        metrics = design.html_table(
+            ["metric", "value"], [[n, number(v, 5)] for n, v in model.metrics.items()], numbers=[1]
+        )
         before = "" if self.preprocessor is None else self.preprocessor._repr_html_()
         about = f"<p><b>InferencePipeline</b> {html.escape(', '.join(self.input_schema))} → {html.escape(', '.join(self.output_schema))}</p>"
         return f"{about}{before}{design.boxes(rows)}{metrics if model.metrics else ''}"

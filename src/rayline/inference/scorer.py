@@ -22,7 +22,7 @@ from rayline.inference.model import Model, Scores
 from rayline.postprocess.base import Outcome, PostprocessingStage, RowOutcome, group_text, group_texts, interval_names
 from rayline.postprocess.chain import StageChain
 from rayline.preprocessing.preprocessor import BasePreprocessor
-from rayline.preprocessing.schema_check import SchemaCheck, row_function
+from rayline.preprocessing.schema_check import SchemaCheck, row_check
 
 P = TypeVar("P", bound=BasePreprocessor)
 
@@ -120,7 +120,7 @@ class Scorer(Generic[P]):
     @cached_property
     def _row(self) -> Callable[[Row], None] | None:
         if self._preprocessor is None:
-            return row_function(self.input_schema, "InferencePipeline.predict")
+            return row_check(self.input_schema, "InferencePipeline.predict")
         return self._preprocessor.row_function()
 
     @property

@@ -21,9 +21,9 @@ from rayline.core.target import Target, Task
 from rayline.inference import artifact
 from rayline.inference.ensemble import (
     NESTED,
+    averageable,
     joined_schema,
     placed,
-    plain,
     reasons_without_gpu,
     refuse_nested,
     save_members,
@@ -88,7 +88,7 @@ class Stack(Framework):
 def member_scores(scores: Array, target: Target, number: int) -> pl.DataFrame:
     """Return the scores of a member as features of the model on top: of two classes the probability of the second one, of more one
     column for each class, otherwise one for each value. Raises ParameterError for a model that answers with classes."""
-    values = plain(scores, target)
+    values = averageable(scores, target)
     values = values if values.ndim == 2 else values[:, None]
     if target.task is Task.MULTICLASS:
         names = [f"member_{number}_{c}" for c in target.classes[0]]

@@ -143,7 +143,7 @@ def bars(edges: Sequence[float], counts: Sequence[int], *, x: str, y: str) -> st
     return _svg(out, WIDTH, HEIGHT)
 
 
-def table(labels: Sequence[str], counts: Sequence[Sequence[int]], *, x: str, y: str) -> str:
+def confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]], *, x: str, y: str) -> str:
     """A square table of counts, each row shaded by its own shares."""
     n = len(labels)
     side = max(30, min(84, 336 // n))

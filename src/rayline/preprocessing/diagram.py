@@ -38,7 +38,7 @@ def flow(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> 
     return Flow(list(reads), [name for name in makes if name in now], removed), now
 
 
-def names(columns: Iterable[str]) -> str:
+def name_list(columns: Iterable[str]) -> str:
     """Return the names of columns, or of the first ones and how many there are.
 
     >>> names("abc"), names("abcdefgh")
@@ -50,13 +50,13 @@ def names(columns: Iterable[str]) -> str:
     return f"{', '.join(found[: MAX_NAMES - 1])}, … ({counted(len(found), 'column')})"
 
 
-def described(found: Flow) -> str:
+def effect(found: Flow) -> str:
     """Return what a stage does to columns: `hour` when it changes them in place, `carrier → carrier_AA, …` otherwise."""
     if found.makes and {*found.makes} == {*found.reads} and not found.removes:
-        return names(found.makes)
-    parts = [names(found.reads or found.removes)]
+        return name_list(found.makes)
+    parts = [name_list(found.reads or found.removes)]
     if found.makes:
-        parts.append(names(found.makes))
+        parts.append(name_list(found.makes))
     elif found.removes:
         parts.append("nothing")
     return " → ".join(part for part in parts if part)

@@ -237,7 +237,7 @@ class BasePreprocessor:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         if schema is None:
-            schema = schema_check.readable(engine.schema(data))
+            schema = schema_check.remembered_schema(engine.schema(data))
         refuse_empty(len(schema), where)  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
@@ -400,7 +400,7 @@ class BasePreprocessor:
     def row_function(self) -> RowFunction | None:
         """Return the transformation of one row (a dict, changed in place); None when a stage cannot transform single rows."""
         operate = row_function(self.operations, without_categories(self.input_schema))
-        check = schema_check.row_function(self.input_schema, "Preprocessor.transform")
+        check = schema_check.row_check(self.input_schema, "Preprocessor.transform")
         if operate is None or check is None:
             return None
 
@@ -499,11 +499,11 @@ class BasePreprocessor:
             rows += [(path, repr(leaf), "") for path, leaf in self.leaves]
             return diagram.html("Preprocessor not fitted", rows)
         schema = dict(without_categories(self.input_schema))
-        rows.insert(0, (counted(len(schema), "column"), "", diagram.names(schema)))
+        rows.insert(0, (counted(len(schema), "column"), "", diagram.name_list(schema)))
         for path, leaf in self.leaves:
             flow, schema = diagram.flow([] if leaf.resamples else leaf.to_operations(path), schema)
-            rows.append((path, repr(leaf), "training rows only" if leaf.resamples else diagram.described(flow)))
-        rows.append((counted(len(schema), "feature"), "", diagram.names(schema)))
+            rows.append((path, repr(leaf), "training rows only" if leaf.resamples else diagram.effect(flow)))
+        rows.append((counted(len(schema), "feature"), "", diagram.name_list(schema)))
         return diagram.html(f"Preprocessor fitted in {counted(self._scans, 'scan')}", rows)
 
     def _require_fitted(self, where: str) -> None:

@@ -16,7 +16,7 @@ from rayline.core.operations.base import Row, RowFunction
 from rayline.core.schema import SPARSE, Kind, category_text, category_values, col, is_category, is_missing, kind_of
 
 
-def readable(schema: Mapping[str, pl.DataType]) -> pl.Schema:
+def remembered_schema(schema: Mapping[str, pl.DataType]) -> pl.Schema:
     """The schema as fit remembers it: categories as strings, an all-null column as numbers.
 
     A category of values that are no text keeps its own type (`category_of`): its values are known by it later.
@@ -330,7 +330,7 @@ def _zoned(text: str) -> dt.datetime:
     return value.astimezone(dt.UTC)
 
 
-def row_function(schema: Mapping[str, pl.DataType], where: str) -> RowFunction | None:
+def row_check(schema: Mapping[str, pl.DataType], where: str) -> RowFunction | None:
     """The same for one row; None when a column has a type that single rows are not made for (vectors, times with a zone, …)."""
     readers: list[tuple[str, Callable[[Any], Any], pl.DataType]] = []
     for name, dtype in schema.items():

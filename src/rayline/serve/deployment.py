@@ -84,7 +84,7 @@ class Deployment:
             registry.engine("ray").connect()
         self._plan.require_gpus(self.pipeline)
         with ingress.quiet():
-            ingress.start(self._plan.host, self._plan.port)
+            ingress.start_serve(self._plan.host, self._plan.port)
             is_new = self.status() in ("NOT_STARTED", "DELETING")
             if not is_new:
                 self._require_ours("deploy")
@@ -97,7 +97,7 @@ class Deployment:
                     route_prefix=self._route(),
                 )
             except (RuntimeError, RayServeException, TimeoutError, ray.exceptions.RayError) as error:
-                reason = ingress.reason(self.name, error)
+                reason = ingress.failure_reason(self.name, error)
                 if is_new:
                     self._delete()
                 raise ServeError(

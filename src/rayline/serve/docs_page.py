@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve.form_page import STYLE, about, security, words
+from rayline.serve.form_page import STYLE, about, security, type_words
 from rayline.serve.openapi import example_rows
 
 _STYLE = """
@@ -43,7 +43,7 @@ def html(
     """Return the page, and headers that forbid everything that it does not need."""
     example = next(iter(example_rows(pipeline)), {})
     columns = "".join(
-        f"<tr><td><code>{escape(column)}</code></td><td>{escape(words(dtype))}</td><td><code>{escape(json.dumps(example.get(column)))}</code></td></tr>"
+        f"<tr><td><code>{escape(column)}</code></td><td>{escape(type_words(dtype))}</td><td><code>{escape(json.dumps(example.get(column)))}</code></td></tr>"
         for column, dtype in pipeline.input_schema.items()
     )
     sections = "".join(

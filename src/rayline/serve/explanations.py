@@ -12,7 +12,7 @@ from rayline.core import registry
 from rayline.core.errors import ParameterError
 from rayline.inference.pipeline import InferencePipeline
 from rayline.postprocess.base import suffixes
-from rayline.serve.protocol import HTTPError, plain
+from rayline.serve.protocol import HTTPError, json_value
 
 MAX_ROWS = 100
 """Rows of a request whose contributions the framework computes."""
@@ -79,5 +79,5 @@ def _explanation(row: Mapping[str, Any], columns: list[str], suffix: str) -> dic
         "score": row[f"{_PREFIX}score{suffix}"],
     }
     if f"{_PREFIX}class" in row:
-        made["class"] = plain(row[f"{_PREFIX}class"])
+        made["class"] = json_value(row[f"{_PREFIX}class"])
     return made

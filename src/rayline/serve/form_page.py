@@ -253,7 +253,7 @@ def security(nonce: str) -> Sequence[tuple[bytes, bytes]]:
     return [(b"content-security-policy", policy.encode()), (b"x-content-type-options", b"nosniff")]
 
 
-def words(dtype: pl.DataType) -> str:
+def type_words(dtype: pl.DataType) -> str:
     """A type of columns, for people."""
     if dtype == pl.Boolean:
         return "true or false"
@@ -301,4 +301,4 @@ def _field(name: str, dtype: pl.DataType, shown: str, categories: Collection[Any
             f'<textarea {named} rows="{3 if is_long else 1}">\n{escape(shown)}</textarea>',
             ' class="text"' if is_long else "",
         )
-    return f"<label{place}>{escape(name)} <small>{escape(words(dtype))}</small>{control}</label>"
+    return f"<label{place}>{escape(name)} <small>{escape(type_words(dtype))}</small>{control}</label>"

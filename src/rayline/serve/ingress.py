@@ -35,7 +35,7 @@ _started_here: dict[str, str] = {}
 """The controllers (by actor id) that this process has started, each with the directory of its HAProxy files."""
 
 
-def start(host: str, port: int | None) -> None:
+def start_serve(host: str, port: int | None) -> None:
     """Start Ray Serve unless it is running. Raises ServeError when its proxies do not start."""
     if _controller() is not None:
         return
@@ -249,7 +249,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def reason(name: str, error: Exception) -> str:
+def failure_reason(name: str, error: Exception) -> str:
     """Return the last line of Ray Serve's message about the failed replicas: that of their error."""
     with contextlib.suppress(Exception):
         application = serve.status().applications[name]

@@ -10,7 +10,7 @@ import polars as pl
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve.openinference import datatype
 from rayline.serve.options import ServerOptions
-from rayline.serve.protocol import finite, plain
+from rayline.serve.protocol import finite, json_value
 
 
 def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
 
 def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
     """Return a few rows of the training data as JSON values."""
-    return [{name: finite(plain(value)) for name, value in row.items()} for row in pipeline.examples.to_dicts()]
+    return [{name: finite(json_value(value)) for name, value in row.items()} for row in pipeline.examples.to_dicts()]
 
 
 def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
     target = pipeline.target
     if target.task.is_classification:
         own: list[dict[str, Any]] = [
-            {"type": "array", "items": {"enum": [plain(c) for c in cs]}} for cs in target.classes
+            {"type": "array", "items": {"enum": [json_value(c) for c in cs]}} for cs in target.classes
         ]
     else:
         ends = {"lower": {"type": "number"}, "upper": {"type": "number"}}
@@ -176,7 +176,7 @@ def column(dtype: pl.DataType) -> dict[str, Any]:
 
 
 def _label(dtype: pl.DataType, classes: Any) -> dict[str, Any]:
-    return {"enum": [plain(c) for c in classes]} if classes else {"type": column(dtype)["type"][0]}
+    return {"enum": [json_value(c) for c in classes]} if classes else {"type": column(dtype)["type"][0]}
 
 
 _ERROR = {

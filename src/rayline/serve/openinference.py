@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core.target import Target
 from rayline.inference.pipeline import InferencePipeline
-from rayline.serve.protocol import HTTPError, dumps, loads, plain
+from rayline.serve.protocol import HTTPError, dumps, json_value, loads
 
 _NUMPY = {
     "BOOL": "|b1", "UINT8": "|u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
@@ -111,7 +111,7 @@ def encode(
     """
     made: dict[str, tuple[str, Sequence[int], list[Any]]] = {}
     for column in predictions:
-        made[column.name] = (datatype(column.dtype), [len(column)], [plain(v) for v in column.to_list()])
+        made[column.name] = (datatype(column.dtype), [len(column)], [json_value(v) for v in column.to_list()])
     for column, members in zip(intervals, _interval_classes(intervals.columns, target), strict=True):
         if members is None:
             made[column.name] = ("FP64", [len(column)], column.to_list())

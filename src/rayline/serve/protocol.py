@@ -119,7 +119,7 @@ def finite(value: Any) -> Any:
     return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return a label or a table value as a JSON value."""
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
@@ -383,8 +383,8 @@ class PredictionWriter:
             rows = self.target.predictions(scores).to_dicts()
         if len(self._names) == 1:
             (name, _), *_ = self._names
-            return [plain(row[name]) for row in rows]
-        return [{column: plain(row[name]) for name, column in self._names} for row in rows]
+            return [json_value(row[name]) for row in rows]
+        return [{column: json_value(row[name]) for name, column in self._names} for row in rows]
 
     def intervals(self, rows: Sequence[Row]) -> list[Any]:
         """Return `{"lower": …, "upper": …}` or the list of the classes of a set for each row; with several targets an object of
@@ -393,7 +393,7 @@ class PredictionWriter:
         made = []
         for row in rows:
             own = [
-                [plain(label) for label in row[f"set{suffix}"]]
+                [json_value(label) for label in row[f"set{suffix}"]]
                 if classifies
                 else {"lower": row[f"lower{suffix}"], "upper": row[f"upper{suffix}"]}
                 for suffix in self._suffixes
@@ -412,5 +412,5 @@ class PredictionWriter:
 
 
 def _word(value: Any) -> str:
-    value = plain(value)
+    value = json_value(value)
     return value if isinstance(value, str) else json.dumps(value)

@@ -13,7 +13,7 @@ from rayline.core import registry
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations.base import ColumnOperation, Drop, Operation, Row, RowFunction
 from rayline.core.operations.expression import Assign, Formula, check, columns_of, kind
-from rayline.core.operations.polars_to_formula import from_polars
+from rayline.core.operations.polars_to_formula import formula_of
 from rayline.core.schema import Kind, col
 from rayline.core.stage import FitContext, ParameterCheck, Stage, a_bool, a_string, an_int, param
 from rayline.core.statistics.base import StatisticRequest
@@ -186,7 +186,7 @@ class Expression(Stage):
                 "Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
             )
         if isinstance(self.formula, pl.Expr):
-            object.__setattr__(self, "formula", from_polars(self.formula, "Expression"))
+            object.__setattr__(self, "formula", formula_of(self.formula, "Expression"))
         check(self.formula, "Expression")
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:

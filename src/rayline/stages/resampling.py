@@ -11,8 +11,8 @@ import polars as pl
 from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.operations.base import Operation
 from rayline.core.operations.categorical import CategoryCodes
-from rayline.core.operations.expression import Formula, check, columns_of, kind, to_polars
-from rayline.core.operations.polars_to_formula import from_polars
+from rayline.core.operations.expression import Formula, check, columns_of, formula_to_polars, kind
+from rayline.core.operations.polars_to_formula import formula_of
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, param
 from rayline.core.statistics.base import StatisticRequest
@@ -57,7 +57,7 @@ class DropRows(Stage):
                 "DropRows: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
             )
         if isinstance(self.where, pl.Expr):
-            object.__setattr__(self, "where", from_polars(self.where, "DropRows"))
+            object.__setattr__(self, "where", formula_of(self.where, "DropRows"))
         check(self.where, "DropRows")
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
@@ -94,7 +94,7 @@ class FilterRows(Operation):
         return []
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        condition = to_polars(self.condition, table.collect_schema())
+        condition = formula_to_polars(self.condition, table.collect_schema())
         return table.filter(condition.cast(pl.Boolean).fill_null(False).not_())
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rayline.core.operations.base import ColumnOperation, Row, RowFunction
 from rayline.core.schema import SPARSE, col
-from rayline.core.statistics.ngrams import blocks_of, counted, counted_pairs
+from rayline.core.statistics.ngrams import blocks_of, bucket_counts, counted_pairs
 from rayline.core.text_analysis import Analyzer
 
 
@@ -83,7 +83,7 @@ class Vectorize(ColumnOperation):
     def _block(self, texts: pl.Series) -> pl.Series:
         grams = self.analyzer.grams(texts)
         if self.vocabulary is None:
-            rows, features, counts = counted(grams, self.n_features)
+            rows, features, counts = bucket_counts(grams, self.n_features)
         else:
             keys, order = self._known
             places = np.minimum(np.searchsorted(keys, grams.keys), max(len(keys) - 1, 0))

@@ -24,7 +24,7 @@ class RandomPartsEngine(LocalEngine):
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         rng = random.Random(self.seed)  # noqa: S311  # no secret
-        parts = [scan.of(part.lazy(), part.height)[0] for part in cut(data, self.seed)]
+        parts = [scan.of(part.lazy(), part.height)[0] for part in random_parts(data, self.seed)]
         rng.shuffle(parts)
         while len(parts) > 1:
             i = rng.randrange(len(parts) - 1)
@@ -51,12 +51,12 @@ class ThreePartsEngine(LocalEngine):
 
 def fit_with(case: StageCase, engine: LocalEngine) -> Any:
     """What the stage of a case learns when this engine scans."""
-    schema = schema_check.readable(case.table.schema)
+    schema = schema_check.remembered_schema(case.table.schema)
     fit = fit_planner.fit(engine, case.table, [(NAME, case.stage)], schema, targets=case.targets)
     return fit.leaves[0].learned
 
 
-def cut(table: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
+def random_parts(table: pl.DataFrame, seed: int) -> list[pl.DataFrame]:
     """The table in parts of random sizes, an empty one among them."""
     rng = random.Random(seed)  # noqa: S311  # no secret
     cuts = sorted(rng.randrange(table.height + 1) for _ in range(1 + 2 * seed))

@@ -21,7 +21,7 @@ from rayline.stages.impute import SimpleImputer
 from rayline.stages.scale import StandardScaler
 from rayline.testing.compare import assert_same_frames, difference, same_bits
 from rayline.testing.edge_cases import DRIFTS, LOSSLESS, NAME, StageCase, example_table
-from rayline.testing.partial_scans import Arrange, RandomPartsEngine, ThreePartsEngine, cut, fit_with
+from rayline.testing.partial_scans import Arrange, RandomPartsEngine, ThreePartsEngine, fit_with, random_parts
 
 
 def outcomes(stage: Stage, *, table: pl.DataFrame | None = None, targets: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -140,7 +140,7 @@ def _rows_are_independent(case: StageCase) -> None:
         run = getattr(fitted, method)
         whole = run(case.table)
         for seed in range(3):
-            parts = pl.concat([run(part) for part in cut(case.table, seed)])
+            parts = pl.concat([run(part) for part in random_parts(case.table, seed)])
             assert_same_frames(parts, whole, check_exact=True)
 
 

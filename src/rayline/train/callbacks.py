@@ -157,7 +157,7 @@ class EarlyStopping(Callback):
         self.best = self.best_iteration = None
 
     def on_iteration(self, run: Run, iteration: int, metrics: Mapping[str, float]) -> bool:
-        name = named_metrics.resolve(self.metric, list(metrics))
+        name = named_metrics.resolve_name(self.metric, list(metrics))
         if name is None:
             raise ParameterError.unknown([self.metric], metrics, where="EarlyStopping: metric")
         mode = self.mode or named_metrics.mode(name)
@@ -217,7 +217,7 @@ class ModelCheckpoint(Callback):
 
     def _upload(self, url: str, iteration: int, directory: Path) -> None:
         storage.upload(directory, storage.join(url, f"iteration-{iteration:06d}"))
-        kept = [name for name in storage.names(url) if name.startswith("iteration-")]
+        kept = [name for name in storage.list_names(url) if name.startswith("iteration-")]
         for old in kept[: len(kept) - self.keep] if self.keep is not None else []:
             storage.delete(storage.join(url, old))
 

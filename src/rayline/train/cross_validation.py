@@ -155,7 +155,7 @@ class CrossValidation:
         )
 
     def _repr_html_(self) -> str:
-        table = design.table(["metric", "mean", "standard error"], self._rows, numbers=[1, 2])
+        table = design.html_table(["metric", "mean", "standard error"], self._rows, numbers=[1, 2])
         return f"<p><b>Cross validation</b> {html.escape(self._about)}</p>{table}"
 
 

@@ -175,7 +175,7 @@ def _check_resources(driver: FitDriver, callbacks: Sequence[Any]) -> None:
     if driver.trainer.wants_gpu:
         driver.trainer.check_gpu(callbacks=callbacks)
         if driver.uses_this_gpu:
-            device.select(True, WHERE)
+            device.select_device(True, WHERE)
 
 
 def _refuse_lacking_test(trainer: BaseTrainer, inputs: FitInputs) -> None:
@@ -241,7 +241,9 @@ def _report(line: progress.ProgressLine, run: Run, wanted: Sequence[str] | None)
     line.part(f"{run.trainer.framework}{iterations} {progress.seconds(run.result.seconds['training'])}")
     names = list(run.result.metrics)
     first = (
-        named_metrics.resolve(wanted[0], names) if wanted else next((n for n in names if n.startswith("test-")), None)
+        named_metrics.resolve_name(wanted[0], names)
+        if wanted
+        else next((n for n in names if n.startswith("test-")), None)
     )
     first = first or next(iter(names), None)
     if first is not None:

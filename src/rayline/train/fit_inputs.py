@@ -149,7 +149,7 @@ def normalise(
     if pair:
         targets = _with_pair(targets, pair, paired)
     train_schema = registry.engine_for(train).schema(train)
-    schema = schema_check.readable(train_schema)
+    schema = schema_check.remembered_schema(train_schema)
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:

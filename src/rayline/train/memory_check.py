@@ -6,7 +6,7 @@ import polars as pl
 
 from rayline.core import memory, registry
 from rayline.core.errors import ResourceError, counted
-from rayline.core.memory import readable
+from rayline.core.memory import readable_size
 from rayline.core.schema import SPARSE
 from rayline.train.fit_request import FitRequest
 
@@ -37,9 +37,9 @@ def refuse_too_large(request: FitRequest, n_rows: int) -> None:
         return
     where = "this process" if workers is None else f"each of {counted(workers, 'worker')}"
     raise ResourceError.here(
-        f"{request.framework} needs about {readable(needed)} in {where}, which has {readable(available)}.",
+        f"{request.framework} needs about {readable_size(needed)} in {where}, which has {readable_size(available)}.",
         f"Expected room for {counted(share, 'row')} × {counted(width, 'feature')}, as {request.framework} keeps them: "
-        f"{readable(needed / max(share, 1) * 1_000_000)} per million rows.",
+        f"{readable_size(needed / max(share, 1) * 1_000_000)} per million rows.",
         "use more workers or nodes with more memory, fewer features, or a framework that streams (XGBoost with hist, PyTorch).",
     )
 

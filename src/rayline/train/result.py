@@ -87,7 +87,7 @@ class Result:
 
         Raises ParameterError when it was not computed.
         """
-        found = named_metrics.resolve(name, list(self.metrics))
+        found = named_metrics.resolve_name(name, list(self.metrics))
         if found is None:
             raise ParameterError.unknown([name], self.metrics, where="Result.metric")
         return self.metrics[found]

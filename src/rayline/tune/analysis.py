@@ -101,7 +101,7 @@ class Analysis:
         """One row for each trial: `trial`, `status`, `score` (the mean over the folds), `standard_error`, one
         `score/<metric>` and one `standard_error/<metric>` for each further metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and
         one `config/<parameter>` each."""
-        return trial_record.table(self.trials, self._prepared.problem.others)
+        return trial_record.trial_table(self.trials, self._prepared.problem.others)
 
     @cached_property
     def best_trial(self) -> Trial:
@@ -233,7 +233,7 @@ class Analysis:
         trainer.seed = trainer.seed if trainer.seed is not None else problem.seed
         if not trial.parts:
             return trainer
-        return trainer.scheduled([(part.until, space.parts(part.config).trainer) for part in trial.parts])
+        return trainer.scheduled([(part.until, space.split_space(part.config).trainer) for part in trial.parts])
 
     def schedule(self, trial: int | None = None) -> pl.DataFrame:
         """Return the parameters of a trial (the best one when omitted) over its iterations.
@@ -403,7 +403,7 @@ class Analysis:
         columns = [*problem.target.columns, *([] if weight is None else [weight])]
         held = [self._prepared.held_out(fold, columns) for fold in range(len(problem.folds))]
         scores = [self.scores(trial) for trial in chosen]
-        rows = stacking.held_out_rows(held, scores, problem.target)
+        rows = stacking.rows_on_top(held, scores, problem.target)
         final = stacking.FinalModel.of(trainer, problem.target, roles.paired("group"), roles.paired("event"), weight)
         found = stacking.honest_score(final, rows, self.metric, problem.custom)
         members = [self.best_result if trial is self.best_trial else self.refit(trial) for trial in chosen]
@@ -581,7 +581,7 @@ class Analysis:
         return f"{self.best_config}{f', the last of {parts} (see schedule)' if parts > 1 else ''}"
 
     def __repr__(self) -> str:
-        return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{tables.as_text(self._top())}"
+        return f"Analysis  {self.summary}\n  best config: {self._best_config}\n{tables.table_as_text(self._top())}"
 
     def _repr_html_(self) -> str:
         config = html.escape(self._best_config)

@@ -144,7 +144,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"
-        return f"Comparison by {self._by}: {text}\n{tables.as_text(self.leaderboard)}"
+        return f"Comparison by {self._by}: {text}\n{tables.table_as_text(self.leaderboard)}"
 
     def _repr_html_(self) -> str:
         text = f"best {self.best!r}, one-standard-error choice {self.one_standard_error!r}"

@@ -17,7 +17,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.target import Target
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
-from rayline.inference.ensemble import plain
+from rayline.inference.ensemble import averageable
 from rayline.tune.trial_record import mean
 
 ROUNDS = 25
@@ -57,7 +57,7 @@ def select(
     folds
         The held-out rows.
     """
-    parts = [[plain(scores, target) for scores in candidate] for candidate in candidates]
+    parts = [[averageable(scores, target) for scores in candidate] for candidate in candidates]
     sign = -1.0 if mode == "max" else 1.0
 
     def loss(sums: Sequence[Array], n: int) -> float:

@@ -23,7 +23,7 @@ from rayline.tune.evaluate import WHERE, FoldEvaluation, History, SearchProblem,
 from rayline.tune.trial_record import FoldScore
 
 
-def problem(
+def environment_problem(
     trainer: Trainer, data: Mapping[str, Any], metric: Any, mode: Any, seed: int | None
 ) -> tuple[SearchProblem, str]:
     """Return the settings that all trials share, and the direction of the metric.

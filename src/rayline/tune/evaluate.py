@@ -158,12 +158,14 @@ class SearchProblem:
 
     def trainer_of(self, config: space.Config) -> Trainer:
         """Return the trainer with the parameters of a configuration."""
-        changes = space.parts(config).trainer
+        changes = space.split_space(config).trainer
         return self.trainer.replace(changes) if changes else self.trainer
 
     def preprocessor_of(self, config: space.Config) -> Preprocessor:
         """Return the unfitted preprocessor with the parameters of a configuration."""
-        return Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.parts(config).stages)
+        return (
+            Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.split_space(config).stages)
+        )
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,7 @@ class FoldEvaluator:
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
         if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
-            native = trainer.adapter.place(native, device.select(None, WHERE))
+            native = trainer.adapter.place(native, device.select_device(None, WHERE))
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
         scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
         predicted = time.perf_counter()
@@ -518,7 +520,7 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     """A metric of the framework's own, of the best iteration or the last. Raises ParameterError when there is none."""
     # By its number: the history of a part of a training begins later than with the first.
     last = next((row for row in history if row["iteration"] == best), history[-1] if history else {})
-    name = metrics.resolve(metric, list(last))
+    name = metrics.resolve_name(metric, list(last))
     if name is None:
         reported = sorted(n for n in last if n.startswith("test-"))
         near = nearest(metric, [*metrics.names(), *reported])

@@ -146,7 +146,7 @@ def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
             'choose another kind, as plot("history").',
         )
     if ax is not None:
-        tuned = metrics.resolve(metric, names)
+        tuned = metrics.resolve_name(metric, names)
         one = next((m for m, own in shown.items() if tuned in own), next(iter(shown)))
         shown = {one: shown[one]}
     axes = panels(len(shown), "Analysis.plot", ax)

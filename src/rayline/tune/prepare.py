@@ -210,7 +210,7 @@ def prepare(
     data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
     config = from_ray(config)
-    if trainer.legs and isinstance(config, Mapping) and (own := space.parts(config).trainer):
+    if trainer.legs and isinstance(config, Mapping) and (own := space.split_space(config).trainer):
         raise ParameterError.here(
             f"the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
             "Expected a config of stages' parameters, or a trainer without a schedule.",
@@ -231,7 +231,7 @@ def _over_environment(
 ) -> PreparedSearch:
     """Prepare a search of a framework that generates its own data."""
     space.check(config, None, trainer.replace)
-    problem, direction = environment_evaluation.problem(trainer, data, metric, mode, seed)
+    problem, direction = environment_evaluation.environment_problem(trainer, data, metric, mode, seed)
     groups = TableGroups([pl.DataFrame(schema=problem.schema)])
     rows = TuneData(None, FitInputs(None, None, problem.roles), groups, (), 0, weighs_test=False, by_test_set=False)
     return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))

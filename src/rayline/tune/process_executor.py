@@ -24,7 +24,7 @@ from rayline.tune.fold_racing import ERROR, PAUSE, PAUSED, PENDING, RUNNING, SCO
 from rayline.tune.pbt.runner import PopulationWorker
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.suggestions import Suggester
-from rayline.tune.trial import FoldRunner, TrialPayload, reported, told
+from rayline.tune.trial import FoldRunner, TrialPayload, told, trial_report
 from rayline.tune.trial_log import StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
 
@@ -251,7 +251,7 @@ class ThreadSearch:
     def _reported(self, trial: ThreadTrial) -> None:
         """A trial has folds behind it, and none under way: does it go on?"""
         result = trial.last_result = {
-            **reported(trial.scores, self._prepared.modes, failed=trial.has_failed),
+            **trial_report(trial.scores, self._prepared.modes, failed=trial.has_failed),
             "training_iteration": len(trial.scores),
             "time_total_s": time.monotonic() - trial.started,
             "config": trial.config,

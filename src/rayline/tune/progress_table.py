@@ -84,7 +84,7 @@ class SearchProgress:
         return ", ".join(parts)
 
 
-def table(moment: SearchProgress) -> Table:
+def live_table(moment: SearchProgress) -> Table:
     """The best trials and those that run, as a table for the terminal."""
     from rich.table import Table  # 30 ms, and only a terminal wants it
 

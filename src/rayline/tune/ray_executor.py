@@ -191,7 +191,7 @@ def _keeper(prepared: PreparedSearch, n_actors: int) -> Iterator[Any]:
     stages, groups = prepared.problem.preprocessor, prepared.groups
     worth = stages is not None and bool(stages.leaves) and n_actors > 1
     is_large = groups.size_bytes >= shared_cache.LEAST_BYTES
-    keeper = shared_cache.start() if is_large and (worth or not groups.is_here) else None
+    keeper = shared_cache.start_cache() if is_large and (worth or not groups.is_here) else None
     try:
         yield keeper
     finally:

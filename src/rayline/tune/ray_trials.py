@@ -20,7 +20,7 @@ from rayline.tune.row_groups import GROUP_ROWS
 from rayline.tune.search_driver import search_driver
 from rayline.tune.shared_cache import SharedCache
 from rayline.tune.stored_groups import StoredGroups
-from rayline.tune.trial import FoldRunner, TrialPayload, reported, told
+from rayline.tune.trial import FoldRunner, TrialPayload, told, trial_report
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
 
@@ -143,7 +143,7 @@ class FoldTrial(tune.Trainable):
         failed = "error" in boxes[-1]
         done = failed or len(self._scores) == n_folds
         return {
-            **reported(self._scores, self._modes, failed=failed), "done": done, BOX: boxes, "process": os.getpid()
+            **trial_report(self._scores, self._modes, failed=failed), "done": done, BOX: boxes, "process": os.getpid()
         }  # fmt: skip
 
     def _fold(self) -> TrialPayload:

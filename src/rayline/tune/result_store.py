@@ -75,7 +75,7 @@ class ResultStore:
             directory = folder.path
         self._path = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for name in [] if self._url is None else storage.names(self._url):
+        for name in [] if self._url is None else storage.list_names(self._url):
             if not name.startswith("."):
                 (directory / name).write_bytes(storage.read_bytes(storage.join(self._url or "", name)))
 

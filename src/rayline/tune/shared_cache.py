@@ -137,7 +137,7 @@ class SharedCache:
         return [_unpacked(each) for each in ray.get(box)] if reread else found
 
 
-def start() -> Any:
+def start_cache() -> Any:
     """The actor, which takes no CPU from the trials and ends with its handle."""
     store = ray.cluster_resources().get("object_store_memory", float(1 << 30))
     return ray.remote(num_cpus=0, max_concurrency=1000)(CacheActor).remote(int(store) // PART)

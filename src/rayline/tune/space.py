@@ -26,7 +26,7 @@ class ConfigParts(NamedTuple):
     stages: dict[str, dict[str, Any]]
 
 
-def parts(config: Config) -> ConfigParts:
+def split_space(config: Config) -> ConfigParts:
     """The trainer's parameters and the stages'."""
     plain = to_plain(config)
     stages = plain.pop(STAGES, None) or {}
@@ -143,7 +143,7 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
     for path, value in known.items():
         for candidate in _candidates(value, some[path]):
             trial = _nest({**some, path: candidate})
-            own = parts(trial)
+            own = split_space(trial)
             where = f"tune.run: config[{']['.join(map(repr, path))}] = {candidate!r}"
             try:
                 if path[0] == STAGES:

@@ -73,9 +73,7 @@ class FinalModel:
         return result
 
 
-def held_out_rows(
-    held: Sequence[pl.DataFrame], scores: Sequence[Sequence[Array]], target: Target
-) -> list[pl.DataFrame]:
+def rows_on_top(held: Sequence[pl.DataFrame], scores: Sequence[Sequence[Array]], target: Target) -> list[pl.DataFrame]:
     """Return labels and features of the model on top for each fold, from the scores of each trial on each fold."""
     found = []
     for fold, rows in enumerate(held):

@@ -22,7 +22,7 @@ def plain_names(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.rename(names) if len({*names.values()}) == len(names) else frame
 
 
-def as_text(frame: pl.DataFrame) -> str:
+def table_as_text(frame: pl.DataFrame) -> str:
     """The table for a terminal. Columns without values are left out."""
     options: dict[str, Any] = {"tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True, "tbl_cols": 12}
     width = shutil.get_terminal_size((120, 24)).columns

@@ -75,7 +75,7 @@ def objectives(n: int) -> list[str]:
     return [SCORE, *(f"{SCORE}_{i}" for i in range(1, n))]
 
 
-def reported(scores: Sequence[FoldScore], modes: Sequence[str], *, failed: bool) -> dict[str, Any]:
+def trial_report(scores: Sequence[FoldScore], modes: Sequence[str], *, failed: bool) -> dict[str, Any]:
     """What a trial reports to searchers and schedulers after some folds."""
     worst = [math.copysign(WORST, -1.0 if mode == "max" else 1.0) for mode in modes]
     means = worst if failed or not scores else trial_record.means(scores)

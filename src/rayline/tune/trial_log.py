@@ -129,4 +129,4 @@ class TrialLog:
             time.monotonic() - self._started,
             self._budget_s,
         )
-        self.line.now(moment.line, lambda: progress_table.table(moment))
+        self.line.now(moment.line, lambda: progress_table.live_table(moment))

@@ -192,7 +192,7 @@ def pareto(trials: Sequence[Trial], modes: Sequence[str]) -> list[Trial]:
     return sorted(front, key=lambda t: (losses[t.number], t.number))
 
 
-def table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
+def trial_table(trials: Sequence[Trial], others: Sequence[str] = ()) -> pl.DataFrame:
     """One row a trial: `trial`, `status`, `score`, `standard_error`, one `score/<metric>` and one
     `standard_error/<metric>` for each other metric, one `fold_<i>` each, `seconds`, `fit_s`, `predict_s`, `error`, and one `config/<parameter>` each."""
     n_folds = max((trial.n_folds for trial in trials), default=0)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayline.core.operations.base import Affine, Fill
-from rayline.core.scan_results import evaluate
+from rayline.core.scan_results import statistics_of
 from rayline.core.statistics import counts, quantiles
 from rayline.core.statistics.base import (
     MinMax,
@@ -46,7 +46,7 @@ REQUESTS = [
 
 
 def ask(table: pl.DataFrame, request: StatisticRequest) -> Any:
-    return evaluate(table.lazy(), [request])[request]
+    return statistics_of(table.lazy(), [request])[request]
 
 
 def same(a: Statistic, b: Statistic, scale: float = 1e6) -> bool:

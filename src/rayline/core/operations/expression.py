@@ -228,7 +228,7 @@ def _simplified(formula: Formula) -> Formula:
     return formula
 
 
-def to_polars(formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+def formula_to_polars(formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
     """The formula for tables of this schema; its float results may hold NaN until `Assign` makes that missing."""
     return _polars(formula, schema, number=False)
 
@@ -338,7 +338,7 @@ class Assign(Operation):
         return [self._expression(formula, schema).alias(name) for name, formula in self.formulas.items()]
 
     def _expression(self, formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-        expression = to_polars(formula, schema)
+        expression = formula_to_polars(formula, schema)
         found = kind(formula, schema, "Assign")
         if not isinstance(formula, (list, tuple)) and found != "?":
             return expression

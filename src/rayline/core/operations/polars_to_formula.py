@@ -26,7 +26,7 @@ _FUNCTIONS = {
 }  # fmt: skip
 
 
-def from_polars(expression: pl.Expr, where: str) -> Formula:
+def formula_of(expression: pl.Expr, where: str) -> Formula:
     """The formula that does the same.
 
     Raises

@@ -50,7 +50,7 @@ class DocumentFrequency(Statistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         texts, parts = values[0]["text"], []
         for block in blocks_of(texts):
-            _, buckets, _ = counted(analyzer_of(options).grams(block), options["n_features"])
+            _, buckets, _ = bucket_counts(analyzer_of(options).grams(block), options["n_features"])
             parts.append(cls(len(block), *np.unique(buckets, return_counts=True)))
         return cls.merge_all(parts)
 
@@ -130,7 +130,7 @@ class GramCounts(Statistic):
 _NO_GRAMS: pl.DataFrame = pl.DataFrame(schema={"key": pl.UInt64, "gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})
 
 
-def counted(grams: Grams, n_features: int) -> tuple[Any, Any, Any]:
+def bucket_counts(grams: Grams, n_features: int) -> tuple[Any, Any, Any]:
     """Rows, buckets and counts of what occurs, in the order of rows and buckets."""
     buckets = (grams.keys % np.uint64(n_features)).astype(np.int64)
     return counted_pairs(grams.rows, buckets, n_features)

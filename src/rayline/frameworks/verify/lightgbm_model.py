@@ -86,7 +86,7 @@ def _model(data: bytes) -> None:
         strict_json.loads(tail[1].encode(), "pandas_categorical")
     if made:
         left, right, numbers = zip(*made, strict=True)
-        wrong = tree_validation.problem(np.concatenate(left), np.concatenate(right), np.array(numbers))
+        wrong = tree_validation.tree_fault(np.concatenate(left), np.concatenate(right), np.array(numbers))
         if wrong:
             _fail(wrong)
         if any((np.bincount(np.concatenate([a, b])[np.concatenate([a, b]) >= 0], minlength=n)[1:] != 1).any()

@@ -57,7 +57,7 @@ def no_larger_than(shapes: Mapping[str, tensors.Shape], what: str) -> Iterator[N
             handle.remove()
 
 
-def built(make: Callable[[], Any], shapes: Mapping[str, tensors.Shape], what: str, *, exact: bool) -> Any:
+def built_within_limits(make: Callable[[], Any], shapes: Mapping[str, tensors.Shape], what: str, *, exact: bool) -> Any:
     """Return the module that `make` builds, after a trial build without memory.
 
     Parameters

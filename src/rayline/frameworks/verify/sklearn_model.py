@@ -125,7 +125,7 @@ def _neighbours(tree: Any) -> None:
 
 def _tree(tree: Any, owner: Any) -> None:
     left, right, n = tree.children_left, tree.children_right, tree.node_count
-    wrong = tree_validation.problem(left, right, [n])
+    wrong = tree_validation.tree_fault(left, right, [n])
     if wrong:
         raise ValueError(wrong)
     inner = left >= 0
@@ -143,7 +143,7 @@ def _histogram_tree(tree: Any, owner: Any) -> None:
         raise ValueError("the nodes of a tree are of another type")
     inner = nodes["is_leaf"] == 0
     left, right = (np.where(inner, nodes[name].astype(np.int64), -1) for name in ("left", "right"))
-    wrong = tree_validation.problem(left, right, [len(nodes)])
+    wrong = tree_validation.tree_fault(left, right, [len(nodes)])
     if wrong:
         raise ValueError(wrong)
     features, by_set = nodes["feature_idx"][inner], inner & (nodes["is_categorical"] != 0)

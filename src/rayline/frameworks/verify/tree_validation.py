@@ -13,7 +13,7 @@ MAX_DEPTH = 4096
 Integers = npt.NDArray[np.int64]
 
 
-def problem(left: Any, right: Any, sizes: Any) -> str | None:
+def tree_fault(left: Any, right: Any, sizes: Any) -> str | None:
     """Return what is wrong with the trees of a forest; None when every path through every tree ends.
 
     Parameters

@@ -141,7 +141,7 @@ def _nodes(trees: Sequence[Mapping[str, Any]], n_features: int, n_groups: int) -
     right = np.where(wide & (left < 0), -1, right)  # the index of a leaf
     deleted = split_features & _DELETED == _DELETED  # by pruning; no node may refer to it
     start = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    wrong = tree_validation.problem(np.where(deleted, -1, left), np.where(deleted, -1, right), sizes)
+    wrong = tree_validation.tree_fault(np.where(deleted, -1, left), np.where(deleted, -1, right), sizes)
     if wrong:
         _fail(wrong)
     inner = (left >= 0) & ~deleted

@@ -105,7 +105,7 @@ class Population:
     def changed(self, config: space.Config, searched: space.Config, random: Random) -> dict[str, Any]:
         """The parameters of a model that was taken over: those of the trainer a little changed, or drawn anew."""
         made = dict(config)
-        for name in space.parts(searched).trainer:
+        for name in space.split_space(searched).trainer:
             domain = searched[name]
             if is_grid(domain):
                 domain = ChoiceDomain(list(domain["grid_search"]))
@@ -138,7 +138,7 @@ def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> Non
         problem.trainer.refuse_legs()
     except ParameterError as error:
         raise error.within(WHERE) from None
-    if not any(isinstance(value, Domain) or is_grid(value) for value in space.parts(searched).trainer.values()):
+    if not any(isinstance(value, Domain) or is_grid(value) for value in space.split_space(searched).trainer.values()):
         raise ParameterError.here(
             "population based training changes parameters of the trainer, and config searches none.",
             f"Expected one such as {{'eta': tune.uniform(0.01, 0.3)}}; got {space.tuned(searched)}.",
@@ -178,7 +178,7 @@ def _one_by_one(searched: space.Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """Changes of one parameter of the trainer each."""
     yield "", {}
     random = np.random.default_rng(0)
-    for name, value in space.parts(searched).trainer.items():
+    for name, value in space.split_space(searched).trainer.items():
         own = searched[name]
         if is_grid(own):
             yield from ((f"{name} {i}", {name: one}) for i, one in enumerate(value["grid_search"]))

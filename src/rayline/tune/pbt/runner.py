@@ -258,4 +258,4 @@ class PopulationRun:
             elapsed,
             self.options.time_budget_s,
         )
-        self.line.now(", ".join(parts), lambda: progress_table.table(moment))
+        self.line.now(", ".join(parts), lambda: progress_table.live_table(moment))
