@@ -5,16 +5,17 @@ A function needs all rows at once. They are collected, up to a bound; a `MetricS
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.errors import DataError, ParameterError, RaylineError, TrainingError
+from rayline.core.errors import ParameterError, RaylineError, TrainingError
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate.batch import ScoredBatch
@@ -23,7 +24,10 @@ from rayline.evaluate.metric import Metric, Mode, Needs, Part, Parts
 Array = npt.NDArray[Any]
 
 MAX_COLLECTED = 1 << 20
-"""Rows up to which a function of all rows is computed."""
+"""Rows up to which a function of all rows is computed in an evaluation, which calls it for each replicate."""
+
+MAX_GATHERED = 1 << 23
+"""Rows up to which it is computed, once, by the first worker of a training: 200 MB of scores, labels and weights."""
 
 MAX_RESAMPLED = 20_000_000
 """Rows that a function is called with for its interval, in all; at least `MIN_REPLICATES` times all rows."""
@@ -39,20 +43,22 @@ OWN_BUCKETS = 64
 
 @dataclass(frozen=True, eq=False)
 class CollectedScores(Statistic):
-    """The rows themselves, up to `MAX_COLLECTED`; of more only their number."""
+    """The rows themselves, up to the option `limit`; of more only their number."""
 
     batch: ScoredBatch | None = None
     n_rows: int = 0
+    limit: int = 0
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
-        return cls(batch if len(batch) <= MAX_COLLECTED else None, len(batch))
+        limit: int = options["limit"]
+        return cls(batch if len(batch) <= limit else None, len(batch), limit)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
-        return cls()
+        return cls(limit=options.get("limit", 0))
 
     def merge(self, other: Self) -> Self:
         return self.merge_all([self, other])
@@ -60,9 +66,9 @@ class CollectedScores(Statistic):
     @classmethod
     def merge_all(cls, states: Any, **options: Any) -> Self:
         found = [state for state in states if state.n_rows]
-        n_rows = sum(state.n_rows for state in found)
-        if not found or n_rows > MAX_COLLECTED or any(state.batch is None for state in found):
-            return cls(None, n_rows)
+        n_rows, limit = sum(state.n_rows for state in found), max((state.limit for state in found), default=0)
+        if n_rows > limit or any(state.batch is None for state in found):
+            return cls(None, n_rows, limit)
         parts = [state.batch for state in found if state.batch is not None]
 
         def joined(name: str) -> Any:
@@ -73,10 +79,7 @@ class CollectedScores(Statistic):
             parts[0],
             **{name: joined(name) for name in ("scores", "truth", "weight", "bucket", "pair", "covered", "width")},
         )
-        return cls(first, n_rows)
-
-
-_COLLECTED = Part(CollectedScores)
+        return cls(first, n_rows, limit)
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,15 @@ class CustomMetric(Metric):
         `function(y_true, y_pred)`, with the labels (or values) as they are in the data and as `predict` gives them; with
         a parameter `sample_weight` it also gets the weights, where there are some. Or a scorer as
         `sklearn.metrics.make_scorer` makes it, called as `function(estimator, X, y)`.
+    limit
+        Rows up to which it is computed; `MAX_COLLECTED` when None.
     """
 
     function: Callable[..., Any] = float
+    limit: int | None = None
+    alternative = (
+        "write it as a rayline.evaluate.MetricStatistic, which is computed from parts and merged, or evaluate a sample."
+    )
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], mode: Mode | None = None) -> Self:
@@ -113,17 +122,20 @@ class CustomMetric(Metric):
     def source(self) -> Any:
         return self.function
 
+    @property
+    def max_rows(self) -> int:
+        return MAX_COLLECTED if self.limit is None else self.limit
+
+    @property
+    def _collected(self) -> Part:
+        return Part(CollectedScores, (("limit", self.max_rows),))
+
     def parts(self, n_classes: int) -> Sequence[Part]:
-        return [_COLLECTED]
+        return [self._collected]
 
     def value(self, parts: Parts, multiplicity: Array) -> Array:
-        collected = parts[_COLLECTED]
-        if collected.n_rows > MAX_COLLECTED:
-            raise DataError(
-                f"metric {self.name!r}: it is a function of all rows at once, and there are {collected.n_rows:,}.",
-                f"Expected at most {MAX_COLLECTED:,} rows, which one process collects.",
-                "write it as a rayline.evaluate.MetricStatistic, which is computed from parts and merged, or evaluate a sample.",
-            )
+        collected = parts[self._collected]
+        self.refuse_rows(collected.n_rows)
         found = np.full(len(multiplicity), np.nan)
         batch = collected.batch
         if batch is None:
@@ -321,12 +333,14 @@ class OwnStatistic(Statistic):
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
         if batch.bucket is None:
-            return cls({0: options["own"].of(batch)} if len(batch) else {})
+            with _naming(options["own"]):
+                return cls({0: options["own"].of(batch)} if len(batch) else {})
         bucket = (batch.bucket % OWN_BUCKETS).astype(np.uint8)
         order = np.argsort(bucket, kind="stable")
         filled, starts = np.unique(bucket[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []
-        return cls({int(b): options["own"].of(batch.take(rows)) for b, rows in zip(filled, parts, strict=True)})
+        with _naming(options["own"]):
+            return cls({int(b): options["own"].of(batch.take(rows)) for b, rows in zip(filled, parts, strict=True)})
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -335,8 +349,24 @@ class OwnStatistic(Statistic):
     def merge(self, other: Self) -> Self:
         made = dict(self.states)
         for bucket, state in other.states.items():
-            made[bucket] = made[bucket].merge(state) if bucket in made else state
+            with _naming(type(state)):
+                made[bucket] = made[bucket].merge(state) if bucket in made else state
         return type(self)(made)
+
+
+@contextlib.contextmanager
+def _naming(own: Any) -> Iterator[None]:
+    """Raise TrainingError when a statistic of the user's fails, with its name."""
+    try:
+        yield
+    except RaylineError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise TrainingError(
+            f"metric {own.name!r}: the statistic {own.__name__} failed with {type(error).__name__}: {error}",
+            "Expected of(batch), merge(other) and value() of a rayline.evaluate.MetricStatistic.",
+            "the error above says where.",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -379,9 +409,10 @@ class StatisticMetric(Metric):
         for i, row in enumerate(np.rint(counts).astype(int) if len(counts) > 1 else counts.astype(int)):
             repeated = [_repeated(state, row[bucket]) for bucket, state in sorted(states.items()) if row[bucket]]
             whole = self.own.empty()
-            for state in repeated:
-                whole = whole.merge(state)
-            found[i] = float(whole.value()) if repeated else np.nan
+            with _naming(self.own):
+                for state in repeated:
+                    whole = whole.merge(state)
+                found[i] = float(whole.value()) if repeated else np.nan
         return found
 
 

@@ -22,11 +22,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from rayline.core.errors import DataError
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Target, Task
 from rayline.evaluate import score_table
@@ -101,6 +102,23 @@ class Metric(ABC):
     def source(self) -> Any:
         """The user's own object that it was made of; itself for a metric of Rayline's."""
         return self
+
+    @property
+    def max_rows(self) -> int | None:
+        """How many rows it takes at most, where one process has to hold the scores of all of them; None for no limit."""
+        return None
+
+    alternative: ClassVar[str] = "evaluate a sample."
+    """What to do with more rows than `max_rows`."""
+
+    def refuse_rows(self, n_rows: int) -> None:
+        """Raise DataError when there are more rows than it takes."""
+        if self.max_rows is not None and n_rows > self.max_rows:
+            raise DataError.here(
+                f"metric {self.name!r}: it needs all rows at once, and there are {n_rows:,}.",
+                f"Expected at most {self.max_rows:,} rows, whose scores one process holds.",
+                self.alternative,
+            )
 
     @abstractmethod
     def parts(self, n_classes: int) -> Sequence[Part]:

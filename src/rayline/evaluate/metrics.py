@@ -13,18 +13,18 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from rayline.core.errors import ParameterError
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.evaluate import classification, paired, regression
-from rayline.evaluate.batch import batches
 from rayline.evaluate.custom_metrics import Custom, CustomMetric, MetricStatistic, StatisticMetric, takes
+from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.evaluate.metric import Metric, Mode, SumMetric
 from rayline.evaluate.paired import GroupMetric
 
@@ -289,24 +289,17 @@ def evaluate(
     """
     wanted = list(wanted)
     check(wanted, target, "metrics", custom)
-    if not len(truth) or (weight is not None and not weight.sum() > 0):
-        return dict.fromkeys(wanted, float("nan"))
-    return {name: _value(get(_bare(name), custom), target, scores, truth, weight) for name in wanted}
+    metrics = chosen(wanted, custom)
+    return MeasuredRows.of(target, scores, truth, weight, metrics=metrics).values(metrics)
 
 
-_ONCE = np.ones((1, 1))
+def chosen(wanted: Iterable[str], custom: Custom | None = None, *, limit: int = sys.maxsize) -> dict[str, Metric]:
+    """Return the metrics by the names that were asked for; functions of the user's own take at most `limit` rows.
 
-
-def _value(metric: Metric, target: Target, scores: Array, truth: Array, weight: Array | None) -> float:
-    """The mean over the targets."""
-    found = []
-    for batch in batches(target, scores, truth, weight):
-        if isinstance(metric, CustomMetric):
-            found.append(metric.measure(batch))
-        else:
-            parts = {part: part.merged([part.of(batch)]) for part in metric.parts(len(batch.classes))}
-            found.append(float(metric.value(parts, _ONCE)[0]))
-    return float(np.mean(found))
+    Raises ParameterError on an unknown name.
+    """
+    found = {name: get(_bare(name), custom) for name in wanted}
+    return {name: replace(own, limit=limit) if isinstance(own, CustomMetric) else own for name, own in found.items()}
 
 
 def _bare(name: str) -> str:

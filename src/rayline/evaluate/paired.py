@@ -13,7 +13,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.errors import DataError
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate import measures
@@ -80,17 +79,18 @@ _PAIRED = Part(PairedScores)
 class PairedMetric(Metric):
     """A measure of rows with labels of two numbers."""
 
+    alternative = "evaluate a sample, of whole groups where there are some."
+
+    @property
+    def max_rows(self) -> int | None:
+        return MAX_ROWS
+
     def parts(self, n_classes: int) -> Sequence[Part]:
         return [_PAIRED]
 
     def value(self, parts: Parts, multiplicity: Array) -> Array:
         collected = parts[_PAIRED]
-        if collected.n_rows > MAX_ROWS:
-            raise DataError(
-                f"metric {self.name!r}: it compares rows with one another, and there are {collected.n_rows:,}.",
-                f"Expected at most {MAX_ROWS:,} rows, whose scores one process holds.",
-                "evaluate a sample, of whole groups where there are some.",
-            )
+        self.refuse_rows(collected.n_rows)
         if not collected.n_rows or collected.rows is None:
             return np.full(len(multiplicity), np.nan)
         return self.measured(collected.rows, multiplicity)

@@ -195,7 +195,7 @@ def _result(
     started: float,
 ) -> Result:
     begun = time.perf_counter()
-    values = _metrics(driver.trainer, request, run, outcome)
+    values = _metrics(request, run, outcome)
     seconds["metrics"] = time.perf_counter() - begun
     model = Model(
         request.adapter.models or request.framework,
@@ -215,24 +215,14 @@ def _result(
     return Result(values, history, model, InferencePipeline(driver.preprocessor, model), run.trainer, seconds, test)
 
 
-def _metrics(trainer: BaseTrainer, request: FitRequest, run: Run, outcome: WorkerOutcome) -> dict[str, float]:
-    """Return the framework's metrics at the iteration that predictions use, and those that are computed here."""
+def _metrics(request: FitRequest, run: Run, outcome: WorkerOutcome) -> dict[str, float]:
+    """Return the framework's metrics at the iteration that predictions use, and those that are computed from scores."""
     target, values = request.spec.target, {}
     if not target.stages:
         best = request.adapter.best_iteration(outcome.native)
         chosen = [row for row in run.history if row["iteration"] == best] or run.history[-1:]
         values = {name: value for row in chosen for name, value in row.items() if name != "iteration"}
-    for table, scored in sorted(outcome.scored.items()):
-        of_train = table == "train"
-        names: Sequence[str] | None = trainer.metrics
-        if names is None:
-            names = [f"{'train-' * of_train}{n}" for n in named_metrics.defaults_of(target, scored.scores)]
-        asked = [n for n in names if of_train is n.startswith("train-")]
-        found = named_metrics.evaluate(
-            asked, target, scored.scores, scored.truth, scored.weight, trainer.custom_metrics
-        )
-        values |= {f"{table}-{n.removeprefix('train-').removeprefix('test-')}": value for n, value in found.items()}
-    return values
+    return values | outcome.metrics
 
 
 def _report(line: progress.ProgressLine, run: Run, wanted: Sequence[str] | None) -> None:

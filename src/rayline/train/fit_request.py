@@ -19,6 +19,7 @@ from rayline.core.scan import TableFunction
 from rayline.core.schema import col
 from rayline.core.stage import Stage
 from rayline.core.target import Target
+from rayline.evaluate.metric import Metric
 from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.preprocessing.lineage import origins
 from rayline.preprocessing.schema_check import SchemaCheck
@@ -84,8 +85,9 @@ class FitRequest:
         The trainer's. `legs` stand in place of `args` and `kwargs` where these change during the training.
     spec
         What was learned of the data.
-    score
-        "train", "test": the rows whose scores the driver wants.
+    score, metrics
+        "train", "test": the rows that are measured, and the metrics by their names, those of the training rows beginning with
+        "train-"; None for the default ones.
     log_train_metrics
         See `core.framework.TrainContext`.
     adapter_class
@@ -102,6 +104,7 @@ class FitRequest:
     scaling: Scaling
     spec: TrainingSpec
     score: Sequence[str] = ()
+    metrics: Mapping[str, Metric] | None = None
     log_train_metrics: bool = True
     adapter_class: type | None = None
     made_at: str = field(default_factory=place)
@@ -129,6 +132,13 @@ class FitRequest:
         adapter = registry.framework(self.framework)
         assert isinstance(adapter, Framework)
         return adapter
+
+    def metrics_of(self, table: str) -> dict[str, Metric] | None:
+        """Return the metrics of "train" or "test" rows; None for the default ones."""
+        if self.metrics is None:
+            return None
+        of_train = table == "train"
+        return {name: metric for name, metric in self.metrics.items() if of_train is name.startswith("train-")}
 
     def with_callbacks(self, callbacks: Sequence[Any]) -> Self:
         """Return the same request with further callbacks of the framework among its arguments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from rayline.core.schema import col, refuse_empty
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
 from rayline.evaluate import metrics as named_metrics
+from rayline.evaluate.custom_metrics import MAX_GATHERED
+from rayline.evaluate.metric import Metric
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing import fit_planner, schema_check
@@ -29,7 +32,7 @@ from rayline.train.memory_check import refuse_too_large
 from rayline.train.progress import ProgressLine
 from rayline.train.target_inference import TargetProfiler
 from rayline.train.training_run import TrainingRun, n_threads
-from rayline.train.worker import LocalWorker, ScoredRows, WorkerOutcome, train_on, train_on_ray
+from rayline.train.worker import LocalWorker, WorkerOutcome, train_on, train_on_ray
 
 EXAMPLES = 5
 """The number of raw rows that a model keeps as examples."""
@@ -87,7 +90,9 @@ class TableFit(FitDriver):
             fitted = self.preprocessor
         fitted.remember_target(spec.target)
         self.preprocessor, self.examples = fitted, _examples(self.inputs.train, fitted)
-        request = FitRequest.of(self.trainer, spec, score=self._tables_to_score(spec.target))
+        request = FitRequest.of(
+            self.trainer, spec, score=self._tables_to_score(spec.target), metrics=self._metrics(spec.target)
+        )
         refuse_too_large(request, outcome.n_rows)
         return request
 
@@ -129,6 +134,16 @@ class TableFit(FitDriver):
         train = ("train",) if needed else ()
         return (*train, *(("test",) if self.inputs.test is not None else ()))
 
+    def _metrics(self, target: Target) -> dict[str, Metric] | None:
+        """Return the metrics that are computed from scores; None where scores decide which."""
+        wanted = self.trainer.metrics
+        if wanted is None and not target.task.is_paired:
+            return None
+        default = named_metrics.defaults_of(target)
+        names = (*default, *(f"train-{name}" for name in default)) if wanted is None else wanted
+        limit = sys.maxsize if self.trainer.num_workers is None else MAX_GATHERED
+        return named_metrics.chosen(names, self.trainer.custom_metrics, limit=limit)
+
     # -- training --------------------------------------------------------------------------------------------------
 
     def run(self, request: FitRequest, training: TrainingRun) -> WorkerOutcome:
@@ -153,7 +168,7 @@ class TableFit(FitDriver):
         return train_on(request, LocalWorker([lambda: train], tests, training.report, training.keep, n_threads()))
 
     def _on_workers(self, request: FitRequest, training: TrainingRun) -> WorkerOutcome:
-        """Train on Ray workers. The rows stay there; the model returns as the framework's files, scores as arrays."""
+        """Train on Ray workers. The rows and their scores stay there; the model returns as the framework's files."""
         outcomes = train_on_ray(
             request,
             train=self.inputs.train,
@@ -176,9 +191,8 @@ def merge_outcomes(request: FitRequest, outcomes: Sequence[WorkerOutcome]) -> Wo
             "this is a defect of the framework's adapter: report it.",
         )
     first, *others = outcomes
-    scored = {name: ScoredRows.merge([o.scored[name] for o in outcomes]) for name in first.scored}
     native = unpack(request.adapter, first.files or {}, first.load_options)
-    return WorkerOutcome(native, scored, data=first.data.merge(*(o.data for o in others)))
+    return WorkerOutcome(native, first.metrics, data=first.data.merge(*(o.data for o in others)))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from rayline.core.errors import RaylineError, TrainingError, at, place
 from rayline.core.framework import Framework, Rows, TrainContext
 from rayline.core.target import Task, numbers
 from rayline.data.fingerprint import Fingerprint
+from rayline.evaluate import metrics as named_metrics
+from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.inference.model import pack
 from rayline.train import training_phases
 from rayline.train.fit_request import WEIGHT, FitRequest
@@ -71,32 +73,12 @@ class LocalWorker:
 
 
 @dataclass(frozen=True)
-class ScoredRows:
-    """A model's scores for some rows, with their labels and weights."""
-
-    scores: Array
-    truth: Array
-    weight: Array | None
-
-    @classmethod
-    def merge(cls, parts: Sequence[ScoredRows]) -> ScoredRows:
-        """The rows of all workers."""
-        parts = [part for part in parts if len(part.truth)] or list(parts[:1])
-        weights = [part.weight for part in parts if part.weight is not None]
-        return cls(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.truth for part in parts]),
-            np.concatenate(weights) if weights else None,
-        )
-
-
-@dataclass(frozen=True)
 class WorkerOutcome:
     """The result of a worker. From another process the model comes as the framework's files (of rank 0 only), and every rank
-    sends the digest of its own files."""
+    sends the digest of its own files. `metrics` are those of the rows of all ranks, on rank 0 only."""
 
     native: Any
-    scored: dict[str, ScoredRows]
+    metrics: dict[str, float]
     files: dict[str, bytes] | None = None
     load_options: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
@@ -104,26 +86,29 @@ class WorkerOutcome:
 
 
 def train_on(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | None = None) -> WorkerOutcome:
-    """Train and score as one worker. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
+    """Train and measure as one worker. `memo` keeps what the framework makes of the training rows (see `Rows.remember`).
 
     Raises
     ------
     DataError
-        When labels of the test rows are missing or were not there in training.
+        When labels of the test rows are missing or were not there in training, and when there are more rows than a metric takes.
     TrainingError
         When the framework fails, from its own error.
     """
     with at(request.made_at):
         rows = _rows(request, worker, memo)
+        _refuse_too_many(request, worker, rows)
         try:
             native = _trained(request, _context(request, worker, rows["train"], rows.get("test")))
-            scored = {name: _scored(request, native, rows[name]) for name in request.score if name in rows}
+            metrics: dict[str, float] = {}
+            for table in sorted(request.score):
+                metrics |= _measured(request, worker, native, table, rows[table])
             if request.scaling.use_gpu:  # it was scored where it was trained
                 native = request.adapter.place(native, device.CPU)
             data = Fingerprint()
             if request.spec.has_rows:
                 data = rows["train"].remember(Fingerprint, lambda: Fingerprint.of_training(rows["train"]))
-            return WorkerOutcome(native, scored, data=data)
+            return WorkerOutcome(native, metrics, data=data)
         except RaylineError:
             raise
         except Exception as error:
@@ -164,9 +149,9 @@ def train_remotely(request: FitRequest, worker: WorkerContext) -> WorkerOutcome:
     files = pack(request.adapter, outcome.native)
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
     if worker.rank:
-        return WorkerOutcome(None, outcome.scored, digest=digest, data=outcome.data)
+        return WorkerOutcome(None, {}, digest=digest, data=outcome.data)
     load_options = request.adapter.load_options(outcome.native)
-    return WorkerOutcome(None, outcome.scored, files, load_options, digest, outcome.data)
+    return WorkerOutcome(None, outcome.metrics, files, load_options, digest, outcome.data)
 
 
 def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
@@ -220,26 +205,51 @@ def _trained(request: FitRequest, context: TrainContext) -> Any:
     return adapter.train(context, *arguments["args"], **arguments["kwargs"])
 
 
-def _scored(request: FitRequest, native: Any, rows: Rows) -> ScoredRows:
-    if rows.is_small:
-        return _scores(request, native, rows)
-    return ScoredRows.merge([_scores(request, native, part) for part in rows.pieces()])
+def _refuse_too_many(request: FitRequest, worker: WorkerContext, rows: Mapping[str, Rows]) -> None:
+    """Raise DataError before a training whose metrics need more rows at once than one process collects."""
+    for table in sorted(request.score):
+        metrics = (request.metrics_of(table) or {}).values()
+        if any(metric.max_rows is not None for metric in metrics):
+            n_rows = sum(worker.gather(rows[table].n_rows))
+            for metric in metrics:
+                metric.refuse_rows(n_rows)
 
 
-def _scores(request: FitRequest, native: Any, rows: Rows) -> ScoredRows:
-    features = rows.features
-    if not features.n_rows:
-        n_outputs = request.spec.target.n_outputs
-        shape = (0, n_outputs) if n_outputs > 1 else (0,)
-        return ScoredRows(np.empty(shape), rows.truth, rows.weight)
-    scores = request.adapter.scores(native, features, request.spec.target)
+def _measured(request: FitRequest, worker: WorkerContext, native: Any, table: str, rows: Rows) -> dict[str, float]:
+    """Return the metrics of the rows of all ranks, on rank 0: the ranks merge statistics, and no rank sends its scores."""
+    metrics = request.metrics_of(table)
+    target = request.spec.target
+
+    def states() -> Iterator[MeasuredRows]:
+        nonlocal metrics
+        for part in [rows] if rows.is_small else rows.pieces():
+            if part.n_rows:
+                scores = _scores(request, native, part)
+                if metrics is None:
+                    metrics = named_metrics.chosen(named_metrics.defaults_of(target, scores))
+                yield MeasuredRows.of(target, scores, part.truth, part.weight, metrics=metrics)
+
+    own = MeasuredRows.gathered(states())
+    names = None if metrics is None else [*metrics]  # of a rank without rows they may be unknown
+    everyone = worker.gather((names, own))
+    if worker.rank:
+        return {}
+    chosen = next(found for found, _ in everyone if found is not None)
+    if metrics is None:
+        metrics = named_metrics.chosen(chosen)
+    values = MeasuredRows.gathered(state for _, state in everyone).values(metrics)
+    return {f"{table}-{name.removeprefix('train-').removeprefix('test-')}": value for name, value in values.items()}
+
+
+def _scores(request: FitRequest, native: Any, rows: Rows) -> Array:
+    scores = request.adapter.scores(native, rows.features, request.spec.target)
     if np.isnan(numbers(scores)).any():
         raise TrainingError.here(
             f"the trained {request.framework} model predicts NaN.",
-            f"Expected a number for each of {features.n_rows:,} rows.",
+            f"Expected a number for each of {rows.n_rows:,} rows.",
             "check the parameters, such as the learning rate, and how large the features are.",
         )
-    return ScoredRows(scores, rows.truth, rows.weight)
+    return scores
 
 
 def _copied_arguments(adapter: Framework, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
