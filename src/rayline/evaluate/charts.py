@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rayline.core.errors import ParameterError
+from rayline.core.statistics.score_weights import area_under_roc, average_precision
 from rayline.core.target import Target
 from rayline.evaluate import drawn
 from rayline.evaluate.bootstrap import estimate
 from rayline.evaluate.results import EvaluationResults
 from rayline.evaluate.scan import SliceStatistics
-from rayline.evaluate.score_table import area_under_roc, average_precision
 from rayline.inference import svg_plots
 from rayline.inference.svg_plots import SVGPlot
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayline.evaluate import score_table
+from rayline.core.statistics import score_weights
 from rayline.evaluate.metric import CLASSIFICATION, Metric, RankMetric, SumMetric
 
 Array = npt.NDArray[Any]
@@ -120,7 +120,7 @@ def _all() -> list[Metric]:
         ),
         RankMetric(
             "average_precision", "max", "ranks", CLASSIFICATION, "area under the curve of precision over recall",
-            score_table.average_precision,
+            score_weights.average_precision,
         ),
         _sums("accuracy", "max", "labels", "share of right labels", "correct", "weight"),
         _sums("error", "min", "labels", "share of wrong labels", "correct", "weight", total=_share_wrong),

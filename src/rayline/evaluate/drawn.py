@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.score_weights import order_keys
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.metric import Part, sums
-from rayline.evaluate.score_table import ScoreTable, order_keys
+from rayline.evaluate.score_table import ScoreTable
 from rayline.evaluate.sums import ArrayStatistic
 
 Array = npt.NDArray[Any]

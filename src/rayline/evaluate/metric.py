@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rayline.core.errors import DataError
+from rayline.core.statistics import score_weights
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Target, Task
-from rayline.evaluate import score_table
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.score_table import ScoreTable
 from rayline.evaluate.sums import BucketMaximum, BucketMoments, BucketSums
@@ -183,13 +183,13 @@ class RankMetric(Metric):
     Attributes
     ----------
     measure
-        A function of the weights of negative and positive rows, as `score_table.area_under_roc`.
+        A function of the weights of negative and positive rows, as `score_weights.area_under_roc`.
     average
         With more than two classes: "macro" or "weighted" (by the rows of each class) means of one class against the
         rest ("ovr"), or "ovo" of each pair of classes.
     """
 
-    measure: Callable[[Array, Array], Array] = score_table.area_under_roc
+    measure: Callable[[Array, Array], Array] = score_weights.area_under_roc
     average: Literal["macro", "weighted", "ovo"] = "macro"
 
     def parts(self, n_classes: int) -> Sequence[Part]:
@@ -233,7 +233,7 @@ class RankMetric(Metric):
     def bound(self, parts: Parts) -> float:
         tables = [parts[part] for part in self._own(parts)]
         inexact = [t for t in tables if not t.is_exact and self.average != "ovo"]
-        return float(np.mean([score_table.tied_share(*t.pair(1)) for t in inexact])) if inexact else 0.0
+        return float(np.mean([score_weights.tied_share(*t.pair(1)) for t in inexact])) if inexact else 0.0
 
 
 def _table(*of: Any) -> Part:
@@ -256,7 +256,7 @@ class MedianMetric(Metric):
     def value(self, parts: Parts, multiplicity: Array) -> Array:
         table = parts[_table("error")]
         scores, weights = table.curve()
-        middle = score_table.weighted_median(scores, weights[:, 0])
+        middle = score_weights.weighted_median(scores, weights[:, 0])
         if len(multiplicity) == 1 or table.cells is None or not len(scores):
             return np.full(len(multiplicity), middle)
         # How far the share of rows below the median moves says which quantile of all rows a replicate's median is.

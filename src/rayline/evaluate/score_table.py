@@ -1,8 +1,6 @@
 """The weight of the rows at each different score, by class: what measures of a ranking are computed from.
 
-The table is exact up to 2^20 different scores. Beyond, scores that agree in their leading bits count as equal; as many
-trailing bits are dropped as are needed, which depends on the rows alone and not on their order or blocks. `tied_share` then
-says how far the area under the ROC curve can be off.
+The table is exact up to 2^20 different scores (see `core.statistics.score_weights`).
 
 For bootstrap intervals the weights are also kept for each bucket, in at most 128 bins of the scores. A replicate is computed
 from these bins, and moved by the difference between the exact value and that of the bins.
@@ -13,25 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.score_weights import MAX_SCORES, Pair, ScoreWeights, level_of, order_keys, order_values
 from rayline.evaluate.batch import ScoredBatch
 
 Array = npt.NDArray[Any]
-Pair: TypeAlias = tuple[Array, Array]
-"""Weights of negative and of positive rows."""
-
-MAX_SCORES = 1 << 20
-"""Different scores up to which a table is exact."""
-
 MAX_BINS = 128
 """Bins of the scores whose weights are kept for each bucket."""
-
-_SIGN = np.uint64(1 << 63)
 
 
 class SparseCells(NamedTuple):
@@ -71,28 +61,17 @@ class SparseCells(NamedTuple):
         return found.reshape(-1, n_labels, n_bins)
 
 
-class Curve(NamedTuple):
-    """Weights at each different score, from the lowest: the scores, and an array of shape (scores, labels)."""
-
-    scores: Array
-    weights: Array
-
-
 @dataclass(frozen=True, eq=False)
-class ScoreTable(Statistic):
+class ScoreTable(ScoreWeights):
     """Weights by score and label (see the module).
 
     The option `of` says what is a row's score and its label: `("class", c)` the rank of class c and whether the row is of
     it, `("classes", c)` the same with all classes as labels, `("error",)` the absolute error and no label.
     """
 
-    keys: Array | None = None  # uint64 in the order of the scores, without the `level` trailing bits, ascending
-    weights: Array | None = None  # (labels, scores)
-    level: int = 0
     bins: Array | None = None  # uint64 keys of bins of scores, without `bin_level` bits; None without buckets
     cells: SparseCells | None = None  # weights, (buckets, labels, bins)
     bin_level: int = 0
-    most: int = MAX_SCORES  # different scores up to which it is exact
 
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
@@ -110,7 +89,7 @@ class ScoreTable(Statistic):
         if batch.bucket is None:
             return made.limited(MAX_SCORES)
         places = _bin_keys(rows.keys, odds=odds)
-        level = _level(places, MAX_BINS)
+        level = level_of(places, MAX_BINS)
         places = places >> np.uint64(level)
         new = np.concatenate([[True], places[1:] != places[:-1]])
         bins = places[new]
@@ -120,26 +99,15 @@ class ScoreTable(Statistic):
         return replace(made, bins=bins, cells=cells, bin_level=level).limited(MAX_SCORES)
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls(most=MAX_SCORES)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         given = list(states)
         found = [state for state in given if state.keys is not None]
-        if len(found) < 2:
-            return found[0] if found else cls(most=min((s.most for s in given), default=MAX_SCORES))
-        level = max(state.level for state in found)
-        keys, weights = _united([(s.keys, s.weights, level - s.level) for s in found])
-        made = cls(keys, weights, level, most=min(state.most for state in found))
-        if all(state.bins is not None for state in found):
+        made = super().merge_all(given)
+        if len(found) > 1 and all(state.bins is not None for state in found):
             low = max(state.bin_level for state in found)
             every = [s.bins >> np.uint64(low - s.bin_level) for s in found if s.bins is not None]
             united = np.unique(np.concatenate(every))
-            raised = _level(united, MAX_BINS)
+            raised = level_of(united, MAX_BINS)
             bins = np.unique(united >> np.uint64(raised))
             places, own_weights = [], []
             for state, own in zip(found, every, strict=True):
@@ -151,33 +119,9 @@ class ScoreTable(Statistic):
             shape = (n_buckets, n_labels, len(bins))
             cells = SparseCells.of(shape, np.concatenate(places), np.concatenate(own_weights))
             made = replace(made, bins=bins, cells=cells, bin_level=low + raised)
-        return made.limited(made.most)
-
-    def limited(self, most: int) -> Self:
-        """Return the table with at most so many different scores, now and after every merge."""
-        if self.keys is None or self.weights is None or len(self.keys) <= most:
-            return self if self.most == most else replace(self, most=most)
-        raised = _level(self.keys, most)
-        keys, weights = _united([(self.keys, self.weights, raised)])
-        return replace(self, keys=keys, weights=weights, level=self.level + raised, most=most)
+        return made
 
     # -- what it says --------------------------------------------------------------------------------------------------
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether no scores that differ count as equal."""
-        return self.level == 0
-
-    @property
-    def order(self) -> Array:
-        """The keys with all their bits, uint64."""
-        return np.empty(0, np.uint64) if self.keys is None else self.keys << np.uint64(self.level)
-
-    def curve(self) -> Curve:
-        """Return the scores and the weights of each label."""
-        if self.keys is None or self.weights is None:
-            return Curve(np.empty(0), np.zeros((0, 1)))
-        return Curve(_values(self.order), self.weights.T)
 
     def pair(self, positive: int, among: Sequence[int] | None = None) -> Pair:
         """Return the weights, at each score, of the rows that are not of a label and of those that are, shape (scores,).
@@ -259,105 +203,10 @@ def _pair(weights: Array, positive: int, among: Sequence[int] | None) -> Pair:
     return (weights[..., others[0], :] if len(others) == 1 else weights[..., others, :].sum(axis=-2)), of
 
 
-def order_keys(values: Array) -> Array:
-    """Return unsigned integers in the order of the numbers.
-
-    >>> bool((np.diff(order_keys(np.array([-1.0, 0.0, 0.5, 2.0])).astype(float)) > 0).all())
-    True
-    """
-    bits = (np.asarray(values, dtype=np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
-    is_negative = bits >= _SIGN
-    if not is_negative.any():
-        return bits | _SIGN
-    return np.where(is_negative, ~bits, bits | _SIGN)
-
-
-def _values(keys: Array) -> Array:
-    """Return the numbers of order keys."""
-    is_positive = keys >= _SIGN
-    found = keys ^ _SIGN if is_positive.all() else np.where(is_positive, keys ^ _SIGN, ~keys)
-    return found.view(np.float64)
-
-
-def _united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
-    """Return the different keys of several tables, without trailing bits, and the sums of their weights."""
-    keys = np.concatenate([own >> np.uint64(drop) if drop else own for own, _, drop in parts])
-    weights = np.concatenate([own for _, own, _ in parts], axis=1)
-    if len(parts) > 1:
-        order = np.argsort(keys, kind="stable")  # merges runs that are sorted already
-        keys, weights = keys[order], weights[:, order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    if len(starts) == len(keys):
-        return keys, weights
-    return keys[starts], np.add.reduceat(weights, starts, axis=1)
-
-
-def _level(keys: Array, most: int) -> int:
-    """Return the number of trailing bits to drop so that at most so many different keys remain; keys ascend."""
-
-    def different(level: int) -> int:
-        short = keys >> np.uint64(level)
-        return int(np.count_nonzero(short[1:] != short[:-1])) + 1
-
-    if len(keys) <= most:
-        return 0
-    low, high = 0, 63  # `low` bits are too few, `high` enough: different keys decrease with the level
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if different(middle) <= most else (middle, high)
-    return high
-
-
 def _bin_keys(keys: Array, *, odds: bool) -> Array:
     """Return keys of the same order for bins: of a probability those of its odds, which are as fine near 1 as near 0."""
     if not odds:
         return keys >> np.uint64(32)
-    chance = _values(keys)
+    chance = order_values(keys)
     with np.errstate(divide="ignore"):
         return order_keys(np.minimum(chance / (1.0 - chance), 1e300)) >> np.uint64(32)
-
-
-# -- measures of a ranking, of the weights at ascending scores of negative and of positive rows, shape (…, scores) -------------
-
-
-def area_under_roc(negative: Array, positive: Array) -> Array:
-    """Return the probability that a positive row has a higher score than a negative one; half of it where they are equal.
-
-    NaN without negative or without positive rows.
-    """
-    below = np.cumsum(negative, axis=-1)
-    below -= negative / 2
-    pairs = negative.sum(axis=-1) * positive.sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, (positive * below).sum(axis=-1) / pairs, np.nan)
-
-
-def average_precision(negative: Array, positive: Array) -> Array:
-    """Return the sum of the precision at each score times the recall gained there; NaN without positive rows."""
-    gained = positive[..., ::-1]
-    found = np.cumsum(gained, axis=-1)
-    rows = np.cumsum(negative[..., ::-1], axis=-1)
-    rows += found
-    total = positive.sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(rows > 0, found / rows, 0.0)
-        return np.where(total > 0, (precision * gained).sum(axis=-1) / total, np.nan)
-
-
-def tied_share(negative: Array, positive: Array) -> float:
-    """Return by how much an area under the ROC curve can be off, when only the order within equal scores is unknown."""
-    pairs = negative.sum() * positive.sum()
-    return float((negative * positive).sum() / pairs / 2) if pairs > 0 else 0.0
-
-
-def weighted_median(scores: Array, weights: Array) -> float:
-    """Return the median of scores in ascending order: the mean of both where the halves have the same weight."""
-    filled = weights > 0
-    scores, total = scores[filled], np.cumsum(weights[filled])
-    if not len(scores):
-        return float("nan")
-    half = total[-1] / 2
-    place = int(np.searchsorted(total, half, side="left"))
-    if total[place] == half and place + 1 < len(scores):
-        return float((scores[place] + scores[place + 1]) / 2)
-    return float(scores[place])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import lightgbm
@@ -12,6 +12,8 @@ import numpy as np
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import Rows, TrainContext
+from rayline.core.score_gathering import ScoreGathering
+from rayline.core.statistics.score_weights import area_under_roc, average_precision
 from rayline.core.task import Task
 
 MEANS = frozenset(
@@ -22,37 +24,18 @@ MEANS = frozenset(
 """Metrics that can be merged from their values on parts of the rows."""
 
 
-def _auc(truth: Array, scores: Array, weight: Array) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(truth > 0, scores, sample_weight=weight)) if 0 < (truth > 0).mean() < 1 else 1.0
-
-
-def _average_precision(truth: Array, scores: Array, weight: Array) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(truth > 0, scores, sample_weight=weight)) if (truth > 0).any() else 1.0
-
-
-def _r2(truth: Array, scores: Array, weight: Array) -> float:
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(truth, scores, sample_weight=weight))
-
-
 OF_GROUPS = ("ndcg", "map")
 """Metrics that are means over the groups of a ranking."""
 
-OF_ALL: Mapping[str, Callable[[Array, Array, Array], float]] = {
-    "auc": _auc, "average_precision": _average_precision, "r2": _r2
-}  # fmt: skip
-"""Metrics that need all rows at once."""
+OF_ALL = ("auc", "average_precision", "r2")
+"""Metrics that no mean of parts gives: the ranks merge statistics of their scores."""
 
 
 class LightGBMMetrics:
     """Metrics over all ranks. Every rank gets the same values, so that all stop after the same iteration.
 
-    Metrics that are means are merged. For all others, and for custom functions, the predictions of all ranks are gathered.
+    Metrics that are means are merged, areas computed from the weights at each different score. For custom functions the predictions
+    of all ranks are gathered.
 
     Parameters
     ----------
@@ -71,9 +54,12 @@ class LightGBMMetrics:
         self._functions = [
             f for f in (functions if isinstance(functions, (list, tuple)) else [functions]) if f is not None
         ]
-        self._is_whole = bool(self._functions) or bool({*metrics} & {*OF_ALL})
+        self._of_all = [name for name in OF_ALL if name in {*metrics}]
         self._sets: dict[int, str] = {}
-        self._whole: dict[str, tuple[Array, Array, Array]] = {}
+        self._found: dict[tuple[str, str], float] = {}
+        self._everyone = ScoreGathering(context, rows) if self._functions or self._of_all else None
+        if self._everyone is not None and self._functions:
+            self._everyone.refuse_function("lightgbm trainer", "feval")
 
     def of(self, sets: Mapping[str, Any]) -> None:
         """Register which Dataset belongs to which set."""
@@ -81,18 +67,20 @@ class LightGBMMetrics:
 
     def functions(self, predictions: Array, data: Any) -> list[Any]:
         """Compute the custom metrics over all ranks; called once per set and iteration on every rank."""
-        if not self._is_whole:
+        everyone = self._everyone
+        if everyone is None:
             return []
         name = self._sets[id(data)]
         rows = self._rows[name]
         n = rows.n_rows
         weight = np.ones(n) if rows.weight is None else rows.weight
         target = rows.target[:, 0] if rows.task is Task.RANKING else rows.target
-        parts = self._job.gather((predictions[:n], target.astype(np.float64), weight))
-        scores, truth, weights = (np.concatenate(own) for own in zip(*parts, strict=True))
-        self._whole[name] = scores, truth, weights
+        own = predictions[:n], target.astype(np.float64), weight
+        for metric in self._of_all:
+            self._found[name, metric] = _r2(*own, everyone) if metric == "r2" else _area(metric, *own, everyone)
         if not self._functions:
             return []
+        scores, truth, weights = everyone.rows(*own)
         given = None if rows.weight is None else weights
         whole = lightgbm.Dataset(np.zeros((len(truth), 1), np.float32), truth, weight=given)
         found: list[Any] = []
@@ -107,8 +95,7 @@ class LightGBMMetrics:
         everyone = self._job.gather(own)
         for place, (name, metric, *_) in enumerate(own):
             if metric in OF_ALL:
-                scores, truth, weights = self._whole[name]
-                results[place] = _with(results[place], OF_ALL[metric](truth, scores, weights))
+                results[place] = _with(results[place], self._found[name, metric])
             elif metric.partition("@")[0] in (*MEANS, *OF_GROUPS):
                 results[place] = _with(results[place], _merged(metric, [part[place][2:] for part in everyone]))
 
@@ -120,6 +107,22 @@ class LightGBMMetrics:
                 return float(len(sizes)), rows.n_rows
             return float((np.add.reduceat(rows.weight, np.cumsum(sizes) - sizes) / sizes).sum()), rows.n_rows
         return (float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())), rows.n_rows
+
+
+def _area(metric: str, scores: Array, truth: Array, weight: Array, everyone: ScoreGathering) -> float:
+    """Compute the area under a curve of all rows; 1 where LightGBM says so, without rows of both kinds."""
+    (table,) = everyone.tables([scores], [(truth > 0).astype(np.float64)], weight)
+    negative, positive = np.zeros((2, 0)) if table.weights is None else table.weights
+    measure = area_under_roc if metric == "auc" else average_precision
+    found = float(measure(negative, positive))
+    return 1.0 if math.isnan(found) else found
+
+
+def _r2(scores: Array, truth: Array, weight: Array, everyone: ScoreGathering) -> float:
+    """Compute the share of the variance of all rows that is explained."""
+    total, first = everyone.sums(np.array([weight.sum(), weight @ truth]))
+    error, spread = everyone.sums(np.array([weight @ (truth - scores) ** 2, weight @ (truth - first / total) ** 2]))
+    return float(1.0 - error / spread) if spread > 0 else float(error <= 0)
 
 
 def refuse(metrics: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ import xgboost
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import Rows, TrainContext
+from rayline.core.score_gathering import ScoreGathering
 
 AREAS = ("auc", "aucpr")
 
@@ -42,7 +43,7 @@ class XGBoostMetrics:
         metric_names = [metric_names] if isinstance(metric_names, str) else list(metric_names)
         if not metric_names and params.get("objective") == "binary:logitraw":
             metric_names = ["auc"]
-        self._job, self._rows, self._function = context, rows, function
+        self._rows, self._function = rows, function
         if context.target.task.is_paired:
             metric_names = []  # XGBoost merges the areas of groups itself
             if function is not None:
@@ -54,6 +55,9 @@ class XGBoostMetrics:
         self._areas = [name for name in metric_names if name in AREAS]
         self._found: dict[str, dict[str, float]] = {}
         self._sets: dict[int, str] = {}
+        self._everyone = ScoreGathering(context, rows) if self.needed else None
+        if self._everyone is not None and function is not None:
+            self._everyone.refuse_function("xgboost trainer", "custom_metric")
 
     @property
     def needed(self) -> bool:
@@ -66,11 +70,15 @@ class XGBoostMetrics:
 
     def function(self, predictions: Array, data: Any) -> list[tuple[str, float]]:
         """Compute the custom metric over all ranks; called once per set and iteration on every rank."""
-        name = self._sets[id(data)]
+        name, everyone = self._sets[id(data)], self._everyone
+        assert everyone is not None
         rows = self._rows[name]
         weight = np.ones(rows.n_rows) if rows.weight is None else rows.weight
-        parts = self._job.gather((predictions[: rows.n_rows], rows.target, weight))
-        scores, truth, weights = (np.concatenate(own) for own in zip(*parts, strict=True))
+        own = predictions[: rows.n_rows], rows.target, weight
+        if self._function is None and not everyone.is_small(name):
+            self._found[name] = _areas_of_many(self._areas, *own, everyone)
+            return []
+        scores, truth, weights = everyone.rows(*own)
         if self._areas:
             self._found[name] = _areas(self._areas, scores, truth, weights)
         if self._function is None:
@@ -87,10 +95,30 @@ class XGBoostMetrics:
                     history[name][metric][-1] = value
 
 
+def _areas_of_many(
+    metrics: list[str], scores: Array, truth: Array, weight: Array, everyone: ScoreGathering
+) -> dict[str, float]:
+    """Compute the areas of many rows from their weights at each different score: of several classes the mean of the areas of each
+    against the rest, that of "auc" by the weight of their rows, as XGBoost does."""
+    columns = scores.reshape(len(scores), -1).T
+    hits = [truth] if len(columns) == 1 else [truth == code for code in range(len(columns))]
+    found, shares = [], []
+    for table in everyone.tables([*columns], hits, weight):
+        n, (negative, positive) = len(table.order), (np.zeros((2, 0)) if table.weights is None else table.weights)
+        places = np.tile(np.arange(n, dtype=np.float32), 2)  # only their order counts
+        found.append(_areas(metrics, places, np.repeat([0, 1], n), np.concatenate([negative, positive])))
+        shares.append(positive.sum())
+    return {
+        name: float(np.average([own[name] for own in found], weights=shares if name == "auc" else None))
+        for name in metrics
+    }
+
+
 def _areas(metrics: list[str], scores: Array, truth: Array, weight: Array) -> dict[str, float]:
     """Compute XGBoost's metrics of these rows; all ranks compute the same."""
     several = scores.ndim == 2 and scores.shape[1] > 1
-    params: dict[str, Any] = {"objective": "binary:logistic", "eval_metric": metrics, "base_score": 0.5, "nthread": 1}
+    # Of one score a row XGBoost is to order the rows by it as it is, and so gets it as the prediction of a regression.
+    params: dict[str, Any] = {"objective": "reg:squarederror", "eval_metric": metrics, "base_score": 0.5, "nthread": 1}
     margins = scores.astype(np.float32)
     if several:
         params |= {"objective": "multi:softprob", "num_class": scores.shape[1]}

@@ -1,0 +1,75 @@
+"""Metrics of the rows of all ranks, which a framework's adapter computes after each iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayline.core.errors import ParameterError
+from rayline.core.framework import Rows, TrainContext
+from rayline.core.statistics.score_weights import ScoreWeights
+
+Array = npt.NDArray[Any]
+
+FEW_ROWS = 1 << 20
+"""Rows of all ranks whose scores every rank gets; of more rows the ranks merge the weights at each different score."""
+
+MAX_ROWS = 1 << 23
+"""Rows of all ranks up to which a function of the user's own is called, which needs all of them: 200 MB on every rank."""
+
+
+class ScoreGathering:
+    """Brings scores of the rows of all ranks together: the scores themselves where they are few, else statistics.
+
+    Parameters
+    ----------
+    context
+        This rank. All ranks create the object, and call its methods equally often.
+    rows
+        The rows of each set on this rank.
+    """
+
+    def __init__(self, context: TrainContext, rows: Mapping[str, Rows]) -> None:
+        self._gather = context.gather
+        everyone = context.gather({name: own.n_rows for name, own in rows.items()})
+        self.n_rows: dict[str, int] = {name: sum(found[name] for found in everyone) for name in rows}
+
+    def refuse_function(self, where: str, argument: str) -> None:
+        """Raise ParameterError when a set has more rows than a function of the user's own takes."""
+        for name, n in self.n_rows.items():
+            if n > MAX_ROWS:
+                raise ParameterError(
+                    f"{where}: {argument} needs the scores of all rows at once, and the {name} set has {n:,} rows.",
+                    f"Expected at most {MAX_ROWS:,} on several workers.",
+                    "pass a rayline.evaluate.MetricStatistic as metrics=[…], which is merged, or train on a sample.",
+                )
+
+    def is_small(self, name: str) -> bool:
+        """Return whether the rows of a set are few."""
+        return self.n_rows[name] <= FEW_ROWS
+
+    def rows(self, scores: Array, truth: Array, weight: Array) -> tuple[Array, Array, Array]:
+        """Return scores, labels and weights of the rows of all ranks."""
+        scores, truth, weight = (
+            np.concatenate(own) for own in zip(*self._gather((scores, truth, weight)), strict=True)
+        )
+        return scores, truth, weight
+
+    def tables(self, scores: Sequence[Array], hits: Sequence[Array], weight: Array) -> list[ScoreWeights]:
+        """Return the weights of the rows of all ranks at each different score, one table for each array of scores.
+
+        `hits` says for each row whether it is positive, 0 or 1, or which part of it is.
+        """
+        own = [
+            ScoreWeights.of(score, np.stack([weight * (1.0 - hit), weight * hit]))
+            for score, hit in zip(scores, hits, strict=True)
+        ]
+        parts = zip(*self._gather(own), strict=True)
+        return [ScoreWeights.merge_all(of_score) for of_score in parts]
+
+    def sums(self, values: Array) -> Array:
+        """Return the sums over all ranks."""
+        return np.asarray(np.sum(self._gather(values), axis=0))

@@ -1,0 +1,194 @@
+"""The weight of rows at each different score: what measures of a ranking of two kinds of rows are computed from.
+
+Exact up to 2^20 different scores. Beyond, scores that agree in their leading bits count as equal; as many trailing bits are
+dropped as are needed, which depends on the rows alone and not on their order or blocks. `tied_share` then says how far the area
+under the ROC curve can be off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rayline.core.statistics.base import Statistic
+
+Array = npt.NDArray[Any]
+Pair: TypeAlias = tuple[Array, Array]
+"""Weights of negative and of positive rows."""
+
+MAX_SCORES = 1 << 20
+"""Different scores up to which weights are exact."""
+
+_SIGN = np.uint64(1 << 63)
+
+
+class Curve(NamedTuple):
+    """Weights at each different score, from the lowest: the scores, and an array of shape (scores, labels)."""
+
+    scores: Array
+    weights: Array
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreWeights(Statistic):
+    """The weights of the labels at each different score. `of(scores, weights)` takes weights of shape (labels, rows).
+
+    >>> made = ScoreWeights.of(np.array([0.5, 0.2, 0.5]), np.array([[1.0, 1, 0], [0, 0, 2]]))
+    >>> made.curve().scores.tolist(), made.curve().weights.tolist()
+    ([0.2, 0.5], [[1.0, 0.0], [1.0, 2.0]])
+    """
+
+    keys: Array | None = None  # uint64 in the order of the scores, without the `level` trailing bits, ascending
+    weights: Array | None = None  # (labels, scores)
+    level: int = 0
+    most: int = MAX_SCORES  # different scores up to which it is exact
+
+    @classmethod
+    def of(cls, *values: Any, **options: Any) -> Self:
+        scores, weights = values
+        if not len(scores):
+            return cls()
+        keys = order_keys(scores)
+        order = np.argsort(keys, kind="stable")
+        return cls(*united([(keys[order], np.asarray(weights, np.float64)[:, order], 0)])).limited(MAX_SCORES)
+
+    @classmethod
+    def empty(cls, **options: Any) -> Self:
+        return cls()
+
+    def merge(self, other: Self) -> Self:
+        return self.merge_all([self, other])
+
+    @classmethod
+    def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
+        given = list(states)
+        found = [state for state in given if state.keys is not None]
+        if len(found) < 2:
+            return found[0] if found else cls(most=min((s.most for s in given), default=MAX_SCORES))
+        level = max(state.level for state in found)
+        keys, weights = united([(s.keys, s.weights, level - s.level) for s in found])
+        most = min(state.most for state in found)
+        return cls(keys, weights, level, most=most).limited(most)
+
+    def limited(self, most: int) -> Self:
+        """Return the table with at most so many different scores, now and after every merge."""
+        if self.keys is None or self.weights is None or len(self.keys) <= most:
+            return self if self.most == most else replace(self, most=most)
+        raised = level_of(self.keys, most)
+        keys, weights = united([(self.keys, self.weights, raised)])
+        return replace(self, keys=keys, weights=weights, level=self.level + raised, most=most)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no scores that differ count as equal."""
+        return self.level == 0
+
+    @property
+    def order(self) -> Array:
+        """The keys with all their bits, uint64."""
+        return np.empty(0, np.uint64) if self.keys is None else self.keys << np.uint64(self.level)
+
+    def curve(self) -> Curve:
+        """Return the scores and the weights of each label."""
+        if self.keys is None or self.weights is None:
+            return Curve(np.empty(0), np.zeros((0, 1)))
+        return Curve(order_values(self.order), self.weights.T)
+
+
+def order_keys(values: Array) -> Array:
+    """Return unsigned integers in the order of the numbers.
+
+    >>> bool((np.diff(order_keys(np.array([-1.0, 0.0, 0.5, 2.0])).astype(float)) > 0).all())
+    True
+    """
+    bits = (np.asarray(values, dtype=np.float64) + 0.0).view(np.uint64)  # -0.0 is 0.0
+    is_negative = bits >= _SIGN
+    if not is_negative.any():
+        return bits | _SIGN
+    return np.where(is_negative, ~bits, bits | _SIGN)
+
+
+def order_values(keys: Array) -> Array:
+    """Return the numbers of order keys."""
+    is_positive = keys >= _SIGN
+    found = keys ^ _SIGN if is_positive.all() else np.where(is_positive, keys ^ _SIGN, ~keys)
+    return found.view(np.float64)
+
+
+def united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
+    """Return the different keys of several tables, without trailing bits, and the sums of their weights."""
+    keys = np.concatenate([own >> np.uint64(drop) if drop else own for own, _, drop in parts])
+    weights = np.concatenate([own for _, own, _ in parts], axis=1)
+    if len(parts) > 1:
+        order = np.argsort(keys, kind="stable")  # merges runs that are sorted already
+        keys, weights = keys[order], weights[:, order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    if len(starts) == len(keys):
+        return keys, weights
+    return keys[starts], np.add.reduceat(weights, starts, axis=1)
+
+
+def level_of(keys: Array, most: int) -> int:
+    """Return the number of trailing bits to drop so that at most so many different keys remain; keys ascend."""
+
+    def different(level: int) -> int:
+        short = keys >> np.uint64(level)
+        return int(np.count_nonzero(short[1:] != short[:-1])) + 1
+
+    if len(keys) <= most:
+        return 0
+    low, high = 0, 63  # `low` bits are too few, `high` enough: different keys decrease with the level
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if different(middle) <= most else (middle, high)
+    return high
+
+
+# -- measures of a ranking, of the weights at ascending scores of negative and of positive rows, shape (…, scores) -------------
+
+
+def area_under_roc(negative: Array, positive: Array) -> Array:
+    """Return the probability that a positive row has a higher score than a negative one; half of it where they are equal.
+
+    NaN without negative or without positive rows.
+    """
+    below = np.cumsum(negative, axis=-1)
+    below -= negative / 2
+    pairs = negative.sum(axis=-1) * positive.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, (positive * below).sum(axis=-1) / pairs, np.nan)
+
+
+def average_precision(negative: Array, positive: Array) -> Array:
+    """Return the sum of the precision at each score times the recall gained there; NaN without positive rows."""
+    gained = positive[..., ::-1]
+    found = np.cumsum(gained, axis=-1)
+    rows = np.cumsum(negative[..., ::-1], axis=-1)
+    rows += found
+    total = positive.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(rows > 0, found / rows, 0.0)
+        return np.where(total > 0, (precision * gained).sum(axis=-1) / total, np.nan)
+
+
+def tied_share(negative: Array, positive: Array) -> float:
+    """Return by how much an area under the ROC curve can be off, when only the order within equal scores is unknown."""
+    pairs = negative.sum() * positive.sum()
+    return float((negative * positive).sum() / pairs / 2) if pairs > 0 else 0.0
+
+
+def weighted_median(scores: Array, weights: Array) -> float:
+    """Return the median of scores in ascending order: the mean of both where the halves have the same weight."""
+    filled = weights > 0
+    scores, total = scores[filled], np.cumsum(weights[filled])
+    if not len(scores):
+        return float("nan")
+    half = total[-1] / 2
+    place = int(np.searchsorted(total, half, side="left"))
+    if total[place] == half and place + 1 < len(scores):
+        return float((scores[place] + scores[place + 1]) / 2)
+    return float(scores[place])
