@@ -108,7 +108,7 @@ def test_functions_of_too_many_rows_are_refused(monkeypatch: pytest.MonkeyPatch)
 
     def refused(context: TrainContext, places: slice) -> str:
         with pytest.raises(rl.ParameterError, match="feval needs the scores of all rows") as raised:
-            ScoreGathering(context, {"train": context.train}).refuse_function("lightgbm trainer", "feval")
+            ScoreGathering(context, {"train": context.train}).refuse_function("feval")
         return str(raised.value)
 
     assert len({*on_ranks(refused)}) == 1

@@ -37,12 +37,12 @@ class ScoreGathering:
         everyone = context.gather({name: own.n_rows for name, own in rows.items()})
         self.n_rows: dict[str, int] = {name: sum(found[name] for found in everyone) for name in rows}
 
-    def refuse_function(self, where: str, argument: str) -> None:
-        """Raise ParameterError when a set has more rows than a function of the user's own takes."""
+    def refuse_function(self, argument: str) -> None:
+        """Raise ParameterError when a set has more rows than a function of the user's own takes, which is passed as this argument."""
         for name, n in self.n_rows.items():
             if n > MAX_ROWS:
-                raise ParameterError(
-                    f"{where}: {argument} needs the scores of all rows at once, and the {name} set has {n:,} rows.",
+                raise ParameterError.here(
+                    f"{argument} needs the scores of all rows at once, and the {name} set has {n:,} rows.",
                     f"Expected at most {MAX_ROWS:,} on several workers.",
                     "pass a rayline.evaluate.MetricStatistic as metrics=[…], which is merged, or train on a sample.",
                 )

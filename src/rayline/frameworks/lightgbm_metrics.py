@@ -59,7 +59,7 @@ class LightGBMMetrics:
         self._found: dict[tuple[str, str], float] = {}
         self._everyone = ScoreGathering(context, rows) if self._functions or self._of_all else None
         if self._everyone is not None and self._functions:
-            self._everyone.refuse_function("lightgbm trainer", "feval")
+            self._everyone.refuse_function("feval")
 
     def of(self, sets: Mapping[str, Any]) -> None:
         """Register which Dataset belongs to which set."""

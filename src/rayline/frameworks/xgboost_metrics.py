@@ -57,7 +57,7 @@ class XGBoostMetrics:
         self._sets: dict[int, str] = {}
         self._everyone = ScoreGathering(context, rows) if self.needed else None
         if self._everyone is not None and function is not None:
-            self._everyone.refuse_function("xgboost trainer", "custom_metric")
+            self._everyone.refuse_function("custom_metric")
 
     @property
     def needed(self) -> bool:
