@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-gpu test-all horovod lint package docs release bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs release bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -39,6 +39,13 @@ test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
 
 test-slow: $(VENV)/.test  ## tests that take longer
 	$(PYTEST) -q -m slow
+
+# What test-fast and test-ray skip without PyTorch, Lightning, Transformers, RLlib and MLflow.
+test-frameworks: $(VENV)/.everything  ## tests of every framework and of what needs them all
+	$(PYTEST) -q --durations=10 -m "not slow" tests/frameworks tests/testing tests/train/trackers tests/test_mlflow.py tests/test_device.py tests/test_docs.py
+
+test-contracts: $(VENV)/.everything  ## the contract of every framework, on Ray too
+	$(PYTEST) -q --durations=10 -m slow -k contract tests/frameworks tests/testing
 
 # The frameworks must be builds for GPUs: pip install torch xgboost into $(VENV), in place of xgboost-cpu.
 test-gpu: $(VENV)/.test  ## tests on a real GPU; without one they are skipped, with a word
