@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayline import compat
+from rayline.compat import boosting, deep_learning
+from rayline.compat import ray as ray_names
+from rayline.compat import sklearn as sklearn_names
+from rayline.compat import uvicorn as uvicorn_names
+from rayline.compat.private_name import PRIVATE_NAMES, PrivateName
 
-SOURCE = Path(compat.__file__).parent
+SOURCE = Path(ray_names.__file__).parents[1]
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "compat")
 
 
 @pytest.fixture
 def without_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+    monkeypatch.setattr(PrivateName, "find", lambda name: None)
 
 
-@pytest.mark.parametrize("name", compat.PRIVATE_NAMES, ids=lambda name: name.path)
-def test_private_name_is_there(name: compat.PrivateName) -> None:
+@pytest.mark.parametrize("name", PRIVATE_NAMES, ids=lambda name: name.path)
+def test_private_name_is_there(name: PrivateName) -> None:
     pytest.importorskip(name.path.partition(".")[0].partition(":")[0])
     assert name.find() is not None, (
         f"{name.path} (last seen in {name.seen}) is missing. It is used for: {name.use} "
@@ -34,14 +40,77 @@ def test_private_name_is_there(name: compat.PrivateName) -> None:
 
 def test_a_missing_name_is_none() -> None:
     for path in ("no_such_library:name", "json:no_such_name", "json._no_such_module:name"):
-        assert compat.PrivateName(path, "", "", "").find() is None
+        assert PrivateName(path, "", "", "").find() is None
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(path for path in SOURCE.rglob("*.py") if path.name != "compat.py"),
-    ids=lambda path: str(path.relative_to(SOURCE)),
-)
+@pytest.mark.parametrize("name", [name for name in PRIVATE_NAMES if name.attributes], ids=lambda name: name.path)
+def test_private_attributes_are_there(name: PrivateName) -> None:
+    pytest.importorskip(name.path.partition(".")[0].partition(":")[0])
+    found = name.find()
+    classes = found.__mro__[:-1] if isinstance(found, type) else [found]
+    source = "".join(inspect.getsource(inspect.unwrap(part)) for part in classes)
+    assert not [attribute for attribute in name.attributes if not re.search(rf"\b{attribute}\b", source)], name.seen
+
+
+def private_names(path: Path) -> set[str]:
+    """Every private attribute, keyword argument and string that has the form of one."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.keyword) and node.arg:
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            found.add(node.value)
+    return {name for name in found if re.match("_[a-zA-Z]", name)}
+
+
+def defined_names(path: Path) -> set[str]:
+    """Every name that a file gives to something of its own."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return found
+
+
+NAMED_TUPLE = {"_asdict", "_fields", "_replace"}
+SUFFIXES = {
+    "evaluate/compare.py": {"_high", "_low"},
+    "frameworks/verify/xgboost_model.py": {"_nodes", "_segments", "_sizes"},
+    "stages/combine.py": {"_per_"},
+    "stages/dates.py": {"_cos", "_holiday", "_sin"},
+    "stages/discretize.py": {"_bin"},
+    "stages/encode.py": {"_infrequent"},
+    "stages/splines.py": {"_sp_"},
+}
+"""Parts of names of columns and of other names."""
+
+SUBCLASSES = {"serve/http_connection.py": {"_unset_keepalive_if_required"}}
+"""Methods that a subclass of the library's class inherits; their paths are registered all the same."""
+
+
+def test_private_attributes_of_libraries_are_used_in_compat_only() -> None:
+    own = NAMED_TUPLE.union(*map(defined_names, FILES))
+    registered = {name.path.rpartition(".")[2] for name in PRIVATE_NAMES}
+    for path in FILES:
+        file = str(path.relative_to(SOURCE))
+        foreign = private_names(path) - own - SUFFIXES.get(file, set())
+        assert foreign == SUBCLASSES.get(file, set()), f"{file}: private names of libraries stand in rayline.compat"
+        assert foreign <= registered
+
+
+def test_private_attributes_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("def _own(): ray.init(_temp_dir=1); x.y._z(); getattr(m, '_w')\nself._kept = _own()", "utf-8")
+    assert private_names(path) - defined_names(path) == {"_temp_dir", "_z", "_w"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_private_names_are_imported_here_only(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(("rayline", "_", "__")):
@@ -67,19 +136,14 @@ def test_serve_client_keeps_its_controller() -> None:
         assert hasattr(controller, method)
 
 
-def test_serve_deployment_takes_internal() -> None:
-    serve = pytest.importorskip("ray.serve")
-    assert "_internal" in inspect.signature(serve.Deployment.options).parameters
-
-
 def test_haproxy_settings_reach_the_configuration_as_they_are() -> None:
     jinja2 = pytest.importorskip("jinja2")
-    template = compat._HAPROXY_TEMPLATE.find()
+    template = ray_names._HAPROXY_TEMPLATE.find()
     if template is None:
         pytest.skip("no Ray Serve with HAProxy")
     assert "bind *:{{ config.stats_port }}" in template  # the line that serve/ingress.py binds to this machine
-    for name, line in compat._HAPROXY_LINES.items():
-        value = compat.haproxy_setting(name, "value", "option one", "option two")
+    for name, line in ray_names._HAPROXY_LINES.items():
+        value = ray_names.haproxy_setting(name, "value", "option one", "option two")
         text = jinja2.Template(line).render(config={name.lower(): value})
         assert [part.strip() for part in text.splitlines()] == [
             f"{line.partition(' {{')[0]} value",
@@ -108,6 +172,48 @@ def test_ray_data_has_the_fallback_of_ref_bundles() -> None:
     assert hasattr(importlib.import_module("ray.data").Dataset, "to_arrow_refs")  # the fallback of ref_bundles
 
 
+def test_a_dataset_with_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldDataset:
+        def __init__(self) -> None:
+            self.context = SimpleNamespace(preserve_order=False)
+
+        def copy(self, other: OldDataset) -> OldDataset:
+            raise AssertionError("it shares the settings")
+
+    data = OldDataset()
+    ray_names.dataset_with_own_settings(data).context.preserve_order = True
+    assert not data.context.preserve_order
+
+
+def test_what_searchers_and_schedulers_were_made_with() -> None:
+    assert ray_names.own_space(SimpleNamespace(_space={"x": 1})) == {"x": 1}
+    assert ray_names.own_space(SimpleNamespace(_space={})) is ray_names.own_space(object()) is None
+    assert ray_names.own_objective(SimpleNamespace(_metric="loss", _mode="min")) == {"metric": "loss", "mode": "min"}
+    assert ray_names.own_objective(object()) == {"metric": None, "mode": None}
+
+
+def test_a_scorer_is_named_by_its_function() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    assert sklearn_names.scorer_function(metrics.get_scorer("accuracy")) is metrics.accuracy_score
+    assert sklearn_names.scorer_function(len) is len
+
+
+def test_support_vectors_without_an_attribute_are_refused() -> None:
+    svm = pytest.importorskip("sklearn.svm")
+    model = svm.SVC().fit([[0.0], [1.0], [2.0]], [0, 1, 1])
+    assert sklearn_names.support_vectors(model).counts.sum() == len(model.support_)
+    del model._probA
+    with pytest.raises(ValueError, match="_probA"):
+        sklearn_names.support_vectors(model)
+
+
+@pytest.mark.usefixtures("without_private_names")
+def test_a_batch_is_moved_to_the_device_of_the_training() -> None:
+    tensor = SimpleNamespace(to=lambda device: f"on {device}")
+    trainer = SimpleNamespace(args=SimpleNamespace(device="cpu"))
+    assert deep_learning.on_its_device(trainer, {"ids": tensor}) == {"ids": "on cpu"}
+
+
 # -- Fallbacks -------------------------------------------------------------------------------------------------------------------
 
 
@@ -125,13 +231,13 @@ def test_xgboost_predicts_the_same_without_its_c_interface(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("without_private_names")
 def test_xgboost_library_may_be_missing() -> None:
-    assert compat.xgboost_library() is None
+    assert boosting.xgboost_library() is None
 
 
 def test_lightgbm_aliases() -> None:
     pytest.importorskip("lightgbm")
-    assert {"objective", "application", "loss"} <= {*compat.lightgbm_aliases("objective")}
-    parameters = compat.lightgbm_parameters()
+    assert {"objective", "application", "loss"} <= {*boosting.lightgbm_aliases("objective")}
+    parameters = boosting.lightgbm_parameters()
     assert parameters is not None
     assert "num_trees" in parameters["num_iterations"]
 
@@ -141,8 +247,8 @@ def test_lightgbm_trains_with_main_names_alone() -> None:
     pytest.importorskip("lightgbm")
     from rayline.core.registry import framework
 
-    assert compat.lightgbm_aliases("objective") == ("objective",)
-    assert compat.lightgbm_parameters() is None
+    assert boosting.lightgbm_aliases("objective") == ("objective",)
+    assert boosting.lightgbm_parameters() is None
     framework("lightgbm").check({"objective": "regression", "num_iterations": 3})
 
 
@@ -151,9 +257,9 @@ def test_sklearn_types_without_private_names(monkeypatch: pytest.MonkeyPatch) ->
     from sklearn.svm import SVC
     from sklearn.tree import DecisionTreeClassifier
 
-    installed = compat.sklearn_types.__wrapped__()
-    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
-    fallback = compat.sklearn_types.__wrapped__()
+    installed = sklearn_names.sklearn_types.__wrapped__()
+    monkeypatch.setattr(PrivateName, "find", lambda name: None)
+    fallback = sklearn_names.sklearn_types.__wrapped__()
     assert fallback.tree is installed.tree
     assert isinstance(DecisionTreeClassifier().fit([[0], [1]], [0, 1]).tree_, fallback.tree)
     assert issubclass(SVC, fallback.support_vectors)
@@ -169,19 +275,19 @@ def test_sklearn_validation_with_and_without_private_names(monkeypatch: pytest.M
     weights = [2.0, [1, 2, 3], np.array([1, 2, 3], np.float32)]
 
     def results() -> list[Any]:
-        checked = [compat.sklearn_check_y(y, None, is_numeric=y.dtype.kind != "U") for y in targets]
-        checked += [compat.sklearn_check_sample_weight(weight, rows) for weight in weights]
+        checked = [sklearn_names.sklearn_check_y(y, None, is_numeric=y.dtype.kind != "U") for y in targets]
+        checked += [sklearn_names.sklearn_check_sample_weight(weight, rows) for weight in weights]
         for wrong in ([1, 2], [1, 2, np.nan], [[1], [2], [3]]):
             with pytest.raises(ValueError):
-                compat.sklearn_check_sample_weight(wrong, rows)
+                sklearn_names.sklearn_check_sample_weight(wrong, rows)
         with pytest.raises(ValueError):
-            compat.sklearn_check_y(np.array([1.0, np.inf]), None)
+            sklearn_names.sklearn_check_y(np.array([1.0, np.inf]), None)
         with pytest.raises(ValueError):
-            compat.sklearn_check_y(np.ones((2, 2)), None)
+            sklearn_names.sklearn_check_y(np.ones((2, 2)), None)
         return checked
 
     with_names = results()
-    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+    monkeypatch.setattr(PrivateName, "find", lambda name: None)
     for expected, got in zip(with_names, results(), strict=True):
         assert got.dtype == expected.dtype
         assert np.array_equal(got, expected)
@@ -190,7 +296,7 @@ def test_sklearn_validation_with_and_without_private_names(monkeypatch: pytest.M
 def test_tracker_imports_are_prevented_and_restored() -> None:
     usage = pytest.importorskip("ray.air._internal.usage")
     before = usage.tag_callbacks
-    with compat.without_tracker_imports():
+    with ray_names.without_tracker_imports():
         assert usage.tag_callbacks([]) is False
         assert usage.tag_callbacks is not before
     assert usage.tag_callbacks is before
@@ -198,15 +304,15 @@ def test_tracker_imports_are_prevented_and_restored() -> None:
 
 @pytest.mark.usefixtures("without_private_names")
 def test_ray_fallbacks_do_nothing() -> None:
-    with compat.without_tracker_imports():
+    with ray_names.without_tracker_imports():
         pass
-    compat.put_cluster_value("key", "value")
-    assert compat.get_cluster_value("key") is None
-    compat.delete_cluster_value("key")
-    assert compat.registered_environment("CartPole-v1") is None
-    assert compat.is_task_argument()
-    assert compat.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
-    compat.set_default_http_protocol("module:name")
+    ray_names.put_cluster_value("key", "value")
+    assert ray_names.get_cluster_value("key") is None
+    ray_names.delete_cluster_value("key")
+    assert ray_names.registered_environment("CartPole-v1") is None
+    assert ray_names.is_task_argument()
+    assert ray_names.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
+    uvicorn_names.set_default_http_protocol("module:name")
 
 
 @pytest.mark.usefixtures("without_private_names")
@@ -214,7 +320,7 @@ def test_serve_is_shut_down_without_its_client(monkeypatch: pytest.MonkeyPatch) 
     serve = pytest.importorskip("ray.serve")
     calls: list[str] = []
     monkeypatch.setattr(serve, "shutdown", lambda: calls.append("shutdown"))
-    compat.shut_down_serve()
+    ray_names.shut_down_serve()
     assert calls == ["shutdown"]
 
 
@@ -222,16 +328,18 @@ def test_serve_is_shut_down_without_its_client(monkeypatch: pytest.MonkeyPatch) 
 def test_lightning_checkpoint_without_its_connector(tmp_path: Path) -> None:
     written: list[Any] = []
     trainer = SimpleNamespace(world_size=1, save_checkpoint=written.append)
-    compat.save_lightning_checkpoint(trainer, tmp_path / "training.pt")
+    deep_learning.save_lightning_checkpoint(trainer, tmp_path / "training.pt")
     assert written == [tmp_path / "training.pt"]
     with pytest.raises(RuntimeError, match="one of several workers"):
-        compat.save_lightning_checkpoint(SimpleNamespace(world_size=2), tmp_path / "training.pt")
+        deep_learning.save_lightning_checkpoint(SimpleNamespace(world_size=2), tmp_path / "training.pt")
 
 
 def test_horovod_server_without_its_socket() -> None:
     closed: list[bool] = []
-    compat.close_horovod_server(SimpleNamespace(_httpd=SimpleNamespace(server_close=lambda: closed.append(True))))
-    compat.close_horovod_server(object())
+    deep_learning.close_horovod_server(
+        SimpleNamespace(_httpd=SimpleNamespace(server_close=lambda: closed.append(True)))
+    )
+    deep_learning.close_horovod_server(object())
     assert closed == [True]
 
 
@@ -243,7 +351,7 @@ def test_is_task_argument(ray_session: Any) -> None:
 
     class Probe:
         def __reduce__(self) -> Any:
-            return (str, (str(compat.is_task_argument()),))
+            return (str, (str(ray_names.is_task_argument()),))
 
     assert ray_session.get(read.remote(Probe())) == "True"
     assert pickle.loads(pickle.dumps(Probe())) == "False"
@@ -252,36 +360,36 @@ def test_is_task_argument(ray_session: Any) -> None:
 @pytest.mark.ray
 def test_ref_bundles_with_and_without_the_private_name(ray_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> tuple[int, list[Any]]:
-        bundles = list(compat.ref_bundles(data))
+        bundles = list(ray_names.ref_bundles(data))
         n = sum(entry.metadata.num_rows for bundle in bundles for entry in bundle.blocks)
         tables = [table for bundle in bundles for table in ray_session.get(list(bundle.block_refs))]
         return n, sorted(value for table in tables for value in table["id"].to_pylist())
 
     data = ray_session.data.range(10, override_num_blocks=3).materialize()
     expected = rows()
-    monkeypatch.setattr(compat.PrivateName, "find", lambda name: None)
+    monkeypatch.setattr(PrivateName, "find", lambda name: None)
     assert rows() == expected == (10, list(range(10)))
 
 
 @pytest.mark.ray
 def test_cluster_values(ray_session: Any) -> None:
-    assert compat.get_cluster_value("rayline-test") is None
-    compat.put_cluster_value("rayline-test", "text")
-    assert compat.get_cluster_value("rayline-test") == "text"
-    compat.delete_cluster_value("rayline-test")
-    assert compat.get_cluster_value("rayline-test") is None
+    assert ray_names.get_cluster_value("rayline-test") is None
+    ray_names.put_cluster_value("rayline-test", "text")
+    assert ray_names.get_cluster_value("rayline-test") == "text"
+    ray_names.delete_cluster_value("rayline-test")
+    assert ray_names.get_cluster_value("rayline-test") is None
 
 
 def test_a_trainer_of_ray_train_starts_no_cleaner() -> None:
     class RayTrainer:
         def _create_default_callbacks(self) -> list[Any]:
-            cleaner = compat._TRAIN_CLEANER.find()
+            cleaner = ray_names._TRAIN_CLEANER.find()
             return [cleaner.__new__(cleaner), "another"]
 
     pytest.importorskip("ray.train")
-    assert compat.without_placement_group_cleaner(RayTrainer())._create_default_callbacks() == ["another"]
+    assert ray_names.without_placement_group_cleaner(RayTrainer())._create_default_callbacks() == ["another"]
 
 
 def test_a_trainer_of_ray_train_without_the_names(without_private_names: None) -> None:
     trainer = SimpleNamespace()
-    assert compat.without_placement_group_cleaner(trainer) is trainer
+    assert ray_names.without_placement_group_cleaner(trainer) is trainer

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline import compat
+from rayline.compat.sklearn import sklearn_check_sample_weight, sklearn_check_y
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Features
 from rayline.core.schema import col
@@ -102,7 +102,7 @@ class _Estimator(_Tables):
         weight = None
         if sample_weight is not None:
             weight = WEIGHT
-            table = table.with_columns(pl.Series(WEIGHT, compat.sklearn_check_sample_weight(sample_weight, X)))
+            table = table.with_columns(pl.Series(WEIGHT, sklearn_check_sample_weight(sample_weight, X)))
         preprocessor = None if self.preprocessor is None else self.preprocessor.clone()
         trainer = self.trainer.replace({})
         result = fit(trainer, preprocessor, table, target_columns=[TARGET], sample_weight=weight, verbose=False)
@@ -135,7 +135,7 @@ class RaylineClassifier(ClassifierMixin, _Estimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Fit the preprocessor and train. Shapes: X (n, features), y (n,), sample_weight (n,) or None."""
         _require_target(self, y)
-        y = compat.sklearn_check_y(y, self)
+        y = sklearn_check_y(y, self)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         # Codes as strings are classes for every framework and every type of label, and keep their order.
@@ -184,7 +184,7 @@ class RaylineRegressor(RegressorMixin, _Estimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Fit the preprocessor and train. Shapes: X (n, features), y (n,), sample_weight (n,) or None."""
         _require_target(self, y)
-        self._fit(X, pl.Series(compat.sklearn_check_y(y, self, is_numeric=True).astype(np.float64)), sample_weight)
+        self._fit(X, pl.Series(sklearn_check_y(y, self, is_numeric=True).astype(np.float64)), sample_weight)
         return self
 
     def predict(self, X: Any) -> Array:  # noqa: N803

@@ -16,7 +16,7 @@ import ray
 from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
-from rayline import compat
+from rayline.compat.ray import SOURCES, dataset_of_bundles, operator_names
 from rayline.engine.blocks import RaylineTask
 
 KEPT_SHARE = 0.25
@@ -137,13 +137,13 @@ def materialized(data: Dataset) -> Dataset:
     kept = kept_rows(data)
     if kept is None or not kept.is_complete:
         return data
-    return compat.dataset_of_bundles(data, list(kept.bundles()))
+    return dataset_of_bundles(data, list(kept.bundles()))
 
 
 def _runs_functions(data: Dataset) -> bool:
     """Return whether reading the Dataset runs functions other than Rayline's own: reading files again costs as much as keeping."""
     if isinstance(data, MaterializedDataset):
         return False
-    names = compat.operator_names(data)
+    names = operator_names(data)
     own = f"MapBatches({RaylineTask.__name__}"
-    return any(kind not in compat.SOURCES and not name.startswith(own) for kind, name in names)
+    return any(kind not in SOURCES and not name.startswith(own) for kind, name in names)

@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayError, RayTaskError
 
-from rayline import compat
+from rayline.compat.ray import dataset_with_own_settings, ref_bundles
 from rayline.core import registry
 from rayline.core.engine import Engine, Placement
 from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, counted, shorten
@@ -129,7 +129,7 @@ class RayEngine(Engine):
         work = MappedBlock(SerializedFunction.of(function))
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": placement.batch_size}
         source = materialized(data)
-        mapped: Dataset = Dataset.copy(source, _deep_copy=True)
+        mapped: Dataset = dataset_with_own_settings(source)
         # A RaylineError keeps its type until it reaches the consumer of the dataset.
         mapped.context.raise_original_map_exception = True
         if placement.num_gpus:
@@ -504,7 +504,7 @@ def _possible(placement: Placement | None) -> Placement:
 def _own(data: Dataset) -> Dataset:
     """Return the same dataset with Rayline's settings: no progress bar, blocks in order, errors as they were raised."""
     _refuse_no_cpu_left(data)
-    own: Dataset = Dataset.copy(data, _deep_copy=True)
+    own: Dataset = dataset_with_own_settings(data)
     own.context.enable_progress_bars = False
     own.context.execution_options.preserve_order = True
     own.context.raise_original_map_exception = True
@@ -544,7 +544,7 @@ def _bundles(data: Dataset) -> Iterator[Any]:
     """Iterate over the blocks as references, as they become ready; when the first takes long, report the likely reason."""
     _refuse_no_cpu_left(data)
     with patience(lambda: busy("no rows of a Dataset are there yet")) as is_over:
-        for bundle in compat.ref_bundles(data):
+        for bundle in ref_bundles(data):
             is_over()
             yield bundle
 

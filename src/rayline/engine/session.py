@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
+from rayline.compat.ray import session_directory
 from rayline.core.errors import ResourceError
 from rayline.core.sockets import MAX_SOCKET_PATH, short_directory
 
@@ -76,7 +77,7 @@ def _short_session() -> dict[str, Any]:
     usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "/tmp")  # noqa: S108  # as Ray
     if len(os.fsencode(usual)) + SESSION_BYTES <= MAX_SOCKET_PATH:
         return {}
-    return {"_temp_dir": f"{short_directory(SESSION_BYTES)}/ray"}
+    return session_directory(f"{short_directory(SESSION_BYTES)}/ray")
 
 
 def _keep_token_private() -> None:

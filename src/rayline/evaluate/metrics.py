@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from rayline.compat.sklearn import scorer_function
 from rayline.core.errors import ParameterError
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.evaluate import classification, paired, regression
@@ -177,7 +178,7 @@ def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[
             )
         function, declared = (metric.function, metric.mode) if isinstance(metric, CustomMetric) else (metric, None)
         # scikit-learn's scorers have no name but that of the function in them.
-        usual = metric.name if isinstance(metric, CustomMetric) else getattr(metric, "_score_func", metric)
+        usual = metric.name if isinstance(metric, CustomMetric) else scorer_function(metric)
         own_name = name or (usual if isinstance(usual, str) else getattr(usual, "__name__", ""))
         if not own_name.isidentifier():
             raise ParameterError(

@@ -11,7 +11,7 @@ import catboost
 import numpy as np
 import polars as pl
 
-from rayline import compat
+from rayline.compat.boosting import catboost_check
 from rayline.core import scratch
 from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
@@ -356,7 +356,7 @@ def _check_loss(params: Mapping[str, Any]) -> None:
     if _loss(params).startswith(OWN) or not isinstance(params.get(name), str):
         return
     try:
-        compat.catboost_check({"loss_function": params[name]})
+        catboost_check({"loss_function": params[name]})
     except catboost.CatBoostError as error:
         if "for CPU" in str(error):  # it may be for the GPU
             return

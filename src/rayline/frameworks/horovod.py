@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rayline import compat
+from rayline.compat.deep_learning import close_horovod_server
 from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
@@ -78,7 +78,7 @@ class Horovod(Torch):
             yield {"HOROVOD_GLOO_RENDEZVOUS_ADDR": host, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
         finally:
             server.stop()
-            compat.close_horovod_server(server)
+            close_horovod_server(server)
 
 
 class HorovodCommunicator(SingleProcess):

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rayline.compat.deep_learning import has_adapters
 from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
 from rayline.frameworks.verify import module_size, transformer
@@ -17,7 +18,7 @@ from rayline.frameworks.verify.transformer import CONFIG, TEXT
 def save(model: Any, tokenizer: Any, directory: Path, about: Mapping[str, Any]) -> None:
     """Write the model and its tokenizer. Raises ArtifactError when the model has adapters in addition to its weights (LoRA),
     of which only the adapters would be saved, and when the tokenizer writes files that `load` refuses."""
-    if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "peft_config", None):
+    if has_adapters(model):
         raise ArtifactError(
             f"The {type(model).__name__} has adapters (peft): `transformers` would save these without the model.",
             "Expected a model whose weights are its own.",

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch.nn import functional
 
-from rayline import compat
+from rayline.compat.deep_learning import on_its_device, save_transformers_checkpoint, use_one_gpu
 from rayline.core import row_stream, scratch
 from rayline.core.errors import ParameterError
 from rayline.core.framework import Rows, TrainContext
@@ -107,7 +107,7 @@ def fit(
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             callbacks=list(callbacks),
         )
-        compat.use_one_gpu(args)  # not all that a machine has, through DataParallel
+        use_one_gpu(args)  # not all that a machine has, through DataParallel
         trainer.model_accepts_loss_kwargs = (
             False  # the loss is the mean over a batch, to be divided by the accumulated steps
         )
@@ -152,7 +152,7 @@ class _Trainer(transformers.Trainer):
         size = self.args.per_device_eval_batch_size
         with torch.inference_mode():
             for examples in self.eval_dataset.in_order(size):
-                batch = self._prepare_inputs(self.data_collator(examples))
+                batch = on_its_device(self, self.data_collator(examples))
                 losses, weight, _ = self._losses(self.model, dict(batch))
                 weight = torch.ones_like(losses) if weight is None else weight
                 found += (float((losses * weight).sum()), float(weight.sum()))
@@ -205,7 +205,7 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
 
     def _keep(self, directory: Path) -> None:
         """Write transformers' checkpoint, from which it resumes, and Rayline's files next to it."""
-        compat.save_transformers_checkpoint(self._trainer, directory)
+        save_transformers_checkpoint(self._trainer, directory)
         self._save(directory)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from lightgbm.callback import EarlyStopException
 
-from rayline import compat
+from rayline.compat.boosting import lightgbm_aliases, lightgbm_parameters
 from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, counted
 from rayline.core.feature_names import Escaping
@@ -132,7 +132,7 @@ class LightGBM(Framework):
         if context.test is not None:
             sets["test"] = _dataset(context.test, given, train, named)
         rounds = next(
-            (given.pop(name) for name in compat.lightgbm_aliases("num_iterations") if name in given), num_boost_round
+            (given.pop(name) for name in lightgbm_aliases("num_iterations") if name in given), num_boost_round
         )
         if context.resume is not None:
             init_model = self.load(context.resume)
@@ -160,7 +160,7 @@ class LightGBM(Framework):
         params = {"verbosity": -1, **given}
 
         def default(name: str, value: Any) -> None:
-            if not {*compat.lightgbm_aliases(name)} & {*given}:
+            if not {*lightgbm_aliases(name)} & {*given}:
                 params[name] = value
 
         if context.target.task.is_classification:
@@ -257,26 +257,24 @@ class LightGBM(Framework):
         params = args[0] if args else kwargs.get("params") or {}
         if not isinstance(params, Mapping):
             raise ParameterError.value("params", "a dict of LightGBM's parameters", params, where="lightgbm trainer")
-        if (parameters := compat.lightgbm_parameters()) is not None:
+        if (parameters := lightgbm_parameters()) is not None:
             known = {alias for main, aliases in parameters.items() for alias in (main, *aliases)}
             if unknown := {*params} - known:
                 raise ParameterError.unknown(unknown, known, where="lightgbm trainer")
-        for name in compat.lightgbm_aliases("objective"):
+        for name in lightgbm_aliases("objective"):
             if not (params.get(name) is None or isinstance(params[name], str) or callable(params[name])):
                 raise ParameterError.value(
                     name, "the name of an objective, or a function", params[name], where="lightgbm trainer"
                 )
-        refused = [name for main in OF_FILES for name in compat.lightgbm_aliases(main) if name in params]
+        refused = [name for main in OF_FILES for name in lightgbm_aliases(main) if name in params]
         if refused:
             raise ParameterError(
                 f"lightgbm trainer: {refused[0]} is for tables that LightGBM reads from a file itself.",
-                f"Expected none of {sorted(alias for main in OF_FILES for alias in compat.lightgbm_aliases(main))}.",
+                f"Expected none of {sorted(alias for main in OF_FILES for alias in lightgbm_aliases(main))}.",
                 "name the target and the weights in fit, and leave columns out with DropColumns.",
             )
         of_columns = {
-            alias
-            for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES)
-            for alias in compat.lightgbm_aliases(main)
+            alias for main in (*BY_FEATURE, "interaction_constraints", CATEGORIES) for alias in lightgbm_aliases(main)
         }
         if len(self.objective(params).quantiles) > 1:
             raise ParameterError(
@@ -285,11 +283,11 @@ class LightGBM(Framework):
                 "train one model for each, or several quantiles at once with XGBoost (reg:quantileerror), CatBoost (MultiQuantile), "
                 "PyTorch (quantile_alpha) or scikit-learn (quantile_alpha).",
             )
-        untried = of_columns | {*compat.lightgbm_aliases("device_type")}  # the GPU is a worker's
+        untried = of_columns | {*lightgbm_aliases("device_type")}  # the GPU is a worker's
         tried = {k: v for k, v in params.items() if not callable(v) and k not in untried}
         more = (
             {"num_class": 2}
-            if self.task(params) is Task.MULTICLASS and not {*compat.lightgbm_aliases("num_class")} & {*params}
+            if self.task(params) is Task.MULTICLASS and not {*lightgbm_aliases("num_class")} & {*params}
             else {}
         )
         ranks = self.task(params) is Task.RANKING
@@ -307,18 +305,18 @@ class LightGBM(Framework):
             ) from error
 
     def validation_argument(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        return next((name for name in compat.lightgbm_aliases("early_stopping_round") if (params or {}).get(name)), "")
+        return next((name for name in lightgbm_aliases("early_stopping_round") if (params or {}).get(name)), "")
 
     def memory_bytes(self, n_rows: int, width: int, n_outputs: int, *args: Any, **kwargs: Any) -> int:
         params = self.argument("params", args, kwargs) or {}
-        max_bin = next((params[name] for name in compat.lightgbm_aliases("max_bin") if name in params), 255)
+        max_bin = next((params[name] for name in lightgbm_aliases("max_bin") if name in params), 255)
         bins = n_rows * width * (1 if int(max_bin) <= MAX_BYTE_BINS else 2)
         return bins + n_rows * (ROW_BYTES + OUTPUT_BYTES * n_outputs)
 
     def resumable_iterations(self, *args: Any, **kwargs: Any) -> int:
         params, rounds = (self.argument(name, args, kwargs) for name in ("params", "num_boost_round"))
         return int(
-            next((params[name] for name in compat.lightgbm_aliases("num_iterations") if name in (params or {})), rounds)
+            next((params[name] for name in lightgbm_aliases("num_iterations") if name in (params or {})), rounds)
         )
 
     def owns_callback(self, callback: Any) -> bool:
@@ -333,11 +331,11 @@ class LightGBM(Framework):
         return "this build of LightGBM has none; one built with -DUSE_CUDA=1 or -DUSE_GPU=1 (OpenCL) has"
 
     def gpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        asked = {name: (params or {}).get(name) for name in compat.lightgbm_aliases("device_type")}
+        asked = {name: (params or {}).get(name) for name in lightgbm_aliases("device_type")}
         return next((f"{name}={value!r}" for name, value in asked.items() if value in ("gpu", "cuda")), "")
 
     def cpu_arguments(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> str:
-        asked = {name: (params or {}).get(name) for name in compat.lightgbm_aliases("device_type")}
+        asked = {name: (params or {}).get(name) for name in lightgbm_aliases("device_type")}
         return next((f"{name}={value!r} is the CPU" for name, value in asked.items() if value == "cpu"), "")
 
     def best_iteration(self, model: Any) -> int | None:
@@ -405,7 +403,7 @@ def _is_built_for(what: str) -> bool:
 @functools.cache
 def _training() -> frozenset[str]:
     """Return the names in `TRAINING`, with their aliases."""
-    return frozenset(alias for name in TRAINING for alias in compat.lightgbm_aliases(name))
+    return frozenset(alias for name in TRAINING for alias in lightgbm_aliases(name))
 
 
 def _best(file: Path, n_iterations: int) -> int:
@@ -417,13 +415,13 @@ def _best(file: Path, n_iterations: int) -> int:
 
 def _value(params: Mapping[str, Any], name: str, default: Any = None) -> Any:
     """Return the value of a parameter under any of its names."""
-    return next((params[alias] for alias in compat.lightgbm_aliases(name) if params.get(alias) is not None), default)
+    return next((params[alias] for alias in lightgbm_aliases(name) if params.get(alias) is not None), default)
 
 
 def _metrics(params: Mapping[str, Any]) -> set[str]:
     """Return the names of the requested LightGBM metrics."""
     found: set[str] = set()
-    for name in compat.lightgbm_aliases("metric"):
+    for name in lightgbm_aliases("metric"):
         value = params.get(name) or ()
         found |= {*value.split(",")} if isinstance(value, str) else {str(one) for one in value if one is not None}
     return {METRICS.get(name.strip(), name.strip()) for name in found}
@@ -463,14 +461,14 @@ BY_FEATURE = {"monotone_constraints": 0, "feature_contri": 1.0, "max_bin_by_feat
 def _of_features(params: dict[str, Any], context: TrainContext) -> None:
     """Replace names of features by column numbers, in parameters that are set per feature."""
     for main, rest in BY_FEATURE.items():
-        for name in compat.lightgbm_aliases(main):
+        for name in lightgbm_aliases(main):
             if isinstance(params.get(name), Mapping):
                 found = context.by_column(params[name], f"lightgbm trainer: {name}")
                 params[name] = [found.get(place, rest) for place in range(context.n_columns)]
-    for name in compat.lightgbm_aliases("interaction_constraints"):
+    for name in lightgbm_aliases("interaction_constraints"):
         if params.get(name) is not None and not isinstance(params[name], str):
             params[name] = context.groups(params[name], f"lightgbm trainer: {name}")
-    for name in compat.lightgbm_aliases("categorical_feature"):
+    for name in lightgbm_aliases("categorical_feature"):
         if name in params:
             params[CATEGORIES] = sorted(_places(params.pop(name), context, f"lightgbm trainer: {name}"))
 
@@ -548,8 +546,8 @@ def _dataset(rows: Rows, params: Mapping[str, Any], reference: Any = None, categ
 def _sampling_seed(params: Mapping[str, Any]) -> dict[str, int]:
     """Return the seed with which LightGBM draws the rows that decide the bins. It derives it from `seed`, which its Python package does
     not pass on for rows in blocks."""
-    given = {alias: params[alias] for alias in compat.lightgbm_aliases("data_random_seed") if alias in params}
-    seed = next((params[alias] for alias in compat.lightgbm_aliases("seed") if alias in params), None)
+    given = {alias: params[alias] for alias in lightgbm_aliases("data_random_seed") if alias in params}
+    seed = next((params[alias] for alias in lightgbm_aliases("seed") if alias in params), None)
     if given or seed is None:
         return given
     state = (214013 * int(seed) + 2531011) & 0xFFFFFFFF  # LightGBM's generator, and its first number below 2**15 - 1

@@ -10,7 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.registry import register_env
 
-from rayline import compat
+from rayline.compat.ray import has_connectors, registered_environment
 from rayline.core.errors import ParameterError
 from rayline.frameworks import rllib_modules as modules
 
@@ -22,9 +22,6 @@ OWN = {
     "framework": "nothing: policies are PyTorch modules",
 }
 """Settings of RLlib that the trainer sets, and the argument for each."""
-
-UNSEEN = ("_env_to_module_connector", "_module_to_env_connector")
-"""Settings that would put custom code between the observations and the policy."""
 
 
 def settings_of(algorithm: Any, env: Any, config: Mapping[str, Any] | None) -> Any:
@@ -83,7 +80,7 @@ def _refuse_unseen(settings: Any) -> None:
         "it uses RLlib's old API": not settings.enable_rl_module_and_learner,
         "it has several agents": settings.is_multi_agent,
         f"its module has a memory ({', '.join(memory)})": bool(memory),
-        "it has custom connectors": any(getattr(settings, name, None) is not None for name in UNSEEN),
+        "it has custom connectors": has_connectors(settings),
         "no environment is given": settings.env is None,
     }
     for problem in (text for text, found in problems.items() if found):
@@ -119,7 +116,7 @@ def world_of(settings: Any) -> Any:
     """Build the environment as RLlib does. Raises ParameterError when it cannot be built."""
     env, options = settings.env, dict(settings.env_config)
     try:
-        if isinstance(env, str) and (registered := compat.registered_environment(env)) is not None:
+        if isinstance(env, str) and (registered := registered_environment(env)) is not None:
             return registered(options)
         if callable(env):
             return env(options)

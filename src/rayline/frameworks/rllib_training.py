@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-from rayline import compat
+from rayline.compat.ray import delete_cluster_value, get_cluster_value, put_cluster_value
 from rayline.core.errors import ParameterError, RaylineError, TrainingError
 
 RESTART_S, POLL_S = 120.0, 0.2
@@ -27,7 +27,7 @@ class ReportingEnvRunner(SingleAgentEnvRunner):
                 return func(runner, *given, **more)
             except Exception as error:
                 cause = _first_cause(error)
-                compat.put_cluster_value(self.config.rayline_error_key, f"{type(cause).__name__}: {cause}"[:2000])
+                put_cluster_value(self.config.rayline_error_key, f"{type(cause).__name__}: {cause}"[:2000])
                 raise
 
         return super().apply(apply_and_report, *args, **kwargs)
@@ -45,7 +45,7 @@ def environment_errors(settings: Any) -> Iterator[None]:
         raise
     except Exception as error:
         cause = _first_cause(error)
-        left = compat.get_cluster_value(settings.rayline_error_key)
+        left = get_cluster_value(settings.rayline_error_key)
         on_worker = f" on a worker: {left}" if left else f": {type(cause).__name__}: {cause}"
         raise TrainingError(
             f"train.fit: rllib failed{on_worker}",
@@ -53,7 +53,7 @@ def environment_errors(settings: Any) -> Iterator[None]:
             "the error above is its own; max_failures=1 replaces a lost worker.",
         ) from cause
     finally:
-        compat.delete_cluster_value(settings.rayline_error_key)
+        delete_cluster_value(settings.rayline_error_key)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rayline import compat
+from rayline.compat.deep_learning import save_lightning_checkpoint
 from rayline.core import scratch
 from rayline.core.errors import DataError, MissingExtraError, ParameterError
 from rayline.core.framework import Rows, TrainContext
@@ -204,7 +204,7 @@ def _word(name: str) -> str:
 def _keep(trainer: Any, module: Any, directory: Path) -> None:
     """Write Rayline's files and Lightning's checkpoint, on rank 0 alone: Lightning's `save_checkpoint` waits for all ranks."""
     torch_file.save(module, directory)
-    compat.save_lightning_checkpoint(trainer, directory / "training.pt")
+    save_lightning_checkpoint(trainer, directory / "training.pt")
 
 
 def _strategy(context: TrainContext) -> Any:

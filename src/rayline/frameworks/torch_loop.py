@@ -215,7 +215,7 @@ def schedulers() -> dict[str, Any]:
     return {
         n: c
         for n, c in vars(module).items()
-        if isinstance(c, type) and issubclass(c, module.LRScheduler) and n not in ("LRScheduler", "_LRScheduler")
+        if isinstance(c, type) and issubclass(c, module.LRScheduler) and n.lstrip("_") != "LRScheduler"
     }
 
 

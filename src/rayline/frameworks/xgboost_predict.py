@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import xgboost
 
-from rayline import compat
+from rayline.compat.boosting import XGBoostLibrary, xgboost_library
 from rayline.core.features import Array
 from rayline.device import CPU, Device, cupy_for, record
 
-_LIBRARY = compat.xgboost_library()
+_LIBRARY = xgboost_library()
 
 
 def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
@@ -80,7 +80,7 @@ def scores_on_gpu(model: Any, rows: Any, until: int, device: Device) -> Array:
     return record("result", device, found)
 
 
-def _dense(library: compat.XGBoostLibrary, model: Any, rows: Array, until: int) -> Array:
+def _dense(library: XGBoostLibrary, model: Any, rows: Array, until: int) -> Array:
     """Predict through XGBoost's C interface. The Python interface of version 3.2 creates a class for every result: half of the
     time of one row (82 µs, here 38 µs), and a reference cycle of 25 objects that garbage collection has to remove."""
     about = {"data": (rows.ctypes.data, True), "shape": rows.shape, "typestr": rows.dtype.str, "version": 3}

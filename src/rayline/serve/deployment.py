@@ -21,6 +21,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from rayline import device
+from rayline.compat.ray import versioned
 from rayline.core import design, registry
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError, ServeError
@@ -363,9 +364,8 @@ class _Plan:
         # A constant version: Ray Serve then updates a running deployment in place where it can.
         made = serve.deployment(replica_class()).options(
             name=self.options.name,
-            version="1",
             user_config=config,
-            _internal=True,
+            **versioned("1"),
             **deployment_options(self.options),
             **{**self.placement, "ray_actor_options": self._actor()},
         )

@@ -12,7 +12,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rayline import compat
+from rayline.compat.uvicorn import set_default_http_protocol
 
 GC_THRESHOLD_OBJECTS = 500_000
 """More objects than all requests that may wait consist of (100 objects each). Otherwise a growing queue triggers garbage collections,
@@ -157,4 +157,4 @@ class CoalescingConnection(HttpToolsProtocol):
 
 def use_for_ray_serve() -> None:
     """Make CoalescingConnection uvicorn's default in this process; Ray Serve does not set a protocol class."""
-    compat.set_default_http_protocol(f"{__name__}:{CoalescingConnection.__name__}")
+    set_default_http_protocol(f"{__name__}:{CoalescingConnection.__name__}")

@@ -21,7 +21,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from rayline import compat
+from rayline.compat.ray import haproxy_setting, serve_client, shut_down_serve
 from rayline.core.errors import ServeError
 from rayline.core.shared_change import shared_change
 from rayline.core.sockets import short_directory
@@ -67,13 +67,13 @@ def stop() -> None:
 
 def _shut_down(place: str) -> None:
     with contextlib.suppress(RayServeException, TimeoutError, ray.exceptions.RayError):
-        compat.shut_down_serve()
+        shut_down_serve()
     shutil.rmtree(place, ignore_errors=True)
 
 
 def address() -> str:
     """Return the URL of Ray Serve without a path: this machine, or the cluster's head node when it listens on all interfaces."""
-    options = compat.serve_client().http_config
+    options = serve_client().http_config
     host = listening_host()
     if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
         heads = [node["NodeManagerAddress"] for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]
@@ -83,18 +83,18 @@ def address() -> str:
 
 def listening_host() -> str:
     """Return the address that Ray Serve is bound to."""
-    return str(compat.serve_client().http_config.host or "127.0.0.1")
+    return str(serve_client().http_config.host or "127.0.0.1")
 
 
 def routes() -> dict[str, str]:
     """Return the running applications with their route prefixes."""
-    found = compat.serve_client().get_serve_details()["applications"]
+    found = serve_client().get_serve_details()["applications"]
     return {name: about["route_prefix"] for name, about in found.items() if about["route_prefix"] is not None}
 
 
 def is_ours(name: str) -> bool:
     """Return whether the application of this name was made by `to_deployment` or `deploy_config`."""
-    about = compat.serve_client().get_serve_details()["applications"].get(name) or {}
+    about = serve_client().get_serve_details()["applications"].get(name) or {}
     if str((about.get("deployed_app_config") or {}).get("import_path", "")).startswith("rayline."):
         return True
     configs = [
@@ -106,7 +106,7 @@ def is_ours(name: str) -> bool:
 def _controller() -> str | None:
     """Return the id of the running Serve controller; None when there is none."""
     with contextlib.suppress(ValueError):
-        return str(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")._actor_id.hex())
+        return repr(ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve"))  # with its id
     return None
 
 
@@ -136,12 +136,12 @@ HAPROXY = {
     # When a replica dies during a request, HAProxy sends the request again to another one: predictions
     # have no side effects. HAProxy must then have the whole request, body included, in its buffer before it sends
     # any of it. Ray Serve has no setting for this line, but writes the value into HAProxy's configuration unchanged.
-    "RAY_SERVE_HAPROXY_RETRY_ON": compat.haproxy_setting(
+    "RAY_SERVE_HAPROXY_RETRY_ON": haproxy_setting(
         "RETRY_ON", "conn-failure empty-response", "option http-buffer-request"
     ),
     "RAY_SERVE_HAPROXY_RETRIES": "3",
     # In the same way, after the line in which Ray Serve turns every 503 into a 500.
-    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": compat.haproxy_setting("BALANCE_ALGORITHM", "leastconn", *_DEFAULTS),
+    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": haproxy_setting("BALANCE_ALGORITHM", "leastconn", *_DEFAULTS),
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rayline import compat
+from rayline.compat.ray import without_tracker_imports
 from rayline.core.shared_change import shared_change
 
 VARIABLES = {
@@ -36,7 +36,7 @@ def quiet() -> Iterator[None]:
     for name, level in LOGGERS.items():
         logging.getLogger(name).setLevel(level)
     try:
-        with compat.without_tracker_imports():
+        with without_tracker_imports():
             yield
     finally:
         for name, level in levels.items():

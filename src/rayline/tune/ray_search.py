@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from rayline import compat
+from rayline.compat.ray import basic_variants, own_objective, own_space
 from rayline.core.errors import ParameterError
 from rayline.tune import space
 from rayline.tune.domains import to_ray
@@ -96,7 +96,7 @@ class DrawnPoints(NamedTuple):
 
 def drawn(search: Any) -> DrawnPoints | None:
     """Return what Ray Tune's own random search was made with; None for any other searcher."""
-    return DrawnPoints(*compat.basic_variants(search)) if isinstance(search, BasicVariantGenerator) else None
+    return DrawnPoints(*basic_variants(search)) if isinstance(search, BasicVariantGenerator) else None
 
 
 def is_searcher(search: Any) -> bool:
@@ -241,7 +241,7 @@ def searcher(search: Any, config: space.Config, *, seed: int | None, modes: Sequ
     _check_domains(search, config)
     if search.metric not in (None, SCORE) or search.mode not in (None, modes[0]):
         raise _has_its_own(search, {"metric": search.metric, "mode": search.mode})
-    if getattr(search, "_space", None):
+    if own_space(search) is not None:
         raise ParameterError(
             f"tune.run: {type(search).__name__} has a search space of its own.",
             f"Expected config to hold the space, here {space.tuned(config)}.",
@@ -307,7 +307,7 @@ def scheduler(name: Any, known: Sequence[str]) -> TrialScheduler:
         raise ParameterError.value(
             "scheduler", f"None, one of {list(known)}, or a scheduler of ray.tune", name, where="tune.run"
         )
-    own = {"metric": getattr(name, "_metric", None), "mode": getattr(name, "_mode", None)}
+    own = own_objective(name)
     if any(value is not None for value in own.values()):
         raise _has_its_own(name, own)
     return _copied(name)

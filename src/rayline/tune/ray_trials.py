@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
-from rayline import compat
+from rayline.compat.ray import is_task_argument
 from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import space
 from rayline.tune.evaluate import SearchProblem, TrialCandidate
@@ -49,7 +49,7 @@ class SearchRef(str):
         return made
 
     def __reduce__(self) -> Any:
-        return (SearchRef.of, (self.ref,)) if compat.is_task_argument() else (str, (SEARCH,))
+        return (SearchRef.of, (self.ref,)) if is_task_argument() else (str, (SEARCH,))
 
     def __deepcopy__(self, memo: Any) -> SearchRef:
         return self

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
+from rayline.compat.ray import dataset_with_own_settings
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import DataError, ParameterError, counted
@@ -149,7 +150,7 @@ def _share(ds: Any, test_size: Any, percentage: float) -> float:
 
 def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
     if hasattr(ds, "split_at_indices"):
-        ds = type(ds).copy(ds, _deep_copy=True)  # the caller's has its own settings
+        ds = dataset_with_own_settings(ds)
         ds.context.execution_options.preserve_order = True
         ds = ds.materialize()
     n_rows = _n_rows(ds)

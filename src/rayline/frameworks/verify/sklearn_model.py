@@ -12,10 +12,17 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.neighbors import BallTree, KDTree
 
-from rayline import compat
+from rayline.compat.sklearn import (
+    PRIVATE_TYPES,
+    has_other_labels_than_rows,
+    scorer_function,
+    sklearn_types,
+    support_vectors,
+    validate_for_distance,
+)
 from rayline.frameworks.verify import tree_validation
 
-TYPES = compat.sklearn_types()
+TYPES = sklearn_types()
 
 BinaryTree = (KDTree, BallTree)
 
@@ -29,16 +36,12 @@ REVIEWED = {
     "sklearn.neighbors._ball_tree": ("BallTree",),
     "sklearn.metrics._dist_metrics": tuple(f"{name}Distance64" for name in METRICS),
     "sklearn._loss.loss": ("HalfTweedieLoss", "HalfTweedieLossIdentity"),
-    "sklearn.calibration": ("_CalibratedClassifier", "_SigmoidCalibration", "_TemperatureScaling"),
-    "sklearn.gaussian_process._gpc": ("_BinaryGaussianProcessClassifierLaplace",),
     "sklearn.gaussian_process.kernels": (
         *("CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "Product"),
         *("RBF", "RationalQuadratic", "Sum", "WhiteKernel"),
     ),
     "sklearn.neural_network._stochastic_optimizers": ("AdamOptimizer", "SGDOptimizer"),
-    "sklearn.impute._iterative": ("IterativeImputer", "_ImputerTriplet"),
-    "sklearn.multiclass": ("_ConstantPredictor",),
-    "sklearn.metrics._scorer": ("_CurveScorer", "_PassthroughScorer", "_Scorer"),
+    "sklearn.impute._iterative": ("IterativeImputer",),
     "sklearn.model_selection._search_successive_halving": ("HalvingGridSearchCV", "HalvingRandomSearchCV"),
     "sklearn.model_selection._split": (
         *("GroupKFold", "KFold", "LeaveOneOut", "RepeatedKFold", "RepeatedStratifiedKFold", "ShuffleSplit"),
@@ -58,8 +61,9 @@ Distributions of SciPy are not included: they generate code from their state."""
 def safe() -> frozenset[str]:
     """Return the names of the reviewed types and of the functions behind scikit-learn's scorers."""
     scorers = [get_scorer(name) for name in get_scorer_names()]
-    functions = {f"{s._score_func.__module__}.{s._score_func.__name__}" for s in scorers}
-    return frozenset({f"{module}.{name}" for module, names in REVIEWED.items() for name in names} | functions)
+    functions = {f"{f.__module__}.{f.__name__}" for f in map(scorer_function, scorers) if hasattr(f, "__name__")}
+    own = {f"{module}.{name}" for module, names in REVIEWED.items() for name in names}
+    return frozenset(own | functions | {path.replace(":", ".") for path in PRIVATE_TYPES})
 
 
 def check(model: Any) -> None:
@@ -89,7 +93,7 @@ def check(model: Any) -> None:
         elif isinstance(found, BaseEstimator):
             if isinstance(found, TYPES.support_vectors):
                 _support_vectors(found)
-            if hasattr(found, "_y") and hasattr(found, "_fit_X") and len(found._y) != found._fit_X.shape[0]:
+            if has_other_labels_than_rows(found):
                 raise ValueError("there are other labels than neighbours")
             todo += [(value, found) for value in vars(found).values()]
         elif type(found).__module__.startswith("sklearn.") and hasattr(found, "__dict__"):
@@ -117,7 +121,7 @@ def _neighbours(tree: Any) -> None:
     if weight is not None and np.shape(weight) != (n,):
         raise ValueError("a tree of neighbours has other weights than rows")
     _, vector, matrix = metric.__getstate__()
-    metric._validate_data(data)
+    validate_for_distance(metric, data)
     kind = type(metric).__name__
     if (kind.startswith("SE") and len(vector) != width) or (kind.startswith("Maha") and matrix.shape != (width, width)):
         raise ValueError("a distance has another width than its rows")
@@ -165,20 +169,19 @@ def _histogram_tree(tree: Any, owner: Any) -> None:
 def _support_vectors(model: Any) -> None:
     if not hasattr(model, "support_vectors_"):
         return
-    n, counts = len(model.support_), np.asarray(model._n_support)
-    several = model._impl in ("c_svc", "nu_svc")
+    own = support_vectors(model)
+    n, counts, several = len(model.support_), np.asarray(own.counts), own.is_classifier
     n_classes = len(counts) if several else 2
     n_pairs = n_classes * (n_classes - 1) // 2
-    shapes = {
-        "support_vectors_": (n, model.n_features_in_),
-        "_dual_coef_": (n_classes - 1, n),
-        "_intercept_": (n_pairs if several else 1,),
-    }
-    for name, shape in shapes.items():
-        if np.shape(getattr(model, name)) != shape:
+    shapes = [
+        ("support_vectors_", model.support_vectors_, (n, model.n_features_in_)),
+        ("dual_coef_", own.dual_coef, (n_classes - 1, n)),
+        ("intercept_", own.intercept, (n_pairs if several else 1,)),
+    ]
+    for name, array, shape in shapes:
+        if np.shape(array) != shape:
             raise ValueError(f"{name} has another shape than its model")
     if (counts < 0).any() or (several and (counts.sum() != n or len(model.classes_) != n_classes)):
         raise ValueError("there are other support vectors than their number says")
-    for name in ("_probA", "_probB"):
-        if len(getattr(model, name)) not in (0, n_pairs):
-            raise ValueError(f"{name} has another shape than its model")
+    if any(len(array) not in (0, n_pairs) for array in own.probabilities):
+        raise ValueError("the probabilities have another shape than their model")

@@ -1,0 +1,374 @@
+"""Private names of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from rayline.compat.private_name import register
+
+RAY = "ray 2.60.0"
+
+_RAY_WORKER = register(
+    "ray._private.worker:global_worker.get_serialization_context",
+    RAY,
+    use="Find out whether an object is being pickled as an argument of a task or written to a file.",
+    fallback="Treat every object as an argument: references stay in the object store until the driver ends.",
+)
+_TAG_CALLBACKS = register(
+    "ray.air._internal.usage:tag_callbacks",
+    RAY,
+    use="Prevent Ray Tune from importing every installed experiment tracker (more than a second).",
+    fallback="Ray Tune imports them: a search starts more slowly.",
+)
+_TRAIN_CALLBACKS = register(
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
+    RAY,
+    use="Keep Ray Train from starting an actor that outlives a training that was ended, on a Ray without dashboard for ever.",
+    fallback="That actor stays until the Ray ends; it holds no resources.",
+)
+_TRAIN_CLEANER = register(
+    "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+    RAY,
+    use="Recognise the callback that starts that actor.",
+    fallback="That actor stays until the Ray ends; it holds no resources.",
+)
+_SERVE_CLIENT = register(
+    "ray.serve.context:_get_global_client",
+    RAY,
+    use="Read the address, the applications and the routes of a running Ray Serve, and shut it down without retries.",
+    fallback="Call Ray Serve's controller actor directly; shut down with serve.shutdown().",
+)
+_SERVE_CLIENT_CLASS = register(
+    "ray.serve._private.client:ServeControllerClient.shutdown_cached_handles",
+    RAY,
+    use="Shut down Ray Serve without retries of the call in which its controller ends.",
+    fallback="serve.shutdown() alone: Ray logs that it retries.",
+)
+_SERVE_CONTROLLER = register(
+    "ray.serve._private.controller:ServeController.get_serve_instance_details",
+    RAY,
+    use="Read the applications and their routes when `_get_global_client` is missing.",
+    fallback="None: it is itself the fallback.",
+)
+_HAPROXY_TEMPLATE = register(
+    "ray.serve._private.haproxy_templates:HAPROXY_CONFIG_TEMPLATE",
+    RAY,
+    use="Check that Ray Serve copies a setting unchanged to the end of a line of HAProxy's configuration, so that a line break "
+    "in the setting can add lines for which Ray Serve has no setting.",
+    fallback="No lines are added: no request is retried on another replica after its body was sent, and a full queue answers 500.",
+)
+_INTERNAL_KV = register(
+    "ray.experimental.internal_kv:_internal_kv_put",
+    RAY,
+    use="Pass the error of an RLlib environment on a worker to the driver.",
+    fallback="The error names RLlib's own cause only.",
+)
+_INTERNAL_KV_GET = register(
+    "ray.experimental.internal_kv:_internal_kv_get", RAY, use=_INTERNAL_KV.use, fallback=_INTERNAL_KV.fallback
+)
+_INTERNAL_KV_DELETE = register(
+    "ray.experimental.internal_kv:_internal_kv_del", RAY, use=_INTERNAL_KV.use, fallback=_INTERNAL_KV.fallback
+)
+_TUNE_REGISTRY = register(
+    "ray.tune.registry:_global_registry.contains",
+    RAY,
+    use="Look up an environment that the user registered under a name.",
+    fallback="Only names of Gymnasium are known: pass the function that makes the environment instead of its name.",
+)
+_REF_BUNDLES = register(
+    "ray.data:Dataset.iter_internal_ref_bundles",
+    RAY,
+    use="Iterate over the blocks of a Dataset as references, as they are computed, with their numbers of rows.",
+    fallback="Dataset.to_arrow_refs: all blocks are computed first, and one task a block counts its rows.",
+)
+
+
+_LOGICAL_PLAN = register(
+    "ray.data._internal.logical.interfaces:LogicalPlan.dag",
+    RAY,
+    use="See whether reading a Dataset runs the user's functions: only then are rows that are read twice kept in the object store.",
+    fallback="Every Dataset counts as one that runs functions.",
+)
+_INPUT_DATA = register(
+    "ray.data._internal.logical.operators.input_data_operator:InputData",
+    RAY,
+    use="Make a Dataset of blocks that are in the object store already, with what is known of them.",
+    fallback="ray.data.from_arrow_refs, which runs a task for each block.",
+)
+
+_VARIANTS = register(
+    "ray.tune.search.basic_variant:BasicVariantGenerator",
+    RAY,
+    "_random_state",
+    "_points_to_evaluate",
+    "_constant_grid_search",
+    use="Draw the variants of a `BasicVariantGenerator` in this process, as Ray Tune would.",
+    fallback="What another version calls otherwise is empty: points that it was made with are not tried.",
+)
+_OWN_SPACE = register(
+    "ray.tune.search.optuna:OptunaSearch",
+    RAY,
+    "_space",
+    use="Refuse a searcher with a search space of its own, which would take the place of config.",
+    fallback="The searcher decides which of the two it uses.",
+)
+_OWN_OBJECTIVE = register(
+    "ray.tune.schedulers.async_hyperband:AsyncHyperBandScheduler",
+    RAY,
+    "_metric",
+    "_mode",
+    use="Refuse a scheduler that compares trials by a metric of its own.",
+    fallback="Ray Tune refuses the second metric itself, when the trials start.",
+)
+_DEEP_COPY = register(
+    "ray.data:Dataset.copy",
+    RAY,
+    "_deep_copy",
+    use="Give a Dataset settings of its own, so that the caller's keeps its.",
+    fallback="copy.deepcopy of the Dataset.",
+)
+_TEMP_DIR = register(
+    "ray:init",
+    RAY,
+    "_temp_dir",
+    use="Start Ray in a directory of a short path, where the usual one is too long for its sockets.",
+    fallback="Ray starts in its usual directory and says that the path is too long.",
+)
+_INTERNAL_OPTION = register(
+    "ray.serve:Deployment.options",
+    RAY,
+    "_internal",
+    use="Set the version of a deployment, so that Ray Serve updates a running one in place.",
+    fallback="Ray Serve warns that versions are deprecated.",
+)
+_CONNECTORS = register(
+    "ray.rllib.algorithms.algorithm_config:AlgorithmConfig",
+    RAY,
+    "_env_to_module_connector",
+    "_module_to_env_connector",
+    use="Refuse settings that put custom code between the observations and the policy.",
+    fallback="Such a policy is trained, and predicts without that code.",
+)
+
+
+def is_task_argument() -> bool:
+    """Return whether Ray pickles an object as an argument of a task (or a value of the object store) at this moment."""
+    if _RAY_WORKER.find() is None:
+        return True
+    from ray._private.worker import global_worker
+
+    return bool(global_worker.get_serialization_context().is_in_band_serialization())
+
+
+def basic_variants(search: Any) -> tuple[list[Any], bool, Any]:
+    """Return what a `BasicVariantGenerator` of Ray Tune was made with: its points, whether draws are constant over grids, and its
+    random generator."""
+    own = vars(search)
+    random = own.get("_random_state")
+    return (
+        list(own.get("_points_to_evaluate") or ()),
+        bool(own.get("_constant_grid_search")),
+        getattr(random, "_rng", random),
+    )
+
+
+@contextlib.contextmanager
+def without_tracker_imports() -> Iterator[None]:
+    """Prevent Ray Tune from importing every installed experiment tracker to count their use."""
+    if _TAG_CALLBACKS.find() is None:
+        yield
+        return
+    from ray.air._internal import usage
+
+    original = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = original
+
+
+class _ControllerClient:
+    """The part of Ray Serve's client that Rayline uses, on the controller actor."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+
+    @property
+    def http_config(self) -> Any:
+        import ray
+
+        return ray.get(self._controller.get_http_config.remote())
+
+    def get_serve_details(self) -> dict[str, Any]:
+        import ray
+
+        return dict(ray.get(self._controller.get_serve_instance_details.remote()))
+
+
+def without_placement_group_cleaner(trainer: Any) -> Any:
+    """Keep a Ray Train trainer from starting its detached cleaner; return the trainer. The caller removes the placement groups."""
+    create, cleaner = getattr(trainer, "_create_default_callbacks", None), _TRAIN_CLEANER.find()
+    if create is not None and cleaner is not None:
+        trainer._create_default_callbacks = lambda: [c for c in create() if not isinstance(c, cleaner)]
+    return trainer
+
+
+def serve_client() -> Any:
+    """Return a client of the running Ray Serve: `http_config` and `get_serve_details()`."""
+    connect = _SERVE_CLIENT.find()
+    return _ControllerClient() if connect is None else connect()
+
+
+def shut_down_serve() -> None:
+    """Shut Ray Serve down."""
+    import ray
+    from ray import serve
+
+    if _SERVE_CLIENT.find() is not None and _SERVE_CLIENT_CLASS.find() is not None:
+        client = serve_client()
+        client.shutdown_cached_handles()
+        # Without retries: the controller ends in this call, and Ray would log that it tries again.
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=30)
+        client._shutdown = True
+    serve.shutdown()
+
+
+_HAPROXY_LINES = {
+    "RETRY_ON": "retry-on {{ config.retry_on }}\n",
+    "BALANCE_ALGORITHM": "balance {{ config.balance_algorithm }}\n",
+}
+
+
+def haproxy_setting(name: str, value: str, *lines: str) -> str:
+    """Return the value of `RAY_SERVE_HAPROXY_<name>`, followed by lines that Ray Serve has no setting for."""
+    template = _HAPROXY_TEMPLATE.find() or ""
+    return "\n    ".join([value, *lines]) if _HAPROXY_LINES[name] in template else value
+
+
+def put_cluster_value(key: str, value: str) -> None:
+    """Store a text in Ray's head node, where the driver can read it."""
+    put = _INTERNAL_KV.find()
+    if put is not None:
+        put(key, value)
+
+
+def get_cluster_value(key: str) -> str | None:
+    """Return the text stored under a key, or None."""
+    get = _INTERNAL_KV_GET.find()
+    value = None if get is None else get(key)
+    return value.decode() if value else None
+
+
+def delete_cluster_value(key: str) -> None:
+    """Delete what is stored under a key."""
+    delete = _INTERNAL_KV_DELETE.find()
+    if delete is not None:
+        delete(key)
+
+
+def registered_environment(name: str) -> Any:
+    """Return the function registered with `ray.tune.register_env` under this name, or None."""
+    if _TUNE_REGISTRY.find() is None:
+        return None
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    return _global_registry.get(ENV_CREATOR, name) if _global_registry.contains(ENV_CREATOR, name) else None
+
+
+def ref_bundles(data: Any) -> Iterator[Any]:
+    """Iterate over the blocks of a Dataset as Ray's `RefBundle`s: `blocks` (each with `ref` and `metadata.num_rows`), `block_refs`."""
+    if _REF_BUNDLES.find() is not None:
+        yield from data.iter_internal_ref_bundles()
+        return
+    import ray
+
+    count = ray.remote(_n_rows)
+    for ref in data.to_arrow_refs():
+        n_rows = ray.get(count.remote(ref))
+        yield SimpleNamespace(
+            blocks=[SimpleNamespace(ref=ref, metadata=SimpleNamespace(num_rows=n_rows))], block_refs=[ref]
+        )
+
+
+SOURCES = frozenset(
+    {
+        "Read", "ListFiles", "ReadFiles", "InputData", "FromArrow", "FromBlocks", "FromItems", "FromNumpy", "FromPandas",
+        "AbstractFrom", "Project", "Limit", "Union",
+    }
+)  # fmt: skip
+"""Kinds of operators of Ray Data that only read or select."""
+
+
+def operator_names(data: Any) -> list[tuple[str, str]]:
+    """Return the kind and the name of each operator that a Dataset runs when it is read."""
+    plan = getattr(data, "_logical_plan", None)
+    if plan is None or _LOGICAL_PLAN.find() is None:
+        return [("", "")]
+    return [(type(operator).__name__, operator.name) for operator in plan.dag.post_order_iter()]
+
+
+def dataset_of_bundles(data: Any, bundles: list[Any]) -> Any:
+    """Return a materialised Dataset of blocks that another one has yielded."""
+    import ray
+
+    if _INPUT_DATA.find() is None:
+        return ray.data.from_arrow_refs([ref for bundle in bundles for ref in bundle.block_refs])
+    from ray.data._internal.execution.interfaces import RefBundle
+    from ray.data._internal.logical.interfaces import LogicalPlan
+    from ray.data._internal.logical.operators.input_data_operator import InputData
+    from ray.data._internal.stats import DatasetStats
+    from ray.data.dataset import MaterializedDataset
+
+    inputs = [RefBundle(blocks=bundle.blocks, owns_blocks=False, schema=bundle.schema) for bundle in bundles]
+    plan = LogicalPlan(InputData(input_data=inputs), data.context)
+    return MaterializedDataset(plan, data.context, DatasetStats(metadata={}, parent=None))
+
+
+def _n_rows(table: Any) -> int:
+    return int(table.num_rows)
+
+
+def own_space(searcher: Any) -> Any:
+    """Return the search space that a searcher was made with; None without one."""
+    return getattr(searcher, "_space", None) or None
+
+
+def own_objective(scheduler: Any) -> dict[str, str | None]:
+    """Return the metric and the mode that a scheduler was made with."""
+    return {"metric": getattr(scheduler, "_metric", None), "mode": getattr(scheduler, "_mode", None)}
+
+
+def dataset_with_own_settings(data: Any) -> Any:
+    """Return the same Dataset with a copy of its settings."""
+    if "_deep_copy" in inspect.signature(type(data).copy).parameters:
+        return type(data).copy(data, _deep_copy=True)
+    return copy.deepcopy(data)
+
+
+def session_directory(path: str) -> dict[str, Any]:
+    """Return the option of `ray.init` that makes this the directory of its files and sockets."""
+    import ray
+
+    return {"_temp_dir": path} if "_temp_dir" in inspect.getsource(ray.init) else {}
+
+
+def versioned(version: str) -> dict[str, Any]:
+    """Return the options of a deployment of Ray Serve that give it a version."""
+    from ray import serve
+
+    is_there = "_internal" in inspect.signature(serve.Deployment.options).parameters
+    return {"version": version, "_internal": True} if is_there else {"version": version}
+
+
+def has_connectors(settings: Any) -> bool:
+    """Return whether settings of RLlib put custom code between the observations and the policy."""
+    return any(getattr(settings, name, None) is not None for name in _CONNECTORS.attributes)
