@@ -18,11 +18,13 @@ from rayline.core.operations.base import Affine
 from rayline.core.scan import Scan
 from rayline.core.scan_results import merge_answers, merge_folds, statistics_of
 from rayline.core.statistics import counts
-from rayline.core.statistics.base import MinMax, MissingCount, Moments, RowCount, StatisticRequest, WordCount
+from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.cardinality_guard import SHARE, CardinalityGate
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
+from rayline.core.statistics.tallies import MissingCount, RowCount, WordCount
 
 N = 2_000
 RNG = np.random.default_rng(0)

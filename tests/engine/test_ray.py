@@ -23,9 +23,11 @@ from rayline.core.engine import Placement
 from rayline.core.errors import DataError, RaylineError, SchemaError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan
-from rayline.core.statistics.base import MinMax, Moments, RowCount, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.quantiles import Quantiles
+from rayline.core.statistics.tallies import RowCount
 from rayline.stages import SimpleImputer
 
 pytestmark = pytest.mark.ray

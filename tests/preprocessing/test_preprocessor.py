@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rayline as rl
-from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import Moments
 from rayline.stages import (
     DropColumns,
     MinMaxScaler,

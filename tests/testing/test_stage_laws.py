@@ -13,7 +13,8 @@ import pytest
 from rayline.core.operations.base import Affine, Fill, Operation, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, Stage, a_number, param
-from rayline.core.statistics.base import MinMax, Moments, Statistic
+from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.moments import MinMax, Moments
 from rayline.inference.pipeline import Preprocessor
 from rayline.stages.impute import IsMissing
 from rayline.testing import check_stage

@@ -11,7 +11,8 @@ import pytest
 from rayline import Preprocessor, data, train, tune
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.scan import Scan
-from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.moments import Moments
 from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
 from rayline.tune import row_groups
 from rayline.tune.row_groups import GroupEngine, TableGroups

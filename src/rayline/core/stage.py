@@ -24,8 +24,9 @@ from rayline.core.errors import DataError, NotFittedError, ParameterError, Schem
 from rayline.core.operations.base import AddNullColumns, Drop, Operation
 from rayline.core.representation import representation
 from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
-from rayline.core.statistics.base import Statistic, StatisticRequest, WordCount
+from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import TooManyValuesError
+from rayline.core.statistics.tallies import WordCount
 
 
 class ParameterCheck:

@@ -102,10 +102,6 @@ class RowCopies(Statistic):
             found, counts = np.unique(hashes, return_counts=True)
         return cls(found[:SKETCHED], counts[:SKETCHED].astype(np.int64))
 
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
     def merge(self, other: Self) -> Self:
         found, places = np.unique(np.concatenate([self.hashes, other.hashes]), return_inverse=True)
         counts = np.bincount(places, np.concatenate([self.counts, other.counts])).astype(np.int64)

@@ -60,9 +60,6 @@ class CollectedScores(Statistic):
     def empty(cls, **options: Any) -> Self:
         return cls(limit=options.get("limit", 0))
 
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
     @classmethod
     def merge_all(cls, states: Any, **options: Any) -> Self:
         found = [state for state in states if state.n_rows]

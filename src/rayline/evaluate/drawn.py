@@ -75,9 +75,6 @@ class DrawnRowSample(Statistic):
     def empty(cls, **options: Any) -> Self:
         return cls(np.empty((0, 2)), np.empty(0, np.uint64))
 
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         found = list(states) or [cls.empty()]

@@ -19,8 +19,9 @@ from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
 from rayline.core.schema import Kind, kind_of, refuse_empty
-from rayline.core.statistics.base import Moments, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.quantiles import Quantiles
 from rayline.inference.pipeline import InferencePipeline
 

@@ -16,7 +16,8 @@ from rayline.core.errors import ParameterError, SchemaError
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
-from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.moments import Moments
 from rayline.evaluate import metrics
 from rayline.evaluate.explain import Explainer, background_rows
 from rayline.inference.pipeline import InferencePipeline

@@ -44,13 +44,6 @@ class MeasuredRows(Statistic):
         return cls(made, len(truth), float(len(truth) if weight is None else weight.sum()))
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         found = [state for state in states if state.n_rows]
         if len(found) < 2:

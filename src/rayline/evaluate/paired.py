@@ -56,10 +56,6 @@ class PairedScores(Statistic):
             bucket = np.mod(batch.pair, batch.n_buckets)
         return cls(np.stack([score, batch.truth, batch.pair, weight, bucket], axis=1), n)._limited()
 
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
     def merge(self, other: Self) -> Self:
         if not self.n_rows or not other.n_rows:
             return self if self.n_rows else other

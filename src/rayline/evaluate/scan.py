@@ -347,9 +347,6 @@ class EvaluationStatistics(Statistic):
     def empty(cls, **options: Any) -> Self:
         return cls({})
 
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         found = [state for state in states if state.slices]

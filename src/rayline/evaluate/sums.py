@@ -28,10 +28,6 @@ class ArrayStatistic(Statistic):
 
     values: Array | None = None
 
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
     def merge(self, other: Self) -> Self:
         if self.values is None or other.values is None:
             return other if self.values is None else self
@@ -98,10 +94,6 @@ class BucketMoments(Statistic):
         second = np.concatenate([batch.sums(column**2) for column in moved.T], axis=1)
         mean = np.divide(first, weight, out=np.zeros_like(first), where=weight > 0)
         return cls(weight, mean + center, second - first * mean, len(batch))
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
 
     def merge(self, other: Self) -> Self:
         if self.weight is None or self.mean is None or self.m2 is None:

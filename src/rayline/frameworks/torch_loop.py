@@ -278,7 +278,7 @@ class TrainingLoop:
                 break
         if self.best_state is not None:
             self.module.load_state_dict(self.best_state)
-            modules.chosen(self.module, self.best_epoch)
+            modules.with_best_iteration(self.module, self.best_epoch)
         self.among.sync_buffers(self.module)
         return self.module
 

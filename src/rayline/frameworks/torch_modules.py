@@ -227,7 +227,7 @@ def described(module: Any, about: ModuleSpec) -> Any:
     return module
 
 
-def chosen(module: Any, best_iteration: int) -> Any:
+def with_best_iteration(module: Any, best_iteration: int) -> Any:
     """Record in a module that it is from an earlier iteration than the last, and return it."""
     return described(module, replace(recipe(module), best_iteration=best_iteration))
 

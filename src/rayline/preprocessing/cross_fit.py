@@ -19,7 +19,8 @@ from rayline.core.engine import Engine
 from rayline.core.errors import DataError
 from rayline.core.scan import CellExpression, Scan
 from rayline.core.scan_results import Answers, merge_folds
-from rayline.core.statistics.base import RowCount, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.tallies import RowCount
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.preprocessing import fit_planner, schema_check
 

@@ -26,7 +26,8 @@ from rayline.core.scan import Scan
 from rayline.core.scan_results import Answers
 from rayline.core.schema import refuse_empty, without_categories
 from rayline.core.stage import FitContext, Stage, text_request
-from rayline.core.statistics.base import RowCount, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.tallies import RowCount
 from rayline.preprocessing import schema_check
 
 ROWS = StatisticRequest(RowCount, ())

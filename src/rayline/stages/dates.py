@@ -149,14 +149,6 @@ class DateRange(Statistic):
     def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
         return [columns[0].dt.year().min(), columns[0].dt.year().max()]
 
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> DateRange:
-        return cls(*values)
-
-    @classmethod
-    def empty(cls, **options: Any) -> DateRange:
-        return cls()
-
     def merge(self, other: DateRange) -> DateRange:
         lows, highs = ([v for v in pair if v is not None] for pair in ((self.low, other.low), (self.high, other.high)))
         return DateRange(min(lows, default=None), max(highs, default=None))

@@ -16,7 +16,8 @@ from rayline.core.operations.base import Changes, ColumnOperation, Operation, Ro
 from rayline.core.operations.categorical import CategoryCodes, LargestCategory, MapValues, OneHot
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, one_of, param
-from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
 
 

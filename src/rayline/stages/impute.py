@@ -24,10 +24,12 @@ from rayline.core.stage import (
     one_of,
     param,
 )
-from rayline.core.statistics.base import MissingCount, Moments, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
+from rayline.core.statistics.tallies import MissingCount
 
 
 @dataclass(frozen=True)

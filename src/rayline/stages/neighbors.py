@@ -16,8 +16,9 @@ from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, Ro
 from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.schema import Kind, col
 from rayline.core.stage import FitContext, ParameterCheck, Stage, a_string, an_int, keep_empty, no_values, one_of, param
-from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import row_hash
 from rayline.core.statistics.row_sample import RowSample
 

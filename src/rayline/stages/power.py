@@ -14,8 +14,10 @@ from rayline.core.errors import DataError
 from rayline.core.operations.base import Affine, Drop, Operation
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.stage import ColumnStage, FitContext, NumberStage, a_bool, a_number, one_of, param
-from rayline.core.statistics.base import CountBelow, MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
+from rayline.core.statistics.tallies import CountBelow
 
 
 @dataclass(frozen=True)

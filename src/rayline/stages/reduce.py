@@ -26,7 +26,8 @@ from rayline.core.stage import (
     one_of,
     param,
 )
-from rayline.core.statistics.base import Moments, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import Covariance, GroupMoments
 
 _NUMBERS = (Kind.NUMERIC, Kind.BOOLEAN)

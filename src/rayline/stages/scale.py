@@ -16,7 +16,8 @@ from rayline.core.operations.base import Affine, ClipColumn, Drop, Operation
 from rayline.core.operations.expression import Assign, Formula
 from rayline.core.schema import Kind
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, Stage, a_bool, one_of, param
-from rayline.core.statistics.base import MinMax, Moments, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.quantiles import Quantiles
 
 

@@ -18,7 +18,8 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.core.operations.base import Changes, Operation, Row, RowFunction, Step
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, a_bool, an_int, one_of, param
-from rayline.core.statistics.base import MinMax, Statistic, StatisticRequest
+from rayline.core.statistics.base import Statistic, StatisticRequest
+from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
 
 _BLOCK_ROWS = 1 << 15

@@ -17,8 +17,9 @@ from rayline.core.errors import DataError, counted, shorten
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, a_number, one_of, param
-from rayline.core.statistics.base import MinMax, Statistic
+from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import MinMax
 
 LOG = logging.getLogger("rayline.checks")
 """The logger of the action "warn"."""

@@ -17,8 +17,10 @@ from rayline.core.errors import DataError, ParameterError, SchemaError, counted,
 from rayline.core.objective import Objective
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
-from rayline.core.statistics.base import MinMax, MissingCount, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import MinMax
+from rayline.core.statistics.tallies import MissingCount
 from rayline.core.target import Target, Task, labels_of
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import ColumnRoles

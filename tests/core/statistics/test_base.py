@@ -1,9 +1,10 @@
-"""The laws of statistics: identity, associativity, commutativity, any split of the rows; and what push-through gives."""
+"""The laws of statistics (base, moments, tallies): identity, associativity, commutativity, any split of the rows; and what push-through gives."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,11 @@ from hypothesis import strategies as st
 from rayline.core.operations.base import Affine, Fill
 from rayline.core.scan_results import statistics_of
 from rayline.core.statistics import counts, quantiles
-from rayline.core.statistics.base import (
-    MinMax,
-    Moments,
-    RowCount,
-    Statistic,
-    StatisticRequest,
-    WordCount,
-)
+from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
+from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.quantiles import Quantiles
+from rayline.core.statistics.tallies import CountBelow, MissingCount, RowCount, WordCount
 
 numbers = st.one_of(st.none(), st.just(math.nan), st.floats(-1e6, 1e6), st.integers(-5, 5).map(float))
 texts = st.one_of(st.none(), st.sampled_from(["a", "b", "a b", "one two three four", "é", ""]))
@@ -134,3 +130,28 @@ def test_any_column_name_will_do(name: str) -> None:
     table = pl.DataFrame({name: [1.0, 2.0, None], "xx": [9.0, 9.0, 9.0]})
     for kind in (Moments, MinMax, Quantiles, ValueCounts):
         assert ask(table, StatisticRequest(kind, (name,))).count == 2
+
+
+def test_what_a_statistic_needs_not_define() -> None:
+    @dataclass(frozen=True)
+    class Longest(Statistic):
+        length: int = 0
+
+        def merge(self, other: Longest) -> Longest:
+            return Longest(max(self.length, other.length))
+
+    assert Longest.empty() == Longest(0)
+    assert Longest.merge_all([Longest.of(3), Longest.of(5)]) == Longest(5)
+
+
+def test_a_statistic_that_cannot_be_merged_says_so() -> None:
+    class Lonely(Statistic):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Lonely defines neither merge nor merge_all"):
+        Lonely().merge(Lonely())
+
+
+def test_tallies_are_added_field_by_field() -> None:
+    assert MissingCount(1, 2).merge(MissingCount(10, 20)) == MissingCount(11, 22)
+    assert CountBelow(1, 2, 0.5).merge(CountBelow(3, 4, 0.5)) == CountBelow(4, 6, 0.5)

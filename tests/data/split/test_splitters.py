@@ -18,7 +18,8 @@ from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.scan import Scan
 from rayline.core.scan_results import merge_answers
-from rayline.core.statistics.base import Moments, StatisticRequest
+from rayline.core.statistics.base import StatisticRequest
+from rayline.core.statistics.moments import Moments
 from rayline.data import (
     Bootstrap,
     GroupKFold,

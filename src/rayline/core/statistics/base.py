@@ -14,9 +14,7 @@ In float columns NaN is a missing value, exactly like null, everywhere in Raylin
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import polars as pl
@@ -32,7 +30,7 @@ class StatisticRequest(NamedTuple):
     """Empty for columns of the raw table, otherwise the digest of the fitted stages to apply first."""
 
 
-class Statistic(ABC):
+class Statistic:
     """A mergeable summary of a batch of rows. Subclasses are frozen and implement either `expressions` or `query`."""
 
     __slots__ = ()
@@ -55,22 +53,24 @@ class Statistic(ABC):
         return None
 
     @classmethod
-    @abstractmethod
     def of(cls, *values: Any, **options: Any) -> Self:
-        """Return the state from the values of `expressions`, in order, or from the table of `query`."""
+        """Return the state from the values of `expressions`, in order, or from the table of `query`; by default they are its fields."""
+        return cls(*values)
 
     @classmethod
-    @abstractmethod
     def empty(cls, **options: Any) -> Self:
-        """Return the state of no rows: the identity of `merge`."""
+        """Return the state of no rows, the identity of `merge`; by default the one of the default values of its fields."""
+        return cls()
 
-    @abstractmethod
     def merge(self, other: Self) -> Self:
-        """Return the state of the rows of both."""
+        """Return the state of the rows of both. A subclass defines this method or `merge_all`."""
+        return self.merge_all([self, other])
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         """Return the state of the rows of all states; a subclass may be faster than merging one by one."""
+        if cls.merge is Statistic.merge:
+            raise NotImplementedError(f"{cls.__name__} defines neither merge nor merge_all")
         return functools.reduce(lambda a, b: a.merge(b), states, cls.empty(**options))
 
     @property
@@ -85,218 +85,6 @@ class Statistic(ABC):
         Cells without a state have no rows. A subclass may be faster than merging fold by fold.
         """
         return [cls.merge_all([states[cell] for cell in sorted(fold) if cell in states], **options) for fold in folds]
-
-
-@dataclass(frozen=True, slots=True)
-class Moments(Statistic):
-    """Count, mean and squared deviations of a numeric column.
-
-    Merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979).
-    """
-
-    count: int = 0
-    n_null: int = 0
-    mean: float = 0.0
-    m2: float = 0.0  # sum of squared deviations from the mean
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        x = missing_as_null(columns[0])
-        return [x.count(), x.null_count(), x.mean(), x.var(ddof=0)]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        count, n_null, mean, variance = values
-        return cls(count, n_null, mean, variance * count) if count else cls(0, n_null)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        count, n_null = self.count + other.count, self.n_null + other.n_null
-        if not self.count or not other.count:
-            one = self if self.count else other
-            return type(self)(count, n_null, one.mean, one.m2) if count else type(self)(0, n_null)
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        m2 = self.m2 + other.m2 + delta * delta * (self.count * other.count / count)
-        return type(self)(count, n_null, mean, m2)
-
-    @property
-    def variance(self) -> float:
-        """The population variance (ddof=0), as in scikit-learn's StandardScaler; 0.0 without values."""
-        return self.m2 / self.count if self.count else 0.0
-
-    def filled(self, value: float) -> Self:
-        """Return the moments after missing values are replaced by `value`."""
-        present = type(self)(self.count, 0, self.mean, self.m2)
-        return present.merge(type(self)(self.n_null, 0, float(value), 0.0)) if self.n_null else present
-
-    def affine(self, shift: float, scale: float, offset: float) -> Self:
-        """Return the moments after x is replaced by (x - shift) / scale + offset."""
-        if not self.count:
-            return self
-        return type(self)(
-            self.count, self.n_null, (self.mean - shift) * (1.0 / scale) + offset, self.m2 / (scale * scale)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MinMax(Statistic):
-    """The smallest and the largest value of a numeric column; None without values."""
-
-    count: int = 0
-    n_null: int = 0
-    low: Any = None
-    high: Any = None
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        x = missing_as_null(columns[0])
-        return [x.count(), x.null_count(), x.min(), x.max()]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls(*values)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        lows = [v for v in (self.low, other.low) if v is not None]
-        highs = [v for v in (self.high, other.high) if v is not None]
-        return type(self)(
-            self.count + other.count,
-            self.n_null + other.n_null,
-            min(lows, default=None),
-            max(highs, default=None),
-        )
-
-    def filled(self, value: Any) -> Self:
-        """Return the extremes after missing values are replaced by `value`."""
-        present = type(self)(self.count, 0, self.low, self.high)
-        return present.merge(type(self)(self.n_null, 0, value, value)) if self.n_null else present
-
-    def affine(self, shift: float, scale: float, offset: float) -> Self:
-        """Return the extremes after x is replaced by (x - shift) / scale + offset."""
-        if self.low is None:
-            return self
-        ends = [(v - shift) * (1.0 / scale) + offset for v in (self.low, self.high)]
-        return type(self)(self.count, self.n_null, min(ends), max(ends))
-
-
-@dataclass(frozen=True, slots=True)
-class RowCount(Statistic):
-    """The number of rows."""
-
-    streams: ClassVar[bool] = True
-
-    count: int = 0
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        return [pl.len()]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls(*values)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        return type(self)(self.count + other.count)
-
-
-@dataclass(frozen=True, slots=True)
-class CountBelow(Statistic):
-    """The number of values of a numeric column that are at most `bound`."""
-
-    count: int = 0
-    n_null: int = 0
-    bound: float = 0.0
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        x = missing_as_null(columns[0])
-        return [(x <= options["bound"]).sum(), x.null_count()]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        count, n_null = values
-        return cls(count, n_null, options["bound"])
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls(bound=options["bound"])
-
-    def merge(self, other: Self) -> Self:
-        return type(self)(self.count + other.count, self.n_null + other.n_null, self.bound)
-
-    def filled(self, value: float) -> Self:
-        """Return the count after missing values are replaced by `value`."""
-        return type(self)(self.count + self.n_null * (value <= self.bound), 0, self.bound)
-
-
-@dataclass(frozen=True, slots=True)
-class MissingCount(Statistic):
-    """The numbers of values and of missing values of a column of any type."""
-
-    streams: ClassVar[bool] = True
-
-    count: int = 0
-    n_null: int = 0
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        return [columns[0].count(), columns[0].null_count()]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        return cls(*values)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        return type(self)(self.count + other.count, self.n_null + other.n_null)
-
-
-@dataclass(frozen=True, slots=True)
-class WordCount(Statistic):
-    """The number of spaces in the strings of a column, which distinguishes free text from categories."""
-
-    streams: ClassVar[bool] = True
-
-    count: int = 0
-    n_spaces: int = 0
-
-    @classmethod
-    def expressions(cls, *columns: pl.Expr, **options: Any) -> list[pl.Expr]:
-        x = columns[0].cast(pl.String)
-        return [x.count(), x.str.count_matches(" ", literal=True).sum()]
-
-    @classmethod
-    def of(cls, *values: Any, **options: Any) -> Self:
-        count, spaces = values
-        return cls(count, spaces or 0)
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        return type(self)(self.count + other.count, self.n_spaces + other.n_spaces)
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the strings are free text: four or more words on average."""
-        return self.count > 0 and self.n_spaces >= 3 * self.count
 
 
 def missing_as_null(column: pl.Expr) -> pl.Expr:

@@ -48,16 +48,9 @@ class GroupTable(Statistic):
         return cls.limited(values[0])
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         tables = [state.table for state in states if state.table is not None]
         return cls.limited(cls.grouped(pl.concat(tables, how="vertical_relaxed"), cls.keys)) if tables else cls()
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
     @classmethod
     def grouped(cls, table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
@@ -103,10 +96,6 @@ class ValueCounts(Statistic):
         if table.schema["value"].is_float():
             missing |= table["value"].is_nan().fill_null(False)
         return cls._limited(int(table.filter(missing)["n"].sum()), table.filter(~missing))
-
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
@@ -159,9 +148,6 @@ class ValueCounts(Statistic):
 
     def _sketched(self) -> FrequentValues:
         return self.sketch or FrequentValues.of(self.counts["value"], self.counts["n"])
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
     @functools.cached_property
     def table(self) -> pl.DataFrame:

@@ -54,10 +54,6 @@ class Covariance(Statistic):
             deviations = matrix - mean
             return cls(known.height, table.height - known.height, mean, deviations.T @ deviations, n_known)
 
-    @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
     def merge(self, other: Self) -> Self:
         count, n_null = self.count + other.count, self.n_null + other.n_null
         n_known = (

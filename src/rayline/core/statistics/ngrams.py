@@ -55,19 +55,12 @@ class DocumentFrequency(Statistic):
         return cls.merge_all(parts)
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         states = [*states, cls()]
         features, place = np.unique(np.concatenate([state.features for state in states]), return_inverse=True)
         rows_with = np.zeros(len(features), dtype=np.int64)
         np.add.at(rows_with, place, np.concatenate([state.rows_with for state in states]))
         return cls(sum(state.n_rows for state in states), features, rows_with)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DocumentFrequency):
@@ -109,10 +102,6 @@ class GramCounts(Statistic):
         return cls(len(texts), pl.DataFrame(made, schema=_NO_GRAMS.schema))
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         states = list(states)
         n_rows = sum(state.n_rows for state in states)
@@ -122,9 +111,6 @@ class GramCounts(Statistic):
         sums = (pl.col("gram").first(), pl.col("n", "n_rows").sum())
         table = pl.concat(tables).group_by("key").agg(*sums) if tables else _NO_GRAMS
         return cls(n_rows, table) if table.height <= MAX_CATEGORIES else cls(n_rows, _NO_GRAMS, overflow=True)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
 
 _NO_GRAMS: pl.DataFrame = pl.DataFrame(schema={"key": pl.UInt64, "gram": pl.String, "n": pl.Int64, "n_rows": pl.Int64})

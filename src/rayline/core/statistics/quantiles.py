@@ -46,10 +46,6 @@ class Quantiles(Statistic):
         return cls(column.null_count(), level + more, table)
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         states = list(states)
         level = max((state.level for state in states), default=0)
@@ -57,9 +53,6 @@ class Quantiles(Statistic):
         table = pl.concat(tables) if tables else _NO_BUCKETS
         table, more = _limited(table.group_by("key").agg(pl.col("n").sum()))
         return cls(sum(state.n_null for state in states), level + more, table)
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
 
     @property
     def count(self) -> int:

@@ -57,13 +57,6 @@ class ScoreWeights(Statistic):
         return cls(*united([(keys[order], np.asarray(weights, np.float64)[:, order], 0)])).limited(MAX_SCORES)
 
     @classmethod
-    def empty(cls, **options: Any) -> Self:
-        return cls()
-
-    def merge(self, other: Self) -> Self:
-        return self.merge_all([self, other])
-
-    @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         given = list(states)
         found = [state for state in given if state.keys is not None]
