@@ -13,7 +13,7 @@ import pytest
 import rayline as rl
 from rayline import data, device, train
 from rayline.core import registry
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ParameterError, ResourceError, at
 from rayline.device import CPU, Device
 from tests import toy
 
@@ -65,41 +65,37 @@ def test_what_a_process_sees(machine: Any, files: Any, environment: dict[str, st
 
 def test_what_use_gpu_means(machine: Any) -> None:
     machine()
-    assert (
-        device.select_device(None, "f") == device.select_device(False, "f") == device.select_device("auto", "f") == CPU
-    )
-    with pytest.raises(ResourceError, match="f: use_gpu=True, and this machine has no GPU") as error:
-        device.select_device(True, "f")
+    assert device.select_device(None) == device.select_device(False) == device.select_device("auto") == CPU
+    with at("f"), pytest.raises(ResourceError, match="f: use_gpu=True, and this machine has no GPU") as error:
+        device.select_device(True)
     assert "CUDA_VISIBLE_DEVICES is 'not set'" in str(error.value)
     machine("/dev/nvidia0")
-    assert device.select_device(None, "f") == device.select_device(False, "f") == CPU  # nobody has asked
-    assert device.select_device(True, "f") == device.select_device("auto", "f") == Device("cuda:0", is_gpu=True)
+    assert device.select_device(None) == device.select_device(False) == CPU  # nobody has asked
+    assert device.select_device(True) == device.select_device("auto") == Device("cuda:0", is_gpu=True)
     for wrong in ("cuda", 1, 0.5):
         with pytest.raises(ParameterError, match="use_gpu has a wrong value"):
-            device.select_device(wrong, "f")  # type: ignore[arg-type]
+            device.select_device(wrong)  # type: ignore[arg-type]
 
 
 def test_a_worker_uses_what_ray_assigned_to_it(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia2", CUDA_VISIBLE_DEVICES="2")
     monkeypatch.setattr(device, "_assigned", lambda: ["2"])
-    assert (
-        device.select_device(None, "f").name == device.select_device(True, "f").name == "cuda:0"
-    )  # Ray shows it that one only
+    assert device.select_device(None).name == device.select_device(True).name == "cuda:0"  # Ray shows it that one only
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")  # Ray Train shows those of all workers of a node
-    assert device.select_device(None, "f").name == "cuda:1"
+    assert device.select_device(None).name == "cuda:1"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # Ray was told to set none
-    assert device.select_device(None, "f").name == "cuda:2"
+    assert device.select_device(None).name == "cuda:2"
     monkeypatch.setattr(device, "_assigned", list)
     assert device.visible() == []  # of Ray 2.60 such a worker sees all of the machine's
-    assert device.select_device(None, "f") == CPU
+    assert device.select_device(None) == CPU
     with pytest.raises(ResourceError, match="Ray assigned no GPU to this worker"):
-        device.select_device(True, "f")
+        device.select_device(True)
 
 
 def test_a_pretended_gpu() -> None:
     with device.pretend("meta", "cpu"):
         assert device.visible() == [Device("meta", is_gpu=True), GPU]
-        assert not device.select_device(True, "f").is_cuda
+        assert not device.select_device(True).is_cuda
         with device.pretend():
             assert device.visible() == []
         assert device.is_pretended()

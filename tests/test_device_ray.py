@@ -51,7 +51,7 @@ def laws(name, *args, **kwargs):
 
 def what_ray_is_asked_for():
     here = lambda batch: {"gpu": np.array([",".join(map(str, ray.get_gpu_ids()))]), "pid": np.array([os.getpid()]),
-                          "is_gpu": np.array([device.select(None, "here").is_gpu])}
+                          "is_gpu": np.array([device.select_device(None).is_gpu])}
     ds = ray.data.range(400, override_num_blocks=40)
     whole = rows(data.map_batches(ds, here, use_gpu=True, batch_size=10))
     assert whole.height == 40, whole

@@ -298,12 +298,8 @@ def test_import_is_quick() -> None:
 PLACES = {
     "core": 34,
     "data": 17,
-    "device": 4,
     "engine": 3,
-    "evaluate": 9,
     "frameworks": 2,
-    "inference": 12,
-    "postprocess": 1,
     "preprocessing": 18,
     "stages": 58,
     "testing": 1,

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ParameterError, ResourceError, at
 from rayline.core.waiting import say
 
 T = TypeVar("T")
@@ -95,15 +95,13 @@ def is_assigned() -> bool:
     return bool(_assigned())
 
 
-def check(use_gpu: Any, where: str) -> None:
+def check(use_gpu: Any) -> None:
     """Raise ParameterError when this is no value of `use_gpu=`."""
     if use_gpu is not None and not isinstance(use_gpu, bool) and use_gpu != "auto":
-        raise ParameterError.value(
-            "use_gpu", 'True, False, or "auto" for a GPU where there is one', use_gpu, where=where
-        )
+        raise ParameterError.value("use_gpu", 'True, False, or "auto" for a GPU where there is one', use_gpu)
 
 
-def select_device(use_gpu: UseGPU | None, where: str) -> Device:
+def select_device(use_gpu: UseGPU | None) -> Device:
     """Return the device that this process computes on.
 
     Parameters
@@ -119,7 +117,7 @@ def select_device(use_gpu: UseGPU | None, where: str) -> Device:
     ResourceError
         With `use_gpu=True`, when this process has no GPU.
     """
-    check(use_gpu, where)
+    check(use_gpu)
     if use_gpu is False or (use_gpu is None and not is_assigned()):
         return CPU
     found = visible()
@@ -128,8 +126,8 @@ def select_device(use_gpu: UseGPU | None, where: str) -> Device:
     if use_gpu is not True:
         return CPU
     by_ray = _assigned() is not None
-    raise ResourceError(
-        f"{where}: use_gpu=True, and {'Ray assigned no GPU to this worker' if by_ray else 'this machine has no GPU that this process may use'}.",
+    raise ResourceError.here(
+        f"use_gpu=True, and {'Ray assigned no GPU to this worker' if by_ray else 'this machine has no GPU that this process may use'}.",
         f"Expected a GPU; CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')!r}.",
         "ask Ray for one (num_gpus=1)." if by_ray else "leave use_gpu out, or run it where there is one.",
     )
@@ -216,10 +214,10 @@ def megabytes(n_bytes: float) -> str:
     return f"{size:,.0f} MB" if size >= 10 else f"{size:.2g} MB"
 
 
-def out_of_memory(where: str, batch: str, model_bytes: float | None, hint: str) -> ResourceError:
+def out_of_memory(batch: str, model_bytes: float | None, hint: str) -> ResourceError:
     """Return the error for a GPU whose memory a batch and a model exceed."""
-    return ResourceError(
-        f"{where}: the GPU is out of memory with {batch}{f' and a model of {megabytes(model_bytes)}' if model_bytes else ''}.",
+    return ResourceError.here(
+        f"the GPU is out of memory with {batch}{f' and a model of {megabytes(model_bytes)}' if model_bytes else ''}.",
         "Expected the model, the batch and what is computed from it to fit into the GPU's memory.",
         hint,
     )
@@ -244,7 +242,6 @@ def in_batches(
     device: Device,
     model: Any,
     model_bytes: Callable[[], float],
-    where: str = "predict",
 ) -> list[T]:
     """Return what `compute` gives for the rows, batch by batch. On a GPU that is out of memory the batch is halved, and a line
     on stderr says so; the smaller size is kept for the next call with this model.
@@ -275,13 +272,13 @@ def in_batches(
                 raise
             n = part.stop - start
             if n <= 1:
-                raise out_of_memory(
-                    where, "a batch of 1 row", model_bytes(), "use a GPU with more memory, or a smaller model."
-                ) from error
+                hint = "use a GPU with more memory, or a smaller model."
+                with at("predict"):
+                    raise out_of_memory("a batch of 1 row", model_bytes(), hint) from error
         # Here, not above: the error holds the tensors of the batch that failed.
         size = _limit(model, (n + 1) // 2)
         say(
-            f"{where}: the GPU is out of memory with batches of {n:,} rows (model {megabytes(model_bytes())}); now {size:,}"
+            f"predict: the GPU is out of memory with batches of {n:,} rows (model {megabytes(model_bytes())}); now {size:,}"
         )
         torch = sys.modules.get("torch")
         if torch is not None and device.is_cuda:

@@ -13,7 +13,7 @@ from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.device import UseGPU
 
 FORMATS = ("numpy", "pandas", "pyarrow", "polars")
@@ -22,6 +22,7 @@ WHERE = "data.map_batches"
 
 
 @known_arguments
+@at(WHERE)
 def map_batches(
     data: Any,
     function: Callable[[Any], Any],
@@ -79,7 +80,7 @@ def map_batches(
 
     >>> data.map_batches(ds, pipeline.predict, use_gpu=True)  # doctest: +SKIP
     """
-    device.check(use_gpu, WHERE)
+    device.check(use_gpu)
     if not callable(function):
         raise ParameterError.value("function", "a function of a batch, such as model.predict", function, where=WHERE)
     if batch_format not in FORMATS:
@@ -88,7 +89,7 @@ def map_batches(
     on_ray = type(data).__module__.partition(".")[0] == "ray"
     wish = use_gpu if use_gpu is not None else True if num_gpus else None
     if hasattr(owner, "placed_for"):
-        owner, n_gpus = owner.placed_for(data, use_gpu, num_gpus if on_ray else None, WHERE)
+        owner, n_gpus = owner.placed_for(data, use_gpu, num_gpus if on_ray else None)
         work = _OfBatches(getattr(owner, function.__name__), "polars")
     else:
         if wish is True and type(owner).__module__.partition(".")[0] == "rayline":
@@ -100,7 +101,7 @@ def map_batches(
         if wish == "auto" and on_ray:
             wish = registry.engine("ray").n_gpus() > 0
         elif wish is True and not on_ray:
-            device.select_device(True, WHERE)
+            device.select_device(True)
         n_gpus = (num_gpus or 1.0) if wish is True and on_ray else None
         work = _OfBatches(function, batch_format)
     n_gpus = n_gpus if on_ray else num_gpus

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError, place
 
 
-def panels(n: int, where: str, ax: Any = None) -> list[Any]:
+def panels(n: int, ax: Any = None) -> list[Any]:
     """Return so many axes side by side on a figure of their own; or the one that was given.
 
     Raises
@@ -20,21 +20,21 @@ def panels(n: int, where: str, ax: Any = None) -> list[Any]:
     """
     if ax is not None:
         if n > 1:
-            raise ParameterError(
-                f"{where}: {n} metrics of different scales do not fit on one axis.",
+            raise ParameterError.here(
+                f"{n} metrics of different scales do not fit on one axis.",
                 "Expected one metric with ax=…; there is an axis for each without it.",
                 'name a metric, as plot("logloss", ax=ax).',
             )
         return [ax]
-    return list(new_figure(max(7.0, 4.6 * n), 4.0, where).subplots(1, n, squeeze=False)[0])
+    return list(new_figure(max(7.0, 4.6 * n), 4.0).subplots(1, n, squeeze=False)[0])
 
 
-def new_figure(width: float, height: float, where: str) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """Return a new figure of this size, in inches. Raises MissingExtraError without Matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError.of(where, "matplotlib", "plot") from error
+        raise MissingExtraError.of(place(), "matplotlib", "plot") from error
     make: Any = Figure
     if "ipykernel" in sys.modules:  # a notebook shows the figures of pyplot below their cell, and no others
         from matplotlib import pyplot

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core import design
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import NotBetterError, ParameterError
+from rayline.core.errors import NotBetterError, ParameterError, at
 from rayline.core.evaluation import Estimate
 from rayline.evaluate import plots
 from rayline.evaluate.bootstrap import REPLICATES, estimate
@@ -70,10 +70,10 @@ class PipelineComparison:
             On a metric or a name that is not in the comparison.
         """
         if metric not in self._results.plan.metrics:
-            raise ParameterError.unknown([metric], self._results.plan.metrics, "metric", where="compare")
+            raise ParameterError.unknown([metric], self._results.plan.metrics, "metric", where=WHERE)
         name = list(self.reports)[-1] if name is None else name
         if name not in self.reports:
-            raise ParameterError.unknown([name], self.reports, "pipeline", where="compare")
+            raise ParameterError.unknown([name], self.reports, "pipeline", where=WHERE)
         old, new = (self._results.replicates(self._results.overall, metric, n).values for n in (self.baseline, name))
         return estimate(new - old, self._results.confidence)
 
@@ -184,6 +184,7 @@ class PipelineComparison:
 
 
 @known_arguments
+@at(WHERE)
 def compare(
     pipelines: Mapping[str, Any],
     data: Any,
@@ -230,20 +231,20 @@ def compare(
     >>> comparison.assert_better("log_loss", by=0.2)
     """
     if not isinstance(pipelines, Mapping) or len(pipelines) < 2 or not all(isinstance(name, str) for name in pipelines):
-        raise ParameterError.value("pipelines", "a dict with two pipelines or more, by name", pipelines, where=WHERE)
+        raise ParameterError.value("pipelines", "a dict with two pipelines or more, by name", pipelines)
     made = {name: as_pipeline(given) for name, given in pipelines.items()}
     first = next(iter(made.values())).target
     for name, pipeline in made.items():
         own = pipeline.target
         if (own.columns, own.task, own.classes) != (first.columns, first.task, first.classes):
-            raise ParameterError(
-                f"{WHERE}: {name!r} predicts another target than {next(iter(made))!r}.",
+            raise ParameterError.here(
+                f"{name!r} predicts another target than {next(iter(made))!r}.",
                 f"Expected {first.task} of {list(first.columns)} with the classes {first.classes}; "
                 f"got {own.task} of {list(own.columns)} with {own.classes}.",
                 "compare pipelines of one target; pos_label of the training sets the order of two classes.",
             )
     checked = check(
-        made, data, WHERE, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
+        made, data, metrics=metrics, by=by, sample_weight=sample_weight, confidence=confidence, replicates=replicates,
         seed=seed, target_columns=target_columns,
     )  # fmt: skip
     statistics, plan = scan(made, data, checked)

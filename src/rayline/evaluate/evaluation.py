@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
 from rayline.core.statistics.base import StatisticRequest
@@ -42,15 +42,17 @@ class EvaluationOptions:
 class Evaluate(PipelineMethod):
     """Measure a pipeline on rows with labels; see `InferencePipeline.evaluate`."""
 
+    @at(WHERE)
     def __call__(self, pipeline: Any, *args: Any, **options: Any) -> EvaluationReport:
         (data,) = args
         assert isinstance(pipeline, InferencePipeline)
-        checked = check({"": pipeline}, data, WHERE, **options)
+        checked = check({"": pipeline}, data, **options)
         statistics, plan = scan({"": pipeline}, data, checked)
         results = EvaluationResults.of(statistics, plan, checked.replicates, checked.seed, checked.confidence)
         return EvaluationReport(results, pipeline)
 
 
+@at(WHERE)
 def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: Any) -> EvaluationReport:
     """Return one report of several pipelines, each on rows of its own: those that a fold holds out.
 
@@ -60,12 +62,12 @@ def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: An
     first = parts[0][0]
     for pipeline, data in parts:
         if pipeline.target.plain != first.target.plain:
-            raise ParameterError(
-                f"{WHERE}: the pipelines predict different targets.",
+            raise ParameterError.here(
+                "the pipelines predict different targets.",
                 f"Expected {first.target.plain}; got {pipeline.target.plain}.",
                 "choose folds in which every class occurs (stratify=True).",
             )
-        checked = check({"": pipeline}, data, WHERE, **options)
+        checked = check({"": pipeline}, data, **options)
         statistics, plan = scan({"": pipeline}, data, checked)
         found.append(statistics)
     merged = EvaluationStatistics.merge_all(found)
@@ -77,7 +79,6 @@ def evaluate_parts(parts: Sequence[tuple[InferencePipeline, Any]], **options: An
 def check(
     pipelines: Mapping[str, InferencePipeline],
     data: Any,
-    where: str,
     *,
     metrics: Any = None,
     by: Any = None,
@@ -90,25 +91,22 @@ def check(
     """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
     first = next(iter(pipelines.values()))
     if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
-        raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence, where=where)
+        raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence)
     for name, value, low, high in (("replicates", replicates, 0, MAX_REPLICATES), ("seed", seed, 0, 2**63)):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ParameterError.value(name, f"an integer from {low} to {high}", value, where=where)
+            raise ParameterError.value(name, f"an integer from {low} to {high}", value)
     if sample_weight is not None and not isinstance(sample_weight, str):
-        raise ParameterError.value("sample_weight", "the name of a column", type(sample_weight), where=where)
-    slices = _slices(by, where)
+        raise ParameterError.value("sample_weight", "the name of a column", type(sample_weight))
+    slices = _slices(by)
     labels = first.target.columns if target_columns is None else target_columns
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if len(labels) != len(first.target.columns):
         raise ParameterError.value(
-            "target_columns",
-            f"{len(first.target.columns)} names, for {list(first.target.columns)}",
-            labels,
-            where=where,
+            "target_columns", f"{len(first.target.columns)} names, for {list(first.target.columns)}", labels
         )
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
-        SchemaCheck(pipeline.input_schema, where).refuse_types(schema)
+        SchemaCheck(pipeline.input_schema, place()).refuse_types(schema)
     named_columns = [
         *labels,
         *(name for names in slices for name in names),
@@ -116,39 +114,39 @@ def check(
     ]
     absent = [name for name in named_columns if name not in schema]
     if absent:
-        raise SchemaError.absent(list(dict.fromkeys(absent)), schema, where=where)
+        raise SchemaError.absent(list(dict.fromkeys(absent)), schema)
     if sample_weight is not None and not schema[sample_weight].is_numeric():
-        raise SchemaError.dtype(sample_weight, "a numeric column of weights", schema[sample_weight], where=where)
+        raise SchemaError.dtype(sample_weight, "a numeric column of weights", schema[sample_weight])
     for name in (name for names in slices for name in names):
         if schema[name].is_nested():
-            raise SchemaError.dtype(name, "a column of single values to make slices of", schema[name], where=where)
-    chosen = _metrics(metrics, first, data, where)
+            raise SchemaError.dtype(name, "a column of single values to make slices of", schema[name])
+    chosen = _metrics(metrics, first, data)
     return EvaluationOptions(chosen, slices, sample_weight, float(confidence), replicates, seed, labels)
 
 
-def _slices(by: Any, where: str) -> tuple[tuple[str, ...], ...]:
+def _slices(by: Any) -> tuple[tuple[str, ...], ...]:
     """Return the columns of the slices: each alone, those of a tuple together."""
     if by is None:
         return ()
     listed = [by] if isinstance(by, (str, tuple)) else by
     if not isinstance(listed, Sequence):
-        raise ParameterError.value("by", "names of columns, or tuples of them", by, where=where)
+        raise ParameterError.value("by", "names of columns, or tuples of them", by)
     found = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in listed]
     if any(not names or not all(isinstance(name, str) for name in names) for names in found):
-        raise ParameterError.value("by", "names of columns, or tuples of them", by, where=where)
+        raise ParameterError.value("by", "names of columns, or tuples of them", by)
     return tuple(dict.fromkeys(found))
 
 
-def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any, where: str) -> dict[str, Metric]:
+def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any) -> dict[str, Metric]:
     target = pipeline.target
-    names, own = named.given(wanted, where) if wanted is not None else (_defaults(pipeline, data), {})
+    names, own = named.given(wanted) if wanted is not None else (_defaults(pipeline, data), {})
     for name in names:
         if name.startswith("train-"):
-            raise ParameterError.value("metrics", "metrics of these rows, without a prefix", name, where=where)
+            raise ParameterError.value("metrics", "metrics of these rows, without a prefix", name)
     plain = [name.removeprefix("test-") for name in names]
     # Whether a target has intervals is for the stages after its model to say.
     given = [name for name in plain if not (pipeline.has_intervals and named.get(name, own).needs == "interval")]
-    named.check(given, target, where, own)
+    named.check(given, target, own)
     return {name: named.get(name, own) for name in plain}
 
 
@@ -196,8 +194,8 @@ def scan(
     found = registry.engine_for(data).scan(data, Scan([request], attach=rows))[0][request]
     assert isinstance(found, EvaluationStatistics)
     if found.overall is None:
-        raise DataError(
-            f"{WHERE}: there are no rows.",
+        raise DataError.here(
+            "there are no rows.",
             "Expected at least one.",
             "check the filter or the path that they come from.",
         )

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
@@ -39,6 +39,7 @@ class Importance(PipelineMethod):
         return importance(pipeline, *args, **options)
 
 
+@at(WHERE)
 def importance(
     pipeline: InferencePipeline,
     kind: str,
@@ -170,6 +171,6 @@ def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.Da
 def _metric(pipeline: InferencePipeline, metric: Any) -> tuple[str, Mapping[str, Any]]:
     """Return the name of the metric and the user's own metrics."""
     wanted = metrics.defaults(pipeline.target.task)[0] if metric is None else metric
-    names, custom = metrics.given([wanted], WHERE)
-    metrics.check(names, pipeline.target, WHERE, custom)
+    names, custom = metrics.given([wanted])
+    metrics.check(names, pipeline.target, custom)
     return names[0], custom

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.design import COLORS, QUIET
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.evaluate import axes as look
 from rayline.inference.svg_plots import number
 
@@ -20,6 +20,7 @@ MAX_CURVES = 200
 """Curves of single rows in a picture."""
 
 
+@at("plot_contributions")
 def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") -> Any:
     """Draw what each column contributes to the score of one row: from the base value to the score, the largest first.
 
@@ -54,7 +55,7 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     row = _one_row(explanation)
     names = [f"{prefix}base_value", f"{prefix}score"]
     if missing := [name for name in names if name not in row]:
-        raise SchemaError.missing(missing, row, where="plot_contributions")
+        raise SchemaError.missing(missing, row)
     base, score = (float(row[name]) for name in names)
     parts = [
         (name.removeprefix(prefix), float(value))
@@ -65,7 +66,7 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     rest = parts[MAX_BARS:]
     shown = parts[:MAX_BARS] + ([(f"{len(rest)} other columns", sum(v for _, v in rest))] if rest else [])
     if ax is None:
-        ax = look.new_figure(6.4, 1.6 + 0.32 * len(shown), "plot_contributions").subplots()
+        ax = look.new_figure(6.4, 1.6 + 0.32 * len(shown)).subplots()
     start = base
     for y, (_, value) in enumerate(reversed(shown)):
         color = COLORS[0] if value >= 0 else COLORS[1]
@@ -86,9 +87,9 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
         start = end
-    for at, word, place in ((base, "base value", -0.9), (score, "score", len(shown) - 0.2)):
-        ax.axvline(at, color=QUIET, linewidth=1.2, linestyle=(0, (4, 4)), zorder=0)
-        ax.annotate(f"{word} {number(at, 3)}", (at, place), xytext=(4, 0), textcoords="offset points", fontsize="small")
+    for x, word, place in ((base, "base value", -0.9), (score, "score", len(shown) - 0.2)):
+        ax.axvline(x, color=QUIET, linewidth=1.2, linestyle=(0, (4, 4)), zorder=0)
+        ax.annotate(f"{word} {number(x, 3)}", (x, place), xytext=(4, 0), textcoords="offset points", fontsize="small")
     ax.set_yticks(range(len(shown)), [name if len(name) < 34 else f"{name[:32]}…" for name, _ in reversed(shown)])
     ax.set_ylim(-1.2, len(shown) + 0.3)
     ax.tick_params(axis="y", length=0)
@@ -101,6 +102,7 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     return ax
 
 
+@at("plot_dependence")
 def plot_dependence(
     table: pl.DataFrame, ax: Any = None, *, ice: pl.DataFrame | None = None, of: str | None = None
 ) -> Any:
@@ -136,10 +138,10 @@ def plot_dependence(
     """
     column, *predictions = table.columns
     if not predictions or (of is not None and of not in predictions):
-        raise ParameterError.value("of", f"one of {predictions}", of, where="plot_dependence")
+        raise ParameterError.value("of", f"one of {predictions}", of)
     shown = of or predictions[-1]
     if ax is None:
-        ax = look.new_figure(6.4, 4.2, "plot_dependence").subplots()
+        ax = look.new_figure(6.4, 4.2).subplots()
     values, means = table[column], table[shown].to_numpy()
     if not values.dtype.is_numeric():
         places = np.arange(len(values))[::-1]
@@ -170,8 +172,6 @@ def _one_row(explanation: Any) -> Mapping[str, Any]:
     if hasattr(rows, "to_dicts"):
         rows = rows.to_dicts()
     if not isinstance(rows, list) or len(rows) != 1:
-        raise ParameterError.value(
-            "explanation", "one row of pipeline.explain", type(explanation), where="plot_contributions"
-        )
+        raise ParameterError.value("explanation", "one row of pipeline.explain", type(explanation))
     row: Mapping[str, Any] = rows[0]
     return row

@@ -21,7 +21,7 @@ from typing import Any
 import numpy.typing as npt
 
 from rayline.compat.sklearn import scorer_function
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.target import Target, Task, has_probabilities
 from rayline.evaluate import classification, paired, regression
 from rayline.evaluate.custom_metrics import Custom, CustomMetric, MetricStatistic, StatisticMetric, takes
@@ -96,22 +96,23 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
     ... class Late(evaluate.MetricStatistic):
     ...     ...
     """
-    made = _statistic("register_metric", statistic)
-    _refuse_taken("register_metric", made.name)
+    with at("register_metric"):
+        made = _statistic(statistic)
+        _refuse_taken(made.name)
     _REGISTERED[made.name] = made
     return statistic
 
 
-def _statistic(where: str, given: Any) -> StatisticMetric:
+def _statistic(given: Any) -> StatisticMetric:
     if not isinstance(given, type) or not issubclass(given, MetricStatistic):
-        raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", given, where=where)
+        raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", given)
     return StatisticMetric.of(given)
 
 
-def _refuse_taken(where: str, name: str) -> None:
+def _refuse_taken(name: str) -> None:
     if name in _METRICS or name in _ALIASES:
-        raise ParameterError(
-            f"{where}: the function {name!r} has the name of a metric of Rayline's.",
+        raise ParameterError.here(
+            f"the function {name!r} has the name of a metric of Rayline's.",
             "Expected another name.",
             f'pass a dict, as metrics={{"my_{name}": function}}, or the name {name!r} itself.',
         )
@@ -126,7 +127,7 @@ def is_known(name: str, custom: Custom | None = None) -> bool:
     return _alias(base) in (_ARGUMENTS if at else _METRICS)
 
 
-def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[str, ...], dict[str, Metric]]:
+def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], dict[str, Metric]]:
     """The names of metrics that a user passes, and those of them that are functions of the user's own, by name.
 
     Parameters
@@ -156,9 +157,7 @@ def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[
     else:
         listed = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
         if not isinstance(listed, Iterable):
-            raise ParameterError.value(
-                "metrics", "names of metrics, or functions (y_true, y_pred)", wanted, where=where
-            )
+            raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", wanted)
         items = [("", metric) for metric in listed]
     names, own = list[str](), dict[str, Metric]()
     for name, metric in items:
@@ -166,30 +165,28 @@ def given(wanted: Any, where: str, custom: Custom | None = None) -> tuple[tuple[
             names.append(metric)
             continue
         if isinstance(metric, type) and issubclass(metric, MetricStatistic):
-            made: Metric = _statistic(where, metric)
+            made: Metric = _statistic(metric)
             made = replace(made, name=name or made.name)
-            _refuse_taken(where, made.name)
+            _refuse_taken(made.name)
             names.append(made.name)
             own[made.name] = made
             continue
         if not callable(metric) or isinstance(metric, type):
-            raise ParameterError.value(
-                "metrics", "names of metrics, or functions (y_true, y_pred)", metric, where=where
-            )
+            raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", metric)
         function, declared = (metric.function, metric.mode) if isinstance(metric, CustomMetric) else (metric, None)
         # scikit-learn's scorers have no name but that of the function in them.
         usual = metric.name if isinstance(metric, CustomMetric) else scorer_function(metric)
         own_name = name or (usual if isinstance(usual, str) else getattr(usual, "__name__", ""))
         if not own_name.isidentifier():
-            raise ParameterError(
-                f"{where}: a metric has no name: {metric!r}.",
+            raise ParameterError.here(
+                f"a metric has no name: {metric!r}.",
                 "Expected a function with a name of its own, which results are shown under.",
                 'pass a dict, as metrics={"cost": function}.',
             )
-        _refuse_taken(where, own_name)
+        _refuse_taken(own_name)
         if not takes(function):
-            raise ParameterError(
-                f"{where}: the metric {own_name!r} does not take labels and predictions.",
+            raise ParameterError.here(
+                f"the metric {own_name!r} does not take labels and predictions.",
                 f"Expected function(y_true, y_pred), or a scorer of scikit-learn; got {own_name}{inspect.signature(function)}.",
                 "change its parameters.",
             )
@@ -241,14 +238,14 @@ def defaults_of(target: Target, scores: Array | None = None) -> tuple[str, ...]:
     return ("pinball", "coverage") if len(target.quantiles) > 1 else defaults(target.task, scores)
 
 
-def check(wanted: Iterable[str], target: Target, where: str, custom: Custom | None = None) -> None:
+def check(wanted: Iterable[str], target: Target, custom: Custom | None = None) -> None:
     """Raise ParameterError when a metric does not exist, or does not fit the task."""
     for name in wanted:
         if not get(_bare(name), custom).measures(target):
             fitting = [m.name for m in _METRICS.values() if m.measures(target)]
             what = "target of several quantiles" if len(target.quantiles) > 1 else f"{target.task} target"
-            raise ParameterError(
-                f"{where}: the metric {name!r} is not for a {what}.",
+            raise ParameterError.here(
+                f"the metric {name!r} is not for a {what}.",
                 f"Expected one of {fitting}.",
                 "choose another."
                 if target.task is not Task.REGRESSION
@@ -289,7 +286,8 @@ def evaluate(
         When a function of the user's own fails.
     """
     wanted = list(wanted)
-    check(wanted, target, "metrics", custom)
+    with at("metrics"):
+        check(wanted, target, custom)
     metrics = chosen(wanted, custom)
     return MeasuredRows.of(target, scores, truth, weight, metrics=metrics).values(metrics)
 

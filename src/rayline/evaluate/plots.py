@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayline.core.design import COLORS, DASHES, PALE, QUIET, TEXT
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.evaluate import axes as look
 from rayline.evaluate.charts import Chart
 from rayline.inference.svg_plots import number
@@ -18,6 +18,7 @@ MAX_ACROSS = 3
 """Panels beside one another."""
 
 
+@at(WHERE)
 def draw(charts: Sequence[Chart], ax: Any = None) -> Any:
     """Draw charts side by side, and return their axis, or a list of several.
 
@@ -29,12 +30,12 @@ def draw(charts: Sequence[Chart], ax: Any = None) -> Any:
         When one axis is given for several charts.
     """
     if ax is not None and len(charts) > 1:
-        raise ParameterError.value("ax", f"None: this plot has {len(charts)} panels", type(ax), where=WHERE)
+        raise ParameterError.value("ax", f"None: this plot has {len(charts)} panels", type(ax))
     if ax is None:
         across = min(MAX_ACROSS, len(charts))
         down = -(-len(charts) // across)
         width, height = (max(side) for side in zip(*map(_size, charts), strict=True))
-        grid = look.new_figure(across * width, down * height, WHERE).subplots(down, across, squeeze=False).flat
+        grid = look.new_figure(across * width, down * height).subplots(down, across, squeeze=False).flat
         every = list(grid)[: len(charts)]
         for unused in list(grid)[len(charts) :]:
             unused.set_axis_off()
@@ -60,8 +61,8 @@ def _size(chart: Chart) -> tuple[float, float]:
 def _lines(ax: Any, chart: Chart) -> None:
     if chart.diagonal:
         ax.axline((0, 0), slope=1, color=QUIET, linewidth=1, linestyle=(0, (4, 4)), zorder=0)
-    for at, low, high in chart.spans:
-        ax.plot([at, at], [low, high], color=COLORS[0], linewidth=1.2, solid_capstyle="butt")
+    for moment, low, high in chart.spans:
+        ax.plot([moment, moment], [low, high], color=COLORS[0], linewidth=1.2, solid_capstyle="butt")
     for (name, points), color, pattern in zip(chart.series.items(), COLORS, DASHES, strict=False):
         x, y = zip(*points, strict=True) if points else ((), ())
         ax.plot(x, y, color=color, linewidth=1.8, linestyle=look.dashes(pattern), label=name,

@@ -117,7 +117,7 @@ class CatBoost(Framework):
         model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
         if on_gpu:
             _tell(context, model.get_evals_result())
-        return _noted(model, select_device(True, "train.fit") if context.use_gpu else CPU)
+        return _noted(model, select_device(True) if context.use_gpu else CPU)
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         several, task = len(context.target.columns) > 1, context.target.task
@@ -129,7 +129,7 @@ class CatBoost(Framework):
         params = {"allow_writing_files": False, "loss_function": losses.get(task), "thread_count": context.n_threads}
         if context.seed is not None and not {"random_seed", "random_state"} & {*given}:
             params["random_seed"] = context.seed
-        if context.use_gpu and (gpu := select_device(True, "train.fit")).is_cuda:
+        if context.use_gpu and (gpu := select_device(True)).is_cuda:
             params |= {"task_type": "GPU", "devices": gpu.name.partition(":")[2] or "0"}
         if not {"verbose", "verbose_eval", "logging_level", "silent"} & {*given}:
             params["logging_level"] = "Silent"

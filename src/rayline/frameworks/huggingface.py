@@ -113,7 +113,7 @@ class HuggingFace(Framework):
             text = TextSettings(
                 _tokenizer(model if tokenizer is None else tokenizer), columns, _length(max_length, made)
             )
-            torch_device.moved(made, select_device(context.use_gpu, "train.fit"))
+            torch_device.moved(made, select_device(context.use_gpu))
             best = training.fit(
                 context,
                 _with_text(made, text),

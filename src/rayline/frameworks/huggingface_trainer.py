@@ -211,7 +211,7 @@ class _HuggingFaceReporter(transformers.TrainerCallback):
 
 def _arguments(context: TrainContext, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the training arguments: quiet, no files, an evaluation after each epoch; the user's arguments override them."""
-    gpu = select_device(context.use_gpu, "train.fit")
+    gpu = select_device(context.use_gpu)
     own = {
         "output_dir": folder,
         "report_to": "none",

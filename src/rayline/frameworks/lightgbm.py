@@ -170,7 +170,7 @@ class LightGBM(Framework):
         if context.seed is not None:
             default("seed", context.seed)
             default("deterministic", True)
-        if context.use_gpu and select_device(True, "train.fit").is_cuda:
+        if context.use_gpu and select_device(True).is_cuda:
             default("device_type", "cuda" if _is_built_for("CUDA") else "gpu")
         default("num_threads", context.n_threads)
         _of_features(params, context)

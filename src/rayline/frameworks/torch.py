@@ -176,7 +176,7 @@ class Torch(Framework):
             n = 2 if per_class(loss) else 1
             made = modules.built(context, module, module_kwargs or {}, inputs, n, link)
             stack.enter_context(torch_device.naming_memory(made, f"batch_size={batch_size}"))
-            made = torch_device.moved(made, select_device(context.use_gpu, "train.fit"))
+            made = torch_device.moved(made, select_device(context.use_gpu))
             if train_loop is None:
                 made = TrainingLoop(context, made, settings, among).run()
             else:

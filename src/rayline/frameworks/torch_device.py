@@ -72,7 +72,7 @@ def naming_memory(module: Any, batch: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         hint = "use a smaller batch, mixed_precision=True, or a smaller module; more workers share a batch of TorchTrainer."
-        raise out_of_memory("train.fit", batch, size_bytes(module), hint) from error
+        raise out_of_memory(batch, size_bytes(module), hint) from error
 
 
 def compiled(module: Any, how: bool | Mapping[str, Any]) -> Any:

@@ -65,7 +65,7 @@ def fit(
             raise ParameterError.value(
                 "lightning_module", "something that makes a LightningModule", made, where="torch trainer"
             )
-        listener, gpu = _LightningReporter(context), select_device(context.use_gpu, "train.fit")
+        listener, gpu = _LightningReporter(context), select_device(context.use_gpu)
         trainer = lightning.Trainer(
             **{**QUIET, "default_root_dir": folder, **trainer_args},
             max_epochs=max_epochs,

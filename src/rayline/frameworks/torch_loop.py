@@ -474,12 +474,12 @@ class WeightedLoss:
 
 def device(context: TrainContext) -> Any:
     """Return the device of a worker."""
-    return torch.device(select_device(context.use_gpu, "train.fit").name)
+    return torch.device(select_device(context.use_gpu).name)
 
 
 def backend(context: TrainContext) -> str:
     """Return the library of PyTorch's process groups for these workers, each of which has a GPU of its own or none."""
-    return "nccl" if select_device(context.use_gpu, "train.fit").is_cuda else "gloo"
+    return "nccl" if select_device(context.use_gpu).is_cuda else "gloo"
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ class XGBoost(Framework):
         if not {"nthread", "n_jobs"} & {*params}:
             params["nthread"] = context.n_threads
         if context.use_gpu:
-            params["device"] = str(params.get("device", select_device(True, "train.fit").name))
+            params["device"] = str(params.get("device", select_device(True).name))
         of_features(params, context)
         return params
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from rayline import device
 from rayline.core import scratch, storage
-from rayline.core.errors import ParameterError, nearest
+from rayline.core.errors import ParameterError, at, nearest
 from rayline.core.forks import refuse_after_fork
 from rayline.device import UseGPU
 from rayline.inference import archive, manifest
@@ -109,11 +109,10 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
     """
     from rayline.inference import signature  # optional: it needs cryptography
 
-    where = str(path)
-    with storage.local_copy(path) as place, scratch.folder("artifact") as folder:
+    with at(str(path)), storage.local_copy(path) as place, scratch.folder("artifact") as folder:
         with archive.opened(place, sys.maxsize) as members:
-            about = manifest.parse(members, where, expected_digest)
-            manifest.extract(members, about, folder, where)
+            about = manifest.parse(members, expected_digest)
+            manifest.extract(members, about, folder)
             outer: dict[str, archive.Content] = {n: members.read(n) for n in (manifest.DIGEST, manifest.MANIFEST)}
             body = {name: folder / name for name in members.sizes if name not in manifest.OUTER}
         own = signature.sign(bytes(outer[manifest.MANIFEST]), key)
@@ -122,10 +121,11 @@ def sign(path: str | Path, key: Any, *, expected_digest: str | None = None) -> s
         else:
             archive.write(place, {**outer, manifest.SIGNATURE: own, **body})
         if storage.is_url(path):
-            storage.upload(place, where, last=manifest.DIGEST)
+            storage.upload(place, str(path), last=manifest.DIGEST)
     return str(manifest.signer_of(path))
 
 
+@at("load")
 def load(
     path: str | Path,
     *,
@@ -187,23 +187,22 @@ def load(
     >>> loaded.predict([{"x": 3.0}])
     [{'prediction': 'yes'}]
     """
-    where = str(path)
     refuse_after_fork("rayline.load")
-    device.check(use_gpu, "load")
+    device.check(use_gpu)
     own = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:
-        raise ParameterError.unknown(misspelt, own, "argument", where="load")
-    with scratch.folder("artifact") as folder:
+        raise ParameterError.unknown(misspelt, own, "argument")
+    with at(str(path)), scratch.folder("artifact") as folder:
         with (
             storage.local_copy(path, max_bytes if isinstance(max_bytes, int) else None) as place,
             archive.opened(place, max_bytes) as members,
         ):
-            about = manifest.parse(members, where, expected_digest, trusted_keys)
-            manifest.extract(members, about, folder, where)
-        scorer = read_members(about, folder, where, options, Preprocessor)
+            about = manifest.parse(members, expected_digest, trusted_keys)
+            manifest.extract(members, about, folder)
+        scorer = read_members(about, folder, options, Preprocessor)
     if use_gpu is True:
-        scorer.model.require_gpu("load")
+        scorer.model.require_gpu()
     model = scorer.model.on_gpu(use_gpu)
     if use_gpu:
-        model.place("load")
+        model.place()
     return InferencePipeline(scorer.preprocessor, model, scorer.postprocessing)

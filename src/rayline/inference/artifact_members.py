@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, scratch, storage, strict_json
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, at
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.inference import archive, manifest
@@ -92,7 +92,8 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
 def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
     """Load the members before they are saved. Raises ArtifactError when this fails or the predictions differ."""
     try:
-        read_members(about, folder, "save", model.adapter.load_options(model.native), BasePreprocessor)
+        with at("save"):
+            read_members(about, folder, model.adapter.load_options(model.native), BasePreprocessor)
     except MissingExtraError:
         raise
     except Exception as error:  # any error here would also occur in `load`; no file is written yet
@@ -104,7 +105,7 @@ def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
 
 
 def read_members(
-    about: Mapping[str, Any], directory: Path, where: str, options: Mapping[str, Any], preprocessor_class: type[P]
+    about: Mapping[str, Any], directory: Path, options: Mapping[str, Any], preprocessor_class: type[P]
 ) -> Scorer[P]:
     """Build the scorer of the extracted members in `directory`, whose hashes have been verified, and check its golden rows.
 
@@ -123,7 +124,7 @@ def read_members(
     except (ArtifactError, MissingExtraError):
         raise
     except Exception as error:  # untrusted JSON can raise anything
-        raise _malformed(where, "its manifest, preprocessor or postprocessing is malformed", error) from error
+        raise _malformed("its manifest, preprocessor or postprocessing is malformed", error) from error
     adapter = registry.framework(framework)
     check_options(adapter, options)
     (directory / "model").mkdir(exist_ok=True)
@@ -134,7 +135,7 @@ def read_members(
     except Exception as error:  # the native reader of a framework can raise anything
         if options and isinstance(error, ParameterError):  # about the caller's options
             raise
-        raise _malformed(where, f"{framework} cannot read its model", error) from error
+        raise _malformed(f"{framework} cannot read its model", error) from error
     try:
         model = Model(framework, native, features, target, metrics=metrics, data=data)
         pipeline = Scorer(preprocessor, model, postprocessing)
@@ -142,22 +143,22 @@ def read_members(
         for name in ("input_schema", "output_schema"):
             told, own = about.get(name), schema_to_json(getattr(pipeline, name))
             if told is not None and told != own:
-                raise ArtifactError(
-                    f"{where}: the manifest's {name} is not that of the pipeline.",
+                raise ArtifactError.here(
+                    f"the manifest's {name} is not that of the pipeline.",
                     f"Expected {str(own)[:300]}; got {str(told)[:300]}.",
                     "save the pipeline again.",
                 )
-        _check_golden(pipeline, golden, where)
+        _check_golden(pipeline, golden)
     except (ArtifactError, MissingExtraError):
         raise
     except Exception as error:  # members that do not match
-        raise _malformed(where, "its parts do not fit together", error) from error
+        raise _malformed("its parts do not fit together", error) from error
     return pipeline
 
 
-def _malformed(where: str, what: str, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"{where}: {what}: {' '.join(str(error).split())[:500] or type(error).__name__}.",
+def _malformed(what: str, error: Exception) -> ArtifactError:
+    return ArtifactError.here(
+        f"{what}: {' '.join(str(error).split())[:500] or type(error).__name__}.",
         "Expected a file that `save` wrote.",
         "save the pipeline again.",
     )
@@ -172,10 +173,10 @@ def _golden(pipeline: Scorer[Any]) -> dict[str, Any]:
     return {"rows": value_to_json(rows.to_dicts()), "scores": value_to_json(scores)}
 
 
-def _check_golden(pipeline: Scorer[Any], golden: Any, where: str) -> None:
+def _check_golden(pipeline: Scorer[Any], golden: Any) -> None:
     rows = golden.get("rows") if isinstance(golden, dict) else None
     if not isinstance(rows, list):
-        raise ArtifactError(f"{where}: the golden rows are malformed.", "", "save the pipeline again.")
+        raise ArtifactError.here("the golden rows are malformed.", "", "save the pipeline again.")
     if not rows:
         return
     try:
@@ -192,12 +193,12 @@ def _check_golden(pipeline: Scorer[Any], golden: Any, where: str) -> None:
             ).all()
         )
     except Exception as error:  # also errors of the library on a damaged model
-        raise ArtifactError(
-            f"{where}: the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
+        raise ArtifactError.here(
+            f"the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
         ) from error
     if not near:
-        raise ArtifactError(
-            f"{where}: the golden rows give other predictions than when it was saved.",
+        raise ArtifactError.here(
+            "the golden rows give other predictions than when it was saved.",
             f"Expected {expected.to_list()[:5]}; got {got.to_list()[:5]}.",
             "install the library versions of its manifest (made_by), or train again.",
         )

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
 from rayline.core.statistics.base import StatisticRequest
@@ -61,9 +61,10 @@ class RowScorer:
         return made.with_columns(group_texts(texts, self._groups).alias(GROUP))
 
 
+@at(WHERE)
 def calibrated(pipeline: Scorer[Any], stages: Sequence[Any], rows: Any, weight: str | None) -> chain.Stages:
     """Return the stages of a pipeline after new ones were learned; see `InferencePipeline.calibrated`."""
-    new = chain.checked(stages, pipeline.target, pipeline.input_schema, WHERE)
+    new = chain.checked(stages, pipeline.target, pipeline.input_schema)
     kept = chain.replaced(pipeline.postprocessing, new)
     base = Scorer(pipeline.preprocessor, pipeline.model, kept)
     if rows is None:

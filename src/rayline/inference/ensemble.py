@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, ParameterError, SchemaError
+from rayline.core.errors import ArtifactError, ParameterError, SchemaError, at
 from rayline.core.features import Features
 from rayline.core.framework import Framework, TrainContext
 from rayline.core.target import Target, Task, has_probabilities
@@ -121,7 +121,8 @@ def placed(pipelines: Sequence[InferencePipeline], device: Any, what: str) -> li
     """Return the members with their models on a device."""
     members = [pipeline.on_gpu(device.is_gpu) for pipeline in pipelines]
     for pipeline in members:
-        pipeline.model.place(what)
+        with at(what):
+            pipeline.model.place()
     return members
 
 
@@ -158,7 +159,8 @@ def combine(
             raise ParameterError(
                 "combine: the members predict different targets.", f"Expected {first.target}; got {pipeline.target}."
             )
-    schema = joined_schema("combine", pipelines)
+    with at("combine"):
+        schema = joined_schema(pipelines)
     model = Model(
         "ensemble",
         WeightedMembers(list(pipelines), list(weights)),
@@ -170,13 +172,13 @@ def combine(
     return InferencePipeline(None, model)
 
 
-def joined_schema(where: str, pipelines: Sequence[InferencePipeline]) -> dict[str, pl.DataType]:
+def joined_schema(pipelines: Sequence[InferencePipeline]) -> dict[str, pl.DataType]:
     """Return the raw columns of all pipelines. Raises SchemaError when two take one column in different types."""
     schema: dict[str, pl.DataType] = {}
     for pipeline in pipelines:
         for name, dtype in pipeline.input_schema.items():
             if schema.setdefault(name, dtype) != dtype:
-                raise SchemaError.dtype(name, schema[name], dtype, where=where)
+                raise SchemaError.dtype(name, schema[name], dtype)
     return schema
 
 

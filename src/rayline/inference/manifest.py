@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import storage, strict_json
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, at, place
 from rayline.inference import archive
 
 FORMAT_VERSION = 1
@@ -50,23 +50,23 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     >>> about["framework"], about["target"]["columns"], sorted(about["members"])
     ('xgboost', ['y'], ['golden.json', 'model/model.ubj', 'preprocessor.json'])
     """
-    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members:
-        return parse(members, str(path))
+    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members, at(str(path)):
+        return parse(members)
 
 
 def digest_of(path: str | Path) -> str:
     """Return the digest of an artifact, which covers all its members. Raises ArtifactError when the file is no artifact."""
-    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members:
-        return hashlib.sha256(_text(members, MANIFEST, str(path))).hexdigest()
+    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members, at(str(path)):
+        return hashlib.sha256(_text(members, MANIFEST)).hexdigest()
 
 
 def signer_of(path: str | Path) -> str | None:
     """Return the public key in the signature of an artifact, in hex; None without one. The signature is not verified:
     `load(path, trusted_keys=…)` does. Raises ArtifactError when it is no artifact."""
-    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members:
+    with storage.local_copy(path) as place, archive.opened(place, sys.maxsize) as members, at(str(path)):
         if SIGNATURE not in members.sizes:
             return None
-        about = strict_json.loads(_text(members, SIGNATURE, str(path)), SIGNATURE)
+        about = strict_json.loads(_text(members, SIGNATURE), SIGNATURE)
     return str(about.get("public_key"))[:64] if isinstance(about, dict) else None
 
 
@@ -79,50 +79,49 @@ def listing(body: Mapping[str, archive.Content]) -> dict[str, Any]:
 
 
 def parse(
-    members: archive.ArchiveMembers,
-    where: str,
-    expected_digest: str | None = None,
-    trusted_keys: Sequence[Any] | None = None,
+    members: archive.ArchiveMembers, expected_digest: str | None = None, trusted_keys: Sequence[Any] | None = None
 ) -> dict[str, Any]:
     """Read the manifest of open members, and check their names and sizes; `extract` compares the hashes.
 
     Raises ArtifactError when it is not the expected one, not signed by a trusted key, or not true.
     """
-    told, text = _text(members, DIGEST, where), _text(members, MANIFEST, where)
+    told, text = _text(members, DIGEST), _text(members, MANIFEST)
     digest = hashlib.sha256(text).hexdigest()
     if told.decode("ascii", "replace").strip() != digest:
-        raise ArtifactError(f"{where} is damaged: its manifest has another digest than it says.", "", "copy it again.")
+        raise ArtifactError(
+            f"{place()} is damaged: its manifest has another digest than it says.", "", "copy it again."
+        )
     if expected_digest is not None and expected_digest != digest:
         raise ArtifactError(
-            f"{where} is not the artifact that was expected.", f"Expected the digest {expected_digest}; got {digest}."
+            f"{place()} is not the artifact that was expected.", f"Expected the digest {expected_digest}; got {digest}."
         )
     if trusted_keys is not None:
         from rayline.inference import signature  # optional: it needs cryptography
 
-        own = _text(members, SIGNATURE, where) if SIGNATURE in members.sizes else None
-        signature.verify(text, own, trusted_keys, where)
+        own = _text(members, SIGNATURE) if SIGNATURE in members.sizes else None
+        signature.verify(text, own, trusted_keys)
     manifest = strict_json.loads(text, MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != "rayline.pipeline":
-        raise ArtifactError(f"{where} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")
+        raise ArtifactError(f"{place()} is not a Rayline pipeline.", "Expected format 'rayline.pipeline'.")
     version = manifest.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= POSTPROCESSED_VERSION:
         raise ArtifactError(
-            f"{where} has format version {version!r}, made by {manifest.get('made_by')!r}.",
+            f"{place()} has format version {version!r}, made by {manifest.get('made_by')!r}.",
             f"Expected at most {POSTPROCESSED_VERSION}.",
             "load it with a newer Rayline.",
         )
     listed = manifest.get("members")
     if not isinstance(listed, dict) or {*listed} != {*members.sizes} - OUTER:
-        raise ArtifactError(f"{where} does not hold the members that its manifest lists.", "", "copy or save it again.")
+        raise ArtifactError(
+            f"{place()} does not hold the members that its manifest lists.", "", "copy or save it again."
+        )
     for name, about in listed.items():
         if not isinstance(about, dict) or about.get("size_bytes") != members.sizes[name]:
-            raise ArtifactError(
-                f"{where}: member {name!r} has another size than its manifest says.", "", "copy it again."
-            )
+            raise ArtifactError.here(f"member {name!r} has another size than its manifest says.", "", "copy it again.")
     return manifest
 
 
-def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], directory: Path, where: str) -> None:
+def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], directory: Path) -> None:
     """Copy the members that a manifest lists into a directory, in bounded memory, and compare their hashes.
 
     Raises ArtifactError when one has another, or there is no room for them.
@@ -134,11 +133,9 @@ def extract(members: archive.ArchiveMembers, manifest: Mapping[str, Any], direct
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
-            raise no_room(where, error) from error
+            raise no_room(place(), error) from error
         if found != about.get("sha256"):
-            raise ArtifactError(
-                f"{where}: member {name!r} has another hash than its manifest says.", "", "copy it again."
-            )
+            raise ArtifactError.here(f"member {name!r} has another hash than its manifest says.", "", "copy it again.")
 
 
 def no_room(what: str, error: OSError) -> ArtifactError:
@@ -150,14 +147,14 @@ def no_room(what: str, error: OSError) -> ArtifactError:
     )
 
 
-def _text(members: archive.ArchiveMembers, name: str, where: str) -> bytes:
+def _text(members: archive.ArchiveMembers, name: str) -> bytes:
     size = members.sizes.get(name)
     if size is None:
         raise ArtifactError(
-            f"{where} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}."
+            f"{place()} is not a Rayline artifact.", f"Expected a member {name!r}; got {sorted(members.sizes)[:8]}."
         )
     if size > strict_json.MAX_BYTES:
-        raise ArtifactError(
-            f"{where}: {name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}."
+        raise ArtifactError.here(
+            f"{name} is too large.", f"Expected at most {strict_json.MAX_BYTES:,} bytes; got {size:,}."
         )
     return members.read(name)

@@ -19,7 +19,15 @@ from rayline.core import registry, scratch
 from rayline.core.abilities import FeatureContributions
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError, PredictionError, RaylineError, ResourceError, counted, shorten
+from rayline.core.errors import (
+    ParameterError,
+    PredictionError,
+    RaylineError,
+    ResourceError,
+    at,
+    counted,
+    shorten,
+)
 from rayline.core.features import Features
 from rayline.core.framework import Framework, ModelInfo
 from rayline.core.operations.base import Row
@@ -122,16 +130,19 @@ class Model:
         SchemaError
             When a feature is missing or of a wrong type.
         """
-        model, n_gpus = self.placed_for(rows, use_gpu, None, "Model.predict")
+        with at("Model.predict"):
+            model, n_gpus = self.placed_for(rows, use_gpu, None)
         return registry.engine_for(rows).map(rows, model._predictions, _on_gpus(n_gpus))
 
     def predict_proba(self, rows: Any, *, use_gpu: UseGPU | None = None) -> Any:
         """Return probabilities, one column for each class. Raises ParameterError for a model without probabilities."""
-        model, n_gpus = self.placed_for(rows, use_gpu, None, "Model.predict_proba")
+        with at("Model.predict_proba"):
+            model, n_gpus = self.placed_for(rows, use_gpu, None)
         return registry.engine_for(rows).map(rows, model._probabilities, _on_gpus(n_gpus))
 
     # -- where it predicts -----------------------------------------------------------------------------------------
 
+    @at("Model.on_gpu")
     def on_gpu(self, use_gpu: UseGPU | None = True) -> Model:
         """Return this model with its predictions computed on a GPU (True), on the CPU (False), on a GPU where there is one
         ("auto"), or on the GPU that Ray assigned to the process, if any (None). The native model is placed when it is first
@@ -144,11 +155,11 @@ class Model:
         ResourceError
             With `use_gpu=True`, when the framework's library was built without support for GPUs.
         """
-        device.check(use_gpu, "Model.on_gpu")
+        device.check(use_gpu)
         if use_gpu is self.use_gpu or (use_gpu == "auto" == self.use_gpu):
             return self
         if use_gpu is True:
-            self.require_gpu("Model.on_gpu")
+            self.require_gpu()
         return self._with(use_gpu=use_gpu, holds_gpu=False)
 
     def _with(self, *, use_gpu: UseGPU | None, holds_gpu: bool) -> Model:
@@ -157,19 +168,17 @@ class Model:
         other.use_gpu, other._holds_gpu = use_gpu, holds_gpu
         return other
 
-    def placed_for(
-        self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None, where: str
-    ) -> tuple[Model, float | None]:
+    def placed_for(self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None) -> tuple[Model, float | None]:
         """Return the model that predicts this data where `use_gpu` says, and the GPUs of each worker on Ray.
 
         A table is predicted in this process: the model is placed now. A Dataset is predicted by workers, which have their own
         GPUs: this process looks for none. `num_gpus` alone counts as `use_gpu=True`. Raises the errors of `on_gpu`, and
         ResourceError when this process has no GPU.
         """
-        device.check(use_gpu, where)
+        device.check(use_gpu)
         if num_gpus and use_gpu is False:
-            raise ParameterError(
-                f"{where}: num_gpus={num_gpus:g} with use_gpu=False.", "Expected one of them.", "leave one out."
+            raise ParameterError.here(
+                f"num_gpus={num_gpus:g} with use_gpu=False.", "Expected one of them.", "leave one out."
             )
         wish = use_gpu if use_gpu is not None else True if num_gpus else self.use_gpu
         on_ray = type(data).__module__.partition(".")[0] == "ray"
@@ -178,11 +187,11 @@ class Model:
         if not wish:
             return (self if use_gpu is None else self.on_gpu(wish)), None
         if wish is True and self.use_gpu is not True:
-            self.require_gpu(where)
+            self.require_gpu()
         if on_ray:
             return self._with(use_gpu=True, holds_gpu=True), num_gpus or 1.0
         model = self.on_gpu(wish)
-        model.place(where)
+        model.place()
         return model, None
 
     def without_gpu(self) -> str:
@@ -192,19 +201,19 @@ class Model:
             return f"models of {self.framework} predict on the CPU only"
         return adapter.predicts_on_cpu(self.native) or ("" if device.is_pretended() else adapter.without_gpu())
 
-    def require_gpu(self, where: str) -> None:
+    def require_gpu(self) -> None:
         """Raise an error when predictions of this model cannot be computed on a GPU. Does not look for one."""
         reason = self.without_gpu()
         if reason:
             builds = self.adapter.predicts_on_gpu and not self.adapter.predicts_on_cpu(self.native)
             kind = ResourceError if builds else ParameterError
-            raise kind(
-                f"{where}: a GPU is asked for that nothing would compute on: {reason}.",
+            raise kind.here(
+                f"a GPU is asked for that nothing would compute on: {reason}.",
                 "Expected a model that predicts on a GPU (XGBoost, CatBoost, PyTorch, Hugging Face, RLlib; not LightGBM, scikit-learn).",
                 "leave use_gpu and num_gpus out (a framework of your own says predicts_on_gpu = True).",
             )
 
-    def place(self, where: str = "Model.predict") -> None:
+    def place(self) -> None:
         """Put the native model where `use_gpu` says, unless it is there. Raises ResourceError when there is no such GPU."""
         with _PLACING:
             if "_placed" in self.__dict__:
@@ -212,7 +221,7 @@ class Model:
             there = device.CPU
             if self.use_gpu or (self.use_gpu is None and device.is_assigned()):
                 can = self.use_gpu is True or not self.without_gpu()
-                there = device.select_device(self.use_gpu if can else False, where)
+                there = device.select_device(self.use_gpu if can else False)
             if there.is_gpu and there not in self._natives:
                 self._natives[there] = self.adapter.place(self.native, there)
             self.__dict__["_placed"] = self._natives[there] if there.is_gpu else self.native

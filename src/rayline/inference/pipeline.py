@@ -15,7 +15,7 @@ import polars as pl
 from rayline.core import design, registry
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError, shorten
+from rayline.core.errors import ParameterError, at, shorten
 from rayline.core.evaluation import Report
 from rayline.core.operations.base import Row
 from rayline.device import UseGPU
@@ -425,7 +425,8 @@ class InferencePipeline(Scorer[Preprocessor]):
             With use_gpu=True, when there is no GPU, the framework's library was built without support for GPUs, or the GPU
             has no memory even for a batch of one row.
         """
-        pipeline, n_gpus = self.placed_for(rows, use_gpu, None, "InferencePipeline.predict")
+        with at("InferencePipeline.predict"):
+            pipeline, n_gpus = self.placed_for(rows, use_gpu, None)
         return pipeline._predict(rows, n_gpus, interval=interval)
 
     def _predict(self, rows: Any, n_gpus: float | None, *, interval: bool) -> Any:
@@ -445,7 +446,8 @@ class InferencePipeline(Scorer[Preprocessor]):
 
         Raises the errors of `predict`, and ParameterError for a model without probabilities.
         """
-        pipeline, n_gpus = self.placed_for(rows, use_gpu, None, "InferencePipeline.predict_proba")
+        with at("InferencePipeline.predict_proba"):
+            pipeline, n_gpus = self.placed_for(rows, use_gpu, None)
         return pipeline._predict_proba(rows, n_gpus)
 
     def _predict_proba(self, rows: Any, n_gpus: float | None) -> Any:
@@ -506,7 +508,8 @@ class InferencePipeline(Scorer[Preprocessor]):
             With on_error="raise", when a stage rejects a value.
         """
         keep = None if keep_columns is None else tuple(keep_columns)
-        pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus, "InferencePipeline.transform")
+        with at("InferencePipeline.transform"):
+            pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)
         predict = BatchPredictor(pipeline, proba=proba, interval=interval, keep=keep, on_error=on_error)
         placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
         return registry.engine_for(data).map(data, predict, placement)
@@ -529,21 +532,22 @@ class InferencePipeline(Scorer[Preprocessor]):
         """Write the data with its predictions to Parquet files, each row exactly once; see `batch.write_predictions`."""
         keep = None if keep_columns is None else tuple(keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error, **({"interval": True} if interval else {})}
-        pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus, "InferencePipeline.write_predictions")
+        with at("InferencePipeline.write_predictions"):
+            pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)
         placement = Placement(num_cpus=num_cpus, num_gpus=n_gpus)
         return write_predictions(
             pipeline, data, str(path), rows_per_file=rows_per_file, resume=resume, placement=placement, **how
         )
 
     def placed_for(
-        self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None, where: str
+        self, data: Any, use_gpu: UseGPU | None, num_gpus: float | None
     ) -> tuple[InferencePipeline, float | None]:
         """Return the pipeline whose model predicts this data where `use_gpu` says; see `Model.placed_for`."""
         if use_gpu is None and num_gpus is None and self.model.use_gpu is None:
             return self, None
         if num_gpus and type(data).__module__.partition(".")[0] != "ray":
             return self, num_gpus  # refused by the engine of tables
-        model, n_gpus = self.model.placed_for(data, use_gpu, num_gpus, where)
+        model, n_gpus = self.model.placed_for(data, use_gpu, num_gpus)
         return self.with_model(model), n_gpus
 
     def _takes_rows(self, rows: Any) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, place
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -33,25 +33,25 @@ def sign(manifest: bytes, key: Any) -> bytes:
     return strict_json.dumps(about)
 
 
-def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any], where: str) -> None:
+def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]) -> None:
     """Raise ArtifactError unless one of the trusted keys signed the manifest, ParameterError when one is no key."""
     if isinstance(trusted_keys, (str, bytes, Path)) or not isinstance(trusted_keys, Sequence) or not trusted_keys:
         raise ParameterError.value("trusted_keys", "a list of at least one public key", trusted_keys, where="load")
     trusted = {_name(key): key for key in (_key(k, Ed25519PublicKey, "trusted_keys") for k in trusted_keys)}
     if signature is None:
         raise ArtifactError(
-            f"{where} is not signed.", f"Expected a signature by one of {[*trusted]}.", "save it with sign_with=…"
+            f"{place()} is not signed.", f"Expected a signature by one of {[*trusted]}.", "save it with sign_with=…"
         )
     about = strict_json.loads(signature, "signature.json")
     fields = ("algorithm", "public_key", "signature")
     if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in fields):
-        raise ArtifactError(
-            f"{where}: its signature is malformed.", f"Expected the fields {list(fields)}.", "sign it again."
+        raise ArtifactError.here(
+            "its signature is malformed.", f"Expected the fields {list(fields)}.", "sign it again."
         )
     key = trusted.get(about["public_key"])
     if key is None or about["algorithm"] != "ed25519":
         raise ArtifactError(
-            f"{where} is signed by {about['public_key'][:64]!r}, which is not trusted.",
+            f"{place()} is signed by {about['public_key'][:64]!r}, which is not trusted.",
             f"Expected one of {[*trusted]}.",
             "load it with the public key of whoever made it, if you trust them.",
         )
@@ -59,7 +59,7 @@ def verify(manifest: bytes, signature: bytes | None, trusted_keys: Sequence[Any]
         key.verify(bytes.fromhex(about["signature"]), _PURPOSE + manifest)
     except (InvalidSignature, ValueError):
         raise ArtifactError(
-            f"{where} was changed after it was signed by {about['public_key']}.",
+            f"{place()} was changed after it was signed by {about['public_key']}.",
             "Expected the manifest that was signed.",
         ) from None
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import ArtifactError, ParameterError
+from rayline.core.errors import ArtifactError, ParameterError, at
 from rayline.core.features import Features
 from rayline.core.framework import Framework, TrainContext
 from rayline.core.target import Target, Task
@@ -135,7 +135,7 @@ def stack(
         )
     members = StackMembers(list(pipelines), final)
     examples = pipelines[0].model.examples
-    model = Model(
-        "stack", members, joined_schema("stack", pipelines), final.target.plain, metrics=metrics, examples=examples
-    )
+    with at("stack"):
+        schema = joined_schema(pipelines)
+    model = Model("stack", members, schema, final.target.plain, metrics=metrics, examples=examples)
     return InferencePipeline(None, model)

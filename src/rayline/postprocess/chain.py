@@ -128,26 +128,24 @@ class StageChain:
         self.__init__(state["stages"], state["target"])  # type: ignore[misc]
 
 
-def checked(stages: Sequence[Any], target: Target, columns: Mapping[str, pl.DataType], where: str) -> Stages:
+def checked(stages: Sequence[Any], target: Target, columns: Mapping[str, pl.DataType]) -> Stages:
     """Return the stages to learn. Raises ParameterError on anything else, in a wrong order, or that does not fit the target."""
     if isinstance(stages, PostprocessingStage) or not isinstance(stages, Sequence) or isinstance(stages, str):
-        raise ParameterError.value(
-            "stages", "a list of postprocessing stages, such as [Calibrate()]", stages, where=where
-        )
+        raise ParameterError.value("stages", "a list of postprocessing stages, such as [Calibrate()]", stages)
     if not stages:
-        raise ParameterError.value("stages", "at least one postprocessing stage", stages, where=where)
+        raise ParameterError.value("stages", "at least one postprocessing stage", stages)
     for stage in stages:
         if not isinstance(stage, PostprocessingStage):
-            raise ParameterError.value("stages", "stages of rayline.postprocess only", stage, where=where)
+            raise ParameterError.value("stages", "stages of rayline.postprocess only", stage)
         stage.check(target)
         _check_groups(stage, columns)
     names = [type(stage).__name__ for stage in stages]
     for name in ("Threshold", "Conformal"):
         if names.count(name) > 1:
-            raise ParameterError(f"{where}: two stages are {name}.", "Expected one.", "keep one of them.")
+            raise ParameterError.here(f"two stages are {name}.", "Expected one.", "keep one of them.")
     if "Threshold" in names and "Calibrate" in names[names.index("Threshold") :]:
-        raise ParameterError(
-            f"{where}: Calibrate comes after Threshold, whose threshold is one of probabilities before it.",
+        raise ParameterError.here(
+            "Calibrate comes after Threshold, whose threshold is one of probabilities before it.",
             f"Expected Calibrate first; got {names}.",
             "exchange them.",
         )

@@ -24,7 +24,7 @@ from rayline import device
 from rayline.compat.ray import versioned
 from rayline.core import design, registry
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.errors import ParameterError, ServeError
+from rayline.core.errors import ParameterError, ServeError, at
 from rayline.core.files import replace_content
 from rayline.device import UseGPU
 from rayline.inference import artifact
@@ -298,7 +298,8 @@ def to_deployment(
     plan = _Plan.of(arguments)
     pipeline = _pipeline_of(model)
     if plan.use_gpu is True:
-        pipeline.model.require_gpu("to_deployment")
+        with at("to_deployment"):
+            pipeline.model.require_gpu()
     return Deployment(pipeline, plan)
 
 
@@ -374,7 +375,8 @@ class _Plan:
 
 def _on_gpu(actor: Mapping[str, Any], use_gpu: UseGPU | None) -> tuple[dict[str, Any], UseGPU | None]:
     """Return the resources of a replica and `use_gpu`, which a number of GPUs stands for, too."""
-    device.check(use_gpu, "to_deployment")
+    with at("to_deployment"):
+        device.check(use_gpu)
     n_gpus = actor.get("num_gpus")
     if use_gpu is False and n_gpus:
         raise ParameterError(
@@ -416,7 +418,8 @@ def deploy_config(path: str | Path, to: str | Path | None = None, **arguments: A
         )
     plan = _Plan.of(arguments)
     if plan.use_gpu is True and Path(path).exists():  # otherwise it is a path of the nodes
-        artifact.load(path).model.require_gpu("deploy_config")
+        with at("deploy_config"):
+            artifact.load(path).model.require_gpu()
     hosts = plan.options.at(plan.host).allowed_hosts
     known = {} if hosts is None else {"allowed_hosts": list(hosts)}
     config = {

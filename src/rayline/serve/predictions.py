@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from rayline.core.errors import at
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import has_probabilities
@@ -68,7 +69,8 @@ class ServedModel:
 
     def __init__(self, pipeline: InferencePipeline, name: str, gpu_rows: int = 1) -> None:
         self.pipeline, self.name = pipeline, name
-        pipeline.model.place("serve")  # now: a GPU that is not there is an error of the start, not of a request
+        with at("serve"):
+            pipeline.model.place()  # now: a GPU that is not there is an error of the start, not of a request
         self.is_on_gpu = pipeline.model.is_on_gpu
         self.reader, self.writer = RowReader(pipeline.input_schema), PredictionWriter(pipeline.target)
         self.explainer = RowExplainer(pipeline)

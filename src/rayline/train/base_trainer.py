@@ -12,7 +12,7 @@ from typing import Any, Self
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import ParameterError, ResourceError, at, nearest, place
+from rayline.core.errors import ParameterError, ResourceError, at, nearest
 from rayline.core.framework import Framework
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.metric import Metric
@@ -66,7 +66,8 @@ class BaseTrainer:
         self.metrics: tuple[str, ...] | None = None
         self.custom_metrics: dict[str, Metric] = {}
         if metrics is not None:
-            self.metrics, self.custom_metrics = named_metrics.given(metrics, self._name)
+            with at(self._name):
+                self.metrics, self.custom_metrics = named_metrics.given(metrics)
         self.class_weight, self.pos_label = class_weight, pos_label
         self.legs: tuple[Phase, ...] = ()
         self._result: Any = None
@@ -217,7 +218,7 @@ class BaseTrainer:
             return self
         trainer = copy.copy(self)
         if metrics is not None:
-            trainer.metrics, custom = named_metrics.given(metrics, place(), self.custom_metrics)
+            trainer.metrics, custom = named_metrics.given(metrics, self.custom_metrics)
             trainer.custom_metrics = {**self.custom_metrics, **custom}
         if pos_label is not None:
             trainer.pos_label = pos_label

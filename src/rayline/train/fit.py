@@ -175,7 +175,7 @@ def _check_resources(driver: FitDriver, callbacks: Sequence[Any]) -> None:
     if driver.trainer.wants_gpu:
         driver.trainer.check_gpu(callbacks=callbacks)
         if driver.uses_this_gpu:
-            device.select_device(True, WHERE)
+            device.select_device(True)
 
 
 def _refuse_lacking_test(trainer: BaseTrainer, inputs: FitInputs) -> None:

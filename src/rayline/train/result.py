@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, counted
+from rayline.core.errors import ParameterError, at, counted
 from rayline.core.evaluation import Report
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.axes import panels
@@ -137,6 +137,7 @@ class Result:
         report.save(path)
         return report
 
+    @at("Result.plot")
     def plot(self, metrics: str | Sequence[str] | None = None, ax: Any = None) -> Any:
         """Draw the history as curves with Matplotlib, each metric on an axis of its own.
 
@@ -171,9 +172,9 @@ class Result:
         wanted = [metrics] if isinstance(metrics, str) else list(metrics or present)
         every = [name for own in present.values() for name in own]
         if unknown := [name for name in wanted if name not in present and name not in every]:
-            raise ParameterError.unknown(unknown, [*present, *every], "metric", where="Result.plot")
+            raise ParameterError.unknown(unknown, [*present, *every], "metric")
         shown = plots.by_metric([n for name in wanted for n in present.get(name, [name])])
-        axes = panels(len(shown), "Result.plot", ax)
+        axes = panels(len(shown), ax)
         for axis, (metric, names) in zip(axes, shown.items(), strict=True):
             frame = {name: self.history.select("iteration", name).drop_nulls().rows() for name in dict.fromkeys(names)}
             plots.curves(axis, metric, {name: rows for name, rows in frame.items() if rows})

@@ -84,7 +84,7 @@ class TableFit(FitDriver):
             line.part(f"preprocessor {counted(outcome.scans, 'scan')} {spent}")
         for name, words in idle(fitted.leaves):
             line.part(f"{name!r} does nothing: no {words}")
-        named_metrics.check(self.trainer.metrics or (), spec.target, WHERE, self.trainer.custom_metrics)
+        named_metrics.check(self.trainer.metrics or (), spec.target, self.trainer.custom_metrics)
         if self.preprocessor is not None and self.preprocessor is not fitted:
             self.preprocessor.adopt(fitted)
             fitted = self.preprocessor

@@ -133,7 +133,7 @@ def _failure(request: FitRequest, worker: WorkerContext, n_rows: int, error: Exc
     if request.scaling.use_gpu and device.is_out_of_memory(error):
         rows_and_columns = f"{n_rows:,} rows of {len(request.spec.features)} features"
         hint = "use more workers, or fewer rows or features at a time; 8-bit bins take less (max_bin=255)."
-        return device.out_of_memory(place(), rows_and_columns, None, hint)
+        return device.out_of_memory(rows_and_columns, None, hint)
     reason = str(error).strip().split("\n")[0][:300]
     rank = f" on rank {worker.rank}" if worker.world_size > 1 else ""
     return TrainingError.here(

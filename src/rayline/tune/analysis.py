@@ -16,7 +16,7 @@ import polars as pl
 from rayline import device
 from rayline.core import registry
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.errors import ParameterError, counted
+from rayline.core.errors import ParameterError, at, counted
 from rayline.data.split.holdout import Holdout
 from rayline.inference import calibration
 from rayline.inference.ensemble import combine
@@ -440,7 +440,8 @@ class Analysis:
         """
         chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
         problem, scores = self._prepared.problem, self.scores(chosen)
-        new = chain.checked(stages, problem.target, problem.schema, "Analysis.calibrated")
+        with at("Analysis.calibrated"):
+            new = chain.checked(stages, problem.target, problem.schema)
         groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
         weight = problem.weight if problem.weighs_test else None
         columns = dict.fromkeys((*problem.target.columns, *([] if weight is None else [weight]), *groups))

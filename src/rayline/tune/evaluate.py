@@ -316,7 +316,7 @@ class FoldEvaluator:
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
         if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
-            native = trainer.adapter.place(native, device.select_device(None, WHERE))
+            native = trainer.adapter.place(native, device.select_device(None))
         rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
         scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
         predicted = time.perf_counter()

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from rayline.core.design import COLORS, QUIET
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.evaluate import metrics
 from rayline.evaluate.axes import new_figure, open_frame, panels
 from rayline.inference.svg_plots import number
@@ -26,6 +26,7 @@ WIDE = 10.0
 """Positive numbers whose largest is so many times the smallest are drawn by their order of magnitude."""
 
 
+@at("Analysis.plot")
 def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any = None) -> Any:
     """A picture of these trials (see `Analysis.plot`)."""
     if kind not in KINDS:
@@ -37,7 +38,7 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
         return _learning(trial_record.best(trials, mode), metric, ax)
     shares = importance(trials) if kind == "importance" else {}
     height = 1.2 + 0.5 * len(shares) if shares else 4.0
-    ax = new_figure(7, height, "Analysis.plot").subplots() if ax is None else ax
+    ax = new_figure(7, height).subplots() if ax is None else ax
     if kind == "history":
         _history(scored, metric, mode, ax)
     elif kind == "parallel":
@@ -90,9 +91,7 @@ HOLLOW = {"markersize": 4, "markerfacecolor": "none", "markeredgecolor": QUIET}
 
 def _slices(trials: Sequence[Trial], metric: str, mode: str) -> Any:
     columns = _varied(trials)
-    axes = new_figure(3.0 * max(len(columns), 1), 3.2, "Analysis.plot").subplots(
-        1, max(len(columns), 1), sharey=True, squeeze=False
-    )[0]
+    axes = new_figure(3.0 * max(len(columns), 1), 3.2).subplots(1, max(len(columns), 1), sharey=True, squeeze=False)[0]
     best = trial_record.best(trials, mode)
     for ax, (name, values) in zip(axes, columns.items(), strict=False):
         axis = _Axis.of(values)
@@ -149,7 +148,7 @@ def _learning(trial: Trial | None, metric: str, ax: Any) -> Any:
         tuned = metrics.resolve_name(metric, names)
         one = next((m for m, own in shown.items() if tuned in own), next(iter(shown)))
         shown = {one: shown[one]}
-    axes = panels(len(shown), "Analysis.plot", ax)
+    axes = panels(len(shown), ax)
     for axis, (one, own) in zip(axes, shown.items(), strict=True):
         folds = {
             name: [_points(history, name) for history in histories if any(name in row for row in history)]

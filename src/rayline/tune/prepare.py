@@ -440,7 +440,7 @@ def _own_functions(metric: Any, custom: Custom) -> tuple[Any, dict[str, Metric]]
     own = [m for m in metric if callable(m)] if several and not isinstance(metric, Mapping) else metric
     if not callable(metric) and not isinstance(metric, Mapping) and not (several and own):
         return metric, {}
-    names, found = metrics.given(own, WHERE, custom)
+    names, found = metrics.given(own, custom)
     if several and not isinstance(metric, Mapping):
         rest = iter(names)
         return [next(rest) if callable(m) else m for m in metric], found
@@ -476,7 +476,7 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
             f"use metric={metric.removeprefix('train-')!r}.",
         )
     if metrics.is_known(metric, custom):
-        metrics.check([metric], target, WHERE, custom)
+        metrics.check([metric], target, custom)
     known = metrics.mode(metric, custom)
     if mode is None and known is None and metric in custom:
         raise ParameterError.here(
