@@ -83,6 +83,7 @@ class Scan:
     prepare: TableFunction | None = None
     cells: CellExpression | None = None
     attach: RowMapper | None = None
+    chunk_rows: int = TABLE_ROWS
 
     @property
     def is_local(self) -> bool:
@@ -107,11 +108,17 @@ class Scan:
         `n_rows` is the number of rows of a table in memory, None for any other. `is_reread` says that single columns can
         be read again for each query, as from a Parquet file.
         """
-        table = self._looked_at(table if self.attach is None else self.attach(table))
+        raw, table = table, self._looked_at(table if self.attach is None else self.attach(table))
         if n_rows is not None and n_rows <= CHUNK_ROWS:
             return self._of_chunk(table.collect(engine="in-memory"), self.requests)
         # A function that needs the table as a whole must run only once: no streaming then.
         streamed = [r for r in self.requests if r.statistic.streams and not r.prefix] if self.is_local else []
+        if not streamed and n_rows is not None and self.attach is not None and self.is_local and self.prepare is None:
+            chunks = _Chunks(self, self.requests)
+            for start in range(0, n_rows, self.chunk_rows):  # the same chunks as below, without a copy
+                rows = self._looked_at(self.attach(raw.slice(start, self.chunk_rows)))
+                chunks(rows.collect(engine="in-memory"))
+            return chunks.answers(table.collect_schema())
         if not streamed:
             return self._in_chunks(table, self.requests)
         share = pl.QueryOptFlags(comm_subplan_elim=self.cells is not None or not (is_reread or n_rows is not None))
@@ -150,7 +157,7 @@ class Scan:
 
     def _in_chunks(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> dict[int, Answers]:
         chunks = _Chunks(self, requests)
-        for chunk in table.collect_batches(chunk_size=TABLE_ROWS, maintain_order=True, engine="streaming"):
+        for chunk in table.collect_batches(chunk_size=self.chunk_rows, maintain_order=True, engine="streaming"):
             chunks(chunk)
         return chunks.answers(table.collect_schema())
 

@@ -314,10 +314,7 @@ class Target:
         for i, column in enumerate(self.columns):
             series = table[column]
             if self.task.is_classification:
-                values = pl.Series(list(self.classes[i]), dtype=self.dtypes[i])
-                codes = _labels(series, self.dtypes[i]).replace_strict(
-                    values, range(len(values)), default=None, return_dtype=pl.Int64
-                )
+                codes = _class_codes(_labels(series, self.dtypes[i]), self.classes[i])
                 if codes.null_count():
                     _refuse_missing(column, series)
                     bad = series.filter(codes.is_null()).unique().head(5).to_list()
@@ -592,6 +589,15 @@ def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str,
             "pos_label", f"one of the classes {list(classes)!r} of {column!r}", label, where=where
         )
     return (*(c for c in classes if c != label), next(c for c in classes if c == label))
+
+
+def _class_codes(labels: pl.Series, classes: Sequence[Any]) -> pl.Series:
+    """Return the place of each label among the classes (Int64); null for others."""
+    are_places = labels.dtype.is_integer() and list(classes) == list(range(len(classes)))
+    if are_places and len(labels) and not labels.null_count() and labels.min() >= 0 and labels.max() < len(classes):  # type: ignore[operator]
+        return labels.cast(pl.Int64)
+    values = pl.Series(list(classes), dtype=labels.dtype)
+    return labels.replace_strict(values, range(len(values)), default=None, return_dtype=pl.Int64)
 
 
 def _refuse_missing(column: str, labels: pl.Series) -> None:

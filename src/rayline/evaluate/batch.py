@@ -137,10 +137,10 @@ class ScoredBatch:
     def of_truth(self) -> Array:
         """The probability of the true class of each row."""
         if len(self.classes) == 2:
-            return np.where(self.truth == 1, self.positive, 1.0 - self.positive)
+            found: Array = (1.0 - self.truth) - self.positive
+            return np.abs(found, out=found)  # the positive's probability, or 1 minus it, to the bit
         table = self.probabilities / self.probabilities.sum(axis=1, keepdims=True)
-        found: Array = np.take_along_axis(table, self.truth[:, None], axis=1)[:, 0]
-        return found
+        return np.asarray(np.take_along_axis(table, self.truth[:, None], axis=1)[:, 0])
 
     def ranks(self, code: int) -> Array:
         """Numbers that rank the rows by how likely a class is: margins where the model gives some, else probabilities."""
@@ -163,6 +163,11 @@ class ScoredBatch:
 
     # -- sums over the rows of each bucket -----------------------------------------------------------------------------
 
+    @cached_property
+    def confusion(self) -> Array:
+        """Of two classes the weight of the rows by true and predicted class in each bucket, shape (buckets, 4)."""
+        return self.counts(2 * self.truth + self.codes, 4)
+
     def sums(self, values: Array | float) -> Array:
         """Return the weighted sum of a number of each row in each bucket, shape (buckets, 1)."""
         of = np.broadcast_to(np.asarray(values, dtype=np.float64), len(self))
@@ -175,7 +180,7 @@ class ScoredBatch:
     def counts(self, codes: Array, n_codes: int, values: Array | None = None) -> Array:
         """Return the weight of the rows with each code in each bucket, shape (buckets, codes); of `values` their sums."""
         of = values if self.weight is None else self.weight if values is None else values * self.weight
-        cells = codes if self.bucket is None else self.bucket.astype(np.int64) * n_codes + codes
+        cells = codes if self.bucket is None else self.bucket.astype(np.int64, copy=False) * n_codes + codes
         found = np.bincount(cells, of, minlength=self.n_buckets * n_codes)
         return found.reshape(self.n_buckets, n_codes).astype(np.float64, copy=False)
 

@@ -66,7 +66,12 @@ def _words(values: pl.Series) -> Array:
     if values.dtype in (pl.Float64, pl.Float32) and not values.null_count():
         floats = values.cast(pl.Float64).to_numpy() + 0.0
         return floats.view(np.uint64)  # a NaN hashes by its bits, which all usual ones share
+    if values.dtype in _NARROW and not values.null_count():
+        return (values.cast(pl.Float64).to_numpy() + 0.0).view(np.uint64)
     return value_words(values)
+
+
+_NARROW = (pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32)
 
 
 def hashed_columns(names: Iterable[str]) -> tuple[str, ...]:
@@ -80,7 +85,7 @@ def hashed_columns(names: Iterable[str]) -> tuple[str, ...]:
 
 def buckets(hashes: Array) -> Array:
     """Return the bucket of each row."""
-    return (hashes & np.uint64(N_BUCKETS - 1)).astype(np.uint16)
+    return (hashes & np.uint64(N_BUCKETS - 1)).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +100,7 @@ class RowCopies(Statistic):
         (hashes,) = values
         few = hashes
         if len(hashes) > 8 * SKETCHED:
-            limit = np.partition(hashes, 4 * SKETCHED)[4 * SKETCHED]
-            few = hashes[hashes <= limit]
+            few = hashes[hashes <= np.uint64(4 * SKETCHED * 2**64 // len(hashes))]  # hashes are spread evenly
         found, counts = np.unique(few, return_counts=True)
         if len(found) < SKETCHED and len(few) < len(hashes):
             found, counts = np.unique(hashes, return_counts=True)

@@ -155,7 +155,7 @@ class ChartMaker:
         for name, statistics in groups.items():
             for code in codes:
                 table = statistics.parts[self.pipeline][place].get(drawn.curve_part(code))
-                weights = np.empty((0, 2)) if table is None else np.stack(table.pair(1), axis=1)  # type: ignore[attr-defined]
+                weights = np.empty((0, 2)) if table is None else np.stack(table.pair(1), axis=1)
                 if len(weights) and (weights.sum(axis=0) > 0).all():
                     points, measure = function(weights)
                     series[f"{name or str(classes[code])}, {words['measure']} {measure:.3f}"] = _thinned(points)
@@ -179,7 +179,7 @@ class ChartMaker:
 
     def _calibration(self, place: int) -> Chart:
         sums = self.results.overall.parts[self.pipeline][place][drawn.CALIBRATION]
-        total = sums.total(self.results.multiplicity)  # type: ignore[attr-defined]
+        total = sums.total(self.results.multiplicity)
         weight, chance, hit = np.split(total, 3, axis=1)
         points, spans = [], []
         for i in range(weight.shape[1]):
@@ -202,7 +202,7 @@ class ChartMaker:
         )  # fmt: skip
 
     def _confusion(self, place: int) -> Chart:
-        counts = self.results.overall.parts[self.pipeline][place][drawn.CONFUSION].values  # type: ignore[attr-defined]
+        counts = self.results.overall.parts[self.pipeline][place][drawn.CONFUSION].values
         labels = [str(label) for label in self.target.classes[place]]
         rows = "Weight of the rows" if self.results.plan.weighted else "Rows"
         return Chart(
@@ -214,7 +214,7 @@ class ChartMaker:
     # -- regression ----------------------------------------------------------------------------------------------------
 
     def _sample(self, place: int) -> tuple[str, Array, str]:
-        rows = self.results.overall.parts[self.pipeline][place][drawn.SAMPLE].rows  # type: ignore[attr-defined]
+        rows = self.results.overall.parts[self.pipeline][place][drawn.SAMPLE].rows
         n = self.results.overall.n_rows
         some = f" {len(rows):,} of {n:,} rows are shown." if len(rows) < n else ""
         return self.target.columns[place], rows, some

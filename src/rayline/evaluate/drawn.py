@@ -39,9 +39,17 @@ class ConfusionCounts(ArrayStatistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
-        n = len(batch.classes)
-        found = np.bincount(batch.truth * n + batch.codes, batch.weight, minlength=n * n)
-        return cls(found.reshape(n, n).astype(np.float64))
+        return cls.of_slices(batch, np.zeros(1, np.int64), 1)[0]
+
+    @classmethod
+    def of_slices(cls, grouped: ScoredBatch, slices: Array, n_slices: int, **options: Any) -> list[Self]:
+        n = len(grouped.classes)
+        if n == 2:
+            found = grouped.confusion.reshape(n_slices, -1, 4).sum(axis=1)
+        else:
+            cells = slices * (n * n) + grouped.truth * n + grouped.codes
+            found = np.bincount(cells, grouped.weight, minlength=n_slices * n * n)
+        return [cls(own) for own in found.reshape(n_slices, n, n).astype(np.float64)]
 
 
 @dataclass(frozen=True, eq=False)

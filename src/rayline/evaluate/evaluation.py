@@ -190,10 +190,10 @@ def scan(
     plan = EvaluationPlan(
         key, targets, options.metrics, options.by, drawn.plot_statistics(first.target), options.weight is not None
     )
-    request = StatisticRequest(EvaluationStatistics, tuple(rows.schema), (("plan", plan),))
-    found = registry.engine_for(data).scan(data, Scan([request], attach=rows))[0][request]
+    request = StatisticRequest(EvaluationStatistics, rows.names, (("plan", plan),))
+    found = registry.engine_for(data).scan(data, Scan([request], attach=rows, chunk_rows=rows.chunk_rows))[0][request]
     assert isinstance(found, EvaluationStatistics)
-    if found.overall is None:
+    if not found.slices:
         raise DataError.here(
             "there are no rows.",
             "Expected at least one.",

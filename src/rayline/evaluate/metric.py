@@ -261,7 +261,7 @@ class MedianMetric(Metric):
             return np.full(len(multiplicity), middle)
         # How far the share of rows below the median moves says which quantile of all rows a replicate's median is.
         share = np.cumsum(weights[:, 0]) / weights.sum()
-        bin_of = np.searchsorted(table.bins, table.order >> np.uint64(32 + table.bin_level))
+        bin_of = np.searchsorted(table.bins, table.order >> np.uint64(table.bin_level))
         own, below = self._shares(table, multiplicity)
         place = int(bin_of[min(np.searchsorted(scores, middle), len(scores) - 1)])
         inside = np.clip((0.5 - below[0, place]) / max(own[0, place], 1e-300), 0.0, 1.0)

@@ -30,6 +30,11 @@ def quantity(name: str) -> Quantity:
 
 
 def _weight(batch: ScoredBatch) -> Array:
+    if len(batch.classes) == 2:
+        found: Array = batch.confusion.sum(axis=1, keepdims=True)
+        return found
+    if batch.weight is None and batch.bucket is not None:
+        return batch.counts(np.zeros(1, np.int64), 1)
     return batch.sums(1.0)
 
 
@@ -47,6 +52,9 @@ def _brier(batch: ScoredBatch) -> Array:
 
 
 def _correct(batch: ScoredBatch) -> Array:
+    if len(batch.classes) == 2:
+        found: Array = batch.confusion[:, [0, 3]].sum(axis=1, keepdims=True)
+        return found
     return batch.sums(batch.codes == batch.truth)
 
 
@@ -54,7 +62,7 @@ def _classes(batch: ScoredBatch) -> Array:
     """Of each class the weight of the rows that are of it, are predicted as it, and both; side by side."""
     n, truth, codes = len(batch.classes), batch.truth, batch.codes
     if n == 2:
-        cells = batch.counts(2 * truth + codes, 4)
+        cells = batch.confusion
         true = cells @ np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
         predicted = cells @ np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]])
         return np.concatenate([true, predicted, cells[:, [0, 3]]], axis=1)

@@ -63,6 +63,7 @@ class EvaluationResults:
         cls, statistics: EvaluationStatistics, plan: EvaluationPlan, replicates: int, seed: int, confidence: float
     ) -> Self:
         """Return the results of merged statistics."""
+        statistics = statistics.with_tables()
         overall = statistics.overall
         assert overall is not None
         is_grouped = any(target.task is Task.RANKING for target in plan.targets.values())  # many rows, one observation

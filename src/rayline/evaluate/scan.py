@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,12 +17,15 @@ import polars as pl
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.schema import col
 from rayline.core.statistics.base import Statistic
+from rayline.core.statistics.score_weights import MAX_SCORES
 from rayline.core.target import Target, decisions, has_probabilities
 from rayline.evaluate.batch import ScoredBatch, batches
 from rayline.evaluate.bootstrap import N_BUCKETS, RowCopies, buckets, row_hashes
 from rayline.evaluate.drawn import fits
 from rayline.evaluate.metric import Metric, Part
+from rayline.evaluate.score_rows import ScoreRows
 from rayline.evaluate.score_table import ScoreTable
+from rayline.evaluate.sums import ArrayStatistic
 from rayline.inference.scorer import Scorer
 from rayline.postprocess.base import Outcome
 
@@ -30,6 +35,15 @@ MAX_SLICES = 1_000
 
 SLICE_SCORES = 1 << 16
 """Different scores up to which the ranking of a slice is exact."""
+
+CHUNK_ROWS = 1 << 18
+"""Rows whose statistics are computed at once, at most."""
+
+CHUNK_BYTES = 1 << 28
+"""Bytes of the scored rows whose statistics are computed at once, at most."""
+
+UNSORTED_BYTES = 1 << 28
+"""Bytes of rows that wait to be sorted together, at most."""
 
 WHERE = "evaluate"
 TRUTH, WEIGHT, HASH, SCORES, BY = (f"rayline:{name}" for name in ("truth", "weight", "hash", "scores", "by"))
@@ -93,8 +107,18 @@ class EvaluatedRows:
         )
 
     @property
-    def schema(self) -> pl.Schema:
-        """Names and types of the result."""
+    def names(self) -> tuple[str, ...]:
+        """The columns of the result."""
+        by = dict.fromkeys(name for names in self.by for name in names)
+        return tuple(self.schema(dict.fromkeys(by, pl.Null())))
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows are looked at together."""
+        return max(1 << 12, min(CHUNK_ROWS, CHUNK_BYTES // (8 * len(self.names))))
+
+    def schema(self, given: Mapping[str, pl.DataType]) -> pl.Schema:
+        """Return names and types of the result for raw rows of these types."""
         found: dict[str, pl.DataType] = {}
         for name, scorer in self.scorers.items():
             target = scorer.target
@@ -106,14 +130,15 @@ class EvaluatedRows:
         if self.weight is not None:
             found[WEIGHT] = pl.Float64()
         found[HASH] = pl.UInt64()
-        found |= {f"{BY}{place}": pl.String() for place in range(len(self.by))}
+        found |= {f"{BY}{name}": given[name] for names in self.by for name in names}
         return pl.Schema(found)
 
     def _has_intervals(self, scorer: Scorer[Any]) -> bool:
         return self.intervals and scorer.has_intervals
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.map_batches(self._scored, schema=self.schema, streamable=True, predicate_pushdown=False)
+        schema = self.schema(table.collect_schema())
+        return table.map_batches(self._scored, schema=schema, streamable=True, predicate_pushdown=False)
 
     def _scored(self, table: pl.DataFrame) -> pl.DataFrame:
         made: dict[str, pl.Series] = {}
@@ -134,9 +159,7 @@ class EvaluatedRows:
         if self.weight is not None:
             made[WEIGHT] = _weights(table[self.weight])
         made[HASH] = pl.Series(row_hashes(table, self.hashed))
-        for place, names in enumerate(self.by):
-            texts = [col(name).cast(pl.String).fill_null(MISSING) for name in names]
-            made[f"{BY}{place}"] = table.select(pl.concat_str(texts, separator=", ").alias("by")).to_series()
+        made |= {f"{BY}{name}": table[name] for names in self.by for name in names}
         return pl.DataFrame([column.alias(name) for name, column in made.items()])
 
 
@@ -256,51 +279,95 @@ class SliceStatistics:
     """The statistics of the rows of a slice: for each pipeline a list with those of each target column."""
 
     n_rows: int
-    parts: Mapping[str, Sequence[Mapping[Part, Statistic]]]
+    parts: Mapping[str, Sequence[Mapping[Part, Any]]]
 
     @classmethod
-    def of(
-        cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan, *, tables_only: bool = False
-    ) -> Self:
-        """Return the statistics of batches of the same rows; `tables_only` those of the order of their scores."""
+    def of(cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan) -> Self:
+        """Return the statistics of batches of the same rows; the rows of tables of scores are not sorted yet."""
         made = {
             name: [
-                {part: part.of(batch) for part in plan.parts(batch) if not tables_only or part.statistic is ScoreTable}
+                {
+                    part: ScoreRows.of(batch, **dict(part.options)) if part.statistic is ScoreTable else part.of(batch)
+                    for part in plan.parts(batch)
+                }
                 for batch in own
             ]
             for name, own in scored.items()
         }
         return cls(len(next(iter(scored.values()))[0]), made)
 
-    def limited(self) -> Self:
-        """Return the statistics with tables of scores that are exact up to fewer different scores."""
-        made = {
-            name: [
-                {p: s.limited(SLICE_SCORES) if isinstance(s, ScoreTable) else s for p, s in own.items()}
-                for own in targets
-            ]
-            for name, targets in self.parts.items()
-        }
-        return type(self)(self.n_rows, made)
+    @classmethod
+    def of_slices(
+        cls, scored: Mapping[str, Sequence[ScoredBatch]], plan: EvaluationPlan, slices: Slices
+    ) -> dict[str, Self]:
+        """Return the statistics of each slice, by its value."""
+        made: list[dict[str, list[Mapping[Part, Any]]]] = [{name: [] for name in scored} for _ in slices.values]
+        for name, own in scored.items():
+            for batch in own:
+                parts = plan.parts(batch)
+                by_part = list(zip(*_of_slices(parts, batch, slices), strict=True))
+                for i, found in enumerate(made):
+                    found[name].append(dict(zip(parts, by_part[i] if by_part else (), strict=True)))
+        n_rows = np.bincount(slices.codes, minlength=len(slices.values)).tolist()
+        return {value: cls(n, parts) for value, n, parts in zip(slices.values, n_rows, made, strict=True)}
 
     @classmethod
-    def merged(cls, states: Sequence[Self], leave_out: type[Statistic] | None = None) -> Self:
-        """Return the statistics of the rows of all, without those of a class."""
-        if len(states) == 1 and leave_out is None:
+    def merged(cls, states: Sequence[Self]) -> Self:
+        """Return the statistics of the rows of all."""
+        if len(states) == 1:
             return states[0]
-        first = states[0].parts
-        made = {
-            name: [
-                {
-                    part: part.merged([state.parts[name][place][part] for state in states])
-                    for part in own
-                    if part.statistic is not leave_out
-                }
-                for place, own in enumerate(targets)
-            ]
-            for name, targets in first.items()
-        }
+        made = states[0]._each(
+            lambda part, name, place: _merged(part, [state.parts[name][place][part] for state in states])
+        )
         return cls(sum(state.n_rows for state in states), made)
+
+    def _each(self, function: Callable[[Part, str, int], Any]) -> dict[str, list[dict[Part, Any]]]:
+        """Return what a function makes of each part, in the form of `parts`."""
+        return {
+            name: [{part: function(part, name, place) for part in own} for place, own in enumerate(targets)]
+            for name, targets in self.parts.items()
+        }
+
+    def with_tables(self, most: int) -> Self:
+        """Return the statistics with sorted tables, exact up to so many different scores, in place of rows."""
+
+        def table(part: Part, name: str, place: int) -> Any:
+            own = self.parts[name][place][part]
+            return ScoreTable.of_rows(own, most) if isinstance(own, ScoreRows) else own
+
+        return type(self)(self.n_rows, self._each(table))
+
+    @property
+    def unsorted_bytes(self) -> int:
+        """How much memory the rows take that are not sorted yet."""
+        every = [own for targets in self.parts.values() for parts in targets for own in parts.values()]
+        return sum(own.n_bytes for own in every if isinstance(own, ScoreRows))
+
+
+def _merged(part: Part, states: Sequence[Any]) -> Any:
+    """Merge the statistics of a part; those that are rows stay rows."""
+    if isinstance(states[0], ScoreRows):
+        return ScoreRows.joined(states)
+    return part.merged(states)
+
+
+def _of_all(slices: Sequence[SliceStatistics]) -> SliceStatistics:
+    """Return the statistics of all rows from those of the slices that they consist of, whose rows are not sorted yet: tables of
+    scores only, since all others can be merged later, without bins, which follow from those of the slices."""
+    first = slices[0]
+
+    def table(part: Part, name: str, place: int) -> Any:
+        rows = ScoreRows.joined([own.parts[name][place][part] for own in slices])
+        return ScoreTable.of_rows(rows, MAX_SCORES, with_buckets=False)
+
+    made = {
+        name: [
+            {part: table(part, name, place) for part, own in parts.items() if isinstance(own, ScoreRows)}
+            for place, parts in enumerate(targets)
+        ]
+        for name, targets in first.parts.items()
+    }
+    return SliceStatistics(0, made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,6 +376,7 @@ class EvaluationStatistics(Statistic):
 
     slices: Mapping[int, Mapping[str, SliceStatistics]]  # by the place in `by` (−1 for all rows), then by their values
     copies: RowCopies = field(default_factory=RowCopies)
+    unsorted_bytes: int | None = None  # of rows that are not sorted yet; None with tables of scores
 
     @classmethod
     def query(cls, table: pl.LazyFrame, *columns: pl.Expr, **options: Any) -> pl.LazyFrame | None:
@@ -324,24 +392,23 @@ class EvaluationStatistics(Statistic):
         weight = frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
         truths = [frame[name].to_numpy() for name in frame.columns if name.startswith(TRUTH)]
         truth = np.stack(truths, axis=1) if len(truths) > 1 else truths[0]
-        scored = {}
+        scored, own_buckets = {}, buckets(hashes)
         for name, target in plan.targets.items():
             scores = unpacked(frame, f"{SCORES}{name}:", target)
-            made = batches(target, scores, truth, weight, buckets(hashes), N_BUCKETS)
+            made = batches(target, scores, truth, weight, own_buckets, N_BUCKETS)
             if f"{COVERED}{name}:0" in frame.columns:
                 made = [
                     replace(b, covered=_array(frame, COVERED, name, b.place), width=_array(frame, WIDTH, name, b.place))
                     for b in made
                 ]
             scored[name] = made
-        # Of all rows only the tables of scores are computed where there are slices: the rest are sums of the slices'.
-        slices = {-1: {"": SliceStatistics.of(scored, plan, tables_only=bool(plan.by))}}
-        for place in range(len(plan.by)):
-            slices[place] = {
-                value: SliceStatistics.of({n: [b.take(rows) for b in own] for n, own in scored.items()}, plan).limited()
-                for value, rows in _rows_of_slices(frame[f"{BY}{place}"], plan.by[place])
-            }
-        return cls(slices, RowCopies.of(hashes))
+        slices = {}
+        if not plan.by:
+            slices[-1] = {"": SliceStatistics.of(scored, plan)}
+        for place, names in enumerate(plan.by):
+            slices[place] = SliceStatistics.of_slices(scored, plan, Slices.of(frame, names))
+        waiting = sum(own.unsorted_bytes for by_value in slices.values() for own in by_value.values())
+        return cls(slices, RowCopies.of(hashes), waiting)
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -350,50 +417,134 @@ class EvaluationStatistics(Statistic):
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         found = [state for state in states if state.slices]
-        if len(found) < 2:
-            return found[0] if found else cls({})
+        waiting = [state for state in found if state.unsorted_bytes is not None]
+        if len(waiting) == len(found) and sum(state.unsorted_bytes or 0 for state in found) <= UNSORTED_BYTES:
+            return cls._merged(found)
+        tables = [state for state in found if state.unsorted_bytes is None]
+        return cls._merged([*tables, cls._merged(waiting).with_tables()] if waiting else tables)
+
+    @classmethod
+    def _merged(cls, states: Sequence[Self]) -> Self:
+        """Merge statistics all of which are tables, or none."""
+        if len(states) < 2:
+            return states[0] if states else cls({})
         slices: dict[int, dict[str, SliceStatistics]] = {}
-        for place in found[0].slices:
+        for place in states[0].slices:
             by_value: dict[str, list[SliceStatistics]] = {}
-            for state in found:
+            for state in states:
                 for value, own in state.slices[place].items():
                     by_value.setdefault(value, []).append(own)
             if len(by_value) > MAX_SLICES:
                 raise too_many_slices(len(by_value))
             slices[place] = {value: SliceStatistics.merged(own) for value, own in by_value.items()}
-        copies = found[0].copies
-        for state in found[1:]:
-            copies = copies.merge(state.copies)
-        return cls(slices, copies)
+        copies = functools.reduce(lambda a, b: a.merge(b), (state.copies for state in states))
+        waiting = None if states[0].unsorted_bytes is None else sum(state.unsorted_bytes or 0 for state in states)
+        return cls(slices, copies, waiting)
+
+    def with_tables(self) -> Self:
+        """Return the statistics with sorted tables of scores in place of rows."""
+        if self.unsorted_bytes is None:
+            return self
+        if 0 not in self.slices:
+            return type(self)({-1: {"": self.slices[-1][""].with_tables(MAX_SCORES)}}, self.copies)
+        made = {
+            place: {value: own.with_tables(SLICE_SCORES) for value, own in by_value.items()}
+            for place, by_value in self.slices.items()
+        }
+        return type(self)({-1: {"": _of_all(list(self.slices[0].values()))}, **made}, self.copies)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.with_tables().__dict__
 
     @property
     def overall(self) -> SliceStatistics | None:
-        """The statistics of all rows; None without rows."""
+        """The statistics of all rows; None without rows. Asked of statistics with tables."""
         if not self.slices:
             return None
-        tables = self.slices[-1][""]
+        of_all = self.slices[-1][""]
         if 0 not in self.slices:
-            return tables
-        merged = SliceStatistics.merged(list(self.slices[0].values()), leave_out=ScoreTable)
-        parts = {
-            name: [dict(own) | dict(more) for own, more in zip(merged.parts[name], targets, strict=True)]
-            for name, targets in tables.parts.items()
-        }
-        return SliceStatistics(merged.n_rows, parts)
+            return of_all
+        slices = list(self.slices[0].values())
+
+        def whole(part: Part, name: str, place: int) -> Any:
+            states = [own.parts[name][place][part] for own in slices]
+            table = of_all.parts[name][place].get(part)
+            return table.with_cells_of(states) if isinstance(table, ScoreTable) else part.merged(states)
+
+        return SliceStatistics(sum(own.n_rows for own in slices), slices[0]._each(whole))
 
 
 def _array(frame: pl.DataFrame, kind: str, name: str, place: int) -> Array:
     return frame[f"{kind}{name}:{place}"].to_numpy()
 
 
-def _rows_of_slices(values: pl.Series, names: Sequence[str]) -> Iterable[tuple[str, Array]]:
-    """Return the values of a column of slices, each with the places of its rows."""
-    rows = pl.DataFrame({"by": values, "row": np.arange(len(values), dtype=np.uint32)})
-    found = rows.group_by("by").agg("row")
+def _of_slices(parts: Sequence[Part], batch: ScoredBatch, slices: Slices) -> Iterable[Sequence[Any]]:
+    """Return each part of each slice: from one look at all rows where the statistic can, else slice by slice."""
+    n, buckets = len(slices.values), batch.bucket
+    assert buckets is not None
+    grouped = replace(batch, bucket=slices.codes * batch.n_buckets + buckets, n_buckets=n * batch.n_buckets)
+    own: list[ScoredBatch] = []
+    for part in parts:
+        if part.statistic is ScoreTable:
+            yield ScoreRows.of(batch, **dict(part.options)).split(slices.order, slices.ends)
+        elif issubclass(part.statistic, ArrayStatistic):
+            yield part.statistic.of_slices(grouped, slices.codes, n, **dict(part.options))
+        else:
+            own = own or [batch.take(rows) for rows in np.split(slices.order, slices.ends[:-1])]
+            yield [part.of(piece) for piece in own]
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """The slices of a table by some of its columns: the values of each, and the number of each row's slice."""
+
+    values: Sequence[str]
+    codes: Array  # int64
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, names: Sequence[str]) -> Self:
+        """Return the slices of the combinations of values that occur. Raises ParameterError on more than `MAX_SLICES`."""
+        texts, codes = [""], np.zeros(frame.height, np.int64)
+        for name in names:
+            own_texts, own = _value_codes(frame[f"{BY}{name}"], names)
+            texts = [f"{text}, {more}" if text else more for text in texts for more in own_texts]
+            codes = own if len(texts) == len(own_texts) else codes * len(own_texts) + own
+        counts = np.bincount(codes, minlength=len(texts))
+        found = list(dict.fromkeys(texts[i] for i in np.flatnonzero(counts)))
+        if len(found) > MAX_SLICES:
+            raise too_many_slices(len(found), names)
+        places = {text: i for i, text in enumerate(found)}
+        new = np.array([places.get(text, 0) for text in texts], dtype=np.int64)
+        return cls(found, codes if np.array_equal(new, np.arange(len(texts))) else new[codes])
+
+    @cached_property
+    def order(self) -> Array:
+        """The places of the rows, slice by slice."""
+        return np.argsort(self.codes.astype(np.uint16), kind="stable")  # in linear time
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where the rows of each slice end in `order`."""
+        return np.cumsum(np.bincount(self.codes, minlength=len(self.values))).tolist()  # type: ignore[no-any-return]
+
+
+def _value_codes(values: pl.Series, names: Sequence[str]) -> tuple[list[str], Array]:
+    """Return the different values of a column as texts, and the number of each row's."""
+    values = values.alias("value")
+    if values.dtype.is_integer() and not values.null_count():
+        low, high = (
+            int(end)
+            for end in values.to_frame().select(pl.min("value").alias("low"), pl.max("value").alias("high")).row(0)
+        )
+        if high - low < MAX_SLICES:
+            return [str(value) for value in range(low, high + 1)], (values - low).cast(pl.Int64).to_numpy()
+    found = values.to_frame().with_row_index("row").group_by("value").agg("row")
     if found.height > MAX_SLICES:
         raise too_many_slices(found.height, names)
-    for value, places in zip(found["by"].to_list(), found["row"], strict=True):
-        yield value, places.to_numpy()
+    codes = np.empty(len(values), np.int64)
+    for code, rows in enumerate(found["row"]):
+        codes[rows.to_numpy()] = code
+    return found["value"].cast(pl.String).fill_null(MISSING).to_list(), codes
 
 
 def too_many_slices(n: int, names: Sequence[str] = ()) -> ParameterError:

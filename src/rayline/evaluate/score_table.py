@@ -16,12 +16,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.statistics.score_weights import MAX_SCORES, Pair, ScoreWeights, level_of, order_keys, order_values
-from rayline.evaluate.batch import ScoredBatch
+from rayline.core.statistics.score_weights import MAX_SCORES, Pair, ScoreWeights, level_of, run_starts, smallest
+from rayline.evaluate.score_rows import RowPiece, ScoreRows, bin_keys, wide_keys
 
 Array = npt.NDArray[Any]
 MAX_BINS = 128
 """Bins of the scores whose weights are kept for each bucket."""
+
+SINGLE_BITS = 29
+"""Trailing bits of a number of double precision that are 0 when it is of single precision."""
 
 
 class SparseCells(NamedTuple):
@@ -34,7 +37,17 @@ class SparseCells(NamedTuple):
     @classmethod
     def of(cls, shape: tuple[int, int, int], places: Array, weights: Array | None) -> SparseCells:
         """Return the sums of weights (ones when None) at places that may repeat."""
-        found = np.bincount(places, weights, minlength=math.prod(shape))
+        return cls._filled(shape, np.bincount(places, weights, minlength=math.prod(shape)))
+
+    @classmethod
+    def of_sorted(cls, shape: tuple[int, int, int], bins: Array, groups: Array, weights: Array | None) -> SparseCells:
+        """Return the sums of weights of rows in the order of their bins; a group is `bucket * labels + label`."""
+        n_groups = shape[0] * shape[1]
+        found = np.bincount(bins * n_groups + groups, weights, minlength=math.prod(shape))
+        return cls._filled(shape, np.ascontiguousarray(found.reshape(shape[2], n_groups).T).reshape(-1))
+
+    @classmethod
+    def _filled(cls, shape: tuple[int, int, int], found: Array) -> SparseCells:
         filled = np.flatnonzero(found)
         return cls(shape, filled.astype(np.uint32), found[filled].astype(np.float32))
 
@@ -76,50 +89,72 @@ class ScoreTable(ScoreWeights):
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
-        assert isinstance(batch, ScoredBatch)
-        scores, labels, n_labels, odds = _scores_and_labels(batch, options["of"])
-        if not len(scores):
-            return cls(most=MAX_SCORES)
-        rows = _sorted_rows(scores, labels, n_labels, batch)
-        weights = [
-            np.bincount(rows.runs[own], None if rows.weight is None else rows.weight[own], minlength=len(rows.keys))
-            for own in ([slice(None)] if n_labels == 1 else [rows.labels == label for label in range(n_labels)])
-        ]
-        made = cls(rows.keys, np.stack(weights).astype(np.float64, copy=False), most=MAX_SCORES)
-        if batch.bucket is None:
-            return made.limited(MAX_SCORES)
-        places = _bin_keys(rows.keys, odds=odds)
+        return cls.of_rows(ScoreRows.of(batch, options["of"]), MAX_SCORES)
+
+    @classmethod
+    def of_rows(cls, given: ScoreRows, most: int, *, with_buckets: bool = True) -> Self:
+        """Return the table of rows, exact up to so many different scores; without buckets it has no bins."""
+        rows = given.sorted(with_buckets=with_buckets)
+        if not len(rows.keys):
+            return cls(most=most)
+        more = 0 if rows.keys.dtype == np.uint64 else SINGLE_BITS  # trailing bits that are 0 in keys of 64 bits
+        level = level_of(rows.keys, most)
+        starts = run_starts(rows.keys >> rows.keys.dtype.type(level) if level else rows.keys)
+        weights = _label_weights(rows, starts, given.n_labels)
+        level += more if level else 0
+        made = cls(wide_keys(rows.keys[starts]) >> np.uint64(level), weights, level, most=most)
+        if not (given.n_buckets and with_buckets):
+            return made
+        places = bin_keys(rows.keys, odds=given.odds)
         level = level_of(places, MAX_BINS)
-        places = places >> np.uint64(level)
-        new = np.concatenate([[True], places[1:] != places[:-1]])
-        bins = places[new]
-        of_row = (np.cumsum(new) - 1)[rows.runs]
-        shape = (batch.n_buckets, n_labels, len(bins))
-        cells = SparseCells.of(shape, (rows.bucket * n_labels + rows.labels) * len(bins) + of_row, rows.weight)
-        return replace(made, bins=bins, cells=cells, bin_level=level).limited(MAX_SCORES)
+        starts = run_starts(places >> places.dtype.type(level))
+        bin_level = level + more if level else 0
+        bins = bin_keys(wide_keys(rows.keys[starts]), odds=given.odds) >> np.uint64(bin_level)
+        of_row = np.repeat(np.arange(len(bins)), np.diff(starts, append=len(rows.keys)))
+        cells = SparseCells.of_sorted((given.n_buckets, given.n_labels, len(bins)), of_row, rows.groups, rows.weight)
+        return replace(made, bins=bins, cells=cells, bin_level=bin_level)
 
     @classmethod
     def merge_all(cls, states: Iterable[Self], **options: Any) -> Self:
         given = list(states)
         found = [state for state in given if state.keys is not None]
         made = super().merge_all(given)
-        if len(found) > 1 and all(state.bins is not None for state in found):
-            low = max(state.bin_level for state in found)
-            every = [s.bins >> np.uint64(low - s.bin_level) for s in found if s.bins is not None]
-            united = np.unique(np.concatenate(every))
-            raised = level_of(united, MAX_BINS)
-            bins = np.unique(united >> np.uint64(raised))
-            places, own_weights = [], []
-            for state, own in zip(found, every, strict=True):
-                assert state.cells is not None
-                n_buckets, n_labels, n_bins = state.cells.shape
-                column, at = np.divmod(state.cells.places.astype(np.int64), n_bins)
-                places.append(column * len(bins) + np.searchsorted(bins, own >> np.uint64(raised))[at])
-                own_weights.append(state.cells.weights)
-            shape = (n_buckets, n_labels, len(bins))
-            cells = SparseCells.of(shape, np.concatenate(places), np.concatenate(own_weights))
-            made = replace(made, bins=bins, cells=cells, bin_level=low + raised)
-        return made
+        return made._with_cells(found) if len(found) > 1 else made
+
+    def _with_cells(self, states: Sequence[Self]) -> Self:
+        """Return this table with the bins of the rows of some tables; without bins where one has none."""
+        if any(state.bins is None for state in states):
+            return self
+        low = max(state.bin_level for state in states)
+        every = [s.bins >> np.uint64(low - s.bin_level) for s in states if s.bins is not None]
+        united = np.unique(np.concatenate(every))
+        raised = level_of(united, MAX_BINS)
+        bins = np.unique(united >> np.uint64(raised))
+        places, own_weights = [], []
+        for state, own in zip(states, every, strict=True):
+            assert state.cells is not None
+            n_buckets, n_labels, n_bins = state.cells.shape
+            column, at = np.divmod(state.cells.places.astype(np.int64), n_bins)
+            places.append(column * len(bins) + np.searchsorted(bins, own >> np.uint64(raised))[at])
+            own_weights.append(state.cells.weights)
+        shape = (n_buckets, n_labels, len(bins))
+        cells = SparseCells.of(shape, np.concatenate(places), np.concatenate(own_weights))
+        return replace(self, bins=bins, cells=cells, bin_level=low + raised)
+
+    def with_cells_of(self, slices: Iterable[Self]) -> Self:
+        """Return the table of all rows with the bins of the slices that they consist of."""
+        return self._with_cells([table for table in slices if table.keys is not None])
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.cells is not None:
+            state["cells"] = self.cells._replace(weights=smallest(self.cells.weights))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.cells is not None:
+            self.__dict__["cells"] = self.cells._replace(weights=self.cells.weights.astype(np.float32))
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
@@ -153,47 +188,17 @@ class ScoreTable(ScoreWeights):
 _last: tuple[Any, Any, Any] = (None, None, None)
 
 
-class _Rows(NamedTuple):
-    """Rows in the order of their scores: the different keys, the number of each row's key, and what belongs to the row."""
-
-    keys: Array
-    runs: Array
-    labels: Array
-    bucket: Array
-    weight: Array | None
-
-
-def _sorted_rows(scores: Array, labels: Array, n_labels: int, batch: ScoredBatch) -> _Rows:
-    bucket = np.zeros(len(scores), np.int64) if batch.bucket is None else batch.bucket
-    single = scores.astype(np.float32)
-    if batch.weight is None and n_labels * batch.n_buckets < 1 << 32 and bool((single == scores).all()):
-        # Scores of single precision leave room for label and bucket in one word, which sorts faster than places do.
-        bits = (single + np.float32(0.0)).view(np.uint32).astype(np.uint64)
-        high = np.where(bits >> np.uint64(31), bits ^ np.uint64(0xFFFFFFFF), bits | np.uint64(1 << 31))
-        rest = bucket.astype(np.uint64) * np.uint64(n_labels) + labels.astype(np.uint64)
-        words = np.sort((high << np.uint64(32)) | rest)
-        high = (words >> np.uint64(32)).astype(np.uint32)
-        new = np.concatenate([[True], high[1:] != high[:-1]])
-        bits = np.where(high[new] >> np.uint32(31), high[new] ^ np.uint32(1 << 31), ~high[new])
-        bucket, labels = np.divmod(words.astype(np.uint32).astype(np.int64), n_labels)
-        return _Rows(order_keys(bits.view(np.float32)), np.cumsum(new) - 1, labels, bucket, None)
-    keys = order_keys(scores)
-    order = np.argsort(keys)
-    keys = keys[order]
-    new = np.concatenate([[True], keys[1:] != keys[:-1]])
-    weight = None if batch.weight is None else batch.weight[order]
-    return _Rows(keys[new], np.cumsum(new) - 1, labels[order], bucket[order].astype(np.int64), weight)
-
-
-def _scores_and_labels(batch: ScoredBatch, of: tuple[Any, ...]) -> tuple[Array, Array, int, bool]:
-    """Return scores, labels, the number of labels, and whether the scores are probabilities."""
-    if of[0] == "error":
-        return np.abs(batch.errors), np.zeros(len(batch), np.int64), 1, False
-    names = batch.scores.dtype.names
-    odds = names is None or "margin" not in names
-    if of[0] == "classes":
-        return batch.ranks(of[1]), batch.truth, len(batch.classes), odds
-    return batch.ranks(of[1]), (batch.truth == of[1]).astype(np.int64), 2, odds
+def _label_weights(rows: RowPiece, starts: Array, n_labels: int) -> Array:
+    """Return the weight of the rows of each label in each run, shape (labels, runs)."""
+    totals = np.diff(starts, append=len(rows.keys)) if rows.weight is None else np.add.reduceat(rows.weight, starts)
+    if n_labels == 1:
+        return totals[None].astype(np.float64)
+    labels = rows.groups & 1 if n_labels == 2 else rows.groups % n_labels
+    if n_labels == 2 and rows.weight is None:
+        positive = np.add.reduceat(labels, starts, dtype=np.uint32)  # without a copy as int64
+        return np.stack([totals - positive, positive]).astype(np.float64)
+    each = [labels == label if rows.weight is None else rows.weight * (labels == label) for label in range(n_labels)]
+    return np.stack([np.add.reduceat(own, starts, dtype=np.float64) for own in each])
 
 
 def _pair(weights: Array, positive: int, among: Sequence[int] | None) -> Pair:
@@ -201,12 +206,3 @@ def _pair(weights: Array, positive: int, among: Sequence[int] | None) -> Pair:
     of = weights[..., positive, :]
     others = [a for a in (range(weights.shape[-2]) if among is None else among) if a != positive]
     return (weights[..., others[0], :] if len(others) == 1 else weights[..., others, :].sum(axis=-2)), of
-
-
-def _bin_keys(keys: Array, *, odds: bool) -> Array:
-    """Return keys of the same order for bins: of a probability those of its odds, which are as fine near 1 as near 0."""
-    if not odds:
-        return keys >> np.uint64(32)
-    chance = order_values(keys)
-    with np.errstate(divide="ignore"):
-        return order_keys(np.minimum(chance / (1.0 - chance), 1e300)) >> np.uint64(32)

@@ -33,6 +33,13 @@ class ArrayStatistic(Statistic):
             return other if self.values is None else self
         return type(self)(self.combine(self.values, other.values))
 
+    @classmethod
+    def of_slices(cls, grouped: ScoredBatch, slices: Array, n_slices: int, **options: Any) -> list[Self]:
+        """Return the statistic of each slice, from a batch whose buckets are those of all slices, one after the other."""
+        values = cls.of(grouped, **options).values
+        assert values is not None
+        return [cls(own) for own in values.reshape(n_slices, -1, *values.shape[1:])]
+
 
 @dataclass(frozen=True, eq=False)
 class BucketSums(ArrayStatistic):

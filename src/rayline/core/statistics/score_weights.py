@@ -25,6 +25,9 @@ MAX_SCORES = 1 << 20
 
 _SIGN = np.uint64(1 << 63)
 
+_PIECE = 1 << 16
+"""Keys at a time, so that they stay in the cache."""
+
 
 class Curve(NamedTuple):
     """Weights at each different score, from the lowest: the scores, and an array of shape (scores, labels)."""
@@ -67,6 +70,22 @@ class ScoreWeights(Statistic):
         most = min(state.most for state in found)
         return cls(keys, weights, level, most=most).limited(most)
 
+    # Tables travel from workers in the smallest types that hold them.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.keys is not None and self.weights is not None:
+            zeros, low = _common_zeros(self.keys), self.keys.min()
+            state["keys"] = zeros, low, smallest((self.keys - low) >> zeros)
+            state["weights"] = smallest(self.weights)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["keys"] is not None:
+            zeros, low, keys = state["keys"]
+            state |= {"keys": (keys.astype(np.uint64) << zeros) + low, "weights": state["weights"].astype(np.float64)}
+        self.__dict__.update(state)
+
     def limited(self, most: int) -> Self:
         """Return the table with at most so many different scores, now and after every merge."""
         if self.keys is None or self.weights is None or len(self.keys) <= most:
@@ -106,10 +125,11 @@ def order_keys(values: Array) -> Array:
 
 
 def order_values(keys: Array) -> Array:
-    """Return the numbers of order keys."""
-    is_positive = keys >= _SIGN
-    found = keys ^ _SIGN if is_positive.all() else np.where(is_positive, keys ^ _SIGN, ~keys)
-    return found.view(np.float64)
+    """Return the numbers of order keys: of 64 bits those of double, of 32 bits those of single precision."""
+    sign, kind = (_SIGN, np.float64) if keys.dtype == np.uint64 else (np.uint32(1 << 31), np.float32)
+    is_positive = keys >= sign
+    found = keys ^ sign if is_positive.all() else np.where(is_positive, keys ^ sign, ~keys)
+    return found.view(kind)
 
 
 def united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
@@ -117,28 +137,74 @@ def united(parts: Sequence[tuple[Any, Any, int]]) -> tuple[Array, Array]:
     keys = np.concatenate([own >> np.uint64(drop) if drop else own for own, _, drop in parts])
     weights = np.concatenate([own for _, own, _ in parts], axis=1)
     if len(parts) > 1:
-        order = np.argsort(keys, kind="stable")  # merges runs that are sorted already
-        keys, weights = keys[order], weights[:, order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        keys, weights = _in_order(keys, weights)
+    starts = run_starts(keys)
     if len(starts) == len(keys):
         return keys, weights
     return keys[starts], np.add.reduceat(weights, starts, axis=1)
 
 
+def _in_order(keys: Array, weights: Array) -> tuple[Array, Array]:
+    """Sort keys with their weights: as single words where small whole weights leave room, as those of rows without weights."""
+    low, n_labels = keys.min(), len(weights)
+    zeros = _common_zeros(keys)
+    size = int(weights.max()).bit_length() if np.isfinite(weights.max()) else 64
+    n_bits = int((keys.max() - low) >> zeros).bit_length() + n_labels * size
+    if n_bits <= 64 and (weights.astype(np.uint64) == weights).all():
+        words = (keys - low) >> zeros
+        for own in weights:
+            words <<= np.uint64(size)
+            words |= own.astype(np.uint64)
+        words.sort()
+        mask = np.uint64((1 << size) - 1)
+        found = np.stack([words >> np.uint64(size * i) & mask for i in reversed(range(n_labels))]).astype(np.float64)
+        return ((words >> np.uint64(size * n_labels)) << zeros) + low, found
+    order = np.argsort(keys, kind="stable")  # merges runs that are sorted already
+    return keys[order], weights[:, order]
+
+
+def smallest(values: Array) -> Array:
+    """Return numbers of at least 0 in the smallest unsigned type that holds them, or as they are."""
+    most = values.max(initial=0)
+    kind = next((t for t in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(t).max), None)
+    if kind is None:
+        return values
+    found = values.astype(kind)
+    return found if values.dtype.kind == "u" or (found == values).all() else values
+
+
+def _common_zeros(keys: Array) -> np.uint64:
+    """Return how many trailing bits are 0 in all keys: those of scores of single precision have 29."""
+    any_set = int(np.bitwise_or.reduce(keys))
+    return np.uint64((any_set & -any_set).bit_length() - 1 if any_set else 0)
+
+
+def run_starts(values: Array) -> Array:
+    """Return where runs of equal values begin; there is at least one value."""
+    return np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
+
+
 def level_of(keys: Array, most: int) -> int:
-    """Return the number of trailing bits to drop so that at most so many different keys remain; keys ascend."""
+    """Return the number of trailing bits to drop so that at most so many different keys remain; keys ascend.
 
-    def different(level: int) -> int:
-        short = keys >> np.uint64(level)
-        return int(np.count_nonzero(short[1:] != short[:-1])) + 1
-
+    >>> level_of(np.array([0, 1, 2, 3], np.uint64), 2)
+    1
+    """
     if len(keys) <= most:
         return 0
-    low, high = 0, 63  # `low` bits are too few, `high` enough: different keys decrease with the level
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if different(middle) <= most else (middle, high)
-    return high
+    n_bits = 8 * keys.dtype.itemsize
+    kind, mantissa, bias = (np.float32, 23, 126) if n_bits == 32 else (np.float64, 52, 1022)
+    steps = np.zeros(
+        n_bits + 1, np.int64
+    )  # neighbours by the highest bit in which they differ, counted from 1; 0 if equal
+    for start in range(0, len(keys) - 1, _PIECE):
+        own = keys[start : start + _PIECE + 1]
+        changed = own[1:] ^ own[:-1]
+        changed &= ~(changed >> keys.dtype.type(1))  # so that no number is rounded up to the next power of two
+        exponents = (changed.astype(kind).view(keys.dtype) >> keys.dtype.type(mantissa)).astype(np.int64)
+        steps += np.bincount(np.maximum(exponents - bias, 0), minlength=n_bits + 1)
+    different = 1 + np.append(np.cumsum(steps[:0:-1])[::-1], 0)  # keys that are different at each level
+    return int(np.flatnonzero(different <= most)[0])
 
 
 # -- measures of a ranking, of the weights at ascending scores of negative and of positive rows, shape (…, scores) -------------
