@@ -34,7 +34,7 @@ def parameters(function: Any, skip: int = 0) -> str:
         if p.kind is p.KEYWORD_ONLY and not starred:
             starred = True
             shown.append("*")
-        name = {p.VAR_POSITIONAL: f"*{p.name}", p.VAR_KEYWORD: f"**{p.name}"}.get(p.kind, p.name)
+        name = {p.VAR_POSITIONAL: f"*{p.name}", p.VAR_KEYWORD: f"**{p.name}"}.get(p.kind, p.name)  # type: ignore[call-overload]
         starred |= p.kind is p.VAR_POSITIONAL
         shown.append(name if p.default is p.empty else f"{name}=")
     return f"({', '.join(shown[skip:])})"

@@ -54,7 +54,7 @@ def test_predict(saved: Path, tmp_path: Path, suffix: str) -> None:
     code, text = run("predict", saved, tmp_path / "rows.csv", tmp_path / f"out{suffix}")
     assert (code, "2 rows" in text) == (0, True)
     read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[suffix]
-    assert read(tmp_path / f"out{suffix}").rows() == [(1.0, 1.0), (2.0, 2.0)]
+    assert read(tmp_path / f"out{suffix}").rows() == [(1.0, 1.0), (2.0, 2.0)]  # type: ignore[operator]
 
 
 def test_predict_writes_intervals(saved: Path, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         there = [file for file in files if file.startswith("/dev/nvidia")]
-        monkeypatch.setattr(device.glob, "glob", lambda pattern: there)
-        monkeypatch.setattr(device.os.path, "exists", lambda path: path in files)
+        monkeypatch.setattr(device.glob, "glob", lambda pattern: there)  # type: ignore[attr-defined]
+        monkeypatch.setattr(device.os.path, "exists", lambda path: path in files)  # type: ignore[attr-defined]
         monkeypatch.setattr(device, "_assigned", lambda: None)
 
     return made
@@ -292,7 +292,7 @@ def test_map_batches_of_a_table() -> None:
     assert data.map_batches(table, pipeline.transform).equals(pipeline.transform(table))
     assert data.map_batches(table, lambda batch: pipeline.predict({**batch})).equals(pipeline.predict(table))
     for name, kind in (("pandas", "DataFrame"), ("pyarrow", "Table"), ("polars", "DataFrame"), ("numpy", "dict")):
-        seen = []
+        seen: list[Any] = []
 
         def keep(batch: Any, seen: list[str] = seen) -> Any:
             seen.append(type(batch).__name__)
@@ -311,7 +311,7 @@ def test_map_batches_refuses() -> None:
     with pytest.raises(ParameterError, match="least-squares predict on the CPU only"):
         data.map_batches(table, pipeline.predict, use_gpu=True)
     with pytest.raises(ParameterError, match="a Preprocessor computes on the CPU"):
-        data.map_batches(table, pipeline.preprocessor.transform, use_gpu=True)
+        data.map_batches(table, pipeline.preprocessor.transform, use_gpu=True)  # type: ignore[union-attr]
     with device.pretend(), pytest.raises(ResourceError, match="no GPU"):
         data.map_batches(table, lambda batch: batch, use_gpu=True)
     with pytest.raises(ParameterError, match="a function of a batch"):

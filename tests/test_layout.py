@@ -224,7 +224,7 @@ def cycles(graph: dict[str, set[str]]) -> list[set[str]]:
     """The sets of more than one node that all reach one another."""
 
     def reached(start: str) -> set[str]:
-        seen, left = set(), [start]
+        seen, left = set[str](), [start]
         while left:
             for name in graph[left.pop()] - seen:
                 seen.add(name)

@@ -58,4 +58,4 @@ def test_nothing_else_changes() -> None:
     assert "Parameters" in (Preprocessor.fit.__doc__ or "")
     assert pickle.loads(pickle.dumps(train.fit)) is train.fit
     with pytest.raises(TypeError, match="missing"):  # what is no name is Python's own
-        data.train_test_split()
+        data.train_test_split()  # type: ignore[call-arg]

@@ -131,7 +131,7 @@ def test_numbers_and_classes_are_no_targets_of_one_model(name: str, args: list[A
 def test_targets_from_files_are_checked() -> None:
     target = Target(("y",), Task.REGRESSION, (pl.Float64(),), quantiles=(0.1, 0.9))
     assert Target.from_json(target.to_json()) == target
-    for change in (
+    for change in (  # type: ignore[var-annotated]
         {"quantiles": [0.1, 1.5]},
         {"quantiles": [0.1, 0.1]},
         {"task": "ranking"},

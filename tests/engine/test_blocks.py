@@ -51,7 +51,7 @@ def test_dictionaries_are_strings_and_native_tensors_vectors() -> None:
         {"d": pa.array(["a", None]).dictionary_encode(), "t": pa.FixedShapeTensorArray.from_numpy_ndarray(values)}
     )
     frame = from_arrow(table)
-    assert frame.schema == pl.Schema({"d": pl.String, "t": pl.Array(pl.Int32, 6)})
+    assert frame.schema == pl.Schema({"d": pl.String, "t": pl.Array(pl.Int32, 6)})  # type: ignore[arg-type]
     assert frame["t"].to_numpy().tolist() == values.reshape(2, 6).tolist()
 
 

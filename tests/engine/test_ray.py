@@ -149,7 +149,7 @@ def test_types_of_arrow_blocks(engine: Any, ray_session: Any) -> None:
         "list": pl.List(pl.Int64),
         "fixed": pl.Array(pl.Float32, 2),
     }
-    assert engine.schema(data) == pl.Schema(expected)
+    assert engine.schema(data) == pl.Schema(expected)  # type: ignore[arg-type]
     assert engine.collect(data, ["dictionary", "fixed"]).rows() == [("a", [1.0, 2.0]), ("b", [3.0, 4.0])]
 
 
@@ -165,7 +165,7 @@ def test_tensors_are_vectors_and_come_back_as_tensors(engine: Any, ray_session: 
 def test_types_of_pandas_blocks(engine: Any, ray_session: Any) -> None:
     frame = pd.DataFrame({"a": [1, 2], "s": ["x", None], "c": pd.Categorical(["u", "v"]), "o": [[1, 2], [3]]})
     data = ray_session.data.from_pandas(frame)
-    assert engine.schema(data) == pl.Schema({"a": pl.Int64, "s": pl.String, "c": pl.String, "o": pl.List(pl.Int64)})
+    assert engine.schema(data) == pl.Schema({"a": pl.Int64, "s": pl.String, "c": pl.String, "o": pl.List(pl.Int64)})  # type: ignore[arg-type]
     assert engine.collect(data).rows() == [(1, "x", "u", [1, 2]), (2, None, "v", [3])]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -26,7 +28,7 @@ def rows(n: int = 1_200, seed: int = 0) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def pipeline_of(target: str, trainer: train.SklearnTrainer, **options: object) -> InferencePipeline:
+def pipeline_of(target: str, trainer: train.SklearnTrainer, **options: Any) -> InferencePipeline:
     table = rows(600, seed=9).select("x", "z", target)
     stages = train.Preprocessor([("scale", StandardScaler())])
     return train.fit(trainer, stages, table, target_columns=[target], verbose=False, **options).inference_pipeline

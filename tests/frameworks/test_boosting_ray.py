@@ -94,7 +94,7 @@ def test_lightgbm_stops_together_when_a_callback_of_its_own_does(ray_session: An
 def test_xgboost_measures_all_rows(ray_session: Any, *, weights: bool) -> None:
     data, test = table(600, weights=weights), table(301, weights=weights)
     params = {"eval_metric": ["auc", "aucpr", "error", "logloss"], "eta": 0.5}
-    options = {"early_stopping_rounds": 5, "custom_metric": gap, "maximize": True}
+    options: dict[str, Any] = {"early_stopping_rounds": 5, "custom_metric": gap, "maximize": True}
     trainer = train.XGBoostTrainer(params, 60, **options, num_workers=2, seed=1)
     given = {"sample_weight": "w"} if weights else {}
     result = trainer.fit(None, datasets(data, 4), datasets(test, 3), ["y"], verbose=False, **given)
@@ -106,10 +106,10 @@ def test_xgboost_measures_all_rows(ray_session: Any, *, weights: bool) -> None:
         )
         for i in (0, history.height // 2):
             row, part = history.row(i, named=True), model[: i + 1]
-            part.set_param([("eval_metric", metric) for metric in params["eval_metric"]])
+            part.set_param([("eval_metric", metric) for metric in params["eval_metric"]])  # type: ignore[attr-defined]
             own = dict(one.split(":") for one in part.eval(matrix, "all").split()[1:])
             p = part.predict(matrix)
-            for metric in params["eval_metric"]:
+            for metric in params["eval_metric"]:  # type: ignore[attr-defined]
                 assert row[f"{name}-{metric}"] == pytest.approx(float(own[f"all-{metric}"]), abs=2e-5), (
                     name,
                     metric,

@@ -31,7 +31,7 @@ def test_contract() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:
-    options = {"tasks": ["binary"], "resumes": False, "tuned": {"depth": tune.grid_search([2, 4])}}
+    options: dict[str, Any] = {"tasks": ["binary"], "resumes": False, "tuned": {"depth": tune.grid_search([2, 4])}}
     check_framework("catboost", {"iterations": 30, "learning_rate": 0.3}, **options, ray=True, serve=True)
 
 

@@ -45,7 +45,7 @@ def table() -> pl.DataFrame:
 
 @built
 def test_alone_it_is_pytorch() -> None:
-    options = {"max_epochs": 3, "seed": 1}
+    options: dict[str, Any] = {"max_epochs": 3, "seed": 1}
     one = train.HorovodTrainer(**options).fit(None, table(), None, ["y"])
     other = train.TorchTrainer(**options).fit(None, table(), None, ["y"])
     assert one.history.equals(other.history)
@@ -54,7 +54,7 @@ def test_alone_it_is_pytorch() -> None:
 @built
 @pytest.mark.ray
 def test_two_workers_make_the_same_steps_as_one(ray_session: Any, tmp_path: Path) -> None:
-    options = {"batch_size": 1000, "max_epochs": 4, "lr": 0.05, "seed": 1}
+    options: dict[str, Any] = {"batch_size": 1000, "max_epochs": 4, "lr": 0.05, "seed": 1}
     one = train.TorchTrainer(**options).fit(None, table(), table(), ["y"])
     two = train.HorovodTrainer(**options, num_workers=2).fit(None, table(), table(), ["y"])
     assert np.allclose(one.history["test-loss"], two.history["test-loss"], atol=1e-4)
@@ -68,7 +68,7 @@ def test_two_workers_make_the_same_steps_as_one(ray_session: Any, tmp_path: Path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:
-    options = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
+    options: dict[str, Any] = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
     check_framework("horovod", **options, ray=True, serve=True)
 
 

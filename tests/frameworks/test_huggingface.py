@@ -287,11 +287,11 @@ def test_metrics_are_those_of_the_best_epoch(tiny: str, tmp_path: Path) -> None:
     result = train.HuggingFaceTrainer(tiny, training_args=arguments, seed=3).fit(None, table, table, ["topic"])
     losses = result.history["test-loss"]
     best = losses.arg_min()
-    assert best < len(losses) - 1, "the last epoch is the best: another seed is needed"
+    assert best < len(losses) - 1, "the last epoch is the best: another seed is needed"  # type: ignore[operator]
     p = result.inference_pipeline.predict_proba(table).to_numpy()
     truth = (table["topic"] == "tech").to_numpy().astype(int)
-    assert result.metrics["test-loss"] == losses[best]
-    assert -np.log(p[np.arange(len(p)), truth]).mean() == pytest.approx(losses[best], abs=1e-4)
+    assert result.metrics["test-loss"] == losses[best]  # type: ignore[index]
+    assert -np.log(p[np.arange(len(p)), truth]).mean() == pytest.approx(losses[best], abs=1e-4)  # type: ignore[index]
     result.inference_pipeline.save(tmp_path / "t.rayline")
     loaded = rl.load(tmp_path / "t.rayline")
     assert ADAPTER.best_iteration(loaded.model.native) == best
@@ -380,7 +380,7 @@ def test_a_real_model_on_real_text(ray_session: Any, tmp_path: Path, monkeypatch
     table = table.select("text", "topic")
     trainset, testset = data.from_polars(table.head(90)), data.from_polars(table.tail(30))
     arguments = {"num_train_epochs": 2, "learning_rate": 2e-4, "per_device_train_batch_size": 8}
-    options = {"task": "text-classification", "max_length": 64, "training_args": arguments, "seed": 1}
+    options: dict[str, Any] = {"task": "text-classification", "max_length": 64, "training_args": arguments, "seed": 1}
     trainer = train.HuggingFaceTrainer(model=model, tokenizer=model, **options, num_workers=2)
     result = trainer.fit(None, trainset, testset, ["topic"])
     assert result.metrics["test-accuracy"] > 0.8

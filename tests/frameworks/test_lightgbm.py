@@ -225,7 +225,7 @@ def test_rows_in_blocks_give_the_same_trees_and_are_never_held(
     schema = table.select("a", "b", "c", "kind").schema
     target = Target(("score",), Task.REGRESSION, (pl.Float64(),))
     size = -(-n // n_blocks)
-    rows = lambda: Rows([lambda i=i: table[i * size : (i + 1) * size] for i in range(n_blocks)], schema, target, "w")  # noqa: E731
+    rows = lambda: Rows([lambda i=i: table[i * size : (i + 1) * size] for i in range(n_blocks)], schema, target, "w")  # type: ignore[misc]  # noqa: E731
     told: list[dict[str, float]] = []
     adapter = registry.framework("lightgbm")
 

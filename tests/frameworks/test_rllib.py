@@ -67,7 +67,7 @@ class Aim(Sides):
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(config)
-        self.action_space = gymnasium.spaces.Box(np.float32([10, 10]), np.float32([20, 20]))
+        self.action_space = gymnasium.spaces.Box(np.float32([10, 10]), np.float32([20, 20]))  # type: ignore[arg-type]
 
     def score(self, action: Any) -> float:
         assert (np.asarray(action) >= 10).all()
@@ -153,7 +153,7 @@ def test_a_fit_without_data(ray_session: Any, tmp_path: Path) -> None:
     assert result.history["episode_return_mean"][-1] > result.history["episode_return_mean"][0]
     assert result.model.target.task is Task.MULTICLASS
     assert result.model.schema == {"observation": pl.Array(pl.Float32, 2)}
-    assert result.model.examples.height == 5
+    assert result.model.examples.height == 5  # type: ignore[union-attr]
     assert [p.name for p in tmp_path.iterdir()] == ["iteration-000003"]
     again = registry.framework("rllib").load(tmp_path / "iteration-000003")
     pairs = zip(again.state_dict().values(), result.fitted_model.state_dict().values(), strict=True)
@@ -393,7 +393,7 @@ def test_a_file_that_is_not_what_it_says(tmp_path: Path) -> None:
     adapter.save(untrained(), tmp_path)
     about = json.loads((tmp_path / "policy.json").read_text())
     assert {p.name for p in tmp_path.iterdir()} == {"policy.json", "policy.safetensors"}
-    for change in (
+    for change in (  # type: ignore[var-annotated]
         {"module": "os.system"},
         {"model_config": {"fcnet_hiddens": [5]}},
         {"model_config": {"fcnet_hiddens": [1 << 30]}},

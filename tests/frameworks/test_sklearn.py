@@ -262,7 +262,7 @@ def test_blocks_are_streamed(held_bytes: int | None, monkeypatch: pytest.MonkeyP
     table = numbers()
     target = Target(("code",), Task.BINARY, (pl.Int64(),), ((0, 1),))
     schema = table.select("a", "b").schema
-    rows = Rows([lambda i=i: table[i * 100 : (i + 1) * 100] for i in range(3)], schema, target, None)
+    rows = Rows([lambda i=i: table[i * 100 : (i + 1) * 100] for i in range(3)], schema, target, None)  # type: ignore[misc]
     told: list[Any] = []
     context = TrainContext(
         rows, Rows.of(table, schema, target), target, seed=1, report=lambda i, m: told.append((i, m)) or i == 2

@@ -107,8 +107,8 @@ def test_losses_of_each_task_are_the_usual_ones() -> None:
         "label": (1, torch.nn.functional.binary_cross_entropy_with_logits),
     }
     for target, (width, loss) in outputs.items():
-        given, heard = context(numbers(), target), []
-        given.report = lambda iteration, metrics, heard=heard: bool(heard.append(metrics["train-loss"]))
+        given, heard = context(numbers(), target), []  # type: ignore[var-annotated]
+        given.report = lambda iteration, metrics, heard=heard: bool(heard.append(metrics["train-loss"]))  # type: ignore[misc]
         start = torch.nn.Linear(2, width)
         ADAPTER.train(given, start, batch_size=1000, max_epochs=1)
         x = torch.tensor(numbers().select("a", "b").to_numpy(), dtype=torch.float32)
@@ -242,7 +242,7 @@ def test_a_loop_of_ones_own_has_the_arguments_that_it_names() -> None:
     with pytest.raises(rl.ParameterError, match="patience would have no effect with train_loop"):
         train.TorchTrainer(train_loop=descend, patience=3)
     with pytest.raises(rl.ParameterError, match="train_loop has a wrong value"):
-        train.TorchTrainer(train_loop="descend")
+        train.TorchTrainer(train_loop="descend")  # type: ignore[arg-type]
 
 
 # -- what goes in ------------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def test_outputs_of_a_wrong_shape_are_refused() -> None:
 @pytest.mark.ray
 def test_two_workers_make_the_same_steps_as_one(ray_session: Any) -> None:
     table = numbers(101)
-    options = {"module": Net, "batch_size": 1000, "max_epochs": 4, "lr": 0.05}
+    options: dict[str, Any] = {"module": Net, "batch_size": 1000, "max_epochs": 4, "lr": 0.05}
     one = fit(table, test=table, **options)
     two = fit(table, test=table, num_workers=2, **options)
     assert isinstance(two.fitted_model, Net)
@@ -477,7 +477,7 @@ def test_two_workers_make_the_same_steps_as_one(ray_session: Any) -> None:
     assert np.allclose(one.history["test-loss"], two.history["test-loss"], atol=1e-4)
     dataset = ray_session.data.from_arrow(table.to_arrow())
     predicted = pl.from_arrow(ray_session.get(two.inference_pipeline.transform(dataset).to_arrow_refs()[0]))
-    assert np.allclose(predicted["prediction"], two.inference_pipeline.predict(table)["prediction"], atol=1e-5)
+    assert np.allclose(predicted["prediction"], two.inference_pipeline.predict(table)["prediction"], atol=1e-5)  # type: ignore[index]
 
 
 @pytest.mark.ray
@@ -496,7 +496,7 @@ def test_buffers_agree_and_a_callback_stops_all_workers(ray_session: Any) -> Non
 @pytest.mark.ray
 def test_a_loop_of_ones_own_on_two_workers(ray_session: Any) -> None:
     table = numbers(100).select("a", "b", "y")
-    options = {"train_loop": descend, "lr": 0.2, "max_epochs": 20, "seed": 1}
+    options: dict[str, Any] = {"train_loop": descend, "lr": 0.2, "max_epochs": 20, "seed": 1}
     one = train.TorchTrainer("Linear", **options).fit(None, table, None, ["y"])
     two = train.TorchTrainer("Linear", **options, num_workers=2).fit(None, table, None, ["y"])
     assert set(two.history["n_rows"]) == {50}
@@ -524,14 +524,14 @@ def test_what_a_loop_of_ones_own_tells_is_of_all_rows(ray_session: Any) -> None:
     trainer = train.TorchTrainer("Linear", train_loop=tell, seed=1, num_workers=2)
     history = trainer.fit(None, table, test, ["y"], callbacks=[StopByMean()]).history
     assert 3 <= history.height < 9
-    assert np.allclose(history["train-mean"], table["y"].mean())
-    assert np.allclose(history["test-mean"], test["y"].mean())
+    assert np.allclose(history["train-mean"], table["y"].mean())  # type: ignore[arg-type]
+    assert np.allclose(history["test-mean"], test["y"].mean())  # type: ignore[arg-type]
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:
-    options = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
+    options: dict[str, Any] = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
     check_framework("torch", **options, tuned={"lr": tune.grid_search([0.01, 0.02])}, ray=True, serve=True)
 
 
@@ -555,7 +555,7 @@ class CityEmbedding(torch.nn.Module):
 
 def cities() -> tuple[pl.DataFrame, pl.DataFrame, train.Preprocessor]:
     random = np.random.default_rng(0)
-    city, size = random.choice(["Oslo", "Rome", "Lima", None], 120), random.normal(size=120)
+    city, size = random.choice(["Oslo", "Rome", "Lima", None], 120), random.normal(size=120)  # type: ignore[arg-type]
     table = pl.DataFrame({"city": pl.Series(city.tolist(), dtype=pl.String), "size": size})
     table = table.with_columns(y=pl.col("size") + 2.0 * (pl.col("city").fill_null("Rome") == "Rome"))
     new = pl.DataFrame({"city": ["Rome", None, "Bern", "Oslo"], "size": [0.5, 0.5, 0.5, 0.5]})

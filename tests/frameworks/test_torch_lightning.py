@@ -201,7 +201,13 @@ class Local(Net):
 @pytest.mark.ray
 def test_metrics_of_two_workers_are_those_of_all_rows(ray_session: Any) -> None:
     rows = table().sort("a")  # the workers' rows differ much
-    options = {"lightning_module": Local, "module_kwargs": {"lr": 0.0}, "max_epochs": 9, "batch_size": 16, "seed": 1}
+    options: dict[str, Any] = {
+        "lightning_module": Local,
+        "module_kwargs": {"lr": 0.0},
+        "max_epochs": 9,
+        "batch_size": 16,
+        "seed": 1,
+    }
     result = train.TorchTrainer(**options, num_workers=2).fit(None, rows, rows, ["label"])
     assert result.history.height == 3  # stopped together
     p = result.inference_pipeline.predict_proba(rows)["probability_up"].to_numpy()

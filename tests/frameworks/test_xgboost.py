@@ -148,7 +148,7 @@ def test_our_early_stopping_ends_the_training() -> None:
     table, test = numbers(200), numbers(200, seed=1)
     stop = train.EarlyStopping("logloss", patience=3)
     result = fit(table, "two", params={"eta": 1.0}, test=test, num_boost_round=200, callbacks=[stop])
-    assert result.history.height == stop.best_iteration + 4 < 200
+    assert result.history.height == stop.best_iteration + 4 < 200  # type: ignore[operator]
     assert stop.best == min(result.history["test-logloss"])
 
 
@@ -291,7 +291,7 @@ def test_odd_names_are_allowed() -> None:
     assert (
         result.preprocessor.chain(result.fitted_model).predict(table).equals(result.inference_pipeline.predict(table))
     )
-    assert set(result.model.importance()) == {"a[1]<2", "b"}
+    assert set(result.model.importance()) == {"a[1]<2", "b"}  # type: ignore[arg-type]
 
 
 def test_monotone_constraints_by_name() -> None:
@@ -338,7 +338,7 @@ def test_names_that_another_booster_uses_are_known() -> None:
     train.XGBoostTrainer({"booster": "gblinear", "max_depth": 3})
     train.XGBoostTrainer({"learning_rate": 0.1, "reg_alpha": 1, "random_state": 3, "n_jobs": 1, "device": "cuda"})
     with pytest.raises(rl.ParameterError, match="unknown parameter 'evals'"):
-        train.XGBoostTrainer({}, evals=[])
+        train.XGBoostTrainer({}, evals=[])  # type: ignore[call-arg]
 
 
 def test_nothing_of_the_callers_is_changed() -> None:

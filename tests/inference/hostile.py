@@ -109,7 +109,7 @@ def pipeline(kind: str) -> rl.InferencePipeline:
     targets = [name for name in ("late", "early") if name in table.columns]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = trainer.replace({}).fit(rl.Preprocessor(MODES[mode]), table, target_columns=targets, verbose=False)
+        result = trainer.replace({}).fit(rl.Preprocessor(MODES[mode]), table, target_columns=targets, verbose=False)  # type: ignore[arg-type]
     made: rl.InferencePipeline = result.inference_pipeline
     return made
 
@@ -152,8 +152,8 @@ def changed(content: bytes, seed: int, truncations: int, flips: int, values: int
         yield f"cut at {place}", content[:place]
     for _ in range(flips):
         place, bit = rng.randrange(len(content)), rng.randrange(8)
-        made = bytearray(content)
-        made[place] ^= 1 << bit
+        made = bytearray(content)  # type: ignore[assignment]
+        made[place] ^= 1 << bit  # type: ignore[index]
         yield f"bit {bit} of byte {place}", bytes(made)
     for _ in range(values):
         yield _replaced(content, rng)
@@ -235,4 +235,4 @@ def run(kind: str, seed: int, truncations: int, flips: int, values: int) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as own:
-        attack(sys.argv[1], *map(int, sys.argv[2:]), own)
+        attack(sys.argv[1], *map(int, sys.argv[2:]), own)  # type: ignore[arg-type, call-arg]

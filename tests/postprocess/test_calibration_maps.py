@@ -16,7 +16,12 @@ from sklearn.linear_model import LogisticRegression
 
 from rayline.postprocess import calibration_maps as maps
 
-METHODS = {"isotonic": maps.isotonic, "sigmoid": maps.sigmoid, "beta": maps.beta, "temperature": maps.temperature}
+METHODS: dict[str, Any] = {
+    "isotonic": maps.isotonic,
+    "sigmoid": maps.sigmoid,
+    "beta": maps.beta,
+    "temperature": maps.temperature,
+}
 
 
 def rows(n: int = 500, seed: int = 0) -> tuple[Any, Any, Any]:

@@ -130,7 +130,7 @@ def test_several_classes(method: str, tmp_path: Path) -> None:
 
 def test_weights_count_as_repeated_rows() -> None:
     rows = tables.table(seed=1)
-    repeated = rows.select(pl.all().repeat_by("weight")).explode(pl.all())
+    repeated = rows.select(pl.all().repeat_by("weight")).explode(pl.all())  # type: ignore[arg-type]
     for target, stages in (("late", [Calibrate("isotonic"), Threshold("f1")]), ("late", [Calibrate("temperature")])):
         pipeline = tables.fitted(target)
         weighted = pipeline.calibrated(stages, rows, sample_weight="weight")

@@ -32,7 +32,7 @@ def test_each_group_has_its_own_radius() -> None:
     widths = (table["upper"] - table["lower"]) / 2
     for region in (None, "north", "south"):
         own = table["region"].is_null() if region is None else (table["region"] == region).fill_null(False)
-        errors = np.sort(np.abs(table["price"] - table["prediction"]).filter(own).to_numpy())
+        errors = np.sort(np.abs(table["price"] - table["prediction"]).filter(own).to_numpy())  # type: ignore[attr-defined]
         expected = errors[math.ceil((len(errors) + 1) * 0.9) - 1]
         np.testing.assert_allclose(widths.filter(own), expected, rtol=1e-9)
     new = made.predict([{"x": 0.0, "region": "west"}], interval=True)[0]

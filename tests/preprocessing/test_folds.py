@@ -29,7 +29,7 @@ def table(n: int = 500, seed: int = 0) -> pl.DataFrame:
         {
             "x": x,
             "i": rng.integers(-5, 5, n),
-            "c": rng.choice(["a", "b", "c", None], n).astype(object).tolist(),
+            "c": rng.choice(["a", "b", "c", None], n).astype(object).tolist(),  # type: ignore[arg-type]
             "late": rng.integers(0, 2, n),
             "fold": rng.integers(0, 5, n),
         },

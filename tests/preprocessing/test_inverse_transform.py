@@ -96,7 +96,7 @@ def mixed(n: int = 200) -> pl.DataFrame:
     )
 
 
-CHAIN = [
+CHAIN: list[Any] = [
     ("impute", stages.SimpleImputer(["price"])),
     ("log", stages.Log(["price"])),
     ("scale", stages.StandardScaler(["price", "count"])),

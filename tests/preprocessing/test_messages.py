@@ -32,7 +32,8 @@ def new() -> rl.Preprocessor:
 
 def fit(*arguments: Any, **how: Any) -> Any:
     trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=1)
-    return trainer.fit(*arguments, **{"train_dataset": TABLE, "target_columns": "late", "verbose": False} | how)
+    given: dict[str, Any] = {"train_dataset": TABLE, "target_columns": "late", "verbose": False} | how
+    return trainer.fit(*arguments, **given)
 
 
 CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
@@ -87,7 +88,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
         ["column 'age' has the wrong type", "Expected Float64; got String"],
     ),
     "a stage that is a class": (lambda: rl.Preprocessor([("s", StandardScaler)]), rl.ParameterError, ["not its class"]),  # type: ignore[list-item]
-    "a stage alone": (lambda: rl.Preprocessor(StandardScaler()), rl.ParameterError, ["a list of (name, stage) pairs"]),
+    "a stage alone": (lambda: rl.Preprocessor(StandardScaler()), rl.ParameterError, ["a list of (name, stage) pairs"]),  # type: ignore[arg-type]
     "stages as a dict": (lambda: rl.Preprocessor({"s": StandardScaler()}), rl.ParameterError, ["a list of (name, stage)"]),  # type: ignore[arg-type]
     "a column that no stage finds": (
         lambda: rl.Preprocessor([("scale", StandardScaler(["agee"]))]).fit(TABLE),
@@ -125,7 +126,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
     ),
     "no trainer": (lambda: train.fit(None, new(), train_dataset=TABLE), rl.ParameterError, ["train.fit: trainer", "got None"]),  # type: ignore[arg-type]
     "a trainer's class": (
-        lambda: train.fit(train.XGBoostTrainer, new(), train_dataset=TABLE), rl.ParameterError, ["train.fit: trainer"],
+        lambda: train.fit(train.XGBoostTrainer, new(), train_dataset=TABLE), rl.ParameterError, ["train.fit: trainer"],  # type: ignore[arg-type]
     ),
     "stages for a preprocessor": (lambda: fit(STAGES), rl.ParameterError, ["preprocessor", "a Preprocessor or None"]),
     "targets of two kinds": (

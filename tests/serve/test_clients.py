@@ -15,7 +15,9 @@ from .conftest import served
 from .test_app import rows
 
 triton = pytest.importorskip(
-    "tritonclient.http", reason="pip install 'tritonclient[http]'", exc_type=(ImportError, RuntimeError)
+    "tritonclient.http",
+    reason="pip install 'tritonclient[http]'",
+    exc_type=(ImportError, RuntimeError),  # type: ignore[arg-type]
 )
 
 KINDS = {

@@ -104,7 +104,7 @@ def test_applications_of_others_are_left_alone(ray_session: Any, pipeline: Infer
     try:
         with ingress.quiet():
             ingress.start_serve("127.0.0.1", None)
-            serve.run(Theirs.bind(), name="mine", route_prefix="/mine")
+            serve.run(Theirs.bind(), name="mine", route_prefix="/mine")  # type: ignore[attr-defined]
         for refused in (mine.deploy, mine.delete, lambda: mine.update(pipeline)):
             with pytest.raises(ServeError, match="Rayline did not create"):
                 refused()
@@ -232,7 +232,7 @@ def test_a_replica_killed_in_a_request_costs_its_caller_nothing(ray_session: Any
 
 @pytest.mark.ray
 def test_protocols_and_strange_clients(ray_session: Any, pipeline: InferencePipeline) -> None:
-    options = {"token": "s3cret", "max_body_bytes": 20_000, "ray_actor_options": {"num_cpus": 0.5}}
+    options: dict[str, Any] = {"token": "s3cret", "max_body_bytes": 20_000, "ray_actor_options": {"num_cpus": 0.5}}
     deployment = to_deployment(
         pipeline, name="flights", autoscaling={"min_replicas": 1, "max_replicas": 2}, route_prefix="/air", **options
     ).deploy()
@@ -304,7 +304,7 @@ def test_it_is_part_of_a_larger_application(ray_session: Any, pipeline: Inferenc
     try:
         with ingress.quiet():
             ingress.start_serve("127.0.0.1", None)
-            serve.run(Front.bind(application), name="larger", route_prefix="/larger")
+            serve.run(Front.bind(application), name="larger", route_prefix="/larger")  # type: ignore[attr-defined]
             url = f"{ingress.address()}/larger"
             answer = httpx.post(url, json=rows(3), timeout=60)
             assert answer.json() == pipeline.predict(rows(3))

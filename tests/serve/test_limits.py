@@ -109,7 +109,7 @@ def refused_requests() -> list[tuple[str, bytes, dict[str, str]]]:
         return json.dumps(value).encode(), {}
 
     bad = [{"distance": "far", "hour": 1, "carrier": "AA", "weekend": True}] * 2000
-    columns = {name: [[]] * 4000 for name in ("distance", "hour", "carrier", "weekend")}
+    columns = {name: [[]] * 4000 for name in ("distance", "hour", "carrier", "weekend")}  # type: ignore[var-annotated]
     arrow = pa.table(
         {"distance": ["far"] * 3000, "hour": [1] * 3000, "carrier": ["AA"] * 3000, "weekend": [True] * 3000}
     )
@@ -195,7 +195,7 @@ def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
 
 def test_large_values_are_not_written_out_to_be_shown() -> None:
     started = time.perf_counter()
-    for value in ("x" * 5_000_000, [1] * 1_000_000, {"a": ["y" * 5_000_000]}, 10**4000, [[[]] * 100_000]):
+    for value in ("x" * 5_000_000, [1] * 1_000_000, {"a": ["y" * 5_000_000]}, 10**4000, [[[]] * 100_000]):  # type: ignore[var-annotated]
         with pytest.raises(HTTPError) as error:
             RowReader({"x": pl.Boolean()}).rows([{"x": value}] * 100)
         assert len(json.dumps(error.value.body())) < 30_000

@@ -215,7 +215,7 @@ def test_columns_of_any_name_and_whole_numbers_of_any_size(browse: Any) -> None:
     asked: list[Any] = []
     reader = app._served.reader
     rows = reader.rows
-    reader.rows = lambda sent: asked.append(sent) or rows(sent)  # type: ignore[method-assign, func-returns-value]
+    reader.rows = lambda sent: asked.append(sent) or rows(sent)  # type: ignore[assignment, func-returns-value, method-assign]
     with served(app) as port:
         open_page = browse(f"http://127.0.0.1:{port}/")
         wait(lambda: open_page("document.querySelector('#row button') !== null"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import zoneinfo
+from collections.abc import Sequence
 from typing import Any
 
 import holidays
@@ -20,7 +21,7 @@ from rayline.stages.dates import PARTS
 TIMES = [dt.datetime(2013, 7, 4, 23, 59, 58), dt.datetime(2012, 12, 31), dt.datetime(1969, 2, 28, 1), None]
 
 
-def encode(stage: DatetimeEncoder, values: list[object]) -> dict[str, list[object]]:
+def encode(stage: DatetimeEncoder, values: Sequence[Any]) -> dict[str, list[object]]:
     return Preprocessor([("d", stage)]).fit_transform(pl.DataFrame({"t": values})).to_dict(as_series=False)
 
 

@@ -98,14 +98,14 @@ def test_with_missing_values(pair: Any, table: pl.DataFrame, new: pl.DataFrame) 
             warnings.simplefilter("ignore")
             steps = np.diff(pair[1].fit(matrix(table)).quantiles_, axis=0)
         assume(((steps == 0) | (steps > 1e-9)).all())  # else theirs takes equal values apart by rounding
-    compare(*pair, table, new)
+    compare(*pair, table, new)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("pair", WITHOUT_MISSING, ids=named)
 @settings(max_examples=15)
 @given(table=tables(missing=False), new=tables(missing=False))
 def test_without_missing_values(pair: Any, table: pl.DataFrame, new: pl.DataFrame) -> None:
-    compare(*pair, table, new)
+    compare(*pair, table, new)  # type: ignore[call-arg]
 
 
 @settings(max_examples=15)
@@ -172,7 +172,7 @@ def test_select_k_best(table: pl.DataFrame, labels: list[str]) -> None:
     fitted = Preprocessor([("s", stages.SelectKBest(k=2))]).fit(
         table.with_columns(y=pl.Series(y)), target_columns=["y"]
     )
-    np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)
+    np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)  # type: ignore[index, union-attr]
 
 
 @settings(max_examples=15)
@@ -183,7 +183,7 @@ def test_select_k_best(table: pl.DataFrame, labels: list[str]) -> None:
 )
 def test_target_encoder(rows: list[tuple[str, float]], new: list[str], smooth: Any) -> None:
     table = pl.DataFrame(rows, schema={"c": pl.String, "y": pl.Float64}, orient="row")
-    assume(table["y"].var() > 1e-3)
+    assume(table["y"].var() > 1e-3)  # type: ignore[operator]
     theirs = sk.TargetEncoder(target_type="continuous", smooth=smooth)
     theirs.fit(np.array(table["c"].to_list(), dtype=object)[:, None], table["y"].to_numpy())
     made = Preprocessor([("t", stages.TargetEncoder(smooth=smooth))]).fit(table, target_columns="y")

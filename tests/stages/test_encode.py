@@ -185,7 +185,7 @@ def test_integers(dtype: Any) -> None:
     run = p.row_function()
     assert run is not None
     for value, wanted in zip(["a", None, "new"], made, strict=True):
-        row = {"c": value}
+        row: dict[str, Any] = {"c": value}
         run(row)
         assert row["c"] == wanted and type(row["c"]) is int  # noqa: PT018
     assert p.inverse_transform(made.to_frame())["c"].to_list() == ["a", None, None]

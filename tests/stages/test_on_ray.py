@@ -37,10 +37,10 @@ def test_the_same_as_in_process(ray_session: Any) -> None:
     assert there.output_schema == here.output_schema
     wanted, found = (
         here.transform(table),
-        pl.concat([pl.from_arrow(t) for t in there.transform(dataset).iter_batches(batch_format="pyarrow")]),
+        pl.concat([pl.from_arrow(t) for t in there.transform(dataset).iter_batches(batch_format="pyarrow")]),  # type: ignore[type-var]
     )
     by = ["price", "amount_sp_0", "small"]
-    assert_frame_equal(found.select(wanted.columns).drop("note").sort(by), wanted.drop("note").sort(by), rel_tol=1e-9)
+    assert_frame_equal(found.select(wanted.columns).drop("note").sort(by), wanted.drop("note").sort(by), rel_tol=1e-9)  # type: ignore[union-attr]
     rows = here.transform_training(table).height
     assert rows > table.height
     assert there.transform_training(dataset).count() == rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ documents = st.lists(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join),
 )
 
 
-def vectors(stage: Any, texts: list[str | None], new: list[str | None] | None = None) -> csr_matrix:
+def vectors(stage: Any, texts: Sequence[str | None], new: Sequence[str | None] | None = None) -> csr_matrix:
     fitted = Preprocessor([("text", stage)]).fit(pl.DataFrame({"t": texts}, schema={"t": pl.String}))
     column = fitted.transform(pl.DataFrame({"t": texts if new is None else new}, schema={"t": pl.String}))["t"]
     assert column.dtype == SPARSE
@@ -193,8 +194,8 @@ def test_a_group_of_the_pattern_is_the_token(pattern: str) -> None:
     for stage, oracle in ((CountVectorizer, sk.CountVectorizer), (TfidfVectorizer, sk.TfidfVectorizer)):
         wanted = oracle(token_pattern=pattern).fit_transform(texts).toarray()
         np.testing.assert_allclose(vectors(stage(["t"], token_pattern=pattern), texts).toarray(), wanted)
-    for stage in (Vectorizer, HashingVectorizer):
-        ours = vectors(stage(["t"], token_pattern=pattern, norm=None, n_features=1 << 30), texts)
+    for stage in (Vectorizer, HashingVectorizer):  # type: ignore[assignment]
+        ours = vectors(stage(["t"], token_pattern=pattern, norm=None, n_features=1 << 30), texts)  # type: ignore[call-arg]
         assert (ours.getnnz(axis=1) == [len(set(tokens)) for tokens in theirs]).all()
 
 

@@ -72,7 +72,7 @@ class Boastful(toy.LeastSquares):
     name = "boastful"
     wrong = ""
 
-    def train(self, context: Any, *, wrong: str = "") -> Any:
+    def train(self, context: Any, *, wrong: str = "") -> Any:  # type: ignore[override]
         type(self).wrong = wrong
         model = super().train(context)
         context.report(0, {"train-loss": 1.0})

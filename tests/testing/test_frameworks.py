@@ -82,7 +82,7 @@ def test_contract_of_estimators(estimator: Any, epochs: int | None) -> None:
     tasks = ["binary", "multiclass"] if is_classifier(estimator) else ["regression"]
     # A product of matrices sums in another order for one row than for many; a forest does not.
     exact = "Forest" in type(estimator).__name__
-    more = {"epochs": epochs} if epochs else {}
+    more: dict[str, Any] = {"epochs": epochs} if epochs else {}
     check_framework(
         "sklearn", estimator, tasks=tasks, exact=exact, native_predict=lambda model, x: model.predict(x), **more
     )
@@ -139,7 +139,7 @@ class Careless(toy.LeastSquares):
 
     name = "careless"
 
-    def train(self, context: Any, *, fault: str = "") -> Any:
+    def train(self, context: Any, *, fault: str = "") -> Any:  # type: ignore[override]
         model = super().train(context)
         model["fault"] = fault
         if fault == "forgets the seed":

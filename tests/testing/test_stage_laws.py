@@ -272,7 +272,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     from rayline.core import registry
 
     for cls in (Good, *(cls for cls, _ in FAULTS)):
-        monkeypatch.setitem(registry._STAGES, cls.__name__, cls)
+        monkeypatch.setitem(registry._STAGES, cls.__name__, cls)  # type: ignore[attr-defined]
 
 
 def broken(stage: Stage, **how: Any) -> set[str]:
@@ -297,7 +297,7 @@ def test_a_good_stage_breaks_none() -> None:
 @pytest.mark.parametrize(("cls", "law"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
 def test_the_law_finds_its_fault(cls: type[Stage], law: str) -> None:
     named = {TypesComeFromTheData: ["small"], ForgetsTheOthers: None}  # what is named is not let go of
-    columns = named.get(cls, ["amount", "small"])
+    columns = named.get(cls, ["amount", "small"])  # type: ignore[arg-type]
     assert law in broken(cls(columns), rtol=1e-9)  # type: ignore[call-arg]
 
 

@@ -70,7 +70,7 @@ def test_folds_predictions_and_models() -> None:
 @pytest.mark.parametrize("kind", ["pandas", "arrow", "lazy", "arrays"])
 def test_predictions_come_in_the_type_of_the_data(kind: str) -> None:
     table = rows(200).select("x", "z", "delay", "w")
-    given: Any = {"pandas": table.to_pandas, "arrow": table.to_arrow, "lazy": table.lazy, "arrays": table.to_dict}[
+    given: Any = {"pandas": table.to_pandas, "arrow": table.to_arrow, "lazy": table.lazy, "arrays": table.to_dict}[  # type: ignore[operator]
         kind
     ]()
     trainer = train.XGBoostTrainer({}, num_boost_round=3, seed=1)

@@ -183,7 +183,7 @@ def test_class_weights(table: pl.DataFrame) -> None:
     assert trainer.fitted_model["mean"] == pytest.approx(0.5)
     trainer = train.Trainer("mean", class_weight={"yes": 3})
     trainer.fit(stages(), data, target_columns="late")
-    assert trainer.fitted_model["mean"] == pytest.approx(3 * share / (3 * share + 1 - share))
+    assert trainer.fitted_model["mean"] == pytest.approx(3 * share / (3 * share + 1 - share))  # type: ignore[operator]
     with pytest.raises(rl.ParameterError, match="maybe"):
         train.Trainer("mean", class_weight={"maybe": 3}).fit(stages(), data, target_columns="late")
 
@@ -197,7 +197,7 @@ def test_a_fitted_preprocessor_is_taken_as_it_is(table: pl.DataFrame) -> None:
     before = fitted.to_json()
     trainer = train.XGBoostTrainer({}, num_boost_round=3)
     trainer.fit(fitted, data, target_columns="late")
-    assert fitted.to_json() == {**before, "target": fitted.target.to_json()}
+    assert fitted.to_json() == {**before, "target": fitted.target.to_json()}  # type: ignore[union-attr]
     both = stages()
     one = trainer.fit(both, data, target_columns="late").metrics
     assert trainer.fit(both, data, target_columns="late").metrics == one
@@ -332,7 +332,7 @@ def test_bad_arguments(table: pl.DataFrame) -> None:
     with pytest.raises(rl.ParameterError, match="callbacks"):
         trainer.fit(stages(), data, target_columns="late", callbacks=[print])
     with pytest.raises(rl.ParameterError, match="a Preprocessor or None"):
-        trainer.fit(data, target_columns="late")
+        trainer.fit(data, target_columns="late")  # type: ignore[arg-type]
     with pytest.raises(rl.SchemaError, match="is not a table"):
         trainer.fit(None, 3, target_columns="late")
     with pytest.raises(rl.ResourceError, match=r"no (GPU|CUDA)"):
@@ -393,7 +393,7 @@ def test_ten_lines_are_a_framework(table: pl.DataFrame, tmp_path: Path) -> None:
     data = only(table, "delay")
     trainer = train.Trainer("mean", shrink=0.5)
     result = train.fit(trainer, stages(), data[:400], data[400:], "delay")
-    expected = data[:400]["delay"].mean() * 0.5
+    expected = data[:400]["delay"].mean() * 0.5  # type: ignore[operator]
     assert result.metrics.keys() == {"test-rmse", "test-mae", "test-r2"}
     assert result.history.is_empty()
     assert result.inference_pipeline.predict(data)["prediction"][0] == expected

@@ -48,7 +48,7 @@ def test_two_workers(ray_session: Any, table: pl.DataFrame, source: str, tmp_pat
     given = [dataset(ray_session, t) if source == "dataset" else t for t in (trainset, testset)]
     trainer = train.XGBoostTrainer({"eta": 0.5}, num_boost_round=8, seed=1, num_workers=2)
     listener = train.EarlyStopping("logloss", patience=8)
-    result = trainer.fit(stages(), *given, "late", sample_weight="weight", callbacks=[listener])
+    result = trainer.fit(stages(), *given, "late", sample_weight="weight", callbacks=[listener])  # type: ignore[arg-type, call-arg]
     assert result.history["iteration"].to_list() == list(range(8))
     assert listener.best == min(result.history["test-logloss"])
     assert result.metrics["test-logloss"] == pytest.approx(result.metrics["test-log_loss"], rel=1e-5)

@@ -48,7 +48,7 @@ def test_a_fit_and_a_fold_hand_over_the_same_request(monkeypatch: pytest.MonkeyP
         seen.append(request)
         return train_on(request, *args)
 
-    train_on = table_training.train_on
+    train_on = table_training.train_on  # type: ignore[attr-defined]
     monkeypatch.setattr(table_training, "train_on", remembered)
     monkeypatch.setattr(evaluate, "train_on", remembered)
     trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=2, seed=3, class_weight="balanced")

@@ -113,7 +113,7 @@ def test_lightgbm_learns_what_it_learns_itself() -> None:
     table = ranked()
     result = trainer_of("lightgbm lambdarank").fit(None, table.drop("kind"), **given(sample_weight="w"))
     rows = table.sort("query", maintain_order=True)
-    data = lightgbm.Dataset(
+    data: dict[str, Any] = lightgbm.Dataset(
         rows.select("x", "level").to_numpy(), rows["relevance"].to_numpy(), weight=rows["w"].to_numpy(), group=[8] * 60
     )
     params = {"objective": "lambdarank", "min_data_in_leaf": 5, "seed": 1, "deterministic": True, "verbosity": -1}
@@ -194,7 +194,7 @@ def test_groups_without_a_ranking_are_refused() -> None:
 @pytest.mark.ray
 def test_a_search_keeps_groups_whole(ray_session: Any) -> None:
     table = ranked()
-    data = {"target_columns": ["relevance"], "group": "query", "train_dataset": table}
+    data: dict[str, Any] = {"target_columns": ["relevance"], "group": "query", "train_dataset": table}
     analysis = tune.run(
         trainer_of("lightgbm lambdarank"), config={"num_leaves": tune.grid_search([3, 8])}, preprocessor=preprocessor(), cv=3,
         verbose=False, **data,

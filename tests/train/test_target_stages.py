@@ -329,7 +329,7 @@ def test_on_ray(ray_session: Any) -> None:
 
     def fit(*data: Any, **how: Any) -> train.Result:
         trainer = train.XGBoostTrainer({"nthread": 1}, num_boost_round=10, seed=1, **how)
-        return trainer.fit(preprocessor(Log(), StandardScaler()), *data, target_columns="price", verbose=False)
+        return trainer.fit(preprocessor(Log(), StandardScaler()), *data, target_columns="price", verbose=False)  # type: ignore[misc]
 
     expected = fit(ONE[:300], ONE[300:])
     on_ray = fit(dataset(ONE[:300]), dataset(ONE[300:]))

@@ -41,7 +41,7 @@ def test_fitted_model_before_and_after() -> None:
     trainer = train.Trainer("least-squares")
     with pytest.raises(rl.NotFittedError, match="not fitted yet"):
         _ = trainer.fitted_model
-    result = trainer.fit(toy.pipeline().preprocessor.clone(), toy.table(), target_columns="late", verbose=False)
+    result = trainer.fit(toy.pipeline().preprocessor.clone(), toy.table(), target_columns="late", verbose=False)  # type: ignore[union-attr]
     assert trainer.fitted_model is result.fitted_model
     with pytest.raises(rl.NotFittedError):
         _ = trainer.replace({"ridge": 1.0}).fitted_model

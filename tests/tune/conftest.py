@@ -48,7 +48,7 @@ class Descent(LeastSquares):
     thread_safe_training = True
     iterations = "steps"
 
-    def train(
+    def train(  # type: ignore[override]
         self, context: Any, *, steps: int = 12, rate: float = 0.1, die: str = "", fail_above: float = math.inf
     ) -> Weights:
         x = np.nan_to_num(context.train.features.matrix(np.float64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rayline import train
@@ -9,7 +11,7 @@ from rayline.core.errors import ResourceError
 from rayline.tune.capacity import plan
 
 
-def trainer(**options: object) -> train.Trainer:
+def trainer(**options: Any) -> train.Trainer:
     return train.XGBoostTrainer({}, **options)
 
 
@@ -82,12 +84,13 @@ def test_a_search_gives_up_waiting_for_cpus_after_the_time_allowed(monkeypatch: 
     class WaitingLog:
         is_waiting, waited_s = False, 1.0
 
-    log, capacity = WaitingLog(), plan(trainer(), None, [{"CPU": 4}])
+    log: Any = WaitingLog()
+    capacity = plan(trainer(), None, [{"CPU": 4}])
     patient = ray_executor._Waiting(capacity, log, None)  # type: ignore[arg-type]
     assert not patient.is_due
     log.is_waiting = True
     assert patient.is_due
-    assert patient() == "waiting for 1 CPU"
+    assert patient() == "waiting for 1 CPU"  # type: ignore[unreachable]
     hasty = ray_executor._Waiting(capacity, log, 0.5)  # type: ignore[arg-type]
     with pytest.raises(ray_executor.NoRoom):
         hasty()

@@ -108,7 +108,7 @@ def test_a_dataset_gives_the_bits_of_the_table(
     assert table.best_config == blocks.best_config
     oof = blocks.oof
     assert type(oof).__module__.startswith("ray.data")
-    held = pl.concat([pl.from_arrow(block) for block in oof.iter_batches(batch_format="pyarrow", batch_size=None)])
+    held = pl.concat([pl.from_arrow(block) for block in oof.iter_batches(batch_format="pyarrow", batch_size=None)])  # type: ignore[type-var]
     assert held.select(table.oof.columns).equals(table.oof)  # type: ignore[union-attr]
 
 

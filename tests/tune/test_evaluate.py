@@ -35,7 +35,7 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
     return prepare(trainer, given, space, metric, mode, 1, 0, pos_label=pos_label)
 
 
-def evaluator(made: PreparedSearch, **changes: Any) -> FoldEvaluator:
+def evaluator(made: PreparedSearch, **changes: Any) -> Configured:
     return Configured(replace(made.problem, **changes), made.groups)
 
 

@@ -13,7 +13,6 @@ from rayline import Preprocessor, train
 from rayline.core import strict_json
 from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
-from rayline.tune.evaluate import FoldEvaluator
 from rayline.tune.prepare import prepare
 from tests.tune.conftest import Configured, held_places
 
@@ -45,7 +44,7 @@ def drawn(n: int) -> pl.DataFrame:
     )
 
 
-def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> FoldEvaluator:
+def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> Configured:
     data = {"train_dataset": table, "train_pipeline": stages(), "target_columns": ["late"], "cv": cv}
     made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
     return Configured(made.problem, made.groups)
@@ -81,7 +80,7 @@ def test_held_out_rows_do_not_change_the_fitted_preprocessor_by_a_byte(fold: int
 @pytest.mark.parametrize("early_stopping", [None, 5])
 def test_random_labels_score_like_chance(early_stopping: int | None) -> None:
     """Target encoding of four rows a category, selection by the target, and early stopping in the loop."""
-    more = {} if early_stopping is None else {"early_stopping_rounds": early_stopping}
+    more: dict[str, Any] = {} if early_stopping is None else {"early_stopping_rounds": early_stopping}
     trainer = train.XGBoostTrainer({"eta": 0.3}, num_boost_round=20, **more)
     evaluate = evaluator(drawn(4_000), trainer, 5)
     scores = [evaluate({"max_depth": depth}, fold).score.score for depth in (2, 4, 6) for fold in range(5)]

@@ -68,7 +68,7 @@ def test_an_interrupted_search_raises_and_is_resumed(
     monkeypatch.setenv("RAYLINE_CACHE", str(tmp_path))
     handlers = [signal.getsignal(name) for name in SIGNALS]
     callback = Interrupting(2) if how is None else Interrupting(2, how)
-    options = {"num_samples": 1, "name": "stopped", "max_concurrent": 1}
+    options: dict[str, Any] = {"num_samples": 1, "name": "stopped", "max_concurrent": 1}
     with pytest.raises(KeyboardInterrupt, match=r"interrupted when \d of \d trials were finished.*resume=True"):
         tune.run(train.Trainer("faulty"), data, SPACE, callbacks=[callback], **options)
     assert callback.ended == 1
@@ -112,7 +112,7 @@ def test_what_is_finished_is_returned_when_asked_for(data: Any) -> None:
 @pytest.mark.parametrize("on_interrupt", ["raise", "return"])
 def test_a_comparison_ends_with_its_candidate(data: Any, on_interrupt: str) -> None:
     candidates = {name: (train.Trainer("faulty"), SPACE) for name in ("first", "second")}
-    options = {"callbacks": [Interrupting(2)], "on_interrupt": on_interrupt, "max_concurrent": 1}
+    options: dict[str, Any] = {"callbacks": [Interrupting(2)], "on_interrupt": on_interrupt, "max_concurrent": 1}
     if on_interrupt == "raise":
         with pytest.raises(KeyboardInterrupt):
             tune.compare(candidates, data, **options)
@@ -122,10 +122,8 @@ def test_a_comparison_ends_with_its_candidate(data: Any, on_interrupt: str) -> N
 
 
 def test_a_population_goes_back_to_the_last_generation(data: Any, monkeypatch: Any, ray_session: Any) -> None:
-    space, config = (
-        {"rate": tune.uniform(0.05, 0.2), "steps": 12},
-        {"num_samples": 3, "scheduler": tune.Population(interval=4)},
-    )
+    space = {"rate": tune.uniform(0.05, 0.2), "steps": 12}
+    config: dict[str, Any] = {"num_samples": 3, "scheduler": tune.Population(interval=4)}
     whole = RayPopulation.__call__
     calls: list[int] = []
 
@@ -182,7 +180,8 @@ def test_nothing_stays_in_the_object_store(data: Any, ray_session: Any) -> None:
         return set(found)
 
     before = held()
-    for options in ({}, {"search": "optuna"}, {"scheduler": "asha"}):
+    several: list[dict[str, Any]] = [{}, {"search": "optuna"}, {"scheduler": "asha"}]
+    for options in several:
         found = tune.run(train.Trainer("faulty"), data, {"ridge": tune.uniform(0.1, 1.0)}, num_samples=2, **options)
         del found
     deadline = time.monotonic() + 20
@@ -200,7 +199,7 @@ def test_a_search_says_what_it_waits_for(data: Any, ray_session: Any, monkeypatc
         def is_there(self) -> bool:
             return True
 
-    other = Other.remote()
+    other = Other.remote()  # type: ignore[attr-defined]
     ray_session.get(other.is_there.remote())
     with ThreadPoolExecutor(1) as pool:
         searching = pool.submit(tune.run, train.Trainer("faulty"), data, {"ridge": 0.1}, num_samples=1)

@@ -56,7 +56,7 @@ def test_search_spaces_are_checked(table: pl.DataFrame, preprocessor: Preprocess
 @pytest.mark.parametrize(
     ("trainer", "name"),
     [
-        (train.XGBoostTrainer({}, num_boost_round=randint(1, 3)), "num_boost_round"),
+        (train.XGBoostTrainer({}, num_boost_round=randint(1, 3)), "num_boost_round"),  # type: ignore[arg-type]
         (train.CatBoostTrainer({"learning_rate": uniform(0.1, 0.3)}), "learning_rate"),
         (train.SklearnTrainer(LogisticRegression(C=loguniform(0.1, 10.0))), "C"),
     ],

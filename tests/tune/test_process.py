@@ -144,7 +144,11 @@ def test_how_many_run_at_a_time_does_not_matter(
 
 
 def test_trainings_run_at_the_same_time_and_share_the_cpus(table: pl.DataFrame) -> None:
-    at = {"trainer": train.Trainer("slow"), "config": {"ridge": tune.uniform(0.1, 1.0)}, "num_samples": 4}
+    at: dict[str, Any] = {
+        "trainer": train.Trainer("slow"),
+        "config": {"ridge": tune.uniform(0.1, 1.0)},
+        "num_samples": 4,
+    }
     run(table.drop("city"), **at)
     both = [(a, b) for a in seen for b in seen if a is not b and a[0] < b[1] and b[0] < a[1]]
     assert both
@@ -162,7 +166,7 @@ def test_trainings_run_at_the_same_time_and_share_the_cpus(table: pl.DataFrame) 
 
 
 def test_failures_of_a_trial(table: pl.DataFrame) -> None:
-    at = {"trainer": train.Trainer("faulty"), "num_samples": 1}
+    at: dict[str, Any] = {"trainer": train.Trainer("faulty"), "num_samples": 1}
     analysis = run(table.drop("city"), config={"fail": tune.grid_search([True, False])}, **at)
     assert [t.status for t in analysis.trials] == [Status.FAILED, Status.FINISHED]
     assert "the loss became infinite" in analysis.trials[0].error
@@ -238,7 +242,7 @@ def test_ctrl_c_ends_the_trainings_under_way(table: pl.DataFrame, tmp_path: Path
 
 def test_the_time_is_over(table: pl.DataFrame) -> None:
     begun = time.monotonic()
-    slow = {"trainer": train.Trainer("slow", steps=5), "config": {"ridge": tune.uniform(0.1, 1.0)}}
+    slow: dict[str, Any] = {"trainer": train.Trainer("slow", steps=5), "config": {"ridge": tune.uniform(0.1, 1.0)}}
     analysis = run(table.drop("city"), num_samples=1000, time_budget_s=1.5, **slow)
     assert time.monotonic() - begun < 6
     assert 1 <= len([t for t in analysis.trials if t.is_eligible]) < 1000

@@ -224,7 +224,8 @@ def test_a_test_set_and_a_ray_dataset(table: pl.DataFrame, preprocessor: Preproc
 def test_held_out_predictions_come_as_the_data_came(table: pl.DataFrame) -> None:
     import pandas as pd
 
-    config, options = {"ridge": tune.grid_search([0.1])}, {"num_samples": 1}
+    config = {"ridge": tune.grid_search([0.1])}
+    options: dict[str, Any] = {"num_samples": 1}
     plain = table.drop("city", "fold", "weight").with_columns(pl.col("x").fill_nan(0.0))
     data = {"cv": 2, "target_columns": ["late"]}
     whole = tune.run(train.Trainer("faulty"), data | {"train_dataset": plain}, config, **options).oof
@@ -244,7 +245,7 @@ def test_a_function_of_the_users_and_a_positive_class(table: pl.DataFrame) -> No
 
     data = {"train_dataset": table.select("x", "z", "late"), "target_columns": ["late"], "cv": 2}
     config = {"max_depth": tune.grid_search([1, 3])}
-    found = tune.run(booster(), data, config, metric=[missed, "f1"], mode=["min", None], pos_label="no")
+    found = tune.run(booster(), data, config, metric=[missed, "f1"], mode=["min", None], pos_label="no")  # type: ignore[list-item]
     assert found.metric == "missed"
     assert found.best_score == min(trial.score for trial in found.trials)
     assert found.best_model.classes == ["yes", "no"]
@@ -273,7 +274,7 @@ def test_early_stopping_is_refitted_without_a_test_set(table: pl.DataFrame, prep
     data = {"train_dataset": table, "train_pipeline": preprocessor, "cv": 3, "target_columns": ["late"]}
     analysis = tune.run(trainer, data, {"max_depth": tune.grid_search([2, 3])}, num_samples=1)
     counted = [fold.iterations for fold in analysis.best_trial.folds]
-    assert analysis.best_model.native.num_boosted_rounds() == round(sum(counted) / 3)
+    assert analysis.best_model.native.num_boosted_rounds() == round(sum(counted) / 3)  # type: ignore[arg-type]
     assert "test-logloss" in analysis.learning_curves().columns
 
 
@@ -382,7 +383,7 @@ def test_compare_ensemble_and_pictures(table: pl.DataFrame, preprocessor: Prepro
         "linear": train.Trainer("least-squares"),
         "broken": (train.Trainer("faulty"), {"fail": True, "ridge": tune.uniform(0.1, 1.0)}),
     }
-    found = tune.compare(candidates, data, metric=["roc_auc", "accuracy"], num_samples=8)
+    found = tune.compare(candidates, data, metric=["roc_auc", "accuracy"], num_samples=8)  # type: ignore[arg-type]
     board = found.leaderboard
     best = found.best_analysis.best_trial
     assert board["score/accuracy"][0] == best.means[1]

@@ -88,7 +88,7 @@ def test_points_of_rays_own_random_search_come_first() -> None:
         found = suggester(given, space, num_samples=4, seed=0, modes=["min"])
         found.begin(2, "min")
         configs = [found.suggest(str(i)) for i in range(5)]
-        assert configs[:2] == [{**points[0], "preprocessor": {"impute": {"strategy": "mean"}}}, points[1]]
+        assert configs[:2] == [{**points[0], "preprocessor": {"impute": {"strategy": "mean"}}}, points[1]]  # type: ignore[dict-item]
         assert configs[2] is not None
         assert configs[4] is None
         assert found.is_finished

@@ -118,7 +118,7 @@ class Maker:
 @pytest.mark.ray
 def test_actors_share_and_what_died_is_made_again(ray_session: Any) -> None:
     keeper = shared_cache.start_cache()
-    one, two = Maker.remote(keeper), Maker.remote(keeper)
+    one, two = Maker.remote(keeper), Maker.remote(keeper)  # type: ignore[attr-defined]
     assert sum(ray.get([actor.made.remote("a", 0.5) for actor in (one, two)])) == 1
     assert ray.get(one.made.remote("b")) == 1
     one.die.remote()

@@ -52,4 +52,4 @@ def test_cells_of_a_table_are_plain(value: object) -> None:
     found = space.cell(value)
     assert found is None or isinstance(found, (bool, int, float, str))
     if isinstance(value, (list, dict)):
-        assert json.loads(found) == value
+        assert json.loads(found) == value  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +48,19 @@ class Report(ABC):
         Each metric with its confidence interval, by name.
     slices
         One row for each slice and metric.
+    n_rows
+        The number of rows.
+    confidence
+        The confidence of the intervals.
+    notes
+        What a reader must know.
     """
 
     metrics: dict[str, Estimate]
     slices: pl.DataFrame
+    n_rows: int
+    confidence: float
+    notes: Sequence[str]
 
     @abstractmethod
     def plot(self, kind: str, ax: Any = None, *, by: str | None = None) -> Any:
@@ -63,6 +73,13 @@ class Report(ABC):
     @abstractmethod
     def to_markdown(self) -> str:
         """Return the report as Markdown."""
+
+    @abstractmethod
+    def to_html(self) -> str:
+        """Return the report as one page."""
+
+    @abstractmethod
+    def _repr_html_(self) -> str: ...
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:

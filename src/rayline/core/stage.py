@@ -15,7 +15,7 @@ import math
 from abc import ABC, ABCMeta, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import polars as pl
@@ -77,7 +77,7 @@ def param(default: Any, check: ParameterCheck) -> Any:
 def keep_empty() -> Any:
     """Declare the keyword-only parameter that controls how columns without values are treated."""
     check = ParameterCheck("True, False or None", lambda v: v is None or isinstance(v, bool))
-    return field(default=None, kw_only=True, metadata={"check": check})
+    return field(default=None, metadata={"check": check})
 
 
 class EmptyColumnError(DataError):
@@ -105,6 +105,11 @@ class _StageMeta(ABCMeta):
     """Turns an unknown keyword argument of a constructor into an error that names the valid ones."""
 
     if not TYPE_CHECKING:  # a type checker reads the constructor of each dataclass
+
+        @property
+        def __signature__(cls) -> inspect.Signature:
+            made = inspect.signature(cls.__init__)
+            return made.replace(parameters=[*made.parameters.values()][1:], return_annotation=inspect.Signature.empty)
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             names = list(inspect.signature(cls.__init__).parameters)[1:]
@@ -499,6 +504,7 @@ class NumberStage(ColumnStage):
     kinds: ClassVar = (Kind.NUMERIC,)
     accepts: ClassVar = (Kind.NUMERIC, Kind.BOOLEAN)
 
+    _: KW_ONLY
     keep_empty_features: bool | None = keep_empty()
 
 

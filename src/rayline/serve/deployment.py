@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray
-import yaml  # type: ignore[import-untyped]  # comes with Ray
+import yaml  # comes with Ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 

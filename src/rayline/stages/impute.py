@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import polars as pl
@@ -78,6 +78,7 @@ class SimpleImputer(ColumnStage):
 
     strategy: str = param("mean", one_of("mean", "median", "most_frequent", "constant"))
     fill_value: Any = param(None, anything())
+    _: KW_ONLY
     keep_empty_features: bool | None = keep_empty()
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
@@ -259,6 +260,7 @@ class GroupImputer(Stage):
         "", ParameterCheck("the name of the column that has the groups", lambda v: isinstance(v, str) and bool(v))
     )
     strategy: str = param("mean", one_of("mean", "median", "most_frequent"))
+    _: KW_ONLY
     keep_empty_features: bool | None = keep_empty()
 
     def required_statistics(self, view: FitContext) -> list[StatisticRequest]:

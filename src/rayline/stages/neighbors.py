@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -82,6 +82,7 @@ class KNNImputer(Stage):
     n_neighbors: int = param(5, an_int(1, 1000))
     weights: str = param("uniform", one_of("uniform", "distance"))
     max_donors: int = param(2000, an_int(1, 100_000))
+    _: KW_ONLY
     keep_empty_features: bool | None = keep_empty()
 
     def required_statistics(self, view: FitContext) -> list[StatisticRequest]:

@@ -78,4 +78,4 @@ def test_what_has_no_form_as_data_is_refused(expression: pl.Expr, part: str) -> 
 def test_a_condition_on_rows() -> None:
     fitted = Preprocessor([("d", DropRows(where=a > 1))]).fit(TABLE)
     assert fitted.transform_training(TABLE)["a"].to_list() == [-2.0, None, 0.0]
-    assert fitted["d"].where == [">", ["col", "a"], 1]
+    assert fitted["d"].where == [">", ["col", "a"], 1]  # type: ignore[union-attr]

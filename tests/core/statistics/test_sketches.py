@@ -55,7 +55,7 @@ def test_frequent_values_are_found() -> None:
     often = np.repeat(common, (shares * n).astype(int))
     values = [*often, *(f"rare {i}" for i in random.integers(0, 10**9, n - len(often)))]
     table = pl.DataFrame({"value": values}).group_by("value").agg(n=pl.len().cast(pl.Int64))
-    sketch = counts.FrequentValues.of(table["value"], table["n"])
+    sketch = counts.FrequentValues.of(table["value"], table["n"])  # type: ignore[attr-defined]
     found, exact = sketch.found(), Counter(values)
     assert sketch.total == n
     expected = {key_of(name): exact[name] for name in common if exact[name] >= LEAST_SHARE * n}
@@ -83,7 +83,7 @@ def test_of_few_rows_the_sketch_gives_what_exact_counts_give(stage: Any, monkeyp
     exact = Preprocessor([("s", stage)]).fit(table)
     monkeypatch.setattr(counts, "MAX_CATEGORIES", 3)
     sketched = Preprocessor([("s", stage)]).fit(table)
-    assert "keys" in sketched["s"].learned["columns"]["c"]
+    assert "keys" in sketched["s"].learned["columns"]["c"]  # type: ignore[index, union-attr]
     new = pl.DataFrame({"c": ["a", "d", "never", None]})
     assert sketched.transform(new).equals(exact.transform(new))
     filled = [("fill", SimpleImputer(strategy="constant", fill_value="a")), ("s", stage)]

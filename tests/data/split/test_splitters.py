@@ -248,12 +248,12 @@ def test_cells_refuse_other_data() -> None:
     "make",
     [
         lambda: KFold(1),
-        lambda: KFold(2.0),
+        lambda: KFold(2.0),  # type: ignore[arg-type]
         lambda: KFold(True),
-        lambda: KFold(5, seed="a"),
+        lambda: KFold(5, seed="a"),  # type: ignore[arg-type]
         lambda: StratifiedKFold(0),
         lambda: GroupKFold(3),
-        lambda: GroupKFold(3, column=5),
+        lambda: GroupKFold(3, column=5),  # type: ignore[arg-type]
         lambda: TimeSeriesSplit(0, "t"),
         lambda: RepeatedKFold(5, n_repeats=0),
         lambda: Bootstrap(0),

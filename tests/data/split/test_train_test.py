@@ -296,7 +296,7 @@ def test_missing_times_are_refused() -> None:
 def test_one_group_or_one_moment() -> None:
     for option in ("group", "time"):
         with pytest.raises(DataError, match="cannot be divided so: they are 1"):
-            data.train_test_split(pl.DataFrame({"x": range(10), "g": [1] * 10}), **{option: "g"})
+            data.train_test_split(pl.DataFrame({"x": range(10), "g": [1] * 10}), **{option: "g"})  # type: ignore[arg-type]
 
 
 def test_what_is_no_table() -> None:
@@ -367,6 +367,6 @@ def test_other_sizes_are_refused(size: Any) -> None:
 def test_other_keywords_are_refused_with_the_name_that_is_meant() -> None:
     for keyword, meant in (("random_state", "'seed'"), ("stratified", "'stratify'"), ("train_size", "'test_size'")):
         with pytest.raises(ParameterError, match=f"(?s){keyword}.*{meant}"):
-            data.train_test_split(pl.DataFrame({"x": range(50)}), **{keyword: 1})
+            data.train_test_split(pl.DataFrame({"x": range(50)}), **{keyword: 1})  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="together"):
         data.train_test_split(pl.DataFrame({"x": range(50)}), 0.3, test_size=0.3)

@@ -181,7 +181,7 @@ def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     from wandb.proto.wandb_internal_pb2 import Record
 
-    history, summary, config, exits = [], {}, {}, []
+    history, summary, config, exits = [], {}, {}, []  # type: ignore[var-annotated]
     for data in log_records(file.read_bytes()):
         record = Record.FromString(data)
         kind = record.WhichOneof("record_type")
@@ -209,7 +209,7 @@ def test_what_is_not_installed_names_the_extra(
 ) -> None:
     from rayline.train.trackers import base
 
-    monkeypatch.setattr(base.importlib.util, "find_spec", lambda found: None)
+    monkeypatch.setattr(base.importlib.util, "find_spec", lambda found: None)  # type: ignore[attr-defined]
     with pytest.raises(rl.MissingExtraError, match="rayline\\[tracking\\]"):
         getattr(train, name)(*arguments)
 

@@ -16,6 +16,7 @@ from rayline import Preprocessor, train, tune
 from rayline.core.errors import ParameterError
 from rayline.data import KFold
 from rayline.testing import check_framework
+from rayline.tune import space
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun
 from rayline.tune.ray_executor import RayPopulation
@@ -110,16 +111,12 @@ def test_what_cannot_be_is_refused_before_ray_starts(
 ) -> None:
     monkeypatch.setenv("RAYLINE_CACHE", str(tmp_path))
     data = {"train_dataset": table.drop("city", "late"), "cv": 3, "target_columns": ["z"]}
-    space = (
-        config
-        if tune.pbt.population.space.tuned(config)
-        else {**config, "preprocessor": {"impute": {"strategy": SPACE["size"]}}}
-    )
-    if space is not config:
-        space = {**config, "preprocessor": {"impute": {"strategy": tune.choice(["mean", "median"])}}}
+    wanted = config if space.tuned(config) else {**config, "preprocessor": {"impute": {"strategy": SPACE["size"]}}}
+    if wanted is not config:
+        wanted = {**config, "preprocessor": {"impute": {"strategy": tune.choice(["mean", "median"])}}}
         data["train_pipeline"] = Preprocessor([("impute", rl.stages.SimpleImputer(columns=["x"]))])
     with pytest.raises(ParameterError, match=message):
-        tune.run(trainer, data, space, num_samples=4, scheduler="pbt", **options)
+        tune.run(trainer, data, wanted, num_samples=4, scheduler="pbt", **options)
 
 
 def test_the_contract_of_a_framework_that_goes_on() -> None:
