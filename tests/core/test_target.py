@@ -140,3 +140,25 @@ def test_targets_from_files_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=r"quantile|target|different numbers"):
             Target.from_json({**target.to_json(), **change})
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtype", "labels", "bad"),
+    [
+        ((False, True), pl.Boolean(), ["true", "yes"], "yes"),
+        ((False, True), pl.Boolean(), [1, 2], "2"),
+        ((False, True), pl.Boolean(), [1.0, float("inf")], "inf"),
+        ((0, 1), pl.Int64(), [0.0, 0.7], "0.7"),
+        ((0, 1), pl.Int64(), ["1", "one"], "one"),
+        ((0, 1), pl.Int64(), [0.0, float("nan")], "missing"),
+        ((False, True), pl.Boolean(), [1.0, float("nan")], "missing"),
+    ],
+)
+def test_labels_of_another_type_are_no_other_labels(
+    classes: tuple[object, ...], dtype: pl.DataType, labels: list[object], bad: str
+) -> None:
+    target = Target(("y",), Task.BINARY, (dtype,), (classes,))
+    table = pl.DataFrame({"y": labels})
+    assert target.truth(table.head(1)).tolist() == [int(labels[0] in (1, "1", "true"))]
+    with pytest.raises(DataError, match=bad):
+        target.truth(table)

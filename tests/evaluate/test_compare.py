@@ -56,6 +56,16 @@ def test_assert_better(weak: InferencePipeline, binary: InferencePipeline) -> No
         comparison.assert_better("roc_auc", by=0.5)
     with pytest.raises(AssertionError):
         rl.compare({"old": binary, "new": weak}, rows(3_000, seed=5), metrics=["log_loss"]).assert_better("log_loss")
+    comparison.assert_better("roc_auc", by=np.float32(0.002))
+    one_class = rows(3_000, seed=5).filter(pl.col("late") == "yes")
+    undefined = rl.compare({"old": weak, "new": binary}, one_class, metrics=["roc_auc"])
+    with pytest.raises(rl.NotBetterError, match="only one class occurs"):
+        undefined.assert_better("roc_auc")
+    without = rl.compare({"old": weak, "new": binary}, rows(500), metrics=["roc_auc"], replicates=0)
+    with pytest.raises(rl.NotBetterError, match="compare with replicates"):
+        without.assert_better("roc_auc")
+    with pytest.raises(rl.ParameterError, match="load it first"):
+        rl.compare({"old": "old.rayline", "new": binary}, rows(500))
     with pytest.raises(rl.NotBetterError):  # equal is not better
         rl.compare({"old": binary, "new": binary}, rows(500), metrics=["roc_auc"]).assert_better("roc_auc")
     with pytest.raises(rl.ParameterError, match="unknown metric"):

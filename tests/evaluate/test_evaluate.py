@@ -205,7 +205,7 @@ def test_what_is_not_defined_says_so(
     one = regression.evaluate(table.head(1), metrics=["r2", "rmse"])
     assert np.isnan(one.metrics["r2"].value)
     assert one.metrics["rmse"].is_defined
-    assert "r2 is not defined: needs two rows with weight." in one.notes
+    assert "r2 is not defined: it needs two rows." in one.notes
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,14 @@ def test_what_is_not_defined_says_so(
         ({}, {"target_columns": "lat"}, rl.SchemaError, "did you mean"),
         ({}, {"by": ["regions"]}, rl.SchemaError, "did you mean"),
         ({}, {"by": 3}, rl.ParameterError, "by"),
+        ({}, {"by": [3]}, rl.ParameterError, "by"),
+        ({}, {"target_columns": 5}, rl.ParameterError, "one name"),
+        ({}, {"sample_weight": ""}, rl.SchemaError, "column '' is missing"),
+        ({"w": pl.lit(1e300)}, {"sample_weight": "w"}, rl.DataError, "from 0 to 1e\\+30"),
+        ({}, {"confidence": None}, rl.ParameterError, "replicates=0"),
+        ({}, {"metrics": [len]}, rl.ParameterError, "labels and predictions alone"),
+        ({}, {"metrics": {"a b": "accuracy"}}, rl.ParameterError, "letters, digits"),
+        ({}, {"metrics": {"own": ["accuracy"]}}, rl.ParameterError, "MetricStatistic classes"),
         ({}, {"by": ["x"]}, rl.ParameterError, "1,000 slices of 'x'"),
         ({"w": pl.lit(-1.0)}, {"sample_weight": "w"}, rl.DataError, "negative"),
         ({"w": pl.lit(None, pl.Float64)}, {"sample_weight": "w"}, rl.DataError, "missing"),
@@ -240,6 +248,96 @@ def test_wrong_input(
     with pytest.raises(error, match=message) as caught:
         binary.evaluate(table.with_columns(**change), **options)
     assert "Hint" in str(caught.value)
+
+
+def test_values_that_read_alike_are_different_slices(binary: InferencePipeline, table: pl.DataFrame) -> None:
+    half = pl.int_range(pl.len()) % 2 == 0
+    odd = table.with_columns(
+        a=pl.when(half).then(pl.lit("a, b")).otherwise(pl.lit("a")),
+        b=pl.when(half).then(pl.lit("c")).otherwise(pl.lit("b, c")),
+        named=pl.when(half).then(pl.lit("(missing)")),
+        number=pl.when(half).then(float("nan")).when(pl.col("x") > 0).then(10.0).when(pl.col("x") > -1).then(9.0),
+        zero=pl.when(half).then(-0.0).otherwise(0.0),
+        span=pl.duration(hours=half.cast(pl.Int64)),
+    )
+    found = binary.evaluate(odd, metrics=["accuracy"], by=[("a", "b"), "named", "number", "zero", "span"], replicates=0)
+    slices = {by: own["slice"].to_list() for (by,), own in found.slices.group_by("by", maintain_order=True)}
+    assert slices["a × b"] == ["'a, b', c", "a, 'b, c'"]
+    assert sorted(slices["named"]) == ["'(missing)'", "(missing)"]
+    assert slices["number"] == ["9.0", "10.0", "(missing)"]  # NaN is missing
+    assert slices["zero"] == ["0.0"]
+    assert len(slices["span"]) == 2
+
+
+def test_numpys_numbers_are_arguments(binary: InferencePipeline, table: pl.DataFrame) -> None:
+    plain, of_numpy = (
+        binary.evaluate(
+            table, confidence=kind(0.9), replicates=whole(20), seed=whole(3), target_columns={"late": "late"}
+        )
+        for kind, whole in ((float, int), (np.float64, np.int64))
+    )
+    assert plain.metrics == of_numpy.metrics
+
+
+def test_metrics_by_names_of_ones_own(binary: InferencePipeline, table: pl.DataFrame) -> None:
+    found = binary.evaluate(table, metrics={"hits": "accuracy", "top": "top_k@2", "own": sk.accuracy_score})
+    assert list(found.metrics) == ["hits", "top", "own"]
+    assert found.metrics["hits"] == binary.evaluate(table, metrics=["accuracy"]).metrics["accuracy"]
+    assert found.metrics["own"].value == pytest.approx(found.metrics["hits"].value)
+
+
+def test_infinite_and_whole_labels(regression: InferencePipeline, table: pl.DataFrame) -> None:
+    for wrong in (float("inf"), "many"):
+        with pytest.raises(rl.DataError, match="no finite number"):
+            regression.evaluate(table.with_columns(delay=pl.lit(wrong)))
+    few = regression.evaluate(table.head(2), metrics=["r2"]).metrics["r2"]
+    assert few.low > -1e6  # a replicate that drew one row twice has no variance, not one of rounding
+
+
+@pytest.mark.parametrize("broken", ["of", "merge", "value", "empty"])
+def test_a_broken_statistic_says_which(binary: InferencePipeline, table: pl.DataFrame, broken: str) -> None:
+    class Hits(evaluate.MetricStatistic):
+        name, mode, tasks = "hits", "max", ("binary",)
+
+        def __init__(self, n: float = 0.0) -> None:
+            self.n = n
+
+        @classmethod
+        def of(cls, batch: Any) -> Any:
+            return None if broken == "of" else cls(1.0)
+
+        def merge(self, other: Any) -> Any:
+            return Hits(self.n + other.m) if broken == "merge" else Hits(self.n + other.n)
+
+        def value(self) -> Any:
+            return "many" if broken == "value" else self.n
+
+        @classmethod
+        def empty(cls) -> Any:
+            return cls(*[0.0] * 5) if broken == "empty" else cls()
+
+    for by in (None, "region"):
+        with pytest.raises(rl.TrainingError, match="the statistic Hits failed with"):
+            binary.evaluate(table, metrics=[Hits], by=by)
+    with pytest.raises(rl.ParameterError, match="without parentheses"):
+        binary.evaluate(table, metrics=[Hits()])
+
+
+def test_files_of_a_report(binary: InferencePipeline, table: pl.DataFrame, tmp_path: Any) -> None:
+    report = binary.evaluate(table, metrics=["accuracy"], replicates=0)
+    report.save(tmp_path / "my report.md")
+    text = (tmp_path / "my report.md").read_text()
+    assert "(my%20report-roc.svg)" in text  # Markdown ends a link at a space
+    assert (tmp_path / "my report-roc.svg").exists()
+    report.save("memory://reports/page.html")
+    import fsspec
+
+    assert fsspec.filesystem("memory").exists("/reports/page.html")
+    with pytest.raises(rl.ParameterError, match="is no path"):
+        report.save(None)
+    for wrong in (None, 5):
+        with pytest.raises(rl.ParameterError, match="unknown kind"):
+            report.plot(wrong)
 
 
 def test_no_rows(binary: InferencePipeline, table: pl.DataFrame) -> None:

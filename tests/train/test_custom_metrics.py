@@ -87,10 +87,10 @@ def test_a_function_of_numbers(table: pl.DataFrame) -> None:
     ("metrics", "match"),
     [
         ([lambda y_true, y_pred: 0.0], "has no name"),
-        ({"cost": lambda y_true: 0.0}, "does not take labels and predictions"),
+        ({"cost": lambda y_true: 0.0}, "cannot be called with labels and predictions alone"),
         ({"f1": missed}, "the name of a metric of Rayline's"),
-        ([3], "names of metrics, or functions"),
-        (3, "names of metrics, or functions"),
+        ([3], "names of metrics, functions"),
+        (3, "names of metrics, functions"),
         (["f2"], "unknown metric 'f2'"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from numbers import Integral
 from typing import Any, TypeVar, cast
 
 from rayline.core.errors import ParameterError
@@ -12,8 +13,11 @@ from rayline.core.errors import ParameterError
 T = TypeVar("T")
 
 
-def integer(where: str, name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> Any:
-    """Return an argument that must be an integer of at least `minimum`, or None where it is optional.
+def integer(
+    where: str, name: str, value: Any, *, minimum: int = 1, maximum: int | None = None, optional: bool = False
+) -> Any:
+    """Return an argument that must be an integer from `minimum` to `maximum`, or None where it is optional. One of NumPy's becomes
+    an int.
 
     Raises ParameterError; `where` begins its message.
 
@@ -27,11 +31,11 @@ def integer(where: str, name: str, value: Any, *, minimum: int = 1, optional: bo
     """
     if value is None and optional:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ParameterError.value(
-            name, f"an integer of at least {minimum}{', or None' * optional}", value, where=where
-        )
-    return value
+    found = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if found is None or found < minimum or (maximum is not None and found > maximum):
+        wanted = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ParameterError.value(name, f"an integer {wanted}{', or None' * optional}", value, where=where)
+    return found
 
 
 def known_arguments(public: T) -> T:

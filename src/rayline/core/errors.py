@@ -125,7 +125,10 @@ class RaylineError(Exception):
     def within(self, where: str) -> Self:
         """Return the same error with a prefix that says where it happened."""
         error = type(self).__new__(type(self))
-        Exception.__init__(error, f"{where}: {self}")
+        what = str(self)
+        if what.startswith(("The ", "A ", "An ")):
+            what = what[0].lower() + what[1:]
+        Exception.__init__(error, f"{where}: {what}")
         return error
 
 
@@ -171,10 +174,10 @@ class ParameterError(RaylineError, ValueError):
     """An argument has a name or a value that is not allowed."""
 
     @classmethod
-    def unknown(cls, names: Iterable[str], allowed: Iterable[str], noun: str = "parameter", *, where: str = "") -> Self:
-        """Return the error for a parameter (or another named thing) that does not exist."""
-        names, allowed = sorted(names), sorted(allowed)
-        near = [m for name in names for m in nearest(name, allowed)]
+    def unknown(cls, names: Iterable[Any], allowed: Iterable[str], noun: str = "parameter", *, where: str = "") -> Self:
+        """Return the error for a parameter (or another named thing) that does not exist, or is no name at all."""
+        names, allowed = sorted(names, key=str), sorted(allowed)
+        near = [m for name in names if isinstance(name, str) for m in nearest(name, allowed)]
         return cls(
             _located(f"unknown {noun}{'' if len(names) == 1 else 's'} {', '.join(map(repr, names))}.", where),
             f"Expected some of {shorten(allowed, 20)}.",

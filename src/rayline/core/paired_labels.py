@@ -29,7 +29,9 @@ def of_ranking(table: pl.DataFrame, columns: Sequence[str], group_dtype: pl.Data
     """
     relevance, group = (_present(table[name], what) for name, what in zip(columns, ("label", "group"), strict=True))
     codes = hashes(group if is_category(group_dtype) else group.cast(group_dtype)) >> np.uint64(64 - HASH_BITS)
-    return np.stack([relevance.cast(pl.Float64).to_numpy(), codes.astype(np.float64)], axis=1)
+    grades = relevance.cast(pl.Float64).to_numpy()
+    _refuse(columns[0], ~np.isfinite(grades), relevance, "finite numbers")
+    return np.stack([grades, codes.astype(np.float64)], axis=1)
 
 
 def hashes(group: pl.Series) -> npt.NDArray[np.uint64]:
@@ -56,11 +58,11 @@ def of_survival(table: pl.DataFrame, columns: Sequence[str], *, event: bool) -> 
     times = _present(table[columns[0]], "time").cast(pl.Float64)
     low = times.to_numpy(writable=True)
     if len(columns) == 1:
-        _refuse(columns[0], low <= 0, times, "times above 0")
+        _refuse(columns[0], (low <= 0) | ~np.isfinite(low), times, "finite times above 0")
         return np.stack([low, low], axis=1)
     second = table[columns[1]]
     if event:
-        _refuse(columns[0], low <= 0, times, "times above 0")
+        _refuse(columns[0], (low <= 0) | ~np.isfinite(low), times, "finite times above 0")
         happened = _present(second, "value").cast(pl.Float64)
         _refuse(
             columns[1],

@@ -316,7 +316,7 @@ class Target:
             if self.task.is_classification:
                 codes = _class_codes(_labels(series, self.dtypes[i]), self.classes[i])
                 if codes.null_count():
-                    _refuse_missing(column, series)
+                    _refuse_missing(column, series.fill_nan(None) if series.dtype.is_float() else series)
                     bad = series.filter(codes.is_null()).unique().head(5).to_list()
                     raise DataError(
                         f"The target {column!r} holds labels that training did not see.",
@@ -325,9 +325,7 @@ class Target:
                     )
                 out.append(codes.to_numpy(writable=True))
             else:
-                values = _labels(series, pl.Float64()).fill_nan(None)
-                _refuse_missing(column, values)
-                out.append(values.to_numpy(writable=True))
+                out.append(_finite(series).to_numpy(writable=True))
         return out[0] if len(out) == 1 else np.stack(out, axis=1)
 
     # -- from scores to labels -------------------------------------------------------------------------------------
@@ -620,9 +618,33 @@ def labels_of(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _labels(series: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Return labels in the type of the classes; null where they have no such value, as 0.5 of integers or 2 of booleans."""
     if is_category(series.dtype):
         series = series.cast(pl.String)
-    return series == "true" if series.dtype == pl.String and dtype == pl.Boolean else series.cast(dtype)
+    own = series.dtype
+    if dtype == pl.Boolean and own != dtype:
+        values = ["false", "true"] if own == pl.String else [0, 1]
+        return series.replace_strict(
+            pl.Series(values, dtype=own, strict=False), [False, True], default=None, return_dtype=dtype
+        )
+    if dtype.is_integer() and (own.is_float() or own.is_decimal()):
+        series = series.set(series != series.round(), None)
+    return series.cast(dtype, strict=False)
+
+
+def _finite(series: pl.Series) -> pl.Series:
+    """Return the labels of a regression. Raises DataError on labels that are missing, infinite, or texts of no number."""
+    given = series.cast(pl.String) if is_category(series.dtype) else series
+    values = given.cast(pl.Float64, strict=False).fill_nan(None)
+    _refuse_missing(series.name, given.fill_nan(None) if given.dtype.is_float() else given)
+    bad = given.filter(~values.is_finite().fill_null(value=False))
+    if len(bad):
+        raise DataError(
+            f"The target {series.name!r} has {counted(len(bad), 'value')} that {'is' if len(bad) == 1 else 'are'} no finite number.",
+            f"Expected a finite number in every row; got {bad.unique(maintain_order=True).head(5).to_list()!r}.",
+            "drop or correct these rows first.",
+        )
+    return values
 
 
 def _plain(dtype: pl.DataType) -> pl.DataType:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -105,8 +107,9 @@ class PipelineComparison:
                 "Expected a metric with a direction.",
                 "declare it: rayline.evaluate.metric(function, mode='min').",
             )
-        if not isinstance(by, (int, float)) or not by >= 0:
+        if not 0 <= _real(by) < math.inf:
             raise ParameterError.value("by", "a number of at least 0", by, where="assert_better")
+        self._check_interval(metric, found)
         low, high = (found.low, found.high) if mode == "max" else (-found.high, -found.low)
         value = found.value if mode == "max" else -found.value
         if not (low >= by and (low > 0 or by > 0)):
@@ -117,6 +120,18 @@ class PipelineComparison:
                 f"between {low:.3g} and {high:.3g}.",
                 "evaluate more rows for a narrower interval, or ask for less.",
             )
+
+    def _check_interval(self, metric: str, found: Estimate) -> None:
+        """Raise NotBetterError where nothing can be said about a difference, with the reason."""
+        if math.isfinite(found.low):
+            return
+        note = "".join(note for note in self.reports[self.baseline].notes if note.startswith(f"{metric} "))
+        no_replicates = len(self._results.multiplicity) < 2
+        raise NotBetterError(
+            f"assert_better: the difference in {metric} has no interval.",
+            f"Expected one to judge by; got a difference of {found.value:.3g}{f': {note}' if note else '.'}",
+            "compare with replicates, as the default 500." if no_replicates else "compare on more rows.",
+        )
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -249,6 +264,11 @@ def compare(
     )  # fmt: skip
     statistics, plan = scan(made, data, checked)
     return PipelineComparison(EvaluationResults.of(statistics, plan, replicates, seed, checked.confidence), made)
+
+
+def _real(value: Any) -> float:
+    """Return a number of Python's or NumPy's; NaN for anything else."""
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def _number(value: float) -> float | None:

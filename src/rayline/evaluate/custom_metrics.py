@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.errors import ParameterError, RaylineError, TrainingError
+from rayline.core.errors import ParameterError, RaylineError, TrainingError, shorten
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate.batch import ScoredBatch
@@ -166,8 +166,9 @@ class CustomMetric(Metric):
             raise TrainingError(
                 f"metric {self.name!r}: the function failed with {type(error).__name__}: {error}",
                 "Expected a number from function(y_true, y_pred), which gets labels as they are in the data and as "
-                "predict gives them.",
-                "for probabilities pass sklearn.metrics.make_scorer(function, response_method='predict_proba').",
+                f"predict gives them, here {_kind(batch)}.",
+                "to set arguments such as pos_label, or to get probabilities, pass "
+                f"sklearn.metrics.make_scorer(function, {_ARGUMENT_EXAMPLE}).",
             ) from error
 
 
@@ -207,6 +208,12 @@ def metric(function: Callable[..., Any] | None = None, *, mode: Mode, name: str 
     """
     if mode not in ("min", "max"):
         raise ParameterError.value("mode", "'min' or 'max'", mode, where="evaluate.metric")
+    if function is not None and (not callable(function) or isinstance(function, type)):
+        raise ParameterError(
+            f"evaluate.metric: {function!r:.200} is no function.",
+            "Expected a function (y_true, y_pred), or a scorer of scikit-learn.",
+            "metrics of Rayline's have a direction already: pass their names.",
+        )
     if function is None:
         return lambda decorated: metric(decorated, mode=mode, name=name)
     return CustomMetric.of(str(name or getattr(function, "__name__", "metric")), function, mode)
@@ -233,6 +240,14 @@ def _parameters(function: Callable[..., Any]) -> list[str]:
 def is_scorer(function: Callable[..., Any]) -> bool:
     """Whether it is called as scikit-learn's scorers are: with an estimator, X and y."""
     return _parameters(function)[:1] == ["estimator"]
+
+
+_ARGUMENT_EXAMPLE = "pos_label=…, response_method='predict_proba'"
+
+
+def _kind(batch: ScoredBatch) -> str:
+    """Return what labels look like, for an error."""
+    return f"labels {shorten(batch.classes, 4)}" if batch.classes else "numbers"
 
 
 def _weights(weight: Array | None) -> dict[str, Array]:
@@ -329,15 +344,19 @@ class OwnStatistic(Statistic):
     def of(cls, *values: Any, **options: Any) -> Self:
         (batch,) = values
         assert isinstance(batch, ScoredBatch)
+        own = options["own"]
+        with _naming(own):
+            return cls._of(batch, own)
+
+    @classmethod
+    def _of(cls, batch: ScoredBatch, own: type[MetricStatistic]) -> Self:
         if batch.bucket is None:
-            with _naming(options["own"]):
-                return cls({0: options["own"].of(batch)} if len(batch) else {})
+            return cls({0: _checked(own.of(batch), own)} if len(batch) else {})
         bucket = (batch.bucket % OWN_BUCKETS).astype(np.uint8)
         order = np.argsort(bucket, kind="stable")
         filled, starts = np.unique(bucket[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []
-        with _naming(options["own"]):
-            return cls({int(b): options["own"].of(batch.take(rows)) for b, rows in zip(filled, parts, strict=True)})
+        return cls({int(b): _checked(own.of(batch.take(rows)), own) for b, rows in zip(filled, parts, strict=True)})
 
     @classmethod
     def empty(cls, **options: Any) -> Self:
@@ -361,8 +380,9 @@ def _naming(own: Any) -> Iterator[None]:
     except Exception as error:  # whatever the user's code raises
         raise TrainingError(
             f"metric {own.name!r}: the statistic {own.__name__} failed with {type(error).__name__}: {error}",
-            "Expected of(batch), merge(other) and value() of a rayline.evaluate.MetricStatistic.",
-            "the error above says where.",
+            "Expected of(batch) and merge(other) to return statistics of this class, value() a number, and a constructor "
+            "without arguments (or empty()) for no rows.",
+            "the error above is the class's own; call its methods with a few rows by hand.",
         ) from error
 
 
@@ -393,11 +413,15 @@ class StatisticMetric(Metric):
     def parts(self, n_classes: int) -> Sequence[Part]:
         return [self._part]
 
+    def value(self, parts: Parts, multiplicity: Array) -> Array:
+        with _naming(self.own):
+            return self._value(parts, multiplicity)
+
     @property
     def _part(self) -> Part:
         return Part(OwnStatistic, (("own", self.own),))
 
-    def value(self, parts: Parts, multiplicity: Array) -> Array:
+    def _value(self, parts: Parts, multiplicity: Array) -> Array:
         states: Mapping[int, Any] = parts[self._part].states
         found = np.full(len(multiplicity), np.nan)
         if not states:
@@ -406,11 +430,17 @@ class StatisticMetric(Metric):
         for i, row in enumerate(np.rint(counts).astype(int) if len(counts) > 1 else counts.astype(int)):
             repeated = [_repeated(state, row[bucket]) for bucket, state in sorted(states.items()) if row[bucket]]
             whole = self.own.empty()
-            with _naming(self.own):
-                for state in repeated:
-                    whole = whole.merge(state)
-                found[i] = float(whole.value()) if repeated else np.nan
+            for state in repeated:
+                whole = whole.merge(state)
+            found[i] = float(whole.value()) if repeated else np.nan
         return found
+
+
+def _checked(state: Any, own: type[MetricStatistic]) -> Any:
+    """Return what `of` gave. Raises TypeError when it is something else than a statistic."""
+    if not isinstance(state, MetricStatistic):
+        raise TypeError(f"{own.__name__}.of returned {state!r:.80}")
+    return state
 
 
 def _repeated(state: Any, times: int) -> Any:

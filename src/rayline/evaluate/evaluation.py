@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
+import polars as pl
+
 from rayline.core import registry
+from rayline.core.arguments import integer
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
@@ -90,27 +94,18 @@ def check(
 ) -> EvaluationOptions:
     """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
     first = next(iter(pipelines.values()))
-    if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
-        raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence)
-    for name, value, low, high in (("replicates", replicates, 0, MAX_REPLICATES), ("seed", seed, 0, 2**63)):
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ParameterError.value(name, f"an integer from {low} to {high}", value)
+    _check_bootstrap(confidence, replicates, seed)
     if sample_weight is not None and not isinstance(sample_weight, str):
         raise ParameterError.value("sample_weight", "the name of a column", type(sample_weight))
     slices = _slices(by)
-    labels = first.target.columns if target_columns is None else target_columns
-    labels = (labels,) if isinstance(labels, str) else tuple(labels)
-    if len(labels) != len(first.target.columns):
-        raise ParameterError.value(
-            "target_columns", f"{len(first.target.columns)} names, for {list(first.target.columns)}", labels
-        )
+    labels = _label_columns(target_columns, first.target.columns)
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
         SchemaCheck(pipeline.input_schema, place()).refuse_types(schema)
     named_columns = [
         *labels,
         *(name for names in slices for name in names),
-        *([sample_weight] if sample_weight else []),
+        *([] if sample_weight is None else [sample_weight]),
     ]
     absent = [name for name in named_columns if name not in schema]
     if absent:
@@ -118,10 +113,35 @@ def check(
     if sample_weight is not None and not schema[sample_weight].is_numeric():
         raise SchemaError.dtype(sample_weight, "a numeric column of weights", schema[sample_weight])
     for name in (name for names in slices for name in names):
-        if schema[name].is_nested():
+        if schema[name].is_nested() or schema[name] == pl.Object:
             raise SchemaError.dtype(name, "a column of single values to make slices of", schema[name])
     chosen = _metrics(metrics, first, data)
-    return EvaluationOptions(chosen, slices, sample_weight, float(confidence), replicates, seed, labels)
+    return EvaluationOptions(chosen, slices, sample_weight, float(confidence), int(replicates), int(seed), labels)
+
+
+def _check_bootstrap(confidence: Any, replicates: Any, seed: Any) -> None:
+    if confidence is None:
+        raise ParameterError.here(
+            "confidence is None.",
+            "Expected a number between 0 and 1, as 0.95.",
+            "pass replicates=0 for metrics without intervals.",
+        )
+    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
+        raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence)
+    integer(place(), "replicates", replicates, minimum=0, maximum=MAX_REPLICATES)
+    integer(place(), "seed", seed, minimum=0, maximum=2**63)
+
+
+def _label_columns(given: Any, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that hold the labels of each target: a name, a list of names, or a dict by target."""
+    labels = targets if given is None else [given] if isinstance(given, str) else given
+    if isinstance(labels, Mapping) and not {*labels} - {*targets}:
+        labels = [labels.get(name, name) for name in targets]
+    is_list = isinstance(labels, Sequence) and all(isinstance(name, str) for name in labels)
+    if not is_list or len(labels) != len(targets):
+        count = "one name" if len(targets) == 1 else f"{len(targets)} names"
+        raise ParameterError.value("target_columns", f"{count}, for {list(targets)}", given)
+    return tuple(labels)
 
 
 def _slices(by: Any) -> tuple[tuple[str, ...], ...]:
@@ -131,10 +151,10 @@ def _slices(by: Any) -> tuple[tuple[str, ...], ...]:
     listed = [by] if isinstance(by, (str, tuple)) else by
     if not isinstance(listed, Sequence):
         raise ParameterError.value("by", "names of columns, or tuples of them", by)
-    found = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in listed]
-    if any(not names or not all(isinstance(name, str) for name in names) for names in found):
+    found = [(entry,) if isinstance(entry, str) else entry for entry in listed]
+    if not all(isinstance(names, Sequence) and names and all(isinstance(n, str) for n in names) for names in found):
         raise ParameterError.value("by", "names of columns, or tuples of them", by)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(tuple(dict.fromkeys(names)) for names in found))
 
 
 def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any) -> dict[str, Metric]:

@@ -42,6 +42,8 @@ Needs: TypeAlias = Literal["labels", "ranks", "probabilities", "values", "quanti
 CLASSIFICATION = frozenset((Task.BINARY, Task.MULTICLASS))
 REGRESSION = frozenset((Task.REGRESSION,))
 
+NO_WEIGHT = "the rows have no weight"
+
 
 class Part(NamedTuple):
     """A statistic of scored rows that a metric is computed from: `Statistic.of(batch, **options)`."""
@@ -173,7 +175,7 @@ class SumMetric(Metric):
         return made
 
     def undefined(self, parts: Parts) -> str:
-        return self.reason or "the rows have no weight"
+        return self.reason or NO_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ class RankMetric(Metric):
         return np.asarray(np.clip(found + (exact[0] - found[0]), 0.0, 1.0))
 
     def undefined(self, parts: Parts) -> str:
-        return "only one class occurs"
+        weights = [pair.sum() for part in self._own(parts)[:1] for pair in parts[part].pair(1)]
+        return "only one class occurs" if any(weights) else NO_WEIGHT
 
     def bound(self, parts: Parts) -> float:
         tables = [parts[part] for part in self._own(parts)]
@@ -306,7 +309,9 @@ class VarianceMetric(Metric):
         return np.where(constant, np.where(error <= scale, 1.0, 0.0), found)
 
     def undefined(self, parts: Parts) -> str:
-        return "needs two rows with weight"
+        moments = parts[_MOMENTS]
+        no_weight = moments.weight is not None and not moments.weight.any()
+        return NO_WEIGHT if no_weight else "it needs two rows"
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,17 @@ def register_metric(statistic: type[MetricStatistic]) -> type[MetricStatistic]:
 
 def _statistic(given: Any) -> StatisticMetric:
     if not isinstance(given, type) or not issubclass(given, MetricStatistic):
-        raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", given)
+        raise ParameterError.here(
+            f"{given!r:.200} is no statistic.",
+            "Expected a class derived from rayline.evaluate.MetricStatistic.",
+            "pass a function in metrics= instead of registering it.",
+        )
+    if inspect.isabstract(given):
+        raise ParameterError.here(
+            f"the statistic {given.__name__} is incomplete.",
+            f"Expected the methods of, merge and value; it lacks {sorted(given.__abstractmethods__)}.",
+            "define them.",
+        )
     return StatisticMetric.of(given)
 
 
@@ -134,7 +144,7 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
     ----------
     wanted
         A name, a function `(y_true, y_pred)`, a scorer of scikit-learn, a class derived from `MetricStatistic`, a list of
-        these, or a dict from names to them.
+        these, or a dict from names that results are shown under to them.
     where
         Begins every error.
     custom
@@ -157,44 +167,69 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
     else:
         listed = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
         if not isinstance(listed, Iterable):
-            raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", wanted)
+            raise _no_metric(wanted)
         items = [("", metric) for metric in listed]
     names, own = list[str](), dict[str, Metric]()
     for name, metric in items:
-        if isinstance(metric, str) and not name:
+        if isinstance(metric, str) and name in ("", metric):
             names.append(metric)
             continue
-        if isinstance(metric, type) and issubclass(metric, MetricStatistic):
-            made: Metric = _statistic(metric)
-            made = replace(made, name=name or made.name)
-            _refuse_taken(made.name)
-            names.append(made.name)
-            own[made.name] = made
-            continue
-        if not callable(metric) or isinstance(metric, type):
-            raise ParameterError.value("metrics", "names of metrics, or functions (y_true, y_pred)", metric)
-        function, declared = (metric.function, metric.mode) if isinstance(metric, CustomMetric) else (metric, None)
-        # scikit-learn's scorers have no name but that of the function in them.
-        usual = metric.name if isinstance(metric, CustomMetric) else scorer_function(metric)
-        own_name = name or (usual if isinstance(usual, str) else getattr(usual, "__name__", ""))
-        if not own_name.isidentifier():
-            raise ParameterError.here(
-                f"a metric has no name: {metric!r}.",
-                "Expected a function with a name of its own, which results are shown under.",
-                'pass a dict, as metrics={"cost": function}.',
-            )
-        _refuse_taken(own_name)
-        if not takes(function):
-            raise ParameterError.here(
-                f"the metric {own_name!r} does not take labels and predictions.",
-                f"Expected function(y_true, y_pred), or a scorer of scikit-learn; got {own_name}{inspect.signature(function)}.",
-                "change its parameters.",
-            )
-        names.append(own_name)
-        own[own_name] = CustomMetric.of(own_name, function, declared)
+        made = _of_own(name, metric, custom)
+        _refuse_taken(made.name)
+        names.append(made.name)
+        own[made.name] = made
     for plain in names:
         get(plain.removeprefix("train-").removeprefix("test-"), {**(custom or {}), **own})
     return tuple(names), own
+
+
+def _of_own(name: str, metric: Any, custom: Custom | None) -> Metric:
+    """Return a metric by a name of the user's: a function, a scorer, a statistic, or a metric of Rayline's; its own name when
+    the name is empty."""
+    if name and not name.isidentifier():
+        raise ParameterError.here(
+            f"metrics has the name {name!r}.",
+            "Expected names of letters, digits and underscores.",
+            "rename it.",
+        )
+    if isinstance(metric, type) and issubclass(metric, MetricStatistic):
+        statistic = _statistic(metric)
+        return replace(statistic, name=name or statistic.name)
+    if isinstance(metric, str):
+        return replace(get(metric.removeprefix("test-"), custom), name=name)
+    if isinstance(metric, Metric) and not isinstance(metric, CustomMetric):
+        return replace(metric, name=name or metric.name)
+    if not callable(metric) or isinstance(metric, type):
+        raise _no_metric(metric)
+    return _of_function(name, metric)
+
+
+def _no_metric(given: Any) -> ParameterError:
+    return ParameterError.here(
+        "metrics has a wrong value.",
+        f"Expected names of metrics, functions (y_true, y_pred), scorers or MetricStatistic classes; got {given!r:.200}.",
+        "pass the class itself, without parentheses." if isinstance(given, MetricStatistic) else "change metrics.",
+    )
+
+
+def _of_function(name: str, metric: Any) -> CustomMetric:
+    function, declared = (metric.function, metric.mode) if isinstance(metric, CustomMetric) else (metric, None)
+    # scikit-learn's scorers have no name but that of the function in them.
+    usual = metric.name if isinstance(metric, CustomMetric) else scorer_function(metric)
+    own_name = name or (usual if isinstance(usual, str) else getattr(usual, "__name__", ""))
+    if not own_name.isidentifier():
+        raise ParameterError.here(
+            f"a metric has no name: {metric!r}.",
+            "Expected a function with a name of its own, which results are shown under.",
+            'pass a dict, as metrics={"cost": function}.',
+        )
+    if not takes(function):
+        raise ParameterError.here(
+            f"the metric {own_name!r} cannot be called with labels and predictions alone.",
+            f"Expected function(y_true, y_pred), or a scorer of scikit-learn; got {own_name}{inspect.signature(function)}.",
+            f"give other parameters a value: functools.partial, or make_scorer({own_name}, …).",
+        )
+    return CustomMetric.of(own_name, function, declared)
 
 
 def names() -> list[str]:

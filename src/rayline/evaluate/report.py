@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
@@ -169,23 +170,31 @@ class EvaluationReport(Report):
         ArtifactError
             When the disk refuses.
         """
-        path = Path(path)
-        if path.suffix.lower() not in _SUFFIXES:
+        if not isinstance(path, (str, Path)):
             raise ParameterError(
-                f"report.save: {path} is no kind of file that it writes.",
+                f"report.save: {path!r:.200} is no path.",
+                "Expected the path of a file, a string or a Path.",
+                f"end it with one of {[*_SUFFIXES]}.",
+            )
+        place = str(path)  # may be a URL, which a Path would change
+        suffix = Path(place).suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise ParameterError(
+                f"report.save: {place!r} is no kind of file that it writes.",
                 f"Expected one of {[*_SUFFIXES]}.",
                 "change the suffix.",
             )
-        if path.suffix.lower() in (".html", ".htm"):
-            replace_content(path, self.to_html())
+        if suffix in (".html", ".htm"):
+            replace_content(place, self.to_html())
             return
         text = self.to_markdown()
+        directory, name = place[: len(place) - len(Path(place).name)], Path(place).stem
         for chart in self._all_charts():
             plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in chart.name)
-            file = f"{path.stem}-{plain}.svg"
-            replace_content(path.parent / file, chart.svg().svg)
-            text += f"\n![{chart.title}]({file})\n\n{chart.title}. {chart.caption}\n"
-        replace_content(path, text)
+            file = f"{name}-{plain}.svg"
+            replace_content(directory + file, chart.svg().svg)
+            text += f"\n![{chart.title}]({quote(file)})\n\n{chart.title}. {chart.caption}\n"
+        replace_content(place, text)
 
     @property
     def _about(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -129,6 +130,7 @@ def _number(value: float) -> float | None:
 def _order(value: str) -> tuple[int, float, str]:
     """Sort texts that are numbers by size, others by the alphabet behind them."""
     try:
-        return 0, float(value), ""
+        number = float(value)
     except ValueError:
-        return 1, 0.0, value
+        number = math.nan
+    return (1, 0.0, value) if math.isnan(number) else (0, number, value)

@@ -33,6 +33,9 @@ Array = npt.NDArray[Any]
 MAX_SLICES = 1_000
 """Slices of one column, or of columns together, that an evaluation takes."""
 
+MAX_WEIGHT = 1e30
+"""The largest weight of a row: sums of more of them would overflow."""
+
 SLICE_SCORES = 1 << 16
 """Different scores up to which the ranking of a slice is exact."""
 
@@ -203,14 +206,12 @@ def _truth(target: Target, labels: pl.DataFrame) -> Array:
 
 def _weights(column: pl.Series) -> pl.Series:
     weights = column.cast(pl.Float64)
-    wrong = int(
-        (weights.is_null() | ~weights.is_finite().fill_null(value=False) | (weights < 0).fill_null(value=False)).sum()
-    )
+    wrong = len(weights) - int(weights.is_between(0, MAX_WEIGHT).fill_null(value=False).sum())
     if wrong:
         raise DataError(
             f"{WHERE}: the weight {column.name!r} has {counted(wrong, 'value')} that {'is' if wrong == 1 else 'are'} missing, "
             "negative or infinite.",
-            "Expected a finite number of at least 0 in every row.",
+            f"Expected a number from 0 to {MAX_WEIGHT:g} in every row.",
             "drop or correct these rows first.",
         )
     return weights
@@ -504,11 +505,11 @@ class Slices:
     @classmethod
     def of(cls, frame: pl.DataFrame, names: Sequence[str]) -> Self:
         """Return the slices of the combinations of values that occur. Raises ParameterError on more than `MAX_SLICES`."""
-        texts, codes = [""], np.zeros(frame.height, np.int64)
-        for name in names:
+        texts, codes = list[str](), np.zeros(frame.height, np.int64)
+        for place, name in enumerate(names):
             own_texts, own = _value_codes(frame[f"{BY}{name}"], names)
-            texts = [f"{text}, {more}" if text else more for text in texts for more in own_texts]
-            codes = own if len(texts) == len(own_texts) else codes * len(own_texts) + own
+            texts = [f"{text}, {more}" for text in texts for more in own_texts] if place else own_texts
+            codes = codes * len(own_texts) + own
         counts = np.bincount(codes, minlength=len(texts))
         found = list(dict.fromkeys(texts[i] for i in np.flatnonzero(counts)))
         if len(found) > MAX_SLICES:
@@ -530,7 +531,7 @@ class Slices:
 
 def _value_codes(values: pl.Series, names: Sequence[str]) -> tuple[list[str], Array]:
     """Return the different values of a column as texts, and the number of each row's."""
-    values = values.alias("value")
+    values = _missing_once(values.alias("value"))
     if values.dtype.is_integer() and not values.null_count():
         low, high = (
             int(end)
@@ -544,7 +545,29 @@ def _value_codes(values: pl.Series, names: Sequence[str]) -> tuple[list[str], Ar
     codes = np.empty(len(values), np.int64)
     for code, rows in enumerate(found["row"]):
         codes[rows.to_numpy()] = code
-    return found["value"].cast(pl.String).fill_null(MISSING).to_list(), codes
+    return _texts(found["value"], is_alone=len(names) == 1), codes
+
+
+def _missing_once(values: pl.Series) -> pl.Series:
+    """Return floats with one form of a missing value and of 0: NaN is null, −0 is 0."""
+    if not values.dtype.is_float():
+        return values
+    value = pl.col("value")
+    return (
+        values.to_frame().select(pl.when(value != 0).then(value.fill_nan(None)).when(value == 0).then(0.0)).to_series()
+    )
+
+
+def _texts(values: pl.Series, *, is_alone: bool) -> list[str]:
+    """Return different values as different texts: those that read like others, or like two together, in quotes."""
+    texts = values.dt.to_string("polars") if values.dtype == pl.Duration else values.cast(pl.String)
+
+    def text(own: str | None) -> str:
+        if own is None:
+            return MISSING
+        return f"'{own}'" if own == MISSING or (not is_alone and ", " in own) else own
+
+    return [text(own) for own in texts]
 
 
 def too_many_slices(n: int, names: Sequence[str] = ()) -> ParameterError:

@@ -127,8 +127,10 @@ class BucketMoments(Statistic):
         moved = self.mean - center
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = (multiplicity @ (self.weight * moved)) / weight
-        m2 = multiplicity @ (self.m2 + self.weight * moved**2) - weight * shift**2
-        return weight[:, 0], center + shift, m2
+        second = multiplicity @ (self.m2 + self.weight * moved**2)
+        m2 = second - weight * shift**2
+        # Of a replicate that drew equal rows only, nothing but rounding is left.
+        return weight[:, 0], center + shift, np.where(m2 <= 1e-13 * second, 0.0, m2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -617,4 +617,16 @@ def as_pipeline(model: Any) -> InferencePipeline:
     """Return an inference pipeline for a pipeline, a Model, or a framework's own object."""
     if isinstance(model, InferencePipeline):
         return model
+    if isinstance(model, (str, Path)):
+        raise ParameterError(
+            f"{str(model)!r} is a path, not a pipeline.",
+            "Expected an inference pipeline, a model, or a framework's own object.",
+            f"load it first: rayline.load({str(model)!r}).",
+        )
+    if isinstance(model, BasePreprocessor):
+        raise ParameterError(
+            "A preprocessor predicts nothing.",
+            "Expected an inference pipeline, a model, or a framework's own object.",
+            "preprocessor.chain(model) returns a pipeline.",
+        )
     return InferencePipeline(None, model if isinstance(model, Model) else Model.of_native(model))
