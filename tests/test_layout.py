@@ -297,13 +297,7 @@ def test_import_is_quick() -> None:
 
 PLACES = {
     "core": 34,
-    "data": 17,
-    "engine": 3,
-    "frameworks": 2,
-    "preprocessing": 18,
     "stages": 58,
-    "testing": 1,
-    "tune": 1,
 }
 """Parameters and fields `where: str` of each package: may become fewer, never more (`core.errors.at` names the place of an error)."""
 

@@ -13,6 +13,7 @@ import pytest
 
 from rayline import DataError, ParameterError, ResourceError, SchemaError, data
 from rayline.core import forks, registry
+from rayline.core.errors import at
 from rayline.data import files
 from rayline.stages import SimpleImputer
 from rayline.train import Preprocessor
@@ -36,7 +37,8 @@ def folder(tmp_path: Path) -> Path:
 
 def csv_schema(*paths: Path, missing_columns: str = "raise", **options: Any) -> pa.Schema | None:
     reader = files.CsvReader(options.get("null_values"), options.get("types"))
-    return files.common_schema("read_csv", paths, reader.schema, missing_columns=missing_columns)
+    with at("read_csv"):
+        return files.common_schema(paths, reader.schema, missing_columns=missing_columns)
 
 
 @pytest.mark.parametrize(

@@ -228,10 +228,10 @@ def test_bad_data() -> None:
 
 def test_a_target_that_no_stage_looked_at_is_set_aside() -> None:
     told = impute_scale_encode().fit(TABLE, target_columns="late")
-    assert told.without_targets(["late"], "train.fit") is told
+    assert told.without_targets(["late"]) is told
     p = impute_scale_encode().fit(TABLE)
     assert "late" in p.input_schema
-    copy = p.without_targets(["late"], "train.fit")
+    copy = p.without_targets(["late"])
     assert copy == told
     assert "late" in p.input_schema
     assert copy.transform(TABLE.drop("late")).equals(told.transform(TABLE.drop("late")))

@@ -105,7 +105,7 @@ def test_what_is_derived_from_a_target_goes_too(name: str, chain: list[Any]) -> 
             continue
         expected = train.Preprocessor(chain).fit(data, target_columns="labels")
         for fitted in (train.Preprocessor(chain).fit(data), _reloaded(train.Preprocessor(chain).fit(data))):
-            found = fitted.without_targets(["labels"], "train.fit")
+            found = fitted.without_targets(["labels"])
             assert found.output_schema == expected.output_schema
             assert found.transform_training(data).equals(expected.transform_training(data))
             assert found.transform(data.drop("labels")).equals(expected.transform(data.drop("labels")))
@@ -150,8 +150,8 @@ def test_a_saved_selector_is_no_list_of_names(tmp_path: Path) -> None:
     train.Preprocessor([("scale", StandardScaler(cs.numeric()))]).fit(data).save(tmp_path / "p.json")
     loaded = _reloaded(train.Preprocessor.load(tmp_path / "p.json"))
     again = loaded.clone()
-    again.refuse_targets(["labels"], "tune.run")
+    again.refuse_targets(["labels"])
     assert list(again.fit(data, target_columns="labels")["scale"].state["columns"]) == ["age", "size", "weight"]  # type: ignore[union-attr]
     named = train.Preprocessor([("scale", StandardScaler(["age", "labels"]))]).fit(data)
     with pytest.raises(rl.SchemaError, match="works on 'labels'"):
-        _reloaded(named).clone().refuse_targets(["labels"], "tune.run")
+        _reloaded(named).clone().refuse_targets(["labels"])

@@ -13,18 +13,18 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
 
 MOST_FILES = 1000
 """So many files are looked at before the read; of more, the first ones."""
 
 
-def arrow_schema(where: str, schema: Mapping[str, Any]) -> pa.Schema:
+def arrow_schema(schema: Mapping[str, Any]) -> pa.Schema:
     """Polars types as Arrow's. Raises ParameterError when they are none."""
     try:
         return pl.DataFrame(schema=dict(schema)).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     except (TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
-        raise ParameterError.value("schema", "names of columns with Polars types", schema, where=where) from error
+        raise ParameterError.value("schema", "names of columns with Polars types", schema) from error
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class CsvReader:
     def options(self, schema: pa.Schema | None) -> Any:
         """PyArrow's conversion options for columns of these types."""
         types = {field.name: field.type for field in schema or () if not pa.types.is_null(field.type)}
-        said = {field.name: field.type for field in arrow_schema("read_csv", self.types or {})}
+        with at("read_csv"):
+            said = {field.name: field.type for field in arrow_schema(self.types or {})}
         options = pyarrow.csv.ConvertOptions(column_types=types | said)
         if self.null_values is not None:
             if isinstance(self.null_values, str):
@@ -97,7 +98,7 @@ class Typed:
 
 
 def common_schema(
-    where: str, paths: Sequence[Path], schema_of: Callable[[Path], pa.Schema], *, missing_columns: str
+    paths: Sequence[Path], schema_of: Callable[[Path], pa.Schema], *, missing_columns: str
 ) -> pa.Schema | None:
     """The columns of all files, each with the one type that holds what it is in any of them; None without files.
 
@@ -109,13 +110,13 @@ def common_schema(
         When a file lacks a column (unless `missing_columns` is "null"), or has another type of it.
     """
     if missing_columns not in ("raise", "null"):
-        raise ParameterError.value("missing_columns", "'raise' or 'null'", missing_columns, where=where)
+        raise ParameterError.value("missing_columns", "'raise' or 'null'", missing_columns)
     types: dict[str, tuple[pa.DataType, Path]] = {}
     schemas: list[tuple[Path, pa.Schema]] = []
     for path in paths[:MOST_FILES]:
         if not path.stat().st_size:
-            raise DataError(
-                f"{where}: {str(path)!r} is empty.",
+            raise DataError.here(
+                f"{str(path)!r} is empty.",
                 "Expected a file with columns.",
                 "remove it, or leave it out of the paths.",
             )
@@ -123,25 +124,25 @@ def common_schema(
             schemas.append((path, schema_of(path)))
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0][:200]
-            raise DataError(
-                f"{where}: {str(path)!r} cannot be read: {reason}.", "Expected a file of this kind.", "check the path."
+            raise DataError.here(
+                f"{str(path)!r} cannot be read: {reason}.", "Expected a file of this kind.", "check the path."
             ) from error
         for field in schemas[-1][1]:
             known, first = types.get(field.name, (pa.null(), path))
             types[field.name] = (_wider(known, field.type), first)
             if types[field.name][0] is None:
-                raise SchemaError(
-                    f"{where}: column {field.name!r} is {field.type} in {str(path)!r} and {known} in {str(first)!r}.",
+                raise SchemaError.here(
+                    f"column {field.name!r} is {field.type} in {str(path)!r} and {known} in {str(first)!r}.",
                     "Expected one type in all files.",
                     "say it, schema={…}, or what means a missing value, null_values=[…]."
-                    if where == "read_csv"
+                    if place() == "read_csv"
                     else "convert one of them.",
                 )
     for path, schema in schemas if missing_columns == "raise" else ():
         lacking = [name for name in types if name not in schema.names]
         if lacking:
-            raise SchemaError(
-                f"{where}: {str(path)!r} has no column {lacking[0]!r}, which {str(types[lacking[0]][1])!r} has.",
+            raise SchemaError.here(
+                f"{str(path)!r} has no column {lacking[0]!r}, which {str(types[lacking[0]][1])!r} has.",
                 f"Expected the same columns in all files; it has {schema.names[:8]}.",
                 "add it, or pass missing_columns='null' to make its values missing.",
             )

@@ -13,7 +13,7 @@ import ray.data
 
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, at
 from rayline.data import files
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @known_arguments
+@at("read_parquet")
 def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any) -> Dataset:
     """Read Parquet files as a lazy dataset.
 
@@ -56,13 +57,14 @@ def read_parquet(paths: Paths, *, missing_columns: str = "raise", **options: Any
     >>> from rayline import data
     >>> ds = data.read_parquet("flights.parquet")  # doctest: +SKIP
     """
-    schema = files.common_schema("read_parquet", _local(paths), files.parquet_schema, missing_columns=missing_columns)
+    schema = files.common_schema(_local(paths), files.parquet_schema, missing_columns=missing_columns)
     if schema is not None and "schema" not in options and "columns" not in options:
         options["schema"] = schema
     return _read(ray.data.read_parquet, paths, options)
 
 
 @known_arguments
+@at("read_csv")
 def read_csv(
     paths: Paths,
     *,
@@ -104,11 +106,12 @@ def read_csv(
             )
         return _read(ray.data.read_csv, paths, options)
     reader = files.CsvReader(null_values, schema, options.get("parse_options"), options.get("read_options"))
-    common = files.common_schema("read_csv", _local(paths), reader.schema, missing_columns=missing_columns)
+    common = files.common_schema(_local(paths), reader.schema, missing_columns=missing_columns)
     return _read(ray.data.read_csv, paths, {**options, "convert_options": reader.options(common)})
 
 
 @known_arguments
+@at("read_json")
 def read_json(
     paths: Paths, *, schema: Mapping[str, pl.DataType | type[pl.DataType]] | None = None, **options: Any
 ) -> Dataset:
@@ -136,15 +139,16 @@ def read_json(
     >>> from rayline import data
     >>> ds = data.read_json("flights.jsonl", lines=True)  # doctest: +SKIP
     """
-    said = files.arrow_schema("read_json", schema or {})
+    said = files.arrow_schema(schema or {})
     lines = _local(paths) if options.get("lines") else []
-    common = files.common_schema("read_json", lines, files.json_schema, missing_columns="null")
+    common = files.common_schema(lines, files.json_schema, missing_columns="null")
     types = {field.name: field.type for own in (common or (), said) for field in own}
     ds = _read(ray.data.read_json, paths, options)
     return ds.map_batches(files.Typed(pa.schema(types.items())), batch_format="pyarrow") if types else ds
 
 
 @known_arguments
+@at("from_pandas")
 def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) -> Dataset:
     """Make a dataset from a pandas table, or several with the same columns. The index is dropped.
 
@@ -171,13 +175,12 @@ def from_pandas(table: pd.DataFrame | Sequence[pd.DataFrame], **options: Any) ->
     >>> data.from_pandas(pd.DataFrame({"x": [1, 2]})).count()  # doctest: +SKIP
     2
     """
-    tables = _tables(
-        "from_pandas", table, lambda t: type(t).__module__.partition(".")[0] == "pandas" and hasattr(t, "columns")
-    )
+    tables = _tables(table, lambda t: type(t).__module__.partition(".")[0] == "pandas" and hasattr(t, "columns"))
     return _make(ray.data.from_pandas, tables, options)
 
 
 @known_arguments
+@at("from_polars")
 def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.LazyFrame], **options: Any) -> Dataset:
     """Make a dataset from a Polars table or LazyFrame, or several. Works like `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
@@ -195,12 +198,13 @@ def from_polars(table: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.
     >>> data.from_polars(pl.DataFrame({"x": [1, 2]})).count()  # doctest: +SKIP
     2
     """
-    tables = _tables("from_polars", table, lambda t: isinstance(t, (pl.DataFrame, pl.LazyFrame)))
+    tables = _tables(table, lambda t: isinstance(t, (pl.DataFrame, pl.LazyFrame)))
     arrow = [t.lazy().collect().to_arrow(compat_level=pl.CompatLevel.oldest()) for t in tables]
     return _make(ray.data.from_arrow, arrow, options)
 
 
 @known_arguments
+@at("from_arrow")
 def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
     """Make a dataset from an Arrow table, or several. Works like `from_pandas`, with the arguments of `ray.data.from_arrow`.
 
@@ -218,7 +222,7 @@ def from_arrow(table: pa.Table | Sequence[pa.Table], **options: Any) -> Dataset:
     >>> data.from_arrow(pa.table({"x": [1, 2]})).count()  # doctest: +SKIP
     2
     """
-    return _make(ray.data.from_arrow, _tables("from_arrow", table, lambda t: isinstance(t, pa.Table)), options)
+    return _make(ray.data.from_arrow, _tables(table, lambda t: isinstance(t, pa.Table)), options)
 
 
 def _local(paths: Paths) -> list[Path]:
@@ -263,12 +267,12 @@ def _make(function: Any, source: list[Any], options: dict[str, Any]) -> Dataset:
     return made
 
 
-def _tables(where: str, table: Any, fits: Any) -> list[Any]:
+def _tables(table: Any, fits: Any) -> list[Any]:
     tables = list(table) if isinstance(table, (list, tuple)) else [table]
     wrong = [t for t in tables if not fits(t)]
     if wrong or not tables:
-        raise SchemaError(
-            f"{where}: this is not such a table.",
+        raise SchemaError.here(
+            "this is not such a table.",
             f"Expected one, or a list of them; got {type(wrong[0]).__name__ if wrong else 'an empty list'}.",
             "use the from_… function of its type.",
         )

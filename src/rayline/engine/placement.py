@@ -68,7 +68,7 @@ class PlacementPlan:
         needs = {**requested, "CPU": whole}
         room = {node: _fits(has, needs) for node, has in cluster.items()}
         if sum(room.values()) < num_workers:
-            raise _too_much(WHERE, f"{num_workers} workers do", cluster, num_workers, requested)
+            raise _too_much(f"{num_workers} workers do", cluster, num_workers, requested)
         if not whole:  # CPUs are divided: as many workers on a node as its part of them
             total = max(_cpus(cluster), 1.0)
             fair = {n: min(room[n], math.ceil(num_workers * cluster[n].get("CPU", 0.0) / total)) for n in room}
@@ -95,17 +95,17 @@ class PlacementPlan:
         return cls.of(num_workers, resources, use_gpu=use_gpu)
 
 
-def refuse_no_room(where: str, needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:
+def refuse_no_room(needs: Mapping[str, float], n: int = 1, *, spare_cpus: float = 0.0) -> None:
     """Raise ResourceError when the nodes could never run this number of workers at a time, or when the workers would leave
     fewer than `spare_cpus` CPUs to the tasks that compute their rows: Ray would wait forever."""
     cluster = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     requested = {name: amount for name, amount in needs.items() if amount}
     if sum(_fits(has, requested) for has in cluster.values()) < n:
-        raise _too_much(where, "one worker does" if n == 1 else f"{n} workers do", cluster, n, requested)
+        raise _too_much("one worker does" if n == 1 else f"{n} workers do", cluster, n, requested)
     left = _cpus(cluster) - n * requested.get("CPU", 0.0)
     if requested.get("CPU") and left < spare_cpus:
-        raise ResourceError(
-            f"{where}: {n} × {requested['CPU']:g} CPU for the workers leave {left:g} of {_cpus(cluster):g} to read the data.",
+        raise ResourceError.here(
+            f"{n} × {requested['CPU']:g} CPU for the workers leave {left:g} of {_cpus(cluster):g} to read the data.",
             f"Expected at least {spare_cpus:g}.",
             "ask for fewer workers (concurrency), or for fewer CPUs for each (num_cpus).",
         )
@@ -177,13 +177,13 @@ def _fits(has: Mapping[str, float], requested: Mapping[str, float]) -> int:
 
 
 def _too_much(
-    where: str, who: str, cluster: Mapping[str, Mapping[str, float]], n: int, requested: Mapping[str, float]
+    who: str, cluster: Mapping[str, Mapping[str, float]], n: int, requested: Mapping[str, float]
 ) -> ResourceError:
     needs = ", ".join(f"{n} × {amount:g} = {n * amount:g} {name}" for name, amount in requested.items())
     has = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in requested) for node in cluster.values())
     no_gpu = requested.get("GPU") and not any(node.get("GPU") for node in cluster.values())
-    return ResourceError(
-        f"{where}: {who} not fit into this Ray.",
+    return ResourceError.here(
+        f"{who} not fit into this Ray.",
         f"Expected {needs}; got {len(cluster)} node{'s' if len(cluster) > 1 else ''} with {has}.",
         "do without GPUs: this Ray has none." if no_gpu else "ask for fewer workers, or for less for each.",
     )

@@ -23,7 +23,16 @@ from ray.exceptions import RayError, RayTaskError
 from rayline.compat.ray import dataset_with_own_settings, ref_bundles
 from rayline.core import registry
 from rayline.core.engine import Engine, Placement
-from rayline.core.errors import DataError, ParameterError, RaylineError, ResourceError, SchemaError, counted, shorten
+from rayline.core.errors import (
+    DataError,
+    ParameterError,
+    RaylineError,
+    ResourceError,
+    SchemaError,
+    at,
+    counted,
+    shorten,
+)
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import Answers, merge_answers
@@ -308,10 +317,10 @@ class RayEngine(Engine):
 
         return training.run(share)
 
-    def require(self, where: str, needs: Mapping[str, float]) -> None:
+    def require(self, needs: Mapping[str, float]) -> None:
         """Raise ResourceError when no node of the running Ray, even an empty one, has these resources."""
         ensure_ray()
-        refuse_no_room(where, needs)
+        refuse_no_room(needs)
 
     def n_gpus(self) -> float:
         """Return the GPUs of the cluster, free or not."""
@@ -353,7 +362,8 @@ def _gpu_pool(placement: Placement) -> tuple[ActorPoolStrategy, float | None]:
 def _n_actors(placement: Placement) -> int:
     """Return the number of actors with GPUs. Raises ResourceError when there is no room for them."""
     actors = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus or 0.0}
-    refuse_no_room("transform", actors, placement.concurrency or 1, spare_cpus=1.0)
+    with at("transform"):
+        refuse_no_room(actors, placement.concurrency or 1, spare_cpus=1.0)
     return placement.concurrency or max_workers(actors, spare_cpus=1.0)
 
 
@@ -497,7 +507,8 @@ def _possible(placement: Placement | None) -> Placement:
     placement = placement or Placement()
     needs = {"CPU": placement.num_cpus or 0.0, "GPU": placement.num_gpus or 0.0}
     if any(needs.values()):
-        refuse_no_room("transform", {name: amount for name, amount in needs.items() if amount})
+        with at("transform"):
+            refuse_no_room({name: amount for name, amount in needs.items() if amount})
     return placement
 
 

@@ -101,7 +101,7 @@ def check(
     labels = _label_columns(target_columns, first.target.columns)
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
-        SchemaCheck(pipeline.input_schema, place()).refuse_types(schema)
+        SchemaCheck(pipeline.input_schema).refuse_types(schema)
     named_columns = [
         *labels,
         *(name for names in slices for name in names),

@@ -16,7 +16,7 @@ from lightgbm.callback import EarlyStopException
 
 from rayline.compat.boosting import lightgbm_aliases, lightgbm_parameters
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, counted
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at, counted, place
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
@@ -464,13 +464,14 @@ def _of_features(params: dict[str, Any], context: TrainContext) -> None:
         for name in lightgbm_aliases(main):
             if isinstance(params.get(name), Mapping):
                 found = context.by_column(params[name], f"lightgbm trainer: {name}")
-                params[name] = [found.get(place, rest) for place in range(context.n_columns)]
+                params[name] = [found.get(number, rest) for number in range(context.n_columns)]
     for name in lightgbm_aliases("interaction_constraints"):
         if params.get(name) is not None and not isinstance(params[name], str):
             params[name] = context.groups(params[name], f"lightgbm trainer: {name}")
     for name in lightgbm_aliases("categorical_feature"):
         if name in params:
-            params[CATEGORIES] = sorted(_places(params.pop(name), context, f"lightgbm trainer: {name}"))
+            with at(f"lightgbm trainer: {name}"):
+                params[CATEGORIES] = sorted(_places(params.pop(name), context))
 
 
 CATEGORIES = "categorical_feature"
@@ -484,7 +485,7 @@ ROW_BYTES = 16
 OUTPUT_BYTES = 16
 
 
-def _places(named: Any, context: TrainContext, where: str) -> set[int]:
+def _places(named: Any, context: TrainContext) -> set[int]:
     """Return the column numbers given as names or numbers, in a list or in LightGBM's notation ("0,1", "name:age,city")."""
     if isinstance(named, str):
         by_name = named.startswith("name:")
@@ -492,7 +493,7 @@ def _places(named: Any, context: TrainContext, where: str) -> set[int]:
         named = parts if by_name or not all(part.isdigit() for part in parts) else [int(part) for part in parts]
     elif isinstance(named, int):
         named = [named]
-    return {place for name in named for place in context.columns(name, where)}
+    return {number for name in named for number in context.columns(name, place())}
 
 
 def _whole(relevance: Array) -> Array:

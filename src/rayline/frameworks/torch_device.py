@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rayline.core.errors import ParameterError, ResourceError
+from rayline.core.errors import ParameterError, ResourceError, place
 from rayline.device import CPU, Device, is_out_of_memory, out_of_memory, record
 
 AHEAD = 2
@@ -80,13 +80,13 @@ def compiled(module: Any, how: bool | Mapping[str, Any]) -> Any:
     return torch.compile(module, **(how if isinstance(how, Mapping) else {})) if how else module
 
 
-def check_compile(how: Any, where: str) -> None:
+def check_compile(how: Any) -> None:
     """Raise ParameterError when `how` is neither a truth value nor arguments of `torch.compile`."""
     known = {*inspect.signature(torch.compile).parameters} - {"model"}
     if isinstance(how, Mapping) and (unknown := {*how} - known):
-        raise ParameterError.unknown(unknown, known, where=f"{where}: compile")
+        raise ParameterError.unknown(unknown, known, where=f"{place()}: compile")
     if not isinstance(how, (bool, Mapping)):
-        raise ParameterError.value("compile", "True, False, or a dict of arguments of torch.compile", how, where=where)
+        raise ParameterError.value("compile", "True, False, or a dict of arguments of torch.compile", how)
 
 
 def check_bfloat16(device: Device) -> None:

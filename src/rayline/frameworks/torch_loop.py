@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
 from rayline.core.arguments import integer
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, at, place
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
@@ -146,24 +146,24 @@ class LoopSettings:
     patience: int | None = None
     inputs: str = "matrix"
 
+    @at("torch trainer")
     def check(self) -> None:
         """Raise ParameterError on names and values that do not exist."""
-        where = "torch trainer"
         for name in ("batch_size", "max_epochs", "patience"):
-            integer(where, name, getattr(self, name), optional=name == "patience")
+            integer(place(), name, getattr(self, name), optional=name == "patience")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
-            raise ParameterError.value("gradient_clip", "a number above 0, or None", self.gradient_clip, where=where)
+            raise ParameterError.value("gradient_clip", "a number above 0, or None", self.gradient_clip)
         if self.inputs not in modules.INPUTS:
-            raise ParameterError.value("inputs", f"one of {list(modules.INPUTS)}", self.inputs, where=where)
-        torch_device.check_compile(self.compile, where)
+            raise ParameterError.value("inputs", f"one of {list(modules.INPUTS)}", self.inputs)
+        torch_device.check_compile(self.compile)
         if self.loss is not None:
             _named(self.loss, losses(), "loss")
         parameters = [torch.nn.Parameter(torch.zeros(1))]
         try:
             self.scheduled(self.optimized(parameters))
         except (TypeError, ValueError) as error:
-            raise ParameterError(
-                f"{where}: the optimizer or the scheduler refuses its arguments: {error}.",
+            raise ParameterError.here(
+                f"the optimizer or the scheduler refuses its arguments: {error}.",
                 "Expected those that PyTorch documents.",
             ) from error
 
@@ -359,15 +359,15 @@ class TrainingLoop:
     def _take_arguments(self, fresh: Sequence[Mapping[str, Any]], before: Sequence[float]) -> None:
         """Resume with the optimizer's arguments of this training, which may differ from those of the checkpoint. A rate that a
         scheduler has already changed is scaled in proportion."""
-        for place, (group, own) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
-            ratio = self.rates[place] / before[place] if before[place] else 1.0
+        for number, (group, own) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
+            ratio = self.rates[number] / before[number] if before[number] else 1.0
             scheduled = {name: group[name] * ratio for name in RATES if name in group}
             kept = () if self.scheduler is None else SCHEDULED
             group.update({name: value for name, value in own.items() if name not in ("params", *kept)})
             if self.scheduler is not None:
                 group.update(scheduled)
                 if hasattr(self.scheduler, "base_lrs"):
-                    self.scheduler.base_lrs[place] *= ratio
+                    self.scheduler.base_lrs[number] *= ratio
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ class Preprocessor(BasePreprocessor):
         SchemaError
             When the model needs a column that this preprocessor does not return.
         """
-        self._require_fitted("Preprocessor.chain")
+        with at("Preprocessor.chain"):
+            self._require_fitted()
         if isinstance(model, InferencePipeline):
             raise ParameterError(
                 "Preprocessor.chain: the model is an inference pipeline already.",

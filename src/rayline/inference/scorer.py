@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import SchemaError
+from rayline.core.errors import SchemaError, at
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
 from rayline.core.target import Target
@@ -120,7 +120,8 @@ class Scorer(Generic[P]):
     @cached_property
     def _row(self) -> Callable[[Row], None] | None:
         if self._preprocessor is None:
-            return row_check(self.input_schema, "InferencePipeline.predict")
+            with at("InferencePipeline.predict"):
+                return row_check(self.input_schema)
         return self._preprocessor.row_function()
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.engine import Engine
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, at, place
 from rayline.core.scan import CellExpression, Scan
 from rayline.core.scan_results import Answers, merge_folds
 from rayline.core.statistics.base import StatisticRequest
@@ -65,11 +65,10 @@ class FoldFitter:
         *,
         targets: Sequence[str] = (),
         beside: Sequence[str] = (),
-        where: str = "Preprocessor.fit_folds",
         known: KnownStatistics | None = None,
     ) -> None:
         self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
-        self._cells, self.folds, self._where = cells, list(folds), where
+        self._cells, self.folds = cells, list(folds)
         self._targets, self._beside = list(targets), list(beside)
         self._asked: set[StatisticRequest] = set() if known is None else {*known.asked}
         self._known: list[Answers] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.answers]
@@ -96,11 +95,12 @@ class FoldFitter:
         DataError
             When the slice has no rows, or a stage cannot learn from it.
         """
-        where = f"{self._where}: fold {fold + 1} of {len(self.folds)}"
+        here = f"{place()}: fold {fold + 1} of {len(self.folds)}"
         known = self._known[fold]
         while True:
-            walk = fit_planner.FitPlan(where, leaves, self._schema, self._targets, known, self._beside, target_leaves)
-            walk.run(ask)
+            walk = fit_planner.FitPlan(leaves, self._schema, self._targets, known, self._beside, target_leaves)
+            with at(here):
+                walk.run(ask)
             missing = [request for request in walk.missing if not request.prefix]
             if not missing:
                 break
@@ -108,7 +108,7 @@ class FoldFitter:
             rows = known.get(fit_planner.ROWS)
             if not isinstance(rows, RowCount) or not rows.count:
                 raise DataError(
-                    f"{where}: no rows to train on.",
+                    f"{here}: no rows to train on.",
                     "Expected rows in every fold.",
                     "use fewer folds, or check the columns that the split goes by.",
                 )
@@ -116,18 +116,18 @@ class FoldFitter:
             return dataclasses.replace(fit_planner.finished(walk, known, 0), scans=self.scans)
         # What is still missing is asked of the slice itself.
         rows = self._engine.map(self._data, CellSlice(self._cells, self.folds[fold].train))
-        fit = fit_planner.fit(
-            self._engine,
-            rows,
-            leaves,
-            self._schema,
-            targets=self._targets,
-            beside=self._beside,
-            ask=ask,
-            known=known,
-            where=where,
-            target_leaves=target_leaves,
-        )
+        with at(here):
+            fit = fit_planner.fit(
+                self._engine,
+                rows,
+                leaves,
+                self._schema,
+                targets=self._targets,
+                beside=self._beside,
+                ask=ask,
+                known=known,
+                target_leaves=target_leaves,
+            )
         self.slice_scans += fit.scans
         self._remember(known, fit.known)
         return dataclasses.replace(fit, scans=self.scans + fit.scans)
@@ -137,7 +137,7 @@ class FoldFitter:
         if not new:
             return
         needed = {column for request in new for column in request.columns}
-        prepare = schema_check.SchemaCheck(self._schema, self._where).only(needed)
+        prepare = schema_check.SchemaCheck(self._schema).only(needed)
         scan = Scan(new, prepare=prepare, cells=self._cells)
         # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
         # last bit of a sum.

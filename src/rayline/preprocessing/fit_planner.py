@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from rayline.core.engine import Scanner
-from rayline.core.errors import DataError, RaylineError, SchemaError, shorten
+from rayline.core.errors import DataError, RaylineError, SchemaError, at, place, shorten
 from rayline.core.operations.base import Operation, schema_after
 from rayline.core.scan import Scan
 from rayline.core.scan_results import Answers
@@ -74,7 +74,6 @@ class _PlannedTable:
 class FitPlan:
     """One pass over the stages with the statistics known so far."""
 
-    where: str
     leaves: Sequence[Leaf]
     schema: Mapping[str, pl.DataType]
     targets: Sequence[str]
@@ -108,7 +107,6 @@ class FitPlan:
         if moving and len(self.fitted) <= moving[-1]:
             return
         walk = FitPlan(
-            self.where,
             self.target_leaves,
             {t: self.schema[t] for t in self.targets},
             (),
@@ -122,12 +120,12 @@ class FitPlan:
         self.prefixes |= walk.prefixes
         self.fitted_targets, self.complete = walk.fitted, self.complete and walk.complete
 
-    def _refuse_nothing(self, where: str, before: pl.Schema, after: pl.Schema) -> None:
+    def _refuse_nothing(self, before: pl.Schema, after: pl.Schema) -> None:
         """Raise DataError when a stage has removed every feature: a table without columns has no rows either."""
         features = [name for name in before if name not in self.targets]
         if features and all(name in self.targets for name in after):
-            raise DataError(
-                f"{where}: the stage removes every feature.",
+            raise DataError.here(
+                "the stage removes every feature.",
                 f"Expected at least one of {shorten(features)} to stay.",
                 "change the stage's parameters, or choose fewer columns for it.",
             )
@@ -139,30 +137,40 @@ class FitPlan:
             {name: ColumnSource(name, len(self._operations) - 1) for name in self.schema},
         )
         for path, leaf in self.leaves:
-            where = f"{self.where}: {self.noun} {path!r}"
             try:
-                columns = self._columns(leaf, table, where)
+                columns = self._columns(path, leaf, table)
             except SchemaError:
                 if table.is_certain and not table.is_growing:
                     raise
                 return  # it may name a column that an earlier stage has yet to make
             view = FitContext(tuple(columns), table.schema, tuple(self.targets))
-            with _named(where):
+            with self._in_stage(path):
                 requests = leaf.required_statistics(view)
             answers = self._answers(requests, table.lineage, table.prefix)
             if answers is None or not table.is_certain or table.prefix is None:
                 self._pass_by(leaf, columns, table)
                 continue
-            with _named(where):
+            with self._in_stage(path):
                 learned = leaf.learn(view, answers)
             self._apply(path, leaf, leaf.fitted(learned), columns, table)
         self._finish(ask, table)
 
-    def _columns(self, leaf: Stage, table: _PlannedTable, where: str) -> Sequence[str]:
+    @contextlib.contextmanager
+    def _in_stage(self, path: str) -> Iterator[None]:
+        """Add the stage to what goes wrong in here."""
+        try:
+            yield
+        except RaylineError as error:
+            raise error.within(f"{place()}: {self.noun} {path!r}") from error.__cause__
+
+    def _columns(self, path: str, leaf: Stage, table: _PlannedTable) -> Sequence[str]:
         """Return the columns that a stage works on. Raises SchemaError when it names one that is not there."""
         on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
         return (leaf.replace(columns=list(table.schema)) if on_targets else leaf).select(
-            table.schema, where=where, exclude=self.targets, text=lambda c: self._is_text(table.lineage[c])
+            table.schema,
+            where=f"{place()}: {self.noun} {path!r}",
+            exclude=self.targets,
+            text=lambda c: self._is_text(table.lineage[c]),
         )
 
     def _pass_by(self, leaf: Stage, columns: Sequence[str], table: _PlannedTable) -> None:
@@ -185,8 +193,8 @@ class FitPlan:
         self.fitted.append(fitted)
         new = fitted.to_operations(path)
         after = pl.Schema(schema_after(new, table.schema))
-        where = f"{self.where}: {self.noun} {path!r} ({type(fitted).__name__})"
-        self._refuse_nothing(where, table.schema, after)
+        with at(f"{place()}: {self.noun} {path!r} ({type(fitted).__name__})"):
+            self._refuse_nothing(table.schema, after)
         training = new if type(fitted).lower_training is Stage.lower_training else fitted.lower_training(path)
         self._operations.append([*self._operations[-1], *training])
         own = set(columns)
@@ -282,15 +290,6 @@ class FitPlan:
         return self._digests[prefix]
 
 
-@contextlib.contextmanager
-def _named(where: str) -> Iterator[None]:
-    """What goes wrong in here says in which stage."""
-    try:
-        yield
-    except RaylineError as error:
-        raise error.within(where) from error.__cause__
-
-
 @dataclass(frozen=True)
 class FitOutcome:
     """What a fit gives: the fitted leaves, the answers to the caller's own questions, scans and types."""
@@ -313,7 +312,6 @@ def fit(
     targets: Sequence[str] = (),
     ask: Ask | None = None,
     known: Mapping[StatisticRequest, Statistic] | None = None,
-    where: str = "Preprocessor.fit",
     beside: Sequence[str] = (),
     target_leaves: Sequence[Leaf] = (),
 ) -> FitOutcome:
@@ -331,39 +329,39 @@ def fit(
     answers: dict[StatisticRequest, Statistic] = dict(known or {})
     scans = 0
     while True:
-        walk = FitPlan(where, leaves, schema, targets, answers, beside, target_leaves)
+        walk = FitPlan(leaves, schema, targets, answers, beside, target_leaves)
         try:
             walk.run(ask)
         except RaylineError:
             if scans or answers:
-                _refuse_empty(answers, where)
+                _refuse_empty(answers)
             raise
         if walk.complete:
             return finished(walk, answers, scans)
         missing = list(walk.missing)
         if not missing:
-            raise RaylineError(
-                f"{where}: the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
+            raise RaylineError.here(
+                "the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
             )
         if ROWS not in answers:
             missing.append(ROWS)
         scan = Scan(missing, walk.prefixes)
         scanned = engine.scan(
-            data, replace(scan, prepare=schema_check.SchemaCheck(schema, where).only(scan.columns(schema)))
+            data, replace(scan, prepare=schema_check.SchemaCheck(schema, place()).only(scan.columns(schema)))
         )
         answers |= scanned[0]
         scans += 1
-        _refuse_empty(answers, where)
+        _refuse_empty(answers)
 
 
 def finished(walk: FitPlan, answers: Mapping[StatisticRequest, Statistic], scans: int) -> FitOutcome:
     """What a complete walk has found. Raises DataError when there were no rows."""
-    _refuse_empty(answers, walk.where)
+    _refuse_empty(answers)
     n_rows = getattr(answers.get(ROWS), "count", -1)
     return FitOutcome(walk.fitted, walk.final, n_rows, scans, walk.output, dict(answers), walk.fitted_targets)
 
 
-def _refuse_empty(answers: Mapping[StatisticRequest, Statistic], where: str) -> None:
+def _refuse_empty(answers: Mapping[StatisticRequest, Statistic]) -> None:
     rows = answers.get(ROWS)
     if isinstance(rows, RowCount):
-        refuse_empty(rows.count, where)
+        refuse_empty(rows.count, place())

@@ -25,7 +25,7 @@ class InverseTransform:
         present = table.collect_schema()
         absent = [name for name in self.check.schema if name not in present]
         if absent:
-            raise SchemaError.absent(absent, present, where=self.check.where)
+            raise SchemaError.absent(absent, present, where=self.check.made_at)
         back = apply_all(self.operations, self.check(table))
         names = back.collect_schema().names()
         return back.select(*map(col, self.first), *(col(name) for name in names if name not in self.first))

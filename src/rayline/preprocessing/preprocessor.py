@@ -13,7 +13,16 @@ import polars as pl
 from rayline.core import registry, storage, strict_json
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
-from rayline.core.errors import ArtifactError, NotFittedError, ParameterError, RaylineError, SchemaError, counted
+from rayline.core.errors import (
+    ArtifactError,
+    NotFittedError,
+    ParameterError,
+    RaylineError,
+    SchemaError,
+    at,
+    counted,
+    place,
+)
 from rayline.core.files import replace_content
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.operations.inverse import inverse
@@ -136,6 +145,7 @@ class BasePreprocessor:
     def is_fitted(self) -> bool:
         return self._input is not None
 
+    @at("Preprocessor.fit")
     def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:
         """Fit the stages and return this preprocessor.
 
@@ -168,7 +178,6 @@ class BasePreprocessor:
         known: Mapping[Any, Any] | None = None,
         beside: Sequence[str] = (),
         schema: pl.Schema | None = None,
-        where: str = "Preprocessor.fit",
     ) -> fit_planner.FitOutcome:
         """Fit the stages, and compute statistics of the output table that the caller requests with `ask` in the same scan.
 
@@ -176,14 +185,14 @@ class BasePreprocessor:
         of the data, as `schema_check.readable` gives it, where the caller has read it already.
         """
         with registry.engine_for(data).keeping(data):
-            engine, schema, targets = self._inputs(data, target_columns, where, schema)
+            engine, schema, targets = self._inputs(data, target_columns, schema)
             fit = fit_planner.fit(
                 engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
-                target_leaves=self._target_stages, where=where,
-            )  # fmt: skip
+                target_leaves=self._target_stages)  # fmt: skip
         self.become(fit, schema, targets, beside)
         return fit
 
+    @at("Preprocessor.fit_folds")
     def fit_folds(self, data: Any, folds: Any, *, target_columns: Sequence[str] | str = ()) -> list[Self]:
         """Fit one preprocessor on the training rows of each fold, all in the scans that a single fit takes.
 
@@ -220,35 +229,34 @@ class BasePreprocessor:
         >>> [p.scans for p in Preprocessor([("scale", StandardScaler())]).fit_folds(table, 5)]
         [1, 1, 1, 1, 1]
         """
-        where = "Preprocessor.fit_folds"
-        engine, schema, targets = self._inputs(data, target_columns, where)
+        engine, schema, targets = self._inputs(data, target_columns)
         made = []
-        for prepared in splitter(folds, where).prepare(engine, data, target_columns=targets):
-            fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets, where=where)
-            for place in range(len(prepared.folds)):
+        for prepared in splitter(folds).prepare(engine, data, target_columns=targets):
+            fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets)
+            for fold in range(len(prepared.folds)):
                 one = self.clone()
-                one.become(fitter.fit(place, self.leaves, target_leaves=self._target_stages), schema, targets)
+                one.become(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)
                 made.append(one)
         return made
 
     def _inputs(
-        self, data: Any, target_columns: Sequence[str] | str, where: str, schema: pl.Schema | None = None
+        self, data: Any, target_columns: Sequence[str] | str, schema: pl.Schema | None = None
     ) -> tuple[Engine, pl.Schema, list[str]]:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         if schema is None:
             schema = schema_check.remembered_schema(engine.schema(data))
-        refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+        refuse_empty(len(schema), place())  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
-            raise SchemaError.absent(absent, schema, where=where)
+            raise SchemaError.absent(absent, schema)
         if self._target_stages and not targets:
-            raise ParameterError(
-                f"{where}: there are target stages ({', '.join(name for name, _ in self._target_stages)}) and no target.",
+            raise ParameterError.here(
+                f"there are target stages ({', '.join(name for name, _ in self._target_stages)}) and no target.",
                 "Expected target_columns=[…].",
                 "name the target columns, or leave target_stages out.",
             )
-        self.refuse_targets(targets, where)
+        self.refuse_targets(targets)
         return engine, schema, targets
 
     def become(
@@ -287,11 +295,11 @@ class BasePreprocessor:
                 stages.append((name, rest.pop(0)))
         self._stages = tuple(stages)
 
-    def refuse_targets(self, targets: Sequence[str], where: str) -> None:
+    def refuse_targets(self, targets: Sequence[str]) -> None:
         """Raise SchemaError when a stage works on one of these targets."""
-        stage_list.refuse_targets(self.leaves, targets, where)
+        stage_list.refuse_targets(self.leaves, targets)
 
-    def without_targets(self, targets: Sequence[str], where: str, *, beside: Sequence[str] = ()) -> Self:
+    def without_targets(self, targets: Sequence[str], *, beside: Sequence[str] = ()) -> Self:
         """Return this fitted preprocessor, or a copy without these target columns if it was fitted with them.
 
         The columns `beside` (sample weights) are removed too. The result equals a fit with these targets; no data is
@@ -302,19 +310,19 @@ class BasePreprocessor:
         SchemaError
             When a stage names a target, or the fitted state of another column depends on a target.
         """
-        self.refuse_targets([*targets, *beside], where)
+        self.refuse_targets([*targets, *beside])
         learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
         other = sorted(learned - set(targets))
         if other:
-            raise SchemaError(
-                f"{where}: the target stages were fitted on {other[0]!r}, which is no target now.",
+            raise SchemaError.here(
+                f"the target stages were fitted on {other[0]!r}, which is no target now.",
                 f"Expected the targets of Preprocessor.fit, {list(self._targets)}; got {list(targets)}.",
                 "train on these, or hand the preprocessor over unfitted (preprocessor.clone()).",
             )
         known = [name for name in (*targets, *beside) if name in self.input_schema]
         if not known:
             return self
-        leaves, output = without_targets(self.leaves, without_categories(self.input_schema), known, where)
+        leaves, output = without_targets(self.leaves, without_categories(self.input_schema), known)
         copy = type(self)()
         copy.adopt(self)
         copy._take(leaves)
@@ -328,7 +336,8 @@ class BasePreprocessor:
     @cached_property
     def operations(self) -> list[Operation]:
         """What the fitted stages do to a table, in order."""
-        self._require_fitted("Preprocessor.transform")
+        with at("Preprocessor.transform"):
+            self._require_fitted()
         return [operation for path, leaf in self.leaves if not leaf.resamples for operation in leaf.to_operations(path)]
 
     def transform(self, data: Any) -> Any:
@@ -359,6 +368,7 @@ class BasePreprocessor:
     def _training_operations(self) -> list[Operation]:
         return [operation for path, leaf in self.leaves for operation in leaf.lower_training(path)]
 
+    @at("Preprocessor.inverse_transform")
     def inverse_transform(self, data: Any) -> Any:
         """Return a transformed table in its original columns, in the type of the input: the stages are inverted, the last one first.
 
@@ -384,10 +394,9 @@ class BasePreprocessor:
         >>> p.inverse_transform(p.transform(table)).rows()
         [(1.0, 'a'), (3.0, 'b')]
         """
-        where = "Preprocessor.inverse_transform"
-        self._require_fitted(where)
-        check = schema_check.SchemaCheck(self.output_schema, where)
-        operations = inverse(self.leaves, without_categories(self.input_schema), where)
+        self._require_fitted()
+        check = schema_check.SchemaCheck(self.output_schema)
+        operations = inverse(self.leaves, without_categories(self.input_schema), place())
         back = inverse_transform.InverseTransform(check, operations, list(self.input_schema))
         return registry.engine_for(data).map(data, back)
 
@@ -400,7 +409,8 @@ class BasePreprocessor:
     def row_function(self) -> RowFunction | None:
         """Return the transformation of one row (a dict, changed in place); None when a stage cannot transform single rows."""
         operate = row_function(self.operations, without_categories(self.input_schema))
-        check = schema_check.row_check(self.input_schema, "Preprocessor.transform")
+        with at("Preprocessor.transform"):
+            check = schema_check.row_check(self.input_schema)
         if operate is None or check is None:
             return None
 
@@ -415,14 +425,16 @@ class BasePreprocessor:
     @property
     def input_schema(self) -> pl.Schema:
         """Columns and types that `transform` needs."""
-        self._require_fitted("Preprocessor.input_schema")
+        with at("Preprocessor.input_schema"):
+            self._require_fitted()
         assert self._input is not None
         return self._input
 
     @property
     def output_schema(self) -> pl.Schema:
         """Columns and types that `transform` returns."""
-        self._require_fitted("Preprocessor.output_schema")
+        with at("Preprocessor.output_schema"):
+            self._require_fitted()
         assert self._output is not None
         return self._output
 
@@ -506,10 +518,10 @@ class BasePreprocessor:
         rows.append((counted(len(schema), "feature"), "", diagram.name_list(schema)))
         return diagram.html(f"Preprocessor fitted in {counted(self._scans, 'scan')}", rows)
 
-    def _require_fitted(self, where: str) -> None:
+    def _require_fitted(self) -> None:
         if self._input is None:
-            raise NotFittedError(
-                f"{where}: the preprocessor is not fitted.", "Expected a fitted one.", "call .fit(data) first."
+            raise NotFittedError.here(
+                "the preprocessor is not fitted.", "Expected a fitted one.", "call .fit(data) first."
             )
 
     # -- JSON ------------------------------------------------------------------------------------------------------
@@ -600,7 +612,7 @@ class _Transform:
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         if self._adds:
-            refuse_taken(self._check.where, self._adds, table.collect_schema())
+            refuse_taken(self._check.made_at, self._adds, table.collect_schema())
         return apply_all(self._operations, self._check(table))
 
     def passes(self, names: Sequence[str]) -> list[str]:

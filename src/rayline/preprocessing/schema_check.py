@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import SchemaError
+from rayline.core.errors import SchemaError, place
 from rayline.core.operations.base import Row, RowFunction
 from rayline.core.schema import SPARSE, Kind, category_text, category_values, col, is_category, is_missing, kind_of
 
@@ -54,7 +54,7 @@ class SchemaCheck:
     """
 
     schema: Mapping[str, pl.DataType]
-    where: str
+    made_at: str = field(default_factory=place)  # it works later, and in other processes
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         changes = self._changes(table.collect_schema())
@@ -65,25 +65,25 @@ class SchemaCheck:
         self._changes(present)
         for name, dtype in self.schema.items():
             if _if_all_missing(present[name], dtype):
-                raise SchemaError.dtype(name, _words(dtype), present[name], where=self.where)
+                raise SchemaError.dtype(name, _words(dtype), present[name], where=self.made_at)
             if (
                 present[name].is_temporal()
                 and dtype.is_temporal()
                 and (_zone(present[name]) is None) != (_zone(dtype) is None)
             ):
-                raise _OtherZone(name, dtype, self.where).refusal(present[name])
+                raise _OtherZone(name, dtype, self.made_at).refusal(present[name])
 
     def _changes(self, present: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         missing = [name for name in self.schema if name not in present]
         if missing:
-            raise SchemaError.missing(missing, list(present), where=self.where)
+            raise SchemaError.missing(missing, list(present), where=self.made_at)
         changes = [self._column(name, present[name], dtype) for name, dtype in self.schema.items()]
         return [change for change in changes if change is not None]
 
     def only(self, names: Collection[str]) -> SchemaCheck:
         """The same for some of the columns."""
         wanted = set(names)
-        return SchemaCheck({name: dtype for name, dtype in self.schema.items() if name in wanted}, self.where)
+        return SchemaCheck({name: dtype for name, dtype in self.schema.items() if name in wanted}, self.made_at)
 
     def _column(self, name: str, got: pl.DataType, dtype: pl.DataType) -> pl.Expr | None:
         column = col(name)
@@ -102,28 +102,28 @@ class SchemaCheck:
             got, column = pl.String(), column.cast(pl.String)  # a label that is a number: see `Target`
             return column == "true" if dtype == pl.Boolean else column.cast(dtype)
         if _if_all_missing(got, dtype):
-            change: _Change = _AllMissing(name, result, self.where)
+            change: _Change = _AllMissing(name, result, self.made_at)
         elif category_values(dtype) is not None and _alike(got, category_values(dtype)):
-            change = _CategoryText(name, result, self.where)
+            change = _CategoryText(name, result, self.made_at)
         elif dtype.is_integer() and (got.is_numeric() or got == pl.Boolean):
-            change = _IntegersFromFloats(name, result, self.where)
+            change = _IntegersFromFloats(name, result, self.made_at)
         elif (isinstance(dtype, pl.Array) and isinstance(got, (pl.List, pl.Array))) or (
             dtype == SPARSE and _is_sparse(got)
         ):
-            change = _FixedLengthVectors(name, result, self.where)
+            change = _FixedLengthVectors(name, result, self.made_at)
         elif isinstance(dtype, (pl.Date, pl.Datetime, pl.Time)) and got == pl.String:
-            change = _Iso(name, result, self.where)
+            change = _Iso(name, result, self.made_at)
         elif isinstance(dtype, (pl.Date, pl.Datetime)) and isinstance(got, (pl.Date, pl.Datetime)):
             if (_zone(got) is None) != (_zone(dtype) is None):
-                change = _OtherZone(name, result, self.where)
+                change = _OtherZone(name, result, self.made_at)
             elif isinstance(dtype, pl.Datetime):
                 return column.cast(dtype)
             else:
-                change = _Midnight(name, result, self.where)
+                change = _Midnight(name, result, self.made_at)
         elif kind_of(got) == kind_of(dtype) and kind_of(got) in (Kind.LIST, Kind.VECTOR):
-            change = _Cast(name, result, self.where)
+            change = _Cast(name, result, self.made_at)
         else:
-            raise SchemaError.dtype(name, _words(dtype), _words(got), where=self.where)
+            raise SchemaError.dtype(name, _words(dtype), _words(got), where=self.made_at)
         return column.map_batches(change, return_dtype=result, is_elementwise=True)
 
 
@@ -173,7 +173,7 @@ class _Change(ABC):
 
     name: str
     dtype: pl.DataType
-    where: str
+    made_at: str
 
     def __call__(self, values: pl.Series) -> pl.Series:
         try:
@@ -187,7 +187,7 @@ class _Change(ABC):
     def change(self, values: pl.Series) -> pl.Series: ...
 
     def refusal(self, got: Any) -> SchemaError:
-        return SchemaError.dtype(self.name, self.dtype, got, where=self.where)
+        return SchemaError.dtype(self.name, self.dtype, got, where=self.made_at)
 
 
 class _Cast(_Change):
@@ -213,7 +213,7 @@ class _OtherZone(_AllMissing):
         zone = _zone(self.dtype)
         held = "times with a zone" if zone is None else "dates" if got == pl.Date else "times without a zone"
         return SchemaError(
-            f"{self.where}: column {self.name!r} holds {held}.",
+            f"{self.made_at}: column {self.name!r} holds {held}.",
             f"Expected {self.dtype}; got {got}, and no zone is assumed.",
             f"say what is meant: pl.col({self.name!r}).dt.replace_time_zone({zone!r}).",
         )
@@ -234,12 +234,12 @@ class _IntegersFromFloats(_Change):
             values = values.fill_nan(None) if values.dtype.is_float() else values
             if ((values % 1) != 0).any() or (values.dtype.is_float() and values.is_infinite().any()):
                 raise SchemaError.dtype(
-                    self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction", where=self.where
+                    self.name, f"{self.dtype} (whole numbers)", "numbers with a fraction", where=self.made_at
                 )
         made = values.cast(self.dtype, strict=False)
         beyond = values.filter(made.is_null() & values.is_not_null())
         if len(beyond):
-            raise SchemaError.dtype(self.name, _range(self.dtype), f"{beyond[0]}", where=self.where)
+            raise SchemaError.dtype(self.name, _range(self.dtype), f"{beyond[0]}", where=self.made_at)
         return made
 
 
@@ -330,7 +330,7 @@ def _zoned(text: str) -> dt.datetime:
     return value.astimezone(dt.UTC)
 
 
-def row_check(schema: Mapping[str, pl.DataType], where: str) -> RowFunction | None:
+def row_check(schema: Mapping[str, pl.DataType]) -> RowFunction | None:
     """The same for one row; None when a column has a type that single rows are not made for (vectors, times with a zone, …)."""
     readers: list[tuple[str, Callable[[Any], Any], pl.DataType]] = []
     for name, dtype in schema.items():
@@ -338,6 +338,7 @@ def row_check(schema: Mapping[str, pl.DataType], where: str) -> RowFunction | No
         if reader is None:
             return None
         readers.append((name, reader, dtype))
+    where = place()
 
     def check(row: Row) -> None:
         for name, reader, dtype in readers:

@@ -64,13 +64,13 @@ def named_columns(leaf: Stage) -> set[str]:
     return named
 
 
-def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str], where: str) -> None:
+def refuse_targets(leaves: Sequence[tuple[str, Stage]], targets: Sequence[str]) -> None:
     """Raise SchemaError when one of these stages names a target among its columns."""
     for path, leaf in leaves:
         taken = sorted(named_columns(leaf) & set(targets))
         if taken:
-            raise SchemaError(
-                f"{where}: stage {path!r} works on {taken[0]!r}, which is a target column.",
+            raise SchemaError.here(
+                f"stage {path!r} works on {taken[0]!r}, which is a target column.",
                 f"Expected stages on features only; the targets are {list(targets)}.",
                 "name other columns in it; to transform the target, use target_stages=.",
             )

@@ -14,10 +14,7 @@ from rayline.preprocessing.stage_list import named_columns
 
 
 def without_targets(
-    leaves: Sequence[tuple[str, Stage]],
-    schema: Mapping[str, pl.DataType],
-    targets: Sequence[str],
-    where: str,
+    leaves: Sequence[tuple[str, Stage]], schema: Mapping[str, pl.DataType], targets: Sequence[str]
 ) -> tuple[list[Stage], pl.Schema]:
     """Return the fitted stages, and their output schema, as if `targets` had not been features in their fit.
 
@@ -36,7 +33,7 @@ def without_targets(
     for path, leaf in leaves:
         one = _without(leaf, gone, worked | seen, targets)
         if one is None or _reads_absent(one.to_operations(path), after) or _learned_from(one, seen, after, targets):
-            raise _refusal(path, leaf, targets, where)
+            raise _refusal(path, leaf, targets)
         old = leaf.to_operations(path)
         if one is not leaf or seen:
             worked |= {name for name in leaf.state["columns"] if name in targets}
@@ -48,7 +45,7 @@ def without_targets(
         gone = {name for name in before if name not in after} | {*targets}
         seen &= after.keys()
         if any(name in targets for name in after):
-            raise _refusal(path, leaf, targets, where)
+            raise _refusal(path, leaf, targets)
         made.append(one)
     return made, pl.Schema(after)
 
@@ -87,10 +84,10 @@ def _learned_from(
     return any(column in columns for request in asked for column in request.columns)
 
 
-def _refusal(path: str, leaf: Stage, targets: Sequence[str], where: str) -> SchemaError:
+def _refusal(path: str, leaf: Stage, targets: Sequence[str]) -> SchemaError:
     names = ", ".join(map(repr, targets))
-    return SchemaError(
-        f"{where}: stage {path!r} ({type(leaf).__name__}) was fitted with {names} among the features, and what it learned of "
+    return SchemaError.here(
+        f"stage {path!r} ({type(leaf).__name__}) was fitted with {names} among the features, and what it learned of "
         "others depends on that.",
         f"Expected a preprocessor that was fitted with target_columns={list(targets)}.",
         "fit it so, or pass it unfitted (preprocessor.clone()): then it is fitted on the features alone.",

@@ -350,7 +350,8 @@ class _Plan:
         """Raise ResourceError when the running Ray has no node with the GPU of a replica: Ray Serve would wait for one."""
         if self.use_gpu is True:
             actor = self.placement["ray_actor_options"]
-            registry.engine("ray").require("to_deployment", {"CPU": actor["num_cpus"], "GPU": actor["num_gpus"]})
+            with at("to_deployment"):
+                registry.engine("ray").require({"CPU": actor["num_cpus"], "GPU": actor["num_gpus"]})
 
     def _actor(self) -> Mapping[str, Any]:
         """Return the resources of a replica in the running Ray: with use_gpu="auto" a GPU where there is one."""

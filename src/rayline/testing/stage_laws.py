@@ -269,7 +269,7 @@ def _targets_are_let_go(case: StageCase) -> None:
         try:
             fitted = Preprocessor(chain).fit(case.table, target_columns=case.targets)
             expected = Preprocessor(chain).fit(case.table, target_columns=target)
-            found = fitted.without_targets(target, "train.fit")
+            found = fitted.without_targets(target)
         except RaylineError:
             continue
         problem = difference(_of(expected), _of(found), case.rtol, "preprocessor")
@@ -396,11 +396,11 @@ def _learned(fitted: Preprocessor) -> Any:
     return stage.learned
 
 
-def _check_schema(fitted: Preprocessor, result: pl.DataFrame, where: str) -> None:
+def _check_schema(fitted: Preprocessor, result: pl.DataFrame, what: str) -> None:
     for name, dtype in fitted.output_schema.items():
-        assert name in result.columns, f"{where}: column {name!r} of the declared output is missing"
+        assert name in result.columns, f"{what}: column {name!r} of the declared output is missing"
         got = result.schema[name]
-        assert got == dtype, f"{where}: column {name!r} is {got}, declared {dtype}"
+        assert got == dtype, f"{what}: column {name!r} is {got}, declared {dtype}"
 
 
 def _named(stage: Stage) -> set[str]:

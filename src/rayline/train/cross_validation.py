@@ -261,7 +261,7 @@ def cross_validate(
         stratify = True if len(roles.labels) == 1 and is_class else None
     by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
     pair = {} if not roles.pair else {roles.pair: roles.targets[-1]}
-    splitter = chosen_splitter(cv, WHERE, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
+    splitter = chosen_splitter(cv, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
     if isinstance(splitter, StratifiedKFold) and splitter.column is None:
         splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
     options: Mapping[str, Any] = {

@@ -222,7 +222,7 @@ class RowPreparation:
         given = table.collect_schema()
         others = {name: dtype for name, dtype in self.features.items() if given.get(name, dtype) != dtype}
         with at(WHERE):
-            table = SchemaCheck(others, "train.fit")(table)
+            table = SchemaCheck(others)(table)
         columns = map(col, (*self.features, *self.targets))
         return table.select(*columns, *self._weights())
 

@@ -73,7 +73,7 @@ class TableFit(FitDriver):
             line.now("preprocessor")
             fitted, fit = given.clone(), self._fit
         else:
-            fitted, fit = given.without_targets(roles.targets, WHERE, beside=roles.beside), self._ask
+            fitted, fit = given.without_targets(roles.targets, beside=roles.beside), self._ask
         spec, outcome = resolve(
             self.trainer, roles, fitted.leaves, given.target_stages, lambda profiler: fit(fitted, profiler)
         )
@@ -100,7 +100,7 @@ class TableFit(FitDriver):
         """Fit the preprocessor, and answer the profiler's questions in the same scan."""
         roles = self.inputs.roles
         return fitted.fit_and_ask(
-            self.inputs.train, target_columns=roles.targets, ask=profiler, beside=roles.beside, schema=roles.schema, where=WHERE
+            self.inputs.train, target_columns=roles.targets, ask=profiler, beside=roles.beside, schema=roles.schema
         )  # fmt: skip
 
     def _ask(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
@@ -108,7 +108,7 @@ class TableFit(FitDriver):
         inputs, roles = self.inputs, self.inputs.roles
         engine, output = registry.engine_for(inputs.train), fitted.output_schema
         assert inputs.train_schema is not None
-        schema_check.SchemaCheck(fitted.input_schema, WHERE).refuse_types(inputs.train_schema)
+        schema_check.SchemaCheck(fitted.input_schema).refuse_types(inputs.train_schema)
         view = FitContext((), output, roles.targets, untouched=_untouched(fitted))
         columns = [*profiler.features(output), *roles.targets, *roles.beside]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))

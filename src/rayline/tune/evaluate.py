@@ -292,7 +292,7 @@ class FoldEvaluator:
         self.fitters = [
             FoldFitter(
                 engine or GroupEngine(), self._rows, problem.schema, CellColumn(f"{CELL}{split}"), folds,
-                targets=problem.target.columns, beside=problem.beside, where=WHERE,
+                targets=problem.target.columns, beside=problem.beside,
                 known=None if known is None else known[split],
             )
             for split, folds in enumerate(problem.splits)

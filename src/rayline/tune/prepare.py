@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -261,8 +261,8 @@ def _over_rows(
     inputs = rows.inputs
     beside = () if inputs.weight is None else (inputs.weight,)
     if preprocessor is not None:
-        preprocessor.refuse_targets([*inputs.targets, *beside], WHERE)
-        fit_planner.FitPlan(WHERE, preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
+        preprocessor.refuse_targets([*inputs.targets, *beside])
+        fit_planner.FitPlan(preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
     target = _target(trainer, rows, Preprocessor() if preprocessor is None else preprocessor)
     _check_test_labels(rows, target, trainer)
     names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
@@ -342,7 +342,7 @@ def _stored() -> Any:
 
 def _groups(data: Any, schema: Mapping[str, pl.DataType], absent: Mapping[str, pl.DataType]) -> RowGroups:
     """The rows in the types of the schema, missing values as null: of a table here, of a Dataset in the object store."""
-    conform = ConformedRows(schema, WHERE, absent)
+    conform = ConformedRows(schema, absent)
     if type(data).__module__.partition(".")[0] == "ray":
         return _stored().StoredGroups.of_dataset(data, conform, pl.Schema({**schema, **absent}))  # type: ignore[no-any-return]
     frame: pl.DataFrame = registry.engine_for(data).collect(data)
@@ -397,7 +397,7 @@ def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Tar
         (),
         named,
         lambda ask: fit_planner.fit(
-            rows.engine, groups, (), schema, targets=inputs.targets, ask=ask, where=WHERE, target_leaves=named
+            rows.engine, groups, (), schema, targets=inputs.targets, ask=ask, target_leaves=named
         ),
     )
     return spec.target
@@ -427,10 +427,11 @@ class _CheckedLabels:
     target: Target
     schema: Mapping[str, pl.DataType]
     objective: Any
+    made_at: str = field(default_factory=place)
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        labels = schema_check.SchemaCheck(self.schema, WHERE)(table).select(map(col, self.schema)).collect()
-        Rows.of(labels, {}, self.target).check_labels(self.objective, f"{WHERE} (test data)")
+        labels = schema_check.SchemaCheck(self.schema, self.made_at)(table).select(map(col, self.schema)).collect()
+        Rows.of(labels, {}, self.target).check_labels(self.objective, f"{self.made_at} (test data)")
         return labels.lazy()
 
 
@@ -505,4 +506,4 @@ def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
             "add cv=5.",
         )
     by = {key: data[key] for key in ("groups", "stratify", "time")}
-    return chosen_splitter(cv, WHERE, ranked=group, **by)
+    return chosen_splitter(cv, ranked=group, **by)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ import polars as pl
 import polars.selectors as cs
 
 from rayline.core.engine import Engine, Placement
+from rayline.core.errors import place
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import CHUNK_ROWS, Scan, TableFunction
 from rayline.core.scan_results import Answers, merge_answers
@@ -39,11 +40,11 @@ class ConformedRows:
     """Brings raw rows into the types of a schema, missing values as null; what they lack of `absent` is null, too."""
 
     schema: Mapping[str, pl.DataType]
-    where: str
     absent: Mapping[str, pl.DataType]
+    made_at: str = field(default_factory=place)
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        rows = SchemaCheck(self.schema, self.where)(table).select(map(col, self.schema))
+        rows = SchemaCheck(self.schema, self.made_at)(table).select(map(col, self.schema))
         return rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in self.absent.items())
 
 

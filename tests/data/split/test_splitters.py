@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, at
 from rayline.core.scan import Scan
 from rayline.core.scan_results import merge_answers
 from rayline.core.statistics.base import StatisticRequest
@@ -287,11 +287,11 @@ def test_no_rows() -> None:
 
 
 def test_cv_arguments() -> None:
-    assert splitter(5, "tune.run") == KFold(5)
-    assert splitter(Bootstrap(3), "tune.run") == Bootstrap(3)
+    assert splitter(5) == KFold(5)
+    assert splitter(Bootstrap(3)) == Bootstrap(3)
     for wrong in (1, 0, True, 2.5, "5", None):
-        with pytest.raises(ParameterError, match=r"tune\.run: cv"):
-            splitter(wrong, "tune.run")
+        with at("tune.run"), pytest.raises(ParameterError, match=r"tune\.run: cv"):
+            splitter(wrong)
 
 
 @pytest.mark.ray

@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.engine import Engine
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, place
 from rayline.core.representation import representation
 from rayline.core.schema import Kind, kind_of, refuse_empty
 from rayline.data.split.duplicate_rows import RowOccurrenceKey
@@ -90,26 +90,26 @@ class Splitter(ABC):
             yield from zip(found[::2], found[1::2], strict=True)
 
 
-def unique_row_key(engine: Engine, data: Any, seed: int, purpose: str, where: str) -> RowHash | RowOccurrenceKey:
+def unique_row_key(engine: Engine, data: Any, seed: int, purpose: str) -> RowHash | RowOccurrenceKey:
     """Return a key of each row's content that also distinguishes equal rows."""
-    return KeyDivision(engine, data, where, *content_keys(engine.schema(data), seed, purpose, where)).unique_row_key()
+    return KeyDivision(engine, data, *content_keys(engine.schema(data), seed, purpose)).unique_row_key()
 
 
-def time_division(engine: Engine, data: Any, column: str, where: str) -> KeyDivision:
+def time_division(engine: Engine, data: Any, column: str) -> KeyDivision:
     """Return the division of rows by the order of a column. Raises SchemaError when it is missing or cannot be ordered."""
-    dtype = schema_with(engine, data, [column], where)[column]
+    dtype = schema_with(engine, data, [column])[column]
     if kind_of(dtype) not in (Kind.NUMERIC, Kind.DATETIME) and dtype not in (pl.Time, pl.Duration, pl.Null):
-        raise SchemaError.dtype(column, "dates, times or numbers", dtype, where=where)
-    return KeyDivision(engine, data, where, TimeKey(column), unit=f"moments of {column!r}", is_ordered=True)
+        raise SchemaError.dtype(column, "dates, times or numbers", dtype)
+    return KeyDivision(engine, data, TimeKey(column), unit=f"moments of {column!r}", is_ordered=True)
 
 
-def schema_with(engine: Engine, data: Any, columns: Sequence[str], where: str) -> pl.Schema:
+def schema_with(engine: Engine, data: Any, columns: Sequence[str]) -> pl.Schema:
     """Return the schema of the data. Raises SchemaError when it lacks one of these columns."""
     schema = engine.schema(data)
-    refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+    refuse_empty(len(schema), place())  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
     if missing:
-        raise SchemaError.absent(missing, schema, where=where)
+        raise SchemaError.absent(missing, schema)
     return schema
 
 

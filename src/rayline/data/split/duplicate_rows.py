@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from rayline.core.engine import Scanner
-from rayline.core.errors import DataError
+from rayline.core.errors import DataError, place
 from rayline.core.scan import Scan
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import GroupTable
@@ -44,22 +44,22 @@ class RowOccurrenceKey:
         The hash of the rows.
     offsets
         Where numbers begin in each block; None for a table that is in one piece.
-    where
-        Who asks, for errors.
+    made_at
+        The public call that made it, which its errors name.
     """
 
     rows: RowHash
     offsets: Offsets | None = field(default=None, compare=False, repr=False)
-    where: str = "split"
+    made_at: str = field(default_factory=place)
     is_local: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, engine: Scanner, data: Any, rows: RowHash, where: str) -> Self:
+    def of(cls, engine: Scanner, data: Any, rows: RowHash) -> Self:
         """For this data: one scan, which counts the different rows of each block."""
         request = StatisticRequest(BlockHashCounts, (BLOCK, ROW))
         pairs = engine.scan(data, Scan([request], attach=_Blocked(rows)))[0][request]
         assert isinstance(pairs, BlockHashCounts)
-        return cls(rows, pairs.offsets(), where)
+        return cls(rows, pairs.offsets())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class RowOccurrenceKey:
             known = self.offsets.get(_fingerprint(rows))
             if known is None:
                 raise DataError(
-                    f"{self.where}: the blocks of the dataset are not those that the split was prepared on.",
+                    f"{self.made_at}: the blocks of the dataset are not those that the split was prepared on.",
                     "Expected the same blocks at every read, to tell equal rows apart.",
                     "materialise it first: ds = ds.materialize().",
                 )

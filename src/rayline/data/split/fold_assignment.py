@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError
+from rayline.core.errors import DataError, SchemaError, at, place
 from rayline.core.schema import Kind, col, kind_of, refuse_empty
 from rayline.data.split.order_statistics import ALL
 from rayline.data.split.row_hash import RowHash, Words
@@ -71,7 +71,7 @@ def _ordered(values: pl.Series) -> pl.Series:
 class FoldAssignment(ABC):
     """Gives each row its cell: a function from the names of a table's columns to an expression."""
 
-    where: str
+    made_at: str
 
     @property
     @abstractmethod
@@ -91,7 +91,7 @@ class FoldAssignment(ABC):
         """The cells of a table with these columns. Raises SchemaError when one of its own is missing."""
         missing = [name for name in self.columns if name not in names]
         if missing:
-            raise SchemaError.missing(missing, names, where=self.where)
+            raise SchemaError.missing(missing, names, where=self.made_at)
         return self.expression()
 
 
@@ -102,7 +102,7 @@ class ThresholdAssignment(FoldAssignment):
     key: RowKey
     stratum: RowHash | None
     cuts: tuple[tuple[int, tuple[int, ...]], ...]  # (stratum, thresholds in ascending order), sorted
-    where: str = "split"
+    made_at: str = field(default_factory=place)
 
     @property
     def is_local(self) -> bool:
@@ -141,7 +141,8 @@ class ThresholdAssignment(FoldAssignment):
         places = np.minimum(np.searchsorted(known, strata), len(known) - 1)
         if (known[places] != strata).any():
             assert self.stratum is not None
-            raise _other_data(self.where, self.stratum.columns)
+            with at(self.made_at):
+                raise _other_data(self.stratum.columns)
         return places
 
 
@@ -151,7 +152,7 @@ class KeyAssignment(FoldAssignment):
 
     key: RowKey
     members: tuple[tuple[int, int], ...]  # (key, cell), sorted
-    where: str = "split"
+    made_at: str = field(default_factory=place)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -166,28 +167,29 @@ class KeyAssignment(FoldAssignment):
         wanted = keys.to_numpy()
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         if (known[places] != wanted).any():
-            raise _other_data(self.where, self.columns)
+            with at(self.made_at):
+                raise _other_data(self.columns)
         return pl.Series(cells[places])
 
 
-def _other_data(where: str, columns: Sequence[str]) -> DataError:
-    return DataError(
-        f"{where}: a row has values that were not there when the split was prepared (columns {list(columns)[:4]}).",
+def _other_data(columns: Sequence[str]) -> DataError:
+    return DataError.here(
+        f"a row has values that were not there when the split was prepared (columns {list(columns)[:4]}).",
         "Expected the rows that the split was prepared on.",
         "prepare it again on this data; a dataset that changes from read to read must be materialised first.",
     )
 
 
-def content_keys(schema: pl.Schema, seed: int, purpose: str, where: str) -> tuple[RowHash, RowHash]:
+def content_keys(schema: pl.Schema, seed: int, purpose: str) -> tuple[RowHash, RowHash]:
     """Two hashes of the rows: of a few columns that usually tell rows apart, which costs little, and of all columns.
 
     Which columns those few are must not hang on what differs between libraries (an integer column with gaps is a float
     column in pandas).
     """
     usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
-    refuse_empty(len(schema), where)  # an empty Dataset has no columns either
+    refuse_empty(len(schema), place())  # an empty Dataset has no columns either
     if not usable:
-        raise SchemaError(f"{where}: no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
+        raise SchemaError.here("no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
     numbers = [name for name in usable if kind_of(schema[name]) in (Kind.NUMERIC, Kind.DATETIME)][:FEW]
     few = tuple(numbers if len(numbers) > 1 else usable)
     return RowHash(few, seed, purpose), RowHash(tuple(usable), seed, purpose)

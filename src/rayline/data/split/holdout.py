@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.data.split.base import Folds, Splitter, check_seed, schema_with, time_division
 from rayline.data.split.fold_assignment import content_keys
 from rayline.data.split.fold_cells import FoldCells
@@ -52,7 +52,8 @@ class Holdout(Splitter):
     where: ClassVar[str] = "Holdout"
 
     def __post_init__(self) -> None:
-        check_percentage(self.where, self.percentage)
+        with at(self.where):
+            check_percentage(self.percentage)
         check_seed(self)
         given = [n for n in ("stratify", "group", "time") if getattr(self, n) is not None]
         if len(given) > 1:
@@ -63,19 +64,20 @@ class Holdout(Splitter):
             )
 
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        cells, counted = self._division(engine, data).cut(self._sizes, [1.0 - self.percentage])
+        with at(self.where):
+            cells, counted = self._division(engine, data).cut(self._sizes, [1.0 - self.percentage])
         return (Folds(cells, (FoldCells((0,), (1,)),), counted),)
 
     def _division(self, engine: Engine, data: Any) -> KeyDivision:
         if self.time is not None:
-            return time_division(engine, data, self.time, self.where)
+            return time_division(engine, data, self.time)
         named = [name for name in (self.stratify, self.group) if name is not None]
-        schema = schema_with(engine, data, named, self.where)
+        schema = schema_with(engine, data, named)
         if self.group is not None:
             key = RowHash((self.group,), self.seed, "holdout")
-            return KeyDivision(engine, data, self.where, key, unit=f"groups of {self.group!r}")
-        keys = content_keys(schema, self.seed, "holdout", self.where)
-        return KeyDivision(engine, data, self.where, *keys, stratum=self.stratify)
+            return KeyDivision(engine, data, key, unit=f"groups of {self.group!r}")
+        keys = content_keys(schema, self.seed, "holdout")
+        return KeyDivision(engine, data, *keys, stratum=self.stratify)
 
     def _sizes(self, n_rows: Mapping[int, int]) -> Sizes:
         # Rounding what has been held out so far, stratum after stratum, makes each and their sum right to within one row.
@@ -93,11 +95,11 @@ def rounded(percentage: float, n_rows: int) -> int:
     return int(percentage * n_rows + 0.5)
 
 
-def check_percentage(where: str, percentage: Any) -> None:
+def check_percentage(percentage: Any) -> None:
     """Raise ParameterError unless it is a share between 0 and 1."""
     if isinstance(percentage, bool) or not isinstance(percentage, (int, float)) or not 0.0 < percentage < 1.0:
-        raise ParameterError(
-            f"{where}: percentage has a wrong value.",
+        raise ParameterError.here(
+            "percentage has a wrong value.",
             f"Expected a share between 0 and 1, both excluded; got {percentage!r}.",
             f"for {percentage} % write {percentage / 100}." if percentage in range(1, 100) else "0.2 holds out 20 %.",
         )

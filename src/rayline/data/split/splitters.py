@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.data.split.base import (
     Folds,
     Splitter,
@@ -65,9 +65,9 @@ class KFold(Splitter):
         check_seed(self)
 
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        where = type(self).__name__
-        keys = content_keys(engine.schema(data), self.seed, self.purpose, where)
-        return (_equal_folds(KeyDivision(engine, data, where, *keys), self.n_splits),)
+        with at(type(self).__name__):
+            keys = content_keys(engine.schema(data), self.seed, self.purpose)
+            return (_equal_folds(KeyDivision(engine, data, *keys), self.n_splits),)
 
 
 @known_arguments
@@ -101,6 +101,7 @@ class StratifiedKFold(Splitter):
         check_count(self, "n_splits", 2)
         check_seed(self)
 
+    @at("StratifiedKFold")
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
         column = self.column
         if column is None:
@@ -111,9 +112,9 @@ class StratifiedKFold(Splitter):
                     'name the column of classes: StratifiedKFold(5, column="late").',
                 )
             column = target_columns[0]
-        schema = schema_with(engine, data, [column], "StratifiedKFold")
-        keys = content_keys(schema, self.seed, KFold.purpose, "StratifiedKFold")
-        return (_equal_folds(KeyDivision(engine, data, "StratifiedKFold", *keys, stratum=column), self.n_splits),)
+        schema = schema_with(engine, data, [column])
+        keys = content_keys(schema, self.seed, KFold.purpose)
+        return (_equal_folds(KeyDivision(engine, data, *keys, stratum=column), self.n_splits),)
 
 
 @known_arguments
@@ -150,10 +151,11 @@ class GroupKFold(Splitter):
         check_column(self, self.column)
         check_seed(self)
 
+    @at("GroupKFold")
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        schema_with(engine, data, [self.column], "GroupKFold")
+        schema_with(engine, data, [self.column])
         key = RowHash((self.column,), self.seed, KFold.purpose)
-        division = KeyDivision(engine, data, "GroupKFold", key, unit=f"groups of {self.column!r}")
+        division = KeyDivision(engine, data, key, unit=f"groups of {self.column!r}")
         return (_equal_folds(division, self.n_splits),)
 
 
@@ -188,8 +190,9 @@ class TimeSeriesSplit(Splitter):
         check_count(self, "n_splits", 1)
         check_column(self, self.column)
 
+    @at("TimeSeriesSplit")
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        division = time_division(engine, data, self.column, "TimeSeriesSplit")
+        division = time_division(engine, data, self.column)
         n_cells = self.n_splits + 1
 
         def sizes(n_rows: Mapping[int, int]) -> Sizes:
@@ -232,9 +235,10 @@ class RepeatedKFold(Splitter):
         check_count(self, "n_repeats", 1)
         check_seed(self)
 
+    @at("RepeatedKFold")
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
-        key = unique_row_key(engine, data, self.seed, KFold.purpose, "RepeatedKFold")
-        divisions = (KeyDivision(engine, data, "RepeatedKFold", SaltedKey(key, i)) for i in range(self.n_repeats))
+        key = unique_row_key(engine, data, self.seed, KFold.purpose)
+        divisions = (KeyDivision(engine, data, SaltedKey(key, i)) for i in range(self.n_repeats))
         return tuple(_equal_folds(division, self.n_splits) for division in divisions)
 
 
@@ -272,30 +276,27 @@ class Bootstrap(Splitter):
         check_count(self, "n_splits", 1)
         check_seed(self)
 
+    @at("Bootstrap")
     def prepare(self, engine: Engine, data: Any, *, target_columns: Sequence[str] = ()) -> tuple[Folds, ...]:
         probabilities = list(accumulate(range(1, self.MOST), lambda p, m: p / m, initial=exp(-1.0)))
         cuts = ((0, tuple(int(share * (1 << BITS)) for share in accumulate(probabilities))),)
         drawn = tuple(cell for cell in range(1, self.MOST + 1) for _ in range(cell))
-        key = unique_row_key(engine, data, self.seed, "bootstrap", "Bootstrap")
+        key = unique_row_key(engine, data, self.seed, "bootstrap")
         keys = (SaltedKey(key, i) for i in range(self.n_splits))
-        return tuple(
-            Folds(ThresholdAssignment(key, None, cuts, "Bootstrap"), (FoldCells(drawn, (0,)),)) for key in keys
-        )
+        return tuple(Folds(ThresholdAssignment(key, None, cuts), (FoldCells(drawn, (0,)),)) for key in keys)
 
 
-def splitter(cv: Any, where: str) -> Splitter:
+def splitter(cv: Any) -> Splitter:
     """What a `cv=` argument means: a number of folds, or a splitter. Raises ParameterError on anything else."""
     if isinstance(cv, Splitter):
         return cv
     if isinstance(cv, int) and not isinstance(cv, bool) and cv >= 2:
         return KFold(cv)
-    raise ParameterError.value(
-        "cv", "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5)", cv, where=where
-    )
+    raise ParameterError.value("cv", "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5)", cv)
 
 
 def chosen_splitter(
-    cv: Any, where: str, *, groups: Any = None, stratify: Any = None, time: Any = None, ranked: str | None = None
+    cv: Any, *, groups: Any = None, stratify: Any = None, time: Any = None, ranked: str | None = None
 ) -> Splitter:
     """Return the splitter that `cv` and one of `groups`, `stratify` and `time` stand for.
 
@@ -305,13 +306,13 @@ def chosen_splitter(
     """
     columns = {"groups": groups, "stratify": stratify, "time": time}
     chosen = [name for name, column in columns.items() if column is not None]
-    made = splitter(cv, where)
+    made = splitter(cv)
     is_number = isinstance(made, KFold) and not isinstance(cv, Splitter)
     if not chosen:
         return GroupKFold(made.n_splits, column=ranked) if ranked is not None and is_number else made  # type: ignore[attr-defined]
     if len(chosen) > 1 or not is_number:
-        raise ParameterError(
-            f"{where}: {' and '.join(chosen)} cannot be combined with cv={cv!r}{' and each other' if len(chosen) > 1 else ''}.",
+        raise ParameterError.here(
+            f"{' and '.join(chosen)} cannot be combined with cv={cv!r}{' and each other' if len(chosen) > 1 else ''}.",
             "Expected cv to be a number of folds, and one of groups, stratify and time.",
             "pass a splitter as cv, for example rayline.data.GroupKFold(5, column=…).",
         )

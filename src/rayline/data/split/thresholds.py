@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from rayline.core.engine import Scanner
-from rayline.core.errors import DataError, counted
+from rayline.core.errors import DataError, counted, place
 from rayline.core.scan import Scan
 from rayline.core.schema import refuse_empty
 from rayline.core.statistics.base import StatisticRequest
@@ -46,7 +46,6 @@ class KeyDivision:
 
     engine: Scanner
     data: Any
-    where: str
     key: RowKey
     rows: RowHash | None = None
     stratum: str | None = None
@@ -73,10 +72,10 @@ class KeyDivision:
         key = self.key
         sizes, found, cuts, ladders = self._by(key, wanted, shares)
         if self.rows is not None and (found != sizes or _repeat(ladders, cuts)):
-            key = RowOccurrenceKey.of(self.engine, self.data, self.rows, self.where)
+            key = RowOccurrenceKey.of(self.engine, self.data, self.rows)
             sizes, found, cuts, ladders = self._by(key, wanted, shares)
         thresholds = tuple((stratum, tuple(cut.key for cut in each)) for stratum, each in cuts.items())
-        cells: FoldAssignment = ThresholdAssignment(key, self._stratum, thresholds, self.where)
+        cells: FoldAssignment = ThresholdAssignment(key, self._stratum, thresholds)
         if (
             found != sizes
             and self.unit
@@ -84,7 +83,7 @@ class KeyDivision:
             and not any(ladder.level for ladder in ladders.values())
         ):
             members, found = _packed(ladders, sizes)
-            cells = KeyAssignment(key, members, self.where)
+            cells = KeyAssignment(key, members)
         self._refuse(found, sizes, ladders)
         return cells, _totals(found)
 
@@ -93,7 +92,7 @@ class KeyDivision:
         assert self.rows is not None
         ladders = self._scan(self.rows, [0.5])
         if any(ladder.repeats(ladder.n_rows // 2) for ladder in ladders.values()):
-            return RowOccurrenceKey.of(self.engine, self.data, self.rows, self.where)
+            return RowOccurrenceKey.of(self.engine, self.data, self.rows)
         return self.rows
 
     def _by(
@@ -118,17 +117,17 @@ class KeyDivision:
         assert isinstance(ranks, OrderStatistics)
         if ranks.overflow:
             raise DataError(
-                f"{self.where}: column {self.stratum!r} has more than {MAX_STRATA:,} different values.",
+                f"{place()}: column {self.stratum!r} has more than {MAX_STRATA:,} different values.",
                 "Expected classes to stratify by.",
                 "name a column of classes, or bin this one first.",
             )
         if ranks.n_null:
             raise DataError(
-                f"{self.where}: column {key.columns[0]!r} is missing in {counted(ranks.n_null, 'row')}.",
+                f"{place()}: column {key.columns[0]!r} is missing in {counted(ranks.n_null, 'row')}.",
                 "Expected a value in every row, to order the rows by.",
                 "drop these rows, or fill them.",
             )
-        refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()), self.where)
+        refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()), place())
         return dict(sorted(ranks.ladders.items()))
 
     def _cuts(
@@ -147,7 +146,7 @@ class KeyDivision:
         cuts = {s: [cut for cut in each if cut is not None] for s, each in found.items()}
         if any(len(cuts[s]) < len(ends[s]) for s in ends):
             raise DataError(
-                f"{self.where}: the data changed between two reads.",
+                f"{place()}: the data changed between two reads.",
                 "Expected the same rows each time.",
                 "materialise the dataset first: ds = ds.materialize().",
             )
@@ -158,7 +157,7 @@ class KeyDivision:
         n_rows = sum(totals)
         if 0 in asked:
             raise DataError(
-                f"{self.where}: there are too few rows to divide so: {n_rows:,}.",
+                f"{place()}: there are too few rows to divide so: {n_rows:,}.",
                 f"Expected rows in every part; got parts of {_shown(asked)}.",
                 "divide into fewer or other parts, or bring more rows.",
             )
@@ -166,7 +165,7 @@ class KeyDivision:
             n_keys = sum(len(ladder.coarse) for ladder in ladders.values())
             number = f"{n_keys:,} {self.unit}" if not any(ladder.level for ladder in ladders.values()) else self.unit
             raise DataError(
-                f"{self.where}: the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
+                f"{place()}: the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
                 f"Expected parts of {_shown(asked)} rows; the nearest are {_shown(totals)}.",
                 f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
             )

@@ -10,7 +10,7 @@ import polars as pl
 from rayline.compat.ray import dataset_with_own_settings
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import DataError, ParameterError, counted
+from rayline.core.errors import DataError, ParameterError, at, counted, place
 from rayline.core.schema import refuse_empty
 from rayline.data.split.fold_rows import take
 from rayline.data.split.holdout import Holdout, check_percentage, rounded
@@ -23,6 +23,7 @@ class _Split(Holdout):
 
 
 @known_arguments
+@at(WHERE)
 def train_test_split(
     ds: Any,
     percentage: float = 0.2,
@@ -90,7 +91,7 @@ def train_test_split(
     groups = _renamed(others, groups)
     if test_size is not None:
         percentage = _share(ds, test_size, percentage)
-    check_percentage(WHERE, percentage)
+    check_percentage(percentage)
     if not isinstance(shuffle, bool):
         raise ParameterError.value("shuffle", "True or False", shuffle, where=WHERE)
     if not shuffle and time is None:
@@ -154,7 +155,7 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
         ds.context.execution_options.preserve_order = True
         ds = ds.materialize()
     n_rows = _n_rows(ds)
-    refuse_empty(n_rows, WHERE)
+    refuse_empty(n_rows, place())
     n_test = rounded(percentage, n_rows)
     n_train = n_rows - n_test
     if not n_test or not n_train:
