@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs release bench clean
+.PHONY: help quickstart test test-fast test-ray test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs migration release bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -105,6 +105,10 @@ package: $(VENV)/.dev  ## build sdist and wheel, install the wheel with EXTRA in
 docs: $(VENV)/.docs  ## the documentation site, its tutorials executed: build/docs/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
 	$(BIN)/python -m docs._ext.check_site build/docs
+
+# Each library of the migration pages in an environment of its own below build/peers; PYTHON310=… for Ray AIR, which needs Python 3.10.
+migration: $(VENV)/.test  ## run both columns of the migration pages, the first one in the other library's environment (minutes, GBs)
+	$(BIN)/python -m docs._ext.migration
 
 release: lint test package docs  ## check that this version is ready, build it into dist/, write its notes from the changelog
 	$(BIN)/python .ci/release.py

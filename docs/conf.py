@@ -30,7 +30,14 @@ extensions = [
     "sphinx_copybutton",
     "guide_pages", "reference_pages", "command_line_page", "import_map", "llms_text",  # ours, in _ext
 ]  # fmt: skip
-exclude_patterns = ["_build", "install/matrix.md", "_ext", "decisions/0000-template.md", "notebooks"]
+exclude_patterns = [
+    "_build",
+    "install/matrix.md",
+    "migration/executed.md",
+    "_ext",
+    "decisions/0000-template.md",
+    "notebooks",
+]
 suppress_warnings = [
     "myst.strikethrough",
     "misc.highlighting_failure",  # output of programs is no Python
@@ -75,7 +82,8 @@ html_css_files = ["rayline.css"]
 html_favicon = "_static/mark.svg"
 html_show_sourcelink = False
 html_copy_source = False
-html_sidebars = {"index": [], "about/changelog": [], "benchmarks": []}
+TWO_COLUMNS = {f"migration/{path.stem}": [] for path in HERE.glob("migration/*.md")}  # they need the room
+html_sidebars = {"index": [], "about/changelog": [], "benchmarks": [], **TWO_COLUMNS}
 html_theme_options = {
     "logo": {"text": "Rayline", "image_light": "_static/mark.svg", "image_dark": "_static/mark.svg"},
     "navbar_align": "left",
@@ -83,7 +91,7 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], **TWO_COLUMNS},
     "footer_start": ["copyright"],
     "footer_center": [],
     "footer_end": [],

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from docs._ext import migration
 from sklearn.linear_model import LinearRegression
 
 from rayline import MissingExtraError, RaylineError, device, train
@@ -48,13 +49,7 @@ def pages() -> list[Any]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a table of flights and two pipelines."""
-    random, n = np.random.default_rng(0), 1_000
-    hour, distance = random.integers(5, 23, n), random.normal(1000, 300, n)
-    late = random.random(n) < 1 / (1 + np.exp(-(hour - 18) / 3))
-    table = pl.DataFrame(
-        {"hour": hour, "distance": distance, "carrier": random.choice(["AA", "UA", "B6"], n), "late": late}
-    )
-    table = table.with_columns(pl.when(pl.col("distance") < 1500).then("distance"))
+    table = pl.from_arrow(migration.flights())
     table.write_parquet(tmp_path / "flights.parquet")
     for name, rounds in (("late", 2), ("better", 4)):
         stages = [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())]
@@ -112,6 +107,18 @@ def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
                 text if page == "text.md" else text.partition("\n| stage |")[0]
             )  # said once for all stages of the page
             assert re.search(rf"`{field.name}\b", line + common), f"{name}: {field.name} is not on {page}"
+
+
+def test_every_migration_page_was_run_in_the_environment_of_the_other_library() -> None:
+    pages = {page.stem for page in migration.PAGES.glob("*.md")} - {"index", "executed"}
+    assert pages == {*migration.PEERS}
+    record = migration.lines()
+    for name, peer in migration.PEERS.items():
+        assert len(migration.BLOCK.findall((migration.PAGES / f"{name}.md").read_text(encoding="utf-8"))) == 2
+        assert re.search(
+            rf"\| {re.escape(peer.distribution)} \d[\d.]+ \| 3\.\d+\.\d+ \| AUC 0\.\d+, .* \| AUC 0\.\d+, ",
+            record[name],
+        )
 
 
 def test_every_package_has_its_paragraph_in_the_map() -> None:

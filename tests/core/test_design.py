@@ -70,12 +70,26 @@ def test_colors_stand_out_from_both_pages() -> None:
         assert contrast(names["on-accent"][mode], names["accent"][mode]) >= 4.5
 
 
+def test_a_number_can_be_read_on_every_shade() -> None:
+    names = variables()
+    for text, page in zip(names["text"], names["surface"], strict=True):
+        for share in np.linspace(0, 1, 11):
+            opacity = design.shade(share)
+            values = [opacity * int(design.COLORS[0][i : i + 2], 16) for i in (1, 3, 5)]
+            below = [
+                int("".join(2 * c for c in page[1:])[i : i + 2] if len(page) == 4 else page[i + 1 : i + 3], 16)
+                for i in (0, 2, 4)
+            ]
+            mixed = [round(v + (1 - opacity) * b) for v, b in zip(values, below, strict=True)]
+            assert contrast(text, "#" + "".join(f"{v:02x}" for v in mixed)) >= 4.5
+
+
 def test_the_bar_has_the_first_color() -> None:
     assert f"background: {design.COLORS[0]}" in design.CSS
 
 
 def test_every_color_and_size_of_type_stands_in_one_file() -> None:
-    allowed = {"#fff", "#222", "#eee"}  # on a filled cell; a browser's own list of options
+    allowed = {"#fff", "#222", "#eee"}  # a browser's own list of options
     for path in SOURCE.rglob("*.py"):
         if path.name != "design.py":
             found = {*re.findall(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})(?![0-9a-fA-F\w])", path.read_text(encoding="utf-8"))}

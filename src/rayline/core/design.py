@@ -23,8 +23,21 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2", "1 3", "6 6")
 QUIET = "#8a94a0"
 """What stays behind: grids, bands, other trials."""
 
-TEXT, PALE = "#1d2733", "#eef2f8"
-"""Writing on a light ground, and the light end of a scale of one colour."""
+TEXT = "#1d2733"
+"""Writing on a light ground."""
+
+DEEPEST = 0.68
+"""The opacity of the first colour, up to which text in the page's own colour has a contrast of 4.5:1 on it, light or dark."""
+
+
+def shade(share: float) -> float:
+    """Return the opacity of the first colour behind a number that is this share of a whole.
+
+    >>> shade(0.0), round(shade(1.0), 2)
+    (0.06, 0.68)
+    """
+    return 0.06 + (DEEPEST - 0.06) * share
+
 
 CSS = """
 :root { color-scheme: light dark;

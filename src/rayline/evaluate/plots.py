@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rayline.core.design import COLORS, DASHES, PALE, QUIET, TEXT
+from rayline.core.design import COLORS, DASHES, QUIET, TEXT, shade
 from rayline.core.errors import ParameterError, at
 from rayline.evaluate import axes as look
 from rayline.evaluate.charts import Chart
@@ -95,18 +95,14 @@ def _dots(ax: Any, chart: Chart) -> None:
 
 def _table(ax: Any, chart: Chart) -> None:
     n = len(chart.labels)
-    shares = [[count / max(1, sum(row)) for count in row] for row in chart.cells]
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import to_rgba
 
-    ax.imshow(
-        shares, vmin=0, vmax=1, cmap=LinearSegmentedColormap.from_list("share", [PALE, COLORS[0]]), aspect="equal"
-    )
+    fills = [[to_rgba(COLORS[0], shade(count / max(1, sum(row)))) for count in row] for row in chart.cells]
+    ax.imshow(fills, aspect="equal")
     for i, row in enumerate(chart.cells):
         for j, count in enumerate(row):
-            color = "white" if shares[i][j] > 0.5 else TEXT
-            ax.text(
-                j, i, f"{count:,}", ha="center", va="center", color=color, fontsize="small" if n < 8 else "xx-small"
-            )
+            size = "small" if n < 8 else "xx-small"
+            ax.text(j, i, f"{count:,}", ha="center", va="center", color=TEXT, fontsize=size)
     turned = n > 4 or max(map(len, chart.labels)) > 8
     ax.set_xticks(range(n), chart.labels, rotation=90 if turned else 0)
     ax.set_yticks(range(n), chart.labels)

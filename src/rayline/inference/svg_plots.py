@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rayline.core.design import COLORS, DASHES, QUIET
+from rayline.core.design import COLORS, DASHES, QUIET, shade
 
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 14, 44
@@ -162,12 +162,9 @@ def confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]], *, x
         for j, count in enumerate(row):
             share = count / max(1, sum(row))
             place = f'x="{left + j * side}" y="{top + i * side}" width="{side - 2}" height="{side - 2}"'
-            out.append(f'<rect {place} fill="{COLORS[0]}" fill-opacity="{0.06 + 0.9 * share:.3f}"/>')
-            color = "#fff" if share > 0.5 else "currentColor"
+            out.append(f'<rect {place} fill="{COLORS[0]}" fill-opacity="{shade(share):.3f}"/>')
             size = 11 if len(f"{count:,}") * CHARACTER < side else 8
-            out.append(
-                _text(left + (j + 0.5) * side - 1, top + (i + 0.5) * side + 4, f"{count:,}", color=color, size=size)
-            )
+            out.append(_text(left + (j + 0.5) * side - 1, top + (i + 0.5) * side + 4, f"{count:,}", size=size))
     return _svg(out, left + n * side + 12, top + n * side + 12)
 
 
