@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,11 @@ def test_a_nul_in_a_name_is_refused(members: dict[str, bytes], tmp_path: Path) -
 def test_bombs_cost_nothing(members: dict[str, bytes], tmp_path: Path) -> None:
     bomb = tmp_path / "bomb"
     bomb.write_bytes(_zip(*members.items(), ("model/big", bytes(1 << 26)), compression=zipfile.ZIP_DEFLATED))
-    started = time.monotonic()
+    tracemalloc.start()
     with pytest.raises(rl.ArtifactError, match="plain stored"):
         rl.load(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25  # of 64 MiB unpacked
+    tracemalloc.stop()
     # A directory that claims ten gigabytes for one member, and one that claims a million members.
     liar = bytearray(_zip(*members.items()))
     place = liar.rindex(b"PK\x01\x02")
@@ -165,7 +168,6 @@ def test_bombs_cost_nothing(members: dict[str, bytes], tmp_path: Path) -> None:
     bomb.write_bytes(_zip(*((f"model/{i}", b"") for i in range(20_000))))
     with pytest.raises(rl.ArtifactError, match="directory that Rayline does not write"):
         rl.load(bomb)
-    assert time.monotonic() - started < 5
 
 
 def _reseal(members: dict[str, bytes], **changes: bytes) -> bytes:
@@ -309,10 +311,10 @@ def test_a_million_members_cost_nothing(tmp_path: Path) -> None:
     path, n = tmp_path / "x", 1_000_000
     for told in (n & 0xFFFF, 0xFFFF, 5):
         path.write_bytes(entry * n + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, told, told, len(entry) * n, 0, 0))
-        started = time.monotonic()
+        started = time.process_time()
         with pytest.raises(rl.ArtifactError):
             rl.load(path)
-        assert time.monotonic() - started < 2
+        assert time.process_time() - started < 2
 
 
 def test_a_directory_is_read_no_deeper_than_it_is_written(tmp_path: Path) -> None:

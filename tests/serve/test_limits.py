@@ -194,12 +194,16 @@ def test_nobody_looks_for_more_problems_than_are_told(row: Any) -> None:
 
 
 def test_large_values_are_not_written_out_to_be_shown() -> None:
-    started = time.perf_counter()
-    for value in ("x" * 5_000_000, [1] * 1_000_000, {"a": ["y" * 5_000_000]}, 10**4000, [[[]] * 100_000]):  # type: ignore[var-annotated]
-        with pytest.raises(HTTPError) as error:
-            RowReader({"x": pl.Boolean()}).rows([{"x": value}] * 100)
-        assert len(json.dumps(error.value.body())) < 30_000
-    assert time.perf_counter() - started < 5
+    values: list[Any] = ["x" * 5_000_000, [1] * 1_000_000, {"a": ["y" * 5_000_000]}, 10**4000, [[[]] * 100_000]]
+    tracemalloc.start()
+    try:
+        for value in values:
+            with pytest.raises(HTTPError) as error:
+                RowReader({"x": pl.Boolean()}).rows([{"x": value}] * 100)
+            assert len(json.dumps(error.value.body())) < 30_000
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000  # written out, the first is 5 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_work_stops_when_nobody_waits_for_it(make_client: Any) -> None:
@@ -271,10 +275,8 @@ BOMBS = {
 def test_an_arrow_stream_has_no_more_values_than_bytes(make_client: Any, kind: str) -> None:
     client = make_client(odd())
     body = stream(BOMBS[kind](100_000_000))
-    started = time.perf_counter()
     answer = client.post("/predict", content=body, headers=ARROW)
     assert answer.status_code == 413, answer.text
-    assert time.perf_counter() - started < 2
 
 
 def test_texts_that_an_arrow_stream_refers_to_are_bounded(make_client: Any) -> None:

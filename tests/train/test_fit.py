@@ -260,15 +260,19 @@ BAD: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fitted", [False, True])
-@pytest.mark.parametrize("case", BAD)
+NO_FEATURES = ("dates", "durations", "times", "structs", "bytes", "nested lists", "no features")
+"""Further columns are no features of a fitted preprocessor, lacking ones are its own error."""
+
+
+@pytest.mark.parametrize(
+    ("case", "fitted"),
+    [(case, fitted) for case in BAD for fitted in (False, True) if not (fitted and case in NO_FEATURES)],
+)
 def test_bad_training_data(table: pl.DataFrame, case: str, fitted: bool) -> None:
     spoil, error, words = BAD[case]
     data = only(table, "late")
     preprocessor = None
     if fitted:
-        if case in ("dates", "durations", "times", "structs", "bytes", "nested lists", "no features"):
-            return  # further columns are no features of a fitted preprocessor, lacking ones are its own error
         preprocessor = train.Preprocessor([("impute", SimpleImputer(["z"]))]).fit(data, target_columns="late")
     with pytest.raises(error, match=words) as caught:
         train.XGBoostTrainer({}).fit(preprocessor, spoil(data), target_columns="late")

@@ -16,7 +16,6 @@ import pytest
 from ray.air._internal import usage
 
 from rayline import train, tune
-from rayline.core import waiting
 from rayline.core.errors import ParameterError, ResourceError
 from rayline.tune.quiet import LOGGERS, VARIABLES
 from rayline.tune.ray_executor import RayPopulation
@@ -225,7 +224,3 @@ def test_a_dataset_is_not_read_where_no_cpu_is_left(ray_session: Any, monkeypatc
     said = ray_session.get(ray_session.remote(num_cpus=2)(fit).remote(rows), timeout=120)
     assert "inside a task that holds 2 of 2 CPU" in said
     assert ray_session.get(ray_session.remote(num_cpus=1)(fit).remote(rows), timeout=120) == "fitted"
-
-
-def test_patience_is_a_few_seconds() -> None:
-    assert waiting.PATIENCE_S == 5.0

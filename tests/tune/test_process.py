@@ -35,6 +35,7 @@ SPACE = {
 }
 
 seen: list[tuple[float, float, int]] = []
+ended: list[int] = []  # the steps of each training that was not broken off
 
 
 class Slow(LeastSquares):
@@ -49,6 +50,8 @@ class Slow(LeastSquares):
             time.sleep(0.02)
             if context.report(step, {"train-loss": 1.0}):
                 break
+        else:
+            ended.append(steps)
         seen.append((begun, time.monotonic(), context.n_threads))
         return super().train(context, ridge=ridge)
 
@@ -226,11 +229,11 @@ def test_ctrl_c_ends_the_trainings_under_way(table: pl.DataFrame, tmp_path: Path
         "num_samples": 2,
     }
     options: dict[str, Any] = {**slow, "callbacks": [Interrupting(signal.SIGINT)], "name": "interrupted"}
-    begun = time.monotonic()
+    ended.clear()
     with pytest.raises(KeyboardInterrupt, match=r"interrupted when 1 of \d trials were finished.*resume=True"):
         run(table.drop("city"), **options)
     found = run(table.drop("city"), on_interrupt="return", **options)
-    assert time.monotonic() - begun < 9  # and not the ten seconds of each long training
+    assert {*ended} == {1}  # no long training went to its end
     assert found.interrupted
     assert [t.number for t in found.trials if t.is_eligible] == [0]
     with pytest.raises(SystemExit) as caught:
@@ -241,10 +244,8 @@ def test_ctrl_c_ends_the_trainings_under_way(table: pl.DataFrame, tmp_path: Path
 
 
 def test_the_time_is_over(table: pl.DataFrame) -> None:
-    begun = time.monotonic()
     slow: dict[str, Any] = {"trainer": train.Trainer("slow", steps=5), "config": {"ridge": tune.uniform(0.1, 1.0)}}
     analysis = run(table.drop("city"), num_samples=1000, time_budget_s=1.5, **slow)
-    assert time.monotonic() - begun < 6
     assert 1 <= len([t for t in analysis.trials if t.is_eligible]) < 1000
     assert all(len(t.scores) == 3 for t in analysis.trials if t.is_eligible)
 
