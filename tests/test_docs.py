@@ -50,7 +50,7 @@ def pages() -> list[Any]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a table of flights and two pipelines."""
     table = pl.from_arrow(migration.flights())
-    table.write_parquet(tmp_path / "flights.parquet")
+    table.write_parquet(tmp_path / "flights.parquet")  # type: ignore[union-attr]
     for name, rounds in (("late", 2), ("better", 4)):
         stages = [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder())]
         trainer = train.XGBoostTrainer({}, num_boost_round=rounds)

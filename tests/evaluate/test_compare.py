@@ -56,7 +56,7 @@ def test_assert_better(weak: InferencePipeline, binary: InferencePipeline) -> No
         comparison.assert_better("roc_auc", by=0.5)
     with pytest.raises(AssertionError):
         rl.compare({"old": binary, "new": weak}, rows(3_000, seed=5), metrics=["log_loss"]).assert_better("log_loss")
-    comparison.assert_better("roc_auc", by=np.float32(0.002))
+    comparison.assert_better("roc_auc", by=np.float32(0.002))  # type: ignore[arg-type]
     one_class = rows(3_000, seed=5).filter(pl.col("late") == "yes")
     undefined = rl.compare({"old": weak, "new": binary}, one_class, metrics=["roc_auc"])
     with pytest.raises(rl.NotBetterError, match="only one class occurs"):

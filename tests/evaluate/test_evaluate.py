@@ -272,7 +272,11 @@ def test_values_that_read_alike_are_different_slices(binary: InferencePipeline, 
 def test_numpys_numbers_are_arguments(binary: InferencePipeline, table: pl.DataFrame) -> None:
     plain, of_numpy = (
         binary.evaluate(
-            table, confidence=kind(0.9), replicates=whole(20), seed=whole(3), target_columns={"late": "late"}
+            table,
+            confidence=kind(0.9),
+            replicates=whole(20),
+            seed=whole(3),
+            target_columns={"late": "late"},  # type: ignore[arg-type]
         )
         for kind, whole in ((float, int), (np.float64, np.int64))
     )
@@ -334,10 +338,10 @@ def test_files_of_a_report(binary: InferencePipeline, table: pl.DataFrame, tmp_p
 
     assert fsspec.filesystem("memory").exists("/reports/page.html")
     with pytest.raises(rl.ParameterError, match="is no path"):
-        report.save(None)
+        report.save(None)  # type: ignore[arg-type]
     for wrong in (None, 5):
         with pytest.raises(rl.ParameterError, match="unknown kind"):
-            report.plot(wrong)
+            report.plot(wrong)  # type: ignore[arg-type]
 
 
 def test_no_rows(binary: InferencePipeline, table: pl.DataFrame) -> None:
