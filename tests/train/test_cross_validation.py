@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 import sklearn.metrics as sk
+from polars.testing import assert_frame_equal
 from sklearn.linear_model import LogisticRegression
 
 import rayline as rl
 from rayline import train
-from rayline.data import KFold
-from rayline.stages import StandardScaler
+from rayline.data import KFold, TimeSeriesSplit
+from rayline.engine.local import LocalEngine
+from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
 from tests.evaluate.conftest import rows
 
 
@@ -92,6 +94,44 @@ def test_predictions_come_in_the_type_of_the_data(kind: str) -> None:
     own = frame.filter(pl.col("fold") == 0)
     expected = sk.root_mean_squared_error(own["delay"], own["prediction"], sample_weight=own["w"])
     assert scores.folds["rmse"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_stages_of_all_folds_come_from_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights and target stages, as for `fit_folds`; and equal to fits on each fold's rows up to rounding."""
+    table = rows(300).select("x", "z", "region", "delay", "w")
+    stages = train.Preprocessor(
+        [("impute", SimpleImputer()), ("scale", StandardScaler()), ("onehot", OneHotEncoder(["region"]))],
+        target_stages=[("label", StandardScaler())],
+    )
+    scans, own = list[Any](), LocalEngine.scan
+
+    def counted(self: Any, data: Any, scan: Any) -> Any:
+        scans.append(scan)
+        return own(self, data, scan)
+
+    monkeypatch.setattr(LocalEngine, "scan", counted)
+    trainer, cv = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=3, seed=1), KFold(4, seed=3)
+    scores = train.cross_validate(
+        trainer, stages, table, ["delay"], sample_weight="w", cv=cv, metrics=["rmse"], verbose=False
+    )
+    of_stages = [scan for scan in scans if scan.cells is not None and len(scan.requests) > 2]
+    assert len(of_stages) == 1
+    for fold, (train_rows, held) in enumerate(cv.split(table)):
+        alone = train.fit(
+            trainer, stages.clone(), train_rows, held, ["delay"], sample_weight="w", metrics=["rmse"], verbose=False
+        )
+        assert scores.folds["rmse"][fold] == pytest.approx(alone.metrics["test-rmse"], rel=1e-6)
+        both = [
+            p.preprocessor.transform(held) for p in (scores.pipelines[fold], alone.inference_pipeline) if p.preprocessor
+        ]
+        assert_frame_equal(*both, rel_tol=1e-12)
+
+
+def test_an_error_names_the_fold() -> None:
+    table = pl.DataFrame({"x": range(8), "late": ["yes"] * 2 + ["no"] * 6})
+    trainer = train.SklearnTrainer(LogisticRegression())
+    with pytest.raises(rl.DataError, match="cross_validate: fold 1"):
+        train.cross_validate(trainer, None, table, ["late"], cv=TimeSeriesSplit(3, column="x"), verbose=False)
 
 
 def test_x_and_y() -> None:

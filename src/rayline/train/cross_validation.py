@@ -6,7 +6,7 @@ import copy
 import html
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,17 +19,23 @@ from rayline.core.errors import ParameterError, RaylineError, at, counted
 from rayline.core.evaluation import Report
 from rayline.core.schema import Kind, kind_of
 from rayline.core.target import has_probabilities
+from rayline.data.split import fold_rows
+from rayline.data.split.base import Splitter
 from rayline.data.split.splitters import StratifiedKFold, chosen_splitter
 from rayline.evaluate.evaluation import evaluate_parts
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.inference.svg_plots import number
+from rayline.preprocessing.cross_fit import FoldFitter
+from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.train import fit_inputs, progress
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.drivers import driver_of
-from rayline.train.fit import fit
-from rayline.train.fit_inputs import FitInputs
+from rayline.train.fit import fit_rows
+from rayline.train.fit_driver import FitStages
+from rayline.train.fit_inputs import ColumnRoles, FitInputs
 from rayline.train.result import Result
+from rayline.train.target_inference import TargetProfiler
 
 WHERE = "train.cross_validate"
 
@@ -200,7 +206,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Train on each fold's rows and measure those that it holds out, without tuning.
 
-    Each fold is a `train.fit` of its own: the stages are fitted on its training rows alone. With the framework's early
+    Each fold is a `train.fit` of its own: the stages learn from its training rows alone, those of all folds in one scan. With the framework's early
     stopping the held-out rows decide when a training stops, and the scores are slightly optimistic.
 
     Parameters
@@ -264,19 +270,26 @@ def cross_validate(
     splitter = chosen_splitter(cv, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
     if isinstance(splitter, StratifiedKFold) and splitter.column is None:
         splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
-    options: Mapping[str, Any] = {
-        "target_columns": list(roles.labels), "sample_weight": inputs.weight, "metrics": metrics, "pos_label": pos_label,
-        "callbacks": callbacks, "verbose": False, **pair,
-    }  # fmt: skip
+    arguments = {
+        "target_columns": list(roles.labels),
+        "sample_weight": inputs.weight,
+        "group": None,
+        "event": None,
+        **pair,
+    }
+    options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
     results, held = [], []
     with progress.line("cross_validate", verbose) as line:
-        for fold, (train, test) in enumerate(splitter.split(inputs.train, target_columns=roles.labels)):
+        for fold, (train, test, fit_stages) in enumerate(_folds(splitter, inputs)):
             line.now(f"fold {fold + 1}")
             own = None if preprocessor is None else preprocessor.clone()
+            rows = {"train_dataset": train, "test_dataset": test, "X": None, "y": None, "X_test": None, "y_test": None}
             try:
-                results.append(fit(copy.copy(trainer), own, train, test, **options))
+                with at("train.fit"):
+                    made_of = fit_rows(copy.copy(trainer), own, {**arguments, **rows}, fit_stages=fit_stages, **options)
             except RaylineError as error:
                 raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
+            results.append(made_of)
             held.append(test)
         made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
         first = next(iter(made.metrics), None)
@@ -284,6 +297,44 @@ def cross_validate(
         if first is not None:
             line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
     return made
+
+
+def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[Any, Any, FitStages]]:
+    """Yield the training and the held-out rows of each fold, and what fits its stages: all folds' come out of one scan."""
+    engine, roles = registry.engine_for(inputs.train), inputs.roles
+    with engine.keeping(inputs.train):
+        prepared = splitter.prepare(engine, inputs.train, target_columns=roles.labels)
+        data = engine.kept(inputs.train)
+    for folds in prepared:
+        fitter = FoldFitter(
+            engine,
+            data,
+            roles.schema,
+            folds.cells,
+            folds.folds,
+            targets=roles.targets,
+            beside=roles.beside,
+            where=WHERE,
+        )
+        wanted = [cells for fold in folds.folds for cells in (fold.train, fold.test)]
+        rows = fold_rows.parts(engine, data, folds.cells, wanted)
+        for place in range(len(folds.folds)):
+            yield rows[2 * place], rows[2 * place + 1], _StagesOfFold(fitter, place, roles)
+
+
+@dataclass(frozen=True)
+class _StagesOfFold:
+    """Fits a preprocessor on the training rows of a fold, from statistics that were computed for all folds."""
+
+    fitter: FoldFitter
+    place: int
+    roles: ColumnRoles
+
+    def __call__(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
+        roles = self.roles
+        outcome = self.fitter.fit(self.place, fitted.leaves, ask=profiler, target_leaves=fitted.target_stages)
+        fitted.become(outcome, roles.schema, roles.targets, roles.beside)
+        return outcome
 
 
 def _mean(scores: Sequence[float | None]) -> MeanScore:

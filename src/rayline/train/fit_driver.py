@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import polars as pl
 
 from rayline.inference.pipeline import Preprocessor
+from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import FitInputs
 from rayline.train.fit_request import FitRequest
 from rayline.train.progress import ProgressLine
+from rayline.train.target_inference import TargetProfiler
 from rayline.train.training_run import TrainingRun
 from rayline.train.worker import WorkerOutcome
+
+FitStages: TypeAlias = Callable[[Preprocessor, TargetProfiler], FitOutcome]
 
 
 class FitDriver(ABC):
@@ -32,6 +36,8 @@ class FitDriver(ABC):
         After `read`: the data, in one form.
     examples
         After `resolve`: a few raw rows.
+    fit_stages
+        Fits a preprocessor and answers a profiler's questions in place of a scan of the training rows; None for that scan.
     """
 
     takes_rows: ClassVar[bool] = True
@@ -39,6 +45,7 @@ class FitDriver(ABC):
 
     inputs: FitInputs
     examples: pl.DataFrame
+    fit_stages: FitStages | None = None
 
     def __init__(self, trainer: BaseTrainer, preprocessor: Preprocessor | None, *, refit: bool) -> None:
         self.trainer, self.preprocessor, self.refit = trainer, preprocessor, refit

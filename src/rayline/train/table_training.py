@@ -98,6 +98,8 @@ class TableFit(FitDriver):
 
     def _fit(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
         """Fit the preprocessor, and answer the profiler's questions in the same scan."""
+        if self.fit_stages is not None:
+            return self.fit_stages(fitted, profiler)
         roles = self.inputs.roles
         return fitted.fit_and_ask(
             self.inputs.train, target_columns=roles.targets, ask=profiler, beside=roles.beside, schema=roles.schema
