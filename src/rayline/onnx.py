@@ -1,8 +1,9 @@
 """ONNX export: a pipeline, preprocessing included, as one graph that runs without Rayline or Python.
 
 The graph walks the same operations as every other executor. Each input column is a tensor of shape (rows, 1): numbers
-as float64 (missing is NaN), strings as strings (missing is ""), booleans as booleans. The one output, `scores`, holds
-probabilities of the classes in the order of `pipeline.classes`, or values on the scale of the labels.
+as float64 (missing is NaN), strings as strings (missing is ""), booleans as booleans. The output `scores` holds
+probabilities of the classes in the order of `pipeline.classes`, or values on the scale of the labels. Stages after the model add
+outputs: `prediction` the labels of a `Threshold`, `lower` and `upper` the interval of a `Conformal`, `set` which classes are in its set.
 
 Operations and frameworks without a form in ONNX are refused by name. Results agree with the pipeline's to float32
 rounding, not to the bit.
@@ -35,6 +36,9 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("rayline.onnx", "onnx", "onnx") from error
 
+from rayline import onnx_postprocessing
+from rayline.onnx_postprocessing import GraphOutput
+
 
 def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     """Return a pipeline (or a model, or a framework's own object) as an ONNX model, and write it to `path` if given.
@@ -56,7 +60,7 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     Returns
     -------
     onnx.ModelProto
-        One input for each raw column; outputs `prediction` and, of a classifier, `probabilities`.
+        One input for each raw column; the output `scores` (see the module), and those of stages after the model.
 
     Examples
     --------
@@ -64,12 +68,6 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     >>> graph = to_onnx(result.inference_pipeline, "late.onnx")  # doctest: +SKIP
     """
     pipeline = as_pipeline(model)
-    if pipeline.postprocessing:
-        raise ParameterError(
-            f"to_onnx: {type(pipeline.postprocessing[0]).__name__} has no form in ONNX here.",
-            "Expected a pipeline without stages after its model.",
-            "serve the pipeline with rayline, or export the one that it was calibrated from.",
-        )
     graph = _Graph()
     columns = {name: graph.column(name, dtype) for name, dtype in pipeline.input_schema.items()}
     for operation in [] if pipeline.preprocessor is None else pipeline.preprocessor.operations:
@@ -79,12 +77,22 @@ def to_onnx(model: Any, path: str | Path | None = None) -> Any:
     rows = onnx_check.sample_rows(pipeline)
     onnx_check.expected(pipeline.model, rows)
     model = _native(pipeline, len(features))
-    onnx_check.compare(pipeline.model, model, rows)
-    made = graph.finish(matrix, model, pipeline)
+    width = onnx_check.compare(pipeline.model, model, rows)
+    if pipeline.postprocessing:
+        onnx_check.compare_stages(pipeline, _stages_alone(pipeline, width), width)
+    made = graph.finish(matrix, model, pipeline, width)
     onnx_check.compare_pipeline(pipeline, made)
     if path is not None:
         replace_content(path, made.SerializeToString())
     return made
+
+
+def _stages_alone(pipeline: InferencePipeline, width: int) -> Any:
+    """Return the stages after the model as a graph of their own, whose input is the model's scores."""
+    graph = _Graph()
+    graph.inputs.append(helper.make_tensor_value_info("given", TensorProto.FLOAT, [None, width]))
+    outputs = onnx_postprocessing.convert(graph, "given", width, pipeline.target, pipeline.postprocessing)
+    return graph.model(graph.nodes, graph.constants, outputs, {"": 13, "ai.onnx.ml": 3})
 
 
 def _native(pipeline: InferencePipeline, width: int) -> Any:
@@ -176,8 +184,8 @@ class _Graph:
         whole = self.node("Concat", [columns[name].tensor for name in target.columns], axis=1)
         return self.node("Cast", [whole], to=TensorProto.FLOAT)
 
-    def finish(self, matrix: str, model: Any, pipeline: InferencePipeline) -> Any:
-        """Join this graph and the framework's, whose only input is the matrix and whose last output has the scores."""
+    def finish(self, matrix: str, model: Any, pipeline: InferencePipeline, width: int) -> Any:
+        """Join this graph and the framework's, whose only input is the matrix and whose last output has the scores, `width` columns."""
         part, before = model.graph, len(self.nodes)
         renamed = {value.name: f"model_{value.name}" for value in [*part.initializer, *part.output]}
         renamed |= {name: f"model_{name}" for node in part.node for name in node.output}
@@ -197,26 +205,35 @@ class _Graph:
             own.CopyFrom(tensor)
             own.name = renamed[tensor.name]
             constants.append(own)
-        last = self.restored(renamed[part.output[-1].name], pipeline.target)
-        scores = helper.make_node("Identity", [last], ["scores"])
-        output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, None])
-        graph = helper.make_graph(
-            [*self.nodes[:before], *nodes, *self.nodes[before:], scores],
-            "rayline",
-            self.inputs,
-            [output],
-            [*self.constants, *constants],
-        )
+        last = self.restored(renamed[part.output[-1].name], pipeline.model.target)
+        outputs = {"scores": GraphOutput(last, TensorProto.FLOAT)}
+        if pipeline.postprocessing:
+            outputs = onnx_postprocessing.convert(self, last, width, pipeline.target, pipeline.postprocessing)
         versions = {entry.domain: entry.version for entry in model.opset_import} | {"ai.onnx.ml": 3}
         versions[""] = max(versions.get("", 13), 13)
-        made = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid(d, v) for d, v in versions.items()], producer_name="rayline"
-        )
-        made.ir_version = 8
+        joined = [*self.nodes[:before], *nodes, *self.nodes[before:]]
+        made = self.model(joined, [*self.constants, *constants], outputs, versions)
         classes = pipeline.classes if pipeline.target.task in (Task.BINARY, Task.MULTICLASS) else []
         about = {"target": ",".join(pipeline.target.columns), "classes": repr(classes)}
         helper.set_model_props(made, about)
         onnx.checker.check_model(made)
+        return made
+
+    def model(
+        self,
+        nodes: Sequence[Any],
+        constants: Sequence[Any],
+        outputs: Mapping[str, GraphOutput],
+        versions: Mapping[str, int],
+    ) -> Any:
+        """Return nodes and constants as a model with the inputs of this graph and some outputs."""
+        ends = [helper.make_node("Identity", [own.tensor], [name]) for name, own in outputs.items()]
+        infos = [helper.make_tensor_value_info(name, own.kind, [None, None]) for name, own in outputs.items()]
+        graph = helper.make_graph([*nodes, *ends], "rayline", self.inputs, infos, list(constants))
+        made = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(d, v) for d, v in versions.items()], producer_name="rayline"
+        )
+        made.ir_version = 8
         return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score
@@ -35,6 +37,39 @@ def test_cost_is_the_smallest_of_all_thresholds() -> None:
     made = pipeline.calibrated([Threshold("cost", cost=cost)], rows)
     found = total((made.predict(rows)["prediction"] == "yes").to_numpy())
     assert found == pytest.approx(min(total(p >= t) for t in [*p, 2.0]))
+
+
+def test_several_classes_by_expected_cost(tmp_path: Path) -> None:
+    pipeline, rows = tables.multiclass()
+    cost = [[0, 1, 4], [2, 0, 1], [9, 3, 0]]
+    made = pipeline.calibrated([Threshold("cost", cost=cost)])
+    cheapest = (pipeline.predict_proba(rows).to_numpy() @ np.array(cost)).argmin(axis=1)
+    found = made.predict(rows)
+    assert found["prediction"].to_list() == [pipeline.classes[code] for code in cheapest]
+    assert found["prediction"].to_list() != pipeline.predict(rows)["prediction"].to_list()
+    assert [made.predict([row])[0] for row in rows.head(40).to_dicts()] == found.head(40).to_dicts()
+    assert made.predict_proba(rows).equals(pipeline.predict_proba(rows))
+    made.save(tmp_path / "p.rayline")
+    assert rl.load(tmp_path / "p.rayline").predict(rows).equals(found)
+    usual = pipeline.calibrated(
+        [Threshold("cost", cost=(1 - np.eye(3)).tolist())]
+    )  # every mistake alike: the likeliest class
+    assert usual.predict(rows).equals(pipeline.predict(rows))
+
+
+def test_wrong_costs() -> None:
+    pipeline, _ = tables.multiclass()
+    for stage, words in (
+        (Threshold("f1"), "a matrix of costs"),
+        (Threshold("cost", cost={"fp": 1}), "a matrix of costs"),
+        (Threshold("cost", cost=[[0, 1], [1, 0]]), "3 rows and columns"),
+    ):
+        with pytest.raises(rl.ParameterError, match=words):
+            pipeline.calibrated([stage])
+    with pytest.raises(rl.ParameterError, match="more than two classes for a matrix"):
+        tables.fitted("late").calibrated([Threshold("cost", cost=[[0, 1], [1, 0]])])
+    with pytest.raises(rl.ParameterError, match="square matrix"):
+        Threshold("cost", cost=[[0, 1], [1]])
 
 
 def test_nothing_is_predicted_where_that_costs_least() -> None:

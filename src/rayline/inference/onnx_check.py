@@ -9,9 +9,11 @@ import polars as pl
 
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array, Features
-from rayline.core.target import has_probabilities
+from rayline.core.target import Task, has_probabilities
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
+from rayline.postprocess.base import Outcome
+from rayline.postprocess.chain import StageChain
 
 ROWS = 256
 """Rows of features that model and graph are compared on."""
@@ -70,10 +72,48 @@ def expected(model: Model, matrix: Array) -> Array:
     return probabilities
 
 
-def compare(model: Model, graph: Any, matrix: Array) -> None:
-    """Raise ParameterError when a graph of one float32 matrix answers otherwise than the model."""
+def compare(model: Model, graph: Any, matrix: Array) -> int:
+    """Raise ParameterError when a graph of one float32 matrix answers otherwise than the model. Returns the columns of its scores."""
     wanted = expected(model, matrix)
-    _refuse_other(model, _answers(model, graph, {graph.graph.input[0].name: matrix}), wanted)
+    found = _answers(model, graph, {graph.graph.input[0].name: matrix})[-1]
+    _refuse_other(model, found, wanted)
+    return found.size // len(matrix)
+
+
+def compare_stages(pipeline: InferencePipeline, graph: Any, width: int) -> None:
+    """Raise ParameterError when a graph of the stages after the model answers otherwise than they do, on scores drawn at random."""
+    target, random = pipeline.model.target.plain, np.random.default_rng(0)
+    given = random.random((ROWS, width)).astype(np.float32)
+    if target.task is Task.MULTICLASS:
+        given /= given.sum(axis=1, keepdims=True)
+    elif target.task is Task.BINARY and width == 2 * len(target.columns):
+        given[:, ::2] = 1.0 - given[:, 1::2]
+    elif not target.task.is_classification:
+        given = (random.normal(size=(ROWS, width)) * 10.0 ** random.integers(0, 4, (ROWS, 1))).astype(np.float32)
+    is_paired = target.task is Task.BINARY and width == 2 * len(target.columns)
+    scores = given[:, 1::2] if is_paired else given
+    outcome = StageChain(pipeline.postprocessing, target).outcome(scores.reshape(ROWS, -1).astype(float), interval=True)
+    _refuse_other_outputs(pipeline, graph, {"given": given}, outcome)
+
+
+def _refuse_other_outputs(pipeline: InferencePipeline, graph: Any, feed: Any, outcome: Outcome) -> None:
+    """Compare every output of a graph with the answers of the stages."""
+    target, model = outcome.target, pipeline.model
+    wanted = {"scores": outcome.probabilities if target.task.is_classification else outcome.values}
+    if outcome.sets is not None:
+        wanted["set"] = np.concatenate(outcome.memberships(), axis=1)
+    elif outcome.lower is not None:
+        wanted |= {name: column.to_numpy() for name, column in outcome.intervals().to_dict().items()}
+    names = [output.name for output in graph.graph.output]
+    labels = target.predictions(outcome.scores)
+    wanted |= {name: labels[name].to_numpy() for name in names if name in labels.columns}
+    found = dict(zip(names, _answers(model, graph, feed), strict=True))
+    for name in names:
+        own, expected_ = found[name], wanted[name]
+        if own.dtype.kind in "fc":
+            _refuse_other(model, own, np.asarray(expected_, dtype=float))
+        elif np.mean(own.reshape(len(own), -1) == np.asarray(expected_).reshape(len(own), -1)) < SHARE:
+            _refuse_other(model, np.empty((0,)), np.asarray(expected_))
 
 
 def compare_pipeline(pipeline: InferencePipeline, graph: Any) -> None:
@@ -92,23 +132,26 @@ def compare_pipeline(pipeline: InferencePipeline, graph: Any) -> None:
         else:
             values = series.cast(pl.String).fill_null("").to_numpy().astype(object)
         feed[name] = values.reshape(-1, 1)
+    if pipeline.postprocessing:
+        _refuse_other_outputs(pipeline, graph, feed, pipeline.outcome(rows, pipeline.model_scores(rows.lazy())))
+        return
     made = pipeline.predict_proba(rows) if pipeline.classes else pipeline.predict(rows)
-    _refuse_other(pipeline.model, _answers(pipeline.model, graph, feed), made.cast(pl.Float64).to_numpy())
+    _refuse_other(pipeline.model, _answers(pipeline.model, graph, feed)[-1], made.cast(pl.Float64).to_numpy())
 
 
-def _answers(model: Model, graph: Any, feed: Any) -> Array:
-    """The last output, by ONNX Runtime where it is installed, otherwise by the reference implementation."""
+def _answers(model: Model, graph: Any, feed: Any) -> list[Array]:
+    """The outputs, by ONNX Runtime where it is installed, otherwise by the reference implementation."""
     try:
         try:
             import onnxruntime
         except ImportError:
             from onnx.reference import ReferenceEvaluator
 
-            return np.asarray(ReferenceEvaluator(graph).run(None, feed)[-1])
+            return [np.asarray(output) for output in ReferenceEvaluator(graph).run(None, feed)]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
-        return np.asarray(session.run(None, feed)[-1])
+        return [np.asarray(output) for output in session.run(None, feed)]
     except Exception as error:  # whatever the runtime raises about a graph of a converter's
         raise ParameterError(
             f"to_onnx: the graph of {type(model.native).__name__} does not run: {str(error)[:300]}",

@@ -94,7 +94,7 @@ class Calibrate(PostprocessingStage):
     def apply(self, outcome: Outcome) -> Outcome:
         if self._is_joint(outcome.target):
             return outcome.with_(values=self._softmax(outcome.values), codes=None)
-        made = np.stack([own.of(outcome.values[:, i]) for i, own in enumerate(self._maps)], axis=1)
+        made = np.stack([own.of(outcome.values[:, i]) for i, own in enumerate(self.maps)], axis=1)
         return outcome.with_(values=_shares(made) if outcome.target.task is Task.MULTICLASS else made, codes=None)
 
     def row_function(self) -> Callable[[RowOutcome], None]:
@@ -104,7 +104,7 @@ class Calibrate(PostprocessingStage):
                 row.values, row.codes = self._softmax(np.array([row.values]))[0].tolist(), None
 
             return scale
-        maps = [own.one for own in self._maps]
+        maps = [own.one for own in self.maps]
 
         def calibrate(row: RowOutcome) -> None:
             values = [own(value) for own, value in zip(maps, row.values, strict=True)]
@@ -128,7 +128,7 @@ class Calibrate(PostprocessingStage):
         if self._is_joint(target):
             return f"temperature {1.0 / self.state['inverse_temperature']:.4g}"
         shown = []
-        for own in self._maps:
+        for own in self.maps:
             if isinstance(own, IsotonicMap):
                 shown.append(counted(len(own.x), "point"))
             else:
@@ -136,7 +136,8 @@ class Calibrate(PostprocessingStage):
         return "; ".join(shown)
 
     @cached_property
-    def _maps(self) -> list[CalibrationMap]:
+    def maps(self) -> list[CalibrationMap]:
+        """The fitted map of each target, or of each class."""
         return [map_from_json(own) for own in self.state["maps"]]
 
     def _refuse_one_class(self, target: Target, labels: Array, place: int) -> None:

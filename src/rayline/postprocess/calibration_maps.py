@@ -21,7 +21,7 @@ EPSILON = 1e-12
 
 _BELOW_1 = 1.0 - EPSILON
 _MAX_STEPS = 100
-_MAX_EXPONENT = 700.0
+MAX_EXPONENT = 700.0
 _SHARPEST = 100.0  # the largest inverse temperature
 
 
@@ -37,15 +37,15 @@ class LogisticMap:
     def of(self, p: Array) -> Array:
         p = np.minimum(np.maximum(p, EPSILON), 1.0 - EPSILON)
         z = self.a * np.log(p) - self.b * np.log(1.0 - p) + self.c
-        made: Array = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(z, -_MAX_EXPONENT), _MAX_EXPONENT)))
+        made: Array = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(z, -MAX_EXPONENT), MAX_EXPONENT)))
         return made
 
     def one(self, p: float) -> float:
         if not EPSILON <= p <= _BELOW_1:
             p = EPSILON if p < EPSILON else _BELOW_1 if p > _BELOW_1 else p
         z = self.a * float(np.log(p)) - self.b * float(np.log(1.0 - p)) + self.c  # not math.log: its last bit differs
-        if not -_MAX_EXPONENT <= z <= _MAX_EXPONENT:
-            z = -_MAX_EXPONENT if z < -_MAX_EXPONENT else _MAX_EXPONENT if z > _MAX_EXPONENT else z
+        if not -MAX_EXPONENT <= z <= MAX_EXPONENT:
+            z = -MAX_EXPONENT if z < -MAX_EXPONENT else MAX_EXPONENT if z > MAX_EXPONENT else z
         return 1.0 / (1.0 + float(np.exp(-z)))
 
     def to_json(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _logistic(features: Array, y: Array, w: Array) -> list[float]:
     current = loss(coefficients)
     for _ in range(_MAX_STEPS):
         z = x @ coefficients
-        p = 1.0 / (1.0 + np.exp(-np.clip(z, -_MAX_EXPONENT, _MAX_EXPONENT)))
+        p = 1.0 / (1.0 + np.exp(-np.clip(z, -MAX_EXPONENT, MAX_EXPONENT)))
         gradient = x.T @ (w * (p - y))
         hessian = (x * (w * p * (1.0 - p))[:, None]).T @ x
         ridge = 1e-12 * max(float(np.trace(hessian)), 1e-12 * float(w.sum()))

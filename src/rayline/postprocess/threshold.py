@@ -1,9 +1,9 @@
-"""The threshold of a classifier with two classes: how probable the positive class must be to be predicted."""
+"""The labels of a classifier: from which probability on the positive class is predicted, or what costs least of several classes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,18 +26,33 @@ _RULE = ParameterCheck(
     "'f1', 'cost' or a probability from 0 to 1",
     lambda v: v in ("f1", "cost") if isinstance(v, str) else _is_number(v) and 0.0 <= v <= 1.0,
 )
+
+
+def _is_matrix(value: Any) -> bool:
+    is_list = isinstance(value, (list, tuple)) and len(value) > 0
+    return is_list and all(
+        isinstance(row, (list, tuple)) and len(row) == len(value) and all(map(_is_number, row)) for row in value
+    )
+
+
 _COST = ParameterCheck(
-    f"None, or finite numbers by {', '.join(map(repr, COSTS))}, such as {{'fp': 1, 'fn': 5}}",
+    f"None, or finite numbers by {', '.join(map(repr, COSTS))}, such as {{'fp': 1, 'fn': 5}}, or a square matrix of them",
     lambda v: (
-        v is None or (isinstance(v, Mapping) and bool(v) and all(k in COSTS and _is_number(c) for k, c in v.items()))
+        v is None
+        or _is_matrix(v)
+        or (isinstance(v, Mapping) and bool(v) and all(k in COSTS and _is_number(c) for k, c in v.items()))
     ),
 )
 
 
 @dataclass(frozen=True)
 class Threshold(PostprocessingStage):
-    """The labels of a classifier with two classes by a threshold: the positive class is predicted where its probability is at
-    least the threshold. Probabilities do not change. Each of several targets has a threshold of its own.
+    """The labels of a classifier by a threshold: the positive class of two is predicted where its probability is at least the
+    threshold. Probabilities do not change. Each of several targets has a threshold of its own.
+
+    With more than two classes the class is predicted whose expected cost is the smallest: the costs of predicting it, weighted
+    by the probabilities of the true classes (Elkan, "The foundations of cost-sensitive learning", 2001). Nothing is learned then,
+    and the probabilities must be right: put a `Calibrate` before it.
 
     A learned threshold lies halfway between two neighbouring probabilities of the rows; of several equally good ones it is
     the one nearest to 0.5.
@@ -50,12 +65,13 @@ class Threshold(PostprocessingStage):
         The positive class, or a mapping from target to class; the second class of each target when omitted.
     cost
         With rule="cost": what a row of each outcome costs, by "fp" (a negative row that is predicted positive), "fn", "tp" and
-        "tn"; those left out cost 0.
+        "tn"; those left out cost 0. With more than two classes a matrix: a row for each true class and in it a number for each
+        predicted class, in the order of `model.classes`.
 
     Raises
     ------
     ParameterError
-        For a regression, for more than two classes, for a pos_label that is no class, and where rule and cost do not fit.
+        For a regression, for a pos_label that is no class, and where rule, cost and the number of classes do not fit.
     DataError
         When the rows to learn "f1" or "cost" from have one class only.
 
@@ -75,7 +91,7 @@ class Threshold(PostprocessingStage):
 
     rule: str | float = param(0.5, _RULE)
     pos_label: Any = param(None, anything())
-    cost: Mapping[str, float] | None = param(None, _COST)
+    cost: Mapping[str, float] | Sequence[Sequence[float]] | None = param(None, _COST)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,15 +104,39 @@ class Threshold(PostprocessingStage):
 
     @property
     def needs_rows(self) -> bool:
-        return isinstance(self.rule, str)
+        return isinstance(self.rule, str) and not _is_matrix(self.cost)
 
     def check(self, target: Target) -> None:
-        if target.task is not Task.BINARY:
-            hint = (
-                "leave Threshold out" if target.task.is_classification else "leave Threshold out; Clip limits numbers"
+        if not target.task.is_classification:
+            raise self.refuse_task(target, "a classification", "leave Threshold out; Clip limits numbers")
+        if target.task is Task.MULTICLASS:
+            self._check_matrix(target)
+        elif _is_matrix(self.cost):
+            raise self.refuse_task(
+                target, "more than two classes for a matrix of costs", "pass cost={'fp': 1, 'fn': 5} for two classes"
             )
-            raise self.refuse_task(target, "a classification with two classes", hint)
-        self._positive(target)
+        else:
+            self._positive(target)
+
+    def _check_matrix(self, target: Target) -> None:
+        n = len(target.classes[0])
+        if not _is_matrix(self.cost) or self.pos_label is not None:
+            hint = f"pass Threshold('cost', cost=…) with a row of {n} numbers for each of the classes, or leave Threshold out"
+            raise self.refuse_task(target, "two classes, or a matrix of costs without pos_label", hint)
+        assert self.cost is not None
+        if len(self.cost) != n:
+            raise ParameterError.value(
+                "cost",
+                f"{n} rows and columns, for the classes {list(target.classes[0])}",
+                f"{len(self.cost)} of each",
+                where="Threshold",
+            )
+
+    @cached_property
+    def costs(self) -> list[list[float]]:
+        """What each class costs that is predicted (inner), by the true class (outer); of more than two classes."""
+        assert not isinstance(self.cost, Mapping)
+        return [[float(cost) for cost in row] for row in self.cost or ()]
 
     def _positive(self, target: Target) -> list[int]:
         """Return the code of the positive class of each target."""
@@ -115,6 +155,8 @@ class Threshold(PostprocessingStage):
 
     def learn(self, rows: CalibrationRows) -> dict[str, Any]:
         target = rows.outcome.target
+        if target.task is Task.MULTICLASS:
+            return {}
         codes = self._positive(target)
         if not isinstance(self.rule, str):
             return {"thresholds": [float(self.rule)] * len(codes), "positive": codes}
@@ -141,7 +183,8 @@ class Threshold(PostprocessingStage):
         if self.rule == "f1":
             worth = 2.0 * tp / (2.0 * tp + fp + fn)
         else:
-            cost = {name: float((self.cost or {}).get(name, 0.0)) for name in COSTS}
+            assert isinstance(self.cost, Mapping)
+            cost = {name: float(self.cost.get(name, 0.0)) for name in COSTS}
             worth = -(cost["fp"] * fp + cost["fn"] * fn + cost["tp"] * tp + cost["tn"] * tn)
             none = -(cost["fn"] * tp[-1] + cost["tn"] * fp[-1])
             above = (values[0] + 1.0) / 2 if values[0] < 1.0 else math.nextafter(values[0], math.inf)
@@ -151,14 +194,21 @@ class Threshold(PostprocessingStage):
         return float(thresholds[best[np.argmin(np.abs(thresholds[best] - 0.5))]])
 
     def apply(self, outcome: Outcome) -> Outcome:
+        if outcome.target.task is Task.MULTICLASS:
+            expected = np.zeros(outcome.values.shape)
+            for chance, costs in zip(outcome.values.T, self.costs, strict=True):  # added up in order, as for one row
+                expected += chance[:, None] * np.array(costs)
+            return outcome.with_(codes=expected.argmin(axis=1)[:, None].astype(np.int64))
         codes = np.empty(outcome.values.shape, dtype=np.int64)
-        for i, (threshold, code) in enumerate(self._rules):
+        for i, (threshold, code) in enumerate(self.rules):
             values = outcome.values[:, i]
             codes[:, i] = values >= threshold if code else (1.0 - values < threshold)
         return outcome.with_(codes=codes)
 
     def row_function(self) -> Callable[[RowOutcome], None]:
-        rules = self._rules
+        if _is_matrix(self.cost):
+            return self._cheapest
+        rules = self.rules
 
         def decide(row: RowOutcome) -> None:
             row.codes = [
@@ -168,11 +218,20 @@ class Threshold(PostprocessingStage):
 
         return decide
 
+    def _cheapest(self, row: RowOutcome) -> None:
+        expected = [0.0] * len(row.values)
+        for chance, costs in zip(row.values, self.costs, strict=True):
+            expected = [total + chance * cost for total, cost in zip(expected, costs, strict=True)]
+        row.codes = [expected.index(min(expected))]
+
     def summary(self, target: Target) -> str:
-        rules = zip(target.columns, target.classes, self._rules, strict=True)
+        if target.task is Task.MULTICLASS:
+            return "the class of the smallest expected cost"
+        rules = zip(target.columns, target.classes, self.rules, strict=True)
         return "; ".join(f"{column}: {classes[code]!r} from {t:.4g} on" for column, classes, (t, code) in rules)
 
     @cached_property
-    def _rules(self) -> list[tuple[float, int]]:
+    def rules(self) -> list[tuple[float, int]]:
+        """The threshold of each target and the code of its positive class."""
         state = self.state
         return [(float(t), int(code)) for t, code in zip(state["thresholds"], state["positive"], strict=True)]
