@@ -34,13 +34,18 @@ def test_flatten_and_what_is_tuned() -> None:
 
 
 def test_parts() -> None:
-    trainer, stages = space.split_space(
-        {"eta": np.float64(0.5), "preprocessor": {"impute": {"strategy": np.str_("mean")}}}
+    trainer, stages, after = space.split_space(
+        {
+            "eta": np.float64(0.5),
+            "preprocessor": {"impute": {"strategy": np.str_("mean")}},
+            "postprocess": {"Clip": {"low": 0}},
+        }
     )
     assert trainer == {"eta": 0.5}
     assert type(trainer["eta"]) is float
     assert stages == {"impute": {"strategy": "mean"}}
-    assert space.split_space({"eta": 1}) == ({"eta": 1}, {})
+    assert after == {"Clip": {"low": 0}}
+    assert space.split_space({"eta": 1}) == ({"eta": 1}, {}, {})
 
 
 @given(

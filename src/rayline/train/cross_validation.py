@@ -314,7 +314,6 @@ def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[Any, Any, Fi
             folds.folds,
             targets=roles.targets,
             beside=roles.beside,
-            where=WHERE,
         )
         wanted = [cells for fold in folds.folds for cells in (fold.train, fold.test)]
         rows = fold_rows.parts(engine, data, folds.cells, wanted)

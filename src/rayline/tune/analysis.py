@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from rayline.inference.stack import stack
 from rayline.inference.svg_plots import number
 from rayline.postprocess import chain
 from rayline.postprocess.base import PostprocessingStage
+from rayline.postprocess.chain import Stages
 from rayline.train import progress
 from rayline.train.fit import fit
 from rayline.train.result import Result
@@ -259,7 +260,10 @@ class Analysis:
                 known = {key: value for key, value in scores.items() if value == value}
                 made.metrics.update(known)
                 made.model.metrics.update(known)
-        return made
+        if not self._prepared.problem.postprocess:
+            return made
+        stages = self._prepared.problem.postprocess_of(chosen.config)
+        return replace(made, inference_pipeline=self._with_stages(chosen, stages, lambda: made.inference_pipeline))
 
     def _refitted(self, chosen: Trial) -> Result:
         trainer = self._trainer(chosen)
@@ -342,7 +346,7 @@ class Analysis:
         members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
         weights = list(chosen.counts.values())
         found = {f"oof-{self.metric}": chosen.score}
-        return combine([m.inference_pipeline for m in members], weights, metrics=found)
+        return combine([_without_stages(m) for m in members], weights, metrics=found)
 
     def bagged_pipeline(self, trial: Trial | int | None = None) -> InferencePipeline:
         """The models of all folds as one inference pipeline, whose scores are the mean of theirs.
@@ -408,10 +412,10 @@ class Analysis:
         found = stacking.honest_score(final, rows, self.metric, problem.custom)
         members = [self.best_result if trial is self.best_trial else self.refit(trial) for trial in chosen]
         on_top = final.fit(pl.concat(rows)).inference_pipeline
-        return stack([m.inference_pipeline for m in members], on_top, metrics=found)
+        return stack([_without_stages(m) for m in members], on_top, metrics=found)
 
     def calibrated(
-        self, stages: Sequence[PostprocessingStage], *, trial: Trial | int | None = None
+        self, stages: Sequence[PostprocessingStage] | None = None, *, trial: Trial | int | None = None
     ) -> InferencePipeline:
         """Return the best inference pipeline with stages after the model, learned from the held-out predictions that exist.
 
@@ -422,7 +426,8 @@ class Analysis:
         Parameters
         ----------
         stages
-            Stages of `rayline.postprocess`, in the order in which they are applied.
+            Stages of `rayline.postprocess`, in the order in which they are applied, in place of those of the search; these when
+            omitted.
         trial
             The trial to take; the best one when omitted.
 
@@ -439,9 +444,26 @@ class Analysis:
         >>> pipeline = analysis.calibrated([Calibrate("isotonic"), Threshold("f1", pos_label="yes")])  # doctest: +SKIP
         """
         chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
-        problem, scores = self._prepared.problem, self.scores(chosen)
+        problem = self._prepared.problem
+        if stages is None and not problem.postprocess:
+            raise ParameterError(
+                "Analysis.calibrated: the search had no postprocessing stages.",
+                "Expected stages, such as [Calibrate()], or a search with postprocess=[…].",
+                "pass them.",
+            )
+        if stages is None:
+            return (self.best_result if chosen is self.best_trial else self.refit(chosen)).inference_pipeline
         with at("Analysis.calibrated"):
             new = chain.checked(stages, problem.target, problem.schema)
+        return self._with_stages(
+            chosen,
+            new,
+            lambda: (self.best_result if chosen is self.best_trial else self.refit(chosen)).inference_pipeline,
+        )
+
+    def _with_stages(self, chosen: Trial, new: Stages, best: Callable[[], InferencePipeline]) -> InferencePipeline:
+        """Return the best pipeline with stages that are learned from the held-out predictions of a trial, and with no others."""
+        problem, scores = self._prepared.problem, self.scores(chosen)
         groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
         weight = problem.weight if problem.weighs_test else None
         columns = dict.fromkeys((*problem.target.columns, *([] if weight is None else [weight]), *groups))
@@ -451,8 +473,7 @@ class Analysis:
         if any(stage.needs_members for stage in made):
             pipeline = combine(self._fold_pipelines(chosen), [1.0] * len(folds))
         else:
-            best = self.best_result if chosen is self.best_trial else self.refit(chosen)
-            pipeline = best.inference_pipeline
+            pipeline = best()
         return InferencePipeline(pipeline.preprocessor, pipeline.model, made)
 
     def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
@@ -587,3 +608,9 @@ class Analysis:
     def _repr_html_(self) -> str:
         config = html.escape(self._best_config)
         return f"<p><b>Analysis</b> {html.escape(self.summary)}</p><p>best config: <code>{config}</code></p>{tables.as_html(self._top())}"
+
+
+def _without_stages(result: Result) -> InferencePipeline:
+    """Return a result's pipeline as a member of an ensemble: its scores, before stages after the model."""
+    pipeline = result.inference_pipeline
+    return InferencePipeline(pipeline.preprocessor, pipeline.model) if pipeline.postprocessing else pipeline

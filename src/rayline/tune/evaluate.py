@@ -31,6 +31,8 @@ from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
+from rayline.postprocess import chain
+from rayline.postprocess.chain import Stages
 from rayline.preprocessing.cross_fit import FoldFitter, KnownStatistics
 from rayline.train.fit_inputs import ColumnRoles
 from rayline.train.fit_request import WEIGHT, FitRequest, TrainingSpec, resolve
@@ -38,6 +40,7 @@ from rayline.train.trainer import Trainer
 from rayline.train.training_phases import Phase
 from rayline.train.worker import LocalWorker, train_on, train_on_ray
 from rayline.tune import space
+from rayline.tune.postprocessing import cross_fitted, with_parameters
 from rayline.tune.row_groups import CELL, GROUP_ROWS, CellColumn, GroupEngine, RowGroups, TableGroups
 from rayline.tune.table_cache import TableCache, fingerprint
 from rayline.tune.trial_record import FoldScore
@@ -98,6 +101,8 @@ class SearchProblem:
     log_train_metrics
         Whether the history of every training is needed; otherwise frameworks evaluate their rows only where a metric,
         early stopping or a callback needs it.
+    postprocess
+        The stages after the model, not fitted; the score is that of the predictions after them.
     """
 
     trainer: Trainer
@@ -115,6 +120,7 @@ class SearchProblem:
     digest: str = ""
     others: Sequence[str] = ()
     log_train_metrics: bool = False
+    postprocess: Stages = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -154,7 +160,9 @@ class SearchProblem:
     def candidate(self, config: space.Config) -> TrialCandidate:
         """Return the trainer and the preprocessor of a configuration."""
         with _checking:
-            return TrialCandidate(self, self.trainer_of(config), self.preprocessor_of(config))
+            return TrialCandidate(
+                self, self.trainer_of(config), self.preprocessor_of(config), self.postprocess_of(config)
+            )
 
     def trainer_of(self, config: space.Config) -> Trainer:
         """Return the trainer with the parameters of a configuration."""
@@ -167,6 +175,10 @@ class SearchProblem:
             Preprocessor() if self.preprocessor is None else self.preprocessor.replace(space.split_space(config).stages)
         )
 
+    def postprocess_of(self, config: space.Config) -> Stages:
+        """Return the unfitted stages after the model with the parameters of a configuration."""
+        return with_parameters(self.postprocess, space.split_space(config).postprocess)
+
 
 @dataclass(frozen=True)
 class TrialCandidate:
@@ -175,6 +187,7 @@ class TrialCandidate:
     problem: SearchProblem
     trainer: Trainer
     preprocessor: Preprocessor
+    postprocess: Stages = ()
 
     def key(self, fold: int) -> str:
         """Return the digest of everything that its score on a fold depends on."""
@@ -204,7 +217,8 @@ class TrialCandidate:
             problem.metrics,
             problem.custom_used,
         ]
-        return fingerprint(about)
+        after = [chain.to_json(self.postprocess)] if self.postprocess else []
+        return fingerprint([*about, *after])
 
     @cached_property
     def digests(self) -> Mapping[int, str]:
@@ -321,7 +335,10 @@ class FoldEvaluator:
         scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
         predicted = time.perf_counter()
         best = trainer.adapter.best_iteration(native)
-        found, *others = [self._score(metric, scores, rows, history, best, fold) for metric in problem.metrics]
+        shown = cross_fitted(
+            candidate.postprocess, problem.target, scores, rows.target, rows.weight, trainer.framework
+        )  # the rows' stages are learned from other rows of the fold
+        found, *others = [self._score(metric, shown, rows, history, best, fold) for metric in problem.metrics]
         score = FoldScore(
             fold,
             found,

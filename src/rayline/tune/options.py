@@ -35,6 +35,7 @@ class SearchOptions:
     run_on: str | None = None
     timeout_s: float | None = None
     storage_path: str | Path | None = None
+    postprocess: Any = None
 
     __repr__ = representation
 

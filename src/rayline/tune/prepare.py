@@ -25,6 +25,7 @@ from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.evaluate.metric import Metric
 from rayline.inference.pipeline import Preprocessor
+from rayline.postprocess.chain import Stages
 from rayline.preprocessing import fit_planner, schema_check
 from rayline.train import fit_inputs as given
 from rayline.train.fit_inputs import FitInputs
@@ -34,6 +35,7 @@ from rayline.tune import dry_run, environment_evaluation, space
 from rayline.tune import result_store as journals
 from rayline.tune.domains import from_ray
 from rayline.tune.evaluate import WHERE, SearchProblem
+from rayline.tune.postprocessing import check_stages, with_parameters
 from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, GroupEngine, RowGroups, TableGroups
 
 DATA = (
@@ -195,6 +197,7 @@ def prepare(
     seed: int | None,
     material: TuneData | None = None,
     pos_label: Any = None,
+    postprocess: Any = None,
 ) -> PreparedSearch:
     """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
     if not isinstance(trainer, Trainer):
@@ -216,7 +219,8 @@ def prepare(
             "Expected a config of stages' parameters, or a trainer without a schedule.",
             "take one of them away.",
         )
-    return _PREPARATIONS[trainer.adapter.fit_driver](trainer, data, config, metric, mode, num_samples, seed, material)
+    prepare_over = _PREPARATIONS[trainer.adapter.fit_driver]
+    return prepare_over(trainer, data, config, metric, mode, num_samples, seed, material, postprocess)
 
 
 def _over_environment(
@@ -228,8 +232,15 @@ def _over_environment(
     num_samples: int | None,
     seed: int | None,
     _: TuneData | None,
+    postprocess: Any,
 ) -> PreparedSearch:
     """Prepare a search of a framework that generates its own data."""
+    if postprocess is not None:
+        raise ParameterError.here(
+            f"{trainer.framework} generates its own data, and postprocessing stages learn from rows with labels.",
+            "Expected postprocess=None.",
+            "leave postprocess out.",
+        )
     space.check(config, None, trainer.replace)
     problem, direction = environment_evaluation.environment_problem(trainer, data, metric, mode, seed)
     groups = TableGroups([pl.DataFrame(schema=problem.schema)])
@@ -246,13 +257,17 @@ def _over_rows(
     num_samples: int | None,
     seed: int | None,
     material: TuneData | None,
+    postprocess: Any,
 ) -> PreparedSearch:
     """Prepare a search over rows."""
     pipeline = data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value("data_config['train_pipeline']", "a Preprocessor or None", pipeline)
     preprocessor = None if pipeline is None else pipeline.clone()
-    space.check(config, preprocessor, trainer.replace)
+    after: Stages = (
+        () if postprocess is None else tuple(postprocess) if isinstance(postprocess, (list, tuple)) else (postprocess,)
+    )
+    space.check(config, preprocessor, trainer.replace, (lambda own: with_parameters(after, own)) if after else None)
     if num_samples is None:
         num_samples = space.usual_samples(config)
     if not space.tuned(config) and num_samples > 1:
@@ -273,9 +288,17 @@ def _over_rows(
             f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
             "choose one of these.",
         )
+    stages = check_stages(postprocess, target.plain, inputs.schema)
+    if stages and foreign:
+        raise ParameterError.here(
+            f"{foreign[0]!r} is measured by the framework, before the postprocessing stages.",
+            f"Expected a metric that Rayline computes of the final predictions, one of {metrics.names()}.",
+            "choose one of these, or leave postprocess out.",
+        )
     problem = SearchProblem(
         trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], seed,
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
+        postprocess=stages,
     )  # fmt: skip
     dry_run.check(problem, rows.sample, space.typical(config))
     return PreparedSearch(problem, rows, config, num_samples, modes)

@@ -13,6 +13,7 @@ from typing import Any
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import TrainingError, at, counted
 from rayline.inference.pipeline import Preprocessor
+from rayline.postprocess.base import PostprocessingStage
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
@@ -73,6 +74,7 @@ def run(
     run_on: str | None = None,
     timeout_s: float | None = None,
     storage_path: str | Path | None = None,
+    postprocess: Sequence[PostprocessingStage] | None = None,
 ) -> Analysis:
     """Search parameters of a trainer and of the stages before it, by cross validation or on a test set.
 
@@ -88,7 +90,8 @@ def run(
         The arguments from `preprocessor` to `time` as one dict, in place of keywords (the key `train_pipeline` is another
         name of `preprocessor`); useful where several searches share them. No argument may be given both ways.
     config
-        The search space: names of the trainer's parameters, and under "preprocessor" the stages and their parameters,
+        The search space: names of the trainer's parameters, under "preprocessor" the stages and their parameters, and under
+        "postprocess" those of the stages after the model by their classes (`{"Calibrate": {"method": tune.choice([…])}}`),
         to `tune.uniform(…)` and the like, `tune.grid_search([…])`, or constants.
     metric
         A name of `rayline.evaluate.metrics`, one that the framework reports, a function `(y_true, y_pred)` or a scorer of
@@ -159,6 +162,10 @@ def run(
     storage_path
         A directory, or a URL that Arrow or fsspec opens (`s3://…`), under which a search with a name keeps its scores, in place of
         the cache directory.
+    postprocess
+        Stages of `rayline.postprocess` after the model. The score is that of the predictions after them: the rows that a fold
+        holds out are cut into five parts, and each part is answered by stages that were learned from the others. The pipelines of
+        the analysis carry them, learned from all held-out predictions.
 
     Returns
     -------
@@ -197,7 +204,7 @@ def run(
     options = SearchOptions(
         metric, mode, num_samples, seed=seed, max_concurrent=max_concurrent, time_budget_s=time_budget_s, search=search,
         scheduler=scheduler, name=name, resume=resume, callbacks=callbacks, verbose=verbose, pos_label=pos_label,
-        on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s, storage_path=storage_path,
+        on_interrupt=on_interrupt, run_on=run_on, timeout_s=timeout_s, storage_path=storage_path, postprocess=postprocess,
     )  # fmt: skip
     data = merge_data_config(
         data_config, preprocessor=preprocessor, train_dataset=train_dataset, test_dataset=test_dataset,
@@ -231,6 +238,7 @@ def checked(
         options.seed,
         material,
         options.pos_label,
+        options.postprocess,
     )
     scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
     if isinstance(scheduler, Population):

@@ -16,21 +16,25 @@ from rayline.tune.variants import is_grid
 STAGES = "preprocessor"
 """The key of a configuration under which the stages' parameters stand."""
 
+POSTPROCESS = "postprocess"
+"""The key of those of the stages after the model."""
+
 Config = Mapping[str, Any]
 
 
 class ConfigParts(NamedTuple):
-    """A configuration taken apart: what goes to the trainer, and what to which stage."""
+    """A configuration taken apart: what goes to the trainer, and what to which stage before and after the model."""
 
     trainer: dict[str, Any]
     stages: dict[str, dict[str, Any]]
+    postprocess: dict[str, dict[str, Any]]
 
 
 def split_space(config: Config) -> ConfigParts:
-    """The trainer's parameters and the stages'."""
+    """The trainer's parameters and the stages', before and after the model."""
     plain = to_plain(config)
-    stages = plain.pop(STAGES, None) or {}
-    return ConfigParts(plain, stages)
+    stages, after = (plain.pop(name, None) or {} for name in (STAGES, POSTPROCESS))
+    return ConfigParts(plain, stages, after)
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -100,7 +104,12 @@ def cell(value: Any) -> Any:
         return repr(value)
 
 
-def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[[Mapping[str, Any]], Any]) -> None:
+def check(
+    config: Any,
+    preprocessor: Preprocessor | None,
+    try_trainer: Callable[[Mapping[str, Any]], Any],
+    try_postprocess: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> None:
     """Raise on a space that some trial could not use: an unknown stage, parameter of a stage, or trainer parameter.
 
     Every value of a choice or a grid is tried on the stage or the trainer that will get it, and one drawn value of
@@ -114,6 +123,8 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
         The one that is tuned.
     try_trainer
         Takes trainer parameters, and raises when the trainer does not.
+    try_postprocess
+        The same of the stages after the model; None where there are none.
 
     Raises
     ------
@@ -133,6 +144,12 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
             f"Expected preprocessor=…; got None and stages {sorted(stages)}.",
             "pass the preprocessor, or take 'preprocessor' out of config.",
         )
+    if config.get(POSTPROCESS) and try_postprocess is None:
+        raise ParameterError(
+            "tune.run: config searches postprocessing stages, and there are none.",
+            "Expected postprocess=[…], stages of rayline.postprocess.",
+            f"pass them, such as postprocess=[Calibrate()], or take {POSTPROCESS!r} out of config.",
+        )
     for stage, own in stages.items():
         if not isinstance(own, Mapping) or is_grid(own):
             raise ParameterError.value(
@@ -149,12 +166,14 @@ def check(config: Any, preprocessor: Preprocessor | None, try_trainer: Callable[
                 if path[0] == STAGES:
                     assert preprocessor is not None
                     preprocessor.replace(own.stages)
+                elif path[0] == POSTPROCESS and try_postprocess is not None:
+                    try_postprocess(own.postprocess)
                 else:
                     try_trainer(own.trainer)
             except RaylineError as error:
                 hint = _hint(path, value, preprocessor)
                 raise ParameterError(f"{where} is refused.", str(error).replace("\n ", "\n   "), hint) from error
-    if not any(path[0] != STAGES for path in some):
+    if not any(path[0] not in (STAGES, POSTPROCESS) for path in some):
         try_trainer({})
 
 
@@ -208,7 +227,7 @@ def _leaves(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
     # A dict of parameters may itself be a parameter (class weights): only the stages nest.
     for key, value in config.items():
         inside = (*path, str(key))
-        if isinstance(value, Mapping) and not is_grid(value) and inside[0] == STAGES:
+        if isinstance(value, Mapping) and not is_grid(value) and inside[0] in (STAGES, POSTPROCESS):
             yield from _leaves(value, inside)
         else:
             yield inside, value

@@ -1,0 +1,123 @@
+"""Postprocessing stages in a search: their parameters by name, and predictions by stages that did not see the rows.
+
+A trial is scored with its stages, and the rows that a fold holds out are all that there is to learn them from. So these rows are
+cut into parts: the stages that answer a part are learned from the others. The model has seen none of them, and the stages of a
+part none of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rayline.core.errors import ParameterError
+from rayline.core.target import Target
+from rayline.inference.calibration import refuse_classes_only
+from rayline.postprocess import chain
+from rayline.postprocess.base import CalibrationRows, Outcome, own_codes, plain_values
+from rayline.postprocess.chain import StageChain, Stages
+
+Array = npt.NDArray[Any]
+
+PARTS = 5
+"""Parts of the rows that a fold holds out."""
+
+
+def check_stages(stages: Any, target: Target, columns: Mapping[str, pl.DataType]) -> Stages:
+    """Return the stages of a search. Raises ParameterError as `chain.checked`, and on two of one class, which share their name."""
+    if stages is None:
+        return ()
+    made = chain.checked(stages, target, columns)
+    names = [type(stage).__name__ for stage in made]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ParameterError.here(
+            f"two postprocessing stages are {twice[0]}.", "Expected each class once.", "keep one of them."
+        )
+    return made
+
+
+def with_parameters(stages: Stages, changes: Mapping[str, Any]) -> Stages:
+    """Return the stages with other parameters, by the names of their classes.
+
+    Raises ParameterError on a name that no stage has, and on a wrong parameter.
+    """
+    names = [type(stage).__name__ for stage in stages]
+    if unknown := [name for name in changes if name not in names]:
+        raise ParameterError.unknown(unknown, names, where="tune.run: config['postprocess']")
+    for name, own in changes.items():
+        if not isinstance(own, Mapping):
+            raise ParameterError.value(
+                f"config['postprocess'][{name!r}]", "a dict of the stage's parameters", own, where="tune.run"
+            )
+    return tuple(stage.replace(**changes.get(name, {})) for name, stage in zip(names, stages, strict=True))
+
+
+def cross_fitted(
+    stages: Sequence[Any], target: Target, scores: Array, truth: Array, weight: Array | None, framework: str
+) -> Array:
+    """Return the scores of held-out rows after stages that did not see them; as they are without stages that change them.
+
+    Parameters
+    ----------
+    stages
+        The stages, not fitted. Those that give intervals are left out: they change no prediction.
+    target
+        The target, without stages of its own.
+    scores, truth, weight
+        Of the rows: the model's scores on the scale of the labels, the labels as numbers, and weights or None.
+    framework
+        Named in an error.
+
+    Raises
+    ------
+    ParameterError
+        When the model answers with classes only.
+    DataError
+        When some parts of the rows are too few, or of one class.
+    """
+    own = tuple(stage for stage in stages if not stage.has_intervals)
+    if not own:
+        return scores
+    refuse_classes_only(scores, target, framework)
+    n = len(scores)
+    rows = CalibrationRows(
+        Outcome(target, plain_values(scores, target), own_codes(scores)),
+        truth.reshape(n, -1).astype(np.float64),
+        np.ones(n) if weight is None else weight,
+        np.ones(n),
+    )
+    if not any(stage.needs_rows for stage in own):
+        return StageChain(chain.learn(own, chain.no_rows(target)), target).scores(scores)
+    part = _parts(rows)
+    made = np.empty(0)
+    for i in range(PARTS):
+        learned = chain.learn(own, _some(rows, (part != i) & (rows.weight > 0)))
+        found = StageChain(learned, target).outcome(scores[part == i]).scores
+        if not len(made):
+            made = np.empty((n, *found.shape[1:]), found.dtype)
+        made[part == i] = found
+    return made
+
+
+def _parts(rows: CalibrationRows) -> Array:
+    """Return the part of each row: by turns in the order of labels and scores, so that every part has rows of every kind, and the
+    order of the rows does not matter."""
+    order = np.lexsort((*rows.outcome.values.T, *rows.truth.T))
+    found = np.empty(len(order), np.int64)
+    found[order] = np.arange(len(order)) % PARTS
+    return found
+
+
+def _some(rows: CalibrationRows, chosen: Array) -> CalibrationRows:
+    outcome = rows.outcome
+    codes = None if outcome.codes is None else outcome.codes[chosen]
+    return CalibrationRows(
+        Outcome(outcome.target, outcome.values[chosen], codes),
+        rows.truth[chosen],
+        rows.weight[chosen],
+        rows.counts[chosen],
+    )
