@@ -93,7 +93,7 @@ RAY = {
 
 ONE_PLACE = {
     "xgboost": {"xgboost", "xgboost_params", "xgboost_matrix", "xgboost_metrics", "xgboost_predict"},
-    "lightgbm": {"lightgbm", "lightgbm_metrics"},
+    "lightgbm": {"lightgbm", "lightgbm_params", "lightgbm_dataset", "lightgbm_metrics"},
     "catboost": {"catboost"},
     "skops": {"sklearn"},
     "torch": {

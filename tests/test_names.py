@@ -26,6 +26,8 @@ SAME_MEANING = {
     "is_tuned": "a law",
     "load": "what `save` wrote",
     "loads": "as json.loads",
+    "objective": "what parameters say about the target",
+    "of_features": "parameters that are set for each feature",
     "pack": "files as bytes",
     "placed": "a model on a device",
     "predicts_datasets": "a law",

@@ -16,7 +16,7 @@ import rayline as rl
 from rayline import evaluate, train
 from rayline.core import scan
 from rayline.evaluate import bootstrap, custom_metrics
-from rayline.evaluate import scan as scanning
+from rayline.evaluate import slices as slicing
 from rayline.inference.pipeline import InferencePipeline
 from tests.evaluate.conftest import rows
 
@@ -409,7 +409,7 @@ def test_hashes_are_of_values_and_names() -> None:
 
 
 def test_slices_are_bounded(binary: InferencePipeline, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning, "MAX_SLICES", 2)
+    monkeypatch.setattr(slicing, "MAX_SLICES", 2)
     with pytest.raises(rl.ParameterError, match="more than 2 slices"):
         binary.evaluate(table, by="region")
 

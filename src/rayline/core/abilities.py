@@ -124,7 +124,7 @@ class TargetSupport(Ability):
     """The largest label that it can learn from; finite for a framework that stores labels in single precision."""
 
     def task(self, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
-        """Return the task that the arguments imply; None when it depends on the labels. "classification" means binary or
+        """Return the task that the arguments imply, where an adapter says nothing more about the target (`objective`); None when it depends on the labels. "classification" means binary or
         multiclass, depending on the number of distinct labels, also for numeric labels."""
         return None
 

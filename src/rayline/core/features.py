@@ -75,6 +75,11 @@ class Features:
         """The features whose values are categories."""
         return [name for name, dtype in self.schema.items() if isinstance(dtype, pl.Enum)]
 
+    @property
+    def category_places(self) -> list[int]:
+        """The columns of `matrix` that hold categories."""
+        return [self.places[name].start for name in self.categories]
+
     @cached_property
     def places(self) -> dict[str, range]:
         """The columns of each feature in `matrix`: one, or one per element of a vector."""

@@ -88,6 +88,19 @@ def sizes(groups: Array) -> Array:
     return np.diff(np.append(starts, len(groups)))
 
 
+def group_weights(weight: Array, sizes: Array) -> Array:
+    """Return the weight of each group: the mean of the weights of its rows."""
+    found: Array = np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes if len(sizes) else np.empty(0)
+    return found
+
+
+def signed_times(times: Array) -> Array:
+    """Return the times of events, shape (n,), and with a minus those of rows without one: as losses of relative risks take them."""
+    low, high = times.T
+    signed: Array = np.where(np.isinf(high), -low, low)
+    return signed
+
+
 def _present(series: pl.Series, what: str) -> pl.Series:
     series = series.fill_nan(None) if series.dtype.is_float() else series
     if series.null_count():

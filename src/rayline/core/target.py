@@ -17,18 +17,17 @@ from rayline.core.objective import Objective, quantiles_of
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.operations.inverse import Leaf, inverse
 from rayline.core.schema import (
-    Kind,
     category_values,
     col,
     dtype_from_json,
     dtype_to_json,
     is_category,
-    kind_of,
     value_from_json,
     value_to_json,
 )
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.task import Task as Task  # noqa: PLC0414  # its old place
+from rayline.core.text_analysis import row_as_text
 
 Array = npt.NDArray[Any]
 
@@ -338,9 +337,9 @@ class Target:
     @property
     def probability_names(self) -> list[str]:
         if len(self.columns) == 1:
-            return [f"probability_{_word(c)}" for c in self.classes[0]]
+            return [f"probability_{row_as_text(c)}" for c in self.classes[0]]
         return [
-            f"probability_{column}_{_word(c)}"
+            f"probability_{column}_{row_as_text(c)}"
             for column, cs in zip(self.columns, self.classes, strict=True)
             for c in cs
         ]
@@ -607,11 +606,6 @@ def _refuse_missing(column: str, labels: pl.Series) -> None:
         )
 
 
-def is_class_like(dtype: pl.DataType) -> bool:
-    """Whether labels of this type are classes by default."""
-    return kind_of(dtype) in (Kind.CATEGORY, Kind.BOOLEAN)
-
-
 def labels_of(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Return counted labels in their original type: where numbers or booleans were declared categories, that of the values."""
     return texts if category_values(dtype) is None else _labels(texts, _plain(dtype))
@@ -652,7 +646,3 @@ def _plain(dtype: pl.DataType) -> pl.DataType:
     if values is not None and (values.is_numeric() or values == pl.Boolean):
         return values
     return pl.String() if is_category(dtype) else dtype
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -20,8 +20,8 @@ from rayline.core.statistics.score_weights import area_under_roc, average_precis
 from rayline.core.target import Target
 from rayline.evaluate import drawn
 from rayline.evaluate.bootstrap import estimate
+from rayline.evaluate.evaluation_statistics import SliceStatistics
 from rayline.evaluate.results import EvaluationResults
-from rayline.evaluate.scan import SliceStatistics
 from rayline.inference import svg_plots
 from rayline.inference.svg_plots import SVGPlot
 

@@ -20,10 +20,12 @@ from rayline.core.target import Task
 from rayline.evaluate import drawn
 from rayline.evaluate import metrics as named
 from rayline.evaluate.bootstrap import REPLICATES, hashed_columns
+from rayline.evaluate.evaluation_statistics import EvaluationPlan, EvaluationStatistics
 from rayline.evaluate.metric import Metric
 from rayline.evaluate.report import EvaluationReport
 from rayline.evaluate.results import EvaluationResults
-from rayline.evaluate.scan import WHERE, EvaluatedRows, EvaluationPlan, EvaluationStatistics
+from rayline.evaluate.scan import EvaluatedRows
+from rayline.evaluate.scored_columns import WHERE
 from rayline.inference.pipeline import InferencePipeline
 from rayline.preprocessing.schema_check import SchemaCheck
 

@@ -14,8 +14,8 @@ import polars as pl
 from rayline.core.evaluation import Estimate
 from rayline.core.target import Task
 from rayline.evaluate.bootstrap import N_BUCKETS, estimate, multiplicities
+from rayline.evaluate.evaluation_statistics import EvaluationPlan, EvaluationStatistics, SliceStatistics
 from rayline.evaluate.metric import Metric
-from rayline.evaluate.scan import EvaluationPlan, EvaluationStatistics, SliceStatistics
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from rayline.compat.boosting import catboost_check
-from rayline.core import scratch
+from rayline.core import paired_labels, scratch
 from rayline.core.abilities import FeatureContributions
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
 from rayline.core.feature_names import Escaping
@@ -85,13 +85,7 @@ SETS = {"learn": "train", "validation": "test"}
 
 
 class CatBoost(Framework):
-    """Gradient boosted trees. The one argument is the dict of parameters of `catboost.CatBoost`.
-
-    Without a `loss_function`, class labels give Logloss, MultiClass or MultiLogloss, numbers RMSE or MultiRMSE. String
-    features are CatBoost's own categories. With a test set predictions stop at the best iteration, unless
-    `use_best_model` is False. Parameters name features, or raw columns for all features that come from them; a custom
-    loss gives labels and no probabilities. `init_model` is continued. One worker.
-    """
+    """The adapter of `train.CatBoostTrainer`, which describes the arguments. One worker."""
 
     name = "catboost"
     thread_safe_training = True
@@ -162,7 +156,7 @@ class CatBoost(Framework):
         def compute(rows: Features) -> Array:
             table = _table(record("batch", device, rows) if device.is_gpu else rows)
             if rows.categories:
-                table = catboost.Pool(table, cat_features=_categories(rows), feature_names=model.feature_names_)
+                table = catboost.Pool(table, cat_features=rows.category_places, feature_names=model.feature_names_)
             found: Array = np.asarray(
                 model.predict(table, prediction_type=kind, task_type="GPU" if device.is_cuda else "CPU")
             )
@@ -240,10 +234,6 @@ class CatBoost(Framework):
         n_targets = max(len(about.quantiles), 1)
         return ModelInfo(task, n_classes, n_targets, names, target=Target.unnamed_of(about))
 
-    def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
-        found = self.objective(params).task
-        return None if found is None else Task(found)
-
     def objective(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Objective:
         return _objective(params or {})
 
@@ -306,7 +296,7 @@ class CatBoost(Framework):
 
     def contributions(self, model: Any, features: Features) -> FeatureContributions | None:
         pool = catboost.Pool(
-            _table(features), cat_features=_categories(features) or None, feature_names=model.feature_names_
+            _table(features), cat_features=features.category_places or None, feature_names=model.feature_names_
         )
         found = np.asarray(model.get_feature_importance(pool, type="ShapValues"), dtype=np.float64)
         values = found if found.ndim == 3 else found[:, None, :]
@@ -389,12 +379,12 @@ def _labels(rows: Rows) -> dict[str, Any]:
     if rows.task is Task.RANKING:
         sizes = rows.group_sizes
         if weight is not None:
-            weight = np.repeat(np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes, sizes)
+            weight = np.repeat(paired_labels.group_weights(weight, sizes), sizes)
         return {"label": target[:, 0], "group_id": np.repeat(np.arange(len(sizes)), sizes), "group_weight": weight}
     if rows.task is Task.SURVIVAL:
-        low, high = target.T
         if rows.predicts_risk:  # Cox
-            return {"label": np.where(np.isinf(high), -low, low), "weight": weight}
+            return {"label": paired_labels.signed_times(target), "weight": weight}
+        low, high = target.T
         return {"label": np.stack([low, np.where(np.isinf(high), -1.0, high)], axis=1), "weight": weight}
     return {"label": target, "weight": weight}
 
@@ -405,7 +395,7 @@ def _pool(rows: Rows) -> Any:
     return catboost.Pool(
         table,
         **_labels(rows),
-        cat_features=_categories(features),
+        cat_features=features.category_places,
         feature_names=None if features.has_vectors else [NAMES.escape(name) for name in features.names],
     )
 
@@ -434,10 +424,6 @@ def _table(features: Features) -> Any:
         else:
             columns += [table.iloc[:, place] for place in matrix.places[name]]
     return pd.concat(columns, axis=1, keys=range(len(columns)))
-
-
-def _categories(features: Features) -> list[int]:
-    return [features.places[name].start for name in features.categories]
 
 
 def _full_loss(params: Mapping[str, Any]) -> str:

@@ -57,34 +57,7 @@ class TextSettings:
 
 
 class HuggingFace(Framework):
-    """Text classification and regression: `HuggingFaceTrainer("path/of/a/model", training_args={"num_train_epochs": 2})`.
-
-    The features are one column of text, or two that are read as a pair. `fitted_model` is the PreTrainedModel; its
-    tokenizer is saved with it. Code from a model's repository is never run. Predictions of one row and of the same row
-    in a table agree within 1e-5, not bit for bit.
-
-    Parameters
-    ----------
-    model
-        A directory, the name of a model on the hub, or a model for sequence classification (which is copied).
-    tokenizer
-        The same for the tokenizer; that of the model's directory when omitted.
-    task
-        "text-classification" or "text-regression"; decided by the labels when omitted.
-    training_args
-        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are those of one worker. Those that would have no
-        effect here (of loaders, evaluation and logging by steps, sharded models) are refused. `label_smoothing_factor`
-        smooths the labels in training, not in `test-loss`; with `load_best_model_at_end` the metrics are those of the best
-        epoch.
-    max_length
-        Maximum number of tokens per text; by default as many as the model allows.
-    mixed_precision
-        Whether to compute in bfloat16, as training_args={"bf16": True} does.
-    compile
-        Whether to compile the model with `torch.compile`, as training_args={"torch_compile": True} does.
-    callbacks
-        Objects of `transformers.TrainerCallback`.
-    """
+    """The adapter of `train.HuggingFaceTrainer`, which describes the arguments."""
 
     name = "huggingface"
     package = "transformers"

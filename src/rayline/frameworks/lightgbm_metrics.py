@@ -9,6 +9,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 
+from rayline.core import paired_labels
 from rayline.core.errors import ParameterError
 from rayline.core.features import Array
 from rayline.core.framework import Rows, TrainContext
@@ -105,7 +106,7 @@ class LightGBMMetrics:
             sizes = rows.group_sizes
             if rows.weight is None or not len(sizes):
                 return float(len(sizes)), rows.n_rows
-            return float((np.add.reduceat(rows.weight, np.cumsum(sizes) - sizes) / sizes).sum()), rows.n_rows
+            return float(paired_labels.group_weights(rows.weight, sizes).sum()), rows.n_rows
         return (float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())), rows.n_rows
 
 

@@ -28,30 +28,7 @@ EXAMPLES = 5
 
 
 class RLlib(Framework):
-    """Reinforcement learning: `RLlibTrainer("PPO", "CartPole-v1", {"lr": 1e-3}, iterations=20)`, trained without data:
-    `train.fit(trainer)`.
-
-    Observations are one column `observation`, a vector of the space's shape. Actions are the target: classes 0, 1, … of
-    a Discrete space (with probabilities, where the algorithm has a distribution), numbers of a Box, within its bounds.
-    Predictions are the best action, without exploration.
-
-    Parameters
-    ----------
-    algorithm
-        "PPO", "APPO", "IMPALA", "DQN", "SAC", or a custom AlgorithmConfig.
-    env
-        The name of an environment of Gymnasium or of `ray.tune.register_env`, a class of `gymnasium.Env`, or a function
-        of its configuration.
-    config
-        Settings of the algorithm's AlgorithmConfig by name, `env_config` and `model_config` among them.
-    iterations
-        Number of calls of `Algorithm.train`.
-    stop
-        Values of metrics at which the training stops, as {"episode_return_mean": 195}.
-
-    `num_workers=N` samples on N Ray actors; `max_failures` is how many times a lost one is replaced. Custom connectors
-    and policies with memory are refused: neither can be saved as data.
-    """
+    """The adapter of `train.RLlibTrainer`, which describes the arguments."""
 
     name = "rllib"
     package = "ray[rllib]"

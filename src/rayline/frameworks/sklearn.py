@@ -30,15 +30,7 @@ from rayline.frameworks.verify import sklearn_model
 
 
 class Sklearn(Framework):
-    """Any estimator of scikit-learn or with its conventions. The argument is the estimator; tuned
-    parameters are its own (`C`, `step__C`).
-
-    Classes are those of the estimator's own `predict`. Probabilities are those of `predict_proba`; without it the values
-    of `decision_function` rank the rows for metrics such as `roc_auc`. `random_state` comes from the
-    trainer's seed where the estimator leaves it open. With `epochs=n`, an estimator that has `partial_fit` sees the
-    rows in pieces of at most 65,536, n times, and never all of them at once. `quantile_alpha=[0.1, 0.9]` trains a copy of a
-    quantile regressor for each of these quantiles.
-    """
+    """The adapter of `train.SklearnTrainer`, which describes the arguments."""
 
     name = "sklearn"
     thread_safe_training = True

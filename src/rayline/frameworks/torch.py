@@ -37,71 +37,7 @@ __all__ = ["MLP", "Torch", "register_module"]
 
 
 class Torch(Framework):
-    """Neural networks: `TorchTrainer(module=Net, module_kwargs={"depth": 2}, lr=1e-3, max_epochs=20)`.
-
-    All features go into the module side by side, as one float32 tensor of shape (rows, width); a vector column that
-    stands alone keeps its shape. Outputs are logits in a classification, of shape (rows,), (rows, 1) or (rows, classes),
-    and values in a regression. Predictions of one row and of the same row in a table agree within 1e-5, not bit for bit.
-
-    Parameters
-    ----------
-    module
-        A class of `torch.nn.Module`, a function that builds one, a module (which is copied), or a name: "MLP", "Linear",
-        or that of a registered class (`rayline.frameworks.torch.register_module`). Where it takes `in_features` and
-        `out_features`, they are filled in.
-    module_kwargs
-        Its arguments: plain values, as they are saved as JSON.
-    loss
-        The name of a loss of `torch.nn.functional`, or a callable of outputs and targets that gives a number, or one
-        for each row (as weights need it). By the task when omitted: binary or categorical cross entropy, squared error.
-        For counts and amounts "poisson", "tweedie" and "gamma" (`rayline.frameworks.torch_losses`): the module's outputs are
-        logarithms, predictions are not.
-    quantile_alpha
-        Quantiles to predict, as [0.1, 0.5, 0.9], by the pinball loss: one output and one column of predictions for each.
-    optimizer, lr, weight_decay, optimizer_kwargs
-        The name of a class of `torch.optim` or a callable of the parameters, and its arguments.
-    scheduler, scheduler_kwargs
-        The name of a class of `torch.optim.lr_scheduler` or a callable of the optimizer; stepped once an epoch.
-    batch_size
-        Rows in a step, those of all workers together.
-    max_epochs
-        Number of passes over the rows.
-    gradient_clip
-        The largest norm of the gradients.
-    mixed_precision
-        Whether to compute in bfloat16 where PyTorch thinks fit; of Lightning, precision="bf16-mixed".
-    compile
-        Whether to compile the module with `torch.compile` for the training, or its arguments as a dict: {"mode": "max-autotune"}. The
-        first steps then take long.
-    patience
-        Epochs to wait for a smaller loss on the test set; the module is then that of the best epoch.
-    inputs
-        "columns" gives each feature to the module under its name, whole numbers as int64 (for embeddings).
-    train_loop
-        Your own loop instead of the standard one, called with the module, wrapped for the workers, and the TrainContext (rows,
-        rank, report, checkpoint, resume). With several workers, each calls `context.report` after an iteration with metrics of its
-        own rows; the mean over all rows is kept. It also gets those of the arguments above that it names as parameters, such as `lr`. It may
-        return another module.
-    lightning_module
-        A LightningModule, or a class or function that builds one, instead of `module`: Lightning's own Trainer trains
-        it. `training_step` gets batches (x, y), or (x, y, weight) with sample weights: x as `forward` gets it, y class
-        numbers (float32 in a binary task) or values. Test rows go to `validation_step`. Logged metrics become the
-        history: "train_loss" as "train-loss", "val_loss" as "test-loss".
-    trainer_args
-        Further arguments of `lightning.Trainer`, by name.
-    callbacks
-        Objects of `lightning.Callback`.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> from rayline import train
-    >>> table = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0] * 9, "y": [1.0, 3.0, 5.0, 7.0] * 9})
-    >>> trainer = train.TorchTrainer("Linear", optimizer="SGD", lr=0.1, max_epochs=30, seed=1)
-    >>> result = trainer.fit(None, table, table, ["y"], verbose=False)
-    >>> result.metrics["test-r2"] > 0.99
-    True
-    """
+    """The adapter of `train.TorchTrainer`, which describes the arguments."""
 
     name = "torch"
     package = "torch"

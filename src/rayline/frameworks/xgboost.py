@@ -44,14 +44,7 @@ ON_CPU = {
 
 
 class XGBoost(Framework):
-    """Gradient boosted trees. The arguments are those of `xgboost.train`: `params`, then `num_boost_round`,
-    `early_stopping_rounds`, `xgb_model` and so on.
-
-    Training and test rows are evaluated as "train" and "test". Without an objective, class labels give
-    `binary:logistic` or `multi:softprob`, numbers `reg:squarederror`; `num_class` follows from the labels. After early
-    stopping, predictions stop at the best iteration. String features are XGBoost's own categories. `params["seed"]`,
-    `["nthread"]` and `["device"]` come from the trainer unless they are given. Constraints name features, or raw columns for
-    all features that come from them.
+    """The adapter of `train.XGBoostTrainer`, which describes the arguments.
 
     Workers read their rows block by block and keep only their bins (`tree_method="hist"`, the default): features × rows bytes up to
     256 bins. Where that is more than half of a worker's free memory, the bins are kept on its disk.
@@ -242,10 +235,6 @@ class XGBoost(Framework):
         return ModelInfo(
             about.task, max(int(shape["num_class"]), 2), max(int(shape["num_target"]), 1), names, target=target
         )
-
-    def task(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Task | None:
-        found = self.objective(params).task
-        return None if found is None else Task(found)
 
     def objective(self, params: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Objective:
         return xgboost_params.objective(params or {})

@@ -98,24 +98,27 @@ def _arguments(rows: Rows, *, streamed: bool = False) -> dict[str, Any]:
     else:
         made = _labels(rows, rows.target, rows.weight)
     if not features.has_vectors:
-        return {"data": _frame(features.table), **made}
+        table = features.table
+        return {"data": table.rename({name: NAMES.escape(name) for name in table.columns}), **made}
     # It has more columns than features, and no names. XGBoost treats values that a sparse matrix does not store as missing.
-    kinds = ["q"] * max((place.stop for place in features.places.values()), default=0)
-    for name in features.categories:
-        kinds[features.places[name].start] = "c"
-    return {"data": features.matrix(zeros=True), "feature_types": kinds, **made}
+    return {"data": features.matrix(zeros=True), "feature_types": _kinds(features), **made}
 
 
 def _arguments_on_gpu(rows: Rows, cupy: Any, gpu: Device) -> dict[str, Any]:
     """Return the same with the features as one matrix on the GPU, under the same names."""
     features = rows.features
-    places, kinds = features.places, ["q"] * max((place.stop for place in features.places.values()), default=0)
-    for name in features.categories:
-        kinds[places[name].start] = "c"
     names = None if features.has_vectors else [NAMES.escape(name) for name in features.names]
     data = cupy.asarray(record("batch", gpu, features.matrix()))
     labels = _labels(rows, rows.target, rows.weight)
-    return {"data": data, **labels, "feature_names": names, "feature_types": kinds}
+    return {"data": data, **labels, "feature_names": names, "feature_types": _kinds(features)}
+
+
+def _kinds(features: Features) -> list[str]:
+    """Return XGBoost's type of each matrix column: "c" for categories, "q" for numbers."""
+    kinds = ["q"] * max((place.stop for place in features.places.values()), default=0)
+    for place in features.category_places:
+        kinds[place] = "c"
+    return kinds
 
 
 def _no_label(rows: Rows) -> Array:
@@ -127,19 +130,15 @@ def _labels(rows: Rows, target: Array, weight: Array | None) -> dict[str, Any]:
     """Return labels and weights under XGBoost's names for them; of a ranking the weights are those of groups."""
     if rows.task is Task.RANKING:
         sizes = paired_labels.sizes(target[:, 1])
-        if weight is not None and len(sizes):
-            weight = np.add.reduceat(weight, np.cumsum(sizes) - sizes) / sizes
+        if weight is not None:
+            weight = paired_labels.group_weights(weight, sizes)
         return {"label": target[:, 0], "weight": weight, "qid": np.repeat(np.arange(len(sizes)), sizes)}
     if rows.task is Task.SURVIVAL:
-        low, high = target.T
         if rows.predicts_risk:  # Cox
-            return {"label": np.where(np.isinf(high), -low, low), "weight": weight}
+            return {"label": paired_labels.signed_times(target), "weight": weight}
+        low, high = target.T
         return {"label_lower_bound": low, "label_upper_bound": high, "weight": weight}
     return {"label": target, "weight": weight}
-
-
-def _frame(table: pl.DataFrame) -> pl.DataFrame:
-    return table.rename({name: NAMES.escape(name) for name in table.columns})
 
 
 class _Blocks(xgboost.DataIter):
@@ -148,11 +147,8 @@ class _Blocks(xgboost.DataIter):
     def __init__(self, rows: Rows, cupy: Any = None, gpu: Device = CPU, cache_prefix: str | None = None) -> None:
         super().__init__(cache_prefix=cache_prefix, release_data=True, on_host=False)
         self._rows, self._left = rows, rows.batches()
-        on_cpu, on_gpu = (
-            functools.partial(_arguments, streamed=True),
-            functools.partial(_arguments_on_gpu, cupy=cupy, gpu=gpu),
-        )
-        self._arguments = on_cpu if cupy is None else on_gpu
+        on_gpu = functools.partial(_arguments_on_gpu, cupy=cupy, gpu=gpu)
+        self._arguments = functools.partial(_arguments, streamed=True) if cupy is None else on_gpu
 
     def reset(self) -> None:
         self._left = self._rows.batches()

@@ -20,6 +20,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.schema import col
 from rayline.core.stage import ParameterizedStage
 from rayline.core.target import Target, Task, decisions, has_probabilities
+from rayline.core.text_analysis import row_as_text
 
 Array = npt.NDArray[Any]
 
@@ -299,9 +300,7 @@ def group_text(row: dict[str, Any], columns: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None or value != value:
-        return MISSING_GROUP
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return MISSING_GROUP if value is None or value != value else str(row_as_text(value))
 
 
 def _of_margins(margins: Array, target: Target) -> Array:

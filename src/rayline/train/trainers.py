@@ -46,8 +46,8 @@ class XGBoostTrainer(FrameworkTrainer):
     Training and test rows are evaluated as "train" and "test". Without an objective, class labels give `binary:logistic`
     or `multi:softprob`, numbers `reg:squarederror`; `num_class` follows from the labels. After early stopping,
     predictions use the best iteration. String features are XGBoost's own categories; missing values stay missing.
-    `params["seed"]`, `["nthread"]` and `["device"]` come from the trainer unless they are given. `fitted_model` is an
-    `xgboost.Booster`.
+    `params["seed"]`, `["nthread"]` and `["device"]` come from the trainer unless they are given. Constraints name features, or
+    raw columns for all features that come from them. `fitted_model` is an `xgboost.Booster`.
 
     Parameters
     ----------
@@ -100,7 +100,9 @@ class LightGBMTrainer(FrameworkTrainer):
     Training and test rows are evaluated as "train" and "test". Without an objective, class labels give `binary` or
     `multiclass`, numbers `regression`; `num_class` follows from the labels. Predictions use the best iteration. String
     features are LightGBM's own categories; missing values stay missing. On several workers trees are learned from all
-    rows (`tree_learner="data"`) unless the parameters say otherwise. `fitted_model` is a `lightgbm.Booster`.
+    rows (`tree_learner="data"`) unless the parameters say otherwise. Parameters name features, or raw columns for all features
+    that come from them. A custom objective gives labels (above 0 is the second class) and no probabilities. `fitted_model` is a
+    `lightgbm.Booster`.
 
     Parameters
     ----------
@@ -148,7 +150,8 @@ class CatBoostTrainer(FrameworkTrainer):
 
     Without a `loss_function`, class labels give Logloss, MultiClass or MultiLogloss, numbers RMSE or MultiRMSE. String
     features are CatBoost's own categories. With a test set predictions use the best iteration, unless `use_best_model`
-    is False. `fitted_model` is a `catboost.CatBoost`.
+    is False. Parameters name features, or raw columns for all features that come from them; a custom loss gives labels and no
+    probabilities. `fitted_model` is a `catboost.CatBoost`.
 
     Parameters
     ----------
@@ -188,7 +191,8 @@ class CatBoostTrainer(FrameworkTrainer):
 class SklearnTrainer(FrameworkTrainer):
     """Train a copy of any scikit-learn estimator, in this process or on one Ray worker.
 
-    Classes are those of the estimator's own `predict`, probabilities those of `predict_proba`. `random_state` comes from
+    Classes are those of the estimator's own `predict`, probabilities those of `predict_proba`; without it the values of
+    `decision_function` rank the rows for metrics such as `roc_auc`. `random_state` comes from
     the trainer's seed where the estimator leaves it open. Tuned parameters are the estimator's own (`C`, `step__C`).
     `fitted_model` is the fitted estimator.
 
@@ -197,7 +201,7 @@ class SklearnTrainer(FrameworkTrainer):
     estimator
         A classifier or regressor; it is copied, never fitted itself.
     epochs
-        With n epochs an estimator that has `partial_fit` reads the rows block by block, n times, and never holds all.
+        With n epochs an estimator that has `partial_fit` reads the rows in blocks of at most 65,536, n times, and never holds all.
     quantile_alpha
         Quantiles to predict, as [0.1, 0.5, 0.9]: a copy of a quantile regressor is trained for each.
     **options
@@ -253,7 +257,8 @@ class TorchTrainer(FrameworkTrainer):
     module_kwargs
         Its arguments: plain values, saved as JSON.
     loss
-        The name of a loss of `torch.nn.functional`, or a callable of outputs and targets. By default binary or
+        The name of a loss of `torch.nn.functional`, or a callable of outputs and targets that gives a number, or one for each
+        row (as weights need it). By default binary or
         categorical cross entropy, or squared error, by the task. "poisson", "tweedie" and "gamma" for counts and amounts:
         outputs are then logarithms, predictions are not.
     optimizer, lr, weight_decay, optimizer_kwargs
@@ -275,9 +280,16 @@ class TorchTrainer(FrameworkTrainer):
     inputs
         "columns" passes each feature by its name, integers as int64 (for embeddings); "matrix" passes one tensor.
     train_loop
-        Your own loop instead of the standard one; see docs/own_framework.md for what it receives.
-    lightning_module, trainer_args, callbacks
-        A LightningModule (or what makes one), the arguments of `lightning.Trainer`, and Lightning's callbacks.
+        Your own loop instead of the standard one, called with the module, wrapped for the workers, and the TrainContext (rows,
+        rank, report, checkpoint, resume; see docs/own_framework.md), and with those of the arguments above that it names, such as
+        `lr`. With several workers each reports metrics of its own rows, and their mean is kept. It may return another module.
+    lightning_module
+        A LightningModule, or a class or function that makes one, instead of `module`: Lightning's own Trainer trains it.
+        `training_step` gets batches (x, y), or (x, y, weight) with sample weights: x as `forward` gets it, y class numbers
+        (float32 in a binary task) or values. Test rows go to `validation_step`. Logged metrics become the history: "train_loss"
+        as "train-loss", "val_loss" as "test-loss".
+    trainer_args, callbacks
+        The arguments of `lightning.Trainer`, and Lightning's callbacks.
     quantile_alpha
         Quantiles to predict, as [0.1, 0.5, 0.9]: the pinball loss, with one column of predictions for each.
     **options
@@ -373,7 +385,9 @@ class HuggingFaceTrainer(FrameworkTrainer):
     task
         "text-classification" or "text-regression"; by default decided by the labels.
     training_args
-        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are per worker.
+        Arguments of `transformers.TrainingArguments`, by name. Batch sizes are per worker. Those that would have no effect here
+        (of loaders, evaluation and logging by steps, sharded models) are refused. `label_smoothing_factor` smooths the labels in
+        training, not in `test-loss`; with `load_best_model_at_end` the metrics are those of the best epoch.
     max_length
         Tokens read of a text; by default as many as the model can read.
     mixed_precision, compile
@@ -420,7 +434,7 @@ class RLlibTrainer(FrameworkTrainer):
     """Train a policy with RLlib, which generates its own data in an environment: `train.fit(trainer)` takes no data.
 
     Observations are one column `observation`, a vector of the space's shape. Actions are the target: classes 0, 1, … of
-    a Discrete space, numbers of a Box, within its bounds. Predictions are the best action, without exploration.
+    a Discrete space (with probabilities where the algorithm has a distribution), numbers of a Box, within its bounds. Predictions are the best action, without exploration.
     `fitted_model` is RLlib's `RLModule`.
 
     Parameters
