@@ -22,7 +22,7 @@ from rayline.core.objective import Objective, quantiles_of
 from rayline.core.target import Target, Task, normalized
 from rayline.device import select_device
 from rayline.frameworks import lightgbm_params
-from rayline.frameworks.lightgbm_dataset import NAMES, codes, dataset
+from rayline.frameworks.lightgbm_dataset import NAMES, codes, dataset_of_rows
 from rayline.frameworks.lightgbm_metrics import LightGBMMetrics, refuse
 from rayline.frameworks.verify import lightgbm_model
 
@@ -70,13 +70,13 @@ class LightGBM(Framework):
             *sorted((k, repr(v)) for k, v in given.items() if k not in lightgbm_params.names_of_trainings()),
         )
         train = (
-            dataset(context.train, given, None, named)
+            dataset_of_rows(context.train, given, None, named)
             if continued
-            else context.train.remember(kind, lambda: dataset(context.train, given, None, named))
+            else context.train.remember(kind, lambda: dataset_of_rows(context.train, given, None, named))
         )
         sets = {"train": train} if context.log_train_metrics else {}
         if context.test is not None:
-            sets["test"] = dataset(context.test, given, train, named)
+            sets["test"] = dataset_of_rows(context.test, given, train, named)
         rounds = next(
             (given.pop(name) for name in lightgbm_aliases("num_iterations") if name in given), num_boost_round
         )
