@@ -43,7 +43,9 @@ def _whole(relevance: Array) -> Array:
     return relevance
 
 
-def dataset_of_rows(rows: Rows, params: Mapping[str, Any], reference: Any = None, categories: Sequence[int] = ()) -> Any:
+def dataset_of_rows(
+    rows: Rows, params: Mapping[str, Any], reference: Any = None, categories: Sequence[int] = ()
+) -> Any:
     """Return the rows as a Dataset, with the bins of `reference` if given; `categories` are columns in addition to those of strings."""
     features, categories = rows.head, sorted({*categories, *rows.head.category_places})
     names: Any = [NAMES.escape(name) for name in features.schema]
