@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import io
 import re
 import socket
 import subprocess
@@ -18,11 +19,13 @@ from typer.testing import CliRunner
 import rayline
 from rayline import train
 from rayline.cli import app
+from rayline.core import storage
 from rayline.inference import artifact
 from rayline.postprocess import Conformal
 from rayline.stages import DatetimeEncoder, OneHotEncoder, SimpleImputer
 
 from . import toy  # noqa: F401  # registers its framework
+from .s3 import local_s3
 from .serve.test_app import odd
 
 
@@ -55,6 +58,35 @@ def test_predict(saved: Path, tmp_path: Path, suffix: str) -> None:
     assert (code, "2 rows" in text) == (0, True)
     read = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[suffix]
     assert read(tmp_path / f"out{suffix}").rows() == [(1.0, 1.0), (2.0, 2.0)]  # type: ignore[operator]
+
+
+def test_every_path_may_be_a_url(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    private = ed25519.Ed25519PrivateKey.generate()
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    rows = pl.DataFrame({"x": [1.0, 2.0]})
+    rows.write_parquet(tmp_path / "rows.parquet")
+    with local_s3(monkeypatch) as url:
+        storage.upload(saved, f"{url}/odd.rayline")
+        storage.upload(tmp_path / "rows.parquet", f"{url}/rows.parquet")
+        storage.write_bytes(f"{url}/key.pem", private.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+        storage.write_bytes(f"{url}/public.pem", public)
+        assert run("sign", f"{url}/odd.rayline", "--key", f"{url}/key.pem")[0] == 0
+        for suffix, read in ((".parquet", pl.read_parquet), (".csv", pl.read_csv), (".jsonl", pl.read_ndjson)):
+            given = (f"{url}/odd.rayline", f"{url}/rows.parquet", "--out", f"{url}/out{suffix}")
+            code, text = run("predict", *given, "--trusted-key", f"{url}/public.pem")
+            assert (code, "2 rows" in text) == (0, True), text
+            assert read(io.BytesIO(storage.read_bytes(f"{url}/out{suffix}"))).rows() == [(1.0, 1.0), (2.0, 2.0)]
+        code, text = run("show", f"{url}/odd.rayline", "--trusted-key", f"{url}/public.pem")
+        assert (code, "(trusted)" in text) == (0, True)
+        assert run("card", f"{url}/odd.rayline", f"{url}/card.md")[0] == 0
+        assert storage.read_bytes(f"{url}/card.md").startswith(b"# odd")
+        code, text = run("predict", f"{url}/odd.rayline", f"{url}/none.csv", f"{url}/out.csv")
+        assert (code, "Traceback" in text) == (1, False)
+        code, text = run("predict", f"{url}/odd.rayline", f"{url}/rows.parquet")
+        assert (code, "got neither" in text) == (1, True)
 
 
 def test_predict_writes_intervals(saved: Path, tmp_path: Path) -> None:

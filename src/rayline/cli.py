@@ -6,15 +6,17 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Any, NoReturn
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import rayline
+from rayline.core import scratch, storage
 from rayline.core.errors import DataError, ParameterError, RaylineError, counted
 from rayline.core.files import replace_file
 from rayline.core.schema import Kind, kind_of
@@ -27,7 +29,12 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Use saved Rayline pipelines."
 )
 
-Artifact = Annotated[Path, typer.Argument(help="The pipeline, as saved by InferencePipeline.save.")]
+Artifact = Annotated[
+    str,
+    typer.Argument(
+        help="The pipeline, as saved by InferencePipeline.save: a path, or a URL such as s3://bucket/late.rayline."
+    ),
+]
 Digest = Annotated[
     str | None, typer.Option(help="Accept only the artifact with this digest, which `rayline show` prints.")
 ]
@@ -38,9 +45,9 @@ Types = Annotated[
     ),
 ]
 Trusted = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
-        help="A PEM file with a public Ed25519 key. An artifact that is not signed by one of the keys is refused. Can be repeated."
+        help="A PEM file (or its URL) with a public Ed25519 key. An artifact that is not signed by one of the keys is refused. Can be repeated."
     ),
 ]
 MaxBytes = Annotated[int, typer.Option(help="Refuse an artifact with more bytes than this.")]
@@ -135,7 +142,7 @@ def serve(
         use_gpu: UseGPU | None = ("auto" if cpu_fallback else True) if gpu else None
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, use_gpu)
         if name is None:
-            name = path.stem if NAME.fullmatch(path.stem) else "model"
+            name = _stem(path) if NAME.fullmatch(_stem(path)) else "model"
         options = ServerOptions(
             name, max_batch_size, batch_wait_timeout_s, max_queued_requests, max_body_bytes, request_timeout_s, token,
             tuple(allowed_host) if allowed_host else None,
@@ -174,8 +181,11 @@ def show(
 @app.command()
 def predict(
     path: Artifact,
-    rows: Annotated[Path, typer.Argument(help="The rows to predict, as a file: .parquet, .csv or .jsonl.")],
-    output: Annotated[Path, typer.Argument(help="The file to write: .parquet, .csv or .jsonl.")],
+    rows: Annotated[str, typer.Argument(help="The rows to predict, as a file or its URL: .parquet, .csv or .jsonl.")],
+    output: Annotated[
+        str | None, typer.Argument(help="The file to write, or its URL: .parquet, .csv or .jsonl.", show_default=False)
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="The same, by name.", show_default=False)] = None,
     proba: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
     interval: Annotated[
         bool, typer.Option(help="Also write intervals or sets, which the stage Conformal gives.")
@@ -189,24 +199,37 @@ def predict(
 ) -> None:
     """Predict the rows of a file and write them with their predictions to another file."""
     with _errors():
-        if output.suffix not in _READERS:
-            raise _unreadable(output)
-        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, True if gpu else None)
-        if interval and output.suffix == ".csv" and pipeline.target.task.is_classification:
+        if (output is None) == (out is None):
             raise ParameterError(
-                f"{output} cannot hold sets of classes.", "Expected a .parquet or .jsonl file.", "change the suffix."
+                "predict writes one file, OUTPUT or --out.",
+                f"Expected one of them; got {'neither' if out is None else 'both'}.",
+                "rayline predict late.rayline rows.parquet --out predictions.parquet",
+            )
+        target = str(output or out)
+        if _suffix(target) not in _READERS:
+            raise _unreadable(target)
+        pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type, True if gpu else None)
+        if interval and _suffix(target) == ".csv" and pipeline.target.task.is_classification:
+            raise ParameterError(
+                f"{target} cannot hold sets of classes.", "Expected a .parquet or .jsonl file.", "change the suffix."
             )
         table = pipeline.transform(_table(rows, pipeline), proba=proba, interval=interval)
-        replace_file(output, getattr(table, _READERS[output.suffix].replace("read", "write")))
-        typer.echo(f"{counted(table.height, 'row')} in {output}")
+        write = getattr(table, _READERS[_suffix(target)].replace("read", "write"))
+        if storage.is_url(target):
+            with scratch.folder("predictions") as folder:
+                write(folder / "rows")
+                storage.upload(folder / "rows", target)
+        else:
+            replace_file(Path(target), write)
+        typer.echo(f"{counted(table.height, 'row')} in {target}")
 
 
 @app.command()
 def card(
     path: Artifact,
-    output: Annotated[Path, typer.Argument(help="The .html or .md file to write.")],
+    output: Annotated[str, typer.Argument(help="The .html or .md file to write, or its URL.")],
     rows: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Rows with the target, from which the plots are drawn: .parquet, .csv or .jsonl."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The title of the card. By default the name of the file.")] = None,
@@ -220,7 +243,7 @@ def card(
     with _errors():
         pipeline = _load(path, expected_digest, trusted_key, max_bytes, modules, trusted_type)
         data = None if rows is None else _table(rows, pipeline)
-        model_card(pipeline, output, name=name or path.stem, data=data)
+        model_card(pipeline, output, name=name or _stem(path), data=data)
         typer.echo(f"the card is {output}")
 
 
@@ -228,14 +251,17 @@ def card(
 def sign(
     path: Artifact,
     key: Annotated[
-        Path,
-        typer.Option(help="A PEM file with a private Ed25519 key, as made by `openssl genpkey -algorithm ed25519`."),
+        str,
+        typer.Option(
+            help="A PEM file (or its URL) with a private Ed25519 key, as made by `openssl genpkey -algorithm ed25519`."
+        ),
     ],
     expected_digest: Digest = None,
 ) -> None:
     """Sign a saved pipeline, so that others can require your signature with --trusted-key. Its digest stays the same."""
     with _errors():
-        signer = artifact.sign(path, key, expected_digest=expected_digest)
+        with storage.local_copy(key) as file:
+            signer = artifact.sign(path, file, expected_digest=expected_digest)
         typer.echo(f"{path} is signed by {signer}")
 
 
@@ -267,9 +293,9 @@ def doctor(
 
 
 def _load(
-    path: Path,
+    path: str,
     digest: str | None,
-    trusted: list[Path] | None,
+    trusted: list[str] | None,
     max_bytes: int,
     modules: list[str] | None,
     types: list[str] | None,
@@ -278,9 +304,11 @@ def _load(
     for module in modules or ():
         _import(module)
     options: dict[str, Any] = {"trusted": types} if types else {}
-    return artifact.load(
-        path, expected_digest=digest, trusted_keys=trusted or None, max_bytes=max_bytes, use_gpu=use_gpu, **options
-    )
+    with ExitStack() as stack:
+        keys = [stack.enter_context(storage.local_copy(key)) for key in trusted or ()]
+        return artifact.load(
+            path, expected_digest=digest, trusted_keys=keys or None, max_bytes=max_bytes, use_gpu=use_gpu, **options
+        )
 
 
 def _import(module: str) -> None:
@@ -297,36 +325,52 @@ def _import(module: str) -> None:
         ) from error
 
 
-def _table(rows: Path, pipeline: InferencePipeline) -> Any:
+def _table(rows: str, pipeline: InferencePipeline) -> Any:
     """Read the rows of a file. CSV has no types: columns that the pipeline expects as text, categories, dates or times are read as text."""
-    import polars as pl
-
-    if rows.suffix not in _READERS:
+    if _suffix(rows) not in _READERS:
         raise _unreadable(rows)
-    if not rows.exists():
-        raise ParameterError(f"{rows} does not exist.", "Expected a file of rows.", "check the path.")
-    try:
-        if rows.suffix == ".csv":
-            texts = (Kind.CATEGORY, Kind.DATETIME, Kind.OTHER)
-            known = {name: pl.String for name, dtype in pipeline.input_schema.items() if kind_of(dtype) in texts}
-            names = pl.read_csv(rows, n_rows=0, infer_schema=False).columns
-            overrides = {name: dtype for name, dtype in known.items() if name in names}
-            return pl.read_csv(rows, schema_overrides=overrides, infer_schema_length=None)
-        if rows.suffix == ".jsonl":
-            return pl.read_ndjson(rows, infer_schema_length=None)
-        return pl.read_parquet(rows)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{rows} cannot be read: {error}.",
-            f"Expected a {rows.suffix} file of rows.",
-            "check its content and its extension.",
-        ) from error
+    with storage.local_copy(rows) as file:
+        if not file.exists():
+            raise ParameterError(f"{rows} does not exist.", "Expected a file of rows.", "check the path.")
+        try:
+            return _read(file, _suffix(rows), pipeline)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(
+                f"{rows} cannot be read: {error}.",
+                f"Expected a {_suffix(rows)} file of rows.",
+                "check its content and its extension.",
+            ) from error
 
 
-def _unreadable(file: Path) -> ParameterError:
+def _read(file: Path, suffix: str, pipeline: InferencePipeline) -> pl.DataFrame:
+    if suffix == ".csv":
+        texts = (Kind.CATEGORY, Kind.DATETIME, Kind.OTHER)
+        known = {name: pl.String for name, dtype in pipeline.input_schema.items() if kind_of(dtype) in texts}
+        names = pl.read_csv(file, n_rows=0, infer_schema=False).columns
+        overrides = {name: dtype for name, dtype in known.items() if name in names}
+        return pl.read_csv(file, schema_overrides=overrides, infer_schema_length=None)
+    if suffix == ".jsonl":
+        return pl.read_ndjson(file, infer_schema_length=None)
+    return pl.read_parquet(file)
+
+
+def _file(path: str) -> PurePath:
+    """Return the path of a URL without its options, or a path."""
+    return PurePosixPath(path.partition("?")[0]) if storage.is_url(path) else Path(path)
+
+
+def _suffix(path: str) -> str:
+    return _file(path).suffix
+
+
+def _stem(path: str) -> str:
+    return _file(path).stem
+
+
+def _unreadable(file: str) -> ParameterError:
     return ParameterError(
         f"{file} has an extension that this command does not read or write.",
-        f"Expected one of {', '.join(_READERS)}; got {file.suffix or 'none'}.",
+        f"Expected one of {', '.join(_READERS)}; got {_suffix(file) or 'none'}.",
         "convert or rename the file.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rayline.core.errors import DataError, ParameterError
 from rayline.core.scan import Scan
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.moments import Moments
+from rayline.postprocess import Calibrate, Threshold
 from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
 from rayline.tune import row_groups
 from rayline.tune.row_groups import GroupEngine, TableGroups
@@ -160,6 +162,81 @@ def test_the_rows_never_come_to_the_driver(
     monkeypatch.setattr(stored_groups.StoredGroup, "frame", refuse)
     analysis = search(data.from_polars(rows), stages, num_samples=1)
     assert analysis.oof.count() == rows.height
+
+
+@pytest.fixture
+def nothing_comes_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Raises when rows come to the driver, and returns how many bytes it has fetched from Ray since the last question."""
+    import ray
+
+    from rayline.engine.ray import RayEngine
+    from rayline.tune import stored_groups
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("rows came to the driver")
+
+    for kind, method in (
+        (RayEngine, "collect"),
+        (stored_groups.TaskGroupEngine, "collect"),
+        (stored_groups.StoredGroup, "frame"),
+    ):
+        monkeypatch.setattr(kind, method, refuse)
+    sizes, get = [0], ray.get
+
+    def counting(refs: Any, **options: Any) -> Any:
+        found = get(refs, **options)
+        sizes.append(len(ray.cloudpickle.dumps(found)))
+        return found
+
+    def since() -> int:
+        found = sum(sizes)
+        sizes.clear()
+        return found
+
+    monkeypatch.setattr(ray, "get", counting)
+    return since
+
+
+@pytest.mark.ray
+def test_pipelines_of_held_out_rows_are_those_of_a_table(
+    rows: pl.DataFrame, ray_session: Any, nothing_comes_here: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayline.inference import calibration
+
+    monkeypatch.setattr(row_groups, "GROUP_ROWS", 2_500)
+    table = pl.concat([rows.select("x", "z", "late", "weight")] * 10)
+    options: dict[str, Any] = {"config": {"max_depth": tune.grid_search([1, 2, 4])}, "num_samples": 1, "cv": 2}
+    here, there = (search(own, None, **options) for own in (table, data.from_polars(table).repartition(3)))
+    nothing_comes_here()
+    assert there.ensemble(top=3).model.native.weights == here.ensemble(top=3).model.native.weights
+    assert there.ensemble(top=3).model.metrics["oof-log_loss"] == pytest.approx(
+        here.ensemble(top=3).model.metrics["oof-log_loss"]
+    )
+    one, other = (analysis.calibrated([Calibrate("sigmoid")]) for analysis in (here, there))
+    assert other.postprocessing[0].learned["maps"] == pytest.approx(one.postprocessing[0].learned["maps"])
+    one, other = here.stacked_pipeline(top=2), there.stacked_pipeline(top=2)
+    assert other.model.metrics["oof-log_loss"] == pytest.approx(one.model.metrics["oof-log_loss"], rel=1e-4)
+    assert len(there.bagged_pipeline().model.native.pipelines) == 2
+    found = nothing_comes_here()
+    monkeypatch.setattr(calibration, "MAX_ROWS", 100)
+    assert there.calibrated([Calibrate("sigmoid"), Threshold("f1", pos_label="yes")]).predict(table).height == 7_000
+    assert nothing_comes_here() < 100_000 < found  # a sample; before it all different rows
+    assert there.scores(there.best_trial)[0].nbytes > 0
+
+
+@pytest.mark.ray
+def test_a_population_over_a_dataset(
+    rows: pl.DataFrame, ray_session: Any, nothing_comes_here: Callable[[], int]
+) -> None:
+    options: dict[str, Any] = {
+        "config": {"eta": tune.loguniform(0.01, 0.8)}, "scheduler": tune.Population(interval=2), "num_samples": 3, "cv": 2,
+    }  # fmt: skip
+    table = rows.select("x", "z", "late", "weight")
+    here, there = (search(own, None, **options) for own in (table, data.from_polars(table).repartition(3)))
+    assert found(here) == found(there)
+    for one, other in zip(here.scores(here.best_trial), there.scores(there.best_trial), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert there.best_model.native.num_boosted_rounds() == 4
 
 
 @pytest.mark.ray

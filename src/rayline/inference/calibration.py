@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,51 @@ def held_out_rows(
         np.ones(len(values)),
         np.concatenate([np.full(frame.height, i) for i, (frame, _) in enumerate(folds)]),
     )
+
+
+@dataclass(frozen=True)
+class HeldOutSample:
+    """Samples held-out rows with the scores of a fold's model, as rows to learn from: at most 262,144 different ones (see
+    `ScoredRowSample`). Parts of the rows are merged by `merged`."""
+
+    target: Target
+    weight: str | None
+    groups: Sequence[str]
+    framework: str
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"grouped": bool(self.groups), "size": MAX_ROWS}
+
+    def __call__(self, rows: pl.DataFrame, scores: Sequence[Scores], fold: int) -> ScoredRowSample:
+        refuse_classes_only(scores[0], self.target, self.framework)
+        codes = own_codes(scores[0])
+        numbers = [
+            *plain_values(scores[0], self.target).T,
+            *self.target.truth(rows).reshape(rows.height, len(self.target.columns)).T,
+            weights(rows, self.weight),
+            np.full(rows.height, fold),
+            *([] if codes is None else codes.T),
+        ]
+        columns = [pl.Series(str(i), np.asarray(c, np.float64)) for i, c in enumerate(numbers)]
+        if self.groups:
+            columns.append(group_texts(rows, self.groups).alias(str(len(columns))))
+        table = pl.DataFrame(columns)
+        query = ScoredRowSample.query(table.lazy(), *(pl.col(c.name) for c in columns), **self._options)
+        assert query is not None
+        return ScoredRowSample.of(query.collect(), **self._options)
+
+    def merged(self, states: Iterable[ScoredRowSample]) -> CalibrationRows:
+        """Return the rows of all parts."""
+        table = ScoredRowSample.merge_all(states, **self._options).rows
+        k, t = self.target.n_outputs, len(self.target.columns)
+        texts = table[table.columns[-2]] if self.groups else None
+        numbers = table.drop("n", *([] if texts is None else [texts.name])).to_numpy()
+        counts = table["n"].cast(pl.Float64).to_numpy()
+        codes = numbers[:, k + t + 2 :].astype(np.int64)
+        outcome = Outcome(self.target, numbers[:, :k].copy(), codes if codes.shape[1] else None, groups=texts)
+        truth, weight, folds = numbers[:, k : k + t], numbers[:, k + t], numbers[:, k + t + 1].astype(np.int64)
+        return CalibrationRows(outcome, truth, weight * counts, counts, folds)
 
 
 def weights(frame: pl.DataFrame, name: str | None) -> Any:

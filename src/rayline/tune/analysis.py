@@ -272,10 +272,7 @@ class Analysis:
 
     def _refitted_on_rows(self, chosen: Trial, trainer: Trainer) -> Result:
         inputs = self._prepared.inputs
-        elsewhere = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
-        if elsewhere and trainer.num_workers is None and not trainer.legs:
-            # The rows of a Dataset do not pass through this process, and its GPU may be the cluster's: one worker has them, as a trial did.
-            trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
+        trainer = self._placed(trainer)
         train, test = inputs.train, inputs.test
         if test is None and (lacking := trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)):
             counted = [fold.iterations for fold in chosen.folds if fold.iterations]
@@ -286,6 +283,14 @@ class Analysis:
                 held = Holdout(0.1, group=inputs.roles.paired("group"))
                 train, test = next(held.split(inputs.train))
         return self._fit(trainer, chosen, train, test, metrics=self._metrics, verbose=self._verbose)
+
+    def _placed(self, trainer: Trainer) -> Trainer:
+        """Return a trainer that trains on a worker where the rows or the GPU are not here: the rows of a Dataset do not pass through this
+        process, and its GPU may be the cluster's."""
+        elsewhere = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
+        if not elsewhere or trainer.num_workers is not None:
+            return trainer
+        return trainer.scaled(replace(trainer.scaling, num_workers=1))
 
     def _fit(self, trainer: Trainer, trial: Trial, train: Any, test: Any, **options: Any) -> Result:
         """Train with the trial's preprocessor on rows that have the roles of the search's."""
@@ -340,9 +345,7 @@ class Analysis:
         able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[
             : integer("Analysis", "top", top)
         ]
-        chosen = ensembles.select(
-            [self.scores(t) for t in able], self._held, problem.target, self.metric, self.mode, problem.custom
-        )
+        chosen = ensembles.select(self._mixtures([self._scores(t, mapped=True) for t in able]), self.mode)
         members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
         weights = list(chosen.counts.values())
         found = {f"oof-{self.metric}": chosen.score}
@@ -370,7 +373,7 @@ class Analysis:
         >>> pipeline.save("bagged.rayline")  # doctest: +SKIP
         """
         chosen = self.best_trial if trial is None else self._trial(trial) if isinstance(trial, int) else trial
-        self.scores(chosen)  # raises for a trial without all folds, and for a framework without rows
+        self._scores(chosen, mapped=True)  # raises for a trial without all folds, and for a framework without rows
         members = self._fold_pipelines(chosen)
         return combine(members, [1.0] * len(members), metrics={f"cv-{self.metric}": chosen.score})
 
@@ -405,13 +408,11 @@ class Analysis:
         problem, roles = self._prepared.problem, self._prepared.inputs.roles
         weight = problem.weight if problem.weighs_test else None
         columns = [*problem.target.columns, *([] if weight is None else [weight])]
-        held = [self._prepared.held_out(fold, columns) for fold in range(len(problem.folds))]
-        scores = [self.scores(trial) for trial in chosen]
-        rows = stacking.rows_on_top(held, scores, problem.target)
+        rows = self._of_held_out(chosen, columns, stacking.FinalRows(problem.target, columns))
         final = stacking.FinalModel.of(trainer, problem.target, roles.paired("group"), roles.paired("event"), weight)
         found = stacking.honest_score(final, rows, self.metric, problem.custom)
         members = [self.best_result if trial is self.best_trial else self.refit(trial) for trial in chosen]
-        on_top = final.fit(pl.concat(rows)).inference_pipeline
+        on_top = final.fit(rows).inference_pipeline
         return stack([_without_stages(m) for m in members], on_top, metrics=found)
 
     def calibrated(
@@ -463,22 +464,27 @@ class Analysis:
 
     def _with_stages(self, chosen: Trial, new: Stages, best: Callable[[], InferencePipeline]) -> InferencePipeline:
         """Return the best pipeline with stages that are learned from the held-out predictions of a trial, and with no others."""
-        problem, scores = self._prepared.problem, self.scores(chosen)
+        problem, scores = self._prepared.problem, self._scores(chosen, mapped=True)
         groups = list(dict.fromkeys(name for stage in new for name in stage.group_columns))
         weight = problem.weight if problem.weighs_test else None
         columns = dict.fromkeys((*problem.target.columns, *([] if weight is None else [weight]), *groups))
-        folds = [(self._prepared.held_out(i, [*columns]), own) for i, own in enumerate(scores)]
-        rows = calibration.held_out_rows(problem.target.plain, folds, weight, groups, problem.trainer.framework)
+        if (stored := self._stored) is None:
+            folds = [(self._prepared.held_out(i, [*columns]), np.array(own)) for i, own in enumerate(scores)]
+            rows = calibration.held_out_rows(problem.target.plain, folds, weight, groups, problem.trainer.framework)
+        else:
+            sample = calibration.HeldOutSample(problem.target.plain, weight, groups, problem.trainer.framework)
+            parts = stored_rows().of_held_out(stored, problem, [scores], sample)
+            rows = sample.merged(stored_rows().results([ref for of_fold in parts for ref in of_fold]))
         made = chain.learn(new, rows)
         if any(stage.needs_members for stage in made):
-            pipeline = combine(self._fold_pipelines(chosen), [1.0] * len(folds))
+            pipeline = combine(self._fold_pipelines(chosen), [1.0] * len(scores))
         else:
             pipeline = best()
         return InferencePipeline(pipeline.preprocessor, pipeline.model, made)
 
     def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
         """Train the models of all folds of a trial once more, which a search does not keep."""
-        problem, trainer = self._prepared.problem, self._trainer(trial)
+        problem, trainer = self._prepared.problem, self._placed(self._trainer(trial))
         needs_test = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
         made = []
         for fold in range(len(problem.folds)):
@@ -488,17 +494,39 @@ class Analysis:
         return made
 
     @property
-    def _held(self) -> list[ensembles.HeldOutRows]:
-        """Labels and weights of the held-out rows of each fold."""
-        problem, found = self._prepared.problem, []
+    def _stored(self) -> Any:
+        """The rows of the search in the object store; None where they are in this process."""
+        return None if self._prepared.groups.is_here else self._prepared.groups
+
+    def _mixtures(self, candidates: Sequence[Sequence[Array]]) -> ensembles.Mixtures:
+        """The mixtures of trials, measured where the rows are."""
+        problem = self._prepared.problem
+        if (stored := self._stored) is not None:
+            from rayline.tune.stored_mixtures import StoredMixtures  # it imports Ray
+
+            return StoredMixtures(stored, problem, candidates)
+        weight, held = problem.weight if problem.weighs_test else None, []
         for fold in range(len(problem.folds)):
-            columns = [*problem.target.columns, *([] if problem.weight is None else [problem.weight])]
-            rows = self._prepared.held_out(fold, columns)
-            weight = (
-                rows[problem.weight].cast(pl.Float64).to_numpy() if problem.weight and problem.weighs_test else None
-            )
-            found.append(ensembles.HeldOutRows(problem.target.encode(rows), weight))
-        return found
+            rows = self._prepared.held_out(fold, [*problem.target.columns, *([] if weight is None else [weight])])
+            own = None if weight is None else rows[weight].cast(pl.Float64).to_numpy()
+            held.append(ensembles.HeldOutRows(problem.target.encode(rows), own))
+        return ensembles.TableMixtures(candidates, held, problem.target, self.metric, problem.custom)
+
+    def _of_held_out(
+        self,
+        trials: Sequence[Trial],
+        columns: Sequence[str],
+        function: Callable[[pl.DataFrame, Sequence[Array], int], pl.DataFrame],
+    ) -> list[Any]:
+        """What a function makes of the rows that each fold holds out and the scores of some trials: tables, or Datasets."""
+        problem, scores = self._prepared.problem, [self._scores(trial, mapped=True) for trial in trials]
+        if (stored := self._stored) is None:
+            return [
+                function(self._prepared.held_out(fold, columns), [np.array(own[fold]) for own in scores], fold)
+                for fold in range(len(problem.folds))
+            ]
+        found = stored_rows().of_held_out(stored, problem, scores, function)
+        return [stored_rows().dataset_of_refs(of_fold) for of_fold in found]
 
     # -- predictions of held-out rows ------------------------------------------------------------------------------
 
@@ -520,10 +548,7 @@ class Analysis:
             for fold, scores in enumerate(self.scores(chosen)):
                 parts.append(predicted(self._prepared.held_out(fold), scores, problem.target, fold))
             return self._like(pl.concat(parts))
-        from rayline.tune import stored_groups  # it imports Ray
-
-        assert isinstance(groups, stored_groups.StoredGroups)
-        return stored_groups.held_out(groups, problem, self._scores(chosen, mapped=True))
+        return stored_rows().held_out(self._stored, problem, self._scores(chosen, mapped=True))
 
     def scores(self, trial: Trial | int) -> list[Array]:
         """The raw scores (see `Framework.predict`) of the held-out rows of each fold.
@@ -614,3 +639,10 @@ def _without_stages(result: Result) -> InferencePipeline:
     """Return a result's pipeline as a member of an ensemble: its scores, before stages after the model."""
     pipeline = result.inference_pipeline
     return InferencePipeline(pipeline.preprocessor, pipeline.model) if pipeline.postprocessing else pipeline
+
+
+def stored_rows() -> Any:
+    """The functions of rows in the object store, whose module imports Ray."""
+    from rayline.tune import stored_groups
+
+    return stored_groups

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,15 +40,20 @@ class EnsembleSelection(NamedTuple):
     score: float
 
 
-def select(
-    candidates: Sequence[Sequence[Array]],
-    folds: Sequence[HeldOutRows],
-    target: Target,
-    metric: str,
-    mode: str,
-    custom: Custom | None = None,
-) -> EnsembleSelection:
-    """The best ensemble that greedy selection meets on its way.
+class Mixtures(Protocol):
+    """Mixtures of candidates, to which one after another is added."""
+
+    n_candidates: int
+
+    def scores(self) -> list[float]:
+        """Return for each candidate the score of the mixture with it: the mean over the folds."""
+
+    def add(self, candidate: int) -> None:
+        """Add a candidate to the mixture."""
+
+
+class TableMixtures:
+    """Mixtures measured in this process.
 
     Parameters
     ----------
@@ -57,25 +62,47 @@ def select(
     folds
         The held-out rows.
     """
-    parts = [[averageable(scores, target) for scores in candidate] for candidate in candidates]
-    sign = -1.0 if mode == "max" else 1.0
 
-    def loss(sums: Sequence[Array], n: int) -> float:
+    def __init__(
+        self,
+        candidates: Sequence[Sequence[Array]],
+        folds: Sequence[HeldOutRows],
+        target: Target,
+        metric: str,
+        custom: Custom | None = None,
+    ) -> None:
+        self._parts = [[averageable(scores, target) for scores in candidate] for candidate in candidates]
+        self._folds, self._target, self._metric, self._custom = folds, target, metric, custom
+        self._sums: list[Array] = [np.zeros_like(part) for part in self._parts[0]]
+        self._n_added, self.n_candidates = 0, len(candidates)
+
+    def scores(self) -> list[float]:
+        return [self._score([s + p for s, p in zip(self._sums, part, strict=True)]) for part in self._parts]
+
+    def _score(self, sums: Sequence[Array]) -> float:
+        metric, n = self._metric, self._n_added + 1
         found = [
-            metrics.evaluate([metric], target, total / n, held.truth, held.weight, custom)[metric]
-            for total, held in zip(sums, folds, strict=True)
+            metrics.evaluate([metric], self._target, total / n, held.truth, held.weight, self._custom)[metric]
+            for total, held in zip(sums, self._folds, strict=True)
         ]
-        return sign * mean(found)
+        return mean(found)
 
-    sums: list[Array] = [np.zeros_like(part) for part in parts[0]]
+    def add(self, candidate: int) -> None:
+        self._sums = [s + p for s, p in zip(self._sums, self._parts[candidate], strict=True)]
+        self._n_added += 1
+
+
+def select(mixtures: Mixtures, mode: str) -> EnsembleSelection:
+    """The best ensemble that greedy selection meets on its way."""
+    sign = -1.0 if mode == "max" else 1.0
     added: list[int] = []
     losses: list[float] = []
     for _ in range(ROUNDS):
-        tried = [loss([s + p for s, p in zip(sums, part, strict=True)], len(added) + 1) for part in parts]
+        tried = [sign * score for score in mixtures.scores()]
         best = int(np.argmin(tried))
         added.append(best)
         losses.append(tried[best])
-        sums = [s + p for s, p in zip(sums, parts[best], strict=True)]
+        mixtures.add(best)
     length = int(np.argmin(losses)) + 1
     return EnsembleSelection(dict(Counter(added[:length])), sign * losses[length - 1])
 

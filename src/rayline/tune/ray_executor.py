@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ from rayline.tune.quiet import quiet
 from rayline.tune.ray_trials import SEARCH, FoldTrial, RayTrialLog, SearchData, SearchRef
 from rayline.tune.row_groups import TableGroups
 from rayline.tune.shared_cache import SharedCache
-from rayline.tune.stored_groups import StoredGroups, TaskGroupEngine
+from rayline.tune.stored_groups import StoredGroups, StoredScores, TaskGroupEngine
 from rayline.tune.suggestions import DrawnSuggester
 from rayline.tune.trial import told
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
@@ -229,15 +230,25 @@ class PopulationActor:
     """Runs as an actor: a worker of a population, with the rows in the object store."""
 
     def __init__(
-        self, problem: SearchProblem, rows: Sequence[ray.ObjectRef[Any]], most_bytes: int, keeper: Any
+        self,
+        problem: SearchProblem,
+        rows: Sequence[ray.ObjectRef[Any]],
+        most_bytes: int,
+        keeper: Any,
+        *,
+        in_pieces: bool,
     ) -> None:
+        self._in_pieces = in_pieces
         shared = None if keeper is None else SharedCache(keeper)
         evaluate = FoldEvaluator(problem, ray.get(rows[0]), most_bytes=most_bytes, shared=shared)
         self._worker = PopulationWorker(problem, evaluate)
 
     def train(self, *given: Any) -> Any:
-        """As that of `PopulationWorker`."""
-        return self._worker.train(*given)
+        """As that of `PopulationWorker`; scores of the rows of a Dataset stay in the object store."""
+        done, files = self._worker.train(*given)
+        if self._in_pieces and done.scores is not None:
+            done = replace(done, scores=StoredScores.of(done.scores))
+        return done, files
 
 
 class RayPopulation:
@@ -249,10 +260,11 @@ class RayPopulation:
         options = {option: wanted.pop(name) for option, name in known.items() if name in wanted} | {"resources": wanted}
         self._kind: Any = ray.remote(**options)(PopulationActor)
         self._given = prepared.problem, [ray.put(_stored(prepared))], capacity.most_bytes, keeper
+        self._in_pieces = not prepared.groups.is_here
         self._actors = [self._start() for _ in range(capacity.concurrency)]
 
     def _start(self) -> Any:
-        return self._kind.remote(*self._given)
+        return self._kind.remote(*self._given, in_pieces=self._in_pieces)
 
     def __call__(self, work: Mapping[Any, tuple[Any, ...]]) -> Iterator[tuple[Any, Any, Any]]:
         idle, waiting, running = [*self._actors], [*work], dict[Any, tuple[Any, Any, Any]]()
@@ -265,7 +277,10 @@ class RayPopulation:
             ready, _ = ray.wait([*running], num_returns=1)
             key, checkpoint, actor = running.pop(ready[0])
             try:
-                yield key, ray.get(ready[0]), checkpoint
+                result = ray.get(ready[0])
+                if isinstance(result.scores, StoredScores):
+                    result = replace(result, scores=result.scores.in_pieces())
+                yield key, result, checkpoint
             except RayActorError as error:
                 self._actors.remove(actor)
                 actor = self._start()

@@ -15,11 +15,9 @@ from rayline.compat.ray import is_task_argument
 from rayline.preprocessing.cross_fit import KnownStatistics
 from rayline.tune import space
 from rayline.tune.evaluate import SearchProblem, TrialCandidate
-from rayline.tune.result_store import ScoresInPieces
-from rayline.tune.row_groups import GROUP_ROWS
 from rayline.tune.search_driver import search_driver
 from rayline.tune.shared_cache import SharedCache
-from rayline.tune.stored_groups import StoredGroups
+from rayline.tune.stored_groups import StoredGroups, StoredScores
 from rayline.tune.trial import FoldRunner, TrialPayload, told, trial_report
 from rayline.tune.trial_log import DEATHS, StopSearch, TrialLog
 from rayline.tune.trial_record import FoldScore
@@ -152,9 +150,7 @@ class FoldTrial(tune.Trainable):
         if "fold" in box:
             self._scores.append(FoldScore.from_json(box["fold"]))
         if self._in_pieces and "scores" in box:
-            scores = box["scores"]
-            pieces = [ray.put(scores[at : at + GROUP_ROWS]) for at in range(0, len(scores), GROUP_ROWS)]
-            box["scores"] = StoredScores(len(scores), pieces)
+            box["scores"] = StoredScores.of(box["scores"])
         return box
 
     # A scheduler may pause a trial and go on with it in another actor.
@@ -164,18 +160,6 @@ class FoldTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         self._scores = [FoldScore.from_json(score) for score in checkpoint["scores"]]
-
-
-@dataclass(frozen=True)
-class StoredScores:
-    """The scores of held-out rows in the object store, where the process of the trial has put them."""
-
-    n_rows: int
-    references: list[Any]
-
-    def in_pieces(self) -> ScoresInPieces:
-        """The scores as the driver reads them."""
-        return ScoresInPieces(self.n_rows, lambda: (ray.get(reference) for reference in self.references))
 
 
 class Waiting(Protocol):

@@ -129,6 +129,11 @@ class ResultStore:
         found: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         return found
 
+    def drop_scores(self, key: str) -> None:
+        """Forget the scores of a fold in a temporary store; whoever has mapped them still reads them."""
+        with contextlib.suppress(OSError):  # a system that keeps open files
+            self._scores(key).unlink(missing_ok=True)
+
     def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
         """Store the files of a checkpoint to resume from."""
         buffer = io.BytesIO()

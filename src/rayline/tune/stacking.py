@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import ParameterError
+from rayline.core.schema import col
 from rayline.core.target import Target, Task
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
@@ -45,15 +46,20 @@ class FinalModel:
             raise ParameterError.value("trainer", "a trainer, or None for a linear one", trainer, where=WHERE)
         return cls(_linear(target) if trainer is None else trainer, target, group, event, weight)
 
-    def fit(self, rows: pl.DataFrame) -> Result:
-        """Train on held-out scores and labels. Raises ParameterError when the trainer makes another task of the labels."""
-        target = self.target
+    def fit(self, parts: Sequence[Any]) -> Result:
+        """Train on the held-out scores and labels of some folds, those of Datasets on a worker. Raises ParameterError when the trainer
+        makes another task of the labels."""
+        target, trainer = self.target, self.trainer
+        is_here = isinstance(parts[0], pl.DataFrame)
+        rows = pl.concat(parts) if is_here else parts[0].union(*parts[1:])
+        if not is_here and trainer.num_workers is None:
+            trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
         labels = [name for name in target.columns if name not in (self.group, self.event)]
         positive = {
             c: classes[1] for c, classes in zip(target.columns, target.classes, strict=False) if len(classes) == 2
         }
         result = fit(
-            self.trainer,
+            trainer,
             None,
             rows,
             target_columns=labels,
@@ -73,23 +79,31 @@ class FinalModel:
         return result
 
 
-def rows_on_top(held: Sequence[pl.DataFrame], scores: Sequence[Sequence[Array]], target: Target) -> list[pl.DataFrame]:
-    """Return labels and features of the model on top for each fold, from the scores of each trial on each fold."""
-    found = []
-    for fold, rows in enumerate(held):
-        parts = [member_scores(own[fold], target, number) for number, own in enumerate(scores)]
-        found.append(pl.concat([rows, *parts], how="horizontal"))
-    return found
+@dataclass(frozen=True)
+class FinalRows:
+    """Makes rows of the model on top: labels and weights of held-out rows, and the scores of each trial for them."""
+
+    target: Target
+    columns: Sequence[str]
+
+    def __call__(self, rows: pl.DataFrame, scores: Sequence[Array], fold: int) -> pl.DataFrame:
+        parts = [member_scores(own, self.target, number) for number, own in enumerate(scores)]
+        return pl.concat([rows.select(map(col, self.columns)), *parts], how="horizontal")
 
 
-def honest_score(final: FinalModel, folds: Sequence[pl.DataFrame], metric: str, custom: Custom) -> dict[str, float]:
+def honest_score(final: FinalModel, folds: Sequence[Any], metric: str, custom: Custom) -> dict[str, float]:
     """Return the mean of the metric over the folds, of the model on top trained on the others; nothing with a single fold, and of a
     metric that only a framework computes."""
     if len(folds) < 2 or not metrics.is_known(metric, custom):
         return {}
     values = []
     for i, rows in enumerate(folds):
-        model = final.fit(pl.concat([own for j, own in enumerate(folds) if j != i])).inference_pipeline
+        model = final.fit([own for j, own in enumerate(folds) if j != i]).inference_pipeline
+        if not isinstance(rows, pl.DataFrame):
+            wanted = {metric: custom[metric].source} if metric in custom else [metric]
+            report = model.evaluate(rows, metrics=wanted, sample_weight=final.weight, replicates=0)
+            values.append(report.metrics[metric].value)
+            continue
         weight = None if final.weight is None else rows[final.weight].cast(pl.Float64).to_numpy()
         scores = model.scores(rows.lazy())
         values.append(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from rayline.core.scan_results import Answers
 from rayline.core.target import Target
 from rayline.tune import row_groups
 from rayline.tune.evaluate import SearchProblem
+from rayline.tune.result_store import ScoresInPieces
 from rayline.tune.row_groups import (
     CELL,
     Cells,
@@ -34,6 +35,8 @@ from rayline.tune.row_groups import (
     predicted,
     scan_group,
 )
+
+HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
 
 UNDER_WAY = 4
 """Tasks for each CPU of the cluster that wait or run at a time: the others are submitted as these end."""
@@ -94,7 +97,7 @@ class StoredGroups(RowGroups):
     def with_cells(self, cells: Sequence[Cells]) -> StoredGroups:
         function = ray.put(list(cells))
         made = [_cells.remote(group, [function]) for group in self.groups]
-        summaries = [*_results([summary for _, summary in made])]
+        summaries = [*results([summary for _, summary in made])]
         groups = [StoredGroup(group.rows, [ref]) for group, (ref, _) in zip(self.groups, made, strict=True)]
         schema = pl.Schema({**self._schema, **{f"{CELL}{i}": pl.Int64() for i in range(len(cells))}})
         return StoredGroups(groups, summaries, schema, self._size)
@@ -129,6 +132,24 @@ class StoredGroups(RowGroups):
         return cls([StoredGroup([ref], []) for ref, _, _ in made], summaries, schema, sum(size for _, _, size in made))
 
 
+@dataclass(frozen=True)
+class StoredScores:
+    """The scores of held-out rows in the object store, where the process of a trial has put them."""
+
+    n_rows: int
+    references: list[Any]
+
+    @classmethod
+    def of(cls, scores: Any) -> Self:
+        """Put scores into the object store, piece by piece."""
+        size = row_groups.GROUP_ROWS
+        return cls(len(scores), [ray.put(scores[at : at + size]) for at in range(0, len(scores), size)])
+
+    def in_pieces(self) -> ScoresInPieces:
+        """The scores as the driver reads them."""
+        return ScoresInPieces(self.n_rows, lambda: (ray.get(reference) for reference in self.references))
+
+
 class TaskGroupEngine(GroupEngine):
     """Scans the groups in Ray's tasks, all CPUs of the cluster at once: for the driver, which never sees a row."""
 
@@ -141,30 +162,87 @@ class TaskGroupEngine(GroupEngine):
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows after the functions, in this process: of a few columns, or of what is small."""
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
-        frames = [_polars(table) for table in _results(_applied(groups))]
+        frames = [_polars(table) for table in results(_applied(groups))]
         table = pl.concat(frames, rechunk=False)
         return table if columns is None else table.select(columns)
 
 
 def sample(groups: StoredGroups, n_rows: int) -> pl.DataFrame:
     """A few rows of the first group."""
-    (found,) = _results([_sample.remote(groups.groups[0], n_rows)])
+    (found,) = results([_sample.remote(groups.groups[0], n_rows)])
     return _polars(found)
 
 
-def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
-    """A Dataset of the rows that the folds hold out, with predictions made of the scores of each fold, which are read piece by
-    piece."""
-    found = []
-    for (split, _, cells), of_fold, fold in zip(problem.folds, scores, range(len(scores)), strict=True):
+@dataclass(frozen=True)
+class HeldOutPiece:
+    """The rows of a group that a fold holds out, and the places of their scores among those of the fold."""
+
+    group: StoredGroup
+    fold: int
+    split: int
+    cells: Sequence[int]
+    start: int
+    stop: int
+
+    def frame(self) -> pl.DataFrame:
+        """The rows, where they lie."""
+        frame = self.group.frame()
+        rows = frame.filter(pl.col(f"{CELL}{self.split}").is_in(list(self.cells)))
+        return rows.select(name for name in rows.columns if not name.startswith(CELL))
+
+
+def of_held_out(
+    groups: StoredGroups, problem: SearchProblem, scores: Sequence[Sequence[Any]], function: HeldOutFunction
+) -> list[list[Any]]:
+    """Call a function with the rows that each fold holds out in each group and their scores, in tasks.
+
+    Parameters
+    ----------
+    scores
+        Of each model the scores of each fold, which are read piece by piece.
+    function
+        Takes the rows, the scores of each model and the number of the fold.
+
+    Returns
+    -------
+    list
+        For each fold references to what the function returns; to an Arrow table where that is a table.
+    """
+    work = ray.put(function)
+    found: list[list[Any]] = [[] for _ in problem.folds]
+    for piece in _held_out_pieces(groups, problem):
+        own = [np.array(of_model[piece.fold][piece.start : piece.stop]) for of_model in scores]
+        found[piece.fold].append(_held_out.remote(piece, own, [work]))
+    return found
+
+
+def _held_out_pieces(groups: StoredGroups, problem: SearchProblem) -> Iterator[HeldOutPiece]:
+    for fold, (split, _, cells) in enumerate(problem.folds):
         at = 0
         for group, summary in zip(groups.groups, groups.summaries, strict=True):
             n_rows = sum(summary.n_cells[split].get(cell, 0) for cell in cells.test)
             if n_rows:
-                piece = np.array(of_fold[at : at + n_rows])
-                found.append(_held_out.remote(group, split, cells.test, fold, piece, problem.target))
+                yield HeldOutPiece(group, fold, split, tuple(cells.test), at, at + n_rows)
             at += n_rows
-    return ray.data.from_arrow_refs(found)
+
+
+def held_out(groups: StoredGroups, problem: SearchProblem, scores: Sequence[Any]) -> ray.data.Dataset:
+    """A Dataset of the rows that the folds hold out, with predictions made of the scores of each fold."""
+    found = of_held_out(groups, problem, [scores], _Predicted(problem.target))
+    return dataset_of_refs([ref for of_fold in found for ref in of_fold])
+
+
+def dataset_of_refs(references: Sequence[Any]) -> ray.data.Dataset:
+    """A Dataset of Arrow tables in the object store."""
+    return ray.data.from_arrow_refs(list(references))
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    target: Target
+
+    def __call__(self, rows: pl.DataFrame, scores: Sequence[Any], fold: int) -> pl.DataFrame:
+        return predicted(rows, scores[0], self.target, fold)
 
 
 def dataset_of(groups: MappedGroups) -> ray.data.Dataset:
@@ -183,7 +261,7 @@ def _applied(groups: MappedGroups) -> list[Any]:
 
 def in_a_task(function: Any, *arguments: Any) -> Any:
     """Run a function in a task of Ray, in which rows may be read, and return what it returns."""
-    (found,) = _results([_called.remote(function, *arguments)])
+    (found,) = results([_called.remote(function, *arguments)])
     return found
 
 
@@ -215,11 +293,9 @@ def _sample(group: StoredGroup, n_rows: int) -> pa.Table:
 
 
 @ray.remote
-def _held_out(group: StoredGroup, split: int, test: Sequence[int], fold: int, scores: Any, target: Target) -> pa.Table:
-    frame = group.frame()
-    rows = frame.filter(pl.col(f"{CELL}{split}").is_in(list(test)))
-    rows = rows.select(name for name in rows.columns if not name.startswith(CELL))
-    return _arrow(predicted(rows, scores, target, fold))
+def _held_out(piece: HeldOutPiece, scores: list[Any], work: list[Any]) -> Any:
+    made = ray.get(work[0])(piece.frame(), scores, piece.fold)
+    return _arrow(made) if isinstance(made, pl.DataFrame) else made
 
 
 @ray.remote
@@ -233,12 +309,12 @@ def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     running: list[Any] = []
     for given in arguments:
         if len(running) >= most:
-            yield from _results([running.pop(0)])
+            yield from results([running.pop(0)])
         running.append(task.remote(*given))
-    yield from _results(running)
+    yield from results(running)
 
 
-def _results(references: Sequence[Any]) -> Iterator[Any]:
+def results(references: Sequence[Any]) -> Iterator[Any]:
     """The results of tasks, in order. Raises an error of ours as it was raised."""
     for reference in references:
         with _answering():

@@ -25,7 +25,7 @@ from rayline.tune.interruption import Interruption
 from rayline.tune.options import SearchOptions
 from rayline.tune.pbt.population import Population, n_iterations
 from rayline.tune.prepare import PreparedSearch
-from rayline.tune.result_store import ResultStore
+from rayline.tune.result_store import ResultStore, ScoresInPieces
 from rayline.tune.table_cache import fingerprint
 from rayline.tune.trial import told
 from rayline.tune.trial_record import FoldScore, Trial
@@ -40,7 +40,7 @@ class FoldResult:
     """What a worker has made of a fold; of one that failed only the error."""
 
     score: FoldScore | None = None
-    scores: Array | None = None
+    scores: Any = None  # an array, or `ScoresInPieces`
     history: History = field(default_factory=list)
     error: str = ""
 
@@ -162,8 +162,11 @@ class PopulationRun:
                 self._members = [PopulationMember(trial, scores=scores) for trial, scores in before]
                 break
             for key in kept:
-                self.journal.drop_files(key)
-            kept = [fold.key for member in alive for fold in member.trial.folds] if self.is_kept else []
+                if self.is_kept:
+                    self.journal.drop_files(key)
+                else:
+                    self.journal.drop_scores(key)
+            kept = [fold.key for member in alive for fold in member.trial.folds]
         for member in self._members:
             for fold in member.trial.folds if member.is_alive else ():
                 self.journal.write(fold, member.scores[fold.fold])
@@ -195,7 +198,7 @@ class PopulationRun:
             trial.parts.append(trial_record.ScheduledPart(until, trial.config, trial.number))
             for fold in range(trial.n_folds):
                 key = self._key(trial, fold)
-                scores = self.journal.scores(key) if key in self.known else None
+                scores = self.journal.scores(key, mapped=True) if key in self.known else None
                 if scores is not None:
                     found[trial.number].append(replace(FoldScore.from_json(self.known[key]), reused=True))
                     member.checkpoints[fold], member.scores[fold] = key, scores
@@ -211,11 +214,15 @@ class PopulationRun:
             else:
                 score = self._added(trial, done.score)
                 found[place].append(score)
-                member.checkpoints[fold], member.scores[fold] = checkpoint, done.scores
-                trial.histories.setdefault(fold, []).extend(done.history)
+                in_pieces = isinstance(done.scores, ScoresInPieces)
                 if self.is_kept:
                     self.journal.keep_files(score.key, workers.fetch(checkpoint))
+                if self.is_kept or in_pieces:
                     self.journal.write(score, done.scores)
+                scores = self.journal.scores(score.key, mapped=True) if in_pieces else done.scores
+                assert scores is not None
+                member.checkpoints[fold], member.scores[fold] = checkpoint, scores
+                trial.histories.setdefault(fold, []).extend(done.history)
             trial.seconds = time.monotonic() - begun
             self._show(number, ends, begun)
         for member in alive:
