@@ -24,15 +24,20 @@ def main(
     full: Annotated[
         bool, typer.Option(help="Repeat what takes minutes, too, and measure memory on 50 million rows.")
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A part of a program: data, training or search of scale.")
+    ] = None,
     save: Annotated[bool, typer.Option(help="Write docs/benchmarks.md.")] = True,
 ) -> None:
     """Measure Rayline side by side with what it is compared with."""
     console = Console()
     for program in programs or PROGRAMS:
-        section = importlib.import_module(f"bench.{program}").run(Options(rows=rows, repeats=repeats, full=full))
-        section.show(console)
-        if save and section.comparisons:
-            write([section])
+        options = Options(rows=rows, repeats=repeats, full=full, only=only or ())
+        made = importlib.import_module(f"bench.{program}").run(options)
+        for section in made if isinstance(made, list) else [made]:
+            section.show(console)
+            if save and section.comparisons:
+                write([section])
 
 
 typer.run(main)

@@ -38,6 +38,7 @@ class Options:
     rows: int = 5_000_000
     repeats: int = 3
     full: bool = False  # repeat what takes minutes, and measure what needs much memory or disk
+    only: Sequence[str] = ()  # some parts of a program; all when empty
 
     def small(self, rows: int) -> int:
         """`rows` of another measurement, shrunk in the same proportion as the main table."""

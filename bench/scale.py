@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +16,54 @@ from bench.report import Comparison, Options, Section, note
 
 COLUMNS = 12
 SIZES = (1_000_000, 3_000_000)
-STEPS = (
-    "fit",
-    "split and fit",
-    "train xgboost",
-    "train xgboost with a test set",
-    "train lightgbm",
-    "train torch",
-    "tune",
-    "write predictions",
-)
+FULL = 10_000_000
+PARTS = {
+    "data": ("fit", "split and fit", "write predictions", "evaluate"),
+    "training": (
+        "train xgboost",
+        "train xgboost with a test set",
+        "train lightgbm with a test set",
+        "train torch with a test set",
+        "cross-validate xgboost",
+    ),
+    "search": ("tune", "tune and what follows"),
+}
+"""The steps, in parts of some minutes each (`--only`)."""
+
 KINDS = ("driver", "worker", "trial", "task")
 
+MOST_MB = 10.0
+"""How much a million rows may add to the driver's peak."""
 
-def run(options: Options) -> Section:
-    """Run every step on both sizes, each in a fresh process with a Ray of its own."""
-    sizes = [options.small(size) for size in SIZES]
-    section = Section(
-        "Memory at scale",
-        f"Peak of the private memory (RssAnon, shared memory of the object store not counted) by kind of process, {COLUMNS} columns of floats in "
-        f"Parquet, Ray with 2 CPUs, 2 workers. The first number is that of {sizes[1]:,} rows, the second that of {sizes[0]:,}: "
-        "a ratio of 1 is no growth, 3 is linear.",
-        packages=("ray", "xgboost-cpu", "lightgbm", "torch"),
-    )
+
+def run(options: Options) -> list[Section]:
+    """Run every step on each size, each in a fresh process with a Ray of its own."""
+    sizes = [options.small(size) for size in (*SIZES, *([FULL] if options.full else []))]
+    parts = options.only or tuple(PARTS)
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             _write(Path(folder), size)
-        for step in STEPS:
-            small, large = (_peaks(step, f"{folder}/{size}") for size in sizes)
+        return [_section(part, folder, sizes) for part in PARTS if part in parts]
+
+
+def _section(part: str, folder: str, sizes: Sequence[int]) -> Section:
+    section = Section(
+        f"Memory at scale: {part}",
+        f"Peak of the private memory (RssAnon, shared memory of the object store not counted) by kind of process, {COLUMNS} columns of floats in "
+        f"Parquet, Ray with 2 CPUs, 2 workers. The first number is that of more rows, the second that of {sizes[0]:,}: a ratio of 1 is no growth.",
+        packages=("ray", "xgboost-cpu", "lightgbm", "torch"),
+    )
+    for step in PARTS[part]:
+        peaks = {size: _peaks(step, f"{folder}/{size}") for size in sizes}
+        small = peaks[sizes[0]]
+        for size in sizes[1:]:
             for kind in KINDS:
-                if kind in small and kind in large:
-                    section.add(
-                        Comparison(
-                            f"{step}: {kind}", [large[kind]], f"{sizes[0]:,} rows", [small[kind]], unit="MB",
-                            goal=1.3 if kind == "driver" else None,
-                        )
-                    )  # fmt: skip
+                if kind in small and kind in peaks[size]:
+                    what = f"{step}: {kind}, {size:,} rows"
+                    section.add(Comparison(what, [peaks[size][kind]], f"{sizes[0]:,} rows", [small[kind]], unit="MB"))
+            grown = max(0.0, peaks[size]["driver"] - small["driver"]) / (size - sizes[0]) * 1e6
+            what = f"{step}: driver, more for each million rows"
+            section.add(Comparison(what, [grown], "at most", [MOST_MB], goal=1.0, unit="MB"))
     return section
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from rayline import data, train, tune
+from rayline.postprocess import Conformal
 from rayline.stages import SimpleImputer, StandardScaler
 
 EVERY_S = 0.05
@@ -44,17 +45,26 @@ def _run(step: str, rows: Any) -> None:
     elif step == "split and fit":
         trainset, _ = data.train_test_split(rows, 0.2)
         stages.fit(trainset, target_columns=["y"])
-    elif step == "tune":
+    elif step.startswith("tune"):
         searched = train.XGBoostTrainer({}, num_boost_round=5)
-        tune.run(
+        found = tune.run(
             searched, train_dataset=rows, preprocessor=stages, target_columns=["y"], cv=3, num_samples=4,
-            config={"max_depth": tune.randint(2, 6)}, verbose=False,
+            config={"max_depth": tune.randint(2, 6)}, metric="rmse", verbose=False,
         )  # fmt: skip
-    elif step == "write predictions":
+        if step != "tune":
+            found.ensemble(top=2)
+            found.calibrated([Conformal()])
+    elif step in ("write predictions", "evaluate"):
         small = rows.limit(1000).materialize()
         pipeline = train.fit(train.XGBoostTrainer({}, num_boost_round=5), stages, small, None, ["y"], verbose=False)
+        if step == "evaluate":
+            pipeline.inference_pipeline.evaluate(rows, metrics=["rmse", "r2", "median_ae"])
+            return
         with tempfile.TemporaryDirectory() as folder:
             pipeline.inference_pipeline.write_predictions(rows, folder)
+    elif step.startswith("cross-validate"):
+        found = train.cross_validate(trainers["xgboost"](), stages, rows, ["y"], cv=2, verbose=False)
+        found.evaluate()
     else:
         test = rows if step.endswith("with a test set") else None
         trainer = trainers[step.split()[1]]()

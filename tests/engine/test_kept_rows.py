@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rayline import data, train
+from rayline import data, train, tune
 from rayline.engine import kept_rows
 from rayline.stages import PCA, OneHotEncoder, StandardScaler
 
@@ -103,6 +103,20 @@ def test_a_split_and_the_use_of_its_sides_read_once(costly: Any) -> None:
     assert trainset.count() == 225
     train.fit(xgboost(), stages(), trainset, testset, ["y"], verbose=False)
     assert runs() == 1
+
+
+def test_folds_and_searches_read_once(costly: Any) -> None:
+    rows, runs = costly
+    scores = train.cross_validate(xgboost(), stages(), rows, ["y"], cv=2, verbose=False)
+    assert sum(result.model.data["n_rows"] for result in scores.results) == N_BLOCKS * ROWS
+    assert runs() == 1
+    analysis = tune.run(
+        xgboost(None), train_dataset=rows, preprocessor=stages(), target_columns=["y"], cv=2, num_samples=2,
+        config={"max_depth": tune.randint(2, 6)}, metric="rmse", verbose=False,
+    )  # fmt: skip
+    assert runs() == 1
+    assert analysis.best_model.data["n_rows"] == N_BLOCKS * ROWS
+    assert runs() == 1  # the best model is a training of its own
 
 
 def test_rows_that_do_not_fit_are_read_again(costly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
