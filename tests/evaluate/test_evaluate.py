@@ -86,9 +86,17 @@ def test_the_same_in_any_chunks_and_order(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("held_bytes", [None, 0])
 def test_the_same_on_ray(
-    binary: InferencePipeline, regression: InferencePipeline, table: pl.DataFrame, ray_session: Any
+    binary: InferencePipeline,
+    regression: InferencePipeline,
+    table: pl.DataFrame,
+    ray_session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    held_bytes: int | None,
 ) -> None:
+    if held_bytes is not None:  # the driver merges what each block gives as it comes
+        monkeypatch.setattr("rayline.engine.ray.PARTIAL_BYTES", held_bytes)
     data = rl.data.from_polars(table).repartition(5)
 
     class Late(evaluate.MetricStatistic):  # not importable on the workers

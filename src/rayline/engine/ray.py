@@ -68,6 +68,9 @@ BLOCK_ROWS = 1 << 16
 PART_BYTES = 128 << 20
 """Maximum size of the parts of a table in this process that go to workers: that of Ray's own blocks."""
 
+PARTIAL_BYTES = 32 << 20
+"""Partial results of a scan that the driver holds before it merges them."""
+
 GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
 
@@ -411,12 +414,17 @@ def _unchanged(block: pa.Table) -> pa.Table:
 
 
 def _merged(tables: Iterator[pa.Table], scan: Scan, schema: pl.Schema, columns: Sequence[str]) -> dict[int, Answers]:
-    """Merge the partial results of all blocks, in their order."""
+    """Merge the partial results of all blocks, in their order. Large ones are merged as they come: tables of scores are as large as
+    their blocks, and merged ones are bounded."""
     parts: dict[int, list[Answers]] = {}
+    held_bytes = 0
     for table in tables:
         for packed in table.column("answers").to_pylist() if table.num_columns else ():
+            held_bytes += len(packed)
             for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
                 parts.setdefault(cell, []).append(answers)
+        if held_bytes > PARTIAL_BYTES:
+            parts, held_bytes = {cell: [merge_answers(found)] for cell, found in parts.items()}, 0
     if not parts:
         return scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
     return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
