@@ -61,8 +61,8 @@ def test_parts_and_all_rows(target: Target, stages: list[Any], groups: list[str]
     ]
     merged = sample.merged(reversed(parts))
     assert merged.n_rows == whole.n_rows == N
-    expected = chain.learn(chain.checked(stages, target, table.schema, "calibrated"), whole)
-    found = chain.learn(chain.checked(stages, target, table.schema, "calibrated"), merged)
+    expected = chain.learn(chain.checked(stages, target, table.schema), whole)
+    found = chain.learn(chain.checked(stages, target, table.schema), merged)
     for one, other in zip(expected, found, strict=True):
         flat_one, flat_other = list(_numbers(one.state)), list(_numbers(other.state))
         assert flat_one == pytest.approx(flat_other, rel=1e-9)
