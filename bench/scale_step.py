@@ -48,7 +48,7 @@ def _run(step: str, rows: Any) -> None:
     elif step.startswith("tune"):
         searched = train.XGBoostTrainer({}, num_boost_round=5)
         found = tune.run(
-            searched, train_dataset=rows, preprocessor=stages, target_columns=["y"], cv=3, num_samples=4,
+            searched, train_dataset=rows, preprocessor=stages, target_columns=["y"], cv=3, num_samples=2,
             config={"max_depth": tune.randint(2, 6)}, metric="rmse", verbose=False,
         )  # fmt: skip
         if step != "tune":

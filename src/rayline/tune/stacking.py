@@ -51,7 +51,7 @@ class FinalModel:
         makes another task of the labels."""
         target, trainer = self.target, self.trainer
         is_here = isinstance(parts[0], pl.DataFrame)
-        rows = pl.concat(parts) if is_here else parts[0].union(*parts[1:])
+        rows = pl.concat(parts) if is_here else parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
         if not is_here and trainer.num_workers is None:
             trainer = trainer.scaled(replace(trainer.scaling, num_workers=1))
         labels = [name for name in target.columns if name not in (self.group, self.event)]
