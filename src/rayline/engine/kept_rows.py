@@ -65,6 +65,16 @@ class KeptRows:
         """Whether `bundles` needs no second reading."""
         return self.is_complete or self._left is None or bool(self._first)
 
+    def complete(self) -> None:
+        """Read and keep what has not been read yet, as long as it fits."""
+        if self.is_complete or self._held is None or not self.can_continue:
+            return
+        self.first_block()
+        assert self._left is not None
+        bundle: Any = ...
+        while bundle is not None:
+            bundle = next(self._left, None) if self._held is not None else None
+
     def bundles(self, *, last: bool = False) -> Iterator[Any]:
         """Yield all blocks: those that are kept, or read now. After the `last` use of a block it is not kept any longer."""
         if self.is_complete:

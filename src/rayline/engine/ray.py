@@ -99,6 +99,10 @@ class RayEngine(Engine):
         return keeping(data, lambda one: _bundles(_own(one)))
 
     def kept(self, data: Any) -> Any:
+        rows = kept_rows(data)
+        if rows is not None:
+            with _answering("reading"):
+                rows.complete()
         return materialized(data)
 
     def head(self, data: Any, n_rows: int, columns: Sequence[str]) -> pl.DataFrame:

@@ -257,46 +257,56 @@ def cross_validate(
             "Expected a framework that learns from rows.",
             "call tune.run with cv=… for trainings with different seeds.",
         )
-    inputs = fit_inputs.normalise(
-        train_dataset, None, target_columns, X, y, None, None, sample_weight, group=group, event=event
-    )
-    roles = inputs.roles
-    column = roles.labels[0]
-    if stratify is None and groups is None and time is None and isinstance(cv, int) and not roles.pair:
-        is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
-        stratify = True if len(roles.labels) == 1 and is_class else None
-    by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
-    pair = {} if not roles.pair else {roles.pair: roles.targets[-1]}
-    splitter = chosen_splitter(cv, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
-    if isinstance(splitter, StratifiedKFold) and splitter.column is None:
-        splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
-    arguments = {
-        "target_columns": list(roles.labels),
-        "sample_weight": inputs.weight,
-        "group": None,
-        "event": None,
-        **pair,
-    }
-    options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
-    results, held = [], []
-    with progress.line("cross_validate", verbose) as line:
-        for fold, (train, test, fit_stages) in enumerate(_folds(splitter, inputs)):
-            line.now(f"fold {fold + 1}")
-            own = None if preprocessor is None else preprocessor.clone()
-            rows = {"train_dataset": train, "test_dataset": test, "X": None, "y": None, "X_test": None, "y_test": None}
-            try:
-                with at("train.fit"):
-                    made_of = fit_rows(copy.copy(trainer), own, {**arguments, **rows}, fit_stages=fit_stages, **options)
-            except RaylineError as error:
-                raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
-            results.append(made_of)
-            held.append(test)
-        made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
-        first = next(iter(made.metrics), None)
-        line.part(counted(len(results), "fold"))
-        if first is not None:
-            line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
-    return made
+    with fit_inputs.read_once(train_dataset, X):
+        inputs = fit_inputs.normalise(
+            train_dataset, None, target_columns, X, y, None, None, sample_weight, group=group, event=event
+        )
+        roles = inputs.roles
+        column = roles.labels[0]
+        if stratify is None and groups is None and time is None and isinstance(cv, int) and not roles.pair:
+            is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
+            stratify = True if len(roles.labels) == 1 and is_class else None
+        by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
+        pair = {} if not roles.pair else {roles.pair: roles.targets[-1]}
+        splitter = chosen_splitter(cv, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
+        if isinstance(splitter, StratifiedKFold) and splitter.column is None:
+            splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
+        arguments = {
+            "target_columns": list(roles.labels),
+            "sample_weight": inputs.weight,
+            "group": None,
+            "event": None,
+            **pair,
+        }
+        options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
+        results, held = [], []
+        with progress.line("cross_validate", verbose) as line:
+            for fold, (train, test, fit_stages) in enumerate(_folds(splitter, inputs)):
+                line.now(f"fold {fold + 1}")
+                own = None if preprocessor is None else preprocessor.clone()
+                rows = {
+                    "train_dataset": train,
+                    "test_dataset": test,
+                    "X": None,
+                    "y": None,
+                    "X_test": None,
+                    "y_test": None,
+                }
+                try:
+                    with at("train.fit"):
+                        made_of = fit_rows(
+                            copy.copy(trainer), own, {**arguments, **rows}, fit_stages=fit_stages, **options
+                        )
+                except RaylineError as error:
+                    raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
+                results.append(made_of)
+                held.append(test)
+            made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
+            first = next(iter(made.metrics), None)
+            line.part(counted(len(results), "fold"))
+            if first is not None:
+                line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
+        return made
 
 
 def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[Any, Any, FitStages]]:
