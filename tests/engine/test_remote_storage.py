@@ -56,7 +56,7 @@ with local_s3(patch) as url:  # before the nodes start: they inherit the environ
             return False
 
         found = registry.engine("ray").train(
-            work, num_workers=2, train=table, on_report=on_report, checkpoint_every=2, max_failures=2, storage_path=f"{url}/runs",
+            work, num_workers=2, resources_per_worker={"CPU": 1}, train=table, on_report=on_report, checkpoint_every=2, max_failures=2, storage_path=f"{url}/runs",
             backend=backend,
         )
         assert heard[-1] == 19 and sorted({*heard}) == list(range(20)), heard

@@ -57,17 +57,22 @@ class CheckpointStore:
         return made
 
     def write(self, iteration: int, packed: bytes) -> str:
-        """Write a checkpoint and return its name; delete all older ones except the previous one."""
+        """Write a checkpoint and return its name."""
         system, root = self.opened()
         name = f"checkpoint-{iteration:08d}.tar"
         temporary = f"{root}/.{name}.{secrets.token_hex(4)}.tmp"
         with self._seen_from_here(), system.open_output_stream(temporary) as file:
             file.write(packed)
         system.move(temporary, f"{root}/{name}")
+        return name
+
+    def forget(self, name: str) -> None:
+        """Delete the checkpoints before this one, except the last of them. The driver calls it, which resumes from the newest that it
+        has heard of: a worker that writes ahead of it must not delete that one."""
+        system, root = self.opened()
         there = sorted(info.base_name for info in system.get_file_info(fs.FileSelector(root)))
         for old in [other for other in there if other.startswith("checkpoint-") and other < name][: -(KEEP - 1)]:
             system.delete_file(f"{root}/{old}")
-        return name
 
     def read(self, name: str) -> bytes:
         """Return a checkpoint that `write` kept."""

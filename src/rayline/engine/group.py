@@ -184,6 +184,8 @@ class DistributedRun:
             self._heard = heard.iteration
             return bool(self.on_report(heard.iteration, heard.metrics))
         self._last = heard
+        if self.storage is not None:
+            self.storage.forget(heard.checkpoint)
         if self.on_checkpoint is not None:
             content = self.storage.read(heard.checkpoint) if self.storage else heard.checkpoint
             with scratch.folder("checkpoint") as folder:
