@@ -24,6 +24,7 @@ from rayline.core.errors import ParameterError
 from rayline.core.framework import TrainContext
 from rayline.core.target import has_probabilities
 from rayline.data.read import from_polars
+from rayline.evaluate import metrics
 from rayline.inference.artifact import load
 from rayline.testing import common_laws
 from rayline.testing.contract_case import FrameworkCase, error_of
@@ -64,6 +65,16 @@ def trains_on_workers(case: FrameworkCase) -> None:
         options = result.model.adapter.load_options(result.fitted_model)
         loaded = load(Path(folder) / "x.rayline", **options)
     assert loaded.predict(rows).equals(result.inference_pipeline.predict(rows)), "predictions differ after loading"
+
+
+def measures_the_rows_of_all_workers(case: FrameworkCase) -> None:
+    """The metrics of a test set, which workers merge, are those of the model's scores for all of its rows."""
+    result = case.shared("on workers", lambda: _on_workers(case))
+    target, scores = result.model.target, result.inference_pipeline.scores(case.rows.lazy())
+    names = metrics.defaults_of(target, scores)
+    for name, expected in metrics.evaluate(names, target, scores, target.truth(case.table)).items():
+        found = result.metrics[f"test-{name}"]
+        assert math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-6), f"test-{name} is {found}, not {expected}"
 
 
 def refuses_workers_that_it_cannot_use(case: FrameworkCase) -> None:
@@ -231,7 +242,12 @@ def _mortal(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextMana
     return common_laws.standing_in(case, "that-dies", train)
 
 
-LAWS_OF_WORKERS = (trains_on_workers, survives_a_killed_worker, tells_what_failed_on_a_worker)
+LAWS_OF_WORKERS = (
+    trains_on_workers,
+    measures_the_rows_of_all_workers,
+    survives_a_killed_worker,
+    tells_what_failed_on_a_worker,
+)
 """Those that hold on each backend of workers."""
 
 LAWS = (
