@@ -70,6 +70,7 @@ autodoc_default_options = {"show-inheritance": False}
 napoleon_numpy_docstring, napoleon_google_docstring = True, False
 napoleon_use_ivar = True  # the attributes of a result are no second description of its fields
 napoleon_use_rtype = False
+napoleon_use_param = False  # parameters that are described together stay together
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 
