@@ -87,19 +87,22 @@ lint: $(VENV)/.dev  ## style, spelling and types
 	$(BIN)/typos
 	$(BIN)/mypy
 
-# The wheel as a user installs it: into an empty environment, away from the source, where the path is walked with XGBoost. With another
-# extra (make package EXTRA=torch) `rayline doctor` says whether it works.
-EXTRA := xgboost
-package: $(VENV)/.dev  ## build sdist and wheel, install the wheel with EXTRA into an empty environment and walk the path
+# The wheel as a user installs it: into an empty environment, away from the source. Bare first, then each extra of EXTRAS on top of what is
+# there (make package EXTRAS="torch catboost"); .ci/installed.py says what must work, and with XGBoost the whole path is walked on Ray.
+EXTRAS := sklearn lightgbm xgboost
+package: $(VENV)/.dev  ## build sdist and wheel, install the wheel and the EXTRAS into an empty environment and walk the path
 	rm -rf dist $(VENV)/package
 	$(BIN)/python -m build --quiet
 	$(PYTHON) -m venv $(VENV)/package 2>/dev/null || \
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV)/package && $(PYTHON) -m pip --quiet --python $(VENV)/package/bin/python install pip; }
-	started=$$(date +%s); \
-	$(VENV)/package/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt "$$(ls dist/*.whl)[$(EXTRA)]" && \
-	echo "rayline[$(EXTRA)]: installed in $$(( $$(date +%s) - started )) s, $$(du -sm $(VENV)/package | cut -f1) MB with everything that it needs"
-	cp examples/in_process.py examples/proposal.py $(VENV)/package/
-	cd $(VENV)/package && bin/rayline doctor && { [ "$(EXTRA)" != xgboost ] || { bin/python in_process.py && bin/python proposal.py; }; }
+	cp examples/in_process.py examples/proposal.py .ci/installed.py $(VENV)/package/
+	for extra in "" $(EXTRAS); do \
+	  started=$$(date +%s); wheel="$$(ls $(CURDIR)/dist/*.whl)$${extra:+[$$extra]}"; \
+	  $(VENV)/package/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt "$$wheel" && \
+	  echo "rayline$${extra:+[$$extra]}: installed in $$(( $$(date +%s) - started )) s; the environment has $$(du -sm $(VENV)/package | cut -f1) MB" && \
+	  (cd $(VENV)/package && bin/python installed.py $$extra) || exit 1; \
+	done
+	cd $(VENV)/package && bin/rayline doctor && { ! bin/python -c 'import xgboost' 2>/dev/null || { bin/python in_process.py && bin/python proposal.py; }; }
 	du -sh dist/*.whl $(VENV)/package
 
 docs: $(VENV)/.docs  ## the documentation site, its tutorials executed: build/docs/index.html

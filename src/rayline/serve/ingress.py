@@ -51,7 +51,7 @@ def start_serve(host: str, port: int | None) -> None:
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         _shut_down(place)  # stop the parts that have started
         raise ServeError(
-            f"Ray Serve did not start: {str(error).strip().splitlines()[0]}.",
+            f"Ray Serve did not start: {str(error).strip().splitlines()[-1].rstrip('.')}.",  # the cause ends a remote traceback
             "Expected its proxies to start.",
             "see the logs of Ray.",
         ) from error
@@ -140,6 +140,8 @@ HAPROXY = {
         "RETRY_ON", "conn-failure empty-response", "option http-buffer-request"
     ),
     "RAY_SERVE_HAPROXY_RETRIES": "3",
+    # The default of Ray 2.60. That of 2.59 is 20,000: more file descriptors than many systems allow, so HAProxy would not start.
+    "RAY_SERVE_HAPROXY_MAXCONN": "4096",
     # In the same way, after the line in which Ray Serve turns every 503 into a 500.
     "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": haproxy_setting("BALANCE_ALGORITHM", "leastconn", *_DEFAULTS),
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
