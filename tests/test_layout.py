@@ -313,7 +313,9 @@ def places(path: Path) -> int:
     """How many parameters of functions and fields of classes are called `where` and are strings."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     functions = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.Lambda))]
-    arguments = [arg for node in functions if getattr(node, "name", "") not in OF_A_STAGE for arg in ast.walk(node.args)]
+    arguments = [
+        arg for node in functions if getattr(node, "name", "") not in OF_A_STAGE for arg in ast.walk(node.args)
+    ]
     found = [arg.annotation for arg in arguments if isinstance(arg, ast.arg) and arg.arg == "where"]
     fields = [node for node in nodes if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "where"]
     return sum(annotation is not None and "str" in ast.unparse(annotation) for annotation in found) + sum(
