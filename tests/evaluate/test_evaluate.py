@@ -284,7 +284,7 @@ def test_numpys_numbers_are_arguments(binary: InferencePipeline, table: pl.DataF
             confidence=kind(0.9),
             replicates=whole(20),  # type: ignore[arg-type]
             seed=whole(3),  # type: ignore[arg-type]
-            target_columns={"late": "late"},  # type: ignore[arg-type]
+            target_columns={"late": "late"},
         )
         for kind, whole in ((float, int), (np.float64, np.int64))
     )

@@ -241,6 +241,8 @@ def test_the_type_of_table_columns_to_keep_and_names() -> None:
     assert pl.from_arrow(pipeline.explain(rows.to_arrow())).equals(expected)  # type: ignore[union-attr]
     kept = pipeline.explain(rows, keep_columns=["late"], prefix="why_")
     assert kept.columns == ["late", *(f"why_{n}" for n in expected.columns)]
+    assert pipeline.explain(rows, keep_columns="late", prefix="why_").equals(kept)
+    assert pipeline.explain(rows, keep_columns=None).equals(expected)
     assert pipeline.explain(rows.head(0)).schema == expected.schema
     with pytest.raises(rl.SchemaError, match="prefix="):
         pipeline.explain(rows, keep_columns=["a"])
@@ -261,6 +263,8 @@ def test_postprocessing_does_not_change_the_explanation() -> None:
         ({"background": pl.DataFrame({"a": [1.0]})}, rl.SchemaError, "background"),
         ({"background": table(0)}, rl.ParameterError, "at least one row"),
         ({"keep_columns": ["nothing"]}, rl.SchemaError, "keep_columns"),
+        ({"keep_columns": 5}, rl.ParameterError, "names of columns"),
+        ({"seed": -1}, rl.ParameterError, "seed"),
         ({"off": 1}, rl.ParameterError, "unknown argument"),
     ],
 )

@@ -13,6 +13,7 @@ from sklearn.inspection import partial_dependence
 import rayline as rl
 from rayline import train
 from rayline.evaluate.explain_dependence import ICE_ROWS
+from rayline.stages import DropColumns
 from tests.evaluate.test_explain import fitted, table
 
 NUMBERS = ["a", "c"]
@@ -66,6 +67,23 @@ def test_the_grid_follows_the_column() -> None:
     assert pipeline.partial_dependence(rows.lazy(), "a", grid=7)["a"].equals(numbers)
 
 
+@pytest.mark.parametrize(
+    "dtype", [pl.Date(), pl.Datetime("ns"), pl.Time(), pl.Duration("ms"), pl.Datetime("us", "Europe/Oslo")]
+)
+def test_times_have_a_grid(dtype: pl.DataType) -> None:
+    days = pl.Series("when", range(100)) * (1 if dtype == pl.Date else 3_600_000_000)
+    when = (days.cast(pl.Int32) if dtype == pl.Date else days).cast(dtype)
+    rows = pl.DataFrame({"when": when, "x": np.arange(100.0), "y": np.arange(100.0)})
+    stages = train.Preprocessor([("drop", DropColumns(columns=["when"]))])
+    trainer = train.XGBoostTrainer({"max_depth": 2, "nthread": 1}, num_boost_round=2)
+    pipeline = train.fit(trainer, stages, rows, None, ["y"], verbose=False).inference_pipeline
+    found = pipeline.partial_dependence(rows, "when", grid=5)["when"]
+    assert found.dtype == dtype
+    low, high = np.quantile(when.to_physical().to_numpy(), [0.05, 0.95])
+    np.testing.assert_allclose(found.to_physical().to_numpy(), np.linspace(low, high, 5), rtol=0.01, atol=0.6)
+    assert pipeline.partial_dependence(rows.head(3), "when")["when"].to_list() == when.head(3).to_list()
+
+
 def test_few_rows_have_curves() -> None:
     pipeline = fitted(train.XGBoostTrainer({"max_depth": 3, "nthread": 1}, num_boost_round=5), "y")
     curves = pipeline.partial_dependence(table(ICE_ROWS + 5, seed=1), "a", grid=2, ice=True)
@@ -80,12 +98,13 @@ def test_few_rows_have_curves() -> None:
         ("a", {"grid": True}, rl.ParameterError),
         ("a", {"grid": ["red"]}, rl.ParameterError),
         ("a", {"grid": []}, rl.DataError),
+        (["a"], {}, rl.ParameterError),
         ("b", {"rows": table(5).with_columns(b=pl.lit(None, pl.Float64))}, rl.DataError),
         ("a", {"rows": table(5).drop("c")}, rl.SchemaError),
         ("a", {"rows": table(0)}, rl.DataError),
     ],
 )
-def test_wrong_use_is_refused(column: str, options: dict[str, Any], error: type[Exception]) -> None:
+def test_wrong_use_is_refused(column: Any, options: dict[str, Any], error: type[Exception]) -> None:
     pipeline = fitted(train.XGBoostTrainer({"max_depth": 3, "nthread": 1}, num_boost_round=5), "y")
     with pytest.raises(error):
         pipeline.partial_dependence(options.pop("rows", table(5)), column, **options)

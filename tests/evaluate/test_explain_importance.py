@@ -11,7 +11,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import rayline as rl
-from rayline import train
+from rayline import evaluate, train
 from tests.evaluate.test_explain import COLUMNS, fitted, table
 
 NUMBERS = ["a", "c"]
@@ -79,8 +79,10 @@ def test_a_users_own_metric() -> None:
     def cost(y_true: Any, y_pred: Any) -> float:
         return float(np.abs(y_true - y_pred).mean())
 
-    rows = table(100, seed=3)
-    assert pipeline.importance("permutation", rows=rows, metric=cost)["a"] != 0  # type: ignore[index]
+    rows, declared = table(100, seed=3), evaluate.metric(cost, mode="min")
+    assert pipeline.importance("permutation", rows=rows, metric=declared)["a"] > 0  # type: ignore[index]
+    with pytest.raises(rl.ParameterError, match="small or large"):
+        pipeline.importance("permutation", rows=rows, metric=cost)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,10 @@ def test_a_users_own_metric() -> None:
         ({"kind": "permutation", "rows": table(20).drop("late")}, "late"),
         ({"kind": "shap", "rows": table(20).drop("a")}, "a"),
         ({"kind": "shap", "rows": table(0)}, "no rows"),
+        ({"kind": "permutation", "rows": table(20), "seed": -1}, "seed"),
+        ({"kind": "permutation", "rows": table(20), "sample_weight": "late"}, "weights"),
+        ({"kind": "permutation", "rows": table(20).with_columns(a=-1.0), "sample_weight": "a"}, "negative"),
+        ({"kind": "permutation", "rows": table(20).with_columns(late=pl.lit("?"))}, "importance: the target 'late'"),
     ],
 )
 def test_wrong_use_is_refused(arguments: dict[str, Any], words: str) -> None:

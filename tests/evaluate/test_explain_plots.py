@@ -15,7 +15,9 @@ pytest.importorskip("matplotlib")
 ROW = {"a": 2.0, "b": -0.5, "base_value": 1.0, "score": 2.5}
 
 
-@pytest.mark.parametrize("given", [ROW, [ROW], pl.DataFrame([ROW])])
+@pytest.mark.parametrize(
+    "given", [ROW, [ROW], pl.DataFrame([ROW]), pl.DataFrame([ROW]).to_pandas(), pl.DataFrame([ROW]).to_arrow()]
+)
 def test_bars_lead_from_the_base_value_to_the_score(given: Any) -> None:
     axis = plot_contributions(given)
     bars = [(round(p.get_x(), 9), round(p.get_x() + p.get_width(), 9)) for p in axis.patches]
@@ -37,13 +39,15 @@ def test_dependence_is_a_line_and_categories_are_dots() -> None:
     curves = pl.concat([numbers.with_columns(row=pl.lit(i)) for i in range(2)])
     axis = plot_dependence(numbers, ice=curves)
     assert [list(line.get_ydata()) for line in axis.lines] == [[0.1, 0.2, 0.5]] * 3
+    days = numbers.with_columns(x=pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 3)))
+    assert len(plot_dependence(days).lines) == 1
     assert plot_dependence(numbers, of="probability_no").get_ylabel() == "probability_no"
     words = plot_dependence(pl.DataFrame({"city": ["Oslo", None], "prediction": [1.0, 2.0]}))
     assert [t.get_text() for t in words.get_yticklabels()] == ["Oslo", "missing"]
 
 
 def test_wrong_use_is_refused() -> None:
-    with pytest.raises(rl.ParameterError, match="one row"):
+    with pytest.raises(rl.ParameterError, match="2 rows"):
         plot_contributions([ROW, ROW])
     with pytest.raises(rl.SchemaError, match="base_value"):
         plot_contributions({"a": 1.0})

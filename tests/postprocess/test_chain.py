@@ -216,11 +216,55 @@ def test_wrong_use_is_refused(target: str, stages: Any, rows: Any, error: type[E
     assert "\n  Expected" in str(caught.value)
 
 
-@pytest.mark.parametrize("weight", [0, -1.0, None])
-def test_weights_that_are_no_weights_are_refused(weight: Any) -> None:
-    rows = tables.table(seed=1).with_columns(weight=pl.lit(weight, pl.Float64))
-    with pytest.raises(rl.DataError, match="weight column"):
+@pytest.mark.parametrize(
+    ("weight", "error"),
+    [
+        (pl.lit(0.0), rl.DataError), (pl.lit(-1.0), rl.DataError), (pl.lit(None, pl.Float64), rl.DataError),
+        (pl.lit(1e300), rl.DataError), (pl.lit(value=True), rl.SchemaError), (pl.lit("2"), rl.SchemaError),
+    ],
+)  # fmt: skip
+def test_weights_that_are_no_weights_are_refused(weight: pl.Expr, error: type[Exception]) -> None:
+    rows = tables.table(seed=1).with_columns(weight=weight)
+    with pytest.raises(error, match="weight") as caught:
         tables.fitted("price").calibrated([Conformal()], rows, sample_weight="weight")
+    assert str(caught.value).startswith("InferencePipeline.calibrated: ")
+    wrong: Any = ["weight"]
+    with pytest.raises(rl.ParameterError, match="name of a column"):
+        tables.fitted("price").calibrated([Conformal()], rows, sample_weight=wrong)
+
+
+@pytest.mark.parametrize(("target", "stages"), [("late", BINARY), ("price", NUMBERS)])
+def test_rows_of_weight_0_teach_nothing(target: str, stages: list[Any]) -> None:
+    rows = tables.table(seed=1).with_columns(weight=pl.when(pl.col("x") > 1).then(0.0).otherwise(2.0))
+    found = tables.fitted(target).calibrated(stages, rows, sample_weight="weight")
+    kept = rows.filter(pl.col("weight") > 0)
+    assert found.postprocessing == tables.fitted(target).calibrated(stages, kept, sample_weight="weight").postprocessing
+
+
+def test_the_order_counts_in_several_calls_too() -> None:
+    decided = tables.fitted("late").calibrated([Threshold(0.3)])
+    with pytest.raises(rl.ParameterError, match="in one call"):
+        decided.calibrated([Calibrate()], tables.table(seed=1))
+    with pytest.raises(rl.ParameterError, match="two stages are Calibrate"):
+        tables.fitted("late").calibrated([Calibrate(), Calibrate("sigmoid")], tables.table(seed=1))
+
+
+def test_numbers_of_numpy_and_numbers_that_are_none() -> None:
+    made = tables.fitted("price").calibrated([Clip(low=np.int64(0)), Round(np.int8(1))])  # type: ignore[arg-type]
+    assert repr(made.postprocessing) == "(Clip(low=0), Round(decimals=1))"
+    assert Threshold(np.float32(0.5)) == Threshold(0.5)  # type: ignore[arg-type]
+    with pytest.raises(rl.ParameterError, match="low"):
+        Clip(low=float("nan"))
+
+
+@pytest.mark.parametrize("interval", [0.9, "yes", 1])
+def test_an_interval_is_asked_for_by_a_truth_value(interval: Any) -> None:
+    pipeline = tables.fitted("price").calibrated([Conformal()], tables.table(seed=1))
+    for rows in (tables.table(seed=1), tables.table(seed=1).to_dicts()[:1]):
+        with pytest.raises(rl.ParameterError, match="the coverage is learned"):
+            pipeline.predict(rows, interval=interval)
+    with pytest.raises(rl.ParameterError, match="measures intervals"):
+        tables.fitted("price").evaluate(tables.table(seed=1), metrics=["coverage"])
 
 
 def test_an_interval_needs_a_stage_that_gives_one() -> None:

@@ -158,6 +158,17 @@ def test_a_dataset(ray_session: Any) -> None:
     assert both[0].metrics["roc_auc"] == pytest.approx(both[1].metrics["roc_auc"], rel=1e-9)
 
 
+def test_a_metric_that_a_fold_does_not_define_has_no_error() -> None:
+    table = rows(40).select("x", "late")
+    scores = train.cross_validate(
+        train.SklearnTrainer(LogisticRegression()), train_dataset=table, target_columns=["late"], cv=40, verbose=False,
+        metrics=["roc_auc", "accuracy"],
+    )  # fmt: skip
+    assert np.isnan(scores.metrics["roc_auc"].mean)
+    assert np.isnan(scores.metrics["roc_auc"].standard_error)
+    assert scores.metrics["accuracy"].standard_error > 0
+
+
 def test_wrong_arguments() -> None:
     table = rows(60).select("x", "late")
     trainer = train.SklearnTrainer(LogisticRegression())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, TypeVar, cast
 
@@ -36,6 +37,18 @@ def integer(
         wanted = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ParameterError.value(name, f"an integer {wanted}{', or None' * optional}", value, where=where)
     return found
+
+
+def column_names(argument: str, given: Any) -> tuple[str, ...]:
+    """Return an argument that names columns as a tuple: a name, several names, or None for none. Raises ParameterError.
+
+    >>> column_names("keep_columns", "late"), column_names("keep_columns", None)
+    (('late',), ())
+    """
+    names = () if given is None else (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ParameterError.value(argument, "names of columns", given)
+    return tuple(names)
 
 
 def known_arguments(public: T) -> T:

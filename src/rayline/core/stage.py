@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import polars as pl
 
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
@@ -156,6 +157,9 @@ class ParameterizedStage(ABC, metaclass=_StageMeta):
         for f in dataclasses.fields(self):
             check = f.metadata.get("check")
             value = getattr(self, f.name)
+            if isinstance(value, (np.number, np.bool_, np.str_)):
+                value = value.item()  # as JSON can hold it
+                object.__setattr__(self, f.name, value)
             if isinstance(check, ParameterCheck) and not check.test(value):
                 raise ParameterError.value(f.name, check.words, value, where=type(self).__name__)
 
@@ -540,7 +544,7 @@ def _bounds(low: float | None, high: float | None) -> str:
 
 
 def _within(value: float, low: float | None, high: float | None) -> bool:
-    return (low is None or value >= low) and (high is None or value <= high)
+    return value == value and (low is None or value >= low) and (high is None or value <= high)  # NaN is no number
 
 
 def _is_int(value: Any) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import paired_labels, registry
-from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, counted
+from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, counted, place
 from rayline.core.objective import Objective, quantiles_of
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.operations.inverse import Leaf, inverse
@@ -326,6 +326,22 @@ class Target:
             else:
                 out.append(_finite(series).to_numpy(writable=True))
         return out[0] if len(out) == 1 else np.stack(out, axis=1)
+
+    def truth_of(self, table: pl.DataFrame) -> Array:
+        """As `truth`, of rows that were not trained on: errors name the public call (see `core.errors.at`), and labels of a type that
+        cannot be compared with those of the training raise SchemaError."""
+        try:
+            return self.truth(table.select(map(col, self.columns)))
+        except DataError as error:
+            raise error.within(place()) from error.__cause__
+        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+            given = {name: table.schema[name] for name in self.columns}
+            expected = ", ".join(f"{name}: {dtype}" for name, dtype in zip(self.columns, self.dtypes, strict=True))
+            raise SchemaError.here(
+                f"the labels {given} cannot be compared with what the model predicts.",
+                f"Expected {expected}; got {type(error).__name__}: {' '.join(str(error).split())[:200]}.",
+                "convert the labels to the type that they had in training.",
+            ) from error
 
     # -- from scores to labels -------------------------------------------------------------------------------------
 

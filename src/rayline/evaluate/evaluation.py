@@ -14,6 +14,7 @@ from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
 from rayline.core.evaluation import PipelineMethod
+from rayline.core.row_weights import check_weight_column
 from rayline.core.scan import Scan
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.target import Task
@@ -97,23 +98,16 @@ def check(
     """Return the arguments in one form. Raises ParameterError and SchemaError before any row is read."""
     first = next(iter(pipelines.values()))
     _check_bootstrap(confidence, replicates, seed)
-    if sample_weight is not None and not isinstance(sample_weight, str):
-        raise ParameterError.value("sample_weight", "the name of a column", type(sample_weight))
     slices = _slices(by)
     labels = _label_columns(target_columns, first.target.columns)
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
         SchemaCheck(pipeline.input_schema).refuse_types(schema)
-    named_columns = [
-        *labels,
-        *(name for names in slices for name in names),
-        *([] if sample_weight is None else [sample_weight]),
-    ]
+    check_weight_column(sample_weight, schema)
+    named_columns = [*labels, *(name for names in slices for name in names)]
     absent = [name for name in named_columns if name not in schema]
     if absent:
         raise SchemaError.absent(list(dict.fromkeys(absent)), schema)
-    if sample_weight is not None and not schema[sample_weight].is_numeric():
-        raise SchemaError.dtype(sample_weight, "a numeric column of weights", schema[sample_weight])
     for name in (name for names in slices for name in names):
         if schema[name].is_nested() or schema[name] == pl.Object:
             raise SchemaError.dtype(name, "a column of single values to make slices of", schema[name])
@@ -168,6 +162,13 @@ def _metrics(wanted: Any, pipeline: InferencePipeline, data: Any) -> dict[str, M
     plain = [name.removeprefix("test-") for name in names]
     # Whether a target has intervals is for the stages after its model to say.
     given = [name for name in plain if not (pipeline.has_intervals and named.get(name, own).needs == "interval")]
+    without = [name for name in given if named.get(name, own).needs == "interval" and len(target.quantiles) < 2]
+    if without:
+        raise ParameterError.here(
+            f"the metric {without[0]!r} measures intervals, and the pipeline gives none.",
+            "Expected the stage Conformal after the model, or a model of several quantiles.",
+            "learn them from rows kept aside: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
+        )
     named.check(given, target, own)
     return {name: named.get(name, own) for name in plain}
 

@@ -18,7 +18,8 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.arguments import column_names, integer
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.features import Features
 from rayline.core.schema import SPARSE, col
@@ -92,7 +93,8 @@ class Explainer:
         prefix: str = "",
         seed: int = 0,
     ) -> None:
-        self.pipeline, self.of, self.keep, self.prefix, self.seed = pipeline, of, tuple(keep), prefix, seed
+        self.pipeline, self.of, self.keep, self.prefix = pipeline, of, tuple(keep), prefix
+        self.seed: int = integer(WHERE, "seed", seed, minimum=0, maximum=2**32 - 1)
         self.columns = list(pipeline.input_schema)
         rows = pipeline.examples if background is None else background.select(map(col, self.columns))
         places = np.unique(np.linspace(0, max(rows.height - 1, 0), MAX_BACKGROUND).astype(np.int64))
@@ -313,13 +315,15 @@ def explain(
     *,
     of: Any = None,
     background: Any = None,
-    keep_columns: Sequence[str] = (),
+    keep_columns: Sequence[str] | None = (),
     prefix: str = "",
     seed: int = 0,
 ) -> Any:
     """Return the contributions of the raw columns; see `InferencePipeline.explain`."""
+    with at(WHERE):
+        keep = column_names("keep_columns", keep_columns)
     explainer = Explainer(
-        pipeline, of=of, background=background_rows(pipeline, background), keep=keep_columns, prefix=prefix, seed=seed
+        pipeline, of=of, background=background_rows(pipeline, background), keep=keep, prefix=prefix, seed=seed
     )
     return registry.engine_for(rows).map(rows, explainer)
 

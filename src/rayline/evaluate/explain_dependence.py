@@ -15,10 +15,10 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
-from rayline.core.schema import Kind, kind_of, refuse_empty
+from rayline.core.schema import Kind, col, kind_of, refuse_empty
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import Moments
@@ -83,7 +83,7 @@ def partial_dependence(
     pipeline: InferencePipeline, rows: Any, column: str, *, grid: int | Sequence[Any], ice: bool
 ) -> pl.DataFrame:
     """Return the mean prediction for each value of a column; see `InferencePipeline.partial_dependence`."""
-    if column not in pipeline.input_schema:
+    if not isinstance(column, str) or column not in pipeline.input_schema:
         raise ParameterError.unknown([column], pipeline.input_schema, "column", where=WHERE)
     engine = registry.engine_for(rows)
     present = engine.schema(rows)
@@ -144,26 +144,59 @@ def _grid(engine: Any, rows: Any, column: str, dtype: pl.DataType, grid: int | S
     if grid < 2:  # also True, which counts as 1
         raise ParameterError.value("grid", "an integer of at least 2", grid, where=WHERE)
     kind = kind_of(dtype)
-    if kind not in (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN):
+    if kind not in (Kind.NUMERIC, Kind.CATEGORY, Kind.TEXT, Kind.BOOLEAN) and not dtype.is_temporal():
         raise ParameterError(
             f"{WHERE}: column {column!r} holds {dtype}, which has no grid of its own.",
-            "Expected numbers, strings or booleans.",
+            "Expected numbers, strings, booleans, or times.",
             "pass the values as grid=[…].",
         )
-    statistic: type[Statistic] = Quantiles if kind is Kind.NUMERIC else ValueCounts
+    is_number = kind is Kind.NUMERIC or dtype.is_temporal()
+    statistic: type[Statistic] = Quantiles if is_number else ValueCounts
     request = StatisticRequest(statistic, (column,))
-    found = engine.scan(rows, Scan([request]))
+    attach = Ticks(column, dtype) if dtype.is_temporal() else None
+    found = engine.scan(rows, Scan([request], attach=attach))
     state = found[0][request] if found else statistic.empty()
-    if isinstance(state, Quantiles):
-        refuse_empty(state.count, f"{WHERE} (values of {column!r})")
-        points, _ = state.points()
-        low, high = state.quantiles(SHARES)
-        if len(points) <= grid:
-            return pl.Series(column, points).cast(dtype)
-        spaced = np.linspace(low, high, grid)
-        return pl.Series(column, np.unique(np.rint(spaced)) if dtype.is_integer() else spaced).cast(dtype)
-    assert isinstance(state, ValueCounts)
+    values = _spaced(state, column, dtype, grid) if isinstance(state, Quantiles) else _frequent(state, column)
+    if not len(values):
+        raise DataError(
+            f"{WHERE}: column {column!r} has no values in these rows.",
+            "Expected at least one that is not missing.",
+            "take other rows, or pass the values as grid=[…].",
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Maps a column of times to their whole numbers of days or ticks (a `RowMapper`)."""
+
+    column: str
+    dtype: pl.DataType
+    is_local = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return table.select(col(self.column).cast(self.dtype).to_physical().cast(pl.Float64))
+
+
+def _spaced(state: Quantiles, column: str, dtype: pl.DataType, grid: int) -> pl.Series:
+    """Return all values of a number or time where there are few, otherwise evenly spaced ones."""
+    if not state.count:
+        return pl.Series(column, [], dtype=dtype)
+    points, _ = state.points()
+    low, high = state.quantiles(SHARES)
+    values = np.asarray(points) if len(points) <= grid else np.linspace(low, high, grid)
+    if dtype.is_integer() or dtype.is_temporal():
+        values = np.unique(np.rint(values).astype(np.int64))
+    made = pl.Series(column, values)
+    return made.cast(pl.Int32).cast(dtype) if dtype == pl.Date else made.cast(dtype)
+
+
+def _frequent(state: Any, column: str) -> pl.Series:
+    """Return the most frequent values of a category."""
     counts = state.counts.sort("n", "value", descending=[True, False]).head(MAX_CATEGORIES)
-    refuse_empty(counts.height, f"{WHERE} (values of {column!r})")
-    found_values: pl.Series = counts["value"].alias(column)
-    return found_values
+    values: pl.Series = counts["value"].alias(column)
+    return values

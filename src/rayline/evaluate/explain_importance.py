@@ -14,6 +14,7 @@ from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.evaluation import PipelineMethod
+from rayline.core.row_weights import check_weight_column, row_weights
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
 from rayline.core.statistics.base import StatisticRequest
@@ -124,12 +125,21 @@ def _by_permutation(
             "pass rows=test_rows.",
         )
     integer(WHERE, "n_repeats", n_repeats)
+    integer(WHERE, "seed", seed, minimum=0, maximum=2**32 - 1)
     target = pipeline.target
-    table = _collected(pipeline, rows, [*target.columns, *([] if weight is None else [weight])])
-    truth = target.truth(table)
-    weights = None if weight is None else table[weight].cast(pl.Float64).to_numpy()
     chosen, custom = _metric(pipeline, metric)
-    sign = 1.0 if metrics.mode(chosen, custom) == "max" else -1.0
+    mode = metrics.mode(chosen, custom)
+    if mode is None:
+        raise ParameterError.here(
+            f"whether {chosen!r} should be small or large is not known.",
+            "Expected a metric with a direction.",
+            "declare it: rayline.evaluate.metric(function, mode='min').",
+        )
+    sign = 1.0 if mode == "max" else -1.0
+    check_weight_column(weight, registry.engine_for(rows).schema(rows))
+    table = _collected(pipeline, rows, [*target.columns, *([] if weight is None else [weight])])
+    truth = target.truth_of(table)
+    weights = None if weight is None else row_weights(table[weight]).to_numpy()
 
     def worth(frame: pl.DataFrame) -> float:
         scores = pipeline.scores(frame.lazy())
@@ -170,7 +180,9 @@ def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.Da
 
 def _metric(pipeline: InferencePipeline, metric: Any) -> tuple[str, Mapping[str, Any]]:
     """Return the name of the metric and the user's own metrics."""
-    wanted = metrics.defaults(pipeline.target.task)[0] if metric is None else metric
-    names, custom = metrics.given([wanted])
+    wanted = metrics.defaults_of(pipeline.target)[0] if metric is None else metric
+    names, custom = metrics.given(wanted if isinstance(wanted, Mapping) else [wanted])
+    if len(names) != 1:
+        raise ParameterError.value("metric", "one metric", metric)
     metrics.check(names, pipeline.target, custom)
     return names[0], custom

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline.core import registry
 from rayline.core.design import COLORS, QUIET
-from rayline.core.errors import ParameterError, SchemaError, at
+from rayline.core.errors import ParameterError, SchemaError, at, counted
 from rayline.evaluate import axes as look
 from rayline.inference.svg_plots import number
 
@@ -143,7 +144,7 @@ def plot_dependence(
     if ax is None:
         ax = look.new_figure(6.4, 4.2).subplots()
     values, means = table[column], table[shown].to_numpy()
-    if not values.dtype.is_numeric():
+    if not (values.dtype.is_numeric() or values.dtype in (pl.Date, pl.Datetime)):
         places = np.arange(len(values))[::-1]
         ax.plot(means, places, "o", color=COLORS[0])
         ax.set_yticks(places, ["missing" if v is None else str(v) for v in values])
@@ -154,8 +155,8 @@ def plot_dependence(
     if ice is not None:
         for row in ice["row"].unique(maintain_order=True).head(MAX_CURVES):
             own = ice.filter(pl.col("row") == row)
-            ax.plot(own[column], own[shown], color=QUIET, linewidth=0.6, alpha=0.18, zorder=1)
-    ax.plot(values, means, color=COLORS[0], linewidth=2.2, zorder=2)
+            ax.plot(own[column].to_numpy(), own[shown], color=QUIET, linewidth=0.6, alpha=0.18, zorder=1)
+    ax.plot(values.to_numpy(), means, color=COLORS[0], linewidth=2.2, zorder=2)
     ax.annotate(
         "mean", (values[-1], means[-1]), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small"
     )
@@ -168,10 +169,14 @@ def plot_dependence(
 
 
 def _one_row(explanation: Any) -> Mapping[str, Any]:
-    rows = [explanation] if isinstance(explanation, Mapping) else explanation
-    if hasattr(rows, "to_dicts"):
-        rows = rows.to_dicts()
-    if not isinstance(rows, list) or len(rows) != 1:
-        raise ParameterError.value("explanation", "one row of pipeline.explain", type(explanation))
-    row: Mapping[str, Any] = rows[0]
+    is_row = isinstance(explanation, Mapping) and not any(hasattr(v, "__len__") for v in explanation.values())
+    rows = [dict(explanation)] if is_row else explanation
+    found = registry.engine_for(rows).collect(rows).to_dicts()
+    if len(found) != 1:
+        raise ParameterError.here(
+            f"the explanation has {counted(len(found), 'row')}.",
+            "Expected one row of pipeline.explain.",
+            "choose one, as explanation[:1].",
+        )
+    row: Mapping[str, Any] = found[0]
     return row

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError, counted
+from rayline.core.errors import at
+from rayline.core.row_weights import row_weights
 from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.evaluate.bootstrap import row_hashes
@@ -29,9 +30,6 @@ from rayline.evaluate.scored_columns import (
 )
 from rayline.inference.scorer import Scorer
 from rayline.postprocess.base import Outcome
-
-MAX_WEIGHT = 1e30
-"""The largest weight of a row: sums of more of them would overflow."""
 
 CHUNK_ROWS = 1 << 18
 """Rows whose statistics are computed at once, at most."""
@@ -95,7 +93,11 @@ class EvaluatedRows:
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         schema = self.schema(table.collect_schema())
-        return table.map_batches(self._scored, schema=schema, streamable=True, predicate_pushdown=False)
+        return table.map_batches(self._placed, schema=schema, streamable=True, predicate_pushdown=False)
+
+    def _placed(self, table: pl.DataFrame) -> pl.DataFrame:
+        with at(WHERE):
+            return self._scored(table)
 
     def _scored(self, table: pl.DataFrame) -> pl.DataFrame:
         made: dict[str, pl.Series] = {}
@@ -103,7 +105,7 @@ class EvaluatedRows:
             target = scorer.target
             if not made:
                 pairs = zip(self.target_columns, target.columns, strict=True)
-                truth = _truth(target, table.select(col(given).alias(own) for given, own in pairs))
+                truth = target.truth_of(table.select(col(given).alias(own) for given, own in pairs))
                 for place, labels in enumerate(truth.reshape(len(truth), _truth_width(target)).T):
                     made[f"{TRUTH}{place}"] = pl.Series(labels)
             with _SCORING:
@@ -114,7 +116,7 @@ class EvaluatedRows:
             if outcome is not None:
                 made |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, truth)}
         if self.weight is not None:
-            made[WEIGHT] = _weights(table[self.weight])
+            made[WEIGHT] = row_weights(table[self.weight])
         made[HASH] = pl.Series(row_hashes(table, self.hashed))
         made |= {f"{BY}{name}": table[name] for names in self.by for name in names}
         return pl.DataFrame([column.alias(name) for name, column in made.items()])
@@ -141,35 +143,3 @@ def _intervals(outcome: Outcome, truth: Array) -> Iterable[tuple[str, int, pl.Se
 def _truth_width(target: Target) -> int:
     """Return how many numbers the labels of a row are."""
     return 2 if target.task.is_paired else len(target.columns)
-
-
-def _truth(target: Target, labels: pl.DataFrame) -> Array:
-    """Return the labels as numbers. Raises DataError on missing and unseen ones."""
-    try:
-        return target.truth(labels)
-    except DataError as error:
-        raise error.within(WHERE) from error.__cause__
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        expected = ", ".join(f"{name}: {dtype}" for name, dtype in zip(target.columns, target.dtypes, strict=True))
-        raise SchemaError(
-            f"{WHERE}: the labels {dict(labels.schema)} cannot be compared with what the model predicts.",
-            f"Expected {expected}; got {type(error).__name__}: {str(error)[:200]}.",
-            "convert the labels to the type that they had in training.",
-        ) from error
-
-
-def _weights(column: pl.Series) -> pl.Series:
-    weights = column.cast(pl.Float64)
-    wrong = len(weights) - int(weights.is_between(0, MAX_WEIGHT).fill_null(value=False).sum())
-    if wrong:
-        raise DataError(
-            f"{WHERE}: the weight {column.name!r} has {counted(wrong, 'value')} that {'is' if wrong == 1 else 'are'} missing, "
-            "negative or infinite.",
-            f"Expected a number from 0 to {MAX_WEIGHT:g} in every row.",
-            "drop or correct these rows first.",
-        )
-    return weights
-
-
-# Scores as columns whose names and types follow from the target alone: of a classifier the predicted codes, the probabilities or
-# margins, and which of these there are.

@@ -61,6 +61,7 @@ class BatchPredictor:
     ) -> None:
         if on_error not in ON_ERROR:
             raise ParameterError.value("on_error", f"one of {ON_ERROR}", on_error, where=WHERE)
+        check_interval(interval)
         if interval and not pipeline.has_intervals:
             raise no_intervals(pipeline)
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
@@ -131,6 +132,16 @@ class BatchPredictor:
         if missing:
             raise SchemaError.missing(missing, frame.columns, where=f"{WHERE} (keep_columns)")
         return frame.select(map(col, self.keep))
+
+
+def check_interval(interval: Any) -> None:
+    """Raise ParameterError when `interval` is no truth value, such as the coverage, which is learned."""
+    if interval is not None and not isinstance(interval, (bool, np.bool_)):
+        raise ParameterError(
+            f"InferencePipeline.predict: interval={interval!r:.80}.",
+            "Expected True or False.",
+            "the coverage is learned: pipeline.calibrated([Conformal(coverage=0.9)], rows).",
+        )
 
 
 def no_intervals(pipeline: Scorer[Any]) -> ParameterError:

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted
+from rayline.core.errors import ParameterError, SchemaError, at, place
+from rayline.core.row_weights import check_weight_column, row_weights
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
 from rayline.core.statistics.base import StatisticRequest
@@ -35,7 +36,7 @@ class RowScorer:
     is_local = True
 
     def __init__(self, pipeline: Scorer[Any], weight: str | None, groups: Sequence[str]) -> None:
-        self._pipeline, self._weight, self._groups = pipeline, weight, tuple(groups)
+        self._pipeline, self._weight, self._groups, self._place = pipeline, weight, tuple(groups), place()
         target = pipeline.target
         self.columns = tuple(
             dict.fromkeys([*pipeline.input_schema, *target.columns, *([] if weight is None else [weight])])
@@ -46,13 +47,17 @@ class RowScorer:
         )
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.map_batches(self._scored, schema=self.adds, streamable=True)
+        return table.map_batches(self._placed, schema=self.adds, streamable=True)
+
+    def _placed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        with at(self._place):
+            return self._scored(frame)
 
     def _scored(self, frame: pl.DataFrame) -> pl.DataFrame:
         pipeline, target = self._pipeline, self._pipeline.target
         scores = pipeline.scores(frame.lazy())
         refuse_classes_only(scores, target, pipeline.model.framework)
-        truth = target.truth(frame).reshape(frame.height, len(target.columns))
+        truth = target.truth_of(frame).reshape(frame.height, len(target.columns))
         values = plain_values(scores, target)
         columns = [*values.T, *truth.T.astype(np.float64), weights(frame, self._weight)]
         made = pl.DataFrame([pl.Series(name, c, dtype=pl.Float64) for name, c in zip(self.adds, columns, strict=False)])
@@ -67,6 +72,7 @@ def calibrated(pipeline: Scorer[Any], stages: Sequence[Any], rows: Any, weight: 
     """Return the stages of a pipeline after new ones were learned; see `InferencePipeline.calibrated`."""
     new = chain.checked(stages, pipeline.target, pipeline.input_schema)
     kept = chain.replaced(pipeline.postprocessing, new)
+    chain.check_order((*kept, *new))
     base = Scorer(pipeline.preprocessor, pipeline.model, kept)
     if rows is None:
         if lacking := [type(stage).__name__ for stage in new if stage.needs_rows]:
@@ -83,8 +89,9 @@ def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str
     """Return the scored rows of a calibration set, from one scan."""
     engine = registry.engine_for(rows)
     groups = list(dict.fromkeys(name for stage in stages for name in stage.group_columns))
-    scorer = RowScorer(pipeline, weight, groups)
     present = engine.schema(rows)
+    check_weight_column(weight, present)
+    scorer = RowScorer(pipeline, weight, groups)
     if missing := [name for name in scorer.columns if name not in present]:
         raise SchemaError.missing(missing, present, where=f"{WHERE} (calibration_set)")
     options = (("grouped", bool(groups)), ("size", MAX_ROWS))
@@ -122,7 +129,7 @@ def held_out_rows(
     own = [own_codes(scores) for _, scores in folds]
     codes = None if any(part is None for part in own) else np.concatenate([part for part in own if part is not None])
     truth = np.concatenate(
-        [target.truth(frame).reshape(frame.height, len(target.columns)) for frame, _ in folds]
+        [target.truth_of(frame).reshape(frame.height, len(target.columns)) for frame, _ in folds]
     ).astype(np.float64)
     texts = pl.concat([group_texts(frame, groups) for frame, _ in folds]) if groups else None
     return CalibrationRows(
@@ -180,18 +187,8 @@ class HeldOutSample:
 
 
 def weights(frame: pl.DataFrame, name: str | None) -> Any:
-    """Return the weight of each row, 1 without a column of weights. Raises DataError when one is not a positive number."""
-    if name is None:
-        return np.ones(frame.height)
-    found = frame[name].cast(pl.Float64, strict=False)
-    wrong = ~(found.is_finite() & (found > 0)).fill_null(False)
-    if wrong.any():
-        raise DataError(
-            f"{WHERE}: the weight column {name!r} has {counted(int(wrong.sum()), 'row')} that cannot be used.",
-            f"Expected positive numbers; got {frame[name].filter(wrong).head(5).to_list()!r}.",
-            "drop these rows, or give them a weight.",
-        )
-    return found.to_numpy()
+    """Return the weight of each row, 1 without a column of weights. Raises DataError when one is negative or no number."""
+    return np.ones(frame.height) if name is None else row_weights(frame[name]).to_numpy()
 
 
 def refuse_classes_only(scores: Scores, target: Target, framework: str) -> None:

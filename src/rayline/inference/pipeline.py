@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from rayline.core import design, registry
-from rayline.core.arguments import known_arguments
+from rayline.core.arguments import column_names, known_arguments
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, at, shorten
 from rayline.core.evaluation import Report
@@ -21,7 +21,7 @@ from rayline.core.operations.base import Row
 from rayline.device import UseGPU
 from rayline.inference import calibration
 from rayline.inference.artifact_members import write_artifact
-from rayline.inference.batch import BatchPredictor, write_predictions
+from rayline.inference.batch import BatchPredictor, check_interval, write_predictions
 from rayline.inference.model import Model
 from rayline.inference.scorer import Scorer
 from rayline.inference.svg_plots import number
@@ -217,7 +217,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         *,
         of: Any = None,
         background: Any = None,
-        keep_columns: Sequence[str] = (),
+        keep_columns: Sequence[str] | None = (),
         prefix: str = "",
         seed: int = 0,
     ) -> Any:
@@ -294,7 +294,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         column
             The raw column.
         grid
-            The number of values: all of a number with no more, otherwise evenly spaced ones between its 5 % and 95 % quantiles; of a category
+            The number of values: all of a number or time with no more, otherwise evenly spaced ones between its 5 % and 95 % quantiles; of a category
             the 20 most frequent. Or the values themselves.
         ice
             Whether to return the curve of each of the first 1,000 rows, with a column `row`, instead of the mean.
@@ -337,7 +337,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         confidence: float = 0.95,
         replicates: int = 500,
         seed: int = 0,
-        target_columns: Sequence[str] | str | None = None,
+        target_columns: Mapping[str, str] | Sequence[str] | str | None = None,
     ) -> Report:
         """Measure this pipeline on rows with labels, in one scan: metrics with confidence intervals, in all and for slices.
 
@@ -431,6 +431,7 @@ class InferencePipeline(Scorer[Preprocessor]):
         return pipeline._predict(rows, n_gpus, interval=interval)
 
     def _predict(self, rows: Any, n_gpus: float | None, *, interval: bool) -> Any:
+        check_interval(interval)
         if self._takes_rows(rows) and not (interval and not self.has_intervals):
             if interval:
                 return [self._row_with_interval(row) for row in rows]
@@ -508,8 +509,8 @@ class InferencePipeline(Scorer[Preprocessor]):
         DataError
             With on_error="raise", when a stage rejects a value.
         """
-        keep = None if keep_columns is None else tuple(keep_columns)
         with at("InferencePipeline.transform"):
+            keep = None if keep_columns is None else column_names("keep_columns", keep_columns)
             pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)
         predict = BatchPredictor(pipeline, proba=proba, interval=interval, keep=keep, on_error=on_error)
         placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
@@ -531,7 +532,8 @@ class InferencePipeline(Scorer[Preprocessor]):
         num_gpus: float | None = None,
     ) -> int:
         """Write the data with its predictions to Parquet files, each row exactly once; see `batch.write_predictions`."""
-        keep = None if keep_columns is None else tuple(keep_columns)
+        with at("InferencePipeline.write_predictions"):
+            keep = None if keep_columns is None else column_names("keep_columns", keep_columns)
         how = {"keep": keep, "proba": proba, "on_error": on_error, **({"interval": True} if interval else {})}
         with at("InferencePipeline.write_predictions"):
             pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)

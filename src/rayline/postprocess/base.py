@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import DataError, ParameterError
 from rayline.core.schema import col
 from rayline.core.stage import ParameterizedStage
 from rayline.core.target import Target, Task, decisions, has_probabilities
@@ -63,6 +63,13 @@ class Outcome:
 
     def with_(self, **changes: Any) -> Outcome:
         return replace(self, **changes)
+
+    def take(self, rows: Array) -> Outcome:
+        """Return the answers of some rows, by their places."""
+        arrays = {name: getattr(self, name) for name in ("codes", "members", "lower", "upper", "sets")}
+        taken: dict[str, Any] = {name: None if own is None else own[rows] for name, own in arrays.items()}
+        groups = None if self.groups is None else self.groups.gather(rows)
+        return Outcome(self.target, self.values[rows], groups=groups, **taken)
 
     @property
     def probabilities(self) -> Array:
@@ -179,6 +186,18 @@ class CalibrationRows:
         """The number of rows that they stand for."""
         return round(float(self.counts.sum()))
 
+    def with_weight(self) -> CalibrationRows:
+        """Return the rows that have a weight. Raises DataError when none has."""
+        rows = np.flatnonzero(self.weight > 0)
+        if len(rows) == len(self.weight):
+            return self
+        if not len(rows):
+            raise DataError.here(
+                "all rows to learn from have the weight 0.", "Expected rows with a weight.", "check sample_weight."
+            )
+        folds = None if self.folds is None else self.folds[rows]
+        return CalibrationRows(self.outcome.take(rows), self.truth[rows], self.weight[rows], self.counts[rows], folds)
+
 
 class PostprocessingStage(ParameterizedStage):
     """A stage after the model: it changes predictions, or adds what is known of their uncertainty."""
@@ -225,7 +244,9 @@ class PostprocessingStage(ParameterizedStage):
 
     def refuse_task(self, target: Target, task: str, hint: str) -> ParameterError:
         """Return the error for a target that the stage does not fit."""
-        found = "regression" if not target.task.is_classification else f"{target.task} classification"
+        found = f"{target.task} classification" if target.task.is_classification else str(target.task)
+        if len(target.quantiles) > 1:
+            found += f" of {len(target.quantiles)} quantiles"
         return ParameterError(
             f"{type(self).__name__}: it does not fit a {found} of {list(target.columns)}.",
             f"Expected {task}.",

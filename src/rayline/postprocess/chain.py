@@ -139,17 +139,22 @@ def checked(stages: Sequence[Any], target: Target, columns: Mapping[str, pl.Data
             raise ParameterError.value("stages", "stages of rayline.postprocess only", stage)
         stage.check(target)
         _check_groups(stage, columns)
+    check_order(stages)
+    return tuple(stages)
+
+
+def check_order(stages: Sequence[PostprocessingStage]) -> None:
+    """Raise ParameterError when two stages are of one class, or Calibrate comes after Threshold."""
     names = [type(stage).__name__ for stage in stages]
-    for name in ("Threshold", "Conformal"):
+    for name in names:
         if names.count(name) > 1:
             raise ParameterError.here(f"two stages are {name}.", "Expected one.", "keep one of them.")
     if "Threshold" in names and "Calibrate" in names[names.index("Threshold") :]:
         raise ParameterError.here(
             "Calibrate comes after Threshold, whose threshold is one of probabilities before it.",
             f"Expected Calibrate first; got {names}.",
-            "exchange them.",
+            "pass both in this order in one call: calibrated([Calibrate(), Threshold(…)], rows).",
         )
-    return tuple(stages)
 
 
 def _check_groups(stage: PostprocessingStage, columns: Mapping[str, pl.DataType]) -> None:
@@ -169,6 +174,7 @@ def _check_groups(stage: PostprocessingStage, columns: Mapping[str, pl.DataType]
 def learn(stages: Stages, rows: CalibrationRows) -> Stages:
     """Return the stages fitted to scored rows, each to the answers of those before it."""
     fitted = []
+    rows = rows.with_weight()
     for stage in stages:
         made = stage.fitted(stage.learn(rows))
         fitted.append(made)

@@ -166,7 +166,7 @@ class Conformal(PostprocessingStage):
             raise DataError(
                 f"Conformal: {counted(n_rows, 'row')}{where} are too few for a coverage of {self.coverage:g}.",
                 f"Expected at least {least}.",
-                "take more rows, a smaller coverage" + (", or merge rare groups first." if group else "."),
+                "take more rows or a smaller coverage" + (", or merge rare groups first." if group else "."),
             )
         return float(errors[order[place]])
 

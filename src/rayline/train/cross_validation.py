@@ -348,5 +348,6 @@ class _StagesOfFold:
 
 def _mean(scores: Sequence[float | None]) -> MeanScore:
     values = [math.nan if score is None else score for score in scores]
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    is_spread = len(values) > 1 and all(map(math.isfinite, values))
+    error = statistics.stdev(values) / math.sqrt(len(values)) if is_spread else math.nan
     return MeanScore(math.fsum(values) / len(values), error)
