@@ -10,7 +10,18 @@ from rich.console import Console
 
 from bench.report import Options, write
 
-PROGRAMS = ["preprocessing", "wide", "scale", "training", "tuning", "inference", "evaluation", "serving"]
+PROGRAMS = [
+    "preprocessing",
+    "wide",
+    "scale",
+    "training",
+    "workers",
+    "ray_train",
+    "tuning",
+    "inference",
+    "evaluation",
+    "serving",
+]
 
 
 def main(

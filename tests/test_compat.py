@@ -313,6 +313,8 @@ def test_ray_fallbacks_do_nothing() -> None:
     assert ray_names.is_task_argument()
     assert ray_names.haproxy_setting("RETRY_ON", "conn-failure", "option x") == "conn-failure"
     uvicorn_names.set_default_http_protocol("module:name")
+    assert not ray_names.has_unmet_demand()
+    assert ray_names.live_actors() == []
 
 
 @pytest.mark.usefixtures("without_private_names")

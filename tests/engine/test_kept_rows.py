@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import polars as pl
 import pytest
 
 from rayline import data, train, tune
+from rayline.compat import ray as ray_names
 from rayline.engine import kept_rows
+from rayline.engine.idle_worker import SETTING
 from rayline.stages import PCA, OneHotEncoder, StandardScaler
 
 pytestmark = pytest.mark.ray
@@ -148,6 +151,86 @@ def test_nothing_is_kept_after_a_step(costly: Any) -> None:
     with pytest.raises(ZeroDivisionError), kept_rows.keeping([rows], lambda one: iter(())):
         raise ZeroDivisionError
     assert kept_rows.kept_rows(rows) is None
+
+
+# -- small Datasets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The Datasets that Ray Data was started to read."""
+    found: list[Any] = []
+    read = ray_names.ref_bundles
+
+    def counted(data: Any) -> Any:
+        found.append(data)
+        return read(data)
+
+    monkeypatch.setattr("rayline.engine.ray.ref_bundles", counted)
+    monkeypatch.setenv(SETTING, "600")
+    yield found
+    kept_rows.RECENT.clear()
+
+
+def fitted(rows: Any, depth: int = 2) -> Any:
+    trainer = train.XGBoostTrainer({"max_depth": depth}, num_boost_round=2, num_workers=1, seed=1)
+    return train.fit(trainer, stages(), rows, None, ["y"], verbose=False)
+
+
+def test_fits_in_a_row_read_a_small_dataset_once(
+    ray_session: Any, readings: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_process().write_parquet(tmp_path / "rows.parquet")
+    files = data.read_parquet(str(tmp_path / "rows.parquet"))
+    first = fitted(files)
+    assert len(readings) == 1  # the scan, the examples and the rows of the workers
+    again = fitted(files)
+    assert len(readings) == 1
+    expected = train.fit(xgboost(None), stages(), in_process(), None, ["y"], verbose=False)
+    for result in (first, again):
+        assert result.inference_pipeline.predict(in_process()).equals(expected.inference_pipeline.predict(in_process()))
+        assert result.model.examples.equals(expected.model.examples)
+    assert fitted(files, depth=3).model.data["n_rows"] == N_BLOCKS * ROWS
+    assert len(readings) == 1
+    in_process().head(100).write_parquet(tmp_path / "rows.parquet")  # other rows under the same name
+    assert fitted(files).model.data["n_rows"] == 100
+    assert len(readings) == 2
+    monkeypatch.setenv(SETTING, "0")
+    assert fitted(files).model.data["n_rows"] == 100
+    assert fitted(files).model.data["n_rows"] == 100
+    assert len(readings) == 4 - 1  # those of the fit before were still there
+
+
+def test_rows_of_a_small_dataset_are_let_go(
+    ray_session: Any, readings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ray_session.data.from_arrow(in_process().to_arrow())
+    monkeypatch.setenv(SETTING, "0.5")
+    stages().fit(rows, target_columns=["y"])
+    deadline = time.monotonic() + 20
+    while kept_rows.RECENT._rows:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_is_small_and_unchanged(ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_process().write_parquet(tmp_path / "rows.parquet")
+    in_process().write_csv(tmp_path / "rows.csv")
+    for files in (
+        data.read_parquet(str(tmp_path / "rows.parquet")),
+        ray_session.data.read_csv(str(tmp_path / "rows.csv")),
+    ):
+        ((path, size, time_ns),) = kept_rows.unchanged_stamp(files) or ()
+        assert Path(path).stat().st_size == size
+        assert Path(path).stat().st_mtime_ns == time_ns
+        assert kept_rows.unchanged_stamp(files.map_batches(_same)) is None  # it may do something else each time
+        monkeypatch.setattr(kept_rows, "SMALL_BYTES", size - 1)
+        assert kept_rows.unchanged_stamp(files) is None
+        monkeypatch.undo()
+    assert kept_rows.unchanged_stamp(ray_session.data.from_items([{"x": 1}])) == ()
+    assert kept_rows.unchanged_stamp(ray_session.data.range(10)) is None
+    (tmp_path / "rows.parquet").unlink()
+    assert kept_rows.unchanged_stamp(data.read_csv(str(tmp_path / "rows.csv"))) is not None
 
 
 SMALL_STORE = """

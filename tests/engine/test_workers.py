@@ -317,45 +317,6 @@ def _says_who_it_is(worker: Any) -> None:
     time.sleep(600)
 
 
-# -- a pool ----------------------------------------------------------------------------------------------------------------
-
-
-@ray_only
-def test_a_pool_keeps_workers_for_the_next_training(engine: Any, ray_session: Any) -> None:
-    with contextlib.closing(engine.pool()) as pool:
-        first, again = (engine.train(seen, num_workers=2, train=TABLE[i:], prepare=encode, pool=pool) for i in (0, 1))
-        assert [s["pid"] for s in first] == [s["pid"] for s in again]
-        assert [s["train"].height for s in again] == [50, 50]
-        deadline = time.monotonic() + 20
-        while ray_session.available_resources().get("CPU") != 2:  # nothing is held meanwhile
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        one = engine.train(seen, num_workers=1, train=TABLE, pool=pool)
-        assert all(gone(s["pid"]) for s in first)  # another plan, other workers
-        with pytest.raises(TrainingError, match="was lost"):
-            engine.train(_dies_alone, num_workers=1, train=TABLE, pool=pool)
-        assert gone(one[0]["pid"])
-        new = engine.train(seen, num_workers=1, train=TABLE, pool=pool)
-        os.kill(new[0]["pid"], signal.SIGKILL)
-        assert gone(new[0]["pid"])
-        new = engine.train(seen, num_workers=1, train=TABLE, pool=pool)  # others come for those that died meanwhile
-        heard: list[int] = []
-        stopped = engine.train(
-            _counts, num_workers=1, train=TABLE, on_report=lambda i, m: bool(heard.append(i)) or i == 2, pool=pool
-        )
-        assert stopped[0] < 999  # some iteration after the order
-        assert gone(new[0]["pid"])  # an order to stop may still be on its way to them
-    assert not any(not gone(s["pid"]) for s in (*first, *one, *new))
-
-
-def _dies_alone(worker: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _counts(worker: Any) -> int:
-    return next(i for i in range(1000) if worker.report(i, {}) or time.sleep(0.02))
-
-
 # -- resources -------------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from sklearn.metrics import accuracy_score, make_scorer
 from rayline import Preprocessor, train
 from rayline.core.errors import DataError, ParameterError
 from rayline.data import GroupKFold, KFold, RepeatedKFold
-from rayline.engine import group
+from rayline.engine.worker_group import WorkerGroup
 from rayline.evaluate import metrics
 from rayline.train.training_phases import Phase
 from rayline.tune.evaluate import FoldEvaluator, TrainingPart
@@ -248,18 +247,18 @@ def test_workers_that_train_again_give_what_new_ones_give(
         trainer = train.TorchTrainer("MLP", max_epochs=2, num_workers=2, seed=1)
     made = prepared(table.select("z", "weight", "late"), None, trainer=trainer, cv=2)
     started: list[int] = []
-    begin = group._WorkerGroup.__init__
+    begin = WorkerGroup.__init__
 
     def count(self: Any, *given: Any) -> None:
         started.append(1)
         begin(self, *given)
 
-    monkeypatch.setattr(group._WorkerGroup, "__init__", count)
+    monkeypatch.setattr(WorkerGroup, "__init__", count)
     scores = []
     for reuses in (True, False):
         monkeypatch.setattr(type(trainer.adapter), "reuses_workers", reuses)
-        with closing(evaluator(made)) as evaluate:
-            scores.append([evaluate({}, fold).scores.tolist() for fold in (0, 1, 0)])
+        evaluate = evaluator(made)
+        scores.append([evaluate({}, fold).scores.tolist() for fold in (0, 1, 0)])
     assert scores[0] == scores[1]
     assert scores[0][0] == scores[0][2]
     assert len(started) == 1 + 3

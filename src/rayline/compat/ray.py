@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rayline.compat.private_name import register
 
@@ -101,6 +102,37 @@ _INPUT_DATA = register(
     fallback="ray.data.from_arrow_refs, which runs a task for each block.",
 )
 
+_CLUSTER_STATE = register(
+    "ray._raylet:InnerGcsClient.get_cluster_resource_state",
+    RAY,
+    use="See whether tasks, actors or placement groups wait for resources, also on a Ray without dashboard.",
+    fallback="Idle workers that were kept for the next training end after their time only.",
+)
+_CLUSTER_STATE_REPLY = register(
+    "ray.core.generated.autoscaler_pb2:GetClusterResourceStateReply",
+    RAY,
+    use="Read the answer to that question.",
+    fallback=_CLUSTER_STATE.fallback,
+)
+_STATE_ACCESSOR = register(
+    "ray._private.state:GlobalState._connect_and_get_accessor",
+    RAY,
+    use="Name the actors that hold a resource that is waited for, and the programs that they belong to.",
+    fallback="The line about a wait names placement groups only.",
+)
+_STATE_MESSAGES = register(
+    "ray.core.generated.gcs_pb2:ActorTableData",
+    RAY,
+    use="Read the actors and the programs that Ray's head node knows.",
+    fallback=_STATE_ACCESSOR.fallback,
+)
+_FILE_SYSTEM = register(
+    "ray.data.datasource.file_based_datasource:FileBasedDatasource",
+    RAY,
+    "_filesystem",
+    use="Compare sizes and times of the files of a small Dataset: its rows are kept from one fit to the next while they are the same.",
+    fallback="Such a Dataset is read again by each fit.",
+)
 _VARIANTS = register(
     "ray.tune.search.basic_variant:BasicVariantGenerator",
     RAY,
@@ -314,6 +346,105 @@ def operator_names(data: Any) -> list[tuple[str, str]]:
     if plan is None or _LOGICAL_PLAN.find() is None:
         return [("", "")]
     return [(type(operator).__name__, operator.name) for operator in plan.dag.post_order_iter()]
+
+
+def has_unmet_demand() -> bool:
+    """Return whether something in this process' cluster waits for resources."""
+    reply = _CLUSTER_STATE_REPLY.find()
+    if reply is None or _CLUSTER_STATE.find() is None:
+        return False
+    import ray
+
+    try:
+        found = reply.FromString(_gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
+    except Exception:  # the head node does not answer: nobody waits for these workers
+        return False
+    state = found.cluster_resource_state
+    return bool(state.pending_resource_requests or state.pending_gang_resource_requests)
+
+
+class LiveActor(NamedTuple):
+    """An actor that runs: its class, its name, what it holds beside a placement group, its job and the command of that."""
+
+    class_name: str
+    name: str
+    resources: Mapping[str, float]
+    job: str
+    program: str
+
+
+def live_actors() -> list[LiveActor]:
+    """Return the actors that run in this process' cluster; none where Ray does not say."""
+    message = _STATE_MESSAGES.find()
+    if message is None or _STATE_ACCESSOR.find() is None:
+        return []
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import JobTableData
+
+    try:
+        accessor = state._connect_and_get_accessor()
+        jobs = accessor.get_job_table(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+        programs = {job.job_id: job.entrypoint for job in map(JobTableData.FromString, jobs)}
+        actors = [message.FromString(packed) for packed in accessor.get_actor_table(None, None)]
+    except Exception:  # only a hint is lost
+        return []
+    return [
+        LiveActor(
+            actor.class_name,
+            actor.name,
+            dict(actor.required_resources),
+            actor.job_id.hex(),
+            programs.get(actor.job_id, ""),
+        )
+        for actor in actors
+        if actor.state == message.ALIVE
+    ]
+
+
+@functools.cache
+def _gcs_client(address: str) -> Any:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return GcsClient(address=address)
+
+
+def input_files(data: Any, most: int) -> list[tuple[str, int, int]] | None:
+    """Return path, size in bytes and time of change (ns) of each file that a Dataset reads; None when it reads anything else, more
+    than `most` files, or what Ray does not say."""
+    plan = getattr(data, "_logical_plan", None)
+    if plan is None or _LOGICAL_PLAN.find() is None:
+        return None
+    found: list[tuple[str, int, int]] = []
+    for operator in plan.dag.post_order_iter():
+        if operator.input_dependencies:
+            continue
+        source = getattr(operator, "datasource", None)
+        paths = getattr(operator, "source_paths", None) or operator.infer_metadata().input_files
+        system = getattr(operator, "filesystem", None) or getattr(source, "_filesystem", None)
+        if not paths or system is None:
+            return None
+        listed = _listed(system, list(paths), most)
+        if listed is None:
+            return None
+        found += listed
+    return found if len(found) <= most else None
+
+
+def _listed(system: Any, paths: list[str], most: int) -> list[tuple[str, int, int]] | None:
+    from pyarrow import fs
+
+    if len(paths) > most:
+        return None
+    try:
+        infos = system.get_file_info(paths)
+        for folder in [info.path for info in infos if info.type == fs.FileType.Directory]:
+            infos += system.get_file_info(fs.FileSelector(folder, recursive=True))
+    except Exception:  # a storage that does not answer now: the reading will say what is wrong
+        return None
+    files = [info for info in infos if info.type == fs.FileType.File]
+    if len(files) > most or any(info.mtime_ns is None for info in files):
+        return None
+    return [(info.path, info.size, info.mtime_ns) for info in files]
 
 
 def dataset_of_bundles(data: Any, bundles: list[Any]) -> Any:

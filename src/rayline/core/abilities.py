@@ -146,8 +146,9 @@ class DistributedTraining(Ability):
     """Whether it trains on several workers: `train` works with world_size > 1."""
 
     reuses_workers: ClassVar[bool] = False
-    """Whether a process that has trained as one of several workers can do so again. A search then keeps its workers from
-    fold to fold; otherwise each training starts new ones."""
+    """Whether a worker's process that has trained can do so again, with the same result to the bit. Its workers are then kept from
+    fit to fit and from fold to fold for a while; otherwise each training starts new ones. False for a library that joins its
+    workers only once in a process."""
 
     def trains_on_workers(self, *args: Any, **kwargs: Any) -> bool:
         """Return whether a training with these arguments can run on several workers."""

@@ -1,23 +1,27 @@
-"""Rows of a lazy Dataset that are read more than once: kept in the object store as they are read the first time, if they fit.
+"""Rows of a Dataset that are read more than once: kept in the object store as they are read the first time, if they fit.
 
-A Dataset runs the user's functions again each time it is read. Within `keeping`, the first reading keeps the blocks, and
-later ones take them from the object store.
+A Dataset runs the user's functions again each time it is read, and reading a small one costs little beside starting Ray Data. Within
+`keeping`, the first reading keeps the blocks, and later ones take them from the object store.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
-from rayline.compat.ray import SOURCES, dataset_of_bundles, operator_names
+from rayline.compat.ray import SOURCES, dataset_of_bundles, input_files, operator_names
 from rayline.engine.blocks import RaylineTask
+from rayline.engine.idle_worker import keep_s
 
 KEPT_SHARE = 0.25
 """Share of the cluster's object store that kept rows may take, all Datasets of a step together."""
@@ -35,10 +39,16 @@ class _Budget:
 
 
 class KeptRows:
-    """The blocks of one Dataset: read once, and kept as long as they fit."""
+    """The blocks of one Dataset: read once, and kept as long as they fit.
 
-    def __init__(self, read: Callable[[], Iterator[Any]], budget: _Budget) -> None:
-        self._read, self._budget = read, budget
+    Attributes
+    ----------
+    stays
+        Whether the rows are kept beyond their last use in a step.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[Any]], budget: _Budget, *, stays: bool = False) -> None:
+        self._read, self._budget, self.stays = read, budget, stays
         self._first: list[Any] = []  # read to see what the rows look like, and not passed on yet
         self._left: Iterator[Any] | None = None
         self._sample: Any = None
@@ -76,7 +86,9 @@ class KeptRows:
             bundle = next(self._left, None) if self._held is not None else None
 
     def bundles(self, *, last: bool = False) -> Iterator[Any]:
-        """Yield all blocks: those that are kept, or read now. After the `last` use of a block it is not kept any longer."""
+        """Yield all blocks: those that are kept, or read now. After the `last` use of a block it is not kept any longer, unless it stays
+        for the next step."""
+        last = last and not self.stays
         if self.is_complete:
             held = self._held if last else list(self._held or ())
             waiting = deque(held or ())
@@ -117,24 +129,28 @@ _kept: ContextVar[dict[int, KeptRows] | None] = ContextVar("kept_rows", default=
 
 @contextlib.contextmanager
 def keeping(datasets: Sequence[Any], read: Callable[[Dataset], Iterator[Any]]) -> Iterator[None]:
-    """Keep the rows of Datasets that run functions of the user, for the duration of the block."""
+    """Keep the rows of Datasets for the duration of the block: of those that run functions of the user, and of small ones, whose
+    rows stay for the next step, too, if that comes soon."""
     before = _kept.get() or {}
-    found = [
-        data for data in datasets if isinstance(data, Dataset) and id(data) not in before and _runs_functions(data)
-    ]
-    if not found:
-        yield
-        return
-    budget = _Budget()
-
-    def reading(data: Dataset) -> Callable[[], Iterator[Any]]:
-        return lambda: read(data)
-
-    token = _kept.set({**before, **{id(data): KeptRows(reading(data), budget) for data in found}})
+    found = {id(data): data for data in datasets if isinstance(data, Dataset) and id(data) not in before}
+    stamps = {key: stamp for key, data in found.items() if (stamp := unchanged_stamp(data)) is not None}
+    budget, kept = _Budget(), {}
+    for key, data in found.items():
+        known = None if key not in stamps else RECENT.find(data, stamps[key])
+        if known is not None:
+            kept[key] = known
+        elif key in stamps or _runs_functions(data):
+            kept[key] = KeptRows(functools.partial(read, data), budget, stays=key in stamps)
+    token = _kept.set({**before, **kept})
     try:
         yield
+    except BaseException:
+        RECENT.clear()  # what was kept may be what was wrong
+        raise
     finally:
         _kept.reset(token)
+    if found:
+        RECENT.keep({key: (found[key], stamps[key], kept[key]) for key in stamps})
 
 
 def kept_rows(data: Any) -> KeptRows | None:
@@ -143,17 +159,85 @@ def kept_rows(data: Any) -> KeptRows | None:
 
 
 def materialized(data: Dataset) -> Dataset:
-    """Return the kept rows as a Dataset of their own, if all of them are kept; otherwise the same Dataset."""
+    """Return the kept rows as a Dataset of their own, if all of them are kept and costly to compute; otherwise the same Dataset."""
     kept = kept_rows(data)
-    if kept is None or not kept.is_complete:
+    if kept is None or kept.stays or not kept.is_complete:
         return data
     return dataset_of_bundles(data, list(kept.bundles()))
 
 
 def _runs_functions(data: Dataset) -> bool:
-    """Return whether reading the Dataset runs functions other than Rayline's own: reading files again costs as much as keeping."""
+    """Return whether reading the Dataset runs functions other than Rayline's own: reading large files again costs as much as
+    keeping."""
     if isinstance(data, MaterializedDataset):
         return False
-    names = operator_names(data)
-    own = f"MapBatches({RaylineTask.__name__}"
-    return any(kind not in SOURCES and not name.startswith(own) for kind, name in names)
+    return any(kind not in SOURCES and not name.startswith(_OWN) for kind, name in operator_names(data))
+
+
+_OWN = f"MapBatches({RaylineTask.__name__}"
+
+
+# -- small Datasets --------------------------------------------------------------------------------------------------------
+
+SMALL_BYTES, SMALL_BLOCKS = 64 << 20, 64
+"""The size, of files as they are stored, and the number of files or blocks up to which a Dataset is small: starting Ray Data to
+read it again costs more than the reading."""
+
+Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
+
+
+def unchanged_stamp(data: Dataset) -> Stamp | None:
+    """Return what identifies the rows of a small Dataset beside the object itself: name, size and time of change of its files, and
+    nothing where its rows are in the object store. None for any other Dataset."""
+    if isinstance(data, MaterializedDataset):
+        is_small = data.num_blocks() <= SMALL_BLOCKS and data.size_bytes() <= SMALL_BYTES
+        return () if is_small else None
+    if _runs_functions(data):
+        return None
+    files = input_files(data, SMALL_BLOCKS)
+    return tuple(files) if files and sum(size for _, size, _ in files) <= SMALL_BYTES else None
+
+
+class _RecentRows:
+    """The rows of the small Datasets of the last step, for as long as workers are kept (see `idle_worker.keep_s`)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: dict[int, tuple[weakref.ref[Dataset], tuple[Stamp, str], KeptRows]] = {}
+        self._timer: threading.Timer | None = None
+
+    def find(self, data: Dataset, stamp: Stamp) -> KeptRows | None:
+        """Return the rows of this Dataset, if they are kept and its files are the same."""
+        with self._lock:
+            of, stamped, rows = self._rows.get(id(data), (lambda: None, None, None))
+            return rows if of() is data and stamped == (stamp, _session()) else None
+
+    def keep(self, used: Mapping[int, tuple[Dataset, Stamp, KeptRows]]) -> None:
+        """Keep the rows of a step, and let go of those of the step before."""
+        seconds = keep_s()
+        complete = {
+            key: (weakref.ref(data), (stamp, _session()), rows)
+            for key, (data, stamp, rows) in used.items()
+            if rows.is_complete and seconds
+        }
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._rows = complete
+            if complete:
+                self._timer = threading.Timer(seconds, self.clear)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def clear(self) -> None:
+        """Let go of all rows."""
+        with self._lock:
+            self._rows = {}
+
+
+RECENT = _RecentRows()
+
+
+def _session() -> str:
+    context = ray.get_runtime_context()
+    return f"{context.get_job_id()} {context.get_node_id()}"

@@ -10,6 +10,7 @@ from typing import Self
 import ray
 
 from rayline.core.errors import ParameterError, ResourceError
+from rayline.engine.holders import holders
 
 WHERE = "train.fit"
 
@@ -148,9 +149,9 @@ def busy(what: str, *names: str) -> str:
     if all(now >= 1.0 for now, _ in state.values()):
         return ""
     free_of = ", ".join(f"{now:g} of {whole:g} {name}" for name, (now, whole) in state.items())
-    held = {name: held_here(name) for name in state}
-    by = ", ".join(f"{amount:g} {name}" for name, amount in held.items() if amount)
-    return f"{what}: {free_of} free; the rest is held by tasks and actors of this Ray{f', {by} by this task itself' if by else ''}"
+    by = ", ".join(f"{amount:g} {name} by this task itself" for name in state if (amount := held_here(name)))
+    held = [holders(name, whole - now) for name, (now, whole) in state.items()]
+    return f"{what}: {free_of} free; held by {', '.join(part for part in (*held, by) if part) or 'nobody'}"
 
 
 def _share(cluster: Mapping[str, Mapping[str, float]], num_workers: int, requested: Mapping[str, float]) -> float:

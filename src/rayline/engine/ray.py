@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ from rayline.engine.blocks import (
     write_part,
 )
 from rayline.engine.checkpoints import CheckpointStore
-from rayline.engine.group import Coordinate, DataShards, DistributedRun, Pool
+from rayline.engine.group import DataShards, DistributedRun, TrainingCall, packed_function
+from rayline.engine.holders import holders
+from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.kept_rows import keeping, kept_rows, materialized
 from rayline.engine.object_refs import BlockSlice, first_line, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
@@ -100,7 +103,7 @@ class RayEngine(Engine):
 
     def kept(self, data: Any) -> Any:
         rows = kept_rows(data)
-        if rows is not None:
+        if rows is not None and not rows.stays:
             with _answering("reading"):
                 rows.complete()
         return materialized(data)
@@ -216,47 +219,34 @@ class RayEngine(Engine):
         self,
         function: Callable[[Any], Any],
         *,
-        num_workers: int | tuple[int, int],
         train: Any,
         test: Any = None,
         prepare: TableFunction | None = None,
         prepare_test: TableFunction | None = None,
-        resources_per_worker: Mapping[str, float] | None = None,
-        use_gpu: bool = False,
-        coordinate: Coordinate = lambda world_size, host: contextlib.nullcontext({}),
-        on_report: Callable[[int, Mapping[str, float]], bool] = lambda iteration, metrics: False,
-        on_checkpoint: Callable[[int, Path], None] | None = None,
-        max_failures: int = 0,
-        storage_path: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        pool: Pool | None = None,
         backend: str = "actors",
         together: str | None = None,
+        storage_path: str | Path | None = None,
+        **options: Any,
     ) -> list[Any]:
         """Run a function on a group of workers, each with its share of the rows, and return its result on each rank.
 
         The rows are prepared where they are stored and stay in the object store; the ranks get equal numbers of rows, in
-        order. See `group.DistributedRun` for the other parameters.
+        order.
 
         Parameters
         ----------
-        function
-            Runs on every rank, in its own process; its argument is a `workers.RayWorker`.
-        num_workers, resources_per_worker, use_gpu
-            The number of ranks, or a range under Ray Train, and the resources of each. By default the ranks share the
-            cluster's CPUs.
+        function, options
+            See `group.TrainingCall`.
         train, test
             A ray.data.Dataset or a table in this process; None for a training without data.
         prepare, prepare_test
             Functions of tables for the rows of `train` and of `test`.
+        backend
+            "actors", or "ray_train" (see `train_backend`), which keeps no workers.
         together
             A column of the prepared rows whose equal values stay on one rank; the ranks' shares are then only nearly equal.
         storage_path
             A directory or a URI for checkpoints that every node can reach; without it the driver keeps the last checkpoint.
-        pool
-            Keeps the workers for the next call with the same pool; without it they end.
-        backend
-            "actors", or "ray_train" (see `train_backend`), which keeps no workers.
 
         Raises
         ------
@@ -267,76 +257,52 @@ class RayEngine(Engine):
         TrainingError
             When a rank fails; its cause is the worker's error. A RaylineError of the function is raised unchanged.
         """
-        if max_failures < 0:
-            raise ParameterError.value("max_failures", "an integer of at least 0", max_failures, where=WHERE)
+        call = TrainingCall(function=function, **options)
         ensure_ray()
-        if backend == "ray_train" and together is not None:
-            raise ParameterError(
-                f"{WHERE}: Ray Train divides the rows itself, and the groups of {together!r} must stay whole.",
-                "Expected backend='actors' for a ranking.",
-                "leave backend out, and pass a number of workers.",
-            )
+        call.plan()  # refuse what the cluster has no room for before writing anything
+        if storage_path is not None:
+            call = replace(call, storage=_storage(storage_path))
+
+        def rows() -> tuple[list[BlockSlice], list[BlockSlice] | None]:
+            return _all_rows(train, test, prepare, prepare_test, call.max_workers, call.min_workers)
+
         if backend == "ray_train":
             from rayline.engine.train_backend import RayTrainRun  # Ray Train takes a second to import
 
-            one = PlacementPlan.of_group(num_workers, resources_per_worker, use_gpu=use_gpu)
-            under_train = RayTrainRun(
-                function=function,
-                num_workers=num_workers,
-                plan=one,
-                coordinate=coordinate,
-                on_report=on_report,
-                on_checkpoint=on_checkpoint,
-                max_failures=max_failures,
-                storage=None if storage_path is None else _storage(storage_path),
-                checkpoint_every=checkpoint_every,
-            )
-            most, least = (num_workers[1], num_workers[0]) if isinstance(num_workers, tuple) else (num_workers,) * 2
-            return under_train.run(*_all_rows(train, test, prepare, prepare_test, most, least))
-        n = num_workers[1] if isinstance(num_workers, tuple) else num_workers
+            _refuse_together(together)
+            return RayTrainRun(call).run(*rows())
+        return DistributedRun(call).run(lambda: _shards(*rows(), call.max_workers, together))
 
-        def plan() -> PlacementPlan:
-            return PlacementPlan.of(n, resources_per_worker, use_gpu=use_gpu)
+    def starting(
+        self,
+        load: Callable[[], object],
+        *,
+        reuse: str,
+        num_workers: int,
+        resources_per_worker: Mapping[str, float] | None = None,
+        use_gpu: bool = False,
+    ) -> AbstractContextManager[None]:
+        """Start the workers of a `train` with the same arguments that comes within a context; they call `load` meanwhile.
 
-        plan()  # refuse what the cluster has no room for before writing anything
-        training = DistributedRun(
-            function=function,
-            plan=plan,
-            coordinate=coordinate,
-            on_report=on_report,
-            on_checkpoint=on_checkpoint,
-            max_failures=max_failures,
-            storage=None if storage_path is None else _storage(storage_path),
-            checkpoint_every=checkpoint_every,
-            pool=pool,
-        )
-
-        def share() -> DataShards:
-            rows, others = _all_rows(train, test, prepare, prepare_test, n, n)
-
-            def divided(pieces: list[BlockSlice]) -> list[list[BlockSlice]]:
-                return shared(pieces, n) if together is None else kept_together(pieces, n, together)
-
-            shards = divided(rows) if rows else [[]] * n
-            if rows and together is not None:
-                _refuse_empty_shards(shards, together)
-            return DataShards(shards, None if others is None else divided(others))
-
-        return training.run(share)
+        Raises ResourceError when the cluster, even empty, has no room for them.
+        """
+        ensure_ray()
+        plan = PlacementPlan.of(num_workers, resources_per_worker, use_gpu=use_gpu)
+        return KEPT.starting(GroupKey.of(reuse, plan), packed_function(load))
 
     def require(self, needs: Mapping[str, float]) -> None:
         """Raise ResourceError when no node of the running Ray, even an empty one, has these resources."""
         ensure_ray()
         refuse_no_room(needs)
 
+    def holders(self, used: Mapping[str, float]) -> str:
+        """Return who holds these amounts of resources, by name."""
+        return ", ".join(filter(None, (holders(name, amount) for name, amount in used.items())))
+
     def n_gpus(self) -> float:
         """Return the GPUs of the cluster, free or not."""
         ensure_ray()
         return float(ray.cluster_resources().get("GPU", 0.0))
-
-    def pool(self) -> Pool:
-        """Return a pool that keeps workers from one `train` to the next; close it after use."""
-        return Pool()
 
     def worker_memory(
         self, num_workers: int, resources_per_worker: Mapping[str, float] | None, *, use_gpu: bool = False
@@ -404,6 +370,27 @@ def _all_rows(
     if test is not None:
         _refuse_too_few(others, 1, " (test data)")
     return rows, None if test is None else others
+
+
+def _shards(rows: list[BlockSlice], others: list[BlockSlice] | None, n: int, together: str | None) -> DataShards:
+    """Divide the rows among n workers."""
+
+    def divided(pieces: list[BlockSlice]) -> list[list[BlockSlice]]:
+        return shared(pieces, n) if together is None else kept_together(pieces, n, together)
+
+    shards = divided(rows) if rows else [[]] * n
+    if rows and together is not None:
+        _refuse_empty_shards(shards, together)
+    return DataShards(shards, None if others is None else divided(others))
+
+
+def _refuse_together(together: str | None) -> None:
+    if together is not None:
+        raise ParameterError(
+            f"{WHERE}: Ray Train divides the rows itself, and the groups of {together!r} must stay whole.",
+            "Expected backend='actors' for a ranking.",
+            "leave backend out, and pass a number of workers.",
+        )
 
 
 def _joined(blocks: Iterator[Any], names: Sequence[str], schema: pl.Schema) -> pl.DataFrame:

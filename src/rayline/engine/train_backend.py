@@ -36,10 +36,11 @@ from rayline.core import scratch
 from rayline.core.errors import RaylineError, ResourceError, TrainingError
 from rayline.core.waiting import patience
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
-from rayline.engine.group import CHECKPOINT_EVERY, RETRY_INTERVAL_S, Coordinate, packed_function
+from rayline.engine.group import Listener, TrainingCall
 from rayline.engine.object_refs import BlockSlice, first_line, shared
-from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
-from rayline.engine.workers import RayWorker, WorkerMessage, keep_cause
+from rayline.engine.placement import WHERE, busy, free, gone
+from rayline.engine.worker_group import RETRY_INTERVAL_S
+from rayline.engine.workers import RayWorker, Reporter, WorkerMessage, keep_cause
 
 START_S = 120.0
 """Seconds within which a group of workers has to begin, the first one and each that replaces a lost one."""
@@ -313,9 +314,9 @@ class TrainLink:
 
     def __init__(self, job: TrainJob, attempt: str, rank: int, n: int) -> None:
         self._job, self._supervisor, self._attempt, self._rank, self._n = job, job.supervisor, attempt, rank, n
-        self._stop, self._n_exchanges = False, 0
-        self._last: int | None = None  # no iteration after this one
+        self._n_exchanges = 0
         self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
+        self.report = Reporter(rank, n, self._outbox.put, self._announce)
         self._sender = threading.Thread(target=self._send, daemon=True)
         self._sender.start()
         threading.Thread(target=self._wait_for_stop if rank == 0 else self._wait_for_last, daemon=True).start()
@@ -338,25 +339,15 @@ class TrainLink:
     def _wait_for_stop(self) -> None:
         with contextlib.suppress(RayError):
             ray.get(self._supervisor.wait_for_stop.remote())
-            self._stop = True
+            self.report.stop = True
 
     def _wait_for_last(self) -> None:
         with contextlib.suppress(RayError):
-            self._last = ray.get(self._supervisor.wait_for_last.remote(self._attempt))
+            self.report.last = ray.get(self._supervisor.wait_for_last.remote(self._attempt))
             self._supervisor.know_last.remote(self._attempt)
 
-    def report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
-        """Report an iteration, as `workers.WorkerActor` does: all ranks stop after the same one."""
-        if self._last is not None:
-            return iteration > self._last
-        if self._rank:
-            return False
-        self._outbox.put(WorkerMessage(iteration, {name: float(value) for name, value in metrics.items()}))
-        if not self._stop:
-            return False
-        self._last = iteration
+    def _announce(self, iteration: int) -> None:
         ray.get(self._supervisor.stop_after.remote(self._attempt, iteration, self._n))
-        return self._n == 1
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks."""
@@ -384,39 +375,21 @@ class TrainLink:
 # -- on the driver ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class RayTrainRun:
-    """A training under Ray Train, including its restarts. The attributes are those of `group.DistributedRun`.
+    """A training under Ray Train, including its restarts."""
 
-    Attributes
-    ----------
-    num_workers
-        The number of workers, or a range.
-    plan
-        The placement of the smallest group: its resources are those of each worker.
-    """
-
-    function: Callable[[Any], Any]
-    num_workers: int | tuple[int, int]
-    plan: PlacementPlan
-    coordinate: Coordinate
-    on_report: Callable[[int, Mapping[str, float]], bool]
-    on_checkpoint: Callable[[int, Path], None] | None
-    max_failures: int
-    storage: CheckpointStore | None
-    checkpoint_every: int | None
-
-    _group: GroupBegun | None = field(default=None, init=False)
-    _failures: int = field(default=0, init=False)  # groups that were lost, and not with their node
-    _lost: Mapping[int, str] = field(default_factory=dict, init=False)  # of the current group
-    _raised: dict[int, Exception] = field(default_factory=dict, init=False)
-    _heard: int = field(default=-1, init=False)  # the last iteration that was heard,
-    _again: int = field(default=-1, init=False)  # and the one up to which they are made once more after a failure
-    _deadline: float = field(default=0.0, init=False)
+    def __init__(self, call: TrainingCall) -> None:
+        self._call, self._listener, self._storage = call, Listener(call), call.storage
+        self._plan = call.plan()  # of the smallest group: its resources are those of each worker
+        self._group: GroupBegun | None = None
+        self._failures = 0  # groups that were lost, and not with their node
+        self._lost: Mapping[int, str] = {}  # of the current group
+        self._raised: dict[int, Exception] = {}
+        self._deadline = 0.0
 
     @property
     def _is_elastic(self) -> bool:
-        return isinstance(self.num_workers, tuple)
+        return isinstance(self._call.num_workers, tuple)
 
     def run(self, train: Sequence[BlockSlice], test: Sequence[BlockSlice] | None) -> list[Any]:
         """Run the function and return its result on each rank.
@@ -431,31 +404,30 @@ class RayTrainRun:
         RaylineError
             Raised by the function itself.
         """
-        packed = packed_function(self.function)
+        call, plan = self._call, self._plan
+        packed = call.packed()
+        every = call.checkpoints_every(needed=bool(call.max_failures or self._is_elastic or call.storage is not None))
         with contextlib.ExitStack() as stack:
-            every, is_stored = self.checkpoint_every, self.storage is not None
-            if self.storage is None:
+            if self._storage is None:
                 _refuse_several_machines()
-                self.storage = CheckpointStore.begin(stack.enter_context(scratch.folder("train")))
-            if every is None and (self.max_failures or self._is_elastic or is_stored):
-                every = CHECKPOINT_EVERY
+                self._storage = CheckpointStore.begin(stack.enter_context(scratch.folder("train")))
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             supervisor = TrainSupervisor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-            job = TrainJob(packed, supervisor, train, test, self.plan.n_threads, every, self.on_checkpoint is not None)
+            job = TrainJob(packed, supervisor, train, test, plan.n_threads, every, call.on_checkpoint is not None)
             options = self._options()
             stack.callback(_remove_placement_groups, options.resources["memory"])
             return self._follow(supervisor, supervisor.run.remote(job, options))
 
     def _options(self) -> TrainOptions:
-        assert self.storage is not None
-        filesystem, root = self.storage.opened()
+        assert self._storage is not None
+        filesystem, root = self._storage.opened()
         # A few bytes more than asked for: by this amount the placement groups of this training are found again.
-        memory = self.plan.held.get("memory", 0.0) + 1 + secrets.randbelow(1 << 20)
-        resources = {**self.plan.held, "CPU": max(self.plan.cpus, SMALLEST_CPU), "memory": memory}
-        failures = -1 if self._is_elastic else self.max_failures  # of an elastic group they are counted here
+        memory = self._plan.held.get("memory", 0.0) + 1 + secrets.randbelow(1 << 20)
+        resources = {**self._plan.held, "CPU": max(self._plan.cpus, SMALLEST_CPU), "memory": memory}
+        failures = -1 if self._is_elastic else self._call.max_failures  # of an elastic group they are counted here
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
         return TrainOptions(
-            self.num_workers, resources, failures, filesystem, root.rpartition("/")[0], self.storage.run, environment
+            self._call.num_workers, resources, failures, filesystem, root.rpartition("/")[0], self._storage.run, environment
         )  # fmt: skip
 
     def _follow(self, supervisor: Any, running: Any) -> list[Any]:
@@ -484,14 +456,14 @@ class RayTrainRun:
 
     def _waiting(self) -> str:
         return busy(
-            f"waiting for {self.num_workers} workers with {dict(self.plan.held)} and {self.plan.cpus:g} CPU each"
+            f"waiting for {self._call.num_workers} workers with {dict(self._plan.held)} and {self._plan.cpus:g} CPU each"
         )
 
     def _check_deadline(self) -> None:
         if self._deadline and time.monotonic() > self._deadline:
             raise ResourceError(
-                f"{WHERE}: a group of {self.num_workers} workers did not begin within {START_S:.0f} s.",
-                f"Expected {dict(self.plan.held)} and {self.plan.cpus:g} CPU for each; free are {free()}.",
+                f"{WHERE}: a group of {self._call.num_workers} workers did not begin within {START_S:.0f} s.",
+                f"Expected {dict(self._plan.held)} and {self._plan.cpus:g} CPU for each; free are {free()}.",
                 "end what holds these resources, or ask for fewer workers or for less for each.",
             )
 
@@ -502,17 +474,17 @@ class RayTrainRun:
             # As an error leaves it: a coordinator waits for workers that end by themselves, and these are gone.
             lost = TrainingError(f"{WHERE}: a group of workers was lost.")
             coordination.__exit__(TrainingError, lost, None)
-            self._again = self._heard
+            self._listener.begin_again()
         self._group, self._lost, self._raised, self._deadline = begun, {}, {}, 0.0
         host = ray.util.get_node_ip_address()
-        rendezvous = coordination.enter_context(self.coordinate(len(begun.nodes), host))
+        rendezvous = coordination.enter_context(self._call.coordinate(len(begun.nodes), host))
         ray.get(supervisor.connect.remote(begun.attempt, rendezvous))
 
     def _count_failure(self, group: GroupBegun) -> None:
         if not self._lost or (self._is_elastic and any(gone(node) for node in group.nodes)):
             return  # the group was resized, or a node has left
         self._failures += 1
-        if self._failures > self.max_failures:
+        if self._failures > self._call.max_failures:
             raise self._error(group)
 
     def _hear(self, message: Any) -> bool:
@@ -523,13 +495,8 @@ class RayTrainRun:
             self._raised[message.rank] = message.error
             if isinstance(message.error, RaylineError) and not isinstance(message.error, TrainingError):
                 raise message.error  # wrong input stays wrong in the next group
-        elif message.metrics is not None:
-            if message.iteration > self._again:
-                self._heard = message.iteration
-                return bool(self.on_report(message.iteration, message.metrics))
-        elif self.on_checkpoint is not None:
-            with scratch.folder("checkpoint") as folder:
-                self.on_checkpoint(message.iteration, unpack(message.checkpoint, folder))
+        else:
+            return self._listener.hear(message, message.checkpoint)
         return False
 
     def _raise_failure(self, running: Any) -> None:
@@ -542,8 +509,8 @@ class RayTrainRun:
                 raise raised from (raised.__cause__ or getattr(raised, "cause", error))
             cause = error.cause
             raise ResourceError(
-                f"{WHERE}: Ray Train could not run {self.num_workers} workers: {first_line(str(cause))}",
-                f"Expected {dict(self.plan.held)} and {self.plan.cpus:g} CPU for each; free are {free()}.",
+                f"{WHERE}: Ray Train could not run {self._call.num_workers} workers: {first_line(str(cause))}",
+                f"Expected {dict(self._plan.held)} and {self._plan.cpus:g} CPU for each; free are {free()}.",
                 "end what holds these resources, or ask for fewer workers.",
             ) from error
         except RayActorError as error:
@@ -576,7 +543,7 @@ class RayTrainRun:
         )
         return TrainingError(
             f"{WHERE}: rank {rank} of {n} {how}.",
-            f"Expected every rank to finish; {self._failures or 1} groups of workers failed, and max_failures is {self.max_failures}.",
+            f"Expected every rank to finish; {self._failures or 1} groups of workers failed, and max_failures is {self._call.max_failures}.",
             "look for a lack of memory or a crash in native code; max_failures=1 resumes from the last checkpoint.",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import queue
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import ray
 
 from rayline.core import scratch
 from rayline.core.errors import RaylineError
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
+from rayline.engine.idle_worker import IdleWorker
 from rayline.engine.object_refs import BlockSlice
 
 
@@ -61,6 +64,42 @@ class WorkerMessage:
     checkpoint: Any = None
 
 
+class Reporter:
+    """What a rank reports, and the rule by which all ranks stop after the same iteration.
+
+    Parameters
+    ----------
+    rank, world_size
+        Of this worker.
+    send
+        Sends a message to the driver.
+    announce
+        Tells all other ranks the last iteration, and returns when they know it.
+    """
+
+    def __init__(
+        self, rank: int, world_size: int, send: Callable[[WorkerMessage], None], announce: Callable[[int], None]
+    ) -> None:
+        self._rank, self._world_size, self._send, self._announce = rank, world_size, send, announce
+        self.last: int | None = None  # no iteration after this one
+        self.stop = False  # set on rank 0, when the driver wants the training to stop
+
+    def __call__(self, iteration: int, metrics: Mapping[str, float]) -> bool:
+        """Report an iteration. Return whether this rank has to stop."""
+        if self.last is not None:
+            return iteration > self.last
+        if self._rank:
+            return False
+        self._send(WorkerMessage(iteration, {name: float(value) for name, value in metrics.items()}))
+        if not self.stop:
+            return False
+        # All ranks must stop after the same iteration. No other rank can have finished the next iteration, which needs
+        # this rank: so they are told to stop after that, and know it before this rank continues.
+        self.last = iteration
+        self._announce(iteration)
+        return self._world_size == 1
+
+
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={"listen": 1, "tell": 1})
 class WorkerActor:
     """One worker. While `run` runs the function, `listen` waits for its messages and `stop_after` tells it to stop."""
@@ -68,16 +107,24 @@ class WorkerActor:
     def __init__(self, rank: int, world_size: int, n_threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(n_threads)
         self._rank, self._world_size, self._n_threads = rank, world_size, n_threads
+        self._function: Any = None
+        self._start: WorkerStart | None = None
+        self._idle, self._others = IdleWorker(self._leave), list[Any]()
+
+    def load(self, packed: bytes) -> None:
+        """Call a function that imports what a run will need; the run says what is wrong."""
+        with contextlib.suppress(Exception):
+            pickle.loads(packed)()  # noqa: S301  # packed by our own driver
 
     def join(self, packed: bytes) -> str:
         """Load the function (and with it the libraries that it needs), and return this worker's address. Called once per
         training run."""
         self._outbox: queue.SimpleQueue[WorkerMessage | None] = queue.SimpleQueue()
-        self._last: int | None = None  # no iteration after this one
-        self._stop = False
+        self._reporter = Reporter(self._rank, self._world_size, self._outbox.put, self._announce)
         self._given: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()  # of the other ranks, on rank 0
         self._gathered: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._function = pickle.loads(packed)  # noqa: S301  # packed by our own driver
+        getattr(self._function, "load", lambda: None)()
         self._place = socket.socket()
         self._place.bind(("", 0))  # held until the function runs, so that no two workers get the same port
         return f"{ray.util.get_node_ip_address()}:{self._place.getsockname()[1]}"
@@ -101,7 +148,7 @@ class WorkerActor:
                 n_threads=self._n_threads,
                 train=start.train,
                 test=start.test,
-                report=self._report,
+                report=self._reporter,
                 checkpoint=self._checkpoint,
                 gather=self._gather,
                 resume=directory,
@@ -128,12 +175,12 @@ class WorkerActor:
     @ray.method(concurrency_group="tell")
     def stop(self) -> None:
         """Tell rank 0 that training has to stop."""
-        self._stop = True
+        self._reporter.stop = True
 
     @ray.method(concurrency_group="tell")
     def stop_after(self, iteration: int) -> None:
         """Tell the other ranks to stop after this iteration."""
-        self._last = iteration
+        self._reporter.last = iteration
 
     @ray.method(concurrency_group="tell")
     def give(self, rank: int, value: Any) -> None:
@@ -145,7 +192,35 @@ class WorkerActor:
         """Return to another rank the gathered values of all."""
         self._gathered.put(values)
 
+    # -- between two runs ----------------------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="tell")
+    def rest(self, n_woken: int, seconds: float, others: list[Any]) -> None:
+        """Let go of the last run, and end after this time unless this worker is woken before (see `IdleWorker`). `others` are
+        the other ranks, on rank 0."""
+        self._start = self._function = None
+        self._others = others
+        gc.collect()
+        pa.default_memory_pool().release_unused()
+        self._idle.rest(n_woken, seconds, looks=self._rank == 0)
+
+    @ray.method(concurrency_group="tell")
+    def wake(self, n_woken: int) -> bool:
+        """Return whether this worker can be used for another run."""
+        return self._idle.wake(n_woken)
+
+    def leave(self) -> None:
+        """End this process."""
+        ray.actor.exit_actor()
+
+    def _leave(self) -> None:
+        for actor in (*self._others, ray.get_runtime_context().current_actor):
+            actor.leave.remote()
+
+    # -- within the function -------------------------------------------------------------------------------------------
+
     def _gather(self, value: Any) -> list[Any]:
+        assert self._start is not None
         if self._rank:
             self._start.others[0].give.remote(self._rank, value)
             return self._gathered.get()
@@ -159,21 +234,12 @@ class WorkerActor:
             other.take.remote(shared)
         return values
 
-    def _report(self, iteration: int, metrics: Mapping[str, float]) -> bool:
-        if self._last is not None:
-            return iteration > self._last
-        if self._rank:
-            return False
-        self._outbox.put(WorkerMessage(iteration, {name: float(value) for name, value in metrics.items()}))
-        if not self._stop:
-            return False
-        # All ranks must stop after the same iteration. No other rank can have finished the next iteration, which needs
-        # this rank: so they are told to stop after that, and know it before this rank continues.
-        self._last = iteration
+    def _announce(self, iteration: int) -> None:
+        assert self._start is not None
         ray.get([other.stop_after.remote(iteration) for other in self._start.others])
-        return self._world_size == 1
 
     def _checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
+        assert self._start is not None
         every = self._start.checkpoint_every
         if self._rank or not every or (iteration + 1) % every:
             return

@@ -90,6 +90,7 @@ class CatBoost(Framework):
     name = "catboost"
     thread_safe_training = True
     package = "catboost"
+    reuses_workers = True
     string_features = "categories"
     trains_on_gpu = True
     predicts_on_gpu = True

@@ -45,6 +45,7 @@ class Horovod(Torch):
     name = "horovod"
     package = "horovod"
     models = "torch"
+    reuses_workers = False  # a second ring in one process is not tested
 
     def owns(self, model: Any) -> bool:
         return False  # they are PyTorch's

@@ -63,6 +63,7 @@ class HuggingFace(Framework):
     package = "transformers"
     string_features = "text"
     distributed = True
+    reuses_workers = False  # accelerate keeps the first group of a process for ever
     trains_on_gpu = True
     predicts_on_gpu = True
 

@@ -41,6 +41,7 @@ class LightGBM(Framework):
     package = "lightgbm"
     string_features = "categories"
     distributed = True
+    reuses_workers = True
     trains_on_gpu = True
     max_label = 1e37
 
@@ -91,7 +92,7 @@ class LightGBM(Framework):
                 context, {"train": context.train, "test": context.test or context.train}, metric_names, feval
             )
             everyone.of(sets)
-        return lightgbm.train(
+        made = lightgbm.train(
             given,
             train,
             rounds,
@@ -101,6 +102,8 @@ class LightGBM(Framework):
             init_model=init_model,
             callbacks=[_LightGBMReporter(context, self, everyone), *(callbacks or ())],
         )
+        made.free_network()  # now, and not when it is collected: the process may be in another network by then
+        return made
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         params = {"verbosity": -1, **given}

@@ -35,6 +35,7 @@ class Sklearn(Framework):
     name = "sklearn"
     thread_safe_training = True
     package = "scikit-learn"
+    reuses_workers = True
 
     def train(
         self,

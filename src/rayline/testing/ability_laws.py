@@ -134,7 +134,7 @@ LAWS_OF_ROWS = (
 CHECKED_BY: dict[type[abilities.Ability], tuple[str, ...]] = {
     abilities.TrainerArguments: ("refuses_wrong_parameters", "is_tuned"),
     abilities.TargetSupport: ("trains_and_decodes", "answers_as_it_says", "takes_columns_of_any_type"),
-    abilities.DistributedTraining: ("trains_on_workers", "refuses_workers_that_it_cannot_use", "survives_a_killed_worker"),
+    abilities.DistributedTraining: ("trains_on_workers", "refuses_workers_that_it_cannot_use", "survives_a_killed_worker", "trains_alike_on_kept_workers"),
     abilities.ConcurrentTraining: ("trains_in_threads_alike",),
     abilities.ResumableTraining: ("goes_on_from_a_checkpoint", "is_trained_as_a_population"),
     abilities.EarlyStoppingSupport: ("uses_an_iteration_of_its_history",),

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from rayline.inference.artifact import load
 from rayline.testing import common_laws
 from rayline.testing.contract_case import FrameworkCase, error_of
 from rayline.train.result import Result
+
+KEEP = "RAYLINE_KEEP_WORKERS_S"
 
 BLOCKS = 3
 """Blocks of the datasets: more than workers, so that shares cross them."""
@@ -98,6 +100,22 @@ def survives_a_killed_worker(case: FrameworkCase) -> None:
     lost = KILLED_IN + 1 - begun[1]
     assert not case.resumes or lost <= EVERY, f"{lost} iterations were lost, with a checkpoint after each {EVERY}"
     case.has_learned(result.metrics)
+
+
+def trains_alike_on_kept_workers(case: FrameworkCase) -> None:
+    """Workers that have trained before give what new ones give, to the bit."""
+    if not case.adapter.reuses_workers or not case.seeded:
+        return
+    with tempfile.TemporaryDirectory() as folder, _counted(case, Path(folder)) as name:
+        counted = replace(case, name=name, fits={})
+        new, *kept = [_kept_for(seconds, lambda: _on_workers(counted)) for seconds in (0, 600, 600)]
+        n, n_each = len(list(Path(folder).iterdir())), 2 if case.adapter.distributed else 1
+    assert n == 2 * n_each, f"three trainings on {n_each} workers had {n} processes, and two should share theirs"
+    scores = new.inference_pipeline.scores(case.rows.lazy())
+    for result in kept:
+        assert result.history.equals(new.history), "the history on kept workers is another one than on new ones"
+        found = result.inference_pipeline.scores(case.rows.lazy())
+        case.same(found, scores, bits=True, why="workers that have trained before give another model than new ones")
 
 
 def tells_what_failed_on_a_worker(case: FrameworkCase) -> None:
@@ -217,6 +235,32 @@ def _has_probabilities(case: FrameworkCase) -> bool:
     return has_probabilities(scores)
 
 
+# -- workers that are kept ---------------------------------------------------------------------------------------------
+
+
+def _kept_for(seconds: float, fit: Callable[[], Result]) -> Result:
+    """A fit whose workers are kept for this time."""
+    before = os.environ.get(KEEP)
+    os.environ[KEEP] = str(seconds)
+    try:
+        return fit()
+    finally:
+        os.environ.pop(KEEP)
+        if before is not None:
+            os.environ[KEEP] = before
+
+
+def _counted(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextManager[str]:
+    """The framework under another name; every process that trains leaves its number."""
+    kind = type(case.adapter)
+
+    def train(self: Any, context: TrainContext, *args: Any, **kwargs: Any) -> Any:
+        (folder / str(os.getpid())).touch()
+        return kind.train(self, context, *args, **kwargs)
+
+    return common_laws.standing_in(case, "counted", train)
+
+
 # -- a framework that dies once ----------------------------------------------------------------------------------------
 
 
@@ -252,6 +296,7 @@ LAWS_OF_WORKERS = (
 
 LAWS = (
     *LAWS_OF_WORKERS,
+    trains_alike_on_kept_workers,
     refuses_workers_that_it_cannot_use,
     is_tuned,
     is_tuned_in_this_process_as_on_ray,

@@ -155,7 +155,7 @@ def fit_rows(
             driver.read(arguments)
         _check_resources(driver, native)
         _refuse_lacking_test(trainer, driver.inputs)
-        with progress.line("fit", verbose) as line:
+        with progress.line("fit", verbose) as line, driver.starting_workers():
             begun = time.perf_counter()
             request = driver.resolve(line).with_callbacks(native)
             seconds = {"preprocessor": time.perf_counter() - begun} if driver.preprocessor is not None else {}

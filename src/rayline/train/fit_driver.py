@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeAlias
 
 import polars as pl
@@ -58,6 +60,10 @@ class FitDriver(ABC):
     @abstractmethod
     def read(self, arguments: Mapping[str, Any]) -> None:
         """Check the arguments of `train.fit` about data, and bring them into one form: `inputs`."""
+
+    def starting_workers(self) -> AbstractContextManager[None]:
+        """Start the workers of `run` while `resolve` looks at the rows."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def resolve(self, line: ProgressLine) -> FitRequest:

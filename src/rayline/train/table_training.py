@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from rayline.train.memory_check import refuse_too_large
 from rayline.train.progress import ProgressLine
 from rayline.train.target_inference import TargetProfiler
 from rayline.train.training_run import TrainingRun, n_threads
-from rayline.train.worker import LocalWorker, WorkerOutcome, train_on, train_on_ray
+from rayline.train.worker import LocalWorker, WorkerOutcome, starting_workers, train_on, train_on_ray
 
 EXAMPLES = 5
 """The number of raw rows that a model keeps as examples."""
@@ -56,6 +57,9 @@ class TableFit(FitDriver):
         pair = {name: arguments[name] for name in ("group", "event")}
         self.inputs = fit_inputs.normalise(*(arguments[name] for name in names), **pair)
         fit_inputs.check_test(self.inputs, None if self._fits else self._given.input_schema)
+
+    def starting_workers(self) -> AbstractContextManager[None]:
+        return starting_workers(self.trainer)
 
     @property
     def _given(self) -> Preprocessor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +26,7 @@ from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.inference.model import pack
 from rayline.train import training_phases
+from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_request import WEIGHT, FitRequest
 
 Array = npt.NDArray[Any]
@@ -154,22 +157,58 @@ def train_remotely(request: FitRequest, worker: WorkerContext) -> WorkerOutcome:
     return WorkerOutcome(None, outcome.metrics, files, load_options, digest, outcome.data)
 
 
+@dataclass(frozen=True)
+class RemoteTraining:
+    """What a worker's process is sent. `load` imports the framework while the rows are still being prepared."""
+
+    request: FitRequest
+
+    def load(self) -> None:
+        load_framework(self.request.framework, self.request.adapter_class)
+
+    def __call__(self, worker: WorkerContext) -> WorkerOutcome:
+        return train_remotely(self.request, worker)
+
+
+def load_framework(name: str, adapter_class: type | None) -> None:
+    """Import a framework. `adapter_class` is its adapter where that was registered at run time."""
+    if adapter_class is None:
+        registry.framework(name)
+
+
 def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
     """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`)."""
     scaling, target = request.scaling, request.spec.target
     outcomes: list[WorkerOutcome] = registry.engine("ray").train(
-        functools.partial(train_remotely, request),
+        RemoteTraining(request),
         num_workers=scaling.num_workers,
         resources_per_worker=scaling.resources_per_worker,
         use_gpu=scaling.use_gpu,
         max_failures=scaling.max_failures,
         storage_path=scaling.storage_path,
         backend=scaling.backend,
+        reuse=request.framework if request.adapter.reuses_workers else None,
         coordinate=request.adapter.coordinate,
         together=target.columns[1] if target.task is Task.RANKING else None,
         **options,
     )
     return outcomes
+
+
+def starting_workers(trainer: BaseTrainer) -> AbstractContextManager[None]:
+    """Start the workers of a trainer for a `train_on_ray` that comes within this context; they import the framework meanwhile. Does
+    nothing for a trainer whose workers are not kept. Raises ResourceError when the cluster, even empty, has no room for them."""
+    scaling, adapter = trainer.scaling, trainer.adapter
+    if scaling.num_workers is None or scaling.backend != "actors" or not adapter.reuses_workers:
+        return contextlib.nullcontext()
+    context: AbstractContextManager[None] = registry.engine("ray").starting(
+        functools.partial(load_framework, trainer.framework, registry.runtime_class(trainer.framework)),
+        reuse=trainer.framework,
+        num_workers=scaling.num_workers,
+        resources_per_worker=scaling.resources_per_worker,
+        use_gpu=trainer.wants_gpu,
+    )
+    return context
 
 
 def _context(request: FitRequest, worker: WorkerContext, train: Rows, test: Rows | None) -> TrainContext:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import html
 from collections.abc import Callable, Sequence
@@ -47,8 +46,7 @@ SHOWN = 5
 
 def _histories(problem: SearchProblem, rows: Any, config: Any, folds: Sequence[int]) -> dict[int, History]:
     evaluator, candidate = FoldEvaluator(problem, rows), problem.candidate(config)
-    with contextlib.closing(evaluator):
-        return {fold: evaluator.history(candidate, fold) for fold in folds}
+    return {fold: evaluator.history(candidate, fold) for fold in folds}
 
 
 @known_arguments

@@ -104,9 +104,6 @@ class EnvironmentEvaluator:
         )  # fmt: skip
         return FoldEvaluation(score, np.empty(0), history)
 
-    def close(self) -> None:
-        """Do nothing: no workers are kept."""
-
 
 def _not_kept(iteration: int, save: Callable[[Path], None]) -> None:
     """Keep no checkpoint: a training is repeated rather than resumed."""

@@ -20,7 +20,6 @@ import polars as pl
 import polars.selectors as cs
 
 from rayline import device
-from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, at, nearest
 from rayline.core.framework import Rows
 from rayline.core.operations.base import apply_all
@@ -300,7 +299,6 @@ class FoldEvaluator:
         self.problem, self._shared, self._stopping = problem, shared, stopping
         self._preparing = threading.RLock()
         self._tables = TableCache(most_bytes)
-        self._workers: Any = None if problem.trainer.num_workers is None else registry.engine("ray").pool()
         self._fits: list[dict[str, tuple[list[Stage], TrainingSpec]]] = [{} for _ in problem.folds]
         self._folds = problem.folds
         self.fitters = [
@@ -363,11 +361,6 @@ class FoldEvaluator:
         for fold in first:
             self._fitted(candidate, fold)
         return [fitter.known for fitter in self.fitters]
-
-    def close(self) -> None:
-        """Stop the workers that are kept for later trainings."""
-        if self._workers is not None:
-            self._workers.close()
 
     @at(WHERE)
     def history(self, candidate: TrialCandidate, fold: int) -> History:
@@ -514,7 +507,6 @@ class FoldEvaluator:
             on_report=report,
             on_checkpoint=lambda iteration, directory: None,
             checkpoint_every=None,
-            pool=self._workers if trainer.adapter.reuses_workers else None,
         )
         return unpack(trainer.adapter, outcomes[0].files or {}, outcomes[0].load_options), history
 

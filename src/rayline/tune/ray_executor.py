@@ -176,7 +176,8 @@ def _waiting(capacity: Capacity) -> str:
     names = [name for name in needs if name != "memory"] or ["CPU"]
     needed = ", ".join(f"{needs.get(name, 0):g} {name}" for name in names)
     state = ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}" for name in names)
-    return f"waiting for {needed} for a trial: {state} free, the rest is held by other work on this Ray"
+    held = registry.engine("ray").holders({name: there.get(name, 0) - free.get(name, 0) for name in names})
+    return f"waiting for {needed} for a trial: {state} free; held by {held or 'nobody'}"
 
 
 def _placement(capacity: Capacity) -> Any:
@@ -208,8 +209,7 @@ def _scanned_ahead(prepared: PreparedSearch) -> list[KnownStatistics] | None:
         return None
     try:
         candidate = problem.candidate(space.typical(prepared.space))
-        with contextlib.closing(FoldEvaluator(problem, groups, engine=TaskGroupEngine())) as evaluator:
-            return evaluator.scan_ahead(candidate)
+        return FoldEvaluator(problem, groups, engine=TaskGroupEngine()).scan_ahead(candidate)
     except RaylineError:
         return None  # the trials say what is wrong, with the configurations that it is wrong with
 

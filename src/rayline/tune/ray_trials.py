@@ -122,11 +122,6 @@ class FoldTrial(tune.Trainable):
         self._modes, self._most_s, self._in_pieces = search.modes, search.most_s, search.in_pieces
         self.reset_config(config)
 
-    def cleanup(self) -> None:
-        evaluate = getattr(self, "_evaluate", None)  # none when the setup has failed
-        if evaluate is not None:
-            evaluate.close()
-
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = own_config(new_config)
         self._scores: list[FoldScore] = []

@@ -1,0 +1,60 @@
+"""Who holds a resource of the cluster: the line about a wait names actors and placement groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import ray
+from ray.util.placement_group import placement_group_table
+
+from rayline.compat.ray import live_actors
+from rayline.core.errors import counted
+
+MOST = 4
+"""The most holders that a line names."""
+
+PROGRAM = 60
+"""The longest command of another program that a line shows."""
+
+
+class _Holder(NamedTuple):
+    kind: str
+    name: str
+    program: str
+
+    def described(self, n: int) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        of = f" of `{self.program}`" if self.program else ""
+        return f"{self.kind if n == 1 else counted(n, self.kind)}{name}{of}"
+
+
+def holders(resource: str, used: float) -> str:
+    """Return what holds a resource of which `used` is not free, the largest amount first; what is not known by name are tasks."""
+    found = _found(resource)
+    named = [(amount, n, holder) for holder, (amount, n) in found.items()]
+    named.sort(key=lambda entry: -entry[0])
+    parts = [f"{holder.described(n)} ({amount:g} {resource})" for amount, n, holder in named[:MOST]]
+    rest = used - sum(amount for amount, _, _ in named[:MOST])
+    if rest > 0.005:
+        parts.append(f"{'tasks and other actors' if len(named) > MOST else 'tasks'} ({rest:g} {resource})")
+    return ", ".join(parts)
+
+
+def _found(resource: str) -> dict[_Holder, tuple[float, int]]:
+    here = ray.get_runtime_context().get_job_id()
+    sums: dict[_Holder, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+
+    def add(holder: _Holder, amount: float) -> None:
+        if amount:
+            before, n = sums[holder]
+            sums[holder] = before + amount, n + 1
+
+    for actor in live_actors():  # of an actor in a placement group, the group holds the resource
+        program = "" if actor.job == here else actor.program[-PROGRAM:]
+        add(_Holder(f"actor {actor.class_name}".rstrip(), actor.name, program), actor.resources.get(resource, 0.0))
+    for group in placement_group_table().values():
+        if group["state"] == "CREATED":
+            amount = sum(bundle.get(resource, 0.0) for bundle in group["bundles"].values())
+            add(_Holder("placement group", group["name"], ""), amount)
+    return sums

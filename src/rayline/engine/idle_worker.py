@@ -1,0 +1,99 @@
+"""An idle worker: it waits to be woken, and ends its process when nobody does so in time or when others wait for resources."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from rayline.compat.ray import has_unmet_demand
+from rayline.core.errors import ParameterError
+
+KEEP_S = 60.0
+"""Seconds for which a group is kept, unless the environment variable says otherwise."""
+
+SETTING = "RAYLINE_KEEP_WORKERS_S"
+"""The environment variable with the seconds for which a group is kept; 0 keeps none."""
+
+LOOK_S = 0.5
+"""Seconds between two looks at what others wait for."""
+
+DEMAND_S = 3.0
+"""Seconds for which some demand of the cluster has to be unmet: a moment's queue is no wait."""
+
+
+class IdleWorker:
+    """The time between two runs of a worker.
+
+    The worker ends itself, so that nothing depends on a driver that is busy, suspended, or connected to another Ray by now.
+
+    Parameters
+    ----------
+    leave
+        Ends this process; called in another thread.
+    """
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave, self._began = leave, time.time()
+        self._lock, self._woken = threading.Lock(), threading.Event()
+        self._n_woken, self._is_leaving = 0, False
+
+    def rest(self, n_woken: int, seconds: float, *, looks: bool) -> None:
+        """Begin to wait. `n_woken` is how often the driver had woken this worker before: calls may overtake one another.
+        `looks` says whether this is the rank that looks at what others wait for."""
+        with self._lock:
+            if n_woken < self._n_woken:
+                return
+            self._woken.set()  # ends a wait that has begun before
+            self._woken = threading.Event()
+        threading.Thread(target=self._wait, args=(self._woken, seconds, looks), daemon=True).start()
+
+    def wake(self, n_woken: int) -> bool:
+        """End the wait. Return False when the worker cannot be used again: it is about to end, or a module that it has imported has
+        changed on disk since."""
+        with self._lock:
+            self._n_woken = n_woken
+            self._woken.set()
+            return not self._is_leaving and not modules_changed(self._began)
+
+    def _wait(self, woken: threading.Event, seconds: float, looks: bool) -> None:
+        until, met = time.monotonic() + seconds, time.monotonic()
+        while not woken.wait(min(LOOK_S, max(0.0, until - time.monotonic()))):
+            now = time.monotonic()
+            if not (looks and has_unmet_demand()):
+                met = now
+            if now >= until or now - met >= DEMAND_S:
+                with self._lock:
+                    self._is_leaving = not woken.is_set()
+                if self._is_leaving:
+                    self._leave()
+                return
+
+
+def modules_changed(since: float) -> bool:
+    """Return whether the file of an imported module, other than those of installed packages, is newer than this time."""
+    installed = (sys.prefix, sys.base_prefix)
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and not path.startswith(installed):
+            try:
+                if os.stat(path).st_mtime > since:
+                    return True
+            except OSError:  # inside of an archive, or deleted: as it was imported
+                continue
+    return False
+
+
+def keep_s() -> float:
+    """Return the seconds for which a group is kept. Raises ParameterError when the environment variable is not a number."""
+    text = os.environ.get(SETTING, "")
+    try:
+        seconds = float(text or KEEP_S)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ParameterError.value(f"the environment variable {SETTING}", "a number of seconds, or 0", text)
+    return seconds

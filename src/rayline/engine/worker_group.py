@@ -1,0 +1,261 @@
+"""A group of worker actors, on the driver: start them, reserve their CPUs, run a function on all, end or keep them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted
+from rayline.core.waiting import patience
+from rayline.engine.object_refs import first_line
+from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
+from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
+
+START_S = 120.0
+"""Seconds within which the workers of a group have to start."""
+
+PLACE_S = 60.0
+"""Seconds within which the CPUs that the user requested have to be free."""
+
+SHARE_S = 1.0
+"""Seconds to wait for free CPUs that the user did not request; after that the group runs without reserving them."""
+
+DETECTION_TIMEOUT_S = 1.0
+"""Seconds within which a lost worker has to be detected when another one has failed because of it."""
+
+STATE_TIMEOUT_S = 60.0
+"""Seconds within which Ray has to report the state of a worker that does not answer: Ray notices a lost machine late."""
+
+RETRY_INTERVAL_S = 0.5
+"""Seconds between two calls of a worker that cannot be reached."""
+
+
+class WorkerGroup:
+    """The actors of one attempt, or of several (see `kept_groups`).
+
+    Attributes
+    ----------
+    plan
+        Their placement.
+    actors, worker_addresses
+        One for each rank; addresses after `join`.
+    """
+
+    def __init__(self, plan: PlacementPlan) -> None:
+        self.plan = plan
+        self.actors: list[Any] = []
+        self.worker_addresses: list[str] = []
+        self._joining: list[Any] = []
+        self._reserved: PlacementGroup | None = None
+        self._runs: list[Any] = []
+        self._stopping: Any = None
+        self._n_woken = 0
+
+    def start(self) -> WorkerGroup:
+        """Start the actors; return before they have started."""
+        held = dict(self.plan.held)
+        options = {"num_gpus": held.pop("GPU", 0), "memory": held.pop("memory", None), "resources": held or None}
+        try:
+            for rank, node in enumerate(self.plan.nodes):
+                where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                actor = WorkerActor.options(scheduling_strategy=where, **options).remote(  # type: ignore[attr-defined]
+                    rank, len(self.plan.nodes), self.plan.n_threads
+                )
+                self.actors.append(actor)
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def load(self, packed: bytes) -> None:
+        """Let the actors import what a later function will need; return before they have."""
+        for actor in self.actors:
+            actor.load.remote(packed)
+
+    def send(self, packed: bytes) -> None:
+        """Send the actors the function of the next run; return before they have it."""
+        self.worker_addresses = []
+        self._joining = [actor.join.remote(packed) for actor in self.actors]
+
+    def end(self) -> None:
+        """Stop the actors and remove the reservation."""
+        for actor in self.actors:
+            ray.kill(actor)
+        for run in self._runs:  # Ray prints errors that were never retrieved
+            with contextlib.suppress(RayError):
+                ray.get(run, timeout=DETECTION_TIMEOUT_S)
+        self.actors, self._runs = [], []
+        self._unreserve()
+
+    # -- between two runs ----------------------------------------------------------------------------------------------
+
+    def rest(self, seconds: float) -> bool:
+        """Release the CPUs and let go of the rows, but keep the actors: unless they are woken, they end by themselves after this
+        time, or when others wait for resources. Return whether they are kept."""
+        self._unreserve()
+        self._joining = []
+        try:
+            if self._stopping is not None:
+                ray.get(self._stopping, timeout=START_S)  # no order to stop may be on its way to the next run
+            others = self.actors[1:]
+            for rank, actor in enumerate(self.actors):
+                actor.rest.remote(self._n_woken, seconds, others if rank == 0 else [])
+        except RayError:
+            return False
+        self._stopping = None
+        return True
+
+    def wake(self) -> bool:
+        """Return whether all actors are still there, and can be used for another run."""
+        self._n_woken += 1
+        try:
+            return all(ray.get([actor.wake.remote(self._n_woken) for actor in self.actors], timeout=START_S))
+        except RayError:
+            return False
+
+    def _unreserve(self) -> None:
+        if self._reserved is not None:
+            remove_placement_group(self._reserved)
+            self._reserved = None
+
+    # -- a run ---------------------------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Wait until all workers have started, and reserve their CPUs."""
+        n, held = len(self.actors), dict(self.plan.held)
+        for rank, joining in enumerate(self._joining):
+            try:
+                with patience(lambda: busy(f"waiting for {n} workers with {held}", *held) if held else ""):
+                    self.worker_addresses.append(ray.get(joining, timeout=START_S))
+            except GetTimeoutError as error:
+                raise ResourceError(
+                    f"{WHERE}: rank {rank} of {n} did not start within {START_S:.0f} s.",
+                    f"Expected a worker with {held or 'no resources'}; free are {free()}.",
+                    "end what holds these resources, or ask for fewer workers.",
+                ) from error
+            except RayError as error:
+                raise WorkerLostError(rank, error) from error
+        if self.plan.cpus:
+            self._reserve(n)
+
+    def _reserve(self, n: int) -> None:
+        bundles = [{"CPU": self.plan.cpus}] * n
+        places = [{"ray.io/node-id": node} for node in self.plan.nodes]
+        self._reserved = placement_group(
+            bundles, strategy="PACK", bundle_label_selector=places, name=f"{WHERE} workers"
+        )
+        with patience(lambda: busy(f"waiting for {n} × {self.plan.cpus:g} CPU for the workers")):
+            is_there = self._reserved.wait(PLACE_S if self.plan.strict else SHARE_S)
+        if not is_there and self.plan.strict:
+            raise ResourceError(
+                f"{WHERE}: the CPUs of {counted(n, 'worker')} were not free within {PLACE_S:.0f} s.",
+                f"Expected {n} × {self.plan.cpus:g} = {n * self.plan.cpus:g} CPU; free are {free()}.",
+                "end what holds them, or ask for less (resources_per_worker).",
+            )
+
+    def run(self, starts: Sequence[WorkerStart], resume: Any, on_message: Callable[[WorkerMessage], bool]) -> list[Any]:
+        """Return the result of each rank. Raises WorkerLostError when one is missing."""
+        runs = {actor.run.remote(starts[rank], resume): rank for rank, actor in enumerate(self.actors)}
+        results: dict[int, Any] = {}
+        self._runs = list(runs)
+        first = self.actors[0]
+        listening: Any = first.listen.remote()
+        while runs or listening is not None:
+            (ready,), _ = ray.wait([*runs, *([] if listening is None else [listening])], num_returns=1)
+            try:
+                value = ray.get(ready)
+            except RayError as error:
+                raise self._first_cause(runs, WorkerLostError(runs.get(ready, 0), error)) from error
+            if ready != listening:
+                results[runs.pop(ready)] = value
+                self._runs.remove(ready)
+                continue
+            for message in value:
+                if message is not None and on_message(message) and self._stopping is None:
+                    self._stopping = first.stop.remote()
+            listening = None if None in value else first.listen.remote()
+        return [results[rank] for rank in sorted(results)]
+
+    def _first_cause(self, runs: Mapping[Any, int], found: WorkerLostError) -> WorkerLostError:
+        """Return the loss that caused the others: when one rank dies, communication fails on the rest."""
+        if not found.is_cause:
+            rest = [run for run in runs if runs[run] != found.rank]
+            done, unknown = ray.wait(rest, num_returns=len(rest), timeout=DETECTION_TIMEOUT_S) if rest else ([], [])
+            failed = (WorkerLostError(runs[run], error) for run in done if (error := _error_of(run)) is not None)
+            silent = (self._lost(runs[run]) for run in unknown)
+            found = next((lost for lost in (*failed, *silent) if lost is not None and lost.is_cause), found)
+        if isinstance(found.error, ActorUnavailableError):  # until Ray notices, a new plan would include the lost node
+            found = self._lost(found.rank) or found
+        return found
+
+    def _lost(self, rank: int) -> WorkerLostError | None:
+        """Return the loss of a rank whose process has ended, or None: call it until it answers or Ray reports its state."""
+        until, error = time.monotonic() + STATE_TIMEOUT_S, None
+        while (left := until - time.monotonic()) > 0:
+            try:
+                ray.get(self.actors[rank].is_there.remote(), timeout=left)
+                return None
+            except ActorUnavailableError as unreachable:
+                error = unreachable
+                time.sleep(RETRY_INTERVAL_S)
+            except RayError as gone:
+                error = gone
+                break
+        return None if error is None else WorkerLostError(rank, error)
+
+
+class WorkerLostError(Exception):
+    """Raised when a rank did not finish."""
+
+    def __init__(self, rank: int, error: RayError) -> None:
+        super().__init__(rank, error)
+        self.rank, self.error = rank, error
+
+    @property
+    def is_cause(self) -> bool:
+        """Return whether this loss cannot be a consequence of another: the process has ended, or the input was wrong."""
+        if not isinstance(self.error, RayTaskError):
+            return True
+        return isinstance(self.error.cause, RaylineError) and not isinstance(self.error.cause, TrainingError)
+
+    def as_error(self, plan: PlacementPlan, attempt: int, max_failures: int) -> RaylineError:
+        """Return the error to raise to the user."""
+        n = len(plan.nodes)
+        if isinstance(self.error, RayTaskError):
+            cause = self.error.cause
+            if isinstance(cause, RaylineError):
+                return cause
+            return TrainingError(
+                f"{WHERE}: rank {self.rank} of {n} failed: {type(cause).__name__}: {first_line(str(cause))}",
+                "Expected every rank to finish.",
+                "the error of the worker stands above this one.",
+            )
+        node = gone(plan.nodes[self.rank])
+        failed = f"{attempt + 1} group{'s' * (attempt > 0)} of workers failed, and max_failures is {max_failures}"
+        more = "" if max_failures else "; max_failures=1 resumes from the last checkpoint"
+        if node is not None:
+            return TrainingError(
+                f"{WHERE}: rank {self.rank} of {n} was lost with its node {node}, which has left the cluster.",
+                f"Expected every node to stay; {failed}.",
+                f"see why the node ended (preempted, out of memory, unreachable){more}.",
+            )
+        return TrainingError(
+            f"{WHERE}: rank {self.rank} of {n} was lost: its process ended before its work did.",
+            f"Expected every rank to finish; {failed}.",
+            f"look for a lack of memory or a crash in native code{more}.",
+        )
+
+
+def _error_of(run: Any) -> RayError | None:
+    try:
+        ray.get(run)
+    except RayError as error:
+        return error
+    return None
