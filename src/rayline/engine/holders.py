@@ -20,13 +20,14 @@ PROGRAM = 60
 
 class _Holder(NamedTuple):
     kind: str
+    class_name: str
     name: str
     program: str
 
     def described(self, n: int) -> str:
-        name = f" {self.name!r}" if self.name else ""
-        of = f" of `{self.program}`" if self.program else ""
-        return f"{self.kind if n == 1 else counted(n, self.kind)}{name}{of}"
+        kind = self.kind if n == 1 else counted(n, self.kind)
+        name, of = repr(self.name) if self.name else "", f"of `{self.program}`" if self.program else ""
+        return " ".join(part for part in (kind, self.class_name, name, of) if part)
 
 
 def holders(resource: str, used: float) -> str:
@@ -52,9 +53,9 @@ def _found(resource: str) -> dict[_Holder, tuple[float, int]]:
 
     for actor in live_actors():  # of an actor in a placement group, the group holds the resource
         program = "" if actor.job == here else actor.program[-PROGRAM:]
-        add(_Holder(f"actor {actor.class_name}".rstrip(), actor.name, program), actor.resources.get(resource, 0.0))
+        add(_Holder("actor", actor.class_name, actor.name, program), actor.resources.get(resource, 0.0))
     for group in placement_group_table().values():
         if group["state"] == "CREATED":
             amount = sum(bundle.get(resource, 0.0) for bundle in group["bundles"].values())
-            add(_Holder("placement group", group["name"], ""), amount)
+            add(_Holder("placement group", "", group["name"], ""), amount)
     return sums
