@@ -52,16 +52,16 @@ def test_no_more_than_a_line(cluster: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.ray
 def test_a_wait_names_who_holds_the_cpus(ray_session: Any) -> None:
-    kind = ray_session.remote(num_cpus=2)(_Holder)
+    kind = ray_session.remote(num_cpus=2)(_Occupant)
     holder = kind.options(name="mine").remote()
     try:
         ray_session.get(holder.is_there.remote())
         said = busy("waiting for 2 CPU")
-        assert said == "waiting for 2 CPU: 0 of 2 CPU free; held by actor _Holder 'mine' (2 CPU)"
+        assert said == "waiting for 2 CPU: 0 of 2 CPU free; held by actor _Occupant 'mine' (2 CPU)"
     finally:
         ray_session.kill(holder)
 
 
-class _Holder:
+class _Occupant:
     def is_there(self) -> None:
         pass
