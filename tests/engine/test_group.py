@@ -25,6 +25,7 @@ class PretendedGroup:
 
     log: list[str]
     does: list[Callable[[Any], list[Any]]]
+    kept: KeptGroups
 
     def __init__(self, plan: PlacementPlan) -> None:
         self.plan, self.actors, self.worker_addresses = plan, [None] * len(plan.nodes), ["a:1", "b:2"]
@@ -61,7 +62,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> type[PretendedGroup]:
     monkeypatch.setattr(PretendedGroup, "log", [], raising=False)
     monkeypatch.setattr(PretendedGroup, "does", [], raising=False)
     monkeypatch.setattr(module, "WorkerGroup", PretendedGroup)
-    monkeypatch.setattr(module, "KEPT", KeptGroups())
+    monkeypatch.setattr(PretendedGroup, "kept", KeptGroups(), raising=False)
+    monkeypatch.setattr(module, "KEPT", PretendedGroup.kept)
     monkeypatch.setattr(TrainingCall, "plan", lambda call: PLAN)
     monkeypatch.setattr(GroupKey, "of", lambda framework, plan: GroupKey(framework, plan, "session"))
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "here")
@@ -151,16 +153,16 @@ def test_workers_that_start_early_are_used(groups: type[PretendedGroup], monkeyp
     monkeypatch.setattr("rayline.engine.kept_groups.WorkerGroup", PretendedGroup)
     monkeypatch.setattr(PretendedGroup, "load", lambda group, packed: group.log.append("load"), raising=False)
     key = GroupKey.of("a", PLAN)
-    with module.KEPT.starting(key, b"load"):
+    with groups.kept.starting(key, b"load"):
         train(groups, succeeds, reuse="a")
     assert groups.log[:3] == ["start", "load", "wake"]
     assert groups.log.count("start") == 1
     groups.log.clear()
-    with pytest.raises(ZeroDivisionError), module.KEPT.starting(key, b"load"):
+    with pytest.raises(ZeroDivisionError), groups.kept.starting(key, b"load"):
         raise ZeroDivisionError
     assert groups.log == ["wake", "end"]
     monkeypatch.setenv("RAYLINE_KEEP_WORKERS_S", "0")
     groups.log.clear()
-    with module.KEPT.starting(key, b"load"):
+    with groups.kept.starting(key, b"load"):
         train(groups, succeeds, reuse="a")
     assert groups.log == ["start", *USED, "end"]
