@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-fast test-ray test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs migration release bench clean
+.PHONY: help quickstart test test-fast test-ray test-ray-range test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs migration release bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -36,6 +36,17 @@ test-fast: $(VENV)/.test  ## tests without Ray
 
 test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
 	$(PYTEST) -q --durations=10 -m "ray and not slow"
+
+# Each version of Ray in an environment that has only Ray of its own and reads everything else from $(VENV).
+RAYS := 2.58 2.59
+test-ray-range: $(VENV)/.test  ## the tests on Ray with the other versions of Ray that pyproject.toml allows (RAYS=2.59: that one)
+	for ray in $(RAYS); do \
+	  test -x $(VENV)/ray-$$ray/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/ray-$$ray; \
+	  $(BIN)/python -m pip --quiet --python $(VENV)/ray-$$ray/bin/python install --no-deps "ray==$$ray.*" && \
+	  $(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(echo $(VENV)/ray-$$ray/lib/python3*/site-packages)/beside.pth" && \
+	  PYTHONPATH=src:. $(VENV)/ray-$$ray/bin/python -m pytest -q -p no:cacheprovider tests/test_compat.py -m "not ray" && \
+	  PYTHONPATH=src:. $(VENV)/ray-$$ray/bin/python -m pytest -q -p no:cacheprovider -m "ray and not slow" || exit 1; \
+	done
 
 test-slow: $(VENV)/.test  ## tests that take longer
 	$(PYTEST) -q -m slow

@@ -84,7 +84,7 @@ html_favicon = "_static/mark.svg"
 html_show_sourcelink = False
 html_copy_source = False
 TWO_COLUMNS = {f"migration/{path.stem}": [] for path in HERE.glob("migration/*.md")}  # they need the room
-html_sidebars = {"index": [], "about/changelog": [], "benchmarks": [], **TWO_COLUMNS}
+html_sidebars = {"index": [], "install/index": [], "about/changelog": [], "benchmarks": [], **TWO_COLUMNS}
 html_theme_options = {
     "logo": {"text": "Rayline", "image_light": "_static/mark.svg", "image_dark": "_static/mark.svg"},
     "navbar_align": "left",

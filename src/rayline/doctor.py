@@ -113,7 +113,7 @@ def _extras(imports: bool) -> Iterator[Finding]:
                 "extra",
                 extra,
                 State.ABSENT,
-                f"{need}; {about} is there" if about else need,
+                f"{need}; found {about}" if about else need,
                 f"pip install 'rayline[{extra}]'",
             )
         elif wrong:
