@@ -66,6 +66,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"  # fit() beside the page, not XGBoostTrainer.fit()
 autodoc_default_options = {"show-inheritance": False}
 napoleon_numpy_docstring, napoleon_google_docstring = True, False
 napoleon_use_ivar = True  # the attributes of a result are no second description of its fields
