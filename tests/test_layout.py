@@ -301,9 +301,7 @@ def test_import_loads_next_to_nothing() -> None:
     assert {*loaded} - {"rayline"} <= {*sys.stdlib_module_names}
 
 
-PLACES = {
-    "core": 29,
-}
+PLACES: dict[str, int] = {}
 """Parameters and fields `where: str` of each package: may become fewer, never more (`core.errors.at` names the place of an error)."""
 
 OF_A_STAGE = {"column_to_operations", "to_operations", "lower_training", "invert"}

@@ -80,10 +80,10 @@ def test_a_preprocessor_is_a_diagram() -> None:
 def test_flow() -> None:
     preprocessor = train.Preprocessor([("one", SimpleImputer(["x"])), ("two", Concatenator(["x", "y"], output="v"))])
     preprocessor.fit(TABLE, target_columns=["late"])
-    (path, one), (_, two) = preprocessor.leaves
-    first, schema = flow(one.to_operations(path), dict(preprocessor.input_schema))
+    (_, one), (_, two) = preprocessor.leaves
+    first, schema = flow(one.to_operations(), dict(preprocessor.input_schema))
     assert first == (["x"], ["x"], [])
-    second, schema = flow(two.to_operations("two"), schema)
+    second, schema = flow(two.to_operations(), schema)
     assert (second.reads, second.makes, sorted(second.removes)) == (["x", "y"], ["v"], ["x", "y"])
     assert list(schema) == list(preprocessor.output_schema)
 

@@ -136,7 +136,7 @@ def test_parts_of_predictions_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
     import pyarrow.parquet
 
     parts = PartFiles(str(tmp_path / "parts"), 10)
-    assert parts.begin(resume=False, where="test") == set()
+    assert parts.begin(resume=False) == set()
     kept = os.listdir(tmp_path / "parts")
     write_table = pyarrow.parquet.write_table
 
@@ -150,4 +150,4 @@ def test_parts_of_predictions_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path / "parts") == kept
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written"):
-        PartFiles(str(tmp_path / "file" / "parts"), 10).begin(resume=False, where="test")
+        PartFiles(str(tmp_path / "file" / "parts"), 10).begin(resume=False)

@@ -135,7 +135,7 @@ def _child(queue: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_forked_process_is_refused_and_does_not_hang() -> None:
     Preprocessor([("impute", SimpleImputer())]).fit(pl.DataFrame({"x": [1.0, None]}))
-    forks.refuse_after_fork("here")
+    forks.refuse_after_fork()
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     process = context.Process(target=_child, args=(queue,), daemon=True)

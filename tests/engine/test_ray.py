@@ -238,7 +238,7 @@ def test_write_cuts_the_rows_into_files_and_skips_those_that_are_done(
     engine: Any, ray_session: Any, tmp_path: Any
 ) -> None:
     files = PartFiles(str(tmp_path / "out"), 25)
-    done = files.begin(resume=False, where="test")
+    done = files.begin(resume=False)
     data = dataset(ray_session, TABLE, 4)
     assert engine.write(data, _prepare, files, done, None) == 60
     names = ["part-000000.parquet", "part-000001.parquet", "part-000002.parquet"]
@@ -247,7 +247,7 @@ def test_write_cuts_the_rows_into_files_and_skips_those_that_are_done(
     )
     (tmp_path / "out" / names[1]).unlink()
     before = (tmp_path / "out" / names[0]).stat().st_mtime_ns
-    done = files.begin(resume=True, where="test")
+    done = files.begin(resume=True)
     assert engine.write(data, _prepare, files, done, Placement(batch_size=10)) == 60
     assert (tmp_path / "out" / names[0]).stat().st_mtime_ns == before
     assert pl.read_parquet(tmp_path / "out" / names[1]).height == 25
@@ -255,7 +255,7 @@ def test_write_cuts_the_rows_into_files_and_skips_those_that_are_done(
 
 def test_a_writer_that_is_killed_costs_no_row(engine: Any, ray_session: Any, tmp_path: Any) -> None:
     files = PartFiles(str(tmp_path / "out"), 30)
-    files.begin(resume=False, where="test")
+    files.begin(resume=False)
     assert engine.write(dataset(ray_session, TABLE, 3), _Killed(tmp_path / "killed"), files, set(), None) == 60
     files.finish()
     names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".parquet")

@@ -146,7 +146,7 @@ def test_many_changed_preprocessors(seed: int) -> None:
 )
 def test_what_is_no_formula_is_refused(formula: Any) -> None:
     with pytest.raises(rl.ParameterError):
-        check(formula, "here")
+        check(formula)
 
 
 def test_a_formula_without_end_is_refused() -> None:
@@ -154,7 +154,7 @@ def test_a_formula_without_end_is_refused() -> None:
     for _ in range(500):
         deep = ["abs", deep]
     with pytest.raises(rl.ParameterError, match="levels"):
-        check(deep, "here")
+        check(deep)
 
 
 @pytest.mark.parametrize("schema", ["input_schema", "output_schema"])

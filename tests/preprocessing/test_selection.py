@@ -41,7 +41,7 @@ CHOOSING = {
 
 
 def chosen(stage: Stage, exclude: tuple[str, ...] = ()) -> list[str]:
-    return stage.select(SCHEMA, where="here", exclude=exclude, text=lambda column: column == "note")
+    return stage.select(SCHEMA, exclude=exclude, text=lambda column: column == "note")
 
 
 @pytest.mark.parametrize("name", CHOOSING)

@@ -116,8 +116,8 @@ rows = st.lists(
 
 @given(formula=st.sampled_from("nbs").flatmap(formulas), data=rows)
 def test_both_executors_agree_to_the_bit(formula: Any, data: list[Any]) -> None:
-    check(formula, "test")
-    kind(formula, SCHEMA, "test")
+    check(formula)
+    kind(formula, SCHEMA)
     table = pl.DataFrame(data, schema=SCHEMA, orient="row")
     operation = Assign({"out": formula})
     expected = operation.apply(table.lazy()).collect()["out"].to_list()

@@ -40,7 +40,7 @@ class Good(ColumnStage):
         self.refuse_infinite(column, answers[0].mean)
         return {"mean": answers[0].mean}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Affine(column, learned["mean"], self.factor)]
 
 
@@ -119,7 +119,7 @@ class ForgetsAFactor(Good):
 
 
 class ChangesWhatItLearned(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         learned["mean"] += 1.0  # type: ignore[index]
         return [Affine(column, 0.0, 1.0)]
 
@@ -133,8 +133,8 @@ class Overwrites(Good):
 
 
 class TouchesTheTarget(Good):
-    def to_operations(self, where: str) -> list[Operation]:
-        return [*super().to_operations(where), Shifted("y", False)]
+    def to_operations(self) -> list[Operation]:
+        return [*super().to_operations(), Shifted("y", False)]
 
 
 @dataclass(frozen=True)
@@ -169,27 +169,27 @@ class Shifted(Operation):
 
 
 class LooksAtNeighbours(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Shifted(column, True)]
 
 
 class RoundsOtherwise(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Shifted(column, False, odd_row=True)]
 
 
 class HidesASource(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Shifted(column, False, lies=True)]
 
 
 class NoWayBack(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Shifted("small", False)]
 
 
 class CannotTravel(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Local(column, lambda x: x + 1)]
 
 
@@ -208,12 +208,12 @@ class TakesAnything(Good):
 
 
 class WorksUnfitted(Good):
-    def to_operations(self, where: str) -> list[Operation]:
-        return [] if self.learned is None else super().to_operations(where)
+    def to_operations(self) -> list[Operation]:
+        return [] if self.learned is None else super().to_operations()
 
 
 class TypesComeFromTheData(Good):
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Narrow(column)]
 
 
@@ -231,7 +231,7 @@ class Narrow(Operation):
 class TakesANameThatIsThere(Good):
     keep_input: ClassVar = True
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [IsMissing(column, f"{column}_missing")]
 
 

@@ -14,17 +14,17 @@ from rayline.core.errors import ParameterError
 T = TypeVar("T")
 
 
-def integer(
-    where: str, name: str, value: Any, *, minimum: int = 1, maximum: int | None = None, optional: bool = False
-) -> Any:
+def integer(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None, optional: bool = False) -> Any:
     """Return an argument that must be an integer from `minimum` to `maximum`, or None where it is optional. One of NumPy's becomes
     an int.
 
-    Raises ParameterError; `where` begins its message.
+    Raises ParameterError.
 
-    >>> integer("KFold", "n_splits", 5, minimum=2)
+    >>> from rayline.core.errors import at
+    >>> integer("n_splits", 5, minimum=2)
     5
-    >>> integer("KFold", "n_splits", True)
+    >>> with at("KFold"):
+    ...     integer("n_splits", True)
     Traceback (most recent call last):
     rayline.core.errors.ParameterError: KFold: n_splits has a wrong value.
       Expected an integer of at least 1; got True.
@@ -35,7 +35,7 @@ def integer(
     found = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
     if found is None or found < minimum or (maximum is not None and found > maximum):
         wanted = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ParameterError.value(name, f"an integer {wanted}{', or None' * optional}", value, where=where)
+        raise ParameterError.value(name, f"an integer {wanted}{', or None' * optional}", value)
     return found
 
 

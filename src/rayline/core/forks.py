@@ -17,11 +17,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def refuse_after_fork(where: str) -> None:
+def refuse_after_fork() -> None:
     """Raise ResourceError in a process that was forked from one which had worked on tables."""
     if _state["forked"]:
-        raise ResourceError(
-            f"{where}: this process was forked from one that had worked on tables already, and would hang.",
+        raise ResourceError.here(
+            "this process was forked from one that had worked on tables already, and would hang.",
             "Expected a process that was started anew.",
             'start it with multiprocessing.get_context("spawn"); see docs/values.md.',
         )

@@ -245,9 +245,9 @@ class Rows:
     def _part(self, block: Callable[[], pl.DataFrame]) -> Rows:
         return Rows([block], self.schema, self._target, self._weight)
 
-    def check_labels(self, objective: Objective, where: str) -> None:
+    def check_labels(self, objective: Objective) -> None:
         """Raise DataError on labels that are missing, were not seen in training, or that the objective cannot learn; nothing is
-        kept of large tables. `where` begins the message of the last."""
+        kept of large tables.."""
         for part in [self] if self.is_small else self.pieces():
             labels = part.target
             if len(labels) and not (self._target.stages or self._target.task.is_classification):
@@ -255,7 +255,7 @@ class Rows:
                 for name, column in zip(
                     self._target.columns[: 1 if self.task.is_paired else None], columns, strict=False
                 ):
-                    objective.check_labels(name, column.min(), column.max(), where)
+                    objective.check_labels(name, column.min(), column.max())
 
     @property
     def has_weights(self) -> bool:
@@ -332,10 +332,9 @@ class TrainContext:
         test = None if self.test is None else self.test.in_groups()
         return replace(self, train=self.train.in_groups(), test=test)
 
-    def columns(self, name: str | int, where: str) -> list[int]:
+    def columns(self, name: str | int) -> list[int]:
         """Return the columns of the feature matrix (`Features.matrix`) that hold a feature, or all features derived from a raw
-        column of this name. A number is a matrix column already. Raises ParameterError when there is none; `where` begins
-        its message."""
+        column of this name. A number is a matrix column already. Raises ParameterError when there is none."""
         places = self._places
         if name in places:
             return [*places[str(name)]]
@@ -343,19 +342,19 @@ class TrainContext:
             lineage = self.lineage()
             derived = [place for feature in lineage.get(name, ()) for place in places.get(feature, ())]
             if not derived:
-                raise ParameterError.unknown([name], [*places, *(n for n in lineage if n not in places)], where=where)
+                raise ParameterError.unknown([name], [*places, *(n for n in lineage if n not in places)])
             return derived
         if not 0 <= name < self.n_columns:
-            raise ParameterError.value("the number of a feature", f"less than {self.n_columns}", name, where=where)
+            raise ParameterError.value("the number of a feature", f"less than {self.n_columns}", name)
         return [int(name)]
 
-    def by_column(self, values: Mapping[str | int, T], where: str) -> dict[int, T]:
+    def by_column(self, values: Mapping[str | int, T]) -> dict[int, T]:
         """Translate a mapping by feature name into one by matrix column. Raises as `columns`."""
-        return {place: value for name, value in values.items() for place in self.columns(name, where)}
+        return {place: value for name, value in values.items() for place in self.columns(name)}
 
-    def groups(self, groups: Sequence[Sequence[str | int]], where: str) -> list[list[int]]:
+    def groups(self, groups: Sequence[Sequence[str | int]]) -> list[list[int]]:
         """Translate groups of feature names into groups of matrix columns. Raises as `columns`."""
-        return [[place for name in group for place in self.columns(name, where)] for group in groups]
+        return [[place for name in group for place in self.columns(name)] for group in groups]
 
     @property
     def n_columns(self) -> int:

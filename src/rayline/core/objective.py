@@ -63,17 +63,17 @@ class Objective:
     predicts_risk: bool = False
     name: str = ""
 
-    def check_labels(self, column: str, smallest: float, largest: float, where: str) -> None:
+    def check_labels(self, column: str, smallest: float, largest: float) -> None:
         """Raise DataError when labels between these two cannot be learned."""
         if not self.labels.holds(smallest, largest):
-            raise DataError(
-                f"{where}: the target {column!r} has labels that the objective {self.name!r} cannot learn.",
+            raise DataError.here(
+                f"the target {column!r} has labels that the objective {self.name!r} cannot learn.",
                 f"Expected every label {self.labels}; got labels from {smallest:g} to {largest:g}.",
                 "drop or correct these rows, or choose another objective.",
             )
 
 
-def quantiles_of(value: Any, where: str, name: str = "quantile_alpha") -> tuple[float, ...]:
+def quantiles_of(value: Any, *, name: str = "quantile_alpha") -> tuple[float, ...]:
     """Return quantiles from a number or a list of numbers; empty for None.
 
     Raises ParameterError unless all are different and between 0 and 1, both excluded.
@@ -87,5 +87,5 @@ def quantiles_of(value: Any, where: str, name: str = "quantile_alpha") -> tuple[
     except (TypeError, ValueError):
         found = ()
     if not found or len({*found}) < len(found) or not all(0.0 < q < 1.0 for q in found):
-        raise ParameterError.value(name, "different numbers between 0 and 1, both excluded", value, where=where)
+        raise ParameterError.value(name, "different numbers between 0 and 1, both excluded", value)
     return found

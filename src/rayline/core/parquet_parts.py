@@ -29,7 +29,7 @@ class PartFiles:
     made_by: str = ""
     """A digest of what makes the rows: files of another maker are not continued."""
 
-    def begin(self, *, resume: bool, where: str) -> set[int]:
+    def begin(self, *, resume: bool) -> set[int]:
         """The numbers of the files that are there and stay.
 
         Raises DataError when there are some and `resume` is False, or when they were made otherwise.
@@ -41,8 +41,8 @@ class PartFiles:
         names = [info.base_name for info in system.get_file_info(_files().FileSelector(root)) if info.is_file]
         done = {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
         if done and not resume:
-            raise DataError(
-                f"{where}: {self.path} holds {counted(len(done), 'file')} already.",
+            raise DataError.here(
+                f"{self.path} holds {counted(len(done), 'file')} already.",
                 "Expected an empty directory, or resume=True.",
                 "choose another directory, or continue the run that wrote them with resume=True.",
             )
@@ -51,8 +51,8 @@ class PartFiles:
             with system.open_input_stream(f"{root}/{_ABOUT}") as file:
                 found = json.loads(file.read())
             if found != about:
-                raise DataError(
-                    f"{where}: the files in {self.path} were made otherwise: {found}.",
+                raise DataError.here(
+                    f"the files in {self.path} were made otherwise: {found}.",
                     f"Expected {about}.",
                     "resume with the same rows_per_file, pipeline and options, or choose another directory.",
                 )

@@ -117,7 +117,7 @@ def kind_of(dtype: pl.DataType) -> Kind:
     return Kind.OTHER
 
 
-def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -> list[str]:
+def choose(columns: Columns, schema: Mapping[str, pl.DataType]) -> list[str]:
     """Return the column names that an explicit choice selects, in the order of the choice.
 
     Raises
@@ -131,24 +131,20 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType], *, where: str) -
         columns = [columns]
     if isinstance(columns, pl.Expr):
         if not cs.is_selector(columns):
-            raise ParameterError.value(
-                "columns", "names or a Polars selector such as cs.numeric()", columns, where=where
-            )
+            raise ParameterError.value("columns", "names or a Polars selector such as cs.numeric()", columns)
         try:
             return list(cs.expand_selector(pl.Schema(schema), columns))
         except pl.exceptions.ColumnNotFoundError as error:
-            raise SchemaError.absent(
-                [str(error).partition('" not found')[0].lstrip('"')], schema, where=where
-            ) from error
+            raise SchemaError.absent([str(error).partition('" not found')[0].lstrip('"')], schema) from error
     names = list(columns or [])
     if not all(isinstance(name, str) for name in names):
-        raise ParameterError.value("columns", "names or a Polars selector such as cs.numeric()", columns, where=where)
+        raise ParameterError.value("columns", "names or a Polars selector such as cs.numeric()", columns)
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise ParameterError.value("columns", "each column once", twice, where=where)
+        raise ParameterError.value("columns", "each column once", twice)
     missing = [name for name in names if name not in schema]
     if missing:
-        raise SchemaError.absent(missing, schema, where=where)
+        raise SchemaError.absent(missing, schema)
     return names
 
 
@@ -161,12 +157,12 @@ def usual_numbers(dtype: pl.DataType) -> pl.DataType:
     return pl.Float64() if dtype in (pl.Decimal, pl.Int128, pl.UInt128) else dtype
 
 
-def refuse_taken(where: str, added: Iterable[str], present: Collection[str]) -> None:
+def refuse_taken(added: Iterable[str], present: Collection[str]) -> None:
     """Raise SchemaError when a column to be added has the name of an existing column."""
     taken = [name for name in added if name in present]
     if taken:
-        raise SchemaError(
-            f"{where}: the table has a column {taken[0]!r} already, which would be replaced.",
+        raise SchemaError.here(
+            f"the table has a column {taken[0]!r} already, which would be replaced.",
             f"Expected names that differ from those of the added columns; got {shorten(taken)}.",
             f"rename {taken[0]!r}, or leave it out.",
         )
@@ -300,11 +296,11 @@ def _instance(dtype: Any) -> pl.DataType:
     return instance
 
 
-def refuse_empty(n_rows: int, where: str) -> None:
+def refuse_empty(n_rows: int) -> None:
     """Raise DataError when there are no rows."""
     if not n_rows:
-        raise DataError(
-            f"{where}: the data has no rows.",
+        raise DataError.here(
+            "the data has no rows.",
             "Expected at least one row.",
             "check the filter or the path that it comes from.",
         )

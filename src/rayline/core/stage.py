@@ -10,6 +10,7 @@ Most stages treat each column independently: they derive from `ColumnStage` and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from abc import ABC, ABCMeta, abstractmethod
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, shorten
+from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, at, place, shorten
 from rayline.core.operations.base import AddNullColumns, Drop, Operation
 from rayline.core.representation import representation
 from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
@@ -273,10 +274,17 @@ class Stage(ParameterizedStage):
                 f"{type(self).__name__}: columns is missing.", "Expected names or a selector.", "pass columns=[…]."
             )
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in _NAMED:
+            method = vars(cls).get(name)
+            if method is not None and "where" in inspect.signature(method).parameters:
+                setattr(cls, name, _with_name(method))
+
     # -- the contract ----------------------------------------------------------------------------------------------
 
     def select(
-        self, schema: Mapping[str, pl.DataType], *, where: str, exclude: Sequence[str], text: Callable[[str], bool]
+        self, schema: Mapping[str, pl.DataType], *, exclude: Sequence[str], text: Callable[[str], bool]
     ) -> list[str]:
         """Return the columns that this stage works on: those named or selected, otherwise those of its kinds without the targets."""
         name = type(self).__name__
@@ -285,17 +293,18 @@ class Stage(ParameterizedStage):
             columns = (
                 [c for c in self.columns if c not in exclude] if isinstance(self.columns, Selected) else self.columns
             )
-            chosen = choose(columns, features if isinstance(columns, pl.Expr) else schema, where=f"{where} ({name})")
+            with at(f"{place()} ({name})"):
+                chosen = choose(columns, features if isinstance(columns, pl.Expr) else schema)
             if not chosen and isinstance(self.columns, pl.Expr):
                 raise SchemaError(
-                    f"{where} ({name}): the selector {self.columns} chooses no column.",
+                    f"{place()} ({name}): the selector {self.columns} chooses no column.",
                     f"Expected at least one; the table has {shorten(f'{k} ({v})' for k, v in schema.items() if k not in exclude)}.",
                     "change the selector, or leave the stage out.",
                 )
             wrong = [c for c in chosen if self.accepts and kind_of(schema[c]) not in self._accepted()]
             if wrong:
                 kinds = " or ".join(self.accepts)
-                raise SchemaError.dtype(wrong[0], f"a {kinds} column", schema[wrong[0]], where=f"{where} ({name})")
+                raise SchemaError.dtype(wrong[0], f"a {kinds} column", schema[wrong[0]], where=f"{place()} ({name})")
             return chosen
         kinds_by_column = {column: kind_of(dtype) for column, dtype in schema.items() if column not in exclude}
         wants_text, wants_category = Kind.TEXT in self.kinds, Kind.CATEGORY in self.kinds
@@ -321,8 +330,8 @@ class Stage(ParameterizedStage):
         """
 
     @abstractmethod
-    def to_operations(self, where: str) -> list[Operation]:
-        """Return the operations that the fitted stage applies; `where` is its name, used in errors."""
+    def to_operations(self) -> list[Operation]:
+        """Return the operations that the fitted stage applies. `core.errors.place()` is its name in the preprocessor."""
 
     def refuse_taken(self, names: Sequence[str], view: FitContext, *, gone: Collection[str] = ()) -> None:
         """Raise SchemaError when a column that the stage adds exists already, or is added twice.
@@ -339,7 +348,7 @@ class Stage(ParameterizedStage):
                 f"rename {taken[0]!r}, or drop it before (DropColumns).",
             )
 
-    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+    def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         """Return the operations that restore a table of this schema from the fitted stage's outputs; None when the stage
         has no inverse.
 
@@ -347,7 +356,7 @@ class Stage(ParameterizedStage):
         """
         back: list[list[Operation]] = []
         schema = dict(schema)
-        for operation in self.to_operations(where):
+        for operation in self.to_operations():
             undo = operation.inverse(schema)
             if undo is None:
                 return None
@@ -355,9 +364,9 @@ class Stage(ParameterizedStage):
             operation.changes(schema).update(schema)
         return [operation for undo in reversed(back) for operation in undo]
 
-    def lower_training(self, where: str) -> list[Operation]:
+    def lower_training(self) -> list[Operation]:
         """Return the operations for the training rows, where these differ (cross-fitted codes, resampling)."""
-        return self.to_operations(where)
+        return self.to_operations()
 
     def without(self, columns: Collection[str]) -> Self | None:
         """Return this fitted stage as if it had been fitted without these columns.
@@ -402,6 +411,26 @@ class Stage(ParameterizedStage):
         return stage if data["learned"] is None else stage.fitted(value_from_json(data["learned"]))
 
 
+_NAMED = ("select", "to_operations", "lower_training", "invert", "column_to_operations")
+
+
+def _with_name(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a user's stage that still takes `where`, the stage's name."""
+    names = [name for name in inspect.signature(method).parameters if name not in ("self", "where")]
+
+    @functools.wraps(method)
+    def call(self: Stage, *args: Any, **kwargs: Any) -> Any:
+        return method(self, where=place(), **dict(zip(names, args, strict=False)), **kwargs)
+
+    return call
+
+
+def operations_of(path: str, stage: Stage, *, training: bool = False) -> list[Operation]:
+    """Return the operations of a fitted stage by its name in the preprocessor, which their errors say."""
+    with at(path):
+        return stage.lower_training() if training else stage.to_operations()
+
+
 @dataclass(frozen=True)
 class ColumnStage(Stage):
     """A stage that treats each column independently.
@@ -422,7 +451,7 @@ class ColumnStage(Stage):
     ... @dataclass(frozen=True)
     ... class Halve(ColumnStage):
     ...     kinds = (Kind.NUMERIC,)
-    ...     def column_to_operations(self, column, learned, where):
+    ...     def column_to_operations(self, column, learned):
     ...         return [Affine(column, 0.0, 2.0)]
     >>> Preprocessor([("halve", Halve())]).fit_transform(pl.DataFrame({"x": [1.0, 3.0]}))["x"].to_list()
     [0.5, 1.5]
@@ -439,7 +468,7 @@ class ColumnStage(Stage):
         return {}
 
     @abstractmethod
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         """Return the operations for one column."""
 
     def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
@@ -465,11 +494,11 @@ class ColumnStage(Stage):
                 columns[column] = self.learn_empty(column, dtype) if keep else {"empty": "drop"}
         return {"columns": columns}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         return [
             operation
             for column, learned in self.state["columns"].items()
-            for operation in (_of_empty(column, learned) or self.column_to_operations(column, learned, where))
+            for operation in (_of_empty(column, learned) or self.column_to_operations(column, learned))
         ]
 
     def learn_empty(self, column: str, dtype: pl.DataType) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import paired_labels, registry
-from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, counted, place
+from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, at, counted, place
 from rayline.core.objective import Objective, quantiles_of
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.operations.inverse import Leaf, inverse
@@ -25,6 +25,7 @@ from rayline.core.schema import (
     value_from_json,
     value_to_json,
 )
+from rayline.core.stage import operations_of
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.task import Task as Task  # noqa: PLC0414  # its old place
 from rayline.core.text_analysis import row_as_text
@@ -112,14 +113,13 @@ class Target:
         counts: Sequence[ValueCounts | None],
         task: Task | None,
         stages: Sequence[Leaf] = (),
-        where: str = "train.fit",
         pos_label: Any = None,
     ) -> Self:
         """Return the target from the value counts of its columns (None where not counted, as in a regression).
 
         `task` is the task that the framework's arguments imply. With None it follows from the labels: strings, booleans,
-        categories and columns that one of `stages` encodes as classes mean a classification, numbers a regression. `where`
-        begins every error message. `pos_label` is the positive class of two (for several targets a mapping from column to
+        categories and columns that one of `stages` encodes as classes mean a classification, numbers a regression.
+        `pos_label` is the positive class of two (for several targets a mapping from column to
         label): it becomes the second class, which every framework and metric takes as positive. None leaves the classes in
         ascending order.
 
@@ -133,32 +133,32 @@ class Target:
         SchemaError
             When labels are lists.
         """
-        _refuse_unusable(columns, schema, counts, where)
+        _refuse_unusable(columns, schema, counts)
         dtypes = tuple(_plain(schema[column]) for column in columns)
         given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
         numeric = [c for c in columns if schema[c].is_numeric() and c not in given]
         guessed = Task.REGRESSION if len(numeric) == len(columns) else Task.BINARY
         if not (task or guessed).is_classification:
-            _refuse_words(columns, dtypes, where)
+            _refuse_words(columns, dtypes)
             if pos_label is not None:
-                raise _no_positive(where, task or guessed, columns, pos_label)
+                raise _no_positive(task or guessed, columns, pos_label)
             made = cls(tuple(columns), task or guessed, dtypes, stages=tuple(stages))
-            made._check_stages(where)
+            made._check_stages()
             return made
         for name, stage in stages:
             if not stage.labels:
-                raise DataError(
-                    f"{where}: target stage {name!r} ({type(stage).__name__}) makes numbers of classes.",
+                raise DataError.here(
+                    f"target stage {name!r} ({type(stage).__name__}) makes numbers of classes.",
                     f"Expected a regression; got a classification of {list(columns)}.",
                     f"leave {name!r} out, or choose a regression objective.",
                 )
         classes = [
-            _classes(column, count, schema[column], given.get(column), where)
+            _classes(column, count, schema[column], given.get(column))
             for column, count in zip(columns, counts, strict=True)
         ]
-        task = _classification(task, columns, classes, numeric, where)
+        task = _classification(task, columns, classes, numeric)
         if pos_label is not None:
-            classes = _with_positive(classes, task, columns, pos_label, where)
+            classes = _with_positive(classes, task, columns, pos_label)
         return cls(tuple(columns), task, dtypes, tuple(classes))
 
     @classmethod
@@ -181,19 +181,19 @@ class Target:
             cls(("target",), Task.REGRESSION, (number,), quantiles=objective.quantiles) if objective.quantiles else None
         )
 
-    def _check_stages(self, where: str) -> None:
+    def _check_stages(self) -> None:
         """Raise when the stages return classes, other columns or values that are not numbers, or one has no inverse."""
         for name, stage in self.stages:
             if stage.labels:
-                raise DataError(
-                    f"{where}: target stage {name!r} ({type(stage).__name__}) makes classes of the target.",
+                raise DataError.here(
+                    f"target stage {name!r} ({type(stage).__name__}) makes classes of the target.",
                     "Expected a classification; the trainer's objective is a regression.",
                     f"leave {name!r} out, or choose a classification objective.",
                 )
         after = schema_after(self._forth, self._schema)
         if set(after) != set(self.columns) or not all(dtype.is_numeric() for dtype in after.values()):
-            raise SchemaError(
-                f"{where}: the target stages make {after} of {list(self.columns)}.",
+            raise SchemaError.here(
+                f"the target stages make {after} of {list(self.columns)}.",
                 "Expected one number for each target.",
                 "take stages that change a column in place, such as Log or StandardScaler.",
             )
@@ -222,12 +222,13 @@ class Target:
 
     @cached_property
     def _forth(self) -> list[Operation]:
-        return [operation for name, stage in self.stages for operation in stage.to_operations(name)]
+        return [operation for name, stage in self.stages for operation in operations_of(name, stage)]
 
     @cached_property
     def back(self) -> list[Operation]:
         """The operations that transform a regression's scores to the scale of the labels."""
-        return inverse(self.stages, self._schema, "target stages")
+        with at("target stages"):
+            return inverse(self.stages, self._schema)
 
     @cached_property
     def _row_back(self) -> RowFunction | None:
@@ -280,7 +281,7 @@ class Target:
         made = frame
         for name, stage in self.stages:
             made = (
-                apply_all(stage.to_operations(name), made.lazy())
+                apply_all(operations_of(name, stage), made.lazy())
                 .select(map(col, self.columns))
                 .collect()
                 .cast(pl.Float64)
@@ -458,13 +459,15 @@ class Target:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        with at("Target"):
+            quantiles = quantiles_of(data.get("quantiles"))
         return cls(
             tuple(data["columns"]),
             Task(data["task"]),
             tuple(dtype_from_json(d) for d in data["dtypes"]),
             tuple(tuple(c) for c in value_from_json(data["classes"])),
             tuple((str(name), registry.stage(own["stage"]).from_json(own)) for name, own in data.get("stages", ())),  # type: ignore[attr-defined]
-            quantiles_of(data.get("quantiles"), "Target"),
+            quantiles,
             data.get("event", False) is True,
             data.get("predicts_risk", False) is True,
         )._checked()
@@ -480,41 +483,41 @@ class Target:
 
 
 def _refuse_unusable(
-    columns: Sequence[str], schema: Mapping[str, pl.DataType], counts: Sequence[ValueCounts | None], where: str
+    columns: Sequence[str], schema: Mapping[str, pl.DataType], counts: Sequence[ValueCounts | None]
 ) -> None:
     """Raise on labels that are lists or missing."""
     for column in columns:
         if isinstance(schema[column], pl.List):
-            raise SchemaError(
-                f"{where}: the target {column!r} holds lists ({schema[column]}), and a label is one value.",
+            raise SchemaError.here(
+                f"the target {column!r} holds lists ({schema[column]}), and a label is one value.",
                 "Expected strings, truth values or numbers.",
                 "make a 0/1 column of each label (polars: .list.contains), and name them all in target_columns.",
             )
     for column, count in zip(columns, counts, strict=True):
         if count is not None and count.n_null:
-            raise DataError(
-                f"{where}: the target {column!r} has {counted(count.n_null, 'missing value')}.",
+            raise DataError.here(
+                f"the target {column!r} has {counted(count.n_null, 'missing value')}.",
                 "Expected a label in every row.",
                 f"drop these rows, None and NaN alike: table.dropna(subset=[{column!r}]) in pandas, the same in ds.map_batches.",
             )
 
 
-def _refuse_words(columns: Sequence[str], dtypes: Sequence[pl.DataType], where: str) -> None:
+def _refuse_words(columns: Sequence[str], dtypes: Sequence[pl.DataType]) -> None:
     """Raise DataError on labels of a regression that are no numbers."""
     numeric = [c for c, dtype in zip(columns, dtypes, strict=True) if dtype.is_numeric() or dtype == pl.Boolean]
     if numeric and len(numeric) < len(columns):
-        raise _mixed(columns, numeric, where)
+        raise _mixed(columns, numeric)
     for column, dtype in zip(columns, dtypes, strict=True):
         if not (dtype.is_numeric() or dtype == pl.Boolean):
-            raise DataError(
-                f"{where}: the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
+            raise DataError.here(
+                f"the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
                 "Expected numbers.",
                 "choose a classification objective, or convert the target.",
             )
 
 
 def _classes(
-    column: str, count: ValueCounts | None, dtype: pl.DataType, given: Sequence[Any] | None, where: str
+    column: str, count: ValueCounts | None, dtype: pl.DataType, given: Sequence[Any] | None
 ) -> tuple[Any, ...]:
     """Return the classes of a target in their order: those that a stage gives, or those that were counted."""
     if count is None:
@@ -524,8 +527,8 @@ def _classes(
         labels = labels.sort()  # they were counted as text
     classes = tuple(labels if given is None else given)
     if len(classes) < 2:
-        raise DataError(
-            f"{where}: the target {column!r} has {'one class only' if classes else 'no labels'}: {list(classes)!r}.",
+        raise DataError.here(
+            f"the target {column!r} has {'one class only' if classes else 'no labels'}: {list(classes)!r}.",
             "Expected at least two classes.",
             "check the split (stratify=…) or the column's values.",
         )
@@ -533,7 +536,7 @@ def _classes(
 
 
 def _classification(
-    implied: Task | None, columns: Sequence[str], classes: Sequence[Sequence[Any]], numeric: Sequence[str], where: str
+    implied: Task | None, columns: Sequence[str], classes: Sequence[Sequence[Any]], numeric: Sequence[str]
 ) -> Task:
     """Return the task of targets with these classes; `implied` is that of the trainer's arguments.
 
@@ -545,62 +548,60 @@ def _classification(
     if len(columns) > len(numeric) and any(
         c in numeric and len(own) > 2 for c, own in zip(columns, classes, strict=True)
     ):
-        raise _mixed(columns, numeric, where)
+        raise _mixed(columns, numeric)
     if n_classes > 2 and task is Task.BINARY:
-        raise DataError(
-            f"{where}: the target {columns[place]!r} has {n_classes} classes, and the trainer's objective is binary.",
+        raise DataError.here(
+            f"the target {columns[place]!r} has {n_classes} classes, and the trainer's objective is binary.",
             f"Expected two classes; got {list(classes[place][:6])!r}.",
             "choose a multiclass objective, or merge classes.",
         )
     if len(columns) > 1 and task is Task.MULTICLASS:
-        raise DataError(
-            f"{where}: {len(columns)} targets with more than two classes each.",
+        raise DataError.here(
+            f"{len(columns)} targets with more than two classes each.",
             "Expected one multiclass target, several binary ones, or several numbers.",
             "train one model for each target.",
         )
     return task
 
 
-def _mixed(columns: Sequence[str], numeric: Sequence[str], where: str) -> DataError:
+def _mixed(columns: Sequence[str], numeric: Sequence[str]) -> DataError:
     """Return the error for numbers and classes as targets of one model."""
     others = [column for column in columns if column not in numeric]
-    return DataError(
-        f"{where}: the targets are of different kinds: {list(numeric)} are numbers, {others} have classes.",
+    return DataError.here(
+        f"the targets are of different kinds: {list(numeric)} are numbers, {others} have classes.",
         "Expected several numbers, or several targets with two classes, for one model.",
         "train one model for each target, on the table without the others (docs/targets.md shows how).",
     )
 
 
 def _with_positive(
-    classes: Sequence[tuple[Any, ...]], task: Task, columns: Sequence[str], pos_label: Any, where: str
+    classes: Sequence[tuple[Any, ...]], task: Task, columns: Sequence[str], pos_label: Any
 ) -> list[tuple[Any, ...]]:
     """Return the classes of each target with the positive one last."""
     if task is not Task.BINARY:
-        raise _no_positive(where, task, columns, pos_label)
+        raise _no_positive(task, columns, pos_label)
     positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
     if strange := [name for name in positive if name not in columns]:
-        raise ParameterError.unknown(strange, columns, "target", where=f"{where}: pos_label")
-    return [_positive_last(c, found, positive, where) for c, found in zip(columns, classes, strict=True)]
+        raise ParameterError.unknown(strange, columns, "target", where=f"{place()}: pos_label")
+    return [_positive_last(c, found, positive) for c, found in zip(columns, classes, strict=True)]
 
 
-def _no_positive(where: str, task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:
+def _no_positive(task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:
     kind = "a regression" if task is Task.REGRESSION else "a classification with more than two classes"
-    return ParameterError(
-        f"{where}: pos_label={pos_label!r} names a positive class, and the target {list(columns)} is {kind}.",
+    return ParameterError.here(
+        f"pos_label={pos_label!r} names a positive class, and the target {list(columns)} is {kind}.",
         "Expected a target with two classes.",
         "leave pos_label out, or choose an objective of two classes.",
     )
 
 
-def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str, Any], where: str) -> tuple[Any, ...]:
+def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the classes with the positive one last: it is then class 1 for every framework and metric."""
     if column not in positive:
         return classes
     label = positive[column]
     if label not in classes:
-        raise ParameterError.value(
-            "pos_label", f"one of the classes {list(classes)!r} of {column!r}", label, where=where
-        )
+        raise ParameterError.value("pos_label", f"one of the classes {list(classes)!r} of {column!r}", label)
     return (*(c for c in classes if c != label), next(c for c in classes if c == label))
 
 

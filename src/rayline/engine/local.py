@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from rayline.core.engine import Engine, Placement
-from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, shorten
 from rayline.core.forks import refuse_after_fork
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
@@ -66,7 +66,8 @@ class LocalEngine(Engine):
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
     """Convert errors of Polars, panics included, into errors of Rayline with their first line."""
-    refuse_after_fork("Rayline")
+    with at("Rayline"):
+        refuse_after_fork()
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
+from rayline.core.errors import DataError, ParameterError, SchemaError, at
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.row_weights import check_weight_column
 from rayline.core.scan import Scan
@@ -124,8 +124,8 @@ def _check_bootstrap(confidence: Any, replicates: Any, seed: Any) -> None:
         )
     if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
         raise ParameterError.value("confidence", "a number between 0 and 1, as 0.95", confidence)
-    integer(place(), "replicates", replicates, minimum=0, maximum=MAX_REPLICATES)
-    integer(place(), "seed", seed, minimum=0, maximum=2**63)
+    integer("replicates", replicates, minimum=0, maximum=MAX_REPLICATES)
+    integer("seed", seed, minimum=0, maximum=2**63)
 
 
 def _label_columns(given: Any, targets: Sequence[str]) -> tuple[str, ...]:

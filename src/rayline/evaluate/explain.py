@@ -94,7 +94,8 @@ class Explainer:
         seed: int = 0,
     ) -> None:
         self.pipeline, self.of, self.keep, self.prefix = pipeline, of, tuple(keep), prefix
-        self.seed: int = integer(WHERE, "seed", seed, minimum=0, maximum=2**32 - 1)
+        with at(WHERE):
+            self.seed: int = integer("seed", seed, minimum=0, maximum=2**32 - 1)
         self.columns = list(pipeline.input_schema)
         rows = pipeline.examples if background is None else background.select(map(col, self.columns))
         places = np.unique(np.linspace(0, max(rows.height - 1, 0), MAX_BACKGROUND).astype(np.int64))

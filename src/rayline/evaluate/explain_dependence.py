@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, at
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.scan import Scan
 from rayline.core.schema import Kind, col, kind_of, refuse_empty
@@ -95,12 +95,14 @@ def partial_dependence(
     if ice:
         few = rows.limit(ICE_ROWS) if hasattr(rows, "limit") else rows
         frame = engine.collect(few, list(pipeline.input_schema)).head(ICE_ROWS)
-        refuse_empty(frame.height, WHERE)
+        with at(WHERE):
+            refuse_empty(frame.height)
         return _curves(predictor, frame, names)
     requests = [StatisticRequest(Moments, (name,)) for name in predictor.adds]
     found = engine.scan(rows, Scan(requests, attach=predictor))
     means = np.array([found[0][request].mean for request in requests] if found else []).reshape(len(values), -1)
-    refuse_empty(found[0][requests[0]].count if found else 0, WHERE)
+    with at(WHERE):
+        refuse_empty(found[0][requests[0]].count if found else 0)
     return pl.DataFrame([values, *(pl.Series(name, means[:, k]) for k, name in enumerate(names))])
 
 
@@ -139,7 +141,8 @@ def _grid(engine: Any, rows: Any, column: str, dtype: pl.DataType, grid: int | S
             raise ParameterError.value(
                 "grid", f"a number of values, or values of {dtype}", grid, where=WHERE
             ) from error
-        refuse_empty(len(values), f"{WHERE} (grid)")
+        with at(f"{WHERE} (grid)"):
+            refuse_empty(len(values))
         return values
     if grid < 2:  # also True, which counts as 1
         raise ParameterError.value("grid", "an integer of at least 2", grid, where=WHERE)

@@ -106,7 +106,8 @@ def _by_contributions(pipeline: InferencePipeline, rows: Any, background: Any, s
     requests = [StatisticRequest(Moments, (str(i),)) for i in range(len(explainer.columns))]
     found = engine.scan(rows, Scan(requests, attach=magnitudes))
     moments = [found[0][request] for request in requests] if found else []
-    refuse_empty(moments[0].count if moments else 0, f"{WHERE} (rows)")
+    with at(f"{WHERE} (rows)"):
+        refuse_empty(moments[0].count if moments else 0)
     return {name: float(own.mean) for name, own in zip(explainer.columns, moments, strict=True)}
 
 
@@ -124,8 +125,8 @@ def _by_permutation(
             "Expected a table or a Dataset, best one that the model was not trained on.",
             "pass rows=test_rows.",
         )
-    integer(WHERE, "n_repeats", n_repeats)
-    integer(WHERE, "seed", seed, minimum=0, maximum=2**32 - 1)
+    integer("n_repeats", n_repeats)
+    integer("seed", seed, minimum=0, maximum=2**32 - 1)
     target = pipeline.target
     chosen, custom = _metric(pipeline, metric)
     mode = metrics.mode(chosen, custom)
@@ -173,7 +174,8 @@ def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.Da
     if missing := [name for name in names if name not in present]:
         raise SchemaError.missing(missing, present, where=WHERE)
     table = engine.collect(few, names).head(MAX_ROWS)
-    refuse_empty(table.height, f"{WHERE} (rows)")
+    with at(f"{WHERE} (rows)"):
+        refuse_empty(table.height)
     assert isinstance(table, pl.DataFrame)
     return table
 

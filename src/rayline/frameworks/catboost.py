@@ -14,7 +14,7 @@ import polars as pl
 from rayline.compat.boosting import catboost_check
 from rayline.core import paired_labels, scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError, at
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
@@ -131,13 +131,13 @@ class CatBoost(Framework):
         made = {**params, **given}
         for name in BY_FEATURE:
             if isinstance(made.get(name), Mapping):
-                made[name] = context.by_column(made[name], f"catboost trainer: {name}")
+                with at(f"catboost trainer: {name}"):
+                    made[name] = context.by_column(made[name])
         if made.get("ignored_features") is not None:
             names = made["ignored_features"]
             names = [names] if isinstance(names, (str, int)) else names
-            made["ignored_features"] = [
-                p for n in names for p in context.columns(n, "catboost trainer: ignored_features")
-            ]
+            with at("catboost trainer: ignored_features"):
+                made["ignored_features"] = [p for n in names for p in context.columns(n)]
         weights = made.get("class_weights")
         if isinstance(weights, Mapping) and context.target.classes:
             labels = context.target.classes[0]
@@ -367,7 +367,8 @@ def _objective(params: Mapping[str, Any]) -> Objective:
     quantiles: tuple[float, ...] = ()
     if loss in ("MultiQuantile", "Quantile"):
         alpha = options.get("alpha", "0.5").split(",")
-        quantiles = quantiles_of(alpha, "catboost trainer", "alpha")
+        with at("catboost trainer"):
+            quantiles = quantiles_of(alpha, name="alpha")
     risk = loss == "Cox"
     task = TASKS.get(loss, Task.REGRESSION)
     labels = LABELS.get(loss, NON_NEGATIVE if task is Task.SURVIVAL else ANY)

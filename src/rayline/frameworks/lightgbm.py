@@ -15,7 +15,7 @@ from lightgbm.callback import EarlyStopException
 
 from rayline.compat.boosting import lightgbm_aliases
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
@@ -180,7 +180,8 @@ class LightGBM(Framework):
         if self.predicts_margins(model) and int(head["num_class"]) > 1:
             task = Task.MULTICLASS
         alpha = next((option.removeprefix("alpha:") for option in options if option.startswith("alpha:")), None)
-        objective = Objective(task, quantiles=quantiles_of(alpha, lightgbm_params.WHERE) if name == "quantile" else ())
+        with at(lightgbm_params.WHERE):
+            objective = Objective(task, quantiles=quantiles_of(alpha) if name == "quantile" else ())
         names = [NAMES.restore(feature) for feature in model.feature_name()]
         return ModelInfo(task, max(int(head["num_class"]), 2), 1, names, target=Target.unnamed_of(objective))
 

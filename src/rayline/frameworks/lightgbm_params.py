@@ -10,7 +10,7 @@ import lightgbm
 import numpy as np
 
 from rayline.compat.boosting import lightgbm_aliases, lightgbm_parameters
-from rayline.core.errors import ParameterError, at, place
+from rayline.core.errors import ParameterError, at
 from rayline.core.framework import TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.target import Task
@@ -102,11 +102,13 @@ def of_features(params: dict[str, Any], context: TrainContext) -> None:
     for main, rest in BY_FEATURE.items():
         for name in lightgbm_aliases(main):
             if isinstance(params.get(name), Mapping):
-                found = context.by_column(params[name], f"lightgbm trainer: {name}")
+                with at(f"lightgbm trainer: {name}"):
+                    found = context.by_column(params[name])
                 params[name] = [found.get(number, rest) for number in range(context.n_columns)]
     for name in lightgbm_aliases("interaction_constraints"):
         if params.get(name) is not None and not isinstance(params[name], str):
-            params[name] = context.groups(params[name], f"lightgbm trainer: {name}")
+            with at(f"lightgbm trainer: {name}"):
+                params[name] = context.groups(params[name])
     for name in lightgbm_aliases("categorical_feature"):
         if name in params:
             with at(f"lightgbm trainer: {name}"):
@@ -124,9 +126,10 @@ def _places(named: Any, context: TrainContext) -> set[int]:
         named = parts if by_name or not all(part.isdigit() for part in parts) else [int(part) for part in parts]
     elif isinstance(named, int):
         named = [named]
-    return {number for name in named for number in context.columns(name, place())}
+    return {number for name in named for number in context.columns(name)}
 
 
+@at(WHERE)
 def objective(params: Mapping[str, Any]) -> Objective:
     """Return what the parameters say about the target."""
     name = value(params, "objective")
@@ -138,7 +141,7 @@ def objective(params: Mapping[str, Any]) -> Objective:
         gains = value(params, "label_gain")
         n = GAINS if gains is None else len(gains.split(",") if isinstance(gains, str) else gains)
         labels = LabelRange(0.0, n - 1.0)
-    quantiles = quantiles_of(value(params, "alpha", 0.9), WHERE, "alpha") if name == "quantile" else ()
+    quantiles = quantiles_of(value(params, "alpha", 0.9), name="alpha") if name == "quantile" else ()
     return Objective(task, labels, quantiles, name=name)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, EnvironmentSpec, Framework, ModelInfo, TrainContext
 from rayline.device import is_pretended
@@ -128,7 +128,8 @@ class RLlib(Framework):
         super().check(*args, **kwargs)
         given = {**dict(zip(("algorithm", "env", "config"), args, strict=False)), **kwargs}
         iterations, stop = given.get("iterations", 10), given.get("stop")
-        integer("rllib trainer", "iterations", iterations)
+        with at("rllib trainer"):
+            integer("iterations", iterations)
         if stop is not None and not (
             isinstance(stop, Mapping) and all(isinstance(v, (int, float)) for v in stop.values())
         ):

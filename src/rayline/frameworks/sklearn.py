@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from rayline.core import strict_json
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
@@ -46,7 +46,8 @@ class Sklearn(Framework):
         quantile_alpha: Sequence[float] | float | None = None,
     ) -> Any:
         if quantile_alpha is not None:
-            quantiles = quantiles_of(quantile_alpha, WHERE)
+            with at(WHERE):
+                quantiles = quantiles_of(quantile_alpha)
             models = [self.train(context, _at_quantile(estimator, q)) for q in quantiles]
             return QuantileModels(models, quantiles) if len(models) > 1 else models[0]
         model = clone(estimator)
@@ -137,7 +138,8 @@ class Sklearn(Framework):
         found = strict_json.loads((directory / QUANTILES).read_bytes(), QUANTILES)
         if not isinstance(found, list) or not 2 <= len(found) <= MAX_QUANTILES:
             raise ArtifactError("The saved quantile models are damaged.", f"Expected quantiles in {QUANTILES}.")
-        quantiles = quantiles_of(found, "load", QUANTILES)
+        with at("load"):
+            quantiles = quantiles_of(found, name=QUANTILES)
         return QuantileModels(
             [self.load(directory / f"quantile-{i}", trusted=trusted) for i in range(len(quantiles))], quantiles
         )
@@ -190,16 +192,18 @@ class Sklearn(Framework):
     def task(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Task | Literal["classification"] | None:
         return "classification" if is_classifier(estimator) else Task.REGRESSION
 
+    @at("sklearn trainer")
     def objective(self, estimator: Any = None, *args: Any, **kwargs: Any) -> Objective:
         task = self.task(estimator)
         if task is not Task.REGRESSION:
             return Objective(task)
         _, final = _final(estimator)
-        quantiles = quantiles_of(kwargs.get("quantile_alpha"), WHERE) or _own_quantile(final)
+        quantiles = quantiles_of(kwargs.get("quantile_alpha")) or _own_quantile(final)
         loss = getattr(final, "loss", None) or getattr(final, "criterion", None)
         name = f"{type(final).__name__}({loss})" if isinstance(loss, str) else type(final).__name__
         return Objective(task, _labels(final, loss), quantiles, name=name)
 
+    @at("sklearn trainer")
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
         estimator = args[0] if args else kwargs["estimator"]
@@ -207,7 +211,7 @@ class Sklearn(Framework):
         if kwargs.get("quantile_alpha") is not None:
             if epochs is not None:
                 raise ParameterError.value("epochs", "None beside quantile_alpha", epochs, where=WHERE)
-            for quantile in quantiles_of(kwargs["quantile_alpha"], WHERE):
+            for quantile in quantiles_of(kwargs["quantile_alpha"]):
                 _at_quantile(estimator, quantile)
         # Some meta-estimators have `predict` only when they are fitted.
         predicts = hasattr(estimator, "predict") or (isinstance(estimator, BaseEstimator) and _kind(estimator))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
@@ -164,9 +164,10 @@ class Torch(Framework):
             return Task.REGRESSION
         return "classification" if per_class(loss) else Task.BINARY if two_class(loss) else None
 
+    @at("torch trainer")
     def objective(self, *args: Any, **kwargs: Any) -> Objective:
         loss = kwargs.get("loss")
-        quantiles = quantiles_of(kwargs.get("quantile_alpha"), "torch trainer") or torch_losses.quantiles(loss)
+        quantiles = quantiles_of(kwargs.get("quantile_alpha")) or torch_losses.quantiles(loss)
         name = loss if isinstance(loss, str) else type(loss).__name__
         return Objective(self.task(*args, **kwargs), torch_losses.labels(loss), quantiles, name=name)
 
@@ -189,11 +190,12 @@ class Torch(Framework):
     def owns_callback(self, callback: Any) -> bool:
         return "lightning" in sys.modules and bool(_lightning().is_callback(callback))
 
+    @at("torch trainer")
     def check(self, *args: Any, **kwargs: Any) -> None:
         super().check(*args, **kwargs)
         given = {**dict(zip(("module", "module_kwargs"), args, strict=False)), **kwargs}
         loop, lightning = given.get("train_loop"), given.get("lightning_module")
-        if quantiles_of(given.get("quantile_alpha"), "torch trainer"):
+        if quantiles_of(given.get("quantile_alpha")):
             _refuse(given, {"loss"}, "quantile_alpha", "it is the pinball loss of these quantiles")
         if lightning is not None:
             _refuse(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
 from rayline.core.arguments import integer
-from rayline.core.errors import DataError, ParameterError, at, place
+from rayline.core.errors import DataError, ParameterError, at
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
@@ -150,7 +150,7 @@ class LoopSettings:
     def check(self) -> None:
         """Raise ParameterError on names and values that do not exist."""
         for name in ("batch_size", "max_epochs", "patience"):
-            integer(place(), name, getattr(self, name), optional=name == "patience")
+            integer(name, getattr(self, name), optional=name == "patience")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ParameterError.value("gradient_clip", "a number above 0, or None", self.gradient_clip)
         if self.inputs not in modules.INPUTS:

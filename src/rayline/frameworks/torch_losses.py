@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, quantiles_of
 
 
@@ -84,7 +84,8 @@ class PinballLoss:
     """
 
     def __init__(self, quantiles: Sequence[float] | float) -> None:
-        self.quantiles = quantiles_of(quantiles, "PinballLoss", "quantiles")
+        with at("PinballLoss"):
+            self.quantiles = quantiles_of(quantiles, name="quantiles")
 
     def __call__(self, output: Any, target: Any) -> Any:
         levels = torch.tensor(self.quantiles, dtype=output.dtype, device=output.device)

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, DataError, ParameterError, SchemaError
+from rayline.core.errors import ArtifactError, DataError, ParameterError, SchemaError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import TrainContext
 from rayline.core.objective import quantiles_of
@@ -197,18 +197,19 @@ class ModuleSpec:
             link = data.get("link", "identity")
             if data["inputs"] not in INPUTS or link not in LINKS:
                 raise ValueError("inputs or link")
-            return cls(
-                make,
-                {str(k): v for k, v in data["kwargs"].items()},
-                Task(data["task"]),
-                int(data["n_classes"]),
-                int(data["n_targets"]),
-                data["inputs"],
-                [str(name) for name in data["features"]],
-                None if best is None else int(best),
-                link,
-                quantiles_of(data.get("quantiles"), "module.json"),
-            )
+            with at("module.json"):
+                return cls(
+                    make,
+                    {str(k): v for k, v in data["kwargs"].items()},
+                    Task(data["task"]),
+                    int(data["n_classes"]),
+                    int(data["n_targets"]),
+                    data["inputs"],
+                    [str(name) for name in data["features"]],
+                    None if best is None else int(best),
+                    link,
+                    quantiles_of(data.get("quantiles")),
+                )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
                 f"module.json of a saved module is malformed: {error}.", "", "save it again."

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.framework import TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.task import Task
@@ -92,14 +92,16 @@ def check(params: Any) -> None:
         raise ParameterError.unknown(unknown, known_parameters(), where="xgboost trainer")
 
 
+@at("xgboost trainer")
 def _check_quantiles(params: Mapping[str, Any]) -> None:
     """Raise ParameterError on wrong quantiles, and on several expectiles: each would be a separate prediction."""
-    quantiles_of(params.get("quantile_alpha"), "xgboost trainer")
+    quantiles_of(params.get("quantile_alpha"))
     value = params.get("expectile_alpha")
     if value is not None and np.size(np.array(value, dtype=object)) > 1:
         raise ParameterError.value("expectile_alpha", "one number", value, where="xgboost trainer")
 
 
+@at("xgboost trainer")
 def objective(params: Mapping[str, Any]) -> Objective:
     """Return what the parameters say about the target."""
     name = params.get("objective")
@@ -110,7 +112,7 @@ def objective(params: Mapping[str, Any]) -> Objective:
     labels = LABELS.get(name, NON_NEGATIVE if task.is_paired else ANY)
     if labels is NON_NEGATIVE and task is Task.RANKING and params.get("ndcg_exp_gain", True):
         labels = LabelRange(0.0, MAX_RELEVANCE)
-    quantiles = quantiles_of(params.get("quantile_alpha"), "xgboost trainer") if name == QUANTILES else ()
+    quantiles = quantiles_of(params.get("quantile_alpha")) if name == QUANTILES else ()
     return Objective(task, labels, quantiles, predicts_risk=name == COX, name=name)
 
 
@@ -118,12 +120,12 @@ def of_features(params: dict[str, Any], context: TrainContext) -> None:
     """Replace names of features by column numbers, in parameters that are set per feature."""
     constraints, groups = params.get("monotone_constraints"), params.get("interaction_constraints")
     if isinstance(constraints, Mapping):
-        found = context.by_column(constraints, "xgboost trainer: monotone_constraints")
+        with at("xgboost trainer: monotone_constraints"):
+            found = context.by_column(constraints)
         params["monotone_constraints"] = tuple(int(found.get(place, 0)) for place in range(context.n_columns))
     if groups is not None and not isinstance(groups, str):
-        params["interaction_constraints"] = json.dumps(
-            context.groups(groups, "xgboost trainer: interaction_constraints")
-        )
+        with at("xgboost trainer: interaction_constraints"):
+            params["interaction_constraints"] = json.dumps(context.groups(groups))
 
 
 def _rows_for(objective: str) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from rayline.core.arguments import integer
-from rayline.core.errors import ArtifactError, RaylineError
+from rayline.core.errors import ArtifactError, RaylineError, at
 from rayline.core.files import replace_file, sync_directory
 
 MAX_MEMBERS = 10_000
@@ -123,7 +123,8 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
         When it is not there, cut off, no archive that `write` writes, holds a name that could reach outside of it, a
         link, or a member twice, or its members are larger together than `max_bytes`.
     """
-    integer("load", "max_bytes", max_bytes)
+    with at("load"):
+        integer("max_bytes", max_bytes)
     try:
         if path.is_dir():
             found: ArchiveMembers = _Directory(path)

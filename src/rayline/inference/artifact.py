@@ -187,7 +187,8 @@ def load(
     >>> loaded.predict([{"x": 3.0}])
     [{'prediction': 'yes'}]
     """
-    refuse_after_fork("rayline.load")
+    with at("rayline.load"):
+        refuse_after_fork()
     device.check(use_gpu)
     own = ["expected_digest", "trusted_keys", "max_bytes", "use_gpu"]
     if misspelt := [name for name in options if name not in ("trusted", "module") and nearest(name, own)]:

@@ -16,7 +16,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError, RaylineError, SchemaError
+from rayline.core.errors import ParameterError, RaylineError, SchemaError, at
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.schema import col, refuse_taken, schema_to_json
 from rayline.core.target import numbers
@@ -66,12 +66,14 @@ class BatchPredictor:
             raise no_intervals(pipeline)
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
         self.interval = interval
-        refuse_taken(f"{WHERE} (keep_columns)", self._adds, keep or ())
+        with at(f"{WHERE} (keep_columns)"):
+            refuse_taken(self._adds, keep or ())
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         frame = table.collect()
         kept = frame if self.keep is None else self._kept(frame)
-        refuse_taken(f"{WHERE} (keep_columns)", self._adds, kept.columns)
+        with at(f"{WHERE} (keep_columns)"):
+            refuse_taken(self._adds, kept.columns)
         made = self._predictions(frame)
         return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
 
@@ -193,10 +195,12 @@ def write_predictions(
         When the directory contains files and `resume` is False, or when they were written with another `rows_per_file`, pipeline or
         options.
     """
-    integer("write_predictions", "rows_per_file", rows_per_file)
+    with at("write_predictions"):
+        integer("rows_per_file", rows_per_file)
     predict = BatchPredictor(pipeline, **how)
     files = PartFiles(path, rows_per_file, _digest_of(pipeline, how))
-    done = files.begin(resume=resume, where="write_predictions")
+    with at("write_predictions"):
+        done = files.begin(resume=resume)
     written: int = registry.engine_for(data).write(data, predict, files, done, placement)
     files.finish()
     return written

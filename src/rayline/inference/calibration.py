@@ -99,7 +99,8 @@ def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str
     found = engine.scan(rows, Scan([request], attach=scorer))
     state = found[0][request] if found else ScoredRowSample()
     assert isinstance(state, ScoredRowSample)
-    refuse_empty(state.n_rows, f"{WHERE} (calibration_set)")
+    with at(f"{WHERE} (calibration_set)"):
+        refuse_empty(state.n_rows)
     return _of_table(pipeline.target.plain, state.rows, groups)
 
 

@@ -25,7 +25,7 @@ from rayline.core.operations.base import Operation, schema_after
 from rayline.core.scan import Scan
 from rayline.core.scan_results import Answers
 from rayline.core.schema import refuse_empty, without_categories
-from rayline.core.stage import FitContext, Stage, text_request
+from rayline.core.stage import FitContext, Stage, operations_of, text_request
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.tallies import RowCount
 from rayline.preprocessing import schema_check
@@ -166,12 +166,9 @@ class FitPlan:
     def _columns(self, path: str, leaf: Stage, table: _PlannedTable) -> Sequence[str]:
         """Return the columns that a stage works on. Raises SchemaError when it names one that is not there."""
         on_targets = self.noun != "stage" and leaf.columns is None  # there is nothing else that could be meant
-        return (leaf.replace(columns=list(table.schema)) if on_targets else leaf).select(
-            table.schema,
-            where=f"{place()}: {self.noun} {path!r}",
-            exclude=self.targets,
-            text=lambda c: self._is_text(table.lineage[c]),
-        )
+        wanted = leaf.replace(columns=list(table.schema)) if on_targets else leaf
+        with at(f"{place()}: {self.noun} {path!r}"):
+            return wanted.select(table.schema, exclude=self.targets, text=lambda c: self._is_text(table.lineage[c]))
 
     def _pass_by(self, leaf: Stage, columns: Sequence[str], table: _PlannedTable) -> None:
         """Go on behind a stage that cannot be fitted yet, as far as it is known what it makes of the table."""
@@ -191,11 +188,13 @@ class FitPlan:
     def _apply(self, path: str, leaf: Stage, fitted: Stage, columns: Sequence[str], table: _PlannedTable) -> None:
         """Keep a fitted stage, and go on with the table that it makes."""
         self.fitted.append(fitted)
-        new = fitted.to_operations(path)
+        new = operations_of(path, fitted)
         after = pl.Schema(schema_after(new, table.schema))
         with at(f"{place()}: {self.noun} {path!r} ({type(fitted).__name__})"):
             self._refuse_nothing(table.schema, after)
-        training = new if type(fitted).lower_training is Stage.lower_training else fitted.lower_training(path)
+        training = (
+            new if type(fitted).lower_training is Stage.lower_training else operations_of(path, fitted, training=True)
+        )
         self._operations.append([*self._operations[-1], *training])
         own = set(columns)
         changed = {name for name in after if name not in table.schema or name in own}
@@ -364,4 +363,4 @@ def finished(walk: FitPlan, answers: Mapping[StatisticRequest, Statistic], scans
 def _refuse_empty(answers: Mapping[StatisticRequest, Statistic]) -> None:
     rows = answers.get(ROWS)
     if isinstance(rows, RowCount):
-        refuse_empty(rows.count, place())
+        refuse_empty(rows.count)

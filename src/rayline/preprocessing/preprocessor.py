@@ -21,13 +21,12 @@ from rayline.core.errors import (
     SchemaError,
     at,
     counted,
-    place,
 )
 from rayline.core.files import replace_content
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.operations.inverse import inverse
 from rayline.core.schema import refuse_empty, refuse_taken, schema_from_json, schema_to_json, without_categories
-from rayline.core.stage import Stage
+from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.equality import same
 from rayline.data.split.splitters import splitter
@@ -246,7 +245,7 @@ class BasePreprocessor:
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         if schema is None:
             schema = schema_check.remembered_schema(engine.schema(data))
-        refuse_empty(len(schema), place())  # an empty Dataset has no columns either
+        refuse_empty(len(schema))  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
             raise SchemaError.absent(absent, schema)
@@ -338,7 +337,9 @@ class BasePreprocessor:
         """What the fitted stages do to a table, in order."""
         with at("Preprocessor.transform"):
             self._require_fitted()
-        return [operation for path, leaf in self.leaves if not leaf.resamples for operation in leaf.to_operations(path)]
+        return [
+            operation for path, leaf in self.leaves if not leaf.resamples for operation in operations_of(path, leaf)
+        ]
 
     def transform(self, data: Any) -> Any:
         """Return the transformed table, in the type of the input (a ray.data.Dataset stays lazy).
@@ -366,7 +367,7 @@ class BasePreprocessor:
 
     @property
     def _training_operations(self) -> list[Operation]:
-        return [operation for path, leaf in self.leaves for operation in leaf.lower_training(path)]
+        return [operation for path, leaf in self.leaves for operation in operations_of(path, leaf, training=True)]
 
     @at("Preprocessor.inverse_transform")
     def inverse_transform(self, data: Any) -> Any:
@@ -396,7 +397,7 @@ class BasePreprocessor:
         """
         self._require_fitted()
         check = schema_check.SchemaCheck(self.output_schema)
-        operations = inverse(self.leaves, without_categories(self.input_schema), place())
+        operations = inverse(self.leaves, without_categories(self.input_schema))
         back = inverse_transform.InverseTransform(check, operations, list(self.input_schema))
         return registry.engine_for(data).map(data, back)
 
@@ -513,7 +514,7 @@ class BasePreprocessor:
         schema = dict(without_categories(self.input_schema))
         rows.insert(0, (counted(len(schema), "column"), "", diagram.name_list(schema)))
         for path, leaf in self.leaves:
-            flow, schema = diagram.flow([] if leaf.resamples else leaf.to_operations(path), schema)
+            flow, schema = diagram.flow([] if leaf.resamples else operations_of(path, leaf), schema)
             rows.append((path, repr(leaf), "training rows only" if leaf.resamples else diagram.effect(flow)))
         rows.append((counted(len(schema), "feature"), "", diagram.name_list(schema)))
         return diagram.html(f"Preprocessor fitted in {counted(self._scans, 'scan')}", rows)
@@ -612,7 +613,8 @@ class _Transform:
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         if self._adds:
-            refuse_taken(self._check.made_at, self._adds, table.collect_schema())
+            with at(self._check.made_at):
+                refuse_taken(self._adds, table.collect_schema())
         return apply_all(self._operations, self._check(table))
 
     def passes(self, names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import polars as pl
 
 from rayline.core.errors import RaylineError, SchemaError
 from rayline.core.operations.base import Operation, schema_after
-from rayline.core.stage import FitContext, Stage
+from rayline.core.stage import FitContext, Stage, operations_of
 from rayline.preprocessing.lineage import origins
 from rayline.preprocessing.stage_list import named_columns
 
@@ -32,16 +32,16 @@ def without_targets(
     made: list[Stage] = []
     for path, leaf in leaves:
         one = _without(leaf, gone, worked | seen, targets)
-        if one is None or _reads_absent(one.to_operations(path), after) or _learned_from(one, seen, after, targets):
+        if one is None or _reads_absent(operations_of(path, one), after) or _learned_from(one, seen, after, targets):
             raise _refusal(path, leaf, targets)
-        old = leaf.to_operations(path)
+        old = operations_of(path, leaf)
         if one is not leaf or seen:
             worked |= {name for name in leaf.state["columns"] if name in targets}
             lineage = origins(old, before).columns
             seen = {
                 name for name, sources in lineage.items() if any(source in gone or source in seen for source in sources)
             }
-        before, after = schema_after(old, before), schema_after(one.to_operations(path), after)
+        before, after = schema_after(old, before), schema_after(operations_of(path, one), after)
         gone = {name for name in before if name not in after} | {*targets}
         seen &= after.keys()
         if any(name in targets for name in after):

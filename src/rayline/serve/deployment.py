@@ -333,7 +333,8 @@ class _Plan:
             raise ParameterError(
                 "to_deployment: num_replicas and autoscaling are both given.", "Expected one of them.", "leave one out."
             )
-        integer("to_deployment", "num_replicas", num_replicas, optional=True)
+        with at("to_deployment"):
+            integer("num_replicas", num_replicas, optional=True)
         if route is not None and not re.fullmatch(r"/|(/[A-Za-z0-9_.~-]+)+", str(route)):
             raise ParameterError.value("route_prefix", "a path such as '/late'", route, where="to_deployment")
         if given["port"] is not None and (type(given["port"]) is not int or not 1 <= given["port"] <= 65535):

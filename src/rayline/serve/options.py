@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayline.core.arguments import integer
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.representation import representation
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -76,7 +76,8 @@ class ServerOptions:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise ParameterError.value("name", "up to 100 letters, digits, '_', '-' and '.'", self.name, where="serve")
         for name in ("max_batch_size", "max_queued_requests", "max_body_bytes"):
-            integer("serve", name, getattr(self, name), optional=name == "max_batch_size")
+            with at("serve"):
+                integer(name, getattr(self, name), optional=name == "max_batch_size")
         for name, low_s, high_s in (("batch_wait_timeout_s", 0.0, 60.0), ("request_timeout_s", 0.001, 86_400.0)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not low_s <= value <= high_s:

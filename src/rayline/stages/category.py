@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, place
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, MapCodes
 from rayline.core.schema import Kind, col, kind_of
@@ -75,7 +75,7 @@ class FrequencyEncoder(ColumnStage):
         table = counts.table
         return {"categories": table["value"].to_list(), "n": table["n"].to_list(), "n_null": counts.n_null}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         n = [*learned["n"], learned["n_null"]]
         if "keys" in learned:
             total = learned["n_rows"] if self.normalize else 1
@@ -84,7 +84,7 @@ class FrequencyEncoder(ColumnStage):
         last = len(n)
         return [
             MapCodes(
-                CategoryCodes(column, learned["categories"], last, last - 1, where), [*(v / total for v in n), 0.0]
+                CategoryCodes(column, learned["categories"], last, last - 1, place()), [*(v / total for v in n), 0.0]
             )
         ]
 
@@ -161,7 +161,7 @@ class RareCategories(ColumnStage):
                 "choose another name, so that the merged categories are distinct from it.",
             )
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         if "keys" in learned:
             return [LumpOthers(column, learned["keys"], self.name)]
         return [Lump(column, learned["categories"], self.name)]
@@ -284,7 +284,7 @@ class Categorizer(ColumnStage):
             raise self.all_null(column)
         return {"categories": categories}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [ToEnum(column, learned["categories"])]
 
 

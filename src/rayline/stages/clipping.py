@@ -42,7 +42,7 @@ class Binarizer(ColumnStage):
 
     threshold: float = param(0.0, a_number())
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         x = ["number", ["col", column]]
         above: Formula = ["+", [">", x, float(self.threshold)], 0]
         return [Assign({column: above})]
@@ -114,5 +114,5 @@ class Clipper(NumberStage):
             )
         return bounds
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [ClipColumn(column, learned["low"], learned["high"])]

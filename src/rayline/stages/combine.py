@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.operations.base import ColumnOperation, Drop, Operation, Row, RowFunction
 from rayline.core.operations.expression import Assign, Formula, check, columns_of, kind
 from rayline.core.operations.polars_to_formula import formula_of
@@ -79,7 +79,7 @@ class PolynomialFeatures(Stage):
         self.refuse_taken(list(self._products(view.columns)), view)
         return {"columns": list(view.columns)}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         products = self._products(list(self.state["columns"]))
         return [Assign(products)] if products else []
 
@@ -123,11 +123,12 @@ class Ratio(Stage):
     zero: float | None = param(None, ParameterCheck("a number or None", lambda v: v is None or type(v) in (int, float)))
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        kind(["number", ["col", self.per]], {k: v for k, v in view.schema.items() if k not in view.targets}, "Ratio")
+        with at("Ratio"):
+            kind(["number", ["col", self.per]], {k: v for k, v in view.schema.items() if k not in view.targets})
         self.refuse_taken([f"{column}_per_{self.per}" for column in view.columns], view)
         return {"columns": list(view.columns)}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         below: Formula = ["number", ["col", self.per]]
         zero = None if self.zero is None else float(self.zero)
         made = {
@@ -186,12 +187,15 @@ class Expression(Stage):
                 "Expression: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
             )
         if isinstance(self.formula, pl.Expr):
-            object.__setattr__(self, "formula", formula_of(self.formula, "Expression"))
-        check(self.formula, "Expression")
+            with at("Expression"):
+                object.__setattr__(self, "formula", formula_of(self.formula))
+        with at("Expression"):
+            check(self.formula)
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         features = {name: dtype for name, dtype in view.schema.items() if name not in view.targets}
-        kind(self.formula, features, "Expression")
+        with at("Expression"):
+            kind(self.formula, features)
         if self.output in view.targets:
             raise SchemaError(
                 f"Expression: {self.output!r} is a target column.", "Expected a feature.", "choose another output."
@@ -202,7 +206,7 @@ class Expression(Stage):
         named = [name for name in dict.fromkeys([*columns_of(self.formula), self.output]) if name in schema]
         return [name for name in named if name == self.output]
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         _ = self.state
         return [Assign({self.output: self.formula})]
 
@@ -245,7 +249,7 @@ class Concatenator(Stage):
             self.refuse_taken([self.output], view)
         return {"columns": list(view.columns)}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])
         return [PackVector(columns, self.output)] if columns else []
 
@@ -360,7 +364,7 @@ class FunctionTransformer(Stage):
         registry.function(self.function)
         return {"columns": list(view.columns)}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         columns = self.state["columns"]
         function = registry.function(self.function)  # sent to the workers, which have not registered it
         return [CallFunction(column, self.function, function) for column in columns]

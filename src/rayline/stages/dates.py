@@ -122,7 +122,7 @@ class DatetimeEncoder(ColumnStage):
             *([f"{column}_holiday"] if "holidays" in learned else []),
         ]
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         operations: list[Operation] = [CalendarParts(column, list(learned["parts"]), learned.get("holidays"))]
         waves: dict[str, Formula] = {}
         for part in learned["parts"]:
@@ -134,8 +134,8 @@ class DatetimeEncoder(ColumnStage):
             operations.append(Assign(waves))
         return operations if self.keep else [*operations, Drop([column])]
 
-    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        return super().invert(where, schema) if self.keep else None
+    def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+        return super().invert(schema) if self.keep else None
 
 
 @dataclass(frozen=True, slots=True)

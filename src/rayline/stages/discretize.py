@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
+from rayline.core.errors import place
 from rayline.core.operations.base import Changes, ColumnOperation, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, LargestCategory, MapValues, OneHot
 from rayline.core.schema import col
@@ -123,16 +124,16 @@ class KBinsDiscretizer(NumberStage):
         kept = [edges[0], *(b for a, b in itertools.pairwise(edges) if b - a > 1e-8)]
         return kept if len(kept) > 1 else [edges[0], edges[0]]
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         operations: list[Operation] = [Bin(column, list(learned["edges"])[1:-1])]
         if self.encode == "onehot":
             n = len(learned["outputs"])
             operations.append(
-                OneHot(CategoryCodes(column, [float(i) for i in range(n)], -1, -1, where), list(learned["outputs"]))
+                OneHot(CategoryCodes(column, [float(i) for i in range(n)], -1, -1, place()), list(learned["outputs"]))
             )
         return operations
 
-    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+    def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         back = self.undo_empty(schema)
         for column, own in self.state["columns"].items():
             if "empty" in own:
@@ -149,8 +150,8 @@ def _steps(values: Any, weights: Any, places: Sequence[float]) -> list[float]:
     ends = np.cumsum(weights)
     last = len(values) - 1
     found = []
-    for place in places:
-        at = place * float(ends[-1])
+    for share in places:
+        at = share * float(ends[-1])
         whole = round(at)
         low = min(int(np.searchsorted(ends, whole if at == whole else math.ceil(at))), last)
         high = min(int(np.searchsorted(ends, at, side="right")), last) if at == whole else low

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, shorten
+from rayline.core.errors import DataError, ParameterError, place, shorten
 from rayline.core.operations.base import Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
 from rayline.core.schema import Kind
@@ -171,13 +171,13 @@ class OneHotEncoder(ColumnStage):
                 "lump the rare ones (max_categories, min_frequency), hash the column (FeatureHasher makes one sparse column), or encode it otherwise (TargetEncoder, OrdinalEncoder).",
             )
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         frequent, rare, outputs = learned["categories"], learned["rare"], learned["outputs"]
         last = len(frequent)
         unknown = {"ignore": -1, "error": None, "infrequent_if_exist": last if rare else -1}[self.handle_unknown]
         missing = -1 if self.missing == "ignore" else unknown  # if fit saw none, it is like any other new category
         codes = [*range(last), *[last] * len(rare)]
-        return [OneHot(CategoryCodes(column, [*frequent, *rare], unknown, missing, where, codes), outputs)]
+        return [OneHot(CategoryCodes(column, [*frequent, *rare], unknown, missing, place(), codes), outputs)]
 
 
 def _are_classes(value: Any) -> bool:
@@ -326,7 +326,7 @@ class OrdinalEncoder(ColumnStage):
                 )
                 raise ParameterError.value(name, expected, value, where="OrdinalEncoder")
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         categories, rare = list(learned["categories"]), list(learned.get("rare", ()))
         n = len(categories)
         last = n + bool(rare)
@@ -336,7 +336,7 @@ class OrdinalEncoder(ColumnStage):
         codes = [*range(n), *[n] * len(rare)] if rare else None
         # Integers cannot be missing: without a number for it, a missing value is an unknown category.
         missing = unknown if self.encoded_missing_value is None and self._number.is_integer() else last + 1
-        category_codes = CategoryCodes(column, [*categories, *rare], unknown, missing, where, codes)
+        category_codes = CategoryCodes(column, [*categories, *rare], unknown, missing, place(), codes)
         return [MapCodes(category_codes, [None if v is None else number(v) for v in values], self._number)]
 
 
@@ -396,11 +396,11 @@ class LabelEncoder(ColumnStage):
             )
         return {"categories": list(self.classes)}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         categories = list(learned["categories"])
         n = len(categories)
         hint = "drop these rows, or refit with the labels among its classes (classes=[…])."
-        return [MapCodes(CategoryCodes(column, categories, None, n, where, hint=hint), [*range(n), None], pl.Int64())]
+        return [MapCodes(CategoryCodes(column, categories, None, n, place(), hint=hint), [*range(n), None], pl.Int64())]
 
 
 def _counted(stage: OneHotEncoder | OrdinalEncoder, column: str, counts: ValueCounts) -> tuple[list[Any], list[int]]:

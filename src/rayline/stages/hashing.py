@@ -59,7 +59,7 @@ class HashEncoder(ColumnStage):
             raise SchemaError.dtype(column, "strings, booleans or integers", dtype, where="HashEncoder")
         return {}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [HashOneHot(column, self.n_features)]
 
 
@@ -146,7 +146,7 @@ class FeatureHasher(Stage):
         self.refuse_taken([self.output], view, gone=view.columns)
         return {"columns": list(view.columns), "zeros": False}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])
         zeros = bool(self.state.get("zeros", True))  # files of older versions lack it, and stored zeros
         return [HashRow(columns, self.n_features, self.output, zeros)] if columns else []

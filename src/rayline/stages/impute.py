@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError, SchemaError, place
 from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes, gather
 from rayline.core.schema import Kind, col, is_category, kind_of
@@ -88,7 +88,7 @@ class SimpleImputer(ColumnStage):
         if self.columns is not None and len(fitting) < len(chosen):
             wrong = next(column for column in chosen if column not in fitting)
             raise ParameterError(
-                f"{how['where']} (SimpleImputer): column {wrong!r} holds {schema[wrong]}, and strategy={self.strategy!r} cannot fill it.",
+                f"{place()} (SimpleImputer): column {wrong!r} holds {schema[wrong]}, and strategy={self.strategy!r} cannot fill it.",
                 f"Expected {' or '.join(sorted(wanted))} columns.",
                 "use strategy='most_frequent', or 'constant' with a value of the column's type.",
             )
@@ -139,7 +139,7 @@ class SimpleImputer(ColumnStage):
         value = self._constant(dtype) if self.strategy == "constant" else self.replace(fill_value=None)._constant(dtype)
         return {"value": 0.0 if as_float else value, "dtype": pl.Float64() if as_float else None}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Fill(column, learned["value"], learned["dtype"])]
 
 
@@ -184,7 +184,7 @@ class MissingIndicator(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return {"marked": not answers or answers[0].n_null > 0}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [IsMissing(column, f"{column}_missing")] if learned["marked"] else []
 
 
@@ -344,7 +344,7 @@ class GroupImputer(Stage):
         low, high = (values[int(ends.search_sorted(p, side="right"))] for p in ((count - 1) // 2, count // 2))
         return low if low == high else (low + high) / 2
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         return [
             FillByGroup(column, self.by, fill["groups"], fill["values"], fill["overall"], fill["dtype"])
             for column, fill in self.state["columns"].items()

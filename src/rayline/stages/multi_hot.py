@@ -79,7 +79,7 @@ class MultiHotEncoder(ColumnStage):
         elements = table["value"].to_list()
         return {"elements": elements, "outputs": [f"{column}_{row_as_text(element)}" for element in elements]}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [MultiHot(column, learned["elements"], learned["outputs"])]
 
 

@@ -121,7 +121,7 @@ class KNNImputer(Stage):
             **({"empty": empty} if empty else {}),
         }
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         state = self.state
         empty = list(state.get("empty", ()))
         of_empty: list[Operation] = (
@@ -357,11 +357,11 @@ class SMOTE(Stage):
         hashed = list(view.schema)
         return {"columns": columns, "by": by, "classes": classes, "rates": rates, "donors": donors, "hashed": hashed}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         _ = self.state
         return []
 
-    def lower_training(self, where: str) -> list[Operation]:
+    def lower_training(self) -> list[Operation]:
         s = self.state
         if not s["classes"]:
             return []

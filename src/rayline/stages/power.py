@@ -57,11 +57,11 @@ class Log(NumberStage):
         _refuse_below(self, column, extremes.low, -self.offset, beyond.count)
         return {}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         x = ["+", ["col", column], float(self.offset)]
         return [Assign({column: ["if", [">", x, 0], ["log", x], None]})]
 
-    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+    def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         transformed = [column for column, learned in self.state["columns"].items() if "empty" not in learned]
         back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in transformed}
         return [*self.undo_empty(schema), *([Assign(back)] if back else [])]
@@ -196,7 +196,7 @@ class PowerTransformer(NumberStage):
         middle = 0.0 if sign[0] > 0 else 2.0 if sign[-1] < 0 else 1.0  # where no side overflows
         return _zero_of_falling(slope, middle, 1.0 / max(float(np.abs(log).max()), 1e-300))
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         operations = self._powers(column, float(learned["lambda"]), learned.get("center"))
         return [*operations, Affine(column, learned["mean"], learned["scale"])] if self.standardize else operations
 
@@ -251,7 +251,7 @@ class PowerTransformer(NumberStage):
             other = ["-", 1.0, _from_box_cox(["*", -sign, ["/", ["-", y, offset], factor]], powers[1])]
         return ["if", [">=", ["*", sign, y], sign * offset], ["*", sign, own], ["*", sign, other]]
 
-    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+    def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         back = self.undo_empty(schema)
         for column, learned in self.state["columns"].items():
             if "empty" in learned:

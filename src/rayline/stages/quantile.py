@@ -198,7 +198,7 @@ class QuantileTransformer(NumberStage):
         at[0], at[-1] = 0.0, 1.0
         return {"points": points.tolist(), "left": left.tolist(), "at": at.tolist(), "right": right.tolist()}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         operations: list[Operation] = [
             Interpolate(column, learned["points"], learned["left"], learned["at"], learned["right"])
         ]

@@ -162,7 +162,7 @@ class PCA(Stage):
             f"drop {shorten(empty)} (DropColumns)." if empty else hint,
         )
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])
         if not columns:
             return []
@@ -174,7 +174,7 @@ class PCA(Stage):
     def _outputs(self) -> list[str]:
         return [f"pca{i}" for i in range(len(self.state["components"]))]
 
-    def invert(self, where: str, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
+    def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         columns, components = list(self.state["columns"]), self.state["components"]
         if not columns:
             return []
@@ -222,7 +222,7 @@ class VarianceThreshold(ColumnStage):
         error = (1e-15 * moments.mean) * (1e-15 * moments.mean) * moments.count
         return {"removed": math.isfinite(moments.variance) and moments.variance <= max(self.threshold, error)}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Drop([column])] if learned["removed"] else []
 
 
@@ -275,7 +275,7 @@ class CorrelationFilter(Stage):
                     (removed if any(sizes[i, j] > self.threshold for j in kept) else kept).append(i)
         return {"columns": columns, "removed": [columns[i] for i in removed]}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         return [Drop(list(self.state["removed"]))]
 
 
@@ -372,5 +372,5 @@ class SelectKBest(Stage):
         between = max(total.m2 - within, 0.0)
         return between / (len(groups) - 1) / (within / free) if within > 0 else (math.inf if between > 0 else 0.0)
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         return [Drop(list(self.state["removed"]))]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import polars as pl
 
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.operations.base import Operation
 from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.operations.expression import Formula, check, columns_of, formula_to_polars, kind
@@ -57,14 +57,18 @@ class DropRows(Stage):
                 "DropRows: columns is not a parameter of it.", "Expected the columns in the formula.", "leave it out."
             )
         if isinstance(self.where, pl.Expr):
-            object.__setattr__(self, "where", formula_of(self.where, "DropRows"))
-        check(self.where, "DropRows")
+            with at("DropRows"):
+                object.__setattr__(self, "where", formula_of(self.where))
+        with at("DropRows"):
+            check(self.where)
 
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
         return []
 
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        if kind(self.where, view.schema, "DropRows") not in ("b", "?"):
+        with at("DropRows"):
+            found = kind(self.where, view.schema)
+        if found not in ("b", "?"):
             raise SchemaError(
                 "DropRows: the formula is no condition.",
                 f"Expected true or false; got {self.where!r}.",
@@ -72,11 +76,11 @@ class DropRows(Stage):
             )
         return {"columns": []}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         _ = self.state
         return []
 
-    def lower_training(self, where: str) -> list[Operation]:
+    def lower_training(self) -> list[Operation]:
         _ = self.state
         return [FilterRows(self.where)]
 
@@ -152,11 +156,11 @@ class _Resample(Stage):
     def _rate(self, count: int, n: Sequence[int]) -> float:
         raise NotImplementedError
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         _ = self.state
         return []
 
-    def lower_training(self, where: str) -> list[Operation]:
+    def lower_training(self) -> list[Operation]:
         state = self.state
         return [RepeatRows(state["by"], list(state["classes"]), list(state["rates"]), list(state["hashed"]), self.seed)]
 

@@ -71,7 +71,7 @@ class StandardScaler(NumberStage):
         )  # squares of 1e200 would overflow
         return {"mean": moments.mean, "scale": 1.0 if constant else _divisor(spread)}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Affine(column, learned["mean"] if self.with_mean else 0.0, learned["scale"] if self.with_std else 1.0)]
 
 
@@ -133,7 +133,7 @@ class MinMaxScaler(NumberStage):
         self.refuse_infinite(column, extremes.low, extremes.high, float(extremes.high) - float(extremes.low))
         return {"low": extremes.low, "high": extremes.high}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         low, high = self.feature_range
         span = learned["high"] - learned["low"]
         operations: list[Operation] = [Affine(column, learned["low"], _divisor(span) / (high - low), float(low))]
@@ -186,7 +186,7 @@ class MaxAbsScaler(NumberStage):
         self.refuse_infinite(column, scale)
         return {"scale": _divisor(scale)}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         operations: list[Operation] = [Affine(column, 0.0, learned["scale"])]
         return [*operations, ClipColumn(column, -1.0, 1.0)] if self.clip else operations
 
@@ -264,7 +264,7 @@ class RobustScaler(NumberStage):
             scale /= normal.inv_cdf(self.quantile_range[1] / 100) - normal.inv_cdf(self.quantile_range[0] / 100)
         return {"center": middle, "scale": scale}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         shift = learned["center"] if self.with_centering else 0.0
         return [Affine(column, shift, learned["scale"] if self.with_scaling else 1.0)]
 
@@ -300,7 +300,7 @@ class Normalizer(Stage):
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         return {"columns": list(view.columns)}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])
         if not columns:
             return []

@@ -42,7 +42,7 @@ class DropColumns(Stage):
     def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         return {"columns": list(view.columns)}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         return [Drop(list(self.state["columns"]))]
 
 
@@ -78,7 +78,7 @@ class SelectColumns(Stage):
         kept = {*view.columns, *view.targets}
         return {"columns": list(view.columns), "dropped": [name for name in view.schema if name not in kept]}
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         return [Drop(list(self.state["dropped"]))]
 
     def without(self, columns: Collection[str]) -> Self | None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError
+from rayline.core.errors import DataError, ParameterError, place
 from rayline.core.operations.base import Changes, Operation, Row, RowFunction, Step
 from rayline.core.schema import col
 from rayline.core.stage import FitContext, NumberStage, ParameterCheck, a_bool, an_int, one_of, param
@@ -158,9 +158,9 @@ class SplineTransformer(NumberStage):
         n = len(knots) - self.degree - 1 - (self.degree if self.extrapolation == "periodic" else 0)
         return [f"{column}_sp_{i}" for i in range(n if self.include_bias else n - 1)]
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         names = self._names(column, learned["knots"])
-        how = (self.degree, self.extrapolation, self.handle_missing == "zeros", where)
+        how = (self.degree, self.extrapolation, self.handle_missing == "zeros", place())
         return [BSpline(column, names, list(learned["knots"]), *how)]
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import DataError, SchemaError, shorten
+from rayline.core.errors import DataError, SchemaError, place, shorten
 from rayline.core.operations.base import Drop, Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, gather
 from rayline.core.schema import Kind, col, kind_of
@@ -190,11 +190,11 @@ class TargetEncoder(Stage):
             )
         return groups["key"].to_list(), values.tolist(), float(overall)
 
-    def to_operations(self, where: str) -> list[Operation]:
+    def to_operations(self) -> list[Operation]:
         operations: list[Operation] = []
         for column, encoding in self.state["columns"].items():
             last = len(encoding["categories"])
-            codes = CategoryCodes(column, encoding["categories"], last, last, where)
+            codes = CategoryCodes(column, encoding["categories"], last, last, place())
             if "classes" in encoding:
                 operations += [
                     MapCodes(codes, each["values"], output=name) for name, each in encoding["classes"].items()
@@ -206,7 +206,7 @@ class TargetEncoder(Stage):
     def without(self, columns: Collection[str]) -> Self | None:
         return None if any(name in columns for name in self.state["hashed"]) else self  # they decide on the inner folds
 
-    def lower_training(self, where: str) -> list[Operation]:
+    def lower_training(self) -> list[Operation]:
         state = self.state
         codings = {
             name: (column, encoding["categories"], each["folds"])

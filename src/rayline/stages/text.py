@@ -169,7 +169,7 @@ class Vectorizer(_TextStage):
             "rows_with": {"feature": counts.features.tolist(), "n": counts.rows_with.tolist()},
         }
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         idf = {name: learned[name] for name in ("n_rows", "rows_with") if name in learned}
         how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf}
         return [Vectorize(column, self.analyzer(learned), self.n_features, **how, **idf)]
@@ -210,7 +210,7 @@ class HashingVectorizer(_TextStage):
     binary: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Vectorize(column, self.analyzer(learned), self.n_features, norm=self.norm, binary=self.binary)]
 
 
@@ -298,7 +298,7 @@ class CountVectorizer(_Vocabulary):
     [[1.0, 2.0, 1.0], [1.0]]
     """
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [self._vectorize(column, learned)]
 
 
@@ -339,7 +339,7 @@ class TfidfVectorizer(_Vocabulary):
     sublinear_tf: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         idf: dict[str, Any] = {"n_rows": learned["n_rows"], "rows_with": learned["rows_with"]} if self.use_idf else {}
         how: dict[str, Any] = {"norm": self.norm, "sublinear_tf": self.sublinear_tf}
         return [self._vectorize(column, learned, **idf, **how)]
@@ -376,5 +376,5 @@ class Tokenizer(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return _group(self)
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [SplitWords(column, Analyzer(self.lowercase, self.token_pattern, **_group_of(learned)))]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from rayline.core.errors import DataError, counted, shorten
+from rayline.core.errors import DataError, counted, place, shorten
 from rayline.core.operations.base import ColumnOperation, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col
 from rayline.core.stage import ColumnStage, a_number, one_of, param
@@ -144,8 +144,8 @@ class CheckMissing(ColumnStage):
 
     action: str = param("error", one_of("error", "warn"))
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [RequireValues(column, "known", [], self.action, where)]
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
+        return [RequireValues(column, "known", [], self.action, place())]
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ class CheckRange(ColumnStage):
             raise self.all_null(column)
         return {"low": answers[0].low, "high": answers[0].high}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [RequireValues(column, "range", [learned["low"], learned["high"]], self.action, where)]
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
+        return [RequireValues(column, "range", [learned["low"], learned["high"]], self.action, place())]
 
 
 @dataclass(frozen=True)
@@ -239,5 +239,5 @@ class CheckCategories(ColumnStage):
     def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
         return {"categories": answers[0].table["value"].to_list()}
 
-    def column_to_operations(self, column: str, learned: Mapping[str, Any], where: str) -> list[Operation]:
-        return [RequireValues(column, "categories", learned["categories"], self.action, where)]
+    def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
+        return [RequireValues(column, "categories", learned["categories"], self.action, place())]

@@ -214,8 +214,8 @@ def _nothing_is_changed(case: StageCase) -> None:
     assert json.dumps(fitted.to_json()) == learned, "transform changed what was learned"
     leaf = fitted[NAME]
     assert isinstance(leaf, Stage)
-    for lower in (leaf.to_operations, leaf.lower_training, partial(leaf.invert, schema=fitted.input_schema)):
-        lower(NAME)
+    for lower in (leaf.to_operations, leaf.lower_training, partial(leaf.invert, fitted.input_schema)):
+        lower()
         assert json.dumps(fitted.to_json()) == learned, "lowering changed what was learned"
 
 
@@ -233,7 +233,7 @@ def _wrong_parameters_are_refused(case: StageCase) -> None:
 def _unfitted_use_is_refused(case: StageCase) -> None:
     """Transforming with an unfitted stage raises NotFittedError."""
     _refuses(NotFittedError, lambda: case.preprocessor().transform(case.table), "transform before fit")
-    _refuses(NotFittedError, lambda: case.stage.to_operations(NAME), "lower before fit")
+    _refuses(NotFittedError, case.stage.to_operations, "lower before fit")
 
 
 def _targets_stay(case: StageCase) -> None:
@@ -287,9 +287,9 @@ def _promises_are_kept(case: StageCase) -> None:
     stage = fitted[NAME]
     assert isinstance(stage, Stage)
     if stage.column_operation is not None:
-        kinds = {type(operation) for operation in stage.to_operations(NAME)}
+        kinds = {type(operation) for operation in stage.to_operations()}
         assert kinds <= {stage.column_operation}, f"it becomes {kinds}, not {stage.column_operation}"
-        columns = [operation.column for operation in stage.to_operations(NAME)]  # type: ignore[attr-defined]
+        columns = [operation.column for operation in stage.to_operations()]  # type: ignore[attr-defined]
         assert len(columns) == len(set(columns)), "a column has more than one operation"
     if stage.keep_input:
         result = fitted.transform(case.table)
@@ -323,7 +323,7 @@ def _the_way_back_leads_back(case: StageCase) -> None:
     fitted = case.fit()
     leaf = fitted[NAME]
     assert isinstance(leaf, Stage)
-    back = None if leaf.resamples else leaf.invert(NAME, fitted.input_schema)
+    back = None if leaf.resamples else leaf.invert(fitted.input_schema)
     if back is None:
         return
     result = fitted.transform(case.table)

@@ -61,8 +61,10 @@ class BaseTrainer:
             scaling, num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker,
             max_failures=max_failures, storage_path=storage_path,
           )  # fmt: skip
-        self.seed: int | None = integer(self._name, "seed", seed, minimum=0, optional=True)
-        self.checkpoint_every: int | None = integer(self._name, "checkpoint_every", checkpoint_every, optional=True)
+        with at(self._name):
+            self.seed: int | None = integer("seed", seed, minimum=0, optional=True)
+        with at(self._name):
+            self.checkpoint_every: int | None = integer("checkpoint_every", checkpoint_every, optional=True)
         self.metrics: tuple[str, ...] | None = None
         self.custom_metrics: dict[str, Metric] = {}
         if metrics is not None:

@@ -105,7 +105,7 @@ def normalise(
     group: Any = None,
     event: Any = None,
 ) -> FitInputs:
-    """Return the tables, from datasets with `target_columns` or from `X` and `y`; `where` begins every error.
+    """Return the tables, from datasets with `target_columns` or from `X` and `y`.
 
     `group` and `event` name a column (with X and y also an array) that belongs to the label: see `train.fit`.
 

@@ -17,7 +17,7 @@ from rayline.core.framework import Framework
 from rayline.core.operations.base import Operation
 from rayline.core.scan import TableFunction
 from rayline.core.schema import col
-from rayline.core.stage import Stage
+from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.evaluate.metric import Metric
 from rayline.preprocessing.fit_planner import FitOutcome
@@ -193,7 +193,7 @@ def resolve(
         operation
         for (path, _), leaf in zip(leaves, outcome.leaves, strict=True)
         if not leaf.resamples
-        for operation in leaf.to_operations(path)
+        for operation in operations_of(path, leaf)
     ]
     spec = TrainingSpec(
         learned if target is None else replace(target, stages=learned.stages),

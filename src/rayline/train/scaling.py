@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.errors import ParameterError, place
+from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 
 Backend = Literal["actors", "ray_train"]
@@ -74,12 +74,12 @@ class Scaling:
         object.__setattr__(self, "use_gpu", bool(self.use_gpu))
 
     def check(self) -> None:
-        """Raise ParameterError on a value that is not allowed; `where` begins the message."""
+        """Raise ParameterError on a value that is not allowed."""
         if isinstance(self.num_workers, tuple):
             _check_range(self.num_workers)
         else:
-            integer(place(), "num_workers", self.num_workers, optional=True)
-        integer(place(), "max_failures", self.max_failures, minimum=0)
+            integer("num_workers", self.num_workers, optional=True)
+        integer("max_failures", self.max_failures, minimum=0)
         resources = self.resources_per_worker
         if resources is not None and not all(_is_amount(amount) for amount in resources.values()):
             raise ParameterError.value("resources_per_worker", "amounts of at least 0", resources)

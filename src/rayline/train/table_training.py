@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import TrainingError, counted, shorten
+from rayline.core.errors import TrainingError, at, counted, shorten
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col, refuse_empty
 from rayline.core.stage import FitContext
@@ -122,7 +122,7 @@ class TableFit(FitDriver):
             rows = self._transformed = engine.collect(rows)
         answers = registry.engine_for(rows).scan(rows, Scan([fit_planner.ROWS, *profiler(view)]))[0]
         n_rows = getattr(answers[fit_planner.ROWS], "count", 0)
-        refuse_empty(n_rows, WHERE)
+        refuse_empty(n_rows)
         leaves, targets = ([stage for _, stage in named] for named in (fitted.leaves, fitted.target_stages))
         return FitOutcome(leaves, answers, n_rows, 0, output, {}, targets)
 
@@ -169,7 +169,8 @@ class TableFit(FitDriver):
             train = request.spec.prepare(None)(self._transformed.lazy()).collect()
         test = None if self.inputs.test is None else _rows(self.inputs.test, self._prepare(request, test=True))
         if test is not None:
-            refuse_empty(test.height, f"{WHERE} (test data)")
+            with at(f"{WHERE} (test data)"):
+                refuse_empty(test.height)
         tests = None if test is None else [lambda: test]
         return train_on(request, LocalWorker([lambda: train], tests, training.report, training.keep, n_threads()))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted, place
+from rayline.core.errors import DataError, ParameterError, SchemaError, counted
 from rayline.core.objective import Objective
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
@@ -198,7 +198,7 @@ class TargetProfiler:
         else:
             counts = self._counts(answers)
             task = self._task(counts)
-            target = Target.learn(self.targets, self.schema, counts, task, stages, place(), self.pos_label)
+            target = Target.learn(self.targets, self.schema, counts, task, stages, self.pos_label)
             target = replace(target, quantiles=self.objective.quantiles)
         if self.weight is not None:
             self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
@@ -215,7 +215,7 @@ class TargetProfiler:
                 continue
             self._check_size(name, found)
             if found is not None and found.low is not None:
-                self.objective.check_labels(name, found.low, found.high, place())
+                self.objective.check_labels(name, found.low, found.high)
 
     def _paired(self, answers: Mapping[StatisticRequest, Any]) -> Target:
         """Return the target of a ranking or of survival times."""

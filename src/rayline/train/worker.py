@@ -125,7 +125,8 @@ def _rows(request: FitRequest, worker: WorkerContext, memo: dict[Any, Any] | Non
     if worker.test is not None:
         rows["test"] = Rows(worker.test, spec.features, spec.target, WEIGHT if spec.weighs_test else None)
         objective = request.adapter.objective(*request.args, **request.kwargs)
-        rows["test"].check_labels(objective, f"{place()} (test data)")
+        with at(f"{place()} (test data)"):
+            rows["test"].check_labels(objective)
     if spec.target.task.is_paired:
         _ = rows["train"].target  # the two columns of a label are compared here only
     return rows

@@ -339,10 +339,10 @@ class Analysis:
         """
         problem = self._prepared.problem
         ensembles.check(self.metric, problem.custom)
+        with at("Analysis"):
+            top = integer("top", top)
         sign = -1.0 if self.mode == "max" else 1.0
-        able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[
-            : integer("Analysis", "top", top)
-        ]
+        able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))[:top]
         chosen = ensembles.select(self._mixtures([self._scores(t, mapped=True) for t in able]), self.mode)
         members = [self.best_result if able[i] is self.best_trial else self.refit(able[i]) for i in chosen.counts]
         weights = list(chosen.counts.values())
@@ -400,9 +400,11 @@ class Analysis:
         >>> from sklearn.linear_model import RidgeCV
         >>> pipeline = analysis.stacked_pipeline(train.SklearnTrainer(RidgeCV()), top=3)  # doctest: +SKIP
         """
+        with at("Analysis"):
+            top = integer("top", top)
         sign = -1.0 if self.mode == "max" else 1.0
         able = sorted((t for t in self.trials if t.is_eligible), key=lambda t: (sign * t.score, t.number))
-        chosen = able[: integer("Analysis", "top", top)]
+        chosen = able[:top]
         problem, roles = self._prepared.problem, self._prepared.inputs.roles
         weight = problem.weight if problem.weighs_test else None
         columns = [*problem.target.columns, *([] if weight is None else [weight])]

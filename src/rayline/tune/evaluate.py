@@ -23,7 +23,7 @@ from rayline import device
 from rayline.core.errors import DataError, ParameterError, at, nearest
 from rayline.core.framework import Rows
 from rayline.core.operations.base import apply_all
-from rayline.core.stage import Stage
+from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.evaluate import metrics
@@ -439,7 +439,7 @@ class FoldEvaluator:
                 operation
                 for (path, _), stage in zip(leaves[before:cut], fitted[before:cut], strict=True)
                 if training or not stage.resamples
-                for operation in (stage.lower_training(path) if training else stage.to_operations(path))
+                for operation in operations_of(path, stage, training=training)
             ]
             return (apply_all(operations, part) for part in after(before))
 

@@ -11,7 +11,6 @@ from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
-from rayline.tune.evaluate import WHERE
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,8 +40,8 @@ class SearchOptions:
 
     def check(self) -> None:
         """Raise ParameterError on a value that no search could have."""
-        integer(WHERE, "num_samples", self.num_samples, optional=True)
-        integer(WHERE, "max_concurrent", self.max_concurrent, optional=True)
+        integer("num_samples", self.num_samples, optional=True)
+        integer("max_concurrent", self.max_concurrent, optional=True)
         callbacks = self.callbacks
         if not isinstance(callbacks, Sequence) or not all(isinstance(callback, Callback) for callback in callbacks):
             raise ParameterError.value("callbacks", "a list of objects of rayline.train.Callback", callbacks)

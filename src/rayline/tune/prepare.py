@@ -203,7 +203,7 @@ def prepare(
     if not isinstance(trainer, Trainer):
         raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
     data_config = merge_data_config(data_config)
-    integer(WHERE, "seed", seed, minimum=0, optional=True)
+    integer("seed", seed, minimum=0, optional=True)
     metric, custom = _own_functions(metric, trainer.custom_metrics)
     trainer = trainer.measured(pos_label=pos_label)
     if custom:
@@ -316,7 +316,8 @@ def read(data: Mapping[str, Any]) -> TuneData:
     )  # fmt: skip
     given.check_test(inputs, None)
     groups = _groups(inputs.train, inputs.schema, {})
-    refuse_empty(groups.n_rows, f"{WHERE} (training data)")
+    with at(f"{WHERE} (training data)"):
+        refuse_empty(groups.n_rows)
     n_train, weighs_test = len(groups.summaries), inputs.weight is not None
     by_test_set, group = data["cv"] is None and inputs.test is not None, inputs.roles.paired("group")
     if not by_test_set:
@@ -334,7 +335,8 @@ def read(data: Mapping[str, Any]) -> TuneData:
         absent = {} if weighs_test or inputs.weight is None else {inputs.weight: inputs.schema[inputs.weight]}
         rest = {name: dtype for name, dtype in inputs.schema.items() if name not in absent}
         test = _groups(inputs.test, rest, absent)
-        refuse_empty(test.n_rows, f"{WHERE} (test data)")
+        with at(f"{WHERE} (test data)"):
+            refuse_empty(test.n_rows)
         groups = _joined(groups.with_cells([_Constant(0)]), test.with_cells([_Constant(1)]))
         splits = ((FoldCells((0,), (1,)),),)
     rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
@@ -454,7 +456,8 @@ class _CheckedLabels:
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         labels = schema_check.SchemaCheck(self.schema, self.made_at)(table).select(map(col, self.schema)).collect()
-        Rows.of(labels, {}, self.target).check_labels(self.objective, f"{self.made_at} (test data)")
+        with at(f"{self.made_at} (test data)"):
+            Rows.of(labels, {}, self.target).check_labels(self.objective)
         return labels.lazy()
 
 

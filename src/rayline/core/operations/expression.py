@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
 
-from rayline.core.errors import ParameterError, SchemaError
+from rayline.core.errors import ParameterError, SchemaError, at, place
 from rayline.core.operations.base import Changes, Operation, Row, RowFunction
 from rayline.core.schema import Kind, col, is_category, kind_of
 
@@ -130,10 +130,10 @@ _CLEAN = {
 _COMPARE = {"==", "!=", "<", "<=", ">", ">="}
 
 
-def check(formula: Formula, where: str, *, depth: int = 0) -> None:
+def check(formula: Formula, *, depth: int = 0) -> None:
     """Raise ParameterError when this is not a formula."""
     if depth > MAX_DEPTH:
-        raise ParameterError.value("formula", f"at most {MAX_DEPTH} levels", "more", where=where)
+        raise ParameterError.value("formula", f"at most {MAX_DEPTH} levels", "more")
     if formula is None or (isinstance(formula, (bool, int, float, str)) and formula == formula):
         return
     if isinstance(formula, (list, tuple)) and formula and isinstance(formula[0], str):
@@ -141,19 +141,15 @@ def check(formula: Formula, where: str, *, depth: int = 0) -> None:
         if name == "col":
             if len(arguments) == 1 and isinstance(arguments[0], str):
                 return
-            raise ParameterError.value("formula", '["col", name]', formula, where=where)
+            raise ParameterError.value("formula", '["col", name]', formula)
         if name not in FUNCTIONS:
-            raise ParameterError.unknown([name], ["col", *FUNCTIONS], where=f"{where}: function")
+            raise ParameterError.unknown([name], ["col", *FUNCTIONS], where=f"{place()}: function")
         if len(arguments) != len(FUNCTIONS[name].takes):
-            raise ParameterError.value(
-                "formula", f"{len(FUNCTIONS[name].takes)} arguments of {name!r}", formula, where=where
-            )
+            raise ParameterError.value("formula", f"{len(FUNCTIONS[name].takes)} arguments of {name!r}", formula)
         for argument in arguments:
-            check(argument, where, depth=depth + 1)
+            check(argument, depth=depth + 1)
         return
-    raise ParameterError.value(
-        "formula", 'a number, a string, ["col", name] or [function, argument, …]', formula, where=where
-    )
+    raise ParameterError.value("formula", 'a number, a string, ["col", name] or [function, argument, …]', formula)
 
 
 def columns_of(formula: Formula) -> list[str]:
@@ -165,7 +161,7 @@ def columns_of(formula: Formula) -> list[str]:
     return list(dict.fromkeys(c for argument in formula[1:] for c in columns_of(argument)))
 
 
-def kind(formula: Formula, schema: Mapping[str, pl.DataType], where: str) -> str:
+def kind(formula: Formula, schema: Mapping[str, pl.DataType]) -> str:
     """What a formula gives: "n" a number, "b" a boolean, "s" a string, "?" nothing but missing values.
 
     Raises
@@ -181,25 +177,25 @@ def kind(formula: Formula, schema: Mapping[str, pl.DataType], where: str) -> str
     if name == "col":
         (column,) = arguments
         if column not in schema:
-            raise SchemaError.absent([column], schema, where=where)
+            raise SchemaError.absent([column], schema)
         kinds = {Kind.NUMERIC: "n", Kind.BOOLEAN: "b", Kind.CATEGORY: "s"}
         found = kinds.get(kind_of(schema[column]))
         if found is None:
-            raise SchemaError.dtype(column, "a number, a boolean or a string", schema[column], where=where)
+            raise SchemaError.dtype(column, "a number, a boolean or a string", schema[column])
         return found
-    function, kinds_given = FUNCTIONS[name], [kind(argument, schema, where) for argument in arguments]
+    function, kinds_given = FUNCTIONS[name], [kind(argument, schema) for argument in arguments]
     for wanted, given in zip(function.takes, kinds_given, strict=True):
         if given not in ("?", wanted) and wanted != "a" and not (wanted == "n" and given == "b"):
             words = {"n": "a number", "b": "a boolean", "s": "a string"}
-            raise SchemaError(
-                f"{where}: {name!r} cannot take {words[given]}.",
+            raise SchemaError.here(
+                f"{name!r} cannot take {words[given]}.",
                 f"Expected {words[wanted]}; got {formula!r}.",
                 "change the formula.",
             )
     same = {k for k in (kinds_given[-2:] if name in _COMPARE | {"fill", "if"} else []) if k != "?"}
     if len(same) > 1:
-        raise SchemaError(
-            f"{where}: the arguments of {name!r} differ in type.",
+        raise SchemaError.here(
+            f"the arguments of {name!r} differ in type.",
             f"Expected one type; got {formula!r}.",
             "change the formula.",
         )
@@ -257,7 +253,7 @@ def _polars(formula: Formula, schema: Mapping[str, pl.DataType], *, number: bool
 
 
 def _clean(expression: pl.Expr, formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    computed = isinstance(formula, (list, tuple)) and kind(formula, schema, "") == "n"
+    computed = isinstance(formula, (list, tuple)) and kind(formula, schema) == "n"
     return expression.fill_nan(None) if computed else expression
 
 
@@ -339,7 +335,8 @@ class Assign(Operation):
 
     def _expression(self, formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
         expression = formula_to_polars(formula, schema)
-        found = kind(formula, schema, "Assign")
+        with at("Assign"):
+            found = kind(formula, schema)
         if not isinstance(formula, (list, tuple)) and found != "?":
             return expression
         return (
@@ -348,7 +345,8 @@ class Assign(Operation):
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
         types = {"n": pl.Float64(), "b": pl.Boolean(), "s": pl.String(), "?": pl.Float64()}
-        return Changes({name: types[kind(formula, schema, "Assign")] for name, formula in self.formulas.items()})
+        with at("Assign"):
+            return Changes({name: types[kind(formula, schema)] for name, formula in self.formulas.items()})
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
         makers = [(name, to_row(formula, schema)) for name, formula in self.formulas.items()]

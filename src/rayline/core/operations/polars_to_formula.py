@@ -26,7 +26,7 @@ _FUNCTIONS = {
 }  # fmt: skip
 
 
-def formula_of(expression: pl.Expr, where: str) -> Formula:
+def formula_of(expression: pl.Expr) -> Formula:
     """The formula that does the same.
 
     Raises
@@ -37,11 +37,11 @@ def formula_of(expression: pl.Expr, where: str) -> Formula:
     try:
         tree = json.loads(expression.meta.serialize(format="json"))
     except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
-        raise _refusal(expression, "it cannot be taken apart", where) from error
+        raise _refusal(expression, "it cannot be taken apart") from error
     try:
         return _formula(tree)
     except _UnknownError as error:
-        raise _refusal(expression, str(error), where) from error
+        raise _refusal(expression, str(error)) from error
 
 
 class _UnknownError(Exception):
@@ -98,9 +98,9 @@ def _call(function: Any, arguments: list[Formula]) -> Formula:
     return [word, *arguments]
 
 
-def _refusal(expression: pl.Expr, part: str, where: str) -> ParameterError:
-    return ParameterError(
-        f"{where}: this Polars expression has no form as data: {part}.",
+def _refusal(expression: pl.Expr, part: str) -> ParameterError:
+    return ParameterError.here(
+        f"this Polars expression has no form as data: {part}.",
         f"Expected arithmetic, comparisons, and/or/not, when/then/otherwise, abs, sqrt, log, log1p, exp, sin, cos, floor, "
         f"fill_null, is_null of columns and constants; got {expression}.",
         "register a function (FunctionTransformer), or compute the column before.",

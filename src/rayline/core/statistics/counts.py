@@ -24,9 +24,9 @@ class TooManyValuesError(DataError):
     """A column has too many distinct values to count exactly, and the caller needs each of them."""
 
     @classmethod
-    def of(cls, where: str) -> Self:
+    def of(cls, what: str) -> Self:
         return cls(
-            f"{where} has too many distinct values to count.",
+            f"{what} has too many distinct values to count.",
             f"Expected at most {MAX_CATEGORIES:,}; got more.",
             "lump the rare ones first (RareCategories), hash the column (HashEncoder) or drop it (DropColumns).",
         )

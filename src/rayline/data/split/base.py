@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.engine import Engine
-from rayline.core.errors import ParameterError, SchemaError, place
+from rayline.core.errors import ParameterError, SchemaError, at
 from rayline.core.representation import representation
 from rayline.core.schema import Kind, kind_of, refuse_empty
 from rayline.data.split.duplicate_rows import RowOccurrenceKey
@@ -106,7 +106,7 @@ def time_division(engine: Engine, data: Any, column: str) -> KeyDivision:
 def schema_with(engine: Engine, data: Any, columns: Sequence[str]) -> pl.Schema:
     """Return the schema of the data. Raises SchemaError when it lacks one of these columns."""
     schema = engine.schema(data)
-    refuse_empty(len(schema), place())  # an empty Dataset has no columns either
+    refuse_empty(len(schema))  # an empty Dataset has no columns either
     missing = [name for name in columns if name not in schema]
     if missing:
         raise SchemaError.absent(missing, schema)
@@ -115,7 +115,8 @@ def schema_with(engine: Engine, data: Any, columns: Sequence[str]) -> pl.Schema:
 
 def check_count(splitter: Any, name: str, minimum: int) -> None:
     """Raise ParameterError unless this parameter is an integer of at least `minimum`."""
-    integer(type(splitter).__name__, name, getattr(splitter, name), minimum=minimum)
+    with at(type(splitter).__name__):
+        integer(name, getattr(splitter, name), minimum=minimum)
 
 
 def check_column(splitter: Any, column: Any) -> None:

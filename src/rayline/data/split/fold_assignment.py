@@ -187,7 +187,7 @@ def content_keys(schema: pl.Schema, seed: int, purpose: str) -> tuple[RowHash, R
     column in pandas).
     """
     usable = sorted(name for name, dtype in schema.items() if dtype != pl.Object)
-    refuse_empty(len(schema), place())  # an empty Dataset has no columns either
+    refuse_empty(len(schema))  # an empty Dataset has no columns either
     if not usable:
         raise SchemaError.here("no column tells the rows apart.", f"Expected plain values; got {dict(schema)}.")
     numbers = [name for name in usable if kind_of(schema[name]) in (Kind.NUMERIC, Kind.DATETIME)][:FEW]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from rayline.core.engine import Scanner
-from rayline.core.errors import DataError, counted, place
+from rayline.core.errors import DataError, counted
 from rayline.core.scan import Scan
 from rayline.core.schema import refuse_empty
 from rayline.core.statistics.base import StatisticRequest
@@ -116,18 +116,18 @@ class KeyDivision:
         ranks = self.engine.scan(self.data, Scan([request], attach=_Keyed(key, self._stratum)))[0][request]
         assert isinstance(ranks, OrderStatistics)
         if ranks.overflow:
-            raise DataError(
-                f"{place()}: column {self.stratum!r} has more than {MAX_STRATA:,} different values.",
+            raise DataError.here(
+                f"column {self.stratum!r} has more than {MAX_STRATA:,} different values.",
                 "Expected classes to stratify by.",
                 "name a column of classes, or bin this one first.",
             )
         if ranks.n_null:
-            raise DataError(
-                f"{place()}: column {key.columns[0]!r} is missing in {counted(ranks.n_null, 'row')}.",
+            raise DataError.here(
+                f"column {key.columns[0]!r} is missing in {counted(ranks.n_null, 'row')}.",
                 "Expected a value in every row, to order the rows by.",
                 "drop these rows, or fill them.",
             )
-        refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()), place())
+        refuse_empty(sum(ladder.n_rows for ladder in ranks.ladders.values()))
         return dict(sorted(ranks.ladders.items()))
 
     def _cuts(
@@ -145,8 +145,8 @@ class KeyDivision:
             found |= {s: [again[s].nearest(rank) for rank in ends[s]] for s in missed}
         cuts = {s: [cut for cut in each if cut is not None] for s, each in found.items()}
         if any(len(cuts[s]) < len(ends[s]) for s in ends):
-            raise DataError(
-                f"{place()}: the data changed between two reads.",
+            raise DataError.here(
+                "the data changed between two reads.",
                 "Expected the same rows each time.",
                 "materialise the dataset first: ds = ds.materialize().",
             )
@@ -156,16 +156,16 @@ class KeyDivision:
         totals, asked = _totals(found), _totals(sizes)
         n_rows = sum(totals)
         if 0 in asked:
-            raise DataError(
-                f"{place()}: there are too few rows to divide so: {n_rows:,}.",
+            raise DataError.here(
+                f"there are too few rows to divide so: {n_rows:,}.",
                 f"Expected rows in every part; got parts of {_shown(asked)}.",
                 "divide into fewer or other parts, or bring more rows.",
             )
         if self.unit and (0 in totals or any(abs(got - n) > max(1, n) for got, n in zip(totals, asked, strict=True))):
             n_keys = sum(len(ladder.coarse) for ladder in ladders.values())
             number = f"{n_keys:,} {self.unit}" if not any(ladder.level for ladder in ladders.values()) else self.unit
-            raise DataError(
-                f"{place()}: the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
+            raise DataError.here(
+                f"the {n_rows:,} rows cannot be divided so: they are {number}, which stay together.",
                 f"Expected parts of {_shown(asked)} rows; the nearest are {_shown(totals)}.",
                 f"divide into fewer or other parts{'' if self.is_ordered else ', or try another seed'}.",
             )

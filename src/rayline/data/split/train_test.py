@@ -10,7 +10,7 @@ import polars as pl
 from rayline.compat.ray import dataset_with_own_settings
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import DataError, ParameterError, at, counted, place
+from rayline.core.errors import DataError, ParameterError, at, counted
 from rayline.core.schema import refuse_empty
 from rayline.data.split.fold_rows import take
 from rayline.data.split.holdout import Holdout, check_percentage, rounded
@@ -155,7 +155,7 @@ def _last_rows(ds: Any, percentage: float) -> tuple[Any, Any]:
         ds.context.execution_options.preserve_order = True
         ds = ds.materialize()
     n_rows = _n_rows(ds)
-    refuse_empty(n_rows, place())
+    refuse_empty(n_rows)
     n_test = rounded(percentage, n_rows)
     n_train = n_rows - n_test
     if not n_test or not n_train:

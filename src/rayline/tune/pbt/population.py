@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rayline.core.arguments import integer, known_arguments
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, at
 from rayline.core.representation import representation
 from rayline.tune import space
 from rayline.tune.domains import ChoiceDomain, Domain, NumberDomain
@@ -71,7 +71,8 @@ class Population:
     factors: tuple[float, float] = (0.8, 1.2)
 
     def __post_init__(self) -> None:
-        integer("Population", "interval", self.interval, optional=True)
+        with at("Population"):
+            integer("interval", self.interval, optional=True)
         for name, low, high in (("quantile", 0.0, 0.5), ("resample", 0.0, 1.0)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):
