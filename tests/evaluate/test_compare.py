@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 import rayline as rl
 from rayline import train
+from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
-from tests.evaluate.conftest import pipeline_of, rows
+from rayline.postprocess import Conformal
+from tests.evaluate.conftest import rows
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,67 @@ def test_wrong_pipelines(binary: InferencePipeline, multiclass: InferencePipelin
             rl.compare(given, table)  # type: ignore[arg-type]
     with pytest.raises(rl.ParameterError, match="another target"):
         rl.compare({"a": binary, "b": multiclass}, table)
-    other = pipeline_of("late", train.SklearnTrainer(LogisticRegression(), pos_label="no"))
-    with pytest.raises(rl.ParameterError, match="pos_label"):
-        rl.compare({"a": binary, "b": other}, table)
+    words = table.with_columns(late=pl.col("late").replace({"yes": "so"}))
+    other = train.fit(
+        train.SklearnTrainer(LogisticRegression()), None, words.select("x", "late"), None, ["late"], verbose=False
+    )
+    with pytest.raises(rl.ParameterError, match="another target"):
+        rl.compare({"a": binary, "b": other.inference_pipeline}, table)
+
+
+@pytest.mark.parametrize("label", ["late", "kind"])
+def test_classes_in_another_order_are_put_into_that_of_the_first(label: str) -> None:
+    table = rows(600, seed=9).with_columns(
+        kind=pl.when(pl.col("x") > 0.5).then(pl.lit("a")).when(pl.col("z") > 0).then(pl.lit("b")).otherwise(pl.lit("c"))
+    )
+    own = table.select("x", "z", label)
+    trainer = train.SklearnTrainer(LogisticRegression())
+    usual = train.fit(trainer, None, own, target_columns=[label], verbose=False).inference_pipeline
+    if label == "late":
+        other = train.fit(trainer, None, own, target_columns=[label], pos_label="no", verbose=False).inference_pipeline
+    else:
+        other = _shuffled(usual)
+    assert usual.classes != other.classes
+    options: dict[str, Any] = {"metrics": ["log_loss", "roc_auc", "accuracy", "f1", "brier", "ece"], "replicates": 20}
+    for first, second in ((usual, other), (other, usual)):
+        found = rl.compare({"first": first, "second": second}, table, **options)
+        alone = first.evaluate(table, **options)
+        for report in found.reports.values():
+            for name, own_estimate in alone.metrics.items():
+                assert report.metrics[name] == pytest.approx(own_estimate, rel=1e-5), name
+        assert found.difference("log_loss").value == pytest.approx(0, abs=1e-6)
+
+
+def test_intervals_of_classes_in_another_order() -> None:
+    table = rows(900, seed=9)
+    own = table.select("x", "z", "late")
+    made = []
+    for positive in ("yes", "no"):
+        fitted = train.fit(
+            train.SklearnTrainer(LogisticRegression()),
+            None,
+            own,
+            target_columns=["late"],
+            pos_label=positive,
+            verbose=False,
+        )
+        made.append(fitted.inference_pipeline.calibrated([Conformal(0.8)], table))
+    found = rl.compare(dict(zip("ab", made, strict=True)), table, metrics=["coverage", "interval_width"], replicates=5)
+    for name in ("coverage", "interval_width"):
+        assert found.reports["a"].metrics[name].value == pytest.approx(found.reports["b"].metrics[name].value, abs=0.01)
+
+
+def _shuffled(pipeline: InferencePipeline) -> InferencePipeline:
+    """The same pipeline with its classes in another order."""
+    estimator = pipeline.model.native
+    order = [2, 0, 1]
+    changed = LogisticRegression()
+    changed.classes_ = np.arange(3)
+    changed.coef_, changed.intercept_ = estimator.coef_[order], estimator.intercept_[order]
+    changed.n_features_in_ = estimator.n_features_in_
+    target = pipeline.model.target
+    model = Model(
+        pipeline.model.framework, changed, pipeline.model.schema,
+        replace(target, classes=(tuple(target.classes[0][i] for i in order),)),
+    )  # fmt: skip
+    return InferencePipeline(None, model)

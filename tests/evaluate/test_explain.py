@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, QuantileRegressor, Ridge
 from sklearn.svm import SVC, LinearSVC
 
 import rayline as rl
@@ -157,6 +157,26 @@ def test_trees_are_explained_as_the_framework_does() -> None:
     np.testing.assert_array_equal(made["a"], own["a"].astype(float))
     cities = sum(own[n].astype(float) for n in features.columns if n.startswith("city"))
     np.testing.assert_allclose(made["city"], cities, atol=1e-12)
+
+
+@pytest.mark.parametrize("framework", ["xgboost", "sklearn"])
+def test_a_quantile_is_chosen(framework: str) -> None:
+    if framework == "xgboost":
+        trainer: Any = train.XGBoostTrainer(
+            {"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.5, 0.9], "max_depth": 2}, num_boost_round=8
+        )
+    else:
+        trainer = train.SklearnTrainer(QuantileRegressor(alpha=0.0), quantile_alpha=[0.1, 0.5, 0.9])
+    rows = table(60).select("a", "c", "y")
+    pipeline = trainer.fit(None, rows, target_columns=["y"], verbose=False).inference_pipeline
+    predicted = pipeline.predict(rows)
+    for of, name in ((None, "prediction_0.5"), (0.1, "prediction_0.1"), (0.9, "prediction_0.9")):
+        found = pipeline.explain(rows, of=of)
+        assert found["score"].to_numpy() == pytest.approx(predicted[name].to_numpy(), abs=1e-4)
+        total = found["base_value"] + found["a"] + found["c"]
+        assert total.to_numpy() == pytest.approx(found["score"].to_numpy(), abs=1e-4)
+    with pytest.raises(rl.ParameterError, match="one of the quantiles"):
+        pipeline.explain(rows, of=0.3)
 
 
 def test_linear_models_are_compared_with_the_mean_of_the_background() -> None:

@@ -11,6 +11,8 @@ import sklearn.metrics as sk
 
 import rayline as rl
 from rayline import evaluate, train, tune
+from rayline.evaluate import custom_metrics
+from rayline.evaluate.batch import ScoredBatch
 
 
 def missed(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -133,3 +135,42 @@ def test_a_statistic_is_a_metric_everywhere(table: pl.DataFrame, monkeypatch: py
         fit(table, "late", [Nameless])
     with pytest.raises(rl.ParameterError, match="'min' or 'max'"):
         evaluate.metric(missed, mode="lowest")  # type: ignore[call-overload]
+
+
+def wrong(y_true: Any, y_pred: Any) -> float:
+    return float((y_true != y_pred).mean())
+
+
+def test_weights_that_a_function_does_not_take_are_said(table: pl.DataFrame) -> None:
+    with pytest.warns(UserWarning, match="wrong is not weighted: its function has no parameter sample_weight"):
+        result = fit(table, "late", [wrong, "accuracy"], sample_weight="weight")
+    report = result.evaluate(metrics=[wrong, missed], replicates=10)
+    assert [note for note in report.notes if "weighted" in note] == [
+        "wrong is not weighted: its function has no parameter sample_weight."
+    ]
+    plain = fit(table, "late", [wrong]).evaluate(metrics=[wrong], replicates=10)
+    assert not plain.notes
+
+
+def test_a_function_is_called_for_so_many_replicates(table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as 4 million rows allow; labels are converted once, and the replicates are what they were."""
+    result = fit(table, "late", [missed])
+    usual = result.evaluate(metrics=[wrong], replicates=60)
+    monkeypatch.setattr(custom_metrics, "MAX_RESAMPLED", 40 * (table.height - 400))
+    calls, converted = [], []
+    own = ScoredBatch.y_true.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(ScoredBatch, "y_true", property(lambda batch: converted.append(1) or own(batch)))  # type: ignore[func-returns-value, misc]
+
+    def counted(y_true: Any, y_pred: Any) -> float:
+        calls.append(len(y_true))
+        return wrong(y_true, y_pred)
+
+    report = result.evaluate(metrics={"wrong": counted}, replicates=60)
+    assert len(calls) == 41
+    assert len(converted) == 1
+    assert report.notes == ["The interval of wrong is of 40 replicates, not 60: a function is called anew for each."]
+    assert report.metrics["wrong"].value == usual.metrics["wrong"].value
+    assert report.metrics["wrong"].low == pytest.approx(usual.metrics["wrong"].low, abs=0.05)
+    scorer = sk.make_scorer(sk.roc_auc_score, response_method="predict_proba")
+    area = result.evaluate(metrics={"area": scorer}, replicates=40)
+    assert area.metrics["area"].value == pytest.approx(result.evaluate(metrics=["roc_auc"]).metrics["roc_auc"].value)

@@ -16,7 +16,7 @@ from rayline.core import design
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import NotBetterError, ParameterError, at
 from rayline.core.evaluation import Estimate
-from rayline.evaluate import plots
+from rayline.evaluate import class_order, plots
 from rayline.evaluate.bootstrap import REPLICATES, estimate
 from rayline.evaluate.charts import Chart
 from rayline.evaluate.evaluation import check, scan
@@ -229,7 +229,8 @@ def compare(
     Raises
     ------
     ParameterError
-        When there are fewer than two pipelines, or they predict different targets or classes.
+        When there are fewer than two pipelines, or they predict different targets or classes. The same classes in another order
+        are put into that of the first pipeline: its positive class counts for all.
     SchemaError, DataError
         As `InferencePipeline.evaluate`.
 
@@ -251,7 +252,7 @@ def compare(
     first = next(iter(made.values())).target
     for name, pipeline in made.items():
         own = pipeline.target
-        if (own.columns, own.task, own.classes) != (first.columns, first.task, first.classes):
+        if (own.columns, own.task) != (first.columns, first.task) or not class_order.is_same_but_order(own, first):
             raise ParameterError.here(
                 f"{name!r} predicts another target than {next(iter(made))!r}.",
                 f"Expected {first.task} of {list(first.columns)} with the classes {first.classes}; "

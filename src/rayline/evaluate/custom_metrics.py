@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self, TypeAlias, overload
 
 import numpy as np
@@ -29,8 +31,8 @@ MAX_COLLECTED = 1 << 20
 MAX_GATHERED = 1 << 23
 """Rows up to which it is computed, once, by the first worker of a training: 200 MB of scores, labels and weights."""
 
-MAX_RESAMPLED = 20_000_000
-"""Rows that a function is called with for its interval, in all; at least `MIN_REPLICATES` times all rows."""
+MAX_RESAMPLED = 4_000_000
+"""Rows that a function is called with for its interval, in all: some seconds. At least `MIN_REPLICATES` times all rows."""
 
 MIN_REPLICATES = 30
 
@@ -137,29 +139,60 @@ class CustomMetric(Metric):
         batch = collected.batch
         if batch is None:
             return found
-        found[0] = self.measure(batch)
-        most = max(MIN_REPLICATES, MAX_RESAMPLED // max(1, len(batch)))
-        for i, counts in enumerate(multiplicity[1 : 1 + most], start=1):
-            found[i] = self._replicate(batch, counts if batch.bucket is None else counts[batch.bucket])
+        if batch.weight is not None and not self._takes_weights and len(multiplicity) == 1:  # no report remarks on it
+            warnings.warn(
+                f"metric {self._unweighted} Add the parameter, or leave sample_weight out.", UserWarning, stacklevel=2
+            )
+        answers = CollectedAnswers(batch)
+        found[0] = self._call(batch, answers, batch.weight)
+        for i, counts in enumerate(multiplicity[1 : 1 + self._replicates(len(batch))], start=1):
+            found[i] = self._replicate(batch, answers, counts if batch.bucket is None else counts[batch.bucket])
         return found
 
-    def _replicate(self, batch: ScoredBatch, counts: Array) -> float:
+    def _replicates(self, n_rows: int) -> int:
+        """Return for how many replicates the function is called at most."""
+        return max(MIN_REPLICATES, MAX_RESAMPLED // max(1, n_rows))
+
+    def remarks(self, parts: Parts, multiplicity: Array) -> list[str]:
+        batch = parts[self._collected].batch
+        if batch is None:
+            return []
+        found = [self._unweighted] if batch.weight is not None and not self._takes_weights else []
+        asked, made = len(multiplicity) - 1, self._replicates(len(batch))
+        if asked > made:
+            found.append(
+                f"The interval of {self.name} is of {made} replicates, not {asked}: a function is called anew for each."
+            )
+        return found
+
+    @property
+    def _takes_weights(self) -> bool:
+        return is_scorer(self.function) or "sample_weight" in _parameters(self.function)
+
+    @property
+    def _unweighted(self) -> str:
+        return f"{self.name} is not weighted: its function has no parameter sample_weight."
+
+    def _replicate(self, batch: ScoredBatch, answers: CollectedAnswers, counts: Array) -> float:
         if batch.bucket is None:
-            return self.measure(batch)
+            return self._call(batch, answers, batch.weight)
         if "sample_weight" in _parameters(self.function):
-            weight = counts if batch.weight is None else counts * batch.weight
-            return self.measure(replace(batch, weight=weight))
+            return self._call(batch, answers, counts if batch.weight is None else counts * batch.weight)
         total = np.cumsum(counts)
         places = np.searchsorted(total, np.arange(round(total[-1])) + 0.5)  # each row as often as it counts
-        return self.measure(batch.take(np.minimum(places, len(batch) - 1))) if len(places) else float("nan")
+        if not len(places):
+            return float("nan")
+        places = np.minimum(places, len(batch) - 1)
+        return self._call(batch, answers.take(places), None if batch.weight is None else batch.weight[places])
 
-    def measure(self, batch: ScoredBatch) -> float:
-        """Call the function for a batch. Raises TrainingError when it fails or gives no number."""
+    def _call(self, batch: ScoredBatch, answers: CollectedAnswers, weight: Array | None) -> float:
+        """Call the function. Raises TrainingError when it fails or gives no number."""
         try:
             if is_scorer(self.function):
-                return float(self.function(*_scorer_arguments(batch), **_weights(batch.weight)))
-            takes = batch.weight is not None and "sample_weight" in _parameters(self.function)
-            return float(self.function(batch.y_true, batch.y_pred, **_weights(batch.weight if takes else None)))
+                return float(self.function(*_scorer_arguments(answers), **_weights(weight)))
+            return float(
+                self.function(answers.y_true, answers.y_pred, **_weights(weight if self._takes_weights else None))
+            )
         except RaylineError:
             raise
         except Exception as error:  # whatever a function of the user's raises
@@ -170,6 +203,47 @@ class CustomMetric(Metric):
                 "to set arguments such as pos_label, or to get probabilities, pass "
                 f"sklearn.metrics.make_scorer(function, {_ARGUMENT_EXAMPLE}).",
             ) from error
+
+
+class CollectedAnswers:
+    """Labels, predictions and probabilities of rows as functions get them, converted once for all replicates.
+
+    Parameters
+    ----------
+    batch
+        All rows.
+    rows
+        Which of them, and how often; all when None.
+    """
+
+    def __init__(self, batch: ScoredBatch, rows: Array | None = None, whole: CollectedAnswers | None = None) -> None:
+        self._batch, self._rows, self._whole = batch, rows, whole
+
+    def take(self, rows: Array) -> CollectedAnswers:
+        """Return the answers of some of all rows."""
+        return CollectedAnswers(self._batch, rows, self)
+
+    @cached_property
+    def y_true(self) -> Array:
+        """The labels as they are in the data."""
+        return self._batch.y_true if self._whole is None else self._whole.y_true[self._rows]
+
+    @cached_property
+    def y_pred(self) -> Array:
+        """The predictions as `predict` returns them."""
+        return self._batch.y_pred if self._whole is None else self._whole.y_pred[self._rows]
+
+    @cached_property
+    def classes(self) -> Array:
+        """The classes, ascending as scikit-learn's are; empty for a regression."""
+        return np.sort(np.asarray(self._batch.classes))
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """The probability of each of the classes."""
+        if self._whole is not None:
+            return np.asarray(self._whole.probabilities[self._rows])
+        return np.asarray(self._batch.probabilities[:, np.argsort(np.asarray(self._batch.classes))])
 
 
 Custom: TypeAlias = Mapping[str, Metric]
@@ -254,25 +328,25 @@ def _weights(weight: Array | None) -> dict[str, Array]:
     return {} if weight is None else {"sample_weight": weight}
 
 
-def _scorer_arguments(batch: ScoredBatch) -> tuple[Any, Array, Array]:
+def _scorer_arguments(answers: CollectedAnswers) -> tuple[Any, Array, Array]:
     """The arguments of a scorer: an estimator that gives these predictions again, as many rows, and the labels."""
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-    kind = ClassifierMixin if batch.classes else RegressorMixin
+    is_classifier = len(answers.classes) > 0
+    kind = ClassifierMixin if is_classifier else RegressorMixin
 
     class Predictions(kind, BaseEstimator):  # type: ignore[misc, valid-type]
         def predict(self, _rows: Any) -> Array:
-            return batch.y_pred
+            return answers.y_pred
 
-    if batch.classes:
-        order = np.argsort(np.asarray(batch.classes))  # scikit-learn's classes ascend
+    if is_classifier:
 
         def predict_proba(_self: Any, _rows: Any) -> Array:
-            return np.asarray(batch.probabilities[:, order])
+            return answers.probabilities
 
         Predictions.predict_proba = predict_proba
-        Predictions.classes_ = np.asarray(batch.classes)[order]
-    return Predictions(), np.zeros((len(batch), 1)), batch.y_true
+        Predictions.classes_ = answers.classes
+    return Predictions(), np.zeros((len(answers.y_true), 1)), answers.y_true
 
 
 # -- statistics ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -207,7 +207,7 @@ def scan(
         options.weight,
         intervals=any(metric.needs == "interval" for metric in options.metrics.values()),
     )
-    targets = {name: pipeline.target for name, pipeline in pipelines.items()}
+    targets = {name: replace(pipeline.target, classes=first.target.classes) for name, pipeline in pipelines.items()}
     about = [sorted(targets), [str(t) for t in targets.values()], sorted(options.metrics), options.by, options.weight]
     key = hashlib.sha256(repr(about).encode()).hexdigest()
     plan = EvaluationPlan(

@@ -349,6 +349,11 @@ def _output(target: Target, of: Any) -> int | None:
         if of is not None and of not in target.columns:
             raise ParameterError.value("of", f"one of the targets {list(target.columns)}", of, where=WHERE)
         return None if of is None else target.columns.index(of)
+    if len(target.quantiles) > 1:
+        if of is not None and of not in target.quantiles:
+            raise ParameterError.value("of", f"one of the quantiles {list(target.quantiles)}", of, where=WHERE)
+        nearest = min(target.quantiles, key=lambda quantile: abs(quantile - 0.5))
+        return target.quantiles.index(nearest if of is None else of)
     if not target.task.is_classification:
         if of not in (None, target.columns[0]):
             raise ParameterError.value("of", f"None for the regression of {target.columns[0]!r}", of, where=WHERE)

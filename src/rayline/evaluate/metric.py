@@ -146,6 +146,10 @@ class Metric(ABC):
         """Return how far the value can be off because of a sketch; 0 where it is exact."""
         return 0.0
 
+    def remarks(self, parts: Parts, multiplicity: Array) -> Sequence[str]:
+        """Return what else a reader must know, as sentences."""
+        return ()
+
 
 def sums(name: str) -> Part:
     """Return the part of the sums of a quantity (see `rayline.evaluate.quantities`)."""

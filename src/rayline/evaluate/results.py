@@ -101,7 +101,8 @@ class EvaluationResults:
         }
 
     def notes(self, pipeline: str = "") -> list[str]:
-        """Return what a reader must know of the metrics of all rows: those without a value, and sketches."""
+        """Return what a reader must know of the metrics of all rows: those without a value, sketches, and
+        functions that are not weighted or were called seldom."""
         found = []
         for name in self.plan.metrics:
             own = self.replicates(self.overall, name, pipeline)
@@ -109,6 +110,10 @@ class EvaluationResults:
                 found.append(f"{name} is not defined: {own.note}.")
             if own.bound:
                 found.append(f"{name} is that of a sketch of the scores, and at most {own.bound:.1g} off.")
+            parts = self.overall.parts[pipeline]
+            found += dict.fromkeys(
+                r for part in parts for r in self.plan.metrics[name].remarks(part, self.multiplicity)
+            )
         return found
 
     def slice_table(self, pipeline: str = "") -> pl.DataFrame:

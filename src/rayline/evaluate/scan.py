@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from rayline.core.row_weights import row_weights
 from rayline.core.schema import col
 from rayline.core.target import Target
 from rayline.evaluate.bootstrap import row_hashes
+from rayline.evaluate.class_order import codes_in_order, scores_in_order
 from rayline.evaluate.scored_columns import (
     BY,
     COVERED,
@@ -101,6 +102,7 @@ class EvaluatedRows:
 
     def _scored(self, table: pl.DataFrame) -> pl.DataFrame:
         made: dict[str, pl.Series] = {}
+        first = next(iter(self.scorers.values())).target
         for name, scorer in self.scorers.items():
             target = scorer.target
             if not made:
@@ -111,10 +113,12 @@ class EvaluatedRows:
             with _SCORING:
                 given = scorer.model_scores(table.lazy())
                 outcome = scorer.outcome(table, given) if self._has_intervals(scorer) else None
-            scores = scorer.postprocessed(given)
-            made |= {f"{SCORES}{name}:{column}": values for column, values in score_columns(scores, target).items()}
+            scores = scores_in_order(scorer.postprocessed(given), target, first)
+            columns = score_columns(scores, replace(target, classes=first.classes))
+            made |= {f"{SCORES}{name}:{column}": values for column, values in columns.items()}
             if outcome is not None:
-                made |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, truth)}
+                own_truth = codes_in_order(truth, first, target)
+                made |= {f"{kind}{name}:{place}": own for kind, place, own in _intervals(outcome, own_truth)}
         if self.weight is not None:
             made[WEIGHT] = row_weights(table[self.weight])
         made[HASH] = pl.Series(row_hashes(table, self.hashed))

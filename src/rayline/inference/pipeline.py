@@ -246,7 +246,8 @@ class InferencePipeline(Scorer[Preprocessor]):
             A table, a list of rows, or a ray.data.Dataset of raw rows.
         of
             What is explained. Of two classes the second one when omitted; of several classes the predicted class of each row,
-            which the column `class` then names. Of several targets all, each in columns that end with its name.
+            which the column `class` then names. Of several targets all, each in columns that end with its name. Of several
+            quantiles that nearest to the median; `of=0.9` another.
         background
             Raw rows that stand for usual ones, which linear models and estimated contributions are compared with: the
             contributions of a row explain its difference from their mean. At most 100 of them are used, evenly spaced; the
