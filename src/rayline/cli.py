@@ -17,7 +17,7 @@ from rich.table import Table
 
 import rayline
 from rayline.core import scratch, storage
-from rayline.core.errors import DataError, ParameterError, RaylineError, counted
+from rayline.core.errors import DataError, ParameterError, RaylineError, counted, first_line
 from rayline.core.files import replace_file
 from rayline.core.schema import Kind, kind_of
 from rayline.device import UseGPU
@@ -319,7 +319,7 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except Exception as error:  # a user's module may raise anything
         raise ParameterError(
-            f"The module {module!r} could not be imported: {type(error).__name__}: {error}.",
+            f"The module {module!r} could not be imported: {type(error).__name__}: {first_line(error)}.",
             "Expected a module in the current directory or an installed one.",
             "check --import; it takes a name such as my_package.stages, not a path.",
         ) from error
@@ -336,7 +336,7 @@ def _table(rows: str, pipeline: InferencePipeline) -> Any:
             return _read(file, _suffix(rows), pipeline)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
-                f"{rows} cannot be read: {error}.",
+                f"{rows} cannot be read: {first_line(error)}.",
                 f"Expected a {_suffix(rows)} file of rows.",
                 "check its content and its extension.",
             ) from error

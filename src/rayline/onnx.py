@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import MissingExtraError, ParameterError, RaylineError
+from rayline.core.errors import MissingExtraError, ParameterError, RaylineError, first_line
 from rayline.core.files import replace_content
 from rayline.core.operations.base import Affine, ClipColumn, Drop, Fill, Operation
 from rayline.core.operations.categorical import CategoryCodes, MapCodes, OneHot
@@ -103,7 +103,7 @@ def _native(pipeline: InferencePipeline, width: int) -> Any:
         raise
     except Exception as error:  # a converter may raise anything about a model that it does not support
         raise ParameterError(
-            f"to_onnx: {type(pipeline.model.native).__name__} has no form in ONNX: {str(error).strip().splitlines()[0][:300]}.",
+            f"to_onnx: {type(pipeline.model.native).__name__} has no form in ONNX: {first_line(error)}.",
             "Expected a model that the framework's converter supports.",
             "choose another model, or serve the pipeline with rayline.",
         ) from error

@@ -14,7 +14,7 @@ from ray.exceptions import UserCodeException
 
 from rayline.core.errors import SchemaError
 from rayline.engine.blocks import MappedBlock, RaylineActor, SerializedFunction, to_block, to_frame
-from rayline.engine.object_refs import BlockSlice, first_line, from_arrow, shared
+from rayline.engine.object_refs import BlockSlice, from_arrow, shared
 from rayline.engine.ray import _cut
 
 VECTORS = pl.DataFrame({"v": [[1.0, 2.0], [3.0, 4.0]]}, schema={"v": pl.Array(pl.Float32, 2)})
@@ -127,8 +127,3 @@ def test_files_are_full_but_for_the_last(sizes: list[int], n_rows: int) -> None:
     files = list(_cut(iter(pieces), n_rows))
     assert [row for file in files for row in rows(file)] == rows(pieces)
     assert all(len(rows(file)) == n_rows for file in files[:-1])
-
-
-def test_first_line() -> None:
-    assert first_line("  one\ntwo") == "one"
-    assert first_line("x" * 400, 10) == "x" * 9 + "…"

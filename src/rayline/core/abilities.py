@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import polars as pl
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, first_line
 from rayline.core.features import Array, Features
 from rayline.core.objective import Objective
 from rayline.core.target import Target, Task
@@ -83,7 +83,9 @@ class TrainerArguments(Ability):
             unknown = [k for k in kwargs if k not in allowed]
             if unknown:
                 raise ParameterError.unknown(unknown, allowed, where=f"{self.name} trainer") from error
-            raise ParameterError(f"{self.name} trainer: {error}.", f"Expected the arguments {allowed}.") from error
+            raise ParameterError(
+                f"{self.name} trainer: {first_line(error)}.", f"Expected the arguments {allowed}."
+            ) from error
 
     def configure(self, args: Sequence[Any], kwargs: Mapping[str, Any], changes: Mapping[str, Any]) -> Arguments:
         """Return the arguments with tuned values inserted: as a keyword of `train` where one has this name, otherwise as a

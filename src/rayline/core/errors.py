@@ -292,6 +292,16 @@ def shorten(names: Iterable[Any], most: int = 8) -> str:
     return f"[{shown}]" if len(names) <= most else f"[{shown}, … {len(names) - most} more]"
 
 
+def first_line(error: BaseException | str, most: int = LONGEST) -> str:
+    """Return the first line of another library's error, which often goes on with its internals; cut to `most` characters.
+
+    >>> first_line(ValueError("no such column: x\\n\\nResolved plan until failure: ..."))
+    'no such column: x'
+    """
+    line = str(error).strip().partition("\n")[0]
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def counted(n: int, noun: str) -> str:
     """Format a number with its noun, in the plural unless the number is one.
 

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line, place
 
 MOST_FILES = 1000
 """So many files are looked at before the read; of more, the first ones."""
@@ -89,7 +89,7 @@ class Typed:
                     block = block.set_column(place, field.name, block.column(place).cast(field.type))
                 except pa.ArrowException as error:
                     raise SchemaError(
-                        f"read_json: column {field.name!r} holds what is no {field.type}: {str(error)[:200]}.",
+                        f"read_json: column {field.name!r} holds what is no {field.type}: {first_line(error)}.",
                         "Expected the type that the files begin with, or that schema= says.",
                         f"say another, schema={{{field.name!r}: pl.Float64}}.",
                     ) from error
@@ -123,7 +123,7 @@ def common_schema(
         try:
             schemas.append((path, schema_of(path)))
         except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0][:200]
+            reason = first_line(error)
             raise DataError.here(
                 f"{str(path)!r} cannot be read: {reason}.", "Expected a file of this kind.", "check the path."
             ) from error

@@ -13,7 +13,7 @@ import ray.data
 
 from rayline.core import registry
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import DataError, ParameterError, SchemaError, at
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line
 from rayline.data import files
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _make(function: Any, source: list[Any], options: dict[str, Any]) -> Dataset:
         made: Dataset = function(source[0] if len(source) == 1 else source, **options)
     except TypeError as error:
         raise ParameterError(
-            f"{function.__name__}: {error}.",
+            f"{function.__name__}: {first_line(error)}.",
             f"Expected arguments of ray.data.{function.__name__}.",
             "see Ray's documentation.",
         ) from error

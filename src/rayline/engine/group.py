@@ -16,7 +16,7 @@ import ray
 from ray import cloudpickle
 
 from rayline.core import scratch
-from rayline.core.errors import ParameterError, ResourceError, TrainingError
+from rayline.core.errors import ParameterError, ResourceError, TrainingError, first_line
 from rayline.engine.checkpoints import CheckpointStore, unpack
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.object_refs import BlockSlice
@@ -235,7 +235,7 @@ def packed_function(function: Callable[..., Any]) -> bytes:
         packed: bytes = cloudpickle.dumps(function)
     except Exception as error:
         raise ParameterError(
-            f"{WHERE}: what is to run on the workers cannot be sent to them: {error}.",
+            f"{WHERE}: what is to run on the workers cannot be sent to them: {first_line(error)}.",
             "Expected arguments and callbacks that can be pickled.",
             "take out open files, locks and connections.",
         ) from error

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from rayline.core.engine import Engine, Placement
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, shorten
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, first_line, shorten
 from rayline.core.forks import refuse_after_fork
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
@@ -71,7 +71,7 @@ def computing() -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).strip().partition("\n")[0][:300]
+        reason = first_line(error)
         if isinstance(error, pl.exceptions.ColumnNotFoundError):
             raise SchemaError(
                 f"The table has not the columns that it says: {reason}.",
@@ -265,7 +265,7 @@ def _of_array(name: str, values: Any) -> pl.Series:
         return pl.Series(name, values)
     except local_columns.UNREADABLE as error:
         raise SchemaError(
-            f"Column {name!r} holds a {type(values).__name__} that is no column: {str(error)[:200]}.",
+            f"Column {name!r} holds a {type(values).__name__} that is no column: {first_line(error)}.",
             "Expected an array or a list with one entry for each row.",
             f"convert {name!r} first.",
         ) from error

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayline.core.errors import SchemaError
+from rayline.core.errors import SchemaError, first_line
 from rayline.core.schema import category_of, category_text, is_missing
 
 UNREADABLE = (Exception, pl.exceptions.PanicException)
@@ -160,7 +160,7 @@ def of_values(name: str, values: Sequence[Any]) -> pl.Series:
         if len(kinds) == 1:
             raise SchemaError(
                 f"Column {name!r} holds values of type {kinds[0]} that no type of column can hold.",
-                f"Expected numbers of at most 128 bits, text, dates or lists; got {str(error)[:200]}.",
+                f"Expected numbers of at most 128 bits, text, dates or lists; got {first_line(error)}.",
                 f"convert {name!r}, or drop it.",
             ) from error
         with contextlib.suppress(*UNREADABLE):

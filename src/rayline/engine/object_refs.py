@@ -106,9 +106,3 @@ def _divided(block: Any, start: int, stop: int, column: str, places: npt.NDArray
     part = places[_bins(from_arrow(table.select([column])), column, len(places))]
     rows = [np.flatnonzero(part == i) for i in range(n)]
     return [len(own) for own in rows], *(table.take(own) for own in rows)
-
-
-def first_line(text: str, most: int = 300) -> str:
-    """Return the first line of a text, truncated."""
-    line = text.strip().split("\n", 1)[0]
-    return line if len(line) <= most else line[: most - 1] + "…"

@@ -32,6 +32,7 @@ from rayline.core.errors import (
     SchemaError,
     at,
     counted,
+    first_line,
     shorten,
 )
 from rayline.core.parquet_parts import PartFiles
@@ -58,7 +59,7 @@ from rayline.engine.group import DataShards, DistributedRun, TrainingCall, packe
 from rayline.engine.holders import holders
 from rayline.engine.kept_groups import KEPT, GroupKey
 from rayline.engine.kept_rows import keeping, kept_rows, materialized
-from rayline.engine.object_refs import BlockSlice, first_line, kept_together, shared
+from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
 
@@ -486,7 +487,7 @@ def _storage(path: str | Path) -> CheckpointStore:
         return CheckpointStore.begin(path)
     except (OSError, ValueError, ImportError) as error:
         raise ResourceError(
-            f"{WHERE}: storage_path {str(path)!r} cannot be written: {first_line(str(error))}.",
+            f"{WHERE}: storage_path {str(path)!r} cannot be written: {first_line(error)}.",
             "Expected a directory or a URL that Arrow or fsspec can write to (s3://…, gs://…, hdfs://…).",
             "check the path and the rights.",
         ) from error
@@ -612,7 +613,7 @@ def _answering(what: str) -> Iterator[None]:
         with quietly():
             yield
     except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _disagreement(first_line(str(error))) from error
+        raise _disagreement(first_line(error)) from error
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, RaylineError):
@@ -621,18 +622,18 @@ def _answering(what: str) -> Iterator[None]:
             raise _disagreement(f"one lacks the column {lacking.group(1)!r}") from error
         if "CSV conversion error" in str(cause):
             raise DataError(
-                f"A CSV file could not be read: {first_line(str(cause))}.",
+                f"A CSV file could not be read: {first_line(cause)}.",
                 "Expected the types that the beginnings of the files have.",
                 "say the column's type, data.read_csv(…, schema={'x': pl.Float64}), or what is missing, null_values=['NA'].",
             ) from error
         raise DataError(
-            f"The dataset could not be read: {type(cause).__name__}: {first_line(str(cause))}.",
+            f"The dataset could not be read: {type(cause).__name__}: {first_line(cause)}.",
             f"Expected its tasks to finish; one failed during a {what}.",
             "the error above says where; ds.take(5) runs the same tasks.",
         ) from error
     except RayError as error:
         raise ResourceError(
-            f"Ray could not finish a {what}: {type(error).__name__}: {first_line(str(error))}.",
+            f"Ray could not finish a {what}: {type(error).__name__}: {first_line(error)}.",
             "Expected enough memory, disk and nodes that stay.",
             "the error above says what is missing.",
         ) from error

@@ -15,7 +15,7 @@ import ray
 from ray.data import DataContext
 
 from rayline.compat.ray import session_directory
-from rayline.core.errors import ResourceError
+from rayline.core.errors import ResourceError, first_line
 from rayline.core.sockets import MAX_SOCKET_PATH, short_directory
 
 CONNECT_TIMEOUT_S = 5.0
@@ -56,7 +56,7 @@ def _start() -> None:
         ray.init(address, **options)
     except Exception as error:
         raise ResourceError(
-            f"Ray could not be {'started' if address == 'local' else f'reached at RAY_ADDRESS={address}'}: {error}.",
+            f"Ray could not be {'started' if address == 'local' else f'reached at RAY_ADDRESS={address}'}: {first_line(error)}.",
             "Expected a Ray that answers, or to start one on this machine.",
             "check RAY_ADDRESS, or call ray.init() yourself to see what stops it.",
         ) from error

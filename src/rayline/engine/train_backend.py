@@ -33,11 +33,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.compat.ray import without_placement_group_cleaner
 from rayline.core import scratch
-from rayline.core.errors import RaylineError, ResourceError, TrainingError
+from rayline.core.errors import RaylineError, ResourceError, TrainingError, first_line
 from rayline.core.waiting import patience
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
 from rayline.engine.group import Listener, TrainingCall
-from rayline.engine.object_refs import BlockSlice, first_line, shared
+from rayline.engine.object_refs import BlockSlice, shared
 from rayline.engine.placement import WHERE, busy, free, gone
 from rayline.engine.worker_group import RETRY_INTERVAL_S
 from rayline.engine.workers import RayWorker, Reporter, WorkerMessage, keep_cause
@@ -305,7 +305,7 @@ def _tell_failure(supervisor: Any, rank: int, error: Exception) -> None:
     try:
         ray.get(supervisor.tell.remote([RankFailed(rank, error)]))
     except Exception:  # an error of a library that cannot be pickled
-        what = TrainingError(f"{WHERE}: rank {rank} failed: {type(error).__name__}: {first_line(str(error))}")
+        what = TrainingError(f"{WHERE}: rank {rank} failed: {type(error).__name__}: {first_line(error)}")
         ray.get(supervisor.tell.remote([RankFailed(rank, what)]))
 
 
@@ -509,7 +509,7 @@ class RayTrainRun:
                 raise raised from (raised.__cause__ or getattr(raised, "cause", error))
             cause = error.cause
             raise ResourceError(
-                f"{WHERE}: Ray Train could not run {self._call.num_workers} workers: {first_line(str(cause))}",
+                f"{WHERE}: Ray Train could not run {self._call.num_workers} workers: {first_line(cause)}",
                 f"Expected {dict(self._plan.held)} and {self._plan.cpus:g} CPU for each; free are {free()}.",
                 "end what holds these resources, or ask for fewer workers.",
             ) from error
@@ -528,7 +528,7 @@ class RayTrainRun:
             if isinstance(error, RaylineError):
                 return error
             made = TrainingError(
-                f"{WHERE}: rank {rank} of {n} failed: {type(error).__name__}: {first_line(str(error))}",
+                f"{WHERE}: rank {rank} of {n} failed: {type(error).__name__}: {first_line(error)}",
                 "Expected every rank to finish.",
                 "the error of the worker stands above this one.",
             )

@@ -12,9 +12,8 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, Ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted
+from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted, first_line
 from rayline.core.waiting import patience
-from rayline.engine.object_refs import first_line
 from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
 from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 
@@ -233,7 +232,7 @@ class WorkerLostError(Exception):
             if isinstance(cause, RaylineError):
                 return cause
             return TrainingError(
-                f"{WHERE}: rank {self.rank} of {n} failed: {type(cause).__name__}: {first_line(str(cause))}",
+                f"{WHERE}: rank {self.rank} of {n} failed: {type(cause).__name__}: {first_line(cause)}",
                 "Expected every rank to finish.",
                 "the error of the worker stands above this one.",
             )

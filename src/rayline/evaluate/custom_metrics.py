@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.errors import ParameterError, RaylineError, TrainingError, shorten
+from rayline.core.errors import ParameterError, RaylineError, TrainingError, first_line, shorten
 from rayline.core.statistics.base import Statistic
 from rayline.core.target import Task
 from rayline.evaluate.batch import ScoredBatch
@@ -197,7 +197,7 @@ class CustomMetric(Metric):
             raise
         except Exception as error:  # whatever a function of the user's raises
             raise TrainingError(
-                f"metric {self.name!r}: the function failed with {type(error).__name__}: {error}",
+                f"metric {self.name!r}: the function failed with {type(error).__name__}: {first_line(error)}",
                 "Expected a number from function(y_true, y_pred), which gets labels as they are in the data and as "
                 f"predict gives them, here {_kind(batch)}.",
                 "to set arguments such as pos_label, or to get probabilities, pass "
@@ -453,7 +453,7 @@ def _naming(own: Any) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the user's code raises
         raise TrainingError(
-            f"metric {own.name!r}: the statistic {own.__name__} failed with {type(error).__name__}: {error}",
+            f"metric {own.name!r}: the statistic {own.__name__} failed with {type(error).__name__}: {first_line(error)}",
             "Expected of(batch) and merge(other) to return statistics of this class, value() a number, and a constructor "
             "without arguments (or empty()) for no rows.",
             "the error above is the class's own; call its methods with a few rows by hand.",

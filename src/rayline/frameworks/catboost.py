@@ -14,7 +14,7 @@ import polars as pl
 from rayline.compat.boosting import catboost_check
 from rayline.core import paired_labels, scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError, at
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError, at, first_line
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
@@ -217,7 +217,9 @@ class CatBoost(Framework):
         try:
             return catboost.CatBoost().load_model(str(file), format="cbm")
         except catboost.CatBoostError as error:
-            raise ArtifactError(f"The saved CatBoost model cannot be read: {error}.", "", "save it again.") from error
+            raise ArtifactError(
+                f"The saved CatBoost model cannot be read: {first_line(error)}.", "", "save it again."
+            ) from error
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, catboost.CatBoost)
@@ -352,7 +354,7 @@ def _check_loss(params: Mapping[str, Any]) -> None:
         if "for CPU" in str(error):  # it may be for the GPU
             return
         raise ParameterError(
-            f"catboost trainer: CatBoost refuses {name}={params[name]!r}: {str(error).splitlines()[0][:200]}.",
+            f"catboost trainer: CatBoost refuses {name}={params[name]!r}: {first_line(error)}.",
             "Expected a loss that CatBoost documents.",
             "for counts take Poisson or Tweedie:variance_power=1.5; Gamma exists in XGBoost, LightGBM and scikit-learn.",
         ) from error

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rayline.compat.deep_learning import has_adapters
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, first_line
 from rayline.frameworks.verify import module_size, transformer
 from rayline.frameworks.verify.transformer import CONFIG, TEXT
 
@@ -58,7 +58,7 @@ def load(directory: Path) -> tuple[Any, Any, dict[str, Any]]:
         raise
     except Exception as error:  # a wrong configuration may raise anything
         raise ArtifactError(
-            f"The saved transformer cannot be read: {str(error)[:500]}", "", "save it again."
+            f"The saved transformer cannot be read: {first_line(error)}", "", "save it again."
         ) from error
     wrong = {kind: sorted(map(str, names))[:3] for kind, names in loading_info.items() if names}
     if wrong:

@@ -15,7 +15,7 @@ from lightgbm.callback import EarlyStopException
 
 from rayline.compat.boosting import lightgbm_aliases
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at, first_line
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
@@ -168,7 +168,9 @@ class LightGBM(Framework):
                 model.best_iteration = _best(directory / BEST, model.current_iteration())
             return model
         except lightgbm.basic.LightGBMError as error:
-            raise ArtifactError(f"The saved LightGBM model cannot be read: {error}.", "", "save it again.") from error
+            raise ArtifactError(
+                f"The saved LightGBM model cannot be read: {first_line(error)}.", "", "save it again."
+            ) from error
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, lightgbm.Booster)

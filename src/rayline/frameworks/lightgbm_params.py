@@ -10,7 +10,7 @@ import lightgbm
 import numpy as np
 
 from rayline.compat.boosting import lightgbm_aliases, lightgbm_parameters
-from rayline.core.errors import ParameterError, at
+from rayline.core.errors import ParameterError, at, first_line
 from rayline.core.framework import TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.target import Task
@@ -190,7 +190,7 @@ def check(params: Any) -> None:
         lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)
     except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
         raise ParameterError(
-            f"lightgbm trainer: LightGBM refuses the parameters: {error}.",
+            f"lightgbm trainer: LightGBM refuses the parameters: {first_line(error)}.",
             f"Got {dict(params)!r}.",
             "see its documentation.",
         ) from error

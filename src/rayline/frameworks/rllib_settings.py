@@ -11,7 +11,7 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.registry import register_env
 
 from rayline.compat.ray import has_connectors, registered_environment
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, first_line
 from rayline.frameworks import rllib_modules as modules
 
 OWN = {
@@ -123,7 +123,7 @@ def world_of(settings: Any) -> Any:
         return gymnasium.make(env, **options)
     except Exception as error:  # an environment may raise anything
         raise ParameterError(
-            f"rllib trainer: the environment {env!r} cannot be made: {type(error).__name__}: {str(error)[:200]}",
+            f"rllib trainer: the environment {env!r} cannot be made: {type(error).__name__}: {first_line(error)}",
             "Expected the name of an environment of Gymnasium, a class, or a function of its configuration.",
             "install what it needs, and see env_config in config.",
         ) from error

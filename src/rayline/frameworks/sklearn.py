@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from rayline.core import strict_json
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at, first_line
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
@@ -127,7 +127,9 @@ class Sklearn(Framework):
                 sklearn_model.check(model)
                 return model
         except Exception as error:  # skops may raise anything about a damaged file
-            raise ArtifactError(f"The saved estimator cannot be read: {error}.", "", "save it again.") from error
+            raise ArtifactError(
+                f"The saved estimator cannot be read: {first_line(error)}.", "", "save it again."
+            ) from error
         raise ArtifactError(
             "The saved estimator holds types that are not trusted.",
             f"Expected types that can only compute, or that the caller names; got {not_allowed}.",

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, first_line
 from rayline.frameworks import torch_modules as modules
 from rayline.frameworks.verify import module_size, torch_module
 from rayline.frameworks.verify.torch_module import ABOUT, NUMBERS
@@ -50,7 +50,7 @@ def load(directory: Path, module: Any = None) -> Any:
         raise
     except Exception as error:  # a class may raise anything about wrong arguments
         raise ArtifactError(
-            f"The saved PyTorch module does not fit {getattr(make, '__name__', type(make).__name__)!r}: {_first_line(error)}",
+            f"The saved PyTorch module does not fit {getattr(make, '__name__', type(make).__name__)!r}: {type(error).__name__}: {first_line(error)}",
             "Expected the class that it was trained with.",
             "pass the right one: rayline.load(path, module=Net).",
         ) from error
@@ -60,7 +60,3 @@ def load(directory: Path, module: Any = None) -> Any:
 def read_numbers(module: Any, directory: Path) -> None:
     """Load the saved tensors into a module of the same shape."""
     load_model(module, directory / NUMBERS)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everyone calls it
 
 from rayline.core.arguments import integer
-from rayline.core.errors import DataError, ParameterError, at
+from rayline.core.errors import DataError, ParameterError, at, first_line
 from rayline.core.features import Array
 from rayline.core.framework import TrainContext
 from rayline.core.target import Target, Task
@@ -163,7 +163,7 @@ class LoopSettings:
             self.scheduled(self.optimized(parameters))
         except (TypeError, ValueError) as error:
             raise ParameterError.here(
-                f"the optimizer or the scheduler refuses its arguments: {error}.",
+                f"the optimizer or the scheduler refuses its arguments: {first_line(error)}.",
                 "Expected those that PyTorch documents.",
             ) from error
 

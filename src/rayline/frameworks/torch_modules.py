@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, DataError, ParameterError, SchemaError, at
+from rayline.core.errors import ArtifactError, DataError, ParameterError, SchemaError, at, first_line
 from rayline.core.features import Array, Features
 from rayline.core.framework import TrainContext
 from rayline.core.objective import quantiles_of
@@ -124,7 +124,7 @@ def check(module: Any, kwargs: Mapping[str, Any]) -> None:
         strict_json.dumps(dict(kwargs))
     except (TypeError, ValueError) as error:
         raise ParameterError(
-            f"torch trainer: module_kwargs hold something that is no plain value: {error}.",
+            f"torch trainer: module_kwargs hold something that is no plain value: {first_line(error)}.",
             "Expected numbers, strings, lists and dicts, as they are saved with the model.",
             "pass a function of plain values that makes the module.",
         ) from error
@@ -212,7 +212,7 @@ class ModuleSpec:
                 )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
-                f"module.json of a saved module is malformed: {error}.", "", "save it again."
+                f"module.json of a saved module is malformed: {first_line(error)}.", "", "save it again."
             ) from error
 
 

@@ -7,7 +7,7 @@ import logging
 import warnings
 from typing import Any
 
-from rayline.core.errors import MissingExtraError, ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError, first_line
 from rayline.core.target import Task
 from rayline.frameworks import torch_modules as modules
 
@@ -70,7 +70,7 @@ def to_onnx(module: Any, width: int) -> Any:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ParameterError(
-            f"to_onnx: PyTorch finds no form in ONNX for {type(module).__name__}: {str(error).splitlines()[0]}",
+            f"to_onnx: PyTorch finds no form in ONNX for {type(module).__name__}: {first_line(error)}",
             "Expected a module of tensors alone, for any number of rows.",
             "the error above says what stands against it.",
         ) from error

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from rayline.core.arguments import integer
-from rayline.core.errors import ArtifactError, RaylineError, at
+from rayline.core.errors import ArtifactError, RaylineError, at, first_line
 from rayline.core.files import replace_file, sync_directory
 
 MAX_MEMBERS = 10_000
@@ -151,7 +151,7 @@ def opened(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[ArchiveMembers]:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, struct.error) as error:
         raise ArtifactError(
-            f"{path} is damaged: {error}.", "Expected what InferencePipeline.save writes.", "copy it again."
+            f"{path} is damaged: {first_line(error)}.", "Expected what InferencePipeline.save writes.", "copy it again."
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, scratch, storage, strict_json
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, at
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, at, first_line
 from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.target import Target, numbers
 from rayline.inference import archive, manifest
@@ -194,7 +194,7 @@ def _check_golden(pipeline: Scorer[Any], golden: Any) -> None:
         )
     except Exception as error:  # also errors of the library on a damaged model
         raise ArtifactError.here(
-            f"the golden rows cannot be predicted: {error}.", "", "save the pipeline again."
+            f"the golden rows cannot be predicted: {first_line(error)}.", "", "save the pipeline again."
         ) from error
     if not near:
         raise ArtifactError.here(

@@ -16,7 +16,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.arguments import integer
 from rayline.core.engine import Placement
-from rayline.core.errors import ParameterError, RaylineError, SchemaError, at
+from rayline.core.errors import ParameterError, RaylineError, SchemaError, at, first_line
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.schema import col, refuse_taken, schema_to_json
 from rayline.core.target import numbers
@@ -110,7 +110,7 @@ class BatchPredictor:
             yield self._predict(frame)
         except RaylineError as error:
             if frame.height == 1:
-                problems[start] = str(error).partition("\n")[0]
+                problems[start] = first_line(error)
                 yield pl.DataFrame({name: [None] for name in nothing.columns}, schema=nothing.schema)
                 return
             half = frame.height // 2

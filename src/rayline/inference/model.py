@@ -26,6 +26,7 @@ from rayline.core.errors import (
     ResourceError,
     at,
     counted,
+    first_line,
     shorten,
 )
 from rayline.core.features import Features
@@ -270,7 +271,7 @@ class Model:
             raise
         except Exception as error:  # whatever the library raises about these rows
             raise PredictionError(
-                f"Model.predict: {self.framework} cannot predict: {type(error).__name__}: {str(error)[:300]}.",
+                f"Model.predict: {self.framework} cannot predict: {type(error).__name__}: {first_line(error)}.",
                 f"Expected rows as in training, with the features {shorten(self.schema)}.",
                 "the error above is the library's own.",
             ) from error

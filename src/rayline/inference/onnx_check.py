@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, first_line
 from rayline.core.features import Array, Features
 from rayline.core.target import Task, has_probabilities
 from rayline.inference.model import Model
@@ -154,7 +154,7 @@ def _answers(model: Model, graph: Any, feed: Any) -> list[Array]:
         return [np.asarray(output) for output in session.run(None, feed)]
     except Exception as error:  # whatever the runtime raises about a graph of a converter's
         raise ParameterError(
-            f"to_onnx: the graph of {type(model.native).__name__} does not run: {str(error)[:300]}",
+            f"to_onnx: the graph of {type(model.native).__name__} does not run: {first_line(error)}",
             "Expected operators of ONNX.",
             "the converter has no right form for it: choose another model, or serve the pipeline with rayline.",
         ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, place
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, first_line, place
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -72,7 +72,7 @@ def _key(given: Any, kind: type, argument: str) -> Any:
         text = given if isinstance(given, bytes) else Path(given).read_bytes()
         found = load_pem_private_key(text, password=None) if private else load_pem_public_key(text)
     except (OSError, TypeError, ValueError) as error:
-        reason = f": {error}"[:200]
+        reason = f": {first_line(error)}"[:200]
     else:
         reason = f", but {type(found).__name__}"
     if isinstance(found, kind):

@@ -21,6 +21,7 @@ from rayline.core.errors import (
     SchemaError,
     at,
     counted,
+    first_line,
 )
 from rayline.core.files import replace_content
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function
@@ -578,7 +579,7 @@ class BasePreprocessor:
         except (Exception, pl.exceptions.PanicException) as error:  # untrusted values can raise anything in a stage
             if isinstance(error, RaylineError):
                 raise
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise ArtifactError(f"The saved preprocessor is malformed: {reason}.", "", "save it again.") from error
         return made
 

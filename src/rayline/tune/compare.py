@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.arguments import known_arguments
-from rayline.core.errors import ParameterError, RaylineError, TrainingError, at
+from rayline.core.errors import ParameterError, RaylineError, TrainingError, at, first_line
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
 from rayline.train import progress
@@ -257,7 +257,7 @@ def _own(kind: str, given: Any) -> Any:
     except Exception as error:  # an untrusted object may raise anything
         raise ParameterError.here(
             f"the {kind} {type(given).__name__} cannot be copied for each candidate.",
-            f"Expected one that can be; got {type(error).__name__}: {error}.",
+            f"Expected one that can be; got {type(error).__name__}: {first_line(error)}.",
             f"pass the name of a {kind}, or tune the candidates one by one.",
         ) from error
 

@@ -17,7 +17,7 @@ from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from rayline.compat.ray import basic_variants, own_objective, own_space
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, first_line
 from rayline.tune import space
 from rayline.tune.domains import to_ray
 from rayline.tune.fold_racing import SCORE, FoldRacingScheduler
@@ -265,7 +265,7 @@ def _check_domains(search: Searcher, config: space.Config) -> None:
         convert(to_ray(dict(config)))
     except Exception as error:  # each wraps a library of its own
         raise ParameterError(
-            f"tune.run: {type(search).__name__} cannot search this space: {str(error).strip()}.",
+            f"tune.run: {type(search).__name__} cannot search this space: {first_line(error)}.",
             f"Expected domains that it knows, such as tune.uniform and tune.choice; got {space.tuned(config)}.",
             "change the domain, or use search=None.",
         ) from error

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import scratch, storage, strict_json
-from rayline.core.errors import ArtifactError, ParameterError
+from rayline.core.errors import ArtifactError, ParameterError, first_line
 from rayline.core.framework import Framework
 from rayline.core.schema import schema_to_json
 from rayline.data.split.fold_cells import FoldCells
@@ -153,7 +153,7 @@ class ResultStore:
                 return {name: archive.read(name) for name in names}
         except (OSError, zipfile.BadZipFile) as error:
             raise ArtifactError(
-                f"tune.run: the checkpoint {self._files(key)} cannot be read: {error}.",
+                f"tune.run: the checkpoint {self._files(key)} cannot be read: {first_line(error)}.",
                 "Expected what the run of that name has kept.",
                 "start without resume=True.",
             ) from error

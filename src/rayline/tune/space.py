@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rayline.core.errors import ParameterError, RaylineError
+from rayline.core.errors import ParameterError, RaylineError, first_line
 from rayline.inference.pipeline import Preprocessor
 from rayline.tune.domains import ChoiceDomain, Domain, NumberDomain, from_ray
 from rayline.tune.variants import is_grid
@@ -266,7 +266,7 @@ def _some(path: tuple[str, ...], value: Any) -> Any:
         return to_plain(value.sample(np.random.default_rng(0)))
     except (ValueError, TypeError, OverflowError) as error:
         raise ParameterError(
-            f"tune.run: config[{']['.join(map(repr, path))}] has no values: {error}.",
+            f"tune.run: config[{']['.join(map(repr, path))}] has no values: {first_line(error)}.",
             f"Expected a domain that can be drawn from; got {value!r}.",
             "put the lower bound first.",
         ) from error

@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
-from rayline.core.errors import RaylineError, ResourceError
+from rayline.core.errors import RaylineError, ResourceError, first_line
 from rayline.core.scan import Scan
 from rayline.core.scan_results import Answers
 from rayline.core.target import Target
@@ -330,13 +330,13 @@ def _answering() -> Iterator[None]:
         if isinstance(error.cause, RaylineError):
             raise error.cause from None
         raise ResourceError(
-            f"tune.run: a task on the rows failed: {type(error.cause).__name__}: {str(error.cause).splitlines()[0][:300]}",
+            f"tune.run: a task on the rows failed: {type(error.cause).__name__}: {first_line(error.cause)}",
             "Expected enough memory for a group of rows on every node.",
             "the error above says where.",
         ) from error
     except RayError as error:
         raise ResourceError(
-            f"tune.run: Ray could not work on the rows: {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            f"tune.run: Ray could not work on the rows: {type(error).__name__}: {first_line(error)}",
             "Expected enough memory, disk and nodes that stay.",
             "the error above says what is missing.",
         ) from error

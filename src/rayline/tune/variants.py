@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, first_line
 from rayline.tune.domains import Domain
 
 Path = tuple[Any, ...]
@@ -103,7 +103,7 @@ def _drawn(space: Any, paths: Sequence[Path], random: np.random.Generator, *, le
             except Exception as error:  # the function is the user's
                 name = "/".join(map(str, path))
                 raise ParameterError(
-                    f"tune.run: no value of {name!r} can be drawn: {type(error).__name__}: {error}.",
+                    f"tune.run: no value of {name!r} can be drawn: {type(error).__name__}: {first_line(error)}.",
                     f"Expected a domain with values, or a function of other parameters; got {_at(space, path)!r}.",
                     "correct it; a function is given a dict of the parameters that are drawn already.",
                 ) from error

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, first_line
 
 _PART = "static_provider_v1"
 _BUCKET = np.dtype([("hash", "<u8"), ("index", "<u4")])
@@ -33,7 +33,7 @@ def check(data: bytes) -> None:
     except (struct.error, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, ArtifactError):
             raise
-        _fail(f"{type(error).__name__}: {str(error)[:200]}")
+        _fail(f"{type(error).__name__}: {first_line(error)}")
 
 
 def _fail(reason: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from rayline.core import strict_json
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, first_line
 from rayline.frameworks.verify import tree_validation
 
 _NUMBER = r"-?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|inf|nan)"
@@ -43,7 +43,7 @@ def check(data: bytes) -> str:
     except (KeyError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, ArtifactError):
             raise
-        _fail(f"{type(error).__name__}: {str(error)[:200]}")
+        _fail(f"{type(error).__name__}: {first_line(error)}")
     return text
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from rayline.core.errors import ArtifactError
+from rayline.core.errors import ArtifactError, first_line
 from rayline.frameworks.verify import tree_validation, ubjson
 
 _NODES = (
@@ -36,7 +36,7 @@ def check(data: bytes) -> None:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(
-            f"{what} is damaged: {type(error).__name__}: {str(error)[:200]}.", "", "save it again."
+            f"{what} is damaged: {type(error).__name__}: {first_line(error)}.", "", "save it again."
         ) from error
 
 

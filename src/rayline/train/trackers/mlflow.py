@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rayline.core import scratch
-from rayline.core.errors import ParameterError
+from rayline.core.errors import ParameterError, first_line
 from rayline.train.callbacks import Run
 from rayline.train.trackers.base import Tracker
 
@@ -74,7 +74,7 @@ class MLflow(Tracker):
             found = client.get_experiment_by_name(self.experiment)
             experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
         except MlflowException as error:
-            reason = str(error).strip().partition("\n")[0][:200]
+            reason = first_line(error)
             raise ParameterError(
                 f"train.MLflow: the runs of {self.tracking_uri!r} cannot be written: {reason}",
                 "Expected a database (sqlite:///runs.db) or the URL of a server; MLflow no longer takes directories.",
