@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -61,6 +62,20 @@ def test_batches_do_not_matter(size: int) -> None:
     assert pipeline.transform(toy.table(), batch_size=size).equals(pipeline.transform(toy.table()))
     with pytest.raises(rl.ParameterError, match=r"for a ray\.data\.Dataset"):
         pipeline.transform(toy.table(), num_gpus=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"batch_size": 0}, "batch_size"), ({"batch_size": "all"}, "batch_size"), ({"num_gpus": -1}, "num_gpus"), ({"num_cpus": "2"}, "num_cpus")],
+)  # fmt: skip
+def test_sizes_are_checked_before_anything_starts(
+    strict: rl.InferencePipeline, options: dict[str, Any], words: str
+) -> None:
+    rows = pl.DataFrame({"x": [1.0, 2.0]})
+    with pytest.raises(rl.ParameterError, match=f"InferencePipeline.transform: {words} has a wrong value"):
+        strict.transform(rows, **options)
+    with pytest.raises(rl.ParameterError, match=f"data.map_batches: {words} has a wrong value"):
+        rl.data.map_batches(rows, strict.predict, **options)
 
 
 def test_predictions_are_written_once(tmp_path: Path) -> None:

@@ -59,6 +59,9 @@ def test_a_range_of_workers_implies_ray_train() -> None:
         ({"scaling": 2}, r"scaling has a wrong value"),
         ({"scaling": train.Scaling(num_workers=2), "num_workers": 2}, "num_workers is given twice"),
         ({"scaling": train.Scaling(), "use_gpu": True}, "use_gpu is given twice"),
+        ({"use_gpu": "auto"}, "Expected True or False"),
+        ({"use_gpu": 0.5}, "shares of a GPU are resources_per_worker"),
+        ({"scaling": train.Scaling(use_gpu="no")}, "Expected True or False"),  # type: ignore[arg-type]
         ({"scaling": train.Scaling(num_workers=0)}, "XGBoostTrainer: num_workers has a wrong value"),
         ({"scaling": train.Scaling(num_workers=True)}, "num_workers has a wrong value"),
         ({"num_workers": (3, 2)}, "num_workers has a wrong value"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import polars as pl
 
+from rayline.core.arguments import integer
+from rayline.core.errors import ParameterError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import Answers
@@ -34,6 +38,13 @@ class Placement:
     num_cpus: float | None = None
     num_gpus: float | None = None
     concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        integer("batch_size", self.batch_size, optional=True)
+        amounts: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        for name, amount in amounts.items():
+            if amount is not None and not (isinstance(amount, Real) and 0 <= float(amount) < math.inf):
+                raise ParameterError.value(name, "a number of at least 0, or None", amount)
 
 
 class Scanner(ABC):

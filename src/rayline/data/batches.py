@@ -85,6 +85,7 @@ def map_batches(
         raise ParameterError.value("function", "a function of a batch, such as model.predict", function, where=WHERE)
     if batch_format not in FORMATS:
         raise ParameterError.value("batch_format", f"one of {FORMATS}", batch_format, where=WHERE)
+    Placement(batch_size, num_cpus, num_gpus, concurrency)  # checked before a model is moved
     owner: Any = getattr(function, "__self__", None)
     on_ray = type(data).__module__.partition(".")[0] == "ray"
     wish = use_gpu if use_gpu is not None else True if num_gpus else None

@@ -512,9 +512,10 @@ class InferencePipeline(Scorer[Preprocessor]):
         """
         with at("InferencePipeline.transform"):
             keep = None if keep_columns is None else column_names("keep_columns", keep_columns)
+            Placement(batch_size, num_cpus, num_gpus, concurrency)  # checked before a model is moved
             pipeline, n_gpus = self.placed_for(data, use_gpu, num_gpus)
+            placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
         predict = BatchPredictor(pipeline, proba=proba, interval=interval, keep=keep, on_error=on_error)
-        placement = Placement(batch_size, num_cpus, n_gpus, concurrency)
         return registry.engine_for(data).map(data, predict, placement)
 
     def write_predictions(

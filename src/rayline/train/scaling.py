@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, Literal
 
+import numpy as np
+
 from rayline.core.arguments import integer, known_arguments
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
@@ -71,7 +73,9 @@ class Scaling:
         if isinstance(self.num_workers, (list, tuple)):
             object.__setattr__(self, "num_workers", tuple(self.num_workers))
             object.__setattr__(self, "backend", "ray_train")
-        object.__setattr__(self, "use_gpu", bool(self.use_gpu))
+        given: Any = self.use_gpu
+        if given is None or isinstance(given, np.bool_):
+            object.__setattr__(self, "use_gpu", bool(given))
 
     def check(self) -> None:
         """Raise ParameterError on a value that is not allowed."""
@@ -80,6 +84,12 @@ class Scaling:
         else:
             integer("num_workers", self.num_workers, optional=True)
         integer("max_failures", self.max_failures, minimum=0)
+        if not isinstance(self.use_gpu, bool):
+            raise ParameterError.here(
+                f"use_gpu={self.use_gpu!r:.80}.",
+                "Expected True or False: a training computes where it is told to.",
+                "shares of a GPU are resources_per_worker={'GPU': 0.5}; \"auto\" is for predictions.",
+            )
         resources = self.resources_per_worker
         if resources is not None and not all(_is_amount(amount) for amount in resources.values()):
             raise ParameterError.value("resources_per_worker", "amounts of at least 0", resources)
