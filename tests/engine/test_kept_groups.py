@@ -64,16 +64,20 @@ def test_only_the_rank_that_looks_leaves_when_others_wait(
 ) -> None:
     monkeypatch.setattr(idle_worker, "has_unmet_demand", lambda: wanted)
     left = threading.Event()
-    IdleWorker(left.set).rest(0, 600.0, looks=looks)
+    worker = IdleWorker(left.set)
+    worker.rest(0, 600.0, looks=looks)
     assert left.wait(0.5) == (looks and wanted)
+    assert worker.wake(1) != (looks and wanted)
 
 
 def test_a_moment_of_demand_is_no_wait(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = iter([True, False] * 1000)
     monkeypatch.setattr(idle_worker, "has_unmet_demand", lambda: next(asked))
     left = threading.Event()
-    IdleWorker(left.set).rest(0, 600.0, looks=True)
+    worker = IdleWorker(left.set)
+    worker.rest(0, 600.0, looks=True)
     assert not left.wait(0.5)
+    assert worker.wake(1)
 
 
 def test_a_module_that_was_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,11 +350,11 @@ def operator_names(data: Any) -> list[tuple[str, str]]:
 
 def has_unmet_demand() -> bool:
     """Return whether something in this process' cluster waits for resources."""
-    reply = _CLUSTER_STATE_REPLY.find()
-    if reply is None or _CLUSTER_STATE.find() is None:
-        return False
     import ray
 
+    reply = _CLUSTER_STATE_REPLY.find()
+    if reply is None or _CLUSTER_STATE.find() is None or not ray.is_initialized():  # a question would start a Ray
+        return False
     try:
         found = reply.FromString(_gcs_client(ray.get_runtime_context().gcs_address).get_cluster_resource_state())
     except Exception:  # the head node does not answer: nobody waits for these workers
@@ -375,8 +375,10 @@ class LiveActor(NamedTuple):
 
 def live_actors() -> list[LiveActor]:
     """Return the actors that run in this process' cluster; none where Ray does not say."""
+    import ray
+
     message = _STATE_MESSAGES.find()
-    if message is None or _STATE_ACCESSOR.find() is None:
+    if message is None or _STATE_ACCESSOR.find() is None or not ray.is_initialized():
         return []
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import JobTableData
