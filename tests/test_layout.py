@@ -302,7 +302,7 @@ def test_import_loads_next_to_nothing() -> None:
 
 
 PLACES: dict[str, int] = {}
-"""Parameters and fields `where: str` of each package: may become fewer, never more (`core.errors.at` names the place of an error)."""
+"""Parameters and fields `where: str` that a package may have: none (`core.errors.at` names the place of an error)."""
 
 OF_A_STAGE = {"column_to_operations", "to_operations", "lower_training", "invert"}
 """Methods that a stage writes: their `where` is part of the contract, and each new stage has one."""
@@ -341,3 +341,25 @@ def test_errors_are_built_with_the_arguments_that_they_take(module: str) -> None
             assert not of_error or len(call.args) <= WRONG_NAMES.get(call.func.attr, len(call.args)), (
                 f"{module}, line {call.lineno}: the place is no argument; core.errors.at names it, or where="
             )
+
+
+SCREEN = 40
+"""Lines of a function's body, without its docstring, that fit on a screen."""
+
+MOST_LONGER, LONGEST = 14, 88
+"""How many functions are longer, and the lines of the longest: may become fewer, never more."""
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    code = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
+    return function.end_lineno - code[0].lineno + 1 if code and function.end_lineno is not None else 0
+
+
+def test_functions_fit_on_a_screen() -> None:
+    longer = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and body_lines(node) > SCREEN:
+                longer[f"{module}.{node.name}"] = body_lines(node)
+    assert len(longer) <= MOST_LONGER, f"longer than {SCREEN} lines: {sorted(longer.items(), key=lambda item: item[1])}"
+    assert max(longer.values()) <= LONGEST

@@ -33,7 +33,7 @@ from rayline.train.base_trainer import BaseTrainer
 from rayline.train.drivers import driver_of
 from rayline.train.fit import fit_rows
 from rayline.train.fit_driver import FitStages
-from rayline.train.fit_inputs import ColumnRoles, FitInputs
+from rayline.train.fit_inputs import ColumnRoles, DataArguments, FitInputs
 from rayline.train.result import Result
 from rayline.train.target_inference import TargetProfiler
 
@@ -257,61 +257,48 @@ def cross_validate(
             "Expected a framework that learns from rows.",
             "call tune.run with cv=… for trainings with different seeds.",
         )
-    with fit_inputs.read_once(train_dataset, X):
-        inputs = fit_inputs.normalise(
-            train_dataset, None, target_columns, X, y, None, None, sample_weight, group=group, event=event
-        )
-        roles = inputs.roles
-        column = roles.labels[0]
-        if stratify is None and groups is None and time is None and isinstance(cv, int) and not roles.pair:
-            is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
-            stratify = True if len(roles.labels) == 1 and is_class else None
-        by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
-        pair = {} if not roles.pair else {roles.pair: roles.targets[-1]}
-        splitter = chosen_splitter(cv, ranked=roles.targets[-1] if roles.pair == "group" else None, **by)
-        if isinstance(splitter, StratifiedKFold) and splitter.column is None:
-            splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
-        arguments = {
-            "target_columns": list(roles.labels),
-            "sample_weight": inputs.weight,
-            "group": None,
-            "event": None,
-            **pair,
-        }
+    given = DataArguments(
+        train_dataset, target_columns=target_columns, X=X, y=y, sample_weight=sample_weight, group=group, event=event
+    )
+    with fit_inputs.read_once(train_dataset, X), progress.line("cross_validate", verbose) as line:
+        inputs = fit_inputs.normalise(given)
         options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
         results, held = [], []
-        with progress.line("cross_validate", verbose) as line:
-            for fold, (train, test, fit_stages) in enumerate(_folds(splitter, inputs)):
-                line.now(f"fold {fold + 1}")
-                own = None if preprocessor is None else preprocessor.clone()
-                rows = {
-                    "train_dataset": train,
-                    "test_dataset": test,
-                    "X": None,
-                    "y": None,
-                    "X_test": None,
-                    "y_test": None,
-                }
-                try:
-                    with at("train.fit"):
-                        made_of = fit_rows(
-                            copy.copy(trainer), own, {**arguments, **rows}, fit_stages=fit_stages, **options
-                        )
-                except RaylineError as error:
-                    raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
-                results.append(made_of)
-                held.append(test)
-            made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
-            first = next(iter(made.metrics), None)
-            line.part(counted(len(results), "fold"))
-            if first is not None:
-                line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
-        return made
+        for fold, (rows, fit_stages) in enumerate(_folds(_splitter(cv, inputs, groups, stratify, time), inputs)):
+            line.now(f"fold {fold + 1}")
+            own = None if preprocessor is None else preprocessor.clone()
+            try:
+                with at("train.fit"):
+                    results.append(fit_rows(copy.copy(trainer), own, rows, fit_stages=fit_stages, **options))
+            except RaylineError as error:
+                raise error.within(f"{WHERE}: fold {fold + 1}") from error.__cause__
+            held.append(rows.test_dataset)
+        made = CrossValidation(results, held, inputs, train_dataset if train_dataset is not None else X)
+        first = next(iter(made.metrics), None)
+        line.part(counted(len(results), "fold"))
+        if first is not None:
+            line.part(f"{first}{results[0].model.target.of_class(first)} {made.metrics[first]}")
+    return made
 
 
-def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[Any, Any, FitStages]]:
-    """Yield the training and the held-out rows of each fold, and what fits its stages: all folds' come out of one scan."""
+def _splitter(cv: Any, inputs: FitInputs, groups: Any, stratify: Any, time: Any) -> Splitter:
+    """Return what divides the rows; one target of classes is stratified by unless something else is said."""
+    roles = inputs.roles
+    column = roles.labels[0]
+    if stratify is None and groups is None and time is None and isinstance(cv, int) and not roles.pair:
+        is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
+        stratify = True if len(roles.labels) == 1 and is_class else None
+    by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}
+    splitter = chosen_splitter(cv, ranked=roles.paired("group"), **by)
+    if isinstance(splitter, StratifiedKFold) and splitter.column is None:
+        splitter = StratifiedKFold(splitter.n_splits, column=column, seed=splitter.seed)
+    return splitter
+
+
+def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[DataArguments, FitStages]]:
+    """Yield the arguments of each fold's fit, and what fits its stages: all folds' come out of one scan."""
     engine, roles = registry.engine_for(inputs.train), inputs.roles
+    pair = {roles.pair: roles.targets[-1]} if roles.pair else {}
     with engine.keeping(inputs.train):
         prepared = splitter.prepare(engine, inputs.train, target_columns=roles.labels)
         data = engine.kept(inputs.train)
@@ -328,7 +315,9 @@ def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[Any, Any, Fi
         wanted = [cells for fold in folds.folds for cells in (fold.train, fold.test)]
         rows = fold_rows.parts(engine, data, folds.cells, wanted)
         for place in range(len(folds.folds)):
-            yield rows[2 * place], rows[2 * place + 1], _StagesOfFold(fitter, place, roles)
+            train, test = rows[2 * place : 2 * place + 2]
+            fold = DataArguments(train, test, list(roles.labels), sample_weight=inputs.weight, **pair)
+            yield fold, _StagesOfFold(fitter, place, roles)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from rayline.core import registry
 from rayline.core.errors import ParameterError, ResourceError
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_driver import FitDriver
-from rayline.train.fit_inputs import ColumnRoles, FitInputs
+from rayline.train.fit_inputs import ColumnRoles, DataArguments, FitInputs
 from rayline.train.fit_request import FitRequest, TrainingSpec
 from rayline.train.progress import ProgressLine
 from rayline.train.training_run import TrainingRun, n_threads
@@ -28,14 +27,14 @@ class EnvironmentFit(FitDriver):
     def uses_this_gpu(self) -> bool:
         return not self.trainer.num_workers  # otherwise the learner, too, is an actor of Ray
 
-    def read(self, arguments: Mapping[str, Any]) -> None:
+    def read(self, arguments: DataArguments) -> None:
         if self.trainer.scaling.backend == "ray_train":
             raise ParameterError.here(
                 f"{self.trainer.framework} starts its own workers, and backend='ray_train' is given.",
                 f"Expected a number of workers; got {self.trainer.scaling!r}.",
                 "pass num_workers=2, or another number.",
             )
-        refuse_data(self.trainer, preprocessor=self.preprocessor, **arguments, metrics=self.trainer.metrics)
+        refuse_data(self.trainer, preprocessor=self.preprocessor, **vars(arguments), metrics=self.trainer.metrics)
         self.inputs = FitInputs(None, None, ColumnRoles(pl.Schema()))
 
     def resolve(self, line: ProgressLine) -> FitRequest:

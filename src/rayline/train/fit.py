@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -20,7 +20,7 @@ from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
 from rayline.train.drivers import driver_of
 from rayline.train.fit_driver import FitDriver, FitStages
-from rayline.train.fit_inputs import WHERE, FitInputs, read_once
+from rayline.train.fit_inputs import WHERE, DataArguments, FitInputs, read_once
 from rayline.train.fit_request import FitRequest
 from rayline.train.result import Result
 from rayline.train.training_run import TrainingRun
@@ -116,11 +116,9 @@ def fit(
     >>> result.metrics["test-roc_auc"]
     1.0
     """
-    arguments = {
-        "train_dataset": train_dataset, "test_dataset": test_dataset, "target_columns": target_columns,
-        "X": X, "y": y, "X_test": X_test, "y_test": y_test, "sample_weight": sample_weight, "group": group,
-        "event": event,
-    }  # fmt: skip
+    arguments = DataArguments(
+        train_dataset, test_dataset, target_columns, X, y, X_test, y_test, sample_weight, group, event
+    )
     return fit_rows(
         trainer, preprocessor, arguments, callbacks=callbacks, metrics=metrics, pos_label=pos_label, refit=refit, verbose=verbose
     )  # fmt: skip
@@ -129,7 +127,7 @@ def fit(
 def fit_rows(
     trainer: BaseTrainer,
     preprocessor: Preprocessor | None,
-    arguments: Mapping[str, Any],
+    arguments: DataArguments,
     *,
     callbacks: Sequence[Any] = (),
     metrics: Any = None,
@@ -138,7 +136,7 @@ def fit_rows(
     verbose: bool | None = None,
     fit_stages: FitStages | None = None,
 ) -> Result:
-    """Do what `fit` does, for the arguments about data by their names; `fit_stages` fits the stages where they are fitted for
+    """Do what `fit` does, for the arguments about data; `fit_stages` fits the stages where they are fitted for
     several folds at once."""
     started = time.perf_counter()
     if not isinstance(trainer, BaseTrainer):
@@ -150,7 +148,7 @@ def fit_rows(
     ours, native = _callbacks(trainer, callbacks)
     driver = driver_of(trainer)(trainer.measured(metrics, pos_label), preprocessor, refit=refit)
     driver.fit_stages = fit_stages
-    with read_once(arguments["train_dataset"], arguments.get("test_dataset")):
+    with read_once(arguments.train_dataset, arguments.test_dataset):
         with progress.hushed(verbose):
             driver.read(arguments)
         _check_resources(driver, native)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import polars as pl
 
 from rayline.inference.pipeline import Preprocessor
 from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.train.base_trainer import BaseTrainer
-from rayline.train.fit_inputs import FitInputs
+from rayline.train.fit_inputs import DataArguments, FitInputs
 from rayline.train.fit_request import FitRequest
 from rayline.train.progress import ProgressLine
 from rayline.train.target_inference import TargetProfiler
@@ -58,7 +58,7 @@ class FitDriver(ABC):
         """Whether `use_gpu=True` asks for a GPU of this machine."""
 
     @abstractmethod
-    def read(self, arguments: Mapping[str, Any]) -> None:
+    def read(self, arguments: DataArguments) -> None:
         """Check the arguments of `train.fit` about data, and bring them into one form: `inputs`."""
 
     def starting_workers(self) -> AbstractContextManager[None]:

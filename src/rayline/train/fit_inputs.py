@@ -92,22 +92,27 @@ class FitInputs:
         return self.roles.test_weight
 
 
-def normalise(
-    train: Any,
-    test: Any,
-    target_columns: Any,
-    x: Any,
-    y: Any,
-    x_test: Any,
-    y_test: Any,
-    weight: Any,
-    *,
-    group: Any = None,
-    event: Any = None,
-) -> FitInputs:
-    """Return the tables, from datasets with `target_columns` or from `X` and `y`.
+@dataclass(frozen=True)
+class DataArguments:
+    """What `train.fit`, `train.cross_validate` and `tune.run` are told about rows, under the names that the user types.
 
     `group` and `event` name a column (with X and y also an array) that belongs to the label: see `train.fit`.
+    """
+
+    train_dataset: Any = None
+    test_dataset: Any = None
+    target_columns: Any = None
+    X: Any = None
+    y: Any = None
+    X_test: Any = None
+    y_test: Any = None
+    sample_weight: Any = None
+    group: Any = None
+    event: Any = None
+
+
+def normalise(given: DataArguments) -> FitInputs:
+    """Return the tables, from datasets with `target_columns` or from `X` and `y`.
 
     Raises
     ------
@@ -118,38 +123,55 @@ def normalise(
     DataError
         When X and y differ in length.
     """
-    pair, paired = _pair(group, event)
-    if x is not None or y is not None:
-        if train is not None or x is None or y is None:
-            raise ParameterError.here(
-                "X and y go together, in place of train_dataset.",
-                f"Expected both; got {', '.join(n for n, v in (('X', x), ('y', y), ('train_dataset', train)) if v is not None)}.",
-                "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
-            )
-        train, names, weight = _joined(x, y, target_columns, weight)
-        if pair and not isinstance(paired, str):
-            if x_test is not None:
-                raise ParameterError.value(pair, "the name of a column of X, which X_test has too", type(paired))
-            train, paired = _with_column(train, pair, paired), pair
-        if x_test is not None or y_test is not None:
-            if x_test is None or y_test is None or test is not None:
-                raise ParameterError.here("X_test and y_test go together, in place of test_dataset.", "Expected both.")
-            test, _, _ = _joined(x_test, y_test, names, None)
-        target_columns = names
-    if train is None:
+    given = _without_arrays(given)
+    pair, paired = _pair(given.group, given.event)
+    if given.train_dataset is None:
         raise ParameterError.here(
             "there is nothing to train on.",
             "Expected train_dataset=… with target_columns=[…], or X=… and y=….",
             "pass a ray.data.Dataset or any table.",
         )
-    train, test = _as_polars(train), _as_polars(test)
+    train, test, weight = _as_polars(given.train_dataset), _as_polars(given.test_dataset), given.sample_weight
     if weight is not None and not isinstance(weight, str):
         raise ParameterError.value("sample_weight", "the name of a column (an array goes with X and y)", type(weight))
-    targets = _target_names(target_columns)
+    targets = _target_names(given.target_columns)
     if pair:
         targets = _with_pair(targets, pair, paired)
     train_schema = registry.engine_for(train).schema(train)
     schema = schema_check.remembered_schema(train_schema)
+    _check_roles(schema, targets, weight)
+    test_schema = None if test is None else registry.engine_for(test).schema(test)
+    test_weight = weight if test_schema is not None and weight in test_schema else None
+    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair), train_schema, test_schema)
+
+
+def _without_arrays(given: DataArguments) -> DataArguments:
+    """Return the arguments with tables and names of columns in place of X, y, and the arrays that go with them."""
+    if given.X is None and given.y is None:
+        return given
+    if given.train_dataset is not None or given.X is None or given.y is None:
+        both = [name for name in ("X", "y", "train_dataset") if getattr(given, name) is not None]
+        raise ParameterError.here(
+            "X and y go together, in place of train_dataset.",
+            f"Expected both; got {', '.join(both)}.",
+            "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
+        )
+    train, names, weight = _joined(given.X, given.y, given.target_columns, given.sample_weight)
+    test, (pair, paired) = given.test_dataset, _pair(given.group, given.event)
+    if pair and not isinstance(paired, str):
+        if given.X_test is not None:
+            raise ParameterError.value(pair, "the name of a column of X, which X_test has too", type(paired))
+        train, paired = _with_column(train, pair, paired), pair
+    if given.X_test is not None or given.y_test is not None:
+        if given.X_test is None or given.y_test is None or test is not None:
+            raise ParameterError.here("X_test and y_test go together, in place of test_dataset.", "Expected both.")
+        test, _, _ = _joined(given.X_test, given.y_test, names, None)
+    pairs = {pair: paired} if pair else {}
+    return DataArguments(train, test, names, sample_weight=weight, **pairs)
+
+
+def _check_roles(schema: pl.Schema, targets: tuple[str, ...], weight: str | None) -> None:
+    """Raise SchemaError when the training rows lack a target or the weights, or have nothing else."""
     wanted = [*targets, *([weight] if weight is not None else [])]
     absent = [name for name in wanted if name not in schema]
     if absent:
@@ -158,9 +180,6 @@ def normalise(
         raise SchemaError.dtype(weight, "a numeric column of weights, which is no target", schema[weight])
     if len(schema) == len(wanted):
         raise SchemaError.here("the training data has no features.", f"Expected columns besides {wanted}.", "add some.")
-    test_schema = None if test is None else registry.engine_for(test).schema(test)
-    test_weight = weight if test_schema is not None and weight in test_schema else None
-    return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair), train_schema, test_schema)
 
 
 def _pair(group: Any, event: Any) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.preprocessing.stage_list import idle
 from rayline.train import fit_inputs, progress
 from rayline.train.fit_driver import FitDriver
-from rayline.train.fit_inputs import WHERE
+from rayline.train.fit_inputs import WHERE, DataArguments
 from rayline.train.fit_request import FitRequest, RowPreparation, resolve
 from rayline.train.memory_check import refuse_too_large
 from rayline.train.progress import ProgressLine
@@ -50,12 +50,8 @@ class TableFit(FitDriver):
     def uses_this_gpu(self) -> bool:
         return self.trainer.num_workers is None
 
-    def read(self, arguments: Mapping[str, Any]) -> None:
-        names = (
-            "train_dataset", "test_dataset", "target_columns", "X", "y", "X_test", "y_test", "sample_weight"
-        )  # fmt: skip
-        pair = {name: arguments[name] for name in ("group", "event")}
-        self.inputs = fit_inputs.normalise(*(arguments[name] for name in names), **pair)
+    def read(self, arguments: DataArguments) -> None:
+        self.inputs = fit_inputs.normalise(arguments)
         fit_inputs.check_test(self.inputs, None if self._fits else self._given.input_schema)
 
     def starting_workers(self) -> AbstractContextManager[None]:

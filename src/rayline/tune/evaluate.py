@@ -469,11 +469,7 @@ class FoldEvaluator:
         part: TrainingPart | None = None, *, shown: bool = False,
     ) -> tuple[Any, History]:  # fmt: skip
         problem = self.problem
-        # The framework sees the held-out rows only when the user asked for early stopping, or for a metric that only
-        # the framework can compute.
-        shown |= bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)) or not all(
-            map(problem.computes, problem.metrics)
-        )
+        shown |= self._needs_test_rows(trainer)
         request = FitRequest.of(
             trainer,
             learned,
@@ -509,6 +505,11 @@ class FoldEvaluator:
             checkpoint_every=None,
         )
         return unpack(trainer.adapter, outcomes[0].files or {}, outcomes[0].load_options), history
+
+    def _needs_test_rows(self, trainer: Trainer) -> bool:
+        """Whether the framework sees the held-out rows: for early stopping, or for a metric that only it can compute."""
+        asked = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)
+        return bool(asked) or not all(map(self.problem.computes, self.problem.metrics))
 
     def _score(self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int) -> float:
         problem = self.problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import polars as pl
@@ -281,20 +281,8 @@ def _over_rows(
     target = _target(trainer, rows, Preprocessor() if preprocessor is None else preprocessor)
     _check_test_labels(rows, target, trainer)
     names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
-    foreign = [name for name in names if not metrics.is_known(name, trainer.custom_metrics)]
-    if target.stages and foreign:
-        raise ParameterError.here(
-            f"{foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
-            f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
-            "choose one of these.",
-        )
     stages = check_stages(postprocess, target.plain, inputs.schema)
-    if stages and foreign:
-        raise ParameterError.here(
-            f"{foreign[0]!r} is measured by the framework, before the postprocessing stages.",
-            f"Expected a metric that Rayline computes of the final predictions, one of {metrics.names()}.",
-            "choose one of these, or leave postprocess out.",
-        )
+    _refuse_foreign([name for name in names if not metrics.is_known(name, trainer.custom_metrics)], target, stages)
     problem = SearchProblem(
         trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], seed,
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
@@ -304,6 +292,22 @@ def _over_rows(
     return PreparedSearch(problem, rows, config, num_samples, modes)
 
 
+def _refuse_foreign(foreign: Sequence[str], target: Target, stages: Stages) -> None:
+    """Raise ParameterError for a framework's own metric where it does not measure the final predictions."""
+    if target.stages and foreign:
+        raise ParameterError.here(
+            f"{foreign[0]!r} is measured by the framework, on what the target stages make of the target.",
+            f"Expected a metric that Rayline computes on the labels' own scale, one of {metrics.names()}.",
+            "choose one of these.",
+        )
+    if stages and foreign:
+        raise ParameterError.here(
+            f"{foreign[0]!r} is measured by the framework, before the postprocessing stages.",
+            f"Expected a metric that Rayline computes of the final predictions, one of {metrics.names()}.",
+            "choose one of these, or leave postprocess out.",
+        )
+
+
 _PREPARATIONS = {"table": _over_rows, "environment": _over_environment}
 """How a search is prepared, by the driver that the adapter names."""
 
@@ -311,9 +315,8 @@ _PREPARATIONS = {"table": _over_rows, "environment": _over_environment}
 def read(data: Mapping[str, Any]) -> TuneData:
     """Read and check the rows of a `data_config`, and assign them to folds. Raises as `run`."""
     inputs = given.normalise(
-        data["train_dataset"], data["test_dataset"], data["target_columns"], data["X"], data["y"], data["X_test"],
-        data["y_test"], data["sample_weight"], group=data["group"], event=data["event"],
-    )  # fmt: skip
+        given.DataArguments(**{field.name: data[field.name] for field in fields(given.DataArguments)})
+    )
     given.check_test(inputs, None)
     groups = _groups(inputs.train, inputs.schema, {})
     with at(f"{WHERE} (training data)"):

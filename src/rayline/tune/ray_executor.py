@@ -69,60 +69,18 @@ class RayExecutor(TrialExecutor):
         self.capacity = capacity.plan(prepared.problem.trainer, max_concurrent, nodes)
 
     def run(self, trials: TrialRun) -> None:
-        prepared, log, options, concurrency = trials.prepared, trials.log, trials.options, self.capacity.concurrency
+        prepared, log, options = trials.prepared, trials.log, trials.options
         scheduler = ray_search.ray_scheduler(trials.scheduler)
         with (
-            _keeper(prepared, concurrency) as keeper,
+            _keeper(prepared, self.capacity.concurrency) as keeper,
             quiet(),
             scratch.folder("tune") as folder,
             log.interruption.heard(),
         ):
-            search = SearchData(
-                problem=prepared.problem,
-                groups=_stored(prepared),
-                known=dict(trials.known),
-                modes=prepared.modes,
-                most_bytes=self.capacity.most_bytes // (1 if prepared.groups.is_here else STORED_SHARE),
-                most_s=TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0,
-                keeper=keeper,
-                n_actors=concurrency,
-                known_statistics=_scanned_ahead(prepared),
-                in_pieces=not prepared.groups.is_here,
-            )
-            reference = {SEARCH: SearchRef.of(ray.put(search))}
-            if isinstance(trials.suggester, DrawnSuggester):
-                trials.suggester.begin(concurrency, prepared.mode)
-                n_trials = trials.suggester.most
-                searcher = ray_search.limited(ray_search.DrawnSearcher(trials.suggester), concurrency, rounds=False)
-                searched: dict[str, Any] = reference
-            else:
-                assert isinstance(trials.suggester, ray_search.RaySuggester)
-                n_trials, searcher = prepared.num_samples, ray_search.limited(trials.suggester.searcher, concurrency)
-                searched = {**to_ray(dict(prepared.space)), **reference}
+            most_s = TOGETHER_S if isinstance(scheduler, FIFOScheduler) else 0.0
+            search = SearchRef.of(ray.put(self._data(trials, keeper, most_s)))
             waiting = _Waiting(self.capacity, log, options.timeout_s)
-            tuner = tune.Tuner(
-                tune.with_resources(FoldTrial, _placement(self.capacity)),
-                param_space=searched,
-                tune_config=tune.TuneConfig(
-                    metric=SCORE,
-                    mode=prepared.mode,
-                    num_samples=n_trials,
-                    search_alg=searcher,
-                    scheduler=scheduler,
-                    time_budget_s=options.time_budget_s,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
-                    trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
-                ),
-                run_config=tune.RunConfig(
-                    name="run",
-                    storage_path=str(folder),
-                    verbose=0,
-                    callbacks=[RayTrialLog(log, waiting)],
-                    failure_config=tune.FailureConfig(max_failures=DEATHS),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                ),
-            )
+            tuner = self._tuner(trials, search, scheduler, str(folder), RayTrialLog(log, waiting))
             try:
                 tuner.fit()
             except (StopSearch, NoRoom, tune.TuneError) as error:
@@ -139,6 +97,58 @@ class RayExecutor(TrialExecutor):
                     "Expected it to run the trials.",
                     "a searcher or scheduler of your own may not fit this space; Ray's error stands above this one.",
                 ) from error
+
+    def _data(self, trials: TrialRun, keeper: Any, most_s: float) -> SearchData:
+        """Return what every actor knows of the search."""
+        prepared = trials.prepared
+        return SearchData(
+            problem=prepared.problem,
+            groups=_stored(prepared),
+            known=dict(trials.known),
+            modes=prepared.modes,
+            most_bytes=self.capacity.most_bytes // (1 if prepared.groups.is_here else STORED_SHARE),
+            most_s=most_s,
+            keeper=keeper,
+            n_actors=self.capacity.concurrency,
+            known_statistics=_scanned_ahead(prepared),
+            in_pieces=not prepared.groups.is_here,
+        )
+
+    def _tuner(self, trials: TrialRun, search: SearchRef, scheduler: Any, folder: str, log: RayTrialLog) -> Any:
+        """Return the run of Ray Tune. Only a search of its own sees the space: other configurations are drawn here."""
+        prepared, concurrency, suggester = trials.prepared, self.capacity.concurrency, trials.suggester
+        space: dict[str, Any] = {SEARCH: search}
+        if isinstance(suggester, DrawnSuggester):
+            suggester.begin(concurrency, prepared.mode)
+            n_trials = suggester.most
+            searcher = ray_search.limited(ray_search.DrawnSearcher(suggester), concurrency, rounds=False)
+        else:
+            assert isinstance(suggester, ray_search.RaySuggester)
+            n_trials, searcher = prepared.num_samples, ray_search.limited(suggester.searcher, concurrency)
+            space = {**to_ray(dict(prepared.space)), **space}
+        return tune.Tuner(
+            tune.with_resources(FoldTrial, _placement(self.capacity)),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode=prepared.mode,
+                num_samples=n_trials,
+                search_alg=searcher,
+                scheduler=scheduler,
+                time_budget_s=trials.options.time_budget_s,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="run",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[log],
+                failure_config=tune.FailureConfig(max_failures=DEATHS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
 
     @contextlib.contextmanager
     def population(self, prepared: PreparedSearch) -> Iterator[PopulationPool]:
