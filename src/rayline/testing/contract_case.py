@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rayline import tune
 from rayline.core import registry
 from rayline.core.framework import Framework
 from rayline.core.target import numbers
@@ -108,6 +109,13 @@ class FrameworkCase:
             return Preprocessor()
         stages = {"impute": "SimpleImputer", "scale": "StandardScaler", "onehot": "OneHotEncoder"}
         return Preprocessor([(name, registry.stage(stage)()) for name, stage in stages.items()])
+
+    @property
+    def preprocessor_space(self) -> dict[str, Any]:
+        """A search space of its stages; empty when there are none."""
+        if self.reads_text:
+            return {}
+        return {"preprocessor": {"impute": {"strategy": tune.grid_search(["mean", "median"])}}}
 
     def trainer(self, **options: Any) -> Trainer:
         return Trainer(self.name, *copy.deepcopy(self.args), **{"seed": 1, **copy.deepcopy(self.kwargs), **options})

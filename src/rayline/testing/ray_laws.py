@@ -124,9 +124,7 @@ def tells_what_failed_on_a_worker(case: FrameworkCase) -> None:
 
 
 def is_tuned(case: FrameworkCase) -> None:
-    space = case.tuned
-    if space is None:
-        space = {"preprocessor": {"impute": {"strategy": tune.grid_search(["mean", "median"])}}}
+    space = case.preprocessor_space if case.tuned is None else case.tuned
     rows = dataset(case.table)
     given = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
     metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
@@ -144,7 +142,7 @@ def is_tuned_in_this_process_as_on_ray(case: FrameworkCase) -> None:
     if case.trainer().num_workers is not None:
         return
     given = {"train_pipeline": case.preprocessor(), "cv": 3, "target_columns": [case.target]}
-    space = {"preprocessor": {"impute": {"strategy": tune.grid_search(["mean", "median"])}}, **(case.tuned or {})}
+    space = {**case.preprocessor_space, **(case.tuned or {})}
     metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
     here, there = (
         tune.run(
