@@ -18,7 +18,7 @@ from sklearn.svm import LinearSVC
 from rayline import register_framework, tune
 from rayline.core import registry
 from rayline.core.errors import TrainingError
-from rayline.evaluate import metrics
+from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.testing import check_framework
 from rayline.train import worker
 from rayline.train.target_inference import TargetProfiler
@@ -209,8 +209,8 @@ def test_other_weights_of_classes_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_wrong_metric_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = metrics.evaluate
-    monkeypatch.setattr(metrics, "evaluate", lambda *a, **k: {n: v * 0.99 for n, v in right(*a, **k).items()})
+    right = MeasuredRows.values
+    monkeypatch.setattr(MeasuredRows, "values", lambda *a: {n: v * 0.99 for n, v in right(*a).items()})
     with pytest.raises(AssertionError, match="measures_by_name"):
         check_framework("xgboost", tasks=["binary"], num_boost_round=15)
 

@@ -84,9 +84,9 @@ Cell = str | tuple[float, str]
 def html_table(head: Sequence[str], rows: Iterable[Sequence[Cell]], *, numbers: Iterable[int] = ()) -> str:
     """Return a table as HTML; the columns `numbers` stand to the right.
 
-    >>> table(["name", "rows"], [["a<b", "3"]], numbers=[1]).count("number"), "a&lt;b" in table(["name"], [["a<b"]])
+    >>> html_table(["name", "rows"], [["a<b", "3"]], numbers=[1]).count("number"), "a&lt;b" in html_table(["name"], [["a<b"]])
     (2, True)
-    >>> 'class="bar" style="--share:0.250"' in table(["importance"], [[(0.25, "25 %")]])
+    >>> 'class="bar" style="--share:0.250"' in html_table(["importance"], [[(0.25, "25 %")]])
     True
     """
     right = {*numbers}

@@ -40,7 +40,7 @@ def _of_limit(limit: Path, used: Path) -> int | None:
 def readable_size(size_bytes: float) -> str:
     """Return a size in the unit that a person reads.
 
-    >>> readable(3_400_000_000), readable(52_000_000)
+    >>> readable_size(3_400_000_000), readable_size(52_000_000)
     ('3.4 GB', '52 MB')
     """
     return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.0f} MB"

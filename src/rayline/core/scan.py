@@ -83,7 +83,7 @@ class Scan:
     prepare: TableFunction | None = None
     cells: CellExpression | None = None
     attach: RowMapper | None = None
-    chunk_rows: int = TABLE_ROWS
+    chunk_rows: int = field(default_factory=lambda: TABLE_ROWS)
 
     @property
     def is_local(self) -> bool:

@@ -159,7 +159,7 @@ def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], d
     --------
     >>> def cost(y_true, y_pred):
     ...     return float((y_true != y_pred).sum())
-    >>> given(["roc_auc", cost], "train.fit")[0]
+    >>> given(["roc_auc", cost])[0]
     ('roc_auc', 'cost')
     """
     if isinstance(wanted, Mapping):
@@ -400,7 +400,7 @@ def resolve_name(name: str, available: Sequence[str]) -> str | None:
     """The column of a history or of result.metrics that a name means: itself, or its value on the test set, in
     cross validation, or on the training set; aliases count as the same ("auc" and "roc_auc"). None when there is none.
 
-    >>> resolve("auc", ["train-logloss", "test-logloss", "test-roc_auc"])
+    >>> resolve_name("auc", ["train-logloss", "test-logloss", "test-roc_auc"])
     'test-roc_auc'
     """
     if name in available:

@@ -41,7 +41,7 @@ def flow(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> 
 def name_list(columns: Iterable[str]) -> str:
     """Return the names of columns, or of the first ones and how many there are.
 
-    >>> names("abc"), names("abcdefgh")
+    >>> name_list("abc"), name_list("abcdefgh")
     ('a, b, c', 'a, b, c, d, e, … (8 columns)')
     """
     found = list(columns)

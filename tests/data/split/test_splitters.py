@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError, at
@@ -140,6 +140,7 @@ def test_strata_with_missing_values_are_a_class() -> None:
 
 
 @given(st.lists(st.integers(1, 12), min_size=3, max_size=25), st.integers(2, 3))
+@example([1, 1, 7], 3)
 def test_groups_stay_whole_and_folds_are_even(group_sizes: list[int], n_splits: int) -> None:
     groups = [g for g, size in enumerate(group_sizes) for _ in range(size)]
     table = pl.DataFrame({"id": range(len(groups)), "g": groups})
