@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rayline as rl
-from rayline.core.target import Target, Task, decisions
+from rayline.core.scores import decisions
+from rayline.core.target import Target, Task
 from rayline.evaluate import metrics, score_table
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.score_table import ScoreTable

@@ -14,7 +14,7 @@ from scipy.special import expit, softmax
 import rayline as rl
 from rayline import device, train, tune
 from rayline.core.errors import DataError, ParameterError, ResourceError, TrainingError
-from rayline.core.target import has_probabilities
+from rayline.core.scores import has_probabilities
 from rayline.stages import OneHotEncoder, StandardScaler
 
 catboost = pytest.importorskip("catboost", reason="CatBoost is not installed (pip install 'rayline[catboost]')")

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rayline.core.target import Target, Task, decisions
+from rayline.core.scores import decisions
+from rayline.core.target import Target, Task
 from rayline.inference import calibration
 from rayline.inference.calibration import HeldOutSample, held_out_rows
 from rayline.postprocess import Calibrate, Conformal, Threshold, chain

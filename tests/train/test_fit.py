@@ -350,7 +350,7 @@ def test_bad_arguments(table: pl.DataFrame) -> None:
 # -- callbacks ---------------------------------------------------------------------------------------------------------
 
 
-class Listener(train.Callback):
+class HeardRun(train.Callback):
     checkpoint_every = 2
 
     def __init__(self) -> None:
@@ -372,7 +372,7 @@ class Listener(train.Callback):
 
 def test_callbacks_hear_and_stop(table: pl.DataFrame) -> None:
     data = only(table, "delay", features=("x",))
-    listener = Listener()
+    listener = HeardRun()
     given = [listener]
     result = train.Trainer("mean", rounds=10).fit(None, data, target_columns="delay", callbacks=given)
     files = ["model.json"]
@@ -383,7 +383,7 @@ def test_callbacks_hear_and_stop(table: pl.DataFrame) -> None:
 
 def test_a_failure_is_told_with_its_cause(table: pl.DataFrame) -> None:
     data = only(table, "delay", features=("x",))
-    listener = Listener()
+    listener = HeardRun()
     with pytest.raises(rl.TrainingError, match="mean failed: ZeroDivisionError: no mean today") as caught:
         train.Trainer("mean", fail=True).fit(None, data, target_columns="delay", callbacks=[listener])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -15,7 +15,7 @@ import xgboost
 import rayline as rl
 from rayline import train
 from rayline.stages import OneHotEncoder, SimpleImputer, StandardScaler
-from tests.train.test_fit import Listener, only
+from tests.train.test_fit import HeardRun, only
 
 pytestmark = pytest.mark.ray
 
@@ -81,7 +81,7 @@ def test_lightgbm_on_two_workers(ray_session: Any, table: pl.DataFrame) -> None:
 
 def test_one_worker_and_a_framework_of_ones_own(ray_session: Any, table: pl.DataFrame) -> None:
     data = only(table, "delay")
-    listener = Listener()
+    listener = HeardRun()
     trainer = train.Trainer("mean", rounds=10, num_workers=1)
     result = trainer.fit(stages(), dataset(ray_session, data), None, "delay", callbacks=[listener])
     assert trainer.fitted_model["mean"] == pytest.approx(data["delay"].mean())

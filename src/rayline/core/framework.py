@@ -429,7 +429,7 @@ class Framework(
 
         For a regression: values, shape (n,) or (n, targets), or (n, quantiles). For a ranking or a survival time: shape (n,). For a classification: probabilities of the second class,
         shape (n,) or (n, targets), or of all classes, shape (n, classes); or class codes (integers). A model whose labels
-        are not the most probable classes, or that ranks rows without probabilities, returns `core.target.decisions`.
+        are not the most probable classes, or that ranks rows without probabilities, returns `core.scores.decisions`.
         """
 
     @abstractmethod

@@ -12,19 +12,31 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core import paired_labels, registry
-from rayline.core.errors import DataError, ParameterError, RaylineError, SchemaError, at, counted, place
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place
+from rayline.core.labels import (
+    class_codes,
+    classes_of,
+    classification_of,
+    finite_values,
+    in_type,
+    no_positive,
+    plain_type,
+    refuse_missing,
+    refuse_unusable,
+    refuse_words,
+    with_positive,
+)
 from rayline.core.objective import Objective, quantiles_of
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.operations.inverse import Leaf, inverse
 from rayline.core.schema import (
-    category_values,
     col,
     dtype_from_json,
     dtype_to_json,
-    is_category,
     value_from_json,
     value_to_json,
 )
+from rayline.core.scores import decisions, has_probabilities
 from rayline.core.stage import operations_of
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.task import Task as Task  # noqa: PLC0414  # its old place
@@ -40,49 +52,6 @@ OF_ONE_CLASS = frozenset(
     )
 )  # fmt: skip
 """Metrics (by Rayline's and the frameworks' names) of the positive class of two; with more classes, their mean."""
-
-
-def decisions(codes: Array, *, probabilities: Array | None = None, margins: Array | None = None) -> Array:
-    """Return scores for a model whose labels do not follow from its probabilities, or that ranks rows without probabilities.
-
-    The result is a NumPy record array with one record for each row: `code`, and `probability` or `margin`. It can be sliced,
-    concatenated and saved like any other array of scores.
-
-    Parameters
-    ----------
-    codes
-        The predicted class codes, shape (n,) or (n, targets).
-    probabilities
-        Shape (n,) or (n, targets) of the second class, or (n, classes).
-    margins
-        Numbers that rank the rows but are not probabilities, of the same shapes.
-    """
-    name, values = ("margin", margins) if probabilities is None else ("probability", probabilities)
-    assert values is not None, "decisions need probabilities or margins"
-    scores = np.empty(len(codes), [("code", np.int64, codes.shape[1:]), (name, np.float64, values.shape[1:])])
-    scores["code"], scores[name] = codes, values
-    return scores
-
-
-def normalized(scores: Array) -> Array:
-    """Scale independently learned class probabilities so that they sum to 1; uniform where all are 0."""
-    total = scores.sum(axis=1, keepdims=True)
-    shares: Array = np.divide(scores, total, out=np.full_like(scores, 1 / scores.shape[1]), where=total > 0)
-    return shares
-
-
-def has_probabilities(scores: Array) -> bool:
-    """Whether a classifier's scores contain probabilities, and not only classes or margins."""
-    if scores.dtype.names is not None:
-        return "probability" in scores.dtype.names
-    return not np.issubdtype(scores.dtype, np.integer)
-
-
-def numbers(scores: Array) -> Array:
-    """Return scores as an array of plain numbers; for `decisions` the concatenated columns, the codes first."""
-    if scores.dtype.names is None:
-        return scores
-    return np.concatenate([scores[name].reshape(len(scores), -1) for name in scores.dtype.names], axis=1)
 
 
 @dataclass(frozen=True)
@@ -133,15 +102,15 @@ class Target:
         SchemaError
             When labels are lists.
         """
-        _refuse_unusable(columns, schema, counts)
-        dtypes = tuple(_plain(schema[column]) for column in columns)
+        refuse_unusable(columns, schema, counts)
+        dtypes = tuple(plain_type(schema[column]) for column in columns)
         given = {c: own["categories"] for _, s in stages if s.labels for c, own in s.state["columns"].items()}
         numeric = [c for c in columns if schema[c].is_numeric() and c not in given]
         guessed = Task.REGRESSION if len(numeric) == len(columns) else Task.BINARY
         if not (task or guessed).is_classification:
-            _refuse_words(columns, dtypes)
+            refuse_words(columns, dtypes)
             if pos_label is not None:
-                raise _no_positive(task or guessed, columns, pos_label)
+                raise no_positive(task or guessed, columns, pos_label)
             made = cls(tuple(columns), task or guessed, dtypes, stages=tuple(stages))
             made._check_stages()
             return made
@@ -153,12 +122,12 @@ class Target:
                     f"leave {name!r} out, or choose a regression objective.",
                 )
         classes = [
-            _classes(column, count, schema[column], given.get(column))
+            classes_of(column, count, schema[column], given.get(column))
             for column, count in zip(columns, counts, strict=True)
         ]
-        task = _classification(task, columns, classes, numeric)
+        task = classification_of(task, columns, classes, numeric)
         if pos_label is not None:
-            classes = _with_positive(classes, task, columns, pos_label)
+            classes = with_positive(classes, task, columns, pos_label)
         return cls(tuple(columns), task, dtypes, tuple(classes))
 
     @classmethod
@@ -314,9 +283,9 @@ class Target:
         for i, column in enumerate(self.columns):
             series = table[column]
             if self.task.is_classification:
-                codes = _class_codes(_labels(series, self.dtypes[i]), self.classes[i])
+                codes = class_codes(in_type(series, self.dtypes[i]), self.classes[i])
                 if codes.null_count():
-                    _refuse_missing(column, series.fill_nan(None) if series.dtype.is_float() else series)
+                    refuse_missing(column, series.fill_nan(None) if series.dtype.is_float() else series)
                     bad = series.filter(codes.is_null()).unique().head(5).to_list()
                     raise DataError(
                         f"The target {column!r} holds labels that training did not see.",
@@ -325,7 +294,7 @@ class Target:
                     )
                 out.append(codes.to_numpy(writable=True))
             else:
-                out.append(_finite(series).to_numpy(writable=True))
+                out.append(finite_values(series).to_numpy(writable=True))
         return out[0] if len(out) == 1 else np.stack(out, axis=1)
 
     def truth_of(self, table: pl.DataFrame) -> Array:
@@ -480,186 +449,3 @@ class Target:
         if self.quantiles and (self.task is not Task.REGRESSION or len(self.columns) > 1):
             raise ValueError("quantiles of something else than one number")
         return self
-
-
-def _refuse_unusable(
-    columns: Sequence[str], schema: Mapping[str, pl.DataType], counts: Sequence[ValueCounts | None]
-) -> None:
-    """Raise on labels that are lists or missing."""
-    for column in columns:
-        if isinstance(schema[column], pl.List):
-            raise SchemaError.here(
-                f"the target {column!r} holds lists ({schema[column]}), and a label is one value.",
-                "Expected strings, truth values or numbers.",
-                "make a 0/1 column of each label (polars: .list.contains), and name them all in target_columns.",
-            )
-    for column, count in zip(columns, counts, strict=True):
-        if count is not None and count.n_null:
-            raise DataError.here(
-                f"the target {column!r} has {counted(count.n_null, 'missing value')}.",
-                "Expected a label in every row.",
-                f"drop these rows, None and NaN alike: table.dropna(subset=[{column!r}]) in pandas, the same in ds.map_batches.",
-            )
-
-
-def _refuse_words(columns: Sequence[str], dtypes: Sequence[pl.DataType]) -> None:
-    """Raise DataError on labels of a regression that are no numbers."""
-    numeric = [c for c, dtype in zip(columns, dtypes, strict=True) if dtype.is_numeric() or dtype == pl.Boolean]
-    if numeric and len(numeric) < len(columns):
-        raise _mixed(columns, numeric)
-    for column, dtype in zip(columns, dtypes, strict=True):
-        if not (dtype.is_numeric() or dtype == pl.Boolean):
-            raise DataError.here(
-                f"the target {column!r} holds {dtype}, and the trainer's objective is a regression.",
-                "Expected numbers.",
-                "choose a classification objective, or convert the target.",
-            )
-
-
-def _classes(
-    column: str, count: ValueCounts | None, dtype: pl.DataType, given: Sequence[Any] | None
-) -> tuple[Any, ...]:
-    """Return the classes of a target in their order: those that a stage gives, or those that were counted."""
-    if count is None:
-        raise RaylineError(f"Target.learn: the classes of {column!r} were not counted.")
-    labels = labels_of(count.table["value"], dtype)
-    if category_values(dtype) is not None:
-        labels = labels.sort()  # they were counted as text
-    classes = tuple(labels if given is None else given)
-    if len(classes) < 2:
-        raise DataError.here(
-            f"the target {column!r} has {'one class only' if classes else 'no labels'}: {list(classes)!r}.",
-            "Expected at least two classes.",
-            "check the split (stratify=…) or the column's values.",
-        )
-    return classes
-
-
-def _classification(
-    implied: Task | None, columns: Sequence[str], classes: Sequence[Sequence[Any]], numeric: Sequence[str]
-) -> Task:
-    """Return the task of targets with these classes; `implied` is that of the trainer's arguments.
-
-    Raises DataError when the classes are not those of the task.
-    """
-    place = max(range(len(columns)), key=lambda i: len(classes[i]))
-    n_classes = len(classes[place])
-    task = implied or (Task.MULTICLASS if n_classes > 2 else Task.BINARY)
-    if len(columns) > len(numeric) and any(
-        c in numeric and len(own) > 2 for c, own in zip(columns, classes, strict=True)
-    ):
-        raise _mixed(columns, numeric)
-    if n_classes > 2 and task is Task.BINARY:
-        raise DataError.here(
-            f"the target {columns[place]!r} has {n_classes} classes, and the trainer's objective is binary.",
-            f"Expected two classes; got {list(classes[place][:6])!r}.",
-            "choose a multiclass objective, or merge classes.",
-        )
-    if len(columns) > 1 and task is Task.MULTICLASS:
-        raise DataError.here(
-            f"{len(columns)} targets with more than two classes each.",
-            "Expected one multiclass target, several binary ones, or several numbers.",
-            "train one model for each target.",
-        )
-    return task
-
-
-def _mixed(columns: Sequence[str], numeric: Sequence[str]) -> DataError:
-    """Return the error for numbers and classes as targets of one model."""
-    others = [column for column in columns if column not in numeric]
-    return DataError.here(
-        f"the targets are of different kinds: {list(numeric)} are numbers, {others} have classes.",
-        "Expected several numbers, or several targets with two classes, for one model.",
-        "train one model for each target, on the table without the others (docs/targets.md shows how).",
-    )
-
-
-def _with_positive(
-    classes: Sequence[tuple[Any, ...]], task: Task, columns: Sequence[str], pos_label: Any
-) -> list[tuple[Any, ...]]:
-    """Return the classes of each target with the positive one last."""
-    if task is not Task.BINARY:
-        raise _no_positive(task, columns, pos_label)
-    positive = pos_label if isinstance(pos_label, Mapping) else dict.fromkeys(columns, pos_label)
-    if strange := [name for name in positive if name not in columns]:
-        raise ParameterError.unknown(strange, columns, "target", where=f"{place()}: pos_label")
-    return [_positive_last(c, found, positive) for c, found in zip(columns, classes, strict=True)]
-
-
-def _no_positive(task: Task, columns: Sequence[str], pos_label: Any) -> ParameterError:
-    kind = "a regression" if task is Task.REGRESSION else "a classification with more than two classes"
-    return ParameterError.here(
-        f"pos_label={pos_label!r} names a positive class, and the target {list(columns)} is {kind}.",
-        "Expected a target with two classes.",
-        "leave pos_label out, or choose an objective of two classes.",
-    )
-
-
-def _positive_last(column: str, classes: tuple[Any, ...], positive: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the classes with the positive one last: it is then class 1 for every framework and metric."""
-    if column not in positive:
-        return classes
-    label = positive[column]
-    if label not in classes:
-        raise ParameterError.value("pos_label", f"one of the classes {list(classes)!r} of {column!r}", label)
-    return (*(c for c in classes if c != label), next(c for c in classes if c == label))
-
-
-def _class_codes(labels: pl.Series, classes: Sequence[Any]) -> pl.Series:
-    """Return the place of each label among the classes (Int64); null for others."""
-    are_places = labels.dtype.is_integer() and list(classes) == list(range(len(classes)))
-    if are_places and len(labels) and not labels.null_count() and labels.min() >= 0 and labels.max() < len(classes):  # type: ignore[operator]
-        return labels.cast(pl.Int64)
-    values = pl.Series(list(classes), dtype=labels.dtype)
-    return labels.replace_strict(values, range(len(values)), default=None, return_dtype=pl.Int64)
-
-
-def _refuse_missing(column: str, labels: pl.Series) -> None:
-    if labels.null_count():
-        raise DataError(
-            f"The target {column!r} has {counted(labels.null_count(), 'missing value')}.",
-            "Expected a label in every row.",
-            "drop these rows first.",
-        )
-
-
-def labels_of(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Return counted labels in their original type: where numbers or booleans were declared categories, that of the values."""
-    return texts if category_values(dtype) is None else _labels(texts, _plain(dtype))
-
-
-def _labels(series: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Return labels in the type of the classes; null where they have no such value, as 0.5 of integers or 2 of booleans."""
-    if is_category(series.dtype):
-        series = series.cast(pl.String)
-    own = series.dtype
-    if dtype == pl.Boolean and own != dtype:
-        values = ["false", "true"] if own == pl.String else [0, 1]
-        return series.replace_strict(
-            pl.Series(values, dtype=own, strict=False), [False, True], default=None, return_dtype=dtype
-        )
-    if dtype.is_integer() and (own.is_float() or own.is_decimal()):
-        series = series.set(series != series.round(), None)
-    return series.cast(dtype, strict=False)
-
-
-def _finite(series: pl.Series) -> pl.Series:
-    """Return the labels of a regression. Raises DataError on labels that are missing, infinite, or texts of no number."""
-    given = series.cast(pl.String) if is_category(series.dtype) else series
-    values = given.cast(pl.Float64, strict=False).fill_nan(None)
-    _refuse_missing(series.name, given.fill_nan(None) if given.dtype.is_float() else given)
-    bad = given.filter(~values.is_finite().fill_null(value=False))
-    if len(bad):
-        raise DataError(
-            f"The target {series.name!r} has {counted(len(bad), 'value')} that {'is' if len(bad) == 1 else 'are'} no finite number.",
-            f"Expected a finite number in every row; got {bad.unique(maintain_order=True).head(5).to_list()!r}.",
-            "drop or correct these rows first.",
-        )
-    return values
-
-
-def _plain(dtype: pl.DataType) -> pl.DataType:
-    values = category_values(dtype)
-    if values is not None and (values.is_numeric() or values == pl.Boolean):
-        return values
-    return pl.String() if is_category(dtype) else dtype

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.target import Target, Task, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Target, Task
 
 Array = npt.NDArray[Any]
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayline.core.target import Target, Task, decisions
+from rayline.core.scores import decisions
+from rayline.core.target import Target, Task
 
 Array = npt.NDArray[Any]
 

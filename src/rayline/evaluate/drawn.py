@@ -9,9 +9,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from rayline.core.scores import has_probabilities
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.score_weights import order_keys
-from rayline.core.target import Target, Task, has_probabilities
+from rayline.core.target import Target, Task
 from rayline.evaluate.batch import ScoredBatch
 from rayline.evaluate.metric import Part, sums
 from rayline.evaluate.score_table import ScoreTable

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from rayline.compat.sklearn import scorer_function
 from rayline.core.errors import ParameterError, at
-from rayline.core.target import Target, Task, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Target, Task
 from rayline.evaluate import classification, paired, regression
 from rayline.evaluate.custom_metrics import Custom, CustomMetric, MetricStatistic, StatisticMetric, takes
 from rayline.evaluate.measured_rows import MeasuredRows

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.target import Target, decisions, has_probabilities
+from rayline.core.scores import decisions, has_probabilities
+from rayline.core.target import Target
 
 Array = npt.NDArray[Any]
 

@@ -20,7 +20,8 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, LabelRange, Objective, quantiles_of
 from rayline.core.schema import col
-from rayline.core.target import Target, Task, normalized
+from rayline.core.scores import normalized
+from rayline.core.target import Target, Task
 from rayline.device import CPU, Device, in_batches, record, select_device
 from rayline.frameworks.verify import catboost_model
 

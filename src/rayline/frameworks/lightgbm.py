@@ -19,7 +19,8 @@ from rayline.core.errors import ArtifactError, DataError, MissingExtraError, Par
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
-from rayline.core.target import Target, Task, normalized
+from rayline.core.scores import normalized
+from rayline.core.target import Target, Task
 from rayline.device import select_device
 from rayline.frameworks import lightgbm_params
 from rayline.frameworks.lightgbm_dataset import NAMES, codes, dataset_of_rows

@@ -25,7 +25,8 @@ from rayline.core.errors import ArtifactError, DataError, MissingExtraError, Par
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
-from rayline.core.target import Target, Task, decisions
+from rayline.core.scores import decisions
+from rayline.core.target import Target, Task
 from rayline.frameworks.verify import sklearn_model
 
 

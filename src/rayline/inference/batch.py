@@ -19,7 +19,7 @@ from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError, at, first_line
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.schema import col, refuse_taken, schema_to_json
-from rayline.core.target import numbers
+from rayline.core.scores import numbers
 from rayline.inference.scorer import Scorer
 from rayline.postprocess import chain
 

@@ -14,9 +14,10 @@ from rayline.core.errors import ParameterError, SchemaError, at, place
 from rayline.core.row_weights import check_weight_column, row_weights
 from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
+from rayline.core.scores import has_probabilities
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.scored_row_sample import MAX_ROWS, ScoredRowSample
-from rayline.core.target import Target, has_probabilities
+from rayline.core.target import Target
 from rayline.inference.model import Scores
 from rayline.inference.scorer import Scorer
 from rayline.postprocess import chain

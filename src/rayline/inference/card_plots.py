@@ -11,7 +11,8 @@ import polars as pl
 
 from rayline.core.design import COLORS
 from rayline.core.schema import Kind, col, kind_of
-from rayline.core.target import Target, Task, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Target, Task
 from rayline.inference import svg_plots
 from rayline.inference.svg_plots import SVGPlot, number
 

@@ -19,7 +19,8 @@ from rayline.core import strict_json
 from rayline.core.errors import ArtifactError, ParameterError, SchemaError, at
 from rayline.core.features import Features
 from rayline.core.framework import Framework, TrainContext
-from rayline.core.target import Target, Task, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Target, Task
 from rayline.inference import artifact
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline

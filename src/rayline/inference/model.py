@@ -33,7 +33,8 @@ from rayline.core.features import Features
 from rayline.core.framework import Framework, ModelInfo
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
-from rayline.core.target import Target, Task, numbers
+from rayline.core.scores import numbers
+from rayline.core.target import Target, Task
 from rayline.device import UseGPU
 from rayline.inference.svg_plots import number
 from rayline.preprocessing.schema_check import SchemaCheck

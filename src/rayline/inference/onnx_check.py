@@ -9,7 +9,8 @@ import polars as pl
 
 from rayline.core.errors import ParameterError, first_line
 from rayline.core.features import Array, Features
-from rayline.core.target import Task, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Task
 from rayline.inference.model import Model
 from rayline.inference.pipeline import InferencePipeline
 from rayline.postprocess.base import Outcome

@@ -18,8 +18,9 @@ import polars as pl
 
 from rayline.core.errors import DataError, ParameterError
 from rayline.core.schema import col
+from rayline.core.scores import decisions, has_probabilities
 from rayline.core.stage import ParameterizedStage
-from rayline.core.target import Target, Task, decisions, has_probabilities
+from rayline.core.target import Target, Task
 from rayline.core.text_analysis import row_as_text
 
 Array = npt.NDArray[Any]

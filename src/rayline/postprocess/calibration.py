@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from rayline.core.errors import DataError, counted
+from rayline.core.scores import normalized
 from rayline.core.stage import one_of, param
-from rayline.core.target import Target, Task, normalized
+from rayline.core.target import Target, Task
 from rayline.postprocess.base import Array, CalibrationRows, Outcome, PostprocessingStage, RowOutcome
 from rayline.postprocess.calibration_maps import (
     EPSILON,

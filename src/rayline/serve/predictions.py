@@ -12,7 +12,7 @@ import polars as pl
 from rayline.core.errors import at
 from rayline.core.operations.base import Row
 from rayline.core.schema import col
-from rayline.core.target import has_probabilities
+from rayline.core.scores import has_probabilities
 from rayline.inference.pipeline import InferencePipeline
 from rayline.serve import arrow, openinference
 from rayline.serve.explanations import RowExplainer

@@ -15,7 +15,7 @@ from rayline import device
 from rayline.core import registry
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.core.framework import Framework, TrainContext
-from rayline.core.target import has_probabilities
+from rayline.core.scores import has_probabilities
 from rayline.testing.contract_case import FrameworkCase, error_of
 from rayline.train.trainer import Trainer
 

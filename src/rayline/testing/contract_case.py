@@ -14,7 +14,7 @@ import polars as pl
 from rayline import tune
 from rayline.core import registry
 from rayline.core.framework import Framework
-from rayline.core.target import numbers
+from rayline.core.scores import numbers
 from rayline.inference.pipeline import Preprocessor
 from rayline.train.result import Result
 from rayline.train.scaling import Backend, Scaling

@@ -17,7 +17,8 @@ from rayline.core import abilities, registry
 from rayline.core.errors import ParameterError, RaylineError
 from rayline.core.features import Features
 from rayline.core.framework import Rows, TrainContext
-from rayline.core.target import Task, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Task
 from rayline.inference.artifact import load
 from rayline.inference.model import Model
 from rayline.inference.pipeline import Preprocessor

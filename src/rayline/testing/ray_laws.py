@@ -22,7 +22,7 @@ from rayline import serve, tune
 from rayline.core import registry
 from rayline.core.errors import ParameterError
 from rayline.core.framework import TrainContext
-from rayline.core.target import has_probabilities
+from rayline.core.scores import has_probabilities
 from rayline.data.read import from_polars
 from rayline.evaluate import metrics
 from rayline.inference.artifact import load

@@ -18,7 +18,7 @@ from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, RaylineError, at, counted
 from rayline.core.evaluation import Report
 from rayline.core.schema import Kind, kind_of
-from rayline.core.target import has_probabilities
+from rayline.core.scores import has_probabilities
 from rayline.data.split import fold_rows
 from rayline.data.split.base import Splitter
 from rayline.data.split.splitters import StratifiedKFold, chosen_splitter

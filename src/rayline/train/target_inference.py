@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from rayline.core.errors import DataError, ParameterError, SchemaError, counted
+from rayline.core.labels import labels_of
 from rayline.core.objective import Objective
 from rayline.core.schema import Kind, kind_of, usual_numbers
 from rayline.core.stage import FitContext, Stage
@@ -21,7 +22,7 @@ from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.tallies import MissingCount
-from rayline.core.target import Target, Task, labels_of
+from rayline.core.target import Target, Task
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import ColumnRoles
 

@@ -20,7 +20,8 @@ from rayline import device
 from rayline.core import registry
 from rayline.core.errors import RaylineError, TrainingError, at, place
 from rayline.core.framework import Framework, Rows, TrainContext
-from rayline.core.target import Task, numbers
+from rayline.core.scores import numbers
+from rayline.core.target import Task
 from rayline.data.fingerprint import Fingerprint
 from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.measured_rows import MeasuredRows

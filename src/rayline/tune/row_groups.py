@@ -22,7 +22,8 @@ from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import CHUNK_ROWS, Scan, TableFunction
 from rayline.core.scan_results import Answers, merge_answers
 from rayline.core.schema import col
-from rayline.core.target import Target, has_probabilities
+from rayline.core.scores import has_probabilities
+from rayline.core.target import Target
 from rayline.data.split.row_hash import RowHash
 from rayline.preprocessing.schema_check import SchemaCheck
 
