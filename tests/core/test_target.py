@@ -1,3 +1,5 @@
+"""The target of a fit, its labels and scores (core.labels, core.scores)."""
+
 from __future__ import annotations
 
 from typing import Any
