@@ -55,6 +55,7 @@ def _section(part: str, folder: str, sizes: Sequence[int]) -> Section:
     )
     for step in PARTS[part]:
         peaks = {size: _peaks(step, f"{folder}/{size}") for size in sizes}
+        note(f"scale: {step}: {peaks}")
         small = peaks[sizes[0]]
         for size in sizes[1:]:
             for kind in KINDS:
