@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,25 +47,34 @@ def run(options: Options) -> list[Section]:
 
 
 def _section(part: str, folder: str, sizes: Sequence[int]) -> Section:
-    section = Section(
+    section = _empty(part, sizes)
+    for step in PARTS[part]:
+        peaks = {size: _peaks(step, f"{folder}/{size}") for size in sizes}
+        note(f"scale: {step}: {peaks}")
+        _add(section, step, peaks)
+    return section
+
+
+def _empty(part: str, sizes: Sequence[int]) -> Section:
+    return Section(
         f"Memory at scale: {part}",
         f"Peak of the private memory (RssAnon, shared memory of the object store not counted) by kind of process, {COLUMNS} columns of floats in "
         f"Parquet, Ray with 2 CPUs, 2 workers. The first number is that of more rows, the second that of {sizes[0]:,}: a ratio of 1 is no growth.",
         packages=("ray", "xgboost-cpu", "lightgbm", "torch"),
     )
-    for step in PARTS[part]:
-        peaks = {size: _peaks(step, f"{folder}/{size}") for size in sizes}
-        note(f"scale: {step}: {peaks}")
-        small = peaks[sizes[0]]
-        for size in sizes[1:]:
-            for kind in KINDS:
-                if kind in small and kind in peaks[size]:
-                    what = f"{step}: {kind}, {size:,} rows"
-                    section.add(Comparison(what, [peaks[size][kind]], f"{sizes[0]:,} rows", [small[kind]], unit="MB"))
-            grown = max(0.0, peaks[size]["driver"] - small["driver"]) / (size - sizes[0]) * 1e6
-            what = f"{step}: driver, more for each million rows"
-            section.add(Comparison(what, [grown], "at most", [MOST_MB], goal=1.0, unit="MB"))
-    return section
+
+
+def _add(section: Section, step: str, peaks: Mapping[int, Mapping[str, float]]) -> None:
+    """Add the lines of a step: its peaks by the number of rows, the smallest first."""
+    first, *more = peaks
+    for size in more:
+        for kind in KINDS:
+            if kind in peaks[first] and kind in peaks[size]:
+                what = f"{step}: {kind}, {size:,} rows"
+                section.add(Comparison(what, [peaks[size][kind]], f"{first:,} rows", [peaks[first][kind]], unit="MB"))
+        grown = max(0.0, peaks[size]["driver"] - peaks[first]["driver"]) / (size - first) * 1e6
+        what = f"{step}: driver, more for each million rows"
+        section.add(Comparison(what, [grown], "at most", [MOST_MB], goal=1.0, unit="MB"))
 
 
 def _write(folder: Path, size: int) -> None:

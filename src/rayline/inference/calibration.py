@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -152,10 +152,11 @@ class HeldOutSample:
     weight: str | None
     groups: Sequence[str]
     framework: str
+    size: int = field(default_factory=lambda: MAX_ROWS)
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"grouped": bool(self.groups), "size": MAX_ROWS}
+        return {"grouped": bool(self.groups), "size": self.size}
 
     def __call__(self, rows: pl.DataFrame, scores: Sequence[Scores], fold: int) -> ScoredRowSample:
         refuse_classes_only(scores[0], self.target, self.framework)
