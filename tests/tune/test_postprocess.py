@@ -113,3 +113,24 @@ def test_wrong_stages(stages: Any, config: Any, metric: str, words: str) -> None
 def test_stages_are_asked_for() -> None:
     with pytest.raises(rl.ParameterError, match="no postprocessing stages"):
         analysis("late", {}, "log_loss", None, 1).calibrated()
+
+
+@pytest.mark.ray
+def test_on_ray_and_in_a_population(ray_session: Any) -> None:
+    """The same trials and scores on Ray as in this process, and with a population."""
+    config = {"postprocess": {"Calibrate": {"method": tune.grid_search(["isotonic", "sigmoid"])}}}
+    here, there = (analysis("late", config, "log_loss", [Calibrate()], 1, run_on=own) for own in ("process", "ray"))
+    assert [t.score for t in here.trials] == [t.score for t in there.trials]
+    rows = tables.table(50, seed=2)
+    assert here.best_inference_pipeline.predict_proba(rows).equals(there.best_inference_pipeline.predict_proba(rows))
+
+
+def test_in_a_population() -> None:
+    pytest.importorskip("xgboost")
+    found = tune.run(
+        train.XGBoostTrainer({"max_depth": 2, "nthread": 1}, num_boost_round=4, seed=1),
+        train_dataset=tables.table(200).select("x", "late"), target_columns=["late"], cv=2, metric="f1", num_samples=2,
+        config={"eta": tune.uniform(0.1, 0.5)}, scheduler=tune.Population(2), postprocess=[Threshold("f1")], verbose=False,
+    )  # fmt: skip
+    assert [type(stage) for stage in found.best_inference_pipeline.postprocessing] == [Threshold]
+    assert found.best_score > 0.4

@@ -10,12 +10,14 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
 
 import rayline as rl
 from rayline import Preprocessor, train, tune
 from rayline.core.errors import ParameterError
 from rayline.data import KFold
-from rayline.testing import check_framework
+from rayline.stages import OneHotEncoder
+from rayline.testing import check_framework, task_table
 from rayline.tune import space
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun
@@ -225,3 +227,32 @@ class TestOnRay:
         )
         assert found.schedule()["until"].to_list() == [2]  # the generation under way is finished
         assert found.best_result.metrics["test-brier"] == found.best_score
+
+
+def test_a_population_of_rankings() -> None:
+    """Groups stay whole through every part of the training: the score is the NDCG of the held-out groups."""
+    pytest.importorskip("xgboost")
+    table = task_table(240).select("x", "city", "noise", "stars", "query")
+    found = tune.run(
+        train.XGBoostTrainer({"objective": "rank:ndcg", "nthread": 1}, num_boost_round=6, seed=1),
+        preprocessor=Preprocessor([("onehot", OneHotEncoder(["city"]))]), train_dataset=table, target_columns=["stars"], group="query",
+        cv=2, config={"eta": tune.uniform(0.05, 0.5)}, metric="ndcg", num_samples=4, seed=0, scheduler=Population(2),
+        verbose=False,
+    )  # fmt: skip
+    assert found.schedule()["until"].to_list()[:2] == [2, 4]
+    oof = found.oof
+    assert oof.group_by("query").agg(pl.col("fold").n_unique())["fold"].max() == 1
+    folds = []
+    for own in oof.partition_by("fold"):
+        groups = own.partition_by("query")
+        folds.append(np.mean([ndcg_score([g["stars"].to_numpy()], [g["prediction"].to_numpy()]) for g in groups]))
+    assert found.best_score == pytest.approx(np.mean(folds), rel=1e-6)
+    assert found.best_score > 0.8
+    again = found.best_trainer.fit(
+        Preprocessor([("onehot", OneHotEncoder(["city"]))]),
+        table,
+        target_columns=["stars"],
+        group="query",
+        verbose=False,
+    )
+    assert again.inference_pipeline.predict(table).equals(found.best_inference_pipeline.predict(table))
