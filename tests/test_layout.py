@@ -304,9 +304,6 @@ def test_import_loads_next_to_nothing() -> None:
 PLACES: dict[str, int] = {}
 """Parameters and fields `where: str` that a package may have: none (`core.errors.at` names the place of an error)."""
 
-OF_A_STAGE = {"column_to_operations", "to_operations", "lower_training", "invert"}
-"""Methods that a stage writes: their `where` is part of the contract, and each new stage has one."""
-
 WRONG_NAMES = {"value": 3, "dtype": 3, "unknown": 3, "absent": 2, "missing": 2}
 """Named constructors of errors, and how many arguments go without a keyword; the place is no argument."""
 
@@ -314,11 +311,7 @@ WRONG_NAMES = {"value": 3, "dtype": 3, "unknown": 3, "absent": 2, "missing": 2}
 def places(path: Path) -> int:
     """How many parameters of functions and fields of classes are called `where` and are strings."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    functions = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.Lambda))]
-    arguments = [
-        arg for node in functions if getattr(node, "name", "") not in OF_A_STAGE for arg in ast.walk(node.args)
-    ]
-    found = [arg.annotation for arg in arguments if isinstance(arg, ast.arg) and arg.arg == "where"]
+    found = [node.annotation for node in nodes if isinstance(node, ast.arg) and node.arg == "where"]
     fields = [node for node in nodes if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "where"]
     return sum(annotation is not None and "str" in ast.unparse(annotation) for annotation in found) + sum(
         ast.unparse(field.annotation) == "str" for field in fields
