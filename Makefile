@@ -38,7 +38,7 @@ test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
 	$(PYTEST) -q --durations=10 -m "ray and not slow"
 
 # Each version of Ray in an environment that has only Ray of its own and reads everything else from $(VENV).
-RAYS := 2.58 2.59
+RAYS := 2.59
 test-ray-range: $(VENV)/.test  ## the tests on Ray with the other versions of Ray that pyproject.toml allows (RAYS=2.59: that one)
 	for ray in $(RAYS); do \
 	  test -x $(VENV)/ray-$$ray/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/ray-$$ray; \
