@@ -100,7 +100,7 @@ def test_numbers_weights_and_intervals() -> None:
         ([Calibrate()], {"postprocess": {"Threshold": {"rule": 0.5}}}, "log_loss", "Threshold"),
         ([Calibrate()], {"postprocess": {"Calibrate": {"method": tune.choice(["none"])}}}, "log_loss", "is refused"),
         ([Calibrate()], {"postprocess": {"Calibrate": tune.choice(["beta"])}}, "log_loss", "a dict of the stage's parameters"),
-        ([Calibrate(), Calibrate()], {}, "log_loss", "two postprocessing stages"),
+        ([Calibrate(), Calibrate()], {}, "log_loss", "two (postprocessing )?stages"),
         ([Clip(low=0)], {}, "log_loss", "does not fit"),
         (Calibrate(), {}, "log_loss", "a list of postprocessing stages"),
     ],
