@@ -66,7 +66,8 @@ def test_batches_do_not_matter(size: int) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"batch_size": 0}, "batch_size"), ({"batch_size": "all"}, "batch_size"), ({"num_gpus": -1}, "num_gpus"), ({"num_cpus": "2"}, "num_cpus")],
+    [({"batch_size": 0}, "batch_size"), ({"batch_size": "all"}, "batch_size"), ({"num_gpus": -1}, "num_gpus"), ({"num_cpus": "2"}, "num_cpus"),
+     ({"concurrency": "a"}, "concurrency")],
 )  # fmt: skip
 def test_sizes_are_checked_before_anything_starts(
     strict: rl.InferencePipeline, options: dict[str, Any], words: str

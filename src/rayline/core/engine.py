@@ -41,6 +41,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         integer("batch_size", self.batch_size, optional=True)
+        integer("concurrency", self.concurrency, optional=True)
         amounts: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         for name, amount in amounts.items():
             if amount is not None and not (isinstance(amount, Real) and 0 <= float(amount) < math.inf):
