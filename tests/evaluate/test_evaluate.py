@@ -510,7 +510,7 @@ def test_intervals_and_sets_are_measured(
 
 
 def test_200_replicates_cost_less_than_three_times_the_metric(binary: InferencePipeline) -> None:
-    table = rows(100_000, seed=7)
+    table = rows(500_000, seed=7)
 
     def spent(replicates: int) -> float:
         begun = time.process_time()
