@@ -161,6 +161,8 @@ class LoopSettings:
         parameters = [torch.nn.Parameter(torch.zeros(1))]
         try:
             self.scheduled(self.optimized(parameters))
+        except ParameterError:  # a name that is unknown here
+            raise
         except (TypeError, ValueError) as error:
             raise ParameterError.here(
                 f"the optimizer or the scheduler refuses its arguments: {first_line(error)}.",
