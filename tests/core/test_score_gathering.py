@@ -104,7 +104,7 @@ def test_small_probabilities_keep_their_order() -> None:
 
 
 def test_functions_of_too_many_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_gathering, "MAX_ROWS", N - 1)
+    monkeypatch.setattr(score_gathering, "MAX_GATHERED", N - 1)
 
     def refused(context: TrainContext, places: slice) -> str:
         with pytest.raises(rl.ParameterError, match="feval needs the scores of all rows") as raised:

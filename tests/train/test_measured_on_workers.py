@@ -13,6 +13,7 @@ import sklearn.metrics as sk
 import rayline as rl
 from rayline import evaluate, train
 from rayline.train import table_training
+from tests.ray_bytes import bytes_fetched
 
 pytestmark = pytest.mark.ray
 
@@ -34,23 +35,7 @@ def worst(y_true: Any, y_pred: Any) -> float:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Returns how many bytes this process has fetched from Ray since the last question."""
-    import ray
-
-    sizes, get = [0], ray.get
-
-    def counting(refs: Any, **options: Any) -> Any:
-        found = get(refs, **options)
-        sizes.append(len(ray.cloudpickle.dumps(found)))
-        return found
-
-    def since() -> int:
-        found = sum(sizes)
-        sizes.clear()
-        return found
-
-    monkeypatch.setattr(ray, "get", counting)
-    return since
+    return bytes_fetched(monkeypatch)
 
 
 TRAINERS = {

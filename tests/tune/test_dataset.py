@@ -18,6 +18,7 @@ from rayline.postprocess import Calibrate, Threshold
 from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
 from rayline.tune import row_groups
 from rayline.tune.row_groups import GroupEngine, TableGroups
+from tests.ray_bytes import bytes_fetched
 
 SPACE = {
     "max_depth": tune.randint(1, 4),
@@ -167,8 +168,6 @@ def test_the_rows_never_come_to_the_driver(
 @pytest.fixture
 def nothing_comes_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Raises when rows come to the driver, and returns how many bytes it has fetched from Ray since the last question."""
-    import ray
-
     from rayline.engine.ray import RayEngine
     from rayline.tune import stored_groups
 
@@ -185,20 +184,7 @@ def nothing_comes_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     monkeypatch.setattr(RayEngine, "collect", few)
     for kind, method in ((stored_groups.TaskGroupEngine, "collect"), (stored_groups.StoredGroup, "frame")):
         monkeypatch.setattr(kind, method, refuse)
-    sizes, get = [0], ray.get
-
-    def counting(refs: Any, **options: Any) -> Any:
-        found = get(refs, **options)
-        sizes.append(len(ray.cloudpickle.dumps(found)))
-        return found
-
-    def since() -> int:
-        found = sum(sizes)
-        sizes.clear()
-        return found
-
-    monkeypatch.setattr(ray, "get", counting)
-    return since
+    return bytes_fetched(monkeypatch)
 
 
 @pytest.mark.ray

@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 FEW_ROWS = 1 << 20
 """Rows of all ranks whose scores every rank gets; of more rows the ranks merge the weights at each different score."""
 
-MAX_ROWS = 1 << 23
+MAX_GATHERED = 1 << 23
 """Rows of all ranks up to which a function of the user's own is called, which needs all of them: 200 MB on every rank."""
 
 
@@ -40,10 +40,10 @@ class ScoreGathering:
     def refuse_function(self, argument: str) -> None:
         """Raise ParameterError when a set has more rows than a function of the user's own takes, which is passed as this argument."""
         for name, n in self.n_rows.items():
-            if n > MAX_ROWS:
+            if n > MAX_GATHERED:
                 raise ParameterError.here(
                     f"{argument} needs the scores of all rows at once, and the {name} set has {n:,} rows.",
-                    f"Expected at most {MAX_ROWS:,} on several workers.",
+                    f"Expected at most {MAX_GATHERED:,} on several workers.",
                     "pass a rayline.evaluate.MetricStatistic as metrics=[…], which is merged, or train on a sample.",
                 )
 

@@ -28,9 +28,6 @@ Array = npt.NDArray[Any]
 MAX_COLLECTED = 1 << 20
 """Rows up to which a function of all rows is computed in an evaluation, which calls it for each replicate."""
 
-MAX_GATHERED = 1 << 23
-"""Rows up to which it is computed, once, by the first worker of a training: 200 MB of scores, labels and weights."""
-
 MAX_RESAMPLED = 4_000_000
 """Rows that a function is called with for its interval, in all: some seconds. At least `MIN_REPLICATES` times all rows."""
 

@@ -158,11 +158,12 @@ class LoopSettings:
         torch_device.check_compile(self.compile)
         if self.loss is not None:
             _named(self.loss, losses(), "loss")
+        _named(self.optimizer, optimizers(), "optimizer")
+        if self.scheduler is not None:
+            _named(self.scheduler, schedulers(), "scheduler")
         parameters = [torch.nn.Parameter(torch.zeros(1))]
         try:
             self.scheduled(self.optimized(parameters))
-        except ParameterError:  # a name that is unknown here
-            raise
         except (TypeError, ValueError) as error:
             raise ParameterError.here(
                 f"the optimizer or the scheduler refuses its arguments: {first_line(error)}.",

@@ -187,6 +187,11 @@ class CalibrationRows:
         """The number of rows that they stand for."""
         return round(float(self.counts.sum()))
 
+    def take(self, rows: Array) -> CalibrationRows:
+        """Return some of the rows, by their places."""
+        folds = None if self.folds is None else self.folds[rows]
+        return CalibrationRows(self.outcome.take(rows), self.truth[rows], self.weight[rows], self.counts[rows], folds)
+
     def with_weight(self) -> CalibrationRows:
         """Return the rows that have a weight. Raises DataError when none has."""
         rows = np.flatnonzero(self.weight > 0)
@@ -196,8 +201,7 @@ class CalibrationRows:
             raise DataError.here(
                 "all rows to learn from have the weight 0.", "Expected rows with a weight.", "check sample_weight."
             )
-        folds = None if self.folds is None else self.folds[rows]
-        return CalibrationRows(self.outcome.take(rows), self.truth[rows], self.weight[rows], self.counts[rows], folds)
+        return self.take(rows)
 
 
 class PostprocessingStage(ParameterizedStage):

@@ -15,10 +15,10 @@ from rayline.core import registry
 from rayline.core.errors import TrainingError, at, counted, shorten
 from rayline.core.scan import Scan, TableFunction
 from rayline.core.schema import col, refuse_empty
+from rayline.core.score_gathering import MAX_GATHERED
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
 from rayline.evaluate import metrics as named_metrics
-from rayline.evaluate.custom_metrics import MAX_GATHERED
 from rayline.evaluate.metric import Metric
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor

@@ -95,7 +95,7 @@ def cross_fitted(
     part = _parts(rows)
     made = np.empty(0)
     for i in range(PARTS):
-        learned = chain.learn(own, _some(rows, (part != i) & (rows.weight > 0)))
+        learned = chain.learn(own, rows.take(np.flatnonzero((part != i) & (rows.weight > 0))))
         found = StageChain(learned, target).outcome(scores[part == i]).scores
         if not len(made):
             made = np.empty((n, *found.shape[1:]), found.dtype)
@@ -110,14 +110,3 @@ def _parts(rows: CalibrationRows) -> Array:
     found = np.empty(len(order), np.int64)
     found[order] = np.arange(len(order)) % PARTS
     return found
-
-
-def _some(rows: CalibrationRows, chosen: Array) -> CalibrationRows:
-    outcome = rows.outcome
-    codes = None if outcome.codes is None else outcome.codes[chosen]
-    return CalibrationRows(
-        Outcome(outcome.target, outcome.values[chosen], codes),
-        rows.truth[chosen],
-        rows.weight[chosen],
-        rows.counts[chosen],
-    )

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 import ray
 
+from rayline.core.score_gathering import MAX_GATHERED
 from rayline.core.target import Target
 from rayline.evaluate import metrics
-from rayline.evaluate.custom_metrics import MAX_GATHERED
 from rayline.evaluate.measured_rows import MeasuredRows
 from rayline.evaluate.metric import Metric
 from rayline.inference.ensemble import averageable
