@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 import types
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def mlflow_of_its_own() -> Iterator[None]:
+    """MLflow keeps the store that a script chose for the whole process."""
+    import mlflow
+
+    yield
+    mlflow.set_tracking_uri(None)
+
+
 @pytest.mark.parametrize("page", pages())
 def test_the_page_runs(
     page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -71,6 +81,8 @@ def test_the_page_runs(
     for library in re.findall(r"^(?:import|from) (mlflow|torch|transformers|lightning)\b", text, re.MULTILINE):
         if library not in metadata.packages_distributions():
             pytest.skip(f"{library} is not installed")
+        if library == "mlflow":
+            request.getfixturevalue("mlflow_of_its_own")
     if RAY in text:
         request.getfixturevalue("ray_session")
     main = types.ModuleType("__main__")  # as in a script: its classes can be pickled

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own dependencies
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'runs.db'}")
-    mlflow.set_experiment("rayline")
     yield
     mlflow.set_tracking_uri(None)
 
