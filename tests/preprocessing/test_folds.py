@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from rayline import Preprocessor
 from rayline.core.errors import DataError
+from rayline.core.schema import remembered_schema
 from rayline.data.split.fold_cells import FoldCells
 from rayline.engine.local import LocalEngine
-from rayline.preprocessing import schema_check
 from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.stages import MinMaxScaler, OneHotEncoder, OrdinalEncoder, SimpleImputer, StandardScaler
 
@@ -69,7 +69,7 @@ def fitter(data: pl.DataFrame, folds: Sequence[FoldCells] = FOLDS) -> FoldFitter
     return FoldFitter(
         engine,
         data,
-        schema_check.remembered_schema(engine.schema(data)),
+        remembered_schema(engine.schema(data)),
         cells,
         folds,
         targets=["late"],

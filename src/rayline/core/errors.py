@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -149,14 +150,14 @@ class SchemaError(RaylineError, ValueError):
         )
 
     @classmethod
-    def absent(cls, names: Sequence[str], present: Iterable[str], *, where: str = "") -> Self:
+    def absent(cls, missing: Sequence[str], present: Iterable[str], *, where: str = "") -> Self:
         """Return the error for an argument that names columns which the table does not have."""
         present = list(present)
-        near = _nearest(names, present)
+        near = _nearest(missing, present)
         return cls(
-            _located(f"{_columns(names)} {'is' if len(names) == 1 else 'are'} missing.", where),
+            _located(f"{_columns(missing)} {'is' if len(missing) == 1 else 'are'} missing.", where),
             f"Expected columns of the table, which has {shorten(present)}.",
-            _other_form(names, present)
+            _other_form(missing, present)
             or (f"did you mean {shorten(near)}?" if near else "check the names, and where the table comes from."),
         )
 
@@ -263,8 +264,9 @@ def _is_broken(error: ImportError) -> bool:
     return False
 
 
-def _nearest(names: Iterable[str], present: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(m for name in names for m in difflib.get_close_matches(name, present, n=1, cutoff=0.6)))
+def _nearest(missing: Iterable[str], present: Sequence[str]) -> list[str]:
+    found = (difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in missing)
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def nearest(name: str, allowed: Sequence[str]) -> list[str]:
@@ -274,10 +276,10 @@ def nearest(name: str, allowed: Sequence[str]) -> list[str]:
     return same[:1] or difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
 
 
-def _other_form(names: Iterable[str], present: Iterable[str]) -> str:
+def _other_form(missing: Iterable[str], present: Iterable[str]) -> str:
     """Return a hint about a name that exists in another Unicode form, and so looks the same; empty when none does."""
     forms = {unicodedata.normalize("NFC", name): name for name in present}
-    for name in names:
+    for name in missing:
         other = forms.get(unicodedata.normalize("NFC", name))
         if other is not None and other != name:
             form = "NFC" if unicodedata.is_normalized("NFC", name) else "NFD"

@@ -1,29 +1,17 @@
-"""Column types: the kind of a column, the columns that a choice selects, and types and values as JSON."""
+"""Column types: the kind of a column, which types become which, and types as JSON."""
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import enum
 import json
-import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, cast
 
 import polars as pl
 import polars.selectors as cs
 
-from rayline.core.errors import DataError, ParameterError, SchemaError, shorten
-
-Columns: TypeAlias = str | Sequence[str] | pl.Expr | None
-"""Columns by name, by Polars selector, or (None) by type."""
-
-
-class Selected(list[str]):
-    """The columns of a saved stage that a selector chose in its fit; unlike named columns, targets among them are skipped."""
-
+from rayline.core.errors import DataError, SchemaError
 
 SPARSE = pl.Struct({"size": pl.UInt32, "indices": pl.List(pl.UInt32), "values": pl.List(pl.Float64)})
 """The type of a sparse vector per row: its length, and the indices and values of its nonzero elements."""
@@ -93,13 +81,6 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float) and value != value
 
 
-def without_categories(schema: Mapping[str, pl.DataType]) -> pl.Schema:
-    """Return the schema after `SchemaCheck`, in which every category is text."""
-    return pl.Schema(
-        {name: pl.String() if isinstance(dtype, pl.Categorical) else dtype for name, dtype in schema.items()}
-    )
-
-
 def kind_of(dtype: pl.DataType) -> Kind:
     """Return the kind of a type. A string counts as a category; only the data shows whether it is free text (see `WordCount`)."""
     if dtype.is_numeric():
@@ -117,35 +98,141 @@ def kind_of(dtype: pl.DataType) -> Kind:
     return Kind.OTHER
 
 
-def choose(columns: Columns, schema: Mapping[str, pl.DataType]) -> list[str]:
-    """Return the column names that an explicit choice selects, in the order of the choice.
+def remembered_schema(schema: Mapping[str, pl.DataType]) -> pl.Schema:
+    """Return the schema as fit remembers it: categories as strings, an all-null column and decimals as numbers.
 
-    Raises
-    ------
-    SchemaError
-        When a name is not in the schema.
-    ParameterError
-        When the choice is neither names nor a selector, or names a column twice.
+    A category of values that are no text keeps its own type (`category_of`): its values are known by it later.
+
+    Raises SchemaError when a name cannot be carried by Arrow, or a column mixes types.
     """
-    if isinstance(columns, str):
-        columns = [columns]
-    if isinstance(columns, pl.Expr):
-        if not cs.is_selector(columns):
-            raise ParameterError.value("columns", "names or a Polars selector such as cs.numeric()", columns)
-        try:
-            return list(cs.expand_selector(pl.Schema(schema), columns))
-        except pl.exceptions.ColumnNotFoundError as error:
-            raise SchemaError.absent([str(error).partition('" not found')[0].lstrip('"')], schema) from error
-    names = list(columns or [])
-    if not all(isinstance(name, str) for name in names):
-        raise ParameterError.value("columns", "names or a Polars selector such as cs.numeric()", columns)
-    twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    if twice:
-        raise ParameterError.value("columns", "each column once", twice)
-    missing = [name for name in names if name not in schema]
+    plain: dict[str, pl.DataType] = {}
+    for name, dtype in schema.items():
+        if "\x00" in name:
+            raise SchemaError(
+                f"The column {name!r} has a NUL character in its name.",
+                "Expected a name that Arrow can carry.",
+                "rename it.",
+            )
+        if dtype == pl.Object:
+            raise SchemaError(
+                f"Column {name!r} mixes types.",
+                "Expected values of one type; got Python objects.",
+                f"convert {name!r} first.",
+            )
+        if is_category(dtype):
+            plain[name] = pl.String() if category_values(dtype) is None else dtype
+        else:
+            plain[name] = pl.Float64() if dtype == pl.Null or isinstance(dtype, pl.Decimal) else dtype
+    return pl.Schema(plain)
+
+
+def without_categories(schema: Mapping[str, pl.DataType]) -> pl.Schema:
+    """Return the schema of a table after `SchemaCheck`, in which every category is text."""
+    return pl.Schema({name: converted(dtype) for name, dtype in schema.items()})
+
+
+def converted(dtype: pl.DataType) -> pl.DataType:
+    """Return the type that a column has after its conversion to `dtype`: categories are text."""
+    return pl.String() if isinstance(dtype, pl.Categorical) else dtype
+
+
+Conversion: TypeAlias = Literal[
+    "none", "cast", "NaN to null", "text", "known category", "true or false", "category value",  # whatever the values
+    "all missing", "other zone", "category text", "whole numbers", "vectors", "ISO text", "midnight", "elements",
+]  # fmt: skip
+"""How a column of one type becomes one of another; those of the second line depend on the values."""
+
+
+def conversion(got: pl.DataType, dtype: pl.DataType) -> Conversion | None:
+    """Return how a column of type `got` becomes one of type `dtype`; None when none of its values can (see docs/values.md)."""
+    if dtype.is_float() and (got.is_numeric() or got in (pl.Boolean, pl.Null)):
+        return "NaN to null"
+    if got == dtype and not is_category(dtype):
+        return "none"
+    if got == pl.Null:
+        return "cast"
+    kind, wanted, values = kind_of(got), kind_of(dtype), category_values(got)
+    if isinstance(dtype, pl.Enum) and kind is Kind.CATEGORY:
+        return "known category"
+    if converted(dtype) == pl.String and kind is Kind.CATEGORY:
+        return "none" if got == pl.String else "text"
+    if values is not None and dtype in (values, pl.Boolean):  # a label that is a number: see `Target`
+        return "true or false" if dtype == pl.Boolean else "ISO text" if dtype.is_temporal() else "category value"
+    if _if_all_missing(got, dtype):
+        return "all missing"
+    if _has_values_of(got, dtype):
+        return "category text"
+    if dtype.is_integer() and (got.is_numeric() or got == pl.Boolean):
+        return "whole numbers"
+    if (isinstance(dtype, pl.Array) and isinstance(got, (pl.List, pl.Array))) or (dtype == SPARSE and _is_sparse(got)):
+        return "vectors"
+    if wanted is Kind.DATETIME and kind is Kind.DATETIME:
+        if (zone_of(got) is None) != (zone_of(dtype) is None):
+            return "other zone"
+        return "cast" if isinstance(dtype, pl.Datetime) else "midnight"
+    if isinstance(dtype, (pl.Date, pl.Datetime, pl.Time)) and got == pl.String:
+        return "ISO text"
+    return "elements" if kind is wanted and kind in (Kind.LIST, Kind.VECTOR) else None
+
+
+def _if_all_missing(got: pl.DataType, dtype: pl.DataType) -> bool:
+    """Whether a column of one type can stand for one of another only when all its values are missing: NaN and NaT, as
+    pandas and NumPy have them for want of another missing value."""
+    if got == pl.String:
+        return not (isinstance(dtype, (pl.Date, pl.Datetime, pl.Time)) or kind_of(dtype) is Kind.CATEGORY)
+    if got.is_float():
+        return not (dtype.is_numeric() or _has_values_of(got, dtype))
+    return got.is_temporal() and not dtype.is_temporal() and not _has_values_of(got, dtype)
+
+
+def _has_values_of(got: pl.DataType, dtype: pl.DataType) -> bool:
+    """Whether values of type `got` can stand for the categories of `dtype`."""
+    values, kind = category_values(dtype), kind_of(got)
+    return values is not None and kind in (Kind.NUMERIC, Kind.BOOLEAN, Kind.DATETIME) and kind is kind_of(values)
+
+
+def _is_sparse(dtype: pl.DataType) -> bool:
+    names = [field.name for field in SPARSE.fields]
+    return isinstance(dtype, pl.Struct) and [field.name for field in dtype.fields] == names
+
+
+def zone_of(dtype: pl.DataType) -> str | None:
+    """Return the time zone of a type; None for times without one, and for any other type."""
+    return dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+
+
+def refuse_types(schema: Mapping[str, pl.DataType], present: Mapping[str, pl.DataType]) -> None:
+    """Raise SchemaError when a table of types `present` lacks a column of `schema`, or has it in a type of which it takes no
+    values. Order and further columns do not matter."""
+    missing = [name for name in schema if name not in present]
     if missing:
-        raise SchemaError.absent(missing, schema)
-    return names
+        raise SchemaError.missing(missing, present)
+    for name, dtype in schema.items():
+        match conversion(present[name], dtype):
+            case "other zone":
+                raise other_zone(name, dtype, present[name])
+            case None | "all missing":
+                raise SchemaError.dtype(name, type_in_words(dtype), type_in_words(present[name]))
+
+
+def other_zone(name: str, dtype: pl.DataType, got: Any) -> SchemaError:
+    """Return the error for times without a zone in a column with one, or the other way round: it is ambiguous which instants
+    are meant."""
+    zone = zone_of(dtype)
+    held = "times with a zone" if zone is None else "dates" if got == pl.Date else "times without a zone"
+    return SchemaError.here(
+        f"column {name!r} holds {held}.",
+        f"Expected {dtype}; got {got}, and no zone is assumed.",
+        f"say what is meant: pl.col({name!r}).dt.replace_time_zone({zone!r}).",
+    )
+
+
+def type_in_words(dtype: pl.DataType) -> str:
+    """Return a type as errors name it."""
+    values = category_values(dtype)
+    if values is not None:
+        return f"a category of {values}"
+    return "values of several types" if dtype == pl.Object else str(dtype)
 
 
 def usual_numbers(dtype: pl.DataType) -> pl.DataType:
@@ -155,17 +242,6 @@ def usual_numbers(dtype: pl.DataType) -> pl.DataType:
     if dtype == pl.Float16:
         return pl.Float32()
     return pl.Float64() if dtype in (pl.Decimal, pl.Int128, pl.UInt128) else dtype
-
-
-def refuse_taken(added: Iterable[str], present: Collection[str]) -> None:
-    """Raise SchemaError when a column to be added has the name of an existing column."""
-    taken = [name for name in added if name in present]
-    if taken:
-        raise SchemaError.here(
-            f"the table has a column {taken[0]!r} already, which would be replaced.",
-            f"Expected names that differ from those of the added columns; got {shorten(taken)}.",
-            f"rename {taken[0]!r}, or leave it out.",
-        )
 
 
 def dtype_to_json(dtype: pl.DataType) -> Any:
@@ -220,75 +296,6 @@ def dtype_from_json(value: Any) -> pl.DataType:
         case ["Struct", list() as fields]:
             return pl.Struct({name: dtype_from_json(inner) for name, inner in fields})
     raise SchemaError("A saved schema names a type that does not exist.", f"Expected a Polars type; got {value!r}.")
-
-
-def schema_to_json(schema: Mapping[str, pl.DataType]) -> list[list[Any]]:
-    return [[name, dtype_to_json(dtype)] for name, dtype in schema.items()]
-
-
-def schema_from_json(value: Any) -> pl.Schema:
-    if not isinstance(value, list) or not all(isinstance(v, list) and len(v) == 2 for v in value):
-        raise SchemaError(
-            "A saved schema is malformed.", f"Expected a list of [name, type]; got {type(value).__name__}."
-        )
-    return pl.Schema({str(name): dtype_from_json(dtype) for name, dtype in value})
-
-
-def value_to_json(value: Any) -> Any:
-    """Return a learned value as strict JSON; a type that JSON lacks becomes an object with one key: {"$date": "2013-01-01"}."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else {"$float": repr(value)}
-        case dt.datetime():
-            return {"$datetime": value.isoformat()}
-        case dt.date():
-            return {"$date": value.isoformat()}
-        case dt.time():
-            return {"$time": value.isoformat()}
-        case dt.timedelta():
-            return {"$us": value // dt.timedelta(microseconds=1)}
-        case Decimal():
-            return {"$decimal": str(value)}
-        case bytes():
-            return {"$bytes": base64.b64encode(value).decode()}
-        case pl.DataType():
-            return {"$dtype": dtype_to_json(value)}
-        case list() | tuple():
-            return [value_to_json(v) for v in value]
-        case dict():
-            return {str(k): value_to_json(v) for k, v in value.items()}
-    raise ParameterError(
-        f"A {type(value).__name__} cannot be saved as JSON.",
-        "Expected a number, a string, a date, or a list or dict of these.",
-        "use plain Python values as parameters of a stage.",
-    )
-
-
-_READERS: dict[str, Any] = {
-    "$float": float,
-    "$datetime": dt.datetime.fromisoformat,
-    "$date": dt.date.fromisoformat,
-    "$time": dt.time.fromisoformat,
-    "$us": lambda us: dt.timedelta(microseconds=us),
-    "$decimal": Decimal,
-    "$bytes": base64.b64decode,
-    "$dtype": dtype_from_json,
-}
-
-
-def value_from_json(value: Any) -> Any:
-    """Return the value from the JSON of `value_to_json`."""
-    if isinstance(value, list):
-        return [value_from_json(v) for v in value]
-    if isinstance(value, dict):
-        if len(value) == 1:
-            (key, inner), *_ = value.items()
-            if key in _READERS:
-                return _READERS[key](inner)
-        return {k: value_from_json(v) for k, v in value.items()}
-    return value
 
 
 def _instance(dtype: Any) -> pl.DataType:

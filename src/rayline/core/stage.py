@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from rayline.core.column_choice import Columns, Selected, choose
 from rayline.core.errors import DataError, NotFittedError, ParameterError, SchemaError, at, place, shorten
+from rayline.core.json_values import value_from_json, value_to_json
 from rayline.core.operations.base import AddNullColumns, Drop, Operation
 from rayline.core.representation import representation
-from rayline.core.schema import Columns, Kind, Selected, choose, kind_of, value_from_json, value_to_json
+from rayline.core.schema import Kind, kind_of
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import TooManyValuesError
 from rayline.core.statistics.tallies import WordCount

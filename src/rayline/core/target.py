@@ -13,6 +13,7 @@ import polars as pl
 
 from rayline.core import paired_labels, registry
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place
+from rayline.core.json_values import value_from_json, value_to_json
 from rayline.core.labels import (
     class_codes,
     classes_of,
@@ -29,13 +30,7 @@ from rayline.core.labels import (
 from rayline.core.objective import Objective, quantiles_of
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function, schema_after
 from rayline.core.operations.inverse import Leaf, inverse
-from rayline.core.schema import (
-    col,
-    dtype_from_json,
-    dtype_to_json,
-    value_from_json,
-    value_to_json,
-)
+from rayline.core.schema import col, dtype_from_json, dtype_to_json
 from rayline.core.scores import decisions, has_probabilities
 from rayline.core.stage import operations_of
 from rayline.core.statistics.counts import ValueCounts

@@ -16,6 +16,7 @@ from rayline.core.errors import DataError, ParameterError, SchemaError, at
 from rayline.core.evaluation import PipelineMethod
 from rayline.core.row_weights import check_weight_column
 from rayline.core.scan import Scan
+from rayline.core.schema import refuse_types
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.target import Task
 from rayline.evaluate import drawn
@@ -28,7 +29,6 @@ from rayline.evaluate.results import EvaluationResults
 from rayline.evaluate.scan import EvaluatedRows
 from rayline.evaluate.scored_columns import WHERE
 from rayline.inference.pipeline import InferencePipeline
-from rayline.preprocessing.schema_check import SchemaCheck
 
 MAX_REPLICATES = 10_000
 
@@ -102,7 +102,7 @@ def check(
     labels = _label_columns(target_columns, first.target.columns)
     schema = registry.engine_for(data).schema(data)
     for pipeline in pipelines.values():
-        SchemaCheck(pipeline.input_schema).refuse_types(schema)
+        refuse_types(pipeline.input_schema, schema)
     check_weight_column(sample_weight, schema)
     named_columns = [*labels, *(name for names in slices for name in names)]
     absent = [name for name in named_columns if name not in schema]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
-from rayline.core.schema import value_from_json, value_to_json
+from rayline.core.json_values import value_from_json, value_to_json
 from rayline.frameworks import rllib_modules as modules
 from rayline.frameworks.verify import module_size, policy
 

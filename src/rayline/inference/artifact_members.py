@@ -13,7 +13,7 @@ import polars as pl
 
 from rayline.core import registry, scratch, storage, strict_json
 from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, at, first_line
-from rayline.core.schema import schema_from_json, schema_to_json, value_from_json, value_to_json
+from rayline.core.json_values import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.scores import numbers
 from rayline.core.target import Target
 from rayline.inference import archive, manifest

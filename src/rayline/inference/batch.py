@@ -15,10 +15,12 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
+from rayline.core.column_choice import refuse_taken
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError, at, first_line
+from rayline.core.json_values import schema_to_json
 from rayline.core.parquet_parts import PartFiles
-from rayline.core.schema import col, refuse_taken, schema_to_json
+from rayline.core.schema import col
 from rayline.core.scores import numbers
 from rayline.inference.scorer import Scorer
 from rayline.postprocess import chain

@@ -22,7 +22,8 @@ from rayline.inference.model import Model, Scores
 from rayline.postprocess.base import Outcome, PostprocessingStage, RowOutcome, group_text, group_texts, interval_names
 from rayline.postprocess.chain import StageChain
 from rayline.preprocessing.preprocessor import BasePreprocessor
-from rayline.preprocessing.schema_check import SchemaCheck, row_check
+from rayline.preprocessing.schema_check import SchemaCheck
+from rayline.preprocessing.value_readers import row_check
 
 P = TypeVar("P", bound=BasePreprocessor)
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from rayline.core import registry, storage, strict_json
 from rayline.core.arguments import known_arguments
+from rayline.core.column_choice import refuse_taken
 from rayline.core.engine import Engine
 from rayline.core.errors import (
     ArtifactError,
@@ -24,17 +25,20 @@ from rayline.core.errors import (
     first_line,
 )
 from rayline.core.files import replace_content
+from rayline.core.json_values import schema_from_json, schema_to_json
 from rayline.core.operations.base import Operation, Row, RowFunction, apply_all, row_function
 from rayline.core.operations.inverse import inverse
-from rayline.core.schema import refuse_empty, refuse_taken, schema_from_json, schema_to_json, without_categories
+from rayline.core.schema import refuse_empty, remembered_schema, without_categories
 from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.equality import same
 from rayline.data.split.splitters import splitter
-from rayline.preprocessing import diagram, fit_planner, inverse_transform, schema_check, stage_list
+from rayline.preprocessing import diagram, fit_planner, inverse_transform, stage_list
 from rayline.preprocessing.cross_fit import FoldFitter
 from rayline.preprocessing.lineage import ColumnOrigins, origins
+from rayline.preprocessing.schema_check import SchemaCheck
 from rayline.preprocessing.smoke_check import smoke_check
+from rayline.preprocessing.value_readers import row_check
 from rayline.preprocessing.without_columns import without_targets
 
 FORMAT_VERSION = 1
@@ -245,7 +249,7 @@ class BasePreprocessor:
         engine: Engine = registry.engine_for(data)
         targets = [target_columns] if isinstance(target_columns, str) else list(target_columns)
         if schema is None:
-            schema = schema_check.remembered_schema(engine.schema(data))
+            schema = remembered_schema(engine.schema(data))
         refuse_empty(len(schema))  # an empty Dataset has no columns either
         absent = [t for t in targets if t not in schema]
         if absent:
@@ -397,7 +401,7 @@ class BasePreprocessor:
         [(1.0, 'a'), (3.0, 'b')]
         """
         self._require_fitted()
-        check = schema_check.SchemaCheck(self.output_schema)
+        check = SchemaCheck(self.output_schema)
         operations = inverse(self.leaves, without_categories(self.input_schema))
         back = inverse_transform.InverseTransform(check, operations, list(self.input_schema))
         return registry.engine_for(data).map(data, back)
@@ -406,13 +410,13 @@ class BasePreprocessor:
         """Return the transformation as a function of a LazyFrame; it can be sent to workers."""
         operations = self._training_operations if training else self.operations
         own = None if training else [name for name in self.output_schema if name not in self.input_schema]
-        return _Transform(schema_check.SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, own)
+        return _Transform(SchemaCheck(self.input_schema, "Preprocessor.transform"), operations, own)
 
     def row_function(self) -> RowFunction | None:
         """Return the transformation of one row (a dict, changed in place); None when a stage cannot transform single rows."""
         operate = row_function(self.operations, without_categories(self.input_schema))
         with at("Preprocessor.transform"):
-            check = schema_check.row_check(self.input_schema)
+            check = row_check(self.input_schema)
         if operate is None or check is None:
             return None
 
@@ -607,9 +611,7 @@ class BasePreprocessor:
 class _Transform:
     """A fitted transformation of LazyFrames; small, and serialisable to workers."""
 
-    def __init__(
-        self, check: schema_check.SchemaCheck, operations: Sequence[Operation], adds: Sequence[str] | None
-    ) -> None:
+    def __init__(self, check: SchemaCheck, operations: Sequence[Operation], adds: Sequence[str] | None) -> None:
         self._check, self._operations, self._adds = check, list(operations), adds
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayline.core.column_choice import Selected
 from rayline.core.errors import ParameterError, SchemaError
-from rayline.core.schema import Kind, Selected
+from rayline.core.schema import Kind
 from rayline.core.stage import Stage
 
 WHERE = "Preprocessor"

@@ -21,7 +21,7 @@ from rayline.core.operations.base import Row
 from rayline.core.schema import category_values, is_category
 from rayline.core.target import Target
 from rayline.postprocess.base import suffixes
-from rayline.preprocessing.schema_check import category_reader, integer_range, text_reader
+from rayline.preprocessing.value_readers import category_reader, integer_range, text_reader
 
 MAX_PROBLEMS = 100
 """The maximum number of problems that are listed, and searched for: a body can contain millions."""

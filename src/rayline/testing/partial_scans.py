@@ -11,8 +11,9 @@ import polars as pl
 
 from rayline.core.scan import Scan
 from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.schema import remembered_schema
 from rayline.engine.local import LocalEngine
-from rayline.preprocessing import fit_planner, schema_check
+from rayline.preprocessing import fit_planner
 from rayline.testing.edge_cases import NAME, StageCase
 
 
@@ -51,7 +52,7 @@ class ThreePartsEngine(LocalEngine):
 
 def fit_with(case: StageCase, engine: LocalEngine) -> Any:
     """What the stage of a case learns when this engine scans."""
-    schema = schema_check.remembered_schema(case.table.schema)
+    schema = remembered_schema(case.table.schema)
     fit = fit_planner.fit(engine, case.table, [(NAME, case.stage)], schema, targets=case.targets)
     return fit.leaves[0].learned
 

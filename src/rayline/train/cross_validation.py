@@ -31,7 +31,7 @@ from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.train import fit_inputs, progress
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.drivers import driver_of
-from rayline.train.fit import fit_rows
+from rayline.train.fit import fit_rows, read_once
 from rayline.train.fit_driver import FitStages
 from rayline.train.fit_inputs import ColumnRoles, DataArguments, FitInputs
 from rayline.train.result import Result
@@ -260,7 +260,7 @@ def cross_validate(
     given = DataArguments(
         train_dataset, target_columns=target_columns, X=X, y=y, sample_weight=sample_weight, group=group, event=event
     )
-    with fit_inputs.read_once(train_dataset, X), progress.line("cross_validate", verbose) as line:
+    with read_once(given), progress.line("cross_validate", verbose) as line:
         inputs = fit_inputs.normalise(given)
         options = {"metrics": metrics, "pos_label": pos_label, "callbacks": callbacks, "verbose": False}
         results, held = [], []

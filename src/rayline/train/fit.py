@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import polars as pl
 
 from rayline import device
+from rayline.core import registry
 from rayline.core.arguments import known_arguments
 from rayline.core.errors import ParameterError, at, counted
 from rayline.evaluate import metrics as named_metrics
@@ -20,7 +23,7 @@ from rayline.train.base_trainer import BaseTrainer
 from rayline.train.callbacks import Callback, Run
 from rayline.train.drivers import driver_of
 from rayline.train.fit_driver import FitDriver, FitStages
-from rayline.train.fit_inputs import WHERE, DataArguments, FitInputs, read_once
+from rayline.train.fit_inputs import WHERE, DataArguments, FitInputs
 from rayline.train.fit_request import FitRequest
 from rayline.train.result import Result
 from rayline.train.training_run import TrainingRun
@@ -148,7 +151,7 @@ def fit_rows(
     ours, native = _callbacks(trainer, callbacks)
     driver = driver_of(trainer)(trainer.measured(metrics, pos_label), preprocessor, refit=refit)
     driver.fit_stages = fit_stages
-    with read_once(arguments.train_dataset, arguments.test_dataset):
+    with read_once(arguments):
         with progress.hushed(verbose):
             driver.read(arguments)
         _check_resources(driver, native)
@@ -171,6 +174,13 @@ def fit_rows(
             trainer.remember(run.result)
             _report(line, run, driver.trainer.metrics)
             return run.result
+
+
+def read_once(arguments: DataArguments) -> AbstractContextManager[None]:
+    """Keep rows of Datasets that are costly to compute between the scan of a fit and its training (see `Engine.keeping`)."""
+    given = (arguments.train_dataset, arguments.X, arguments.test_dataset, arguments.X_test)
+    datasets = [data for data in given if type(data).__module__.partition(".")[0] == "ray"]
+    return registry.engine("ray").keeping(*datasets) if datasets else contextlib.nullcontext()
 
 
 def _callbacks(trainer: BaseTrainer, callbacks: Sequence[Any]) -> tuple[list[Callback], list[Any]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError, counted, place, shorten
-from rayline.preprocessing import schema_check
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place, shorten
+from rayline.core.schema import refuse_types, remembered_schema
 
 WHERE = "train.fit"
 
@@ -111,8 +109,9 @@ class DataArguments:
     event: Any = None
 
 
-def normalise(given: DataArguments) -> FitInputs:
-    """Return the tables, from datasets with `target_columns` or from `X` and `y`.
+def normalise(arguments: DataArguments, needed: Mapping[str, pl.DataType] | None = None) -> FitInputs:
+    """Return the tables, from datasets with `target_columns` or from `X` and `y`. The test rows need the columns of the training
+    rows, except the weight, or the targets and the columns `needed` by a fitted preprocessor.
 
     Raises
     ------
@@ -123,49 +122,57 @@ def normalise(given: DataArguments) -> FitInputs:
     DataError
         When X and y differ in length.
     """
-    given = _without_arrays(given)
-    pair, paired = _pair(given.group, given.event)
-    if given.train_dataset is None:
+    arguments = _without_arrays(arguments)
+    pair, paired = _pair(arguments.group, arguments.event)
+    if arguments.train_dataset is None:
         raise ParameterError.here(
             "there is nothing to train on.",
             "Expected train_dataset=… with target_columns=[…], or X=… and y=….",
             "pass a ray.data.Dataset or any table.",
         )
-    train, test, weight = _as_polars(given.train_dataset), _as_polars(given.test_dataset), given.sample_weight
+    train, test, weight = (
+        _as_polars(arguments.train_dataset),
+        _as_polars(arguments.test_dataset),
+        arguments.sample_weight,
+    )
     if weight is not None and not isinstance(weight, str):
         raise ParameterError.value("sample_weight", "the name of a column (an array goes with X and y)", type(weight))
-    targets = _target_names(given.target_columns)
+    targets = _target_names(arguments.target_columns)
     if pair:
         targets = _with_pair(targets, pair, paired)
     train_schema = registry.engine_for(train).schema(train)
-    schema = schema_check.remembered_schema(train_schema)
+    schema = remembered_schema(train_schema)
     _check_roles(schema, targets, weight)
     test_schema = None if test is None else registry.engine_for(test).schema(test)
+    if test_schema is not None:
+        others = {name: dtype for name, dtype in schema.items() if name != weight} if needed is None else needed
+        with at(f"{place()} (test data)"):
+            refuse_types({**others, **{name: schema[name] for name in targets}}, test_schema)
     test_weight = weight if test_schema is not None and weight in test_schema else None
     return FitInputs(train, test, ColumnRoles(schema, targets, weight, test_weight, pair), train_schema, test_schema)
 
 
-def _without_arrays(given: DataArguments) -> DataArguments:
+def _without_arrays(arguments: DataArguments) -> DataArguments:
     """Return the arguments with tables and names of columns in place of X, y, and the arrays that go with them."""
-    if given.X is None and given.y is None:
-        return given
-    if given.train_dataset is not None or given.X is None or given.y is None:
-        both = [name for name in ("X", "y", "train_dataset") if getattr(given, name) is not None]
+    if arguments.X is None and arguments.y is None:
+        return arguments
+    if arguments.train_dataset is not None or arguments.X is None or arguments.y is None:
+        both = [name for name in ("X", "y", "train_dataset") if getattr(arguments, name) is not None]
         raise ParameterError.here(
             "X and y go together, in place of train_dataset.",
             f"Expected both; got {', '.join(both)}.",
             "pass X=…, y=…, or train_dataset=…, target_columns=[…].",
         )
-    train, names, weight = _joined(given.X, given.y, given.target_columns, given.sample_weight)
-    test, (pair, paired) = given.test_dataset, _pair(given.group, given.event)
+    train, names, weight = _joined(arguments.X, arguments.y, arguments.target_columns, arguments.sample_weight)
+    test, (pair, paired) = arguments.test_dataset, _pair(arguments.group, arguments.event)
     if pair and not isinstance(paired, str):
-        if given.X_test is not None:
+        if arguments.X_test is not None:
             raise ParameterError.value(pair, "the name of a column of X, which X_test has too", type(paired))
         train, paired = _with_column(train, pair, paired), pair
-    if given.X_test is not None or given.y_test is not None:
-        if given.X_test is None or given.y_test is None or test is not None:
+    if arguments.X_test is not None or arguments.y_test is not None:
+        if arguments.X_test is None or arguments.y_test is None or test is not None:
             raise ParameterError.here("X_test and y_test go together, in place of test_dataset.", "Expected both.")
-        test, _, _ = _joined(given.X_test, given.y_test, names, None)
+        test, _, _ = _joined(arguments.X_test, arguments.y_test, names, None)
     pairs = {pair: paired} if pair else {}
     return DataArguments(train, test, names, sample_weight=weight, **pairs)
 
@@ -173,9 +180,9 @@ def _without_arrays(given: DataArguments) -> DataArguments:
 def _check_roles(schema: pl.Schema, targets: tuple[str, ...], weight: str | None) -> None:
     """Raise SchemaError when the training rows lack a target or the weights, or have nothing else."""
     wanted = [*targets, *([weight] if weight is not None else [])]
-    absent = [name for name in wanted if name not in schema]
-    if absent:
-        raise SchemaError.absent(absent, schema, where=f"{place()} (training data)")
+    missing = [name for name in wanted if name not in schema]
+    if missing:
+        raise SchemaError.absent(missing, schema, where=f"{place()} (training data)")
     if weight is not None and (weight in targets or not schema[weight].is_numeric()):
         raise SchemaError.dtype(weight, "a numeric column of weights, which is no target", schema[weight])
     if len(schema) == len(wanted):
@@ -218,21 +225,6 @@ def _with_pair(targets: tuple[str, ...], pair: str, column: Any) -> tuple[str, .
     return found
 
 
-def check_test(inputs: FitInputs, features: Mapping[str, pl.DataType] | None) -> None:
-    """Raise SchemaError when the test set lacks columns or has other types. Order and further columns do not matter, and the
-    weight may be absent; `features` are the columns that a fitted preprocessor needs."""
-    if inputs.test_schema is not None:
-        rest = inputs.targets if features is not None else [name for name in inputs.schema if name != inputs.weight]
-        wanted = {**(features or {}), **{name: inputs.schema[name] for name in rest}}
-        schema_check.SchemaCheck(wanted, f"{place()} (test data)").refuse_types(inputs.test_schema)
-
-
-def read_once(*data: Any) -> AbstractContextManager[None]:
-    """Keep rows that are costly to compute between the scan of a fit and its training (see `Engine.keeping`)."""
-    datasets = [one for one in data if type(one).__module__.partition(".")[0] == "ray"]
-    return registry.engine_for(datasets[0]).keeping(*datasets) if datasets else contextlib.nullcontext()
-
-
 def _target_names(target_columns: Any) -> tuple[str, ...]:
     several = isinstance(target_columns, Sequence) and not isinstance(target_columns, str)
     names = list(target_columns) if several else [] if target_columns is None else [target_columns]
@@ -252,15 +244,17 @@ def _target_names(target_columns: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _joined(x: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], str | None]:
+def _joined(data: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], str | None]:
     """Join X, y and the weights into one table; y and the weights may also name columns of X."""
-    if isinstance(y, str) or (isinstance(y, (list, tuple)) and y and all(isinstance(v, str) for v in y) and _has(x, y)):
-        return x, [y] if isinstance(y, str) else list(y), weight
-    if type(x).__module__.partition(".")[0] == "ray":
+    if isinstance(y, str) or (
+        isinstance(y, (list, tuple)) and y and all(isinstance(name, str) for name in y) and _has(data, y)
+    ):
+        return data, [y] if isinstance(y, str) else list(y), weight
+    if type(data).__module__.partition(".")[0] == "ray":
         raise ParameterError.here(
             "with a Dataset as X, y is the name of a column of it.", f"Expected a name; got {type(y)}."
         )
-    table = _table(x)
+    table = _table(data)
     targets = _labels(y, names)
     columns = [*targets.get_columns()]
     if weight is not None and not isinstance(weight, str):
@@ -282,18 +276,18 @@ def _joined(x: Any, y: Any, names: Any, weight: Any) -> tuple[Any, list[str], st
     return table.with_columns(columns), targets.columns, weight
 
 
-def _has(x: Any, names: Sequence[str]) -> bool:
-    columns = getattr(x, "columns", None)
-    found = x if isinstance(x, Mapping) else columns() if callable(columns) else columns
+def _has(data: Any, names: Sequence[str]) -> bool:
+    columns = getattr(data, "columns", None)
+    found = data if isinstance(data, Mapping) else columns() if callable(columns) else columns
     return found is not None and all(name in found for name in names)
 
 
-def _table(x: Any) -> pl.DataFrame:
-    if isinstance(x, np.ndarray):
-        if x.ndim != 2:
-            raise SchemaError.here(f"X has {x.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
-        x = {f"x{i}": x[:, i] for i in range(x.shape[1])}
-    return _collect(x)
+def _table(data: Any) -> pl.DataFrame:
+    if isinstance(data, np.ndarray):
+        if data.ndim != 2:
+            raise SchemaError.here(f"X has {data.ndim} dimensions.", "Expected two: rows and features.", "reshape it.")
+        data = {f"x{i}": data[:, i] for i in range(data.shape[1])}
+    return _collect(data)
 
 
 def _labels(y: Any, names: Any) -> pl.DataFrame:

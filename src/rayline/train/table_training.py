@@ -14,7 +14,7 @@ import polars as pl
 from rayline.core import registry
 from rayline.core.errors import TrainingError, at, counted, shorten
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.schema import col, refuse_empty
+from rayline.core.schema import col, refuse_empty, refuse_types
 from rayline.core.score_gathering import MAX_GATHERED
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
@@ -22,7 +22,7 @@ from rayline.evaluate import metrics as named_metrics
 from rayline.evaluate.metric import Metric
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
-from rayline.preprocessing import fit_planner, schema_check
+from rayline.preprocessing import fit_planner
 from rayline.preprocessing.fit_planner import FitOutcome
 from rayline.preprocessing.stage_list import idle
 from rayline.train import fit_inputs, progress
@@ -51,8 +51,7 @@ class TableFit(FitDriver):
         return self.trainer.num_workers is None
 
     def read(self, arguments: DataArguments) -> None:
-        self.inputs = fit_inputs.normalise(arguments)
-        fit_inputs.check_test(self.inputs, None if self._fits else self._given.input_schema)
+        self.inputs = fit_inputs.normalise(arguments, None if self._fits else self._given.input_schema)
 
     def starting_workers(self) -> AbstractContextManager[None]:
         return starting_workers(self.trainer)
@@ -110,7 +109,7 @@ class TableFit(FitDriver):
         inputs, roles = self.inputs, self.inputs.roles
         engine, output = registry.engine_for(inputs.train), fitted.output_schema
         assert inputs.train_schema is not None
-        schema_check.SchemaCheck(fitted.input_schema).refuse_types(inputs.train_schema)
+        refuse_types(fitted.input_schema, inputs.train_schema)
         view = FitContext((), output, roles.targets, untouched=_untouched(fitted))
         columns = [*profiler.features(output), *roles.targets, *roles.beside]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))

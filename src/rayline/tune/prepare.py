@@ -317,7 +317,6 @@ def read(data: Mapping[str, Any]) -> TuneData:
     inputs = given.normalise(
         given.DataArguments(**{field.name: data[field.name] for field in fields(given.DataArguments)})
     )
-    given.check_test(inputs, None)
     groups = _groups(inputs.train, inputs.schema, {})
     with at(f"{WHERE} (training data)"):
         refuse_empty(groups.n_rows)

@@ -23,7 +23,7 @@ import polars as pl
 from rayline.core import scratch, storage, strict_json
 from rayline.core.errors import ArtifactError, ParameterError, first_line
 from rayline.core.framework import Framework
-from rayline.core.schema import schema_to_json
+from rayline.core.json_values import schema_to_json
 from rayline.data.split.fold_cells import FoldCells
 from rayline.tune.trial_record import FoldScore
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from rayline.core import strict_json
 from rayline.core.errors import RaylineError
-from rayline.core.schema import value_to_json
+from rayline.core.json_values import value_to_json
 from rayline.core.stage import Stage
 
 
