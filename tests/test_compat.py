@@ -399,3 +399,35 @@ def test_a_trainer_of_ray_train_starts_no_cleaner() -> None:
 def test_a_trainer_of_ray_train_without_the_names(without_private_names: None) -> None:
     trainer = SimpleNamespace()
     assert ray_names.without_placement_group_cleaner(trainer) is trainer
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("n_files", [1, 5, 70])
+def test_footers_are_read_where_files_are_listed(ray_session: Any, tmp_path: Path, n_files: int) -> None:
+    indexers = pytest.importorskip("rayline.compat.ray_footers")
+    for i in range(n_files):
+        table = {"i": np.arange(10) + 10 * i, "x": np.full(10, i / 2)}
+        importlib.import_module("pyarrow.parquet").write_table(
+            importlib.import_module("pyarrow").table(table), tmp_path / f"{i:03d}.parquet", row_group_size=4
+        )
+    data = ray_session.data.read_parquet(str(tmp_path))
+    own = ray_names.dataset_with_own_settings(data)
+    own.context.execution_options.preserve_order = True
+    kinds = [type(getattr(node, "file_indexer", None)) for node in own._logical_plan.dag.post_order_iter()]
+    assert indexers.FewFootersIndexer in kinds
+    assert [row["i"] for row in own.take_all()] == [*range(10 * n_files)]
+    assert [row["i"] for row in own.limit(7).take_all()] == [*range(7)]
+    column = importlib.import_module("ray.data.expressions").col
+    assert [row["x"] for row in own.filter(expr=column("i") >= 10 * n_files - 2).select_columns(["x"]).take_all()] == [
+        (n_files - 1) / 2
+    ] * 2
+    assert own.count() == 10 * n_files
+    plain = [type(getattr(node, "file_indexer", None)) for node in data._logical_plan.dag.post_order_iter()]
+    assert indexers.FewFootersIndexer not in plain  # the caller's Dataset is as it was
+
+
+def test_other_indexers_stay() -> None:
+    indexers = pytest.importorskip("rayline.compat.ray_footers")
+    other = SimpleNamespace()
+    assert indexers.with_footers_in_place(other) is other
+    assert indexers.with_footers_in_place(None) is None

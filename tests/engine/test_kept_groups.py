@@ -70,6 +70,23 @@ def test_only_the_rank_that_looks_leaves_when_others_wait(
     assert worker.wake(1) != (looks and wanted)
 
 
+def test_an_idle_worker_tidies_once_and_not_between_two_runs(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidied: list[float] = []
+    monkeypatch.setattr(idle_worker, "TIDY_S", 0.1)
+    monkeypatch.setattr(idle_worker, "LOOK_S", 0.5)
+    worker = IdleWorker(lambda: None, lambda: tidied.append(time.monotonic()))
+    worker.rest(0, 60.0, looks=False)
+    assert worker.wake(1)
+    time.sleep(0.3)
+    assert not tidied
+    begun = time.monotonic()
+    worker.rest(1, 60.0, looks=False)
+    time.sleep(1.0)
+    assert worker.wake(2)
+    assert len(tidied) == 1
+    assert tidied[0] - begun < 0.4
+
+
 def test_a_moment_of_demand_is_no_wait(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = iter([True, False] * 1000)
     monkeypatch.setattr(idle_worker, "has_unmet_demand", lambda: next(asked))

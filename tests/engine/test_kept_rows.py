@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 import time
@@ -16,8 +18,10 @@ import pytest
 
 from rayline import data, train, tune
 from rayline.compat import ray as ray_names
+from rayline.core import registry
 from rayline.engine import kept_rows
 from rayline.engine.idle_worker import SETTING
+from rayline.engine.kept_groups import KEPT
 from rayline.stages import PCA, OneHotEncoder, StandardScaler
 
 pytestmark = pytest.mark.ray
@@ -170,6 +174,9 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setenv(SETTING, "600")
     yield found
     kept_rows.RECENT.clear()
+    kept = KEPT._swap(None)
+    if kept is not None:
+        kept[1].end()
 
 
 def fitted(rows: Any, depth: int = 2) -> Any:
@@ -186,6 +193,8 @@ def test_fits_in_a_row_read_a_small_dataset_once(
     assert len(readings) == 1  # the scan, the examples and the rows of the workers
     again = fitted(files)
     assert len(readings) == 1
+    ((_, _, rows, _),) = kept_rows.RECENT._rows.values()
+    assert len(rows._prepared) == 1  # what two equal fits learn is the same function
     expected = train.fit(xgboost(None), stages(), in_process(), None, ["y"], verbose=False)
     for result in (first, again):
         assert result.inference_pipeline.predict(in_process()).equals(expected.inference_pipeline.predict(in_process()))
@@ -211,6 +220,117 @@ def test_rows_of_a_small_dataset_are_let_go(
     while kept_rows.RECENT._rows:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_small_datasets_in_turn_are_read_once(
+    ray_session: Any, readings: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_process().write_parquet(tmp_path / "rows.parquet")
+    first, second = (data.read_parquet(str(tmp_path / "rows.parquet")) for _ in range(2))
+    for files in (first, second, first, second):
+        fitted(files)
+    assert len(readings) == 2
+    sizes = [kept.rows.size_bytes for kept in kept_rows.RECENT._rows.values()]
+    assert len(sizes) == 2
+    assert min(sizes) > 0
+    monkeypatch.setattr(kept_rows, "RECENT_BYTES", max(sizes))
+    fitted(first)
+    fitted(first)
+    assert len(readings) == 2  # the one that was used last has stayed
+    fitted(second)
+    assert len(readings) == 3
+    del first
+    gc.collect()
+    fitted(second)
+    assert [kept.data() for kept in kept_rows.RECENT._rows.values()] == [second]
+
+
+def _remembered(worker: Any) -> tuple[int, int, Any, int]:
+    """What a worker has remembered of its rows; it remembers more each time."""
+    rows = sum(block().height for block in worker.train)
+    if worker.remembered is None:
+        return os.getpid(), rows, None, worker.rank
+    worker.remembered[len(worker.remembered)] = rows
+    return os.getpid(), rows, len(worker.remembered), worker.rank
+
+
+def test_workers_remember_rows_that_stay(
+    ray_session: Any, readings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = registry.engine("ray")
+    rows, others = (ray_session.data.from_arrow([in_process()[i:].to_arrow()] * 2) for i in (0, 10))
+
+    def trained(rows: Any, prepare: Any = _same, test: Any = None) -> list[Any]:
+        with engine.keeping(rows):
+            engine.head(rows, 1, ["x"])
+            made = engine.train(
+                _remembered,
+                num_workers=2,
+                train=rows,
+                test=test,
+                prepare=prepare,
+                prepare_test=_twice,
+                reuse="remembered",
+            )
+        assert [height for _, height, _, _ in made] == [rows.count() // 2] * 2
+        return [count for _, _, count, _ in made]
+
+    assert [trained(rows) for _ in range(3)] == [[1, 1], [2, 2], [3, 3]]
+    assert trained(rows, test=rows) == [4, 4]  # the same rows, prepared in another way, take nothing from them
+    assert trained(rows) == [5, 5]
+    assert trained(rows, _twice) == [1, 1]  # other columns of the same rows
+    assert trained(rows) == [1, 1]  # only the rows of the last training are remembered
+    assert trained(others) == [1, 1]
+    assert trained(others) == [2, 2]
+    monkeypatch.setattr(kept_rows, "PREPARED_BYTES", 100)
+    assert trained(rows, _others) == [None, None]  # they are too large to stay
+    monkeypatch.undo()
+    assert trained(others) == [1, 1]
+
+
+def _others(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table.with_columns(x3=3 * pl.col("x"))
+
+
+def _twice(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table.with_columns(x2=2 * pl.col("x"))
+
+
+@pytest.mark.parametrize("framework", ["xgboost", "lightgbm"])
+def test_what_is_remembered_is_of_the_same_labels_weights_and_arguments(
+    ray_session: Any, readings: list[Any], monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    pytest.importorskip(framework)
+    table = in_process().with_columns(label=pl.col("city").replace({"a": "c"}), weight=1.0 + pl.col("id") % 3)
+    rows = ray_session.data.from_arrow(table.to_arrow())
+    make: Any = train.XGBoostTrainer if framework == "xgboost" else train.LightGBMTrainer
+    params: dict[str, Any] = {"max_depth": 3} | (
+        {} if framework == "xgboost" else {"verbosity": -1, "min_data_in_leaf": 5}
+    )
+    encoded = train.Preprocessor([("onehot", OneHotEncoder(columns=["city"]))])
+    steps: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"target_columns": ["y"]}),
+        ({}, {"target_columns": ["y"]}),
+        ({"max_bin": 4}, {"target_columns": ["y"]}),
+        ({"max_depth": 1}, {"target_columns": ["y"]}),
+        ({}, {"target_columns": ["y"], "sample_weight": "weight"}),
+        ({}, {"target_columns": ["x"]}),
+        ({}, {"target_columns": ["label"]}),
+    ]
+
+    def models() -> list[str]:
+        made = []
+        for more, columns in steps:
+            trainer = make({**params, **more}, num_boost_round=3, num_workers=2, seed=1)
+            result = train.fit(trainer, encoded.clone(), rows, rows, verbose=False, **columns)
+            made.append(result.inference_pipeline.scores(table.lazy()))
+        return [scores.tobytes().hex() for scores in made]
+
+    kept = models()
+    monkeypatch.setenv(SETTING, "0")
+    kept_rows.RECENT.clear()
+    assert kept == models()
+    assert len(set(kept)) == len(steps) - 1  # the first two are the same
 
 
 def test_what_is_small_and_unchanged(ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

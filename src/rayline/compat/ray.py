@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 from collections.abc import Iterator, Mapping
@@ -156,6 +157,32 @@ _OWN_OBJECTIVE = register(
     "_mode",
     use="Refuse a scheduler that compares trials by a metric of its own.",
     fallback="Ray Tune refuses the second metric itself, when the trials start.",
+)
+_FOOTER_INDEXER = register(
+    "ray.data._internal.datasource_v2.formats.parquet.footer_file_indexer:FooterFileIndexer",
+    RAY,
+    "_iter_file_infos_for_list",
+    "_coalesce_bytes",
+    use="Read the footers of up to 64 Parquet files in the task that lists them.",
+    fallback="Ray Data starts 32 actors for them, which takes about a second each time that a Dataset is read.",
+)
+_FOOTER_MANIFEST = register(
+    "ray.data._internal.datasource_v2.formats.parquet.footer_file_indexer:_file_chunks_to_manifest",
+    RAY,
+    use="Tell the tasks that read what the footers say.",
+    fallback=_FOOTER_INDEXER.fallback,
+)
+_FOOTER_READER = register(
+    "ray.data._internal.datasource_v2.formats.parquet.footer_reader:FooterReader",
+    RAY,
+    use="Read a footer as Ray Data does.",
+    fallback=_FOOTER_INDEXER.fallback,
+)
+_APPLY_TRANSFORM = register(
+    "ray.data._internal.logical.interfaces:LogicalOperator._apply_transform",
+    RAY,
+    use="Replace the operator that lists files.",
+    fallback=_FOOTER_INDEXER.fallback,
 )
 _DEEP_COPY = register(
     "ray.data:Dataset.copy",
@@ -481,10 +508,30 @@ def own_objective(scheduler: Any) -> dict[str, str | None]:
 
 
 def dataset_with_own_settings(data: Any) -> Any:
-    """Return the same Dataset with a copy of its settings."""
-    if "_deep_copy" in inspect.signature(type(data).copy).parameters:
-        return type(data).copy(data, _deep_copy=True)
-    return copy.deepcopy(data)
+    """Return the same Dataset with a copy of its settings; few Parquet files are listed without the actors that Ray Data starts for it."""
+    if "_deep_copy" not in inspect.signature(type(data).copy).parameters:
+        return copy.deepcopy(data)
+    made = type(data).copy(data, _deep_copy=True)
+    if all(
+        name.find() is not None
+        for name in (_LOGICAL_PLAN, _APPLY_TRANSFORM, _FOOTER_INDEXER, _FOOTER_MANIFEST, _FOOTER_READER)
+    ):
+        from ray.data._internal.logical.interfaces import LogicalPlan
+
+        plan = made._logical_plan
+        dag = plan.dag._apply_transform(_listed_in_place)
+        if dag is not plan.dag:
+            made._logical_plan = LogicalPlan(dag, plan.context)
+    return made
+
+
+def _listed_in_place(operator: Any) -> Any:
+    """Return an operator of Ray Data with a better indexer of files, if it lists Parquet files."""
+    from rayline.compat.ray_footers import with_footers_in_place
+
+    indexer = getattr(operator, "file_indexer", None)
+    better = with_footers_in_place(indexer)
+    return operator if better is indexer else dataclasses.replace(operator, file_indexer=better)
 
 
 def session_directory(path: str) -> dict[str, Any]:

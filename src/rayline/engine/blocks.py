@@ -114,10 +114,10 @@ class BlockTask:
 
 
 @ray.remote
-def run_on_block(task: BlockTask, block: Any) -> tuple[pa.Table, int]:
-    """Return what a function makes of a block, and its number of rows."""
+def run_on_block(task: BlockTask, block: Any) -> tuple[pa.Table, tuple[int, int]]:
+    """Return what a function makes of a block, its number of rows and its size in bytes."""
     made = task(block)
-    return made, made.num_rows
+    return made, (made.num_rows, made.nbytes)
 
 
 @dataclass(frozen=True)

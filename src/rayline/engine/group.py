@@ -5,10 +5,12 @@ again from it when a worker is lost.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,10 +34,23 @@ CHECKPOINT_EVERY = 10
 
 @dataclass(frozen=True)
 class DataShards:
-    """The prepared rows of each rank, as references to slices of blocks in the object store."""
+    """The prepared rows of each rank, as references to slices of blocks in the object store.
+
+    Attributes
+    ----------
+    stay
+        Whether the references to the training rows stay valid for the next training: what workers make of them may be kept, too.
+    """
 
     train: Sequence[Sequence[BlockSlice]]
     test: Sequence[Sequence[BlockSlice]] | None
+    stay: bool = False
+
+    @cached_property
+    def key(self) -> str | None:
+        """What identifies the training rows of all ranks, if they stay."""
+        slices = [[(piece.block.hex(), piece.start, piece.stop) for piece in of_rank] for of_rank in self.train]
+        return hashlib.sha256(repr(slices).encode()).hexdigest() if self.stay else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +223,7 @@ class DistributedRun:
                 test=None if shares.test is None else shares.test[rank],
                 checkpoint_every=every,
                 storage=call.storage,
+                rows_key=shares.key,
             )
             for rank in range(len(group.actors))
         ]

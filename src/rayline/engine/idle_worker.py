@@ -21,6 +21,9 @@ SETTING = "RAYLINE_KEEP_WORKERS_S"
 LOOK_S = 0.5
 """Seconds between two looks at what others wait for."""
 
+TIDY_S = 0.2
+"""Seconds without work after which a worker collects its garbage."""
+
 DEMAND_S = 3.0
 """Seconds for which some demand of the cluster has to be unmet: a moment's queue is no wait."""
 
@@ -34,10 +37,12 @@ class IdleWorker:
     ----------
     leave
         Ends this process; called in another thread.
+    tidy
+        Called in another thread when the wait is longer than a moment.
     """
 
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave, self._began = leave, time.time()
+    def __init__(self, leave: Callable[[], None], tidy: Callable[[], None] = lambda: None) -> None:
+        self._leave, self._tidy, self._began = leave, tidy, time.time()
         self._lock, self._woken = threading.Lock(), threading.Event()
         self._n_woken, self._is_leaving = 0, False
 
@@ -61,7 +66,11 @@ class IdleWorker:
 
     def _wait(self, woken: threading.Event, seconds: float, looks: bool) -> None:
         until, met = time.monotonic() + seconds, time.monotonic()
-        while not woken.wait(min(LOOK_S, max(0.0, until - time.monotonic()))):
+        is_tidy = False
+        while not woken.wait(min(LOOK_S if is_tidy else min(LOOK_S, TIDY_S), max(0.0, until - time.monotonic()))):
+            if not is_tidy:
+                self._tidy()
+                is_tidy = True
             now = time.monotonic()
             if not (looks and has_unmet_demand()):
                 met = now

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import ray
 from ray.data import Dataset
@@ -22,16 +23,20 @@ from ray.data.dataset import MaterializedDataset
 from rayline.compat.ray import SOURCES, dataset_of_bundles, input_files, operator_names
 from rayline.engine.blocks import RaylineTask
 from rayline.engine.idle_worker import keep_s
+from rayline.engine.object_refs import BlockSlice
 
 KEPT_SHARE = 0.25
 """Share of the cluster's object store that kept rows may take, all Datasets of a step together."""
+
+PREPARED_BYTES = 128 << 20
+"""Maximum size of the prepared rows of a small Dataset that stay for the next training, and of what its workers make of them."""
 
 
 class _Budget:
     """The bytes that the Datasets of a step may still keep."""
 
     def __init__(self) -> None:
-        self.left = KEPT_SHARE * ray.cluster_resources().get("object_store_memory", 0.0)
+        self.left = _room()
 
     def take(self, size_bytes: int) -> bool:
         self.left -= size_bytes
@@ -54,7 +59,32 @@ class KeptRows:
         self._sample: Any = None
         self._held: list[Any] | None = []
         self._held_bytes = 0
+        self._prepared: OrderedDict[bytes, tuple[list[BlockSlice], int]] = OrderedDict()
         self.is_complete = False
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of what is kept, prepared rows included."""
+        return self._held_bytes + self._prepared_bytes
+
+    def prepared(self, digest: bytes) -> list[BlockSlice] | None:
+        """Return what the function with this digest has made of the rows for an earlier training, if it is kept."""
+        return self._prepared[digest][0] if digest in self._prepared else None
+
+    def keep_prepared(self, digest: bytes, rows: list[BlockSlice], size_bytes: int) -> None:
+        """Keep what a function has made of the rows for the next training, in place of what others have where it is too much."""
+        if self.stays:
+            self._prepared[digest] = rows, size_bytes
+            while self._prepared_bytes > PREPARED_BYTES:
+                self._prepared.popitem(last=False)
+
+    def keeps(self, rows: list[BlockSlice]) -> bool:
+        """Return whether these are prepared rows that stay for the next training."""
+        return any(kept is rows for kept, _ in self._prepared.values())
+
+    @property
+    def _prepared_bytes(self) -> int:
+        return sum(size_bytes for _, size_bytes in self._prepared.values())
 
     def first_block(self) -> Any:
         """Return a reference to the first block that has rows, or to one without; None when there is none. The reading goes on from
@@ -166,6 +196,10 @@ def materialized(data: Dataset) -> Dataset:
     return dataset_of_bundles(data, list(kept.bundles()))
 
 
+def _room() -> float:
+    return float(KEPT_SHARE * ray.cluster_resources().get("object_store_memory", 0.0))
+
+
 def _runs_functions(data: Dataset) -> bool:
     """Return whether reading the Dataset runs functions other than Rayline's own: reading large files again costs as much as
     keeping."""
@@ -183,6 +217,9 @@ SMALL_BYTES, SMALL_BLOCKS = 64 << 20, 64
 """The size, of files as they are stored, and the number of files or blocks up to which a Dataset is small: starting Ray Data to
 read it again costs more than the reading."""
 
+RECENT_BYTES = 512 << 20
+"""Maximum size of the rows of all small Datasets that stay after a step, unless `KEPT_SHARE` of the object store is less."""
+
 Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
@@ -198,33 +235,44 @@ def unchanged_stamp(data: Dataset) -> Stamp | None:
     return tuple(files) if files and sum(size for _, size, _ in files) <= SMALL_BYTES else None
 
 
+class _Recent(NamedTuple):
+    data: weakref.ref[Dataset]
+    stamp: tuple[Stamp, str]
+    rows: KeptRows
+    until: float
+
+
 class _RecentRows:
-    """The rows of the small Datasets of the last step, for as long as workers are kept (see `idle_worker.keep_s`)."""
+    """The rows of small Datasets that were used last, for as long as workers are kept (see `idle_worker.keep_s`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rows: dict[int, tuple[weakref.ref[Dataset], tuple[Stamp, str], KeptRows]] = {}
+        self._rows: OrderedDict[int, _Recent] = OrderedDict()  # in the order of their last use
         self._timer: threading.Timer | None = None
 
     def find(self, data: Dataset, stamp: Stamp) -> KeptRows | None:
         """Return the rows of this Dataset, if they are kept and its files are the same."""
         with self._lock:
-            of, stamped, rows = self._rows.get(id(data), (lambda: None, None, None))
-            return rows if of() is data and stamped == (stamp, _session()) else None
+            found = self._rows.get(id(data))
+            is_same = found is not None and found.data() is data and found.stamp == (stamp, _session())
+            return found.rows if is_same and found is not None and time.monotonic() < found.until else None
 
     def keep(self, used: Mapping[int, tuple[Dataset, Stamp, KeptRows]]) -> None:
-        """Keep the rows of a step, and let go of those of the step before."""
+        """Keep the rows of a step, and let go of those whose time is over or that were used longest ago where there are too many."""
         seconds = keep_s()
-        complete = {
-            key: (weakref.ref(data), (stamp, _session()), rows)
-            for key, (data, stamp, rows) in used.items()
-            if rows.is_complete and seconds
-        }
+        now, most = time.monotonic(), min(RECENT_BYTES, _room())
         with self._lock:
+            for key, (data, stamp, rows) in used.items():
+                self._rows.pop(key, None)
+                if rows.is_complete and seconds:
+                    self._rows[key] = _Recent(weakref.ref(data), (stamp, _session()), rows, now + seconds)
+            for key in [key for key, kept in self._rows.items() if kept.until <= now or kept.data() is None]:
+                del self._rows[key]
+            while sum(kept.rows.size_bytes for kept in self._rows.values()) > most:
+                self._rows.popitem(last=False)
             if self._timer is not None:
                 self._timer.cancel()
-            self._rows = complete
-            if complete:
+            if self._rows:
                 self._timer = threading.Timer(seconds, self.clear)
                 self._timer.daemon = True
                 self._timer.start()
@@ -232,7 +280,7 @@ class _RecentRows:
     def clear(self) -> None:
         """Let go of all rows."""
         with self._lock:
-            self._rows = {}
+            self._rows.clear()
 
 
 RECENT = _RecentRows()

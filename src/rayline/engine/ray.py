@@ -58,7 +58,7 @@ from rayline.engine.checkpoints import CheckpointStore
 from rayline.engine.group import DataShards, DistributedRun, TrainingCall, packed_function
 from rayline.engine.holders import holders
 from rayline.engine.kept_groups import KEPT, GroupKey
-from rayline.engine.kept_rows import keeping, kept_rows, materialized
+from rayline.engine.kept_rows import KeptRows, keeping, kept_rows, materialized
 from rayline.engine.object_refs import BlockSlice, kept_together, shared
 from rayline.engine.placement import WHERE, PlacementPlan, busy, held_here, max_workers, refuse_no_room
 from rayline.engine.session import ensure_ray, quietly
@@ -272,7 +272,12 @@ class RayEngine(Engine):
 
             _refuse_together(together)
             return RayTrainRun(call).run(*rows())
-        return DistributedRun(call).run(lambda: _shards(*rows(), call.max_workers, together))
+        kept = kept_rows(train)
+        return DistributedRun(call).run(
+            lambda: _shards(
+                *(found := rows()), call.max_workers, together, stay=kept is not None and kept.keeps(found[0])
+            )
+        )
 
     def starting(
         self,
@@ -373,8 +378,10 @@ def _all_rows(
     return rows, None if test is None else others
 
 
-def _shards(rows: list[BlockSlice], others: list[BlockSlice] | None, n: int, together: str | None) -> DataShards:
-    """Divide the rows among n workers."""
+def _shards(
+    rows: list[BlockSlice], others: list[BlockSlice] | None, n: int, together: str | None, *, stay: bool
+) -> DataShards:
+    """Divide the rows among n workers. `stay` says whether the same references come again in the next training of the same rows."""
 
     def divided(pieces: list[BlockSlice]) -> list[list[BlockSlice]]:
         return shared(pieces, n) if together is None else kept_together(pieces, n, together)
@@ -382,7 +389,7 @@ def _shards(rows: list[BlockSlice], others: list[BlockSlice] | None, n: int, tog
     shards = divided(rows) if rows else [[]] * n
     if rows and together is not None:
         _refuse_empty_shards(shards, together)
-    return DataShards(shards, None if others is None else divided(others))
+    return DataShards(shards, None if others is None else divided(others), stay=stay and together is None)
 
 
 def _refuse_together(together: str | None) -> None:
@@ -422,8 +429,11 @@ def _merged(tables: Iterator[pa.Table], scan: Scan, schema: pl.Schema, columns: 
     return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
 
 
-def _tasks(bundles: Iterator[Any], work: BlockTask) -> Iterator[tuple[ray.ObjectRef[pa.Table], ray.ObjectRef[int]]]:
-    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield what it made, in order."""
+def _tasks(
+    bundles: Iterator[Any], work: BlockTask
+) -> Iterator[tuple[ray.ObjectRef[pa.Table], ray.ObjectRef[tuple[int, int]]]]:
+    """Run a function on each block in a task of its own, at most two per CPU at a time, and yield what it made, in order, and its
+    rows and bytes."""
     task, shipped = run_on_block.options(num_returns=2), ray.put(work)
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     under_way: deque[Any] = deque()
@@ -447,14 +457,23 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
         kept = kept_rows(data)
         with _answering("preparation for training"):
             if kept is not None and kept.can_continue:
-                made = _tasks(kept.bundles(last=True), BlockTask(work))
-                return [BlockSlice(ref, 0, n) for ref, rows in made if (n := ray.get(rows))]
+                return _prepared(kept, work)
             return list(_rows(_own(data).map_batches(RaylineTask(work), batch_format="pyarrow")))
     engine = registry.engine_for(data)
     frame: pl.DataFrame = engine.collect(data if prepare is None else engine.map(data, prepare))
     size = max(1, min(-(-frame.height // num_workers), int(PART_BYTES / max(frame.estimated_size(), 1) * frame.height)))
     with _answering("preparation for training"):
         return [BlockSlice(ray.put(to_block(part, tensors=False)), 0, part.height) for part in frame.iter_slices(size)]
+
+
+def _prepared(kept: KeptRows, work: MappedBlock) -> list[BlockSlice]:
+    """Return kept rows after a function; those of a small Dataset stay for the next training with the same function."""
+    rows = kept.prepared(work.function.digest)
+    if rows is None:
+        made = [(ref, *ray.get(sizes)) for ref, sizes in _tasks(kept.bundles(last=True), BlockTask(work))]
+        rows = [BlockSlice(ref, 0, n_rows) for ref, n_rows, _ in made if n_rows]
+        kept.keep_prepared(work.function.digest, rows, sum(size for *_, size in made))
+    return rows
 
 
 def _as_it_is(table: pl.LazyFrame) -> pl.LazyFrame:

@@ -27,7 +27,10 @@ from rayline.engine.object_refs import BlockSlice
 
 @dataclass
 class RayWorker:
-    """The context of a training function on each rank. See `core.framework.TrainContext` for its attributes."""
+    """The context of a training function on each rank. See `core.framework.TrainContext` for its attributes.
+
+    `remembered` is what the function may keep of its training rows until it runs on the same rows again; None where it would be in vain.
+    """
 
     rank: int
     world_size: int
@@ -40,11 +43,13 @@ class RayWorker:
     checkpoint: Callable[[int, Callable[[Path], None]], None]
     gather: Callable[[Any], list[Any]]
     resume: Path | None = None
+    remembered: dict[Any, Any] | None = None
 
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """The data that the driver sends to a worker to start it."""
+    """The data that the driver sends to a worker to start it. `rows_key` identifies the training rows of all ranks: all of them find
+    what they have remembered, or none does."""
 
     worker_addresses: Sequence[str]
     others: Sequence[Any]  # of rank 0 all others, of the others rank 0
@@ -53,6 +58,7 @@ class WorkerStart:
     test: Sequence[BlockSlice] | None
     checkpoint_every: int | None
     storage: CheckpointStore | None
+    rows_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ class WorkerActor:
         self._rank, self._world_size, self._n_threads = rank, world_size, n_threads
         self._function: Any = None
         self._start: WorkerStart | None = None
-        self._idle, self._others = IdleWorker(self._leave), list[Any]()
+        self._remembered: tuple[str | None, dict[Any, Any]] = (None, {})
+        self._idle, self._others = IdleWorker(self._leave, _release), list[Any]()
 
     def load(self, packed: bytes) -> None:
         """Call a function that imports what a run will need; the run says what is wrong."""
@@ -152,6 +159,7 @@ class WorkerActor:
                 checkpoint=self._checkpoint,
                 gather=self._gather,
                 resume=directory,
+                remembered=self._memo(start.rows_key),
             )
             try:
                 return self._function(worker)
@@ -200,8 +208,6 @@ class WorkerActor:
         the other ranks, on rank 0."""
         self._start = self._function = None
         self._others = others
-        gc.collect()
-        pa.default_memory_pool().release_unused()
         self._idle.rest(n_woken, seconds, looks=self._rank == 0)
 
     @ray.method(concurrency_group="tell")
@@ -216,6 +222,12 @@ class WorkerActor:
     def _leave(self) -> None:
         for actor in (*self._others, ray.get_runtime_context().current_actor):
             actor.leave.remote()
+
+    def _memo(self, rows_key: str | None) -> dict[Any, Any] | None:
+        """Return what was remembered of these rows, and forget what was of others."""
+        if rows_key is None or rows_key != self._remembered[0]:
+            self._remembered = rows_key, {}
+        return None if rows_key is None else self._remembered[1]
 
     # -- within the function -------------------------------------------------------------------------------------------
 
@@ -247,6 +259,12 @@ class WorkerActor:
         storage = self._start.storage
         kept = np.frombuffer(packed, np.uint8) if storage is None else storage.write(iteration, packed)
         self._outbox.put(WorkerMessage(iteration, checkpoint=kept))
+
+
+def _release() -> None:
+    """Give memory of the last run back to the machine."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
 
 
 def keep_cause(error: Exception) -> None:

@@ -47,8 +47,10 @@ def dataset(table: pl.DataFrame) -> Any:
     return from_polars(list(table.iter_slices(math.ceil(table.height / BLOCKS))))
 
 
-def _on_workers(case: FrameworkCase, *, checkpoint_every: int | None = None, **options: Any) -> Result:
-    rows = dataset(case.table)
+def _on_workers(
+    case: FrameworkCase, *, rows: Any = None, checkpoint_every: int | None = None, **options: Any
+) -> Result:
+    rows = dataset(case.table) if rows is None else rows
     trainer = case.trainer(scaling=case.scaling(**options), checkpoint_every=checkpoint_every)
     return case.fit(trainer, table=rows, test_dataset=rows)
 
@@ -103,12 +105,12 @@ def survives_a_killed_worker(case: FrameworkCase) -> None:
 
 
 def trains_alike_on_kept_workers(case: FrameworkCase) -> None:
-    """Workers that have trained before give what new ones give, to the bit."""
+    """Workers that have trained before, the last time on the same rows, give what new ones give, to the bit."""
     if not case.adapter.reuses_workers or not case.seeded:
         return
     with tempfile.TemporaryDirectory() as folder, _counted(case, Path(folder)) as name:
-        counted = replace(case, name=name, fits={})
-        new, *kept = [_kept_for(seconds, lambda: _on_workers(counted)) for seconds in (0, 600, 600)]
+        counted, rows = replace(case, name=name, fits={}), dataset(case.table)
+        new, *kept = [_kept_for(seconds, lambda: _on_workers(counted, rows=rows)) for seconds in (0, 600, 600)]
         n, n_each = len(list(Path(folder).iterdir())), 2 if case.adapter.distributed else 1
     assert n == 2 * n_each, f"three trainings on {n_each} workers had {n} processes, and two should share theirs"
     scores = new.inference_pipeline.scores(case.rows.lazy())

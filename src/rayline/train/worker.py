@@ -6,11 +6,13 @@ import contextlib
 import copy
 import functools
 import hashlib
+import pickle
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +54,8 @@ class WorkerContext(Protocol):
     def test(self) -> Sequence[Callable[[], pl.DataFrame]] | None: ...
     @property
     def resume(self) -> Path | None: ...
+    @property
+    def remembered(self) -> dict[Any, Any] | None: ...
     def report(self, iteration: int, metrics: Mapping[str, float], /) -> bool: ...
     def gather(self, value: Any, /) -> list[Any]: ...
     def checkpoint(self, iteration: int, save: Callable[[Path], None], /) -> None: ...
@@ -71,6 +75,7 @@ class LocalWorker:
     worker_addresses: Sequence[str] = ()
     rendezvous: Mapping[str, Any] = field(default_factory=dict)
     resume: Path | None = None
+    remembered: dict[Any, Any] | None = None
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
@@ -148,9 +153,21 @@ def _failure(request: FitRequest, worker: WorkerContext, n_rows: int, error: Exc
     )
 
 
-def train_remotely(request: FitRequest, worker: WorkerContext) -> WorkerOutcome:
-    """Train in a worker's process, and return what can be sent to the driver."""
-    outcome = train_on(request, worker)
+REMEMBERED = 4
+"""How much a worker remembers of its rows, at most: matrices for different arguments, and their fingerprint."""
+
+ROWS_LIKE = "rows_like"
+"""The key under which it remembers what the columns of these rows were for."""
+
+
+def train_remotely(request: FitRequest, worker: WorkerContext, rows_like: str = "") -> WorkerOutcome:
+    """Train in a worker's process, and return what can be sent to the driver. `rows_like` identifies features, labels and weights among
+    the columns: what the framework has made of the same rows for the training before is used again where they are the same, too."""
+    memo = worker.remembered
+    if memo is not None and (memo.get(ROWS_LIKE) != rows_like or len(memo) > REMEMBERED):
+        memo.clear()
+        memo[ROWS_LIKE] = rows_like
+    outcome = train_on(request, worker, memo)
     files = pack(request.adapter, outcome.native)
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
     if worker.rank:
@@ -164,12 +181,21 @@ class RemoteTraining:
     """What a worker's process is sent. `load` imports the framework while the rows are still being prepared."""
 
     request: FitRequest
+    rows_like: str
+
+    @classmethod
+    def of(cls, request: FitRequest) -> Self:
+        try:
+            columns = pickle.dumps((request.spec.features, request.spec.target, request.spec.weighs))
+        except Exception:  # a stage of the user's own: nothing is remembered
+            columns = secrets.token_bytes()
+        return cls(request, hashlib.sha256(columns).hexdigest())
 
     def load(self) -> None:
         load_framework(self.request.framework, self.request.adapter_class)
 
     def __call__(self, worker: WorkerContext) -> WorkerOutcome:
-        return train_remotely(self.request, worker)
+        return train_remotely(self.request, worker, self.rows_like)
 
 
 def load_framework(name: str, adapter_class: type | None) -> None:
@@ -182,7 +208,7 @@ def train_on_ray(request: FitRequest, **options: Any) -> list[WorkerOutcome]:
     """Train on the Ray workers of the request; `options` are the rows and what listens (see the engine's `train`)."""
     scaling, target = request.scaling, request.spec.target
     outcomes: list[WorkerOutcome] = registry.engine("ray").train(
-        RemoteTraining(request),
+        RemoteTraining.of(request),
         num_workers=scaling.num_workers,
         resources_per_worker=scaling.resources_per_worker,
         use_gpu=scaling.use_gpu,
