@@ -70,7 +70,7 @@ def test_parts_and_all_rows(target: Target, stages: list[Any], groups: list[str]
 
 
 def test_of_many_rows_a_sample_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "MAX_ROWS", 50)
+    monkeypatch.setattr(calibration, "MAX_SAMPLE_ROWS", 50)
     sample = HeldOutSample(LATE, None, [], "xgboost")
     made = sample.merged([sample(rows(), [scores(LATE)], fold) for fold in range(3)])
     assert made.n_rows == len(made.truth) == 50

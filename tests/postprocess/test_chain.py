@@ -64,7 +64,7 @@ def test_a_sample_of_many_rows_comes_near(monkeypatch: pytest.MonkeyPatch) -> No
     rows = tables.table(20_000, seed=1)
     pipeline = tables.fitted("price")
     exact = pipeline.calibrated([Conformal(0.9)], rows).postprocessing[0].state
-    monkeypatch.setattr(calibration, "MAX_ROWS", 4_000)
+    monkeypatch.setattr(calibration, "MAX_SAMPLE_ROWS", 4_000)
     state = pipeline.calibrated([Conformal(0.9)], rows).postprocessing[0].state
     assert state["n_rows"] == 4_000
     assert state["radius"][0] == pytest.approx(exact["radius"][0], rel=0.05)

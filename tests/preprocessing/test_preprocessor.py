@@ -303,3 +303,12 @@ def test_answers_that_are_known_are_not_asked_again() -> None:
     again = q.fit_and_ask(TABLE, target_columns="late", known=fit.known)
     assert (fit.scans, again.scans) == (1, 0)
     assert StatisticRequest(Moments, ("age",)) in fit.known
+
+
+def test_what_a_nested_preprocessor_has_learned_has_the_names_of_its_stages() -> None:
+    inner = rl.Preprocessor([("scale", StandardScaler())])
+    made = rl.Preprocessor([("numbers", inner)])
+    assert made.learned is None
+    fitted = made.fit(pl.DataFrame({"x": [1.0, 3.0]}))
+    assert fitted.learned == {"numbers": fitted["numbers"].learned}
+    assert fitted.learned["numbers"]["scale"]["columns"]["x"]["mean"] == 2.0

@@ -40,7 +40,7 @@ def test_a_class_can_be_chosen(make_client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "most"), [("xgboost", explanations.MAX_ROWS), ("forest", explanations.MAX_ESTIMATED_ROWS)]
+    ("case", "most"), [("xgboost", explanations.MAX_EXACT_ROWS), ("forest", explanations.MAX_ESTIMATED_ROWS)]
 )
 def test_many_rows_are_refused(case: str, most: int, make_client: Any) -> None:
     client = make_client(fitted(CASES[case][0], "late"), name="m")

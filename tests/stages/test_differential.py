@@ -172,7 +172,7 @@ def test_select_k_best(table: pl.DataFrame, labels: list[str]) -> None:
     fitted = Preprocessor([("s", stages.SelectKBest(k=2))]).fit(
         table.with_columns(y=pl.Series(y)), target_columns=["y"]
     )
-    np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)  # type: ignore[index, union-attr]
+    np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)  # type: ignore[index]
 
 
 @settings(max_examples=15)

@@ -25,7 +25,7 @@ def test_power_transformer(method: str, standardize: bool) -> None:
     table, new = (t if method == "yeo-johnson" else t.select("b") for t in (TABLE, NEW))
     theirs = sk.PowerTransformer(method=method, standardize=standardize).fit(table.to_numpy())
     fitted = Preprocessor([("p", PowerTransformer(method=method, standardize=standardize))]).fit(table)
-    found = [own["lambda"] for own in fitted["p"].learned["columns"].values()]  # type: ignore[index, union-attr]
+    found = [own["lambda"] for own in fitted["p"].learned["columns"].values()]  # type: ignore[index]
     np.testing.assert_allclose(found, theirs.lambdas_, rtol=0, atol=2e-7)  # as far as their search goes
     np.testing.assert_allclose(fitted.transform(new).to_numpy(), theirs.transform(new.to_numpy()), rtol=2e-6, atol=2e-6)
     # With our λ theirs gives the same to 1e-9; so all of the difference is that λ.
@@ -46,7 +46,7 @@ def test_the_power_is_a_zero_of_the_likelihoods_slope(method: str, values: list[
     x = np.array(values if method == "box-cox" else [*values, -values[0]])
     assume(np.ptp(x) >= 0.01 * np.abs(x).max())
     fitted = Preprocessor([("p", PowerTransformer(method=method))]).fit(pl.DataFrame({"x": x}))
-    power = fitted["p"].learned["columns"]["x"]["lambda"]  # type: ignore[index, union-attr]
+    power = fitted["p"].learned["columns"]["x"]["lambda"]  # type: ignore[index]
 
     def slope(at: float) -> Any:
         """In so many digits that nothing is rounded away where λ is large."""
@@ -76,7 +76,7 @@ def test_the_power_is_a_zero_of_the_likelihoods_slope(method: str, values: list[
 @pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e6])
 def test_the_power_transform_of_small_and_large_units(unit: float) -> None:
     table = TABLE.select(pl.col("a") * unit)
-    power = (fitted := Preprocessor([("p", PowerTransformer())]).fit(table))["p"].learned["columns"]["a"]["lambda"]  # type: ignore[index, union-attr]
+    power = (fitted := Preprocessor([("p", PowerTransformer())]).fit(table))["p"].learned["columns"]["a"]["lambda"]  # type: ignore[index]
     known = stats.yeojohnson(table["a"].to_numpy(), power)
     expected = (known - known.mean()) / known.std()
     np.testing.assert_allclose(fitted.transform(table)["a"].to_numpy(), expected, rtol=1e-9, atol=1e-9)

@@ -63,7 +63,7 @@ def test_select_k_best(k: int) -> None:
     selector = feature_selection.SelectKBest(feature_selection.f_classif, k=k).fit(TABLE.to_numpy(), LABELS.to_numpy())
     kept = {name for name, keep in zip(TABLE.columns, selector.get_support(), strict=True) if keep}
     assert set(fitted.output_schema) == kept
-    scores = fitted["s"].learned["scores"]  # type: ignore[index, union-attr]
+    scores = fitted["s"].learned["scores"]  # type: ignore[index]
     np.testing.assert_allclose(list(scores.values()), selector.scores_, rtol=1e-9)
 
 
@@ -71,7 +71,7 @@ def test_select_for_a_regression() -> None:
     table = TABLE.select("a", "c", y=pl.col("b"))
     fitted = Preprocessor([("s", SelectKBest(k=1))]).fit(table, target_columns=["y"])
     expected, _ = feature_selection.f_regression(table.select("a", "c").to_numpy(), table["y"].to_numpy())
-    np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)  # type: ignore[index, union-attr]
+    np.testing.assert_allclose(list(fitted["s"].learned["scores"].values()), expected, rtol=1e-9)  # type: ignore[index]
     with pytest.raises(SchemaError, match="no target"):
         Preprocessor([("s", SelectKBest(k=1))]).fit(table)
 

@@ -13,6 +13,7 @@ import rayline as rl
 from rayline import evaluate, train, tune
 from rayline.evaluate import custom_metrics
 from rayline.evaluate.batch import ScoredBatch
+from rayline.tune.options import SearchOptions, SearchRequest
 
 
 def missed(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -125,7 +126,11 @@ def test_a_statistic_is_a_metric_everywhere(table: pl.DataFrame, monkeypatch: py
     assert fit(table, "late", "missed_share").metrics["test-missed_share"] > 0
     data = {"train_dataset": table.select("x", "z", "late"), "target_columns": ["late"], "cv": 3}
     for metric in (Missed, declared, "missed_share"):
-        found = prepare(trainer(), data, {"max_depth": tune.randint(2, 5)}, metric, None, 2, 0)
+        found = prepare(
+            SearchRequest(
+                trainer(), data, {"max_depth": tune.randint(2, 5)}, SearchOptions(metric=metric, num_samples=2)
+            )
+        )
         assert found.modes == ("min",)
 
     class Nameless(evaluate.MetricStatistic):

@@ -12,7 +12,9 @@ import rayline as rl
 from rayline import train
 from rayline.tune.environment_evaluation import EnvironmentEvaluator, environment_problem
 from rayline.tune.evaluate import FoldEvaluation
-from rayline.tune.prepare import DATA, prepare
+from rayline.tune.options import SearchOptions, SearchRequest
+from rayline.tune.prepare import prepare
+from rayline.tune.tune_data import DATA
 from tests import toy  # noqa: F401  # registers the framework
 
 
@@ -44,7 +46,7 @@ def test_data_is_refused(given: dict[str, Any]) -> None:
 
 
 def test_tuning_needs_no_data_either() -> None:
-    prepared = prepare(guesser(), {"cv": 3}, {"step": 0.5}, None, None, 1, 7)
+    prepared = prepare(SearchRequest(guesser(), {"cv": 3}, {"step": 0.5}, SearchOptions(num_samples=1, seed=7)))
     assert (prepared.problem.metric, prepared.mode) == ("episode_return_mean", "max")
     assert len(prepared.problem.folds) == 3
     scored: list[FoldEvaluation] = [
@@ -55,8 +57,12 @@ def test_tuning_needs_no_data_either() -> None:
     again = train.fit(guesser(step=0.5, seed=8), verbose=False)
     assert scored[1].score.score == again.metrics["episode_return_mean"]
     with pytest.raises(rl.ParameterError, match="computed on rows"):
-        prepare(guesser(), {}, {"step": 0.5}, "accuracy", None, 1, 7)
+        prepare(SearchRequest(guesser(), {}, {"step": 0.5}, SearchOptions(metric="accuracy", num_samples=1, seed=7)))
     with pytest.raises(rl.ParameterError, match="train_dataset is given"):
-        prepare(guesser(), {"train_dataset": pl.DataFrame()}, {"step": 0.5}, None, None, 1, 7)
+        prepare(
+            SearchRequest(
+                guesser(), {"train_dataset": pl.DataFrame()}, {"step": 0.5}, SearchOptions(num_samples=1, seed=7)
+            )
+        )
     with pytest.raises(rl.ParameterError, match="cv"):
-        environment_problem(guesser(), {**dict.fromkeys(DATA), "cv": 0}, None, None, 7)
+        environment_problem(SearchRequest(guesser(), {**dict.fromkeys(DATA), "cv": 0}, {}, SearchOptions(seed=7)))

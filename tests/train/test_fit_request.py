@@ -16,6 +16,7 @@ from rayline.stages import OneHotEncoder, StandardScaler
 from rayline.train import fit_request, table_training
 from rayline.train.fit_request import FitRequest
 from rayline.tune import evaluate
+from rayline.tune.options import SearchOptions, SearchRequest
 
 TABLE = pl.DataFrame(
     {"x": [0.0, 1.0, 2.0, 3.0] * 25, "c": ["a", "b"] * 50, "w": [1.0, 2.0] * 50, "y": ["no", "no", "yes", "yes"] * 25}
@@ -61,7 +62,9 @@ def test_a_fit_and_a_fold_hand_over_the_same_request(monkeypatch: pytest.MonkeyP
         "target_columns": ["y"],
         "sample_weight": "w",
     }
-    prepared = tune.prepare.prepare(trainer, data, {"eta": 0.3}, "accuracy", None, 1, 0)
+    prepared = tune.prepare.prepare(
+        SearchRequest(trainer, data, {"eta": 0.3}, SearchOptions(metric="accuracy", num_samples=1))
+    )
     evaluator = evaluate.FoldEvaluator(prepared.problem, prepared.groups)
     evaluator(prepared.problem.candidate({}), 0)
     one, two = seen

@@ -34,6 +34,7 @@ from rayline.stages import (
     QuantileTransformer,
     StandardScaler,
 )
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.row_groups import CELL, TableGroups
 from tests import toy
 
@@ -265,10 +266,7 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
     from rayline.tune.evaluate import FoldEvaluator
     from rayline.tune.prepare import prepare
 
-    found = prepare(
-        ridge(), {"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 4, "target_columns": "price"},
-        {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, "rmse", None, 1, 0,
-    )  # fmt: skip
+    found = prepare(SearchRequest(ridge(), {"train_pipeline": preprocessor(PowerTransformer()), "train_dataset": ONE, "cv": 4, "target_columns": "price"}, {"preprocessor": {"target0": {"method": tune.choice(["box-cox", "yeo-johnson"])}}}, SearchOptions(metric="rmse", num_samples=1)))  # fmt: skip
     evaluator = FoldEvaluator(found.problem, found.groups)
     for method in ("box-cox", "yeo-johnson", "box-cox"):
         for fold, (train_rows, test_rows) in enumerate(_slices(found)):
@@ -281,10 +279,7 @@ def test_tuning_measures_on_the_labels_scale_and_fits_each_slice(tmp_path: Path)
             expected = alone.inference_pipeline.predict(test_rows)["prediction"].to_numpy()
             np.testing.assert_allclose(evaluation.scores, expected, rtol=1e-6)
     with pytest.raises(ParameterError, match="measured by the framework"):
-        prepare(
-            train.XGBoostTrainer({}), {"train_pipeline": preprocessor(Log()), "train_dataset": ONE, "cv": 2, "target_columns": "price"},
-            {}, "mphe", None, 1, 0,
-        )  # fmt: skip
+        prepare(SearchRequest(train.XGBoostTrainer({}), {"train_pipeline": preprocessor(Log()), "train_dataset": ONE, "cv": 2, "target_columns": "price"}, {}, SearchOptions(metric="mphe", num_samples=1)))  # fmt: skip
 
 
 def _slices(found: Any) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -307,7 +302,7 @@ def test_held_out_labels_leave_no_trace() -> None:
         "cv": 3,
         "target_columns": "price",
     }
-    found = prepare(ridge(), config, {}, "rmse", None, 1, 0)
+    found = prepare(SearchRequest(ridge(), config, {}, SearchOptions(metric="rmse", num_samples=1)))
     rows = pl.concat(found.groups.frames())
     for fold, (split, _, cells) in enumerate(found.problem.folds):
         held = rows[f"{CELL}{split}"].is_in(cells.test)

@@ -17,6 +17,7 @@ from rayline.core.statistics.moments import Moments
 from rayline.postprocess import Calibrate, Threshold
 from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
 from rayline.tune import row_groups
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.row_groups import GroupEngine, TableGroups
 from tests.ray_bytes import bytes_fetched
 
@@ -211,7 +212,7 @@ def test_pipelines_of_held_out_rows_are_those_of_a_table(
     nothing_comes_here()
     there.calibrated([Calibrate("sigmoid")])
     whole = nothing_comes_here()
-    monkeypatch.setattr(calibration, "MAX_ROWS", 100)
+    monkeypatch.setattr(calibration, "MAX_SAMPLE_ROWS", 100)
     assert there.calibrated([Calibrate("sigmoid"), Threshold("f1", pos_label="yes")]).predict(table).height == 7_000
     assert nothing_comes_here() < whole / 2  # a sample of 100 rows of each group; before it all different rows
     assert there.scores(there.best_trial)[0].nbytes > 0
@@ -242,13 +243,15 @@ def test_statistics_are_computed_ahead_in_one_scan(
 
     trainer = train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=2)
     given = {"train_pipeline": stages, "target_columns": ["late"], "cv": 3}
-    made = prepare(trainer, {**given, "train_dataset": data.from_polars(rows)}, {}, None, None, 1, 0)
+    made = prepare(
+        SearchRequest(trainer, {**given, "train_dataset": data.from_polars(rows)}, {}, SearchOptions(num_samples=1))
+    )
     known = ray_executor._scanned_ahead(made)
     assert known is not None
     evaluate = FoldEvaluator(made.problem, made.groups, known=known)
     scores = [evaluate(made.problem.candidate({}), fold).score.score for fold in range(3)]
     assert evaluate.fitters[0].scans == 0
-    table = prepare(trainer, {**given, "train_dataset": rows}, {}, None, None, 1, 0)
+    table = prepare(SearchRequest(trainer, {**given, "train_dataset": rows}, {}, SearchOptions(num_samples=1)))
     own = FoldEvaluator(table.problem, table.groups)
     assert scores == [own(table.problem.candidate({}), fold).score.score for fold in range(3)]
     assert ray_executor._scanned_ahead(table) is None

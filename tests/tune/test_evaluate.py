@@ -19,6 +19,7 @@ from rayline.engine.worker_group import WorkerGroup
 from rayline.evaluate import metrics
 from rayline.train.training_phases import Phase
 from rayline.tune.evaluate import FoldEvaluator, TrainingPart
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.row_groups import CELL
 
@@ -31,7 +32,11 @@ def prepared(data: pl.DataFrame, preprocessor: Preprocessor | None, **more: Any)
     metric = given.pop("metric", "log_loss")
     trainer = given.pop("trainer", train.XGBoostTrainer({"max_depth": 3}, num_boost_round=5))
     space, mode, pos_label = given.pop("space", SPACE), given.pop("mode", None), given.pop("pos_label", None)
-    return prepare(trainer, given, space, metric, mode, 1, 0, pos_label=pos_label)
+    return prepare(
+        SearchRequest(
+            trainer, given, space, SearchOptions(metric=metric, mode=mode, num_samples=1, pos_label=pos_label)
+        )
+    )
 
 
 def evaluator(made: PreparedSearch, **changes: Any) -> Configured:
@@ -178,7 +183,12 @@ def test_rows_are_evaluated_after_every_iteration_only_where_someone_asks(table:
 def test_a_metric_of_the_framework(table: pl.DataFrame) -> None:
     trainer = train.XGBoostTrainer({"eval_metric": "pre@10"}, num_boost_round=4)
     made = prepare(
-        trainer, {"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3}, {}, "pre@10", None, 1, 0
+        SearchRequest(
+            trainer,
+            {"train_dataset": table.drop("city"), "target_columns": "late", "cv": 3},
+            {},
+            SearchOptions(metric="pre@10", num_samples=1),
+        )
     )
     assert made.mode == "max"
     found = evaluator(made)({}, 0)

@@ -13,6 +13,7 @@ from rayline import Preprocessor, train
 from rayline.core import strict_json
 from rayline.data import GroupKFold
 from rayline.stages import OneHotEncoder, SelectKBest, SimpleImputer, StandardScaler, TargetEncoder
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
 from tests.tune.conftest import Configured, held_places
 
@@ -46,7 +47,7 @@ def drawn(n: int) -> pl.DataFrame:
 
 def evaluator(table: pl.DataFrame, trainer: train.Trainer, cv: Any) -> Configured:
     data = {"train_dataset": table, "train_pipeline": stages(), "target_columns": ["late"], "cv": cv}
-    made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
+    made = prepare(SearchRequest(trainer, data, {}, SearchOptions(metric="roc_auc", num_samples=1)))
     return Configured(made.problem, made.groups)
 
 
@@ -62,10 +63,7 @@ def fitted(table: pl.DataFrame, fold: int) -> bytes:
 @pytest.mark.parametrize("fold", range(5))
 def test_held_out_rows_do_not_change_the_fitted_preprocessor_by_a_byte(fold: int) -> None:
     table = drawn(400)
-    made = prepare(
-        train.XGBoostTrainer({}, num_boost_round=2),
-        {"train_dataset": table, "target_columns": ["late"], "cv": GroupKFold(5, column="fold")}, {}, None, None, 1, 0,
-    )  # fmt: skip
+    made = prepare(SearchRequest(train.XGBoostTrainer({}, num_boost_round=2), {"train_dataset": table, "target_columns": ["late"], "cv": GroupKFold(5, column="fold")}, {}, SearchOptions(num_samples=1)))  # fmt: skip
     held = pl.int_range(pl.len()).is_in(held_places(made, fold))
     unique = pl.format("only here {}", pl.int_range(pl.len()))
     absurd = table.with_columns(
@@ -93,7 +91,7 @@ def test_a_leak_would_be_seen() -> None:
     leaked = table.with_columns(street=pl.col("late").mean().over("street")).drop("city", "colour", "fold")
     data = {"train_dataset": leaked, "target_columns": ["late"], "cv": 5}
     trainer = train.XGBoostTrainer({}, num_boost_round=5)
-    made = prepare(trainer, data, {}, "roc_auc", None, 1, 0)
+    made = prepare(SearchRequest(trainer, data, {}, SearchOptions(metric="roc_auc", num_samples=1)))
     evaluate = Configured(made.problem, made.groups)
     assert np.mean([evaluate({}, fold).score.score for fold in range(5)]) > 0.6
 

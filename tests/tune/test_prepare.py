@@ -12,17 +12,25 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from rayline import Preprocessor, RaylineError, train
+from rayline.core.errors import at
 from rayline.data import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 from rayline.stages import SimpleImputer
 from rayline.tune import choice, compare, grid_search, loguniform, randint, run, sample_from, uniform
-from rayline.tune.prepare import DATA, DATA_ARGUMENTS, _splitter, merge_data_config, prepare
+from rayline.tune.options import SearchOptions, SearchRequest
+from rayline.tune.prepare import prepare
+from rayline.tune.tune_data import DATA, DATA_ARGUMENTS, _splitter, merge_data_config
 
 
 def attempt(table: Any, preprocessor: Any = None, config: Any = None, **data: Any) -> Any:
     metric, mode = data.pop("metric", None), data.pop("mode", None)
     trainer = data.pop("trainer", None) or train.XGBoostTrainer({"max_depth": 2}, num_boost_round=2)
     given = {"train_dataset": table, "train_pipeline": preprocessor, "target_columns": ["late"], "cv": 3} | data
-    return prepare(trainer, given, {"eta": uniform(0.1, 0.3)} if config is None else config, metric, mode, 4, 0)
+    space, options = (
+        {"eta": uniform(0.1, 0.3)} if config is None else config,
+        SearchOptions(metric, mode, num_samples=4),
+    )
+    with at("tune.run"):
+        return prepare(SearchRequest(trainer, merge_data_config(given), space, options))
 
 
 def stages(**own: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rayline import Preprocessor, register_framework, train, tune
 from rayline.core.errors import ParameterError, ResourceError, TrainingError
 from rayline.data import KFold
 from rayline.tune.executor import on_ray
-from rayline.tune.options import SearchOptions
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.prepare import prepare
 from rayline.tune.search import suggester
 from rayline.tune.trial_record import Status, Trial
@@ -301,13 +301,12 @@ def _imputer() -> Any:
 
 def where(trainer: train.Trainer, rows: Any, **options: Any) -> bool:
     prepared = prepare(
-        trainer,
-        {"train_dataset": rows, "cv": 2, "target_columns": ["late"]},
-        {"eta": tune.uniform(0, 1)},
-        None,
-        None,
-        1,
-        0,
+        SearchRequest(
+            trainer,
+            {"train_dataset": rows, "cv": 2, "target_columns": ["late"]},
+            {"eta": tune.uniform(0, 1)},
+            SearchOptions(num_samples=1),
+        )
     )
     searching = suggester(None, prepared.space, num_samples=1, seed=0, modes=prepared.modes)
     return on_ray(prepared, searching, SearchOptions(**options))

@@ -245,7 +245,7 @@ def test_a_function_of_the_users_and_a_positive_class(table: pl.DataFrame) -> No
 
     data = {"train_dataset": table.select("x", "z", "late"), "target_columns": ["late"], "cv": 2}
     config = {"max_depth": tune.grid_search([1, 3])}
-    found = tune.run(booster(), data, config, metric=[missed, "f1"], mode=["min", None], pos_label="no")  # type: ignore[list-item]
+    found = tune.run(booster(), data, config, metric=[missed, "f1"], mode=["min", None], pos_label="no")
     assert found.metric == "missed"
     assert found.best_score == min(trial.score for trial in found.trials)
     assert found.best_model.classes == ["yes", "no"]

@@ -30,7 +30,7 @@ Points: TypeAlias = list[tuple[float, float]]
 Form: TypeAlias = Literal["lines", "dots", "table", "intervals", "bars"]
 
 MAX_POINTS = 200
-MAX_ROWS = 30
+MAX_CHART_ROWS = 30
 """Rows of a plot of slices or importances."""
 
 
@@ -249,11 +249,11 @@ class ChartMaker:
         total = sum(map(abs, found.values())) or 1.0
         ranked = sorted(((name, abs(value) / total) for name, value in found.items()), key=lambda item: -item[1])
         nan = float("nan")
-        rest = f" The first {MAX_ROWS} of {len(ranked)} are shown." if len(ranked) > MAX_ROWS else ""
+        rest = f" The first {MAX_CHART_ROWS} of {len(ranked)} are shown." if len(ranked) > MAX_CHART_ROWS else ""
         return [
             Chart(
                 "importance", "Importance of the columns", f"Shares that add up to 1; a column's features are summed.{rest}",
-                "bars", "share of the importance", rows=[(name, share, nan, nan) for name, share in ranked[:MAX_ROWS]],
+                "bars", "share of the importance", rows=[(name, share, nan, nan) for name, share in ranked[:MAX_CHART_ROWS]],
             )
         ]  # fmt: skip
 
@@ -271,7 +271,7 @@ class ChartMaker:
             )
         made: list[Chart] = []
         for column, group in groups.items():
-            largest = dict(sorted(group.items(), key=lambda item: -item[1].n_rows)[:MAX_ROWS])
+            largest = dict(sorted(group.items(), key=lambda item: -item[1].n_rows)[:MAX_CHART_ROWS])
             shown = [(value, own) for value, own in group.items() if value in largest]
             made += [self._slice_chart(column, metric, shown, len(group)) for metric in self.results.plan.metrics]
         return made

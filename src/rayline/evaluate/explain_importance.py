@@ -29,7 +29,7 @@ WHERE = "InferencePipeline.importance"
 
 KINDS = ("gain", "shap", "permutation")
 
-MAX_ROWS = 100_000
+MAX_PERMUTED_ROWS = 100_000
 """Rows of a permutation importance: the first ones."""
 
 
@@ -167,13 +167,13 @@ def _permuted(column: pl.Series, seed: int, n_repeats: int) -> list[pl.Series]:
 
 
 def _collected(pipeline: InferencePipeline, rows: Any, more: list[str]) -> pl.DataFrame:
-    few = rows.limit(MAX_ROWS) if hasattr(rows, "limit") else rows
+    few = rows.limit(MAX_PERMUTED_ROWS) if hasattr(rows, "limit") else rows
     names = list(dict.fromkeys([*pipeline.input_schema, *more]))
     engine = registry.engine_for(few)
     present = engine.schema(few)
     if missing := [name for name in names if name not in present]:
         raise SchemaError.missing(missing, present, where=WHERE)
-    table = engine.collect(few, names).head(MAX_ROWS)
+    table = engine.collect(few, names).head(MAX_PERMUTED_ROWS)
     with at(f"{WHERE} (rows)"):
         refuse_empty(table.height)
     assert isinstance(table, pl.DataFrame)

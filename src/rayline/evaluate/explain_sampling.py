@@ -26,7 +26,7 @@ EXACT_COLUMNS = 6
 PERMUTATIONS = 8
 """Random permutations with more columns; each is used forwards and backwards."""
 
-MAX_ROWS = 1 << 17
+MAX_MASKED_ROWS = 1 << 17
 """Rows of a prediction of coalitions."""
 
 
@@ -108,7 +108,7 @@ def shapley_values(
     base = predict(background).mean(axis=0)
     n_masks, n_background = len(asked.masks), background.height
     found = [np.empty((0, len(base), len(asked.weights)))]
-    at_once = max(1, MAX_ROWS // (n_masks * n_background))
+    at_once = max(1, MAX_MASKED_ROWS // (n_masks * n_background))
     for start in range(0, rows.height, at_once):
         n = min(at_once, rows.height - start)
         own = np.repeat(np.arange(start, start + n), n_masks * n_background)

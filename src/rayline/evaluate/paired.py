@@ -1,7 +1,7 @@
 """Metrics of rankings (by group) and of survival times, whose labels consist of two numbers.
 
 A group may be spread over batches, and any two times may form a pair: the scored rows themselves are collected, 32 bytes each,
-up to `MAX_ROWS`. Bootstrap replicates of a ranking draw whole groups.
+up to `MAX_PAIRED_ROWS`. Bootstrap replicates of a ranking draw whole groups.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rayline.evaluate.metric import Metric, Part, Parts
 
 Array = npt.NDArray[Any]
 
-MAX_ROWS = 1 << 23
+MAX_PAIRED_ROWS = 1 << 23
 """Rows up to which these metrics are computed: 256 MB of scores."""
 
 MAX_RESAMPLED = 20_000_000
@@ -34,7 +34,7 @@ RANKING, SURVIVAL = frozenset((Task.RANKING,)), frozenset((Task.SURVIVAL,))
 
 @dataclass(frozen=True, eq=False)
 class PairedScores(Statistic):
-    """Score, the two numbers of the label, weight and bucket of each row, shape (n, 5); of more than `MAX_ROWS` only their number.
+    """Score, the two numbers of the label, weight and bucket of each row, shape (n, 5); of more than `MAX_PAIRED_ROWS` only their number.
 
     Scores of survival times are risks: the greater, the earlier.
     """
@@ -60,12 +60,12 @@ class PairedScores(Statistic):
         if not self.n_rows or not other.n_rows:
             return self if self.n_rows else other
         n_rows = self.n_rows + other.n_rows
-        if self.rows is None or other.rows is None or n_rows > MAX_ROWS:
+        if self.rows is None or other.rows is None or n_rows > MAX_PAIRED_ROWS:
             return type(self)(None, n_rows)
         return type(self)(np.concatenate([self.rows, other.rows]), n_rows)
 
     def _limited(self) -> Self:
-        return replace(self, rows=None) if self.n_rows > MAX_ROWS else self
+        return replace(self, rows=None) if self.n_rows > MAX_PAIRED_ROWS else self
 
 
 _PAIRED = Part(PairedScores)
@@ -79,7 +79,7 @@ class PairedMetric(Metric):
 
     @property
     def max_rows(self) -> int | None:
-        return MAX_ROWS
+        return MAX_PAIRED_ROWS
 
     def parts(self, n_classes: int) -> Sequence[Part]:
         return [_PAIRED]

@@ -16,7 +16,7 @@ from rayline.core.scan import Scan
 from rayline.core.schema import col, refuse_empty
 from rayline.core.scores import has_probabilities
 from rayline.core.statistics.base import StatisticRequest
-from rayline.core.statistics.scored_row_sample import MAX_ROWS, ScoredRowSample
+from rayline.core.statistics.scored_row_sample import MAX_SAMPLE_ROWS, ScoredRowSample
 from rayline.core.target import Target
 from rayline.inference.model import Scores
 from rayline.inference.scorer import Scorer
@@ -95,7 +95,7 @@ def _scanned(pipeline: Scorer[Any], stages: chain.Stages, rows: Any, weight: str
     scorer = RowScorer(pipeline, weight, groups)
     if missing := [name for name in scorer.columns if name not in present]:
         raise SchemaError.missing(missing, present, where=f"{WHERE} (calibration_set)")
-    options = (("grouped", bool(groups)), ("size", MAX_ROWS))
+    options = (("grouped", bool(groups)), ("size", MAX_SAMPLE_ROWS))
     request = StatisticRequest(ScoredRowSample, tuple(scorer.adds), options)
     found = engine.scan(rows, Scan([request], attach=scorer))
     state = found[0][request] if found else ScoredRowSample()
@@ -152,7 +152,7 @@ class HeldOutSample:
     weight: str | None
     groups: Sequence[str]
     framework: str
-    size: int = field(default_factory=lambda: MAX_ROWS)
+    size: int = field(default_factory=lambda: MAX_SAMPLE_ROWS)
 
     @property
     def _options(self) -> dict[str, Any]:

@@ -149,6 +149,12 @@ class BasePreprocessor:
     def is_fitted(self) -> bool:
         return self._input is not None
 
+    @property
+    def learned(self) -> dict[str, Any] | None:
+        """What each stage has learned, by its name; None before the fit."""
+        found = {name: stage.learned for name, stage in (*self._stages, *self._target_stages)}
+        return found if self.is_fitted or any(learned is not None for learned in found.values()) else None
+
     @at("Preprocessor.fit")
     def fit(self, data: Any, *, target_columns: Sequence[str] | str = ()) -> Self:
         """Fit the stages and return this preprocessor.

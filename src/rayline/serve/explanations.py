@@ -14,7 +14,7 @@ from rayline.inference.pipeline import InferencePipeline
 from rayline.postprocess.base import suffixes
 from rayline.serve.protocol import HTTPError, json_value
 
-MAX_ROWS = 100
+MAX_EXACT_ROWS = 100
 """Rows of a request whose contributions the framework computes."""
 
 MAX_ESTIMATED_ROWS = 10
@@ -50,7 +50,7 @@ class RowExplainer:
         """Raise HTTPError when a request has too many rows, or they cannot be explained."""
         if not self.is_possible:
             raise HTTPError(422, "This model cannot be explained: it has no example rows to compare with.")
-        most = MAX_ROWS if self.is_exact else MAX_ESTIMATED_ROWS
+        most = MAX_EXACT_ROWS if self.is_exact else MAX_ESTIMATED_ROWS
         if n_rows > most:
             raise HTTPError(
                 422, f"{n_rows} rows are too many to explain in one request. Send at most {most} rows at a time."

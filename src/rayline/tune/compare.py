@@ -21,10 +21,10 @@ from rayline.train import progress
 from rayline.train.trainer import Trainer
 from rayline.tune import tables
 from rayline.tune.analysis import Analysis
-from rayline.tune.options import SearchOptions
-from rayline.tune.prepare import DATA_ARGUMENTS, TuneData, merge_data_config
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.run import Search, checked
 from rayline.tune.trial_record import mean, standard_error
+from rayline.tune.tune_data import DATA_ARGUMENTS, TuneData, merge_data_config
 
 COMPARE = "tune.compare"
 
@@ -243,7 +243,11 @@ def _checked(
         for kind in ("search", "scheduler"):
             own[kind] = _own(kind, own.get(kind))
         try:
-            made = checked(trainer, {**data_config, "train_pipeline": pipeline}, space, SearchOptions(**own), material)
+            made = checked(
+                SearchRequest(
+                    trainer, {**data_config, "train_pipeline": pipeline}, space, SearchOptions(**own), material
+                )
+            )
         except RaylineError as error:
             raise error.within(f"{COMPARE}: candidate {name!r}") from error.__cause__
         searches[name], material = made, made.prepared.material

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,19 +16,18 @@ from rayline.data.split.fold_cells import FoldCells
 from rayline.evaluate import metrics
 from rayline.train.environment_training import refuse_data
 from rayline.train.fit_request import FitRequest, TrainingSpec
-from rayline.train.trainer import Trainer
 from rayline.train.worker import LocalWorker, train_on
 from rayline.tune.evaluate import WHERE, FoldEvaluation, History, SearchProblem, TrialCandidate, reported
+from rayline.tune.options import SearchRequest
 from rayline.tune.trial_record import FoldScore
 
 
-def environment_problem(
-    trainer: Trainer, data: Mapping[str, Any], metric: Any, mode: Any, seed: int | None
-) -> tuple[SearchProblem, str]:
+def environment_problem(request: SearchRequest) -> tuple[SearchProblem, str]:
     """Return the settings that all trials share, and the direction of the metric.
 
     Raises ParameterError when data are given, or a metric that is computed on rows.
     """
+    trainer, data, metric, mode = request.trainer, request.data, request.options.metric, request.options.mode
     repeats = data["cv"] if data["cv"] is not None else 1
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ParameterError.value(
@@ -54,7 +52,9 @@ def environment_problem(
             "pass mode='min' or 'max'.",
         )
     folds = tuple(FoldCells((), (number,)) for number in range(repeats))
-    return SearchProblem(trainer, None, spaces.features, spaces.target, None, False, (folds,), metric, seed), known
+    return SearchProblem(
+        trainer, None, spaces.features, spaces.target, None, False, (folds,), metric, request.options.seed
+    ), known
 
 
 class EnvironmentEvaluator:

@@ -1,8 +1,8 @@
-"""The options of a search, other than trainer, data and search space."""
+"""A search as it was asked for: the trainer, the data, the search space, and all other options."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError
 from rayline.core.representation import representation
 from rayline.train.callbacks import Callback
+from rayline.train.trainer import Trainer
+from rayline.tune.tune_data import DATA, TuneData
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,7 +20,7 @@ class SearchOptions:
     """The arguments of `run` other than trainer, data and search space; documented there."""
 
     metric: Any = None
-    mode: str | Sequence[str] | None = None
+    mode: str | Sequence[str | None] | None = None
     num_samples: int | None = None
     seed: int | None = 0
     max_concurrent: int | None = None
@@ -68,3 +70,29 @@ class SearchOptions:
             raise ParameterError.here(
                 "resume=True goes by the name of a run.", "Expected name=….", 'pass name="…" in both runs.'
             )
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is searched.
+
+    Attributes
+    ----------
+    trainer, config
+        The trainer and the search space.
+    data
+        The arguments about data, under the names of `tune_data.DATA`; those that are missing are None.
+    options
+        All other arguments of `run`.
+    material
+        The rows, where they were read for another search already.
+    """
+
+    trainer: Trainer
+    data: Mapping[str, Any]
+    config: Mapping[str, Any]
+    options: SearchOptions = SearchOptions()
+    material: TuneData | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", {**dict.fromkeys(DATA), **self.data})

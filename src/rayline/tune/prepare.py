@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
-import polars.selectors as cs
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place
+from rayline.core.errors import DataError, ParameterError, at, place
 from rayline.core.framework import Rows
 from rayline.core.scan import Scan
-from rayline.core.schema import col, refuse_empty
+from rayline.core.schema import col
 from rayline.core.target import Target
-from rayline.data.split.base import Splitter
-from rayline.data.split.fold_cells import CellSlice, FoldCells
-from rayline.data.split.row_hash import RowHash
-from rayline.data.split.splitters import chosen_splitter
+from rayline.data.split.fold_cells import CellSlice
 from rayline.evaluate import metrics
 from rayline.evaluate.custom_metrics import Custom
 from rayline.evaluate.metric import Metric
 from rayline.inference.pipeline import Preprocessor
 from rayline.postprocess.chain import Stages
 from rayline.preprocessing import fit_planner, schema_check
-from rayline.train import fit_inputs as given
 from rayline.train.fit_inputs import FitInputs
 from rayline.train.fit_request import resolve
 from rayline.train.trainer import Trainer
@@ -35,58 +30,10 @@ from rayline.tune import dry_run, environment_evaluation, space
 from rayline.tune import result_store as journals
 from rayline.tune.domains import from_ray
 from rayline.tune.evaluate import WHERE, SearchProblem
+from rayline.tune.options import SearchRequest
 from rayline.tune.postprocessing import check_stages, with_parameters
-from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, GroupEngine, RowGroups, TableGroups
-
-DATA = (
-    "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
-    "groups", "stratify", "time", "X", "y", "X_test", "y_test", "group", "event",
-)  # fmt: skip
-"""The keys of a `data_config`."""
-
-DATA_ARGUMENTS = ("preprocessor", *DATA[1:])
-"""The keywords of `run` that say the same."""
-
-
-@dataclass(frozen=True)
-class TuneData:
-    """The rows of a tuning run and their folds, which depend on no trainer and no stage.
-
-    Attributes
-    ----------
-    given
-        The training rows as the user gave them.
-    inputs
-        The data arguments, in one form.
-    groups
-        The training rows, and those of the test set below them where it is held out, with their cells.
-    splits
-        The folds of each set of cells.
-    n_train
-        The number of groups of training rows.
-    weighs_test
-        Whether the held-out rows have weights.
-    """
-
-    given: Any
-    inputs: FitInputs
-    groups: RowGroups
-    splits: tuple[tuple[FoldCells, ...], ...]
-    n_train: int
-    weighs_test: bool
-    by_test_set: bool
-
-    @property
-    def engine(self) -> GroupEngine:
-        """What scans the rows: in this process, or in Ray's tasks."""
-        return engine_of(self.groups)
-
-    def sample(self, n_rows: int) -> pl.DataFrame:
-        """A few rows."""
-        if isinstance(self.groups, TableGroups):
-            frame = next(self.groups.frames())
-            return frame.sample(min(n_rows, frame.height), seed=0)
-        return _stored().sample(self.groups, n_rows)  # type: ignore[no-any-return]
+from rayline.tune.row_groups import CELL, CellColumn, RowGroups, TableGroups
+from rayline.tune.tune_data import TuneData, groups_in_store, read
 
 
 @dataclass(frozen=True)
@@ -142,7 +89,7 @@ class PreparedSearch:
     def _side(self, function: _Side) -> Any:
         engine = self.material.engine
         mapped = engine.map(self.groups, function)
-        return engine.collect(mapped) if self.groups.is_here else _stored().dataset_of(mapped)
+        return engine.collect(mapped) if self.groups.is_here else groups_in_store().dataset_of(mapped)
 
 
 @dataclass(frozen=True)
@@ -157,62 +104,20 @@ class _Side:
         return CellSlice(CellColumn(f"{CELL}{self.split}"), self.cells)(table).select(map(col, self.columns))
 
 
-def merge_data_config(data_config: Any, **arguments: Any) -> dict[str, Any]:
-    """Return the data of a search under the names of `DATA`, from a `data_config` and the keywords of `run`.
-
-    Raises
-    ------
-    ParameterError
-        When `data_config` is no dict or has an unknown key, and when a value is given twice.
-    """
-    data = {} if data_config is None else data_config
-    if not isinstance(data, Mapping):
-        raise ParameterError.value("data_config", "a dict with train_dataset, target_columns and cv", type(data))
-    unknown = [key for key in data if key not in (*DATA, *DATA_ARGUMENTS)]
-    if unknown:
-        raise ParameterError.unknown(unknown, DATA, where=f"{place()}: data_config")
-    merged: dict[str, Any] = {}
-    for key, value in (*data.items(), *arguments.items()):
-        name = "train_pipeline" if key == "preprocessor" else key
-        if value is not None and name in merged:
-            argument = "preprocessor" if name == "train_pipeline" else name
-            raise ParameterError.here(
-                f"{argument} is given twice.",
-                f"Expected it once, as {argument}=… or in data_config.",
-                "leave one of them out.",
-            )
-        if value is not None:
-            merged[name] = value
-    return merged
-
-
 @at(WHERE)
-def prepare(
-    trainer: Trainer,
-    data_config: Any,
-    config: Mapping[str, Any],
-    metric: Any,
-    mode: str | Sequence[str] | None,
-    num_samples: int | None,
-    seed: int | None,
-    material: TuneData | None = None,
-    pos_label: Any = None,
-    postprocess: Any = None,
-) -> PreparedSearch:
-    """Check everything and bring the rows into this process, unless `material` has them already. Raises as `run`."""
+def prepare(request: SearchRequest) -> PreparedSearch:
+    """Check everything and bring the rows into this process, unless the request has them already. Raises as `run`."""
+    trainer, options, config = request.trainer, request.options, from_ray(request.config)
     if not isinstance(trainer, Trainer):
         raise ParameterError.value("trainer", "a trainer such as train.XGBoostTrainer(…)", trainer)
-    data_config = merge_data_config(data_config)
-    integer("seed", seed, minimum=0, optional=True)
-    metric, custom = _own_functions(metric, trainer.custom_metrics)
-    trainer = trainer.measured(pos_label=pos_label)
+    integer("seed", options.seed, minimum=0, optional=True)
+    metric, custom = _own_functions(options.metric, trainer.custom_metrics)
+    trainer = trainer.measured(pos_label=options.pos_label)
     if custom:
         trainer = copy.copy(trainer)
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
     trainer.check_gpu()
-    data = {key: data_config.get(key) for key in DATA}
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
-    config = from_ray(config)
     if trainer.legs and isinstance(config, Mapping) and (own := space.split_space(config).trainer):
         raise ParameterError.here(
             f"the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
@@ -220,47 +125,31 @@ def prepare(
             "take one of them away.",
         )
     prepare_over = _PREPARATIONS[trainer.adapter.fit_driver]
-    return prepare_over(trainer, data, config, metric, mode, num_samples, seed, material, postprocess)
+    return prepare_over(replace(request, trainer=trainer, config=config, options=replace(options, metric=metric)))
 
 
-def _over_environment(
-    trainer: Trainer,
-    data: Mapping[str, Any],
-    config: Mapping[str, Any],
-    metric: Any,
-    mode: Any,
-    num_samples: int | None,
-    seed: int | None,
-    _: TuneData | None,
-    postprocess: Any,
-) -> PreparedSearch:
+def _over_environment(request: SearchRequest) -> PreparedSearch:
     """Prepare a search of a framework that generates its own data."""
-    if postprocess is not None:
+    trainer, config = request.trainer, request.config
+    if request.options.postprocess is not None:
         raise ParameterError.here(
             f"{trainer.framework} generates its own data, and postprocessing stages learn from rows with labels.",
             "Expected postprocess=None.",
             "leave postprocess out.",
         )
     space.check(config, None, trainer.replace)
-    problem, direction = environment_evaluation.environment_problem(trainer, data, metric, mode, seed)
+    problem, direction = environment_evaluation.environment_problem(request)
     groups = TableGroups([pl.DataFrame(schema=problem.schema)])
     rows = TuneData(None, FitInputs(None, None, problem.roles), groups, (), 0, weighs_test=False, by_test_set=False)
-    return PreparedSearch(problem, rows, config, num_samples or space.usual_samples(config), (direction,))
+    n_samples = request.options.num_samples or space.usual_samples(config)
+    return PreparedSearch(problem, rows, config, n_samples, (direction,))
 
 
-def _over_rows(
-    trainer: Trainer,
-    data: Mapping[str, Any],
-    config: Mapping[str, Any],
-    metric: Any,
-    mode: Any,
-    num_samples: int | None,
-    seed: int | None,
-    material: TuneData | None,
-    postprocess: Any,
-) -> PreparedSearch:
+def _over_rows(request: SearchRequest) -> PreparedSearch:
     """Prepare a search over rows."""
-    pipeline = data["train_pipeline"]
+    trainer, config, options = request.trainer, request.config, request.options
+    num_samples, postprocess = options.num_samples, options.postprocess
+    pipeline = request.data["train_pipeline"]
     if pipeline is not None and not isinstance(pipeline, Preprocessor):
         raise ParameterError.value("data_config['train_pipeline']", "a Preprocessor or None", pipeline)
     preprocessor = None if pipeline is None else pipeline.clone()
@@ -272,7 +161,7 @@ def _over_rows(
         num_samples = space.usual_samples(config)
     if not space.tuned(config) and num_samples > 1:
         raise ParameterError.value("config", "a search space with at least one parameter, or num_samples=1", config)
-    rows = read(data) if material is None else material
+    rows = read(request.data) if request.material is None else request.material
     inputs = rows.inputs
     beside = () if inputs.weight is None else (inputs.weight,)
     if preprocessor is not None:
@@ -280,11 +169,11 @@ def _over_rows(
         fit_planner.FitPlan(preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
     target = _target(trainer, rows, Preprocessor() if preprocessor is None else preprocessor)
     _check_test_labels(rows, target, trainer)
-    names, modes = _metrics(metric, mode, target, trainer.custom_metrics)
+    names, modes = _metrics(options.metric, options.mode, target, trainer.custom_metrics)
     stages = check_stages(postprocess, target.plain, inputs.schema)
     _refuse_foreign([name for name in names if not metrics.is_known(name, trainer.custom_metrics)], target, stages)
     problem = SearchProblem(
-        trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], seed,
+        trainer, preprocessor, inputs.schema, target.plain, inputs.weight, rows.weighs_test, rows.splits, names[0], options.seed,
         tuned=tuple(space.tuned_stages(config)), endless=tuple(space.endless_stages(config)), others=names[1:],
         postprocess=stages,
     )  # fmt: skip
@@ -310,105 +199,6 @@ def _refuse_foreign(foreign: Sequence[str], target: Target, stages: Stages) -> N
 
 _PREPARATIONS = {"table": _over_rows, "environment": _over_environment}
 """How a search is prepared, by the driver that the adapter names."""
-
-
-def read(data: Mapping[str, Any]) -> TuneData:
-    """Read and check the rows of a `data_config`, and assign them to folds. Raises as `run`."""
-    inputs = given.normalise(
-        given.DataArguments(**{field.name: data[field.name] for field in fields(given.DataArguments)})
-    )
-    groups = _groups(inputs.train, inputs.schema, {})
-    with at(f"{WHERE} (training data)"):
-        refuse_empty(groups.n_rows)
-    n_train, weighs_test = len(groups.summaries), inputs.weight is not None
-    by_test_set, group = data["cv"] is None and inputs.test is not None, inputs.roles.paired("group")
-    if not by_test_set:
-        try:
-            labels = inputs.roles.labels
-            found = _splitter(data, group).prepare(engine_of(groups), groups, target_columns=labels)
-            splits = tuple(folds.folds for folds in found)
-            groups = groups.with_cells([folds.cells for folds in found])
-        except (DataError, SchemaError) as error:
-            raise error.within(WHERE) from error.__cause__
-        if group is not None:
-            _refuse_divided(groups, group, len(found))
-    else:
-        weighs_test = inputs.test_weight is not None
-        absent = {} if weighs_test or inputs.weight is None else {inputs.weight: inputs.schema[inputs.weight]}
-        rest = {name: dtype for name, dtype in inputs.schema.items() if name not in absent}
-        test = _groups(inputs.test, rest, absent)
-        with at(f"{WHERE} (test data)"):
-            refuse_empty(test.n_rows)
-        groups = _joined(groups.with_cells([_Constant(0)]), test.with_cells([_Constant(1)]))
-        splits = ((FoldCells((0,), (1,)),),)
-    rows = data["train_dataset"] if data["train_dataset"] is not None else data["X"]
-    return TuneData(rows, inputs, groups, splits, n_train, weighs_test, by_test_set)
-
-
-@dataclass(frozen=True)
-class _Constant:
-    """The same cell for every row."""
-
-    cell: int
-
-    def __call__(self, names: Sequence[str]) -> pl.Expr:
-        return pl.lit(self.cell)
-
-
-def engine_of(groups: RowGroups) -> GroupEngine:
-    """Return what scans these rows from the driver."""
-    engine: GroupEngine = GroupEngine() if groups.is_here else _stored().TaskGroupEngine()
-    return engine
-
-
-def _stored() -> Any:
-    from rayline.tune import stored_groups  # it imports Ray
-
-    return stored_groups
-
-
-def _groups(data: Any, schema: Mapping[str, pl.DataType], absent: Mapping[str, pl.DataType]) -> RowGroups:
-    """The rows in the types of the schema, missing values as null: of a table here, of a Dataset in the object store."""
-    conform = ConformedRows(schema, absent)
-    if type(data).__module__.partition(".")[0] == "ray":
-        return _stored().StoredGroups.of_dataset(data, conform, pl.Schema({**schema, **absent}))  # type: ignore[no-any-return]
-    frame: pl.DataFrame = registry.engine_for(data).collect(data)
-    return TableGroups([conform(frame.lazy()).collect().select(map(col, (*schema, *absent)))])
-
-
-def _joined(train: RowGroups, test: RowGroups) -> RowGroups:
-    """The training rows, and the test rows below them; where one of them is in the object store both are."""
-    order = list(train.schema)
-    if isinstance(train, TableGroups) and isinstance(test, TableGroups):
-        return train.joined(TableGroups([frame.select(map(pl.col, order)) for frame in test.frames()]))
-    kind = _stored().StoredGroups
-    both: list[Any] = [kind.of_table(rows) if isinstance(rows, TableGroups) else rows for rows in (train, test)]
-    return both[0].joined(both[1])  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _GroupCells:
-    """The cells of each value of a column, without repetitions."""
-
-    column: str
-
-    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.select(RowHash((self.column,)).expression().alias("group"), cs.starts_with(CELL)).unique()
-
-
-def _refuse_divided(groups: RowGroups, column: str, n_splits: int) -> None:
-    """Raise DataError when a split puts rows of one group into different folds."""
-    engine = engine_of(groups)
-    pairs = engine.collect(engine.map(groups, _GroupCells(column)))
-    for split in range(n_splits):
-        n_cells = pairs.group_by("group").agg(pl.col(f"{CELL}{split}").n_unique().alias("n"))
-        divided = n_cells.filter(pl.col("n") > 1).height
-        if divided:
-            raise DataError.here(
-                f"the folds divide {counted(divided, 'group')} of {column!r}, which are ranked as a whole.",
-                "Expected all rows of a group in one fold.",
-                f"pass cv as a number, or rayline.data.GroupKFold(5, column={column!r}).",
-            )
 
 
 def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Target:
@@ -522,16 +312,3 @@ def _metric(metric: str | None, mode: str | None, target: Target, custom: Custom
             "leave mode out, or correct it.",
         )
     return metric, str(mode or known)
-
-
-def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
-    """Return the splitter that `cv` and `groups`, `stratify` or `time` stand for; the groups of a ranking stay whole."""
-    cv = data["cv"]
-    if cv is None:
-        raise ParameterError.here(
-            "there are no rows to hold out.",
-            "Expected cv=… (a number of folds or a splitter) or test_dataset=….",
-            "add cv=5.",
-        )
-    by = {key: data[key] for key in ("groups", "stratify", "time")}
-    return chosen_splitter(cv, ranked=group, **by)

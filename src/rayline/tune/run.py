@@ -21,16 +21,17 @@ from rayline.tune import search as searching
 from rayline.tune.analysis import Analysis
 from rayline.tune.evaluate import WHERE
 from rayline.tune.executor import TrialExecutor, TrialRun, on_ray
-from rayline.tune.options import SearchOptions
+from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.pbt import population as populations
 from rayline.tune.pbt.population import Population
 from rayline.tune.pbt.runner import PopulationRun
-from rayline.tune.prepare import PreparedSearch, TuneData, merge_data_config, prepare
+from rayline.tune.prepare import PreparedSearch, prepare
 from rayline.tune.process_executor import ProcessExecutor
 from rayline.tune.result_store import ResultStore
 from rayline.tune.suggestions import Suggester
 from rayline.tune.trial_log import TrialLog
 from rayline.tune.trial_record import Status, Trial
+from rayline.tune.tune_data import merge_data_config
 
 
 @known_arguments
@@ -40,7 +41,7 @@ def run(
     data_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     metric: Any = None,
-    mode: str | Sequence[str] | None = None,
+    mode: str | Sequence[str | None] | None = None,
     num_samples: int | None = None,
     *,
     preprocessor: Preprocessor | None = None,
@@ -215,31 +216,16 @@ def run(
         trainer = trainer.with_resources(use_gpu, resources_per_trial)
     started = perf_counter()
     with progress.line("tune", verbose) as line:
-        return checked(trainer, data, config, options).run(line, started)
+        request = SearchRequest(trainer, data, {} if config is None else config, options)
+        return checked(request).run(line, started)
 
 
 @at(WHERE)
-def checked(
-    trainer: Trainer,
-    data_config: Mapping[str, Any] | None,
-    config: Mapping[str, Any] | None,
-    options: SearchOptions,
-    material: TuneData | None = None,
-) -> Search:
+def checked(request: SearchRequest) -> Search:
     """Check everything that can be checked without a cluster, and return the search. Raises as `run`."""
+    options = request.options
     options.check()
-    prepared = prepare(
-        trainer,
-        {} if data_config is None else data_config,
-        {} if config is None else config,
-        options.metric,
-        options.mode,
-        options.num_samples,
-        options.seed,
-        material,
-        options.pos_label,
-        options.postprocess,
-    )
+    prepared = prepare(request)
     scheduler = searching.scheduler(options.scheduler, n_folds=len(prepared.problem.folds))
     if isinstance(scheduler, Population):
         populations.check(prepared.problem, prepared.space, search=options.search)

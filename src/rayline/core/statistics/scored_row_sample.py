@@ -12,7 +12,7 @@ from rayline.core.schema import is_category
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.multi_column import row_hash
 
-MAX_ROWS = 1 << 18
+MAX_SAMPLE_ROWS = 1 << 18
 """The number of different rows that are kept. With fewer of them the statistic is exact."""
 
 _SEED = 0x5C0_4E5
@@ -26,7 +26,7 @@ class ScoredRowSample(Statistic):
     the option `grouped` the last column is the text of a group, which distinguishes rows but does not count in the hash.
     """
 
-    size: int = MAX_ROWS
+    size: int = MAX_SAMPLE_ROWS
     n_rows: int = 0
     table: pl.DataFrame | None = None  # columns "hash", "0", "1", …, "n"
 
