@@ -54,18 +54,7 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     >>> plot_contributions(pipeline.explain([row])[0])  # doctest: +SKIP
     """
     row = _one_row(explanation)
-    names = [f"{prefix}base_value", f"{prefix}score"]
-    if missing := [name for name in names if name not in row]:
-        raise SchemaError.missing(missing, row)
-    base, score = (float(row[name]) for name in names)
-    parts = [
-        (name.removeprefix(prefix), float(value))
-        for name, value in row.items()
-        if name.startswith(prefix) and name not in (*names, f"{prefix}class") and isinstance(value, float)
-    ]
-    parts.sort(key=lambda part: -abs(part[1]))
-    rest = parts[MAX_BARS:]
-    shown = parts[:MAX_BARS] + ([(f"{len(rest)} other columns", sum(v for _, v in rest))] if rest else [])
+    (base, score), shown = _contributions(row, prefix)
     if ax is None:
         ax = look.new_figure(6.4, 1.6 + 0.32 * len(shown)).subplots()
     start = base
@@ -101,6 +90,22 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     look.open_frame(ax)
     ax.spines["left"].set_visible(False)
     return ax
+
+
+def _contributions(row: Mapping[str, Any], prefix: str) -> tuple[tuple[float, float], list[tuple[str, float]]]:
+    """Return the base value and the score, and the contributions of columns, the largest first; those of the smallest ones as one."""
+    names = [f"{prefix}base_value", f"{prefix}score"]
+    if missing := [name for name in names if name not in row]:
+        raise SchemaError.missing(missing, row)
+    parts = [
+        (name.removeprefix(prefix), float(value))
+        for name, value in row.items()
+        if name.startswith(prefix) and name not in (*names, f"{prefix}class") and isinstance(value, float)
+    ]
+    parts.sort(key=lambda part: -abs(part[1]))
+    rest = parts[MAX_BARS:]
+    others = [(f"{len(rest)} other columns", sum(value for _, value in rest))] if rest else []
+    return (float(row[names[0]]), float(row[names[1]])), parts[:MAX_BARS] + others
 
 
 @at("plot_dependence")

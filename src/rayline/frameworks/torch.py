@@ -107,11 +107,22 @@ class Torch(Framework):
             patience=patience,
             inputs=inputs,
         )
+        return self._trained(context, module, module_kwargs or {}, settings, train_loop)
+
+    def _trained(
+        self,
+        context: TrainContext,
+        module: Any,
+        module_kwargs: Mapping[str, Any],
+        settings: LoopSettings,
+        train_loop: Callable[..., Any] | None,
+    ) -> Any:
+        """Return the module, trained by the usual loop or by the user's."""
         with seeded(context), self.communication(context) as among, contextlib.ExitStack() as stack:
-            link = "log" if torch_losses.has_log_link(loss) else "identity"
-            n = 2 if per_class(loss) else 1
-            made = modules.built(context, module, module_kwargs or {}, inputs, n, link)
-            stack.enter_context(torch_device.naming_memory(made, f"batch_size={batch_size}"))
+            link = "log" if torch_losses.has_log_link(settings.loss) else "identity"
+            n = 2 if per_class(settings.loss) else 1
+            made = modules.built(context, module, module_kwargs, settings.inputs, n, link)
+            stack.enter_context(torch_device.naming_memory(made, f"batch_size={settings.batch_size}"))
             made = torch_device.moved(made, select_device(context.use_gpu))
             if train_loop is None:
                 made = TrainingLoop(context, made, settings, among).run()

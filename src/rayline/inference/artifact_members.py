@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core import registry, scratch, storage, strict_json
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, at, first_line
+from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, RaylineError, at, first_line
 from rayline.core.json_values import schema_from_json, schema_to_json, value_from_json, value_to_json
 from rayline.core.scores import numbers
 from rayline.core.target import Target
@@ -43,14 +43,7 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
     """Return the members by name, `digest` and `manifest.json` first; the model's files are written into the folder."""
     model = pipeline.model
     try:
-        (folder / "model").mkdir()
-        model.adapter.save(model.native, folder / "model")
-        if pipeline.preprocessor is not None:
-            (folder / "preprocessor.json").write_bytes(strict_json.dumps(pipeline.preprocessor.to_json(), indent=1))
-        if pipeline.postprocessing:
-            stages = chain.to_json(pipeline.postprocessing)
-            (folder / "postprocessing.json").write_bytes(strict_json.dumps(stages, indent=1))
-        (folder / "golden.json").write_bytes(strict_json.dumps(_golden(pipeline)))
+        _write(pipeline, folder)
     except OSError as error:
         raise manifest.no_room(f"The {model.framework} model", error) from error
     body: dict[str, archive.Content] = {
@@ -61,7 +54,36 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
         raise ArtifactError(
             f"The {model.framework} adapter wrote a file with the name {bad[0]!r}.", "Expected plain names."
         )
-    about = {
+    text = strict_json.dumps({**_about(pipeline), "members": manifest.listing(body)}, indent=1)
+    _read_back(model, strict_json.loads(text, manifest.MANIFEST), folder)
+    outer: dict[str, archive.Content] = {
+        manifest.DIGEST: archive.sha256_of(text).encode(),
+        manifest.MANIFEST: text,
+    }
+    if sign_with is not None:
+        from rayline.inference import signature  # optional: it needs cryptography
+
+        outer[manifest.SIGNATURE] = signature.sign(text, sign_with)
+    return {**outer, **body}
+
+
+def _write(pipeline: Scorer[Any], folder: Path) -> None:
+    """Write everything but the manifest."""
+    model = pipeline.model
+    (folder / "model").mkdir()
+    model.adapter.save(model.native, folder / "model")
+    if pipeline.preprocessor is not None:
+        (folder / "preprocessor.json").write_bytes(strict_json.dumps(pipeline.preprocessor.to_json(), indent=1))
+    if pipeline.postprocessing:
+        stages = chain.to_json(pipeline.postprocessing)
+        (folder / "postprocessing.json").write_bytes(strict_json.dumps(stages, indent=1))
+    (folder / "golden.json").write_bytes(strict_json.dumps(_golden(pipeline)))
+
+
+def _about(pipeline: Scorer[Any]) -> dict[str, Any]:
+    """Return the manifest without its list of members."""
+    model = pipeline.model
+    return {
         "format": "rayline.pipeline",
         "format_version": POSTPROCESSED_VERSION if pipeline.postprocessing else FORMAT_VERSION,
         "made_by": {
@@ -75,19 +97,7 @@ def _members(pipeline: Scorer[Any], folder: Path, sign_with: Any) -> dict[str, a
         "target": model.target.to_json(),
         "metrics": value_to_json(model.metrics),
         "data": value_to_json(model.data),
-        "members": manifest.listing(body),
     }
-    text = strict_json.dumps(about, indent=1)
-    _read_back(model, strict_json.loads(text, manifest.MANIFEST), folder)
-    outer: dict[str, archive.Content] = {
-        manifest.DIGEST: archive.sha256_of(text).encode(),
-        manifest.MANIFEST: text,
-    }
-    if sign_with is not None:
-        from rayline.inference import signature  # optional: it needs cryptography
-
-        outer[manifest.SIGNATURE] = signature.sign(text, sign_with)
-    return {**outer, **body}
 
 
 def _read_back(model: Model, about: Mapping[str, Any], folder: Path) -> None:
@@ -112,7 +122,7 @@ def read_members(
 
     Raises ArtifactError when a member is malformed or the golden rows are predicted differently.
     """
-    try:
+    with _refusing("its manifest, preprocessor or postprocessing is malformed"):
         target, features = Target.from_json(about["target"]), schema_from_json(about["features"])
         framework, metrics, data = str(about["framework"]), _plain(about["metrics"]), _plain(about["data"])
         preprocessor = None
@@ -122,22 +132,12 @@ def read_members(
         if "postprocessing.json" in about["members"]:
             postprocessing = chain.from_json(_json(directory / "postprocessing.json"))
         golden = value_from_json(_json(directory / "golden.json"))
-    except (ArtifactError, MissingExtraError):
-        raise
-    except Exception as error:  # untrusted JSON can raise anything
-        raise _malformed("its manifest, preprocessor or postprocessing is malformed", error) from error
     adapter = registry.framework(framework)
     check_options(adapter, options)
     (directory / "model").mkdir(exist_ok=True)
-    try:
+    with _refusing(f"{framework} cannot read its model", ParameterError if options else ArtifactError):
         native = read_model(adapter, directory / "model", options)
-    except (ArtifactError, MissingExtraError):
-        raise
-    except Exception as error:  # the native reader of a framework can raise anything
-        if options and isinstance(error, ParameterError):  # about the caller's options
-            raise
-        raise _malformed(f"{framework} cannot read its model", error) from error
-    try:
+    with _refusing("its parts do not fit together"):
         model = Model(framework, native, features, target, metrics=metrics, data=data)
         pipeline = Scorer(preprocessor, model, postprocessing)
         chain.StageChain(postprocessing, target).verify(pipeline.input_schema)
@@ -150,11 +150,19 @@ def read_members(
                     "save the pipeline again.",
                 )
         _check_golden(pipeline, golden)
-    except (ArtifactError, MissingExtraError):
-        raise
-    except Exception as error:  # members that do not match
-        raise _malformed("its parts do not fit together", error) from error
     return pipeline
+
+
+@contextlib.contextmanager
+def _refusing(what: str, passed: type[RaylineError] = ArtifactError) -> Iterator[None]:
+    """Raise ArtifactError in place of any error: untrusted JSON, and the native reader of a framework, can raise anything. Errors
+    of the type `passed`, such as those about the caller's options, stay as they are."""
+    try:
+        yield
+    except (ArtifactError, MissingExtraError, passed):
+        raise
+    except Exception as error:
+        raise _malformed(what, error) from error
 
 
 def _malformed(what: str, error: Exception) -> ArtifactError:

@@ -160,35 +160,12 @@ def _about(pipeline: InferencePipeline) -> str:
 
 def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: pl.DataFrame | None) -> list[_Section]:
     model, target = pipeline.model, pipeline.target
-    classes = [
-        f"{column}: {', '.join(map(str, found))}" for column, found in zip(target.columns, target.classes, strict=False)
-    ]
     stages = [] if pipeline.preprocessor is None else pipeline.preprocessor.leaves
-    learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
-    data = model.data
-    trained = (
-        f"{counted(data['n_rows'], 'row')}, whose fingerprint is {data['fingerprint']}." if data.get("n_rows") else ""
-    )
-    seen = "" if table is None else f"{counted(table.height, 'row')} that the maker of this card chose."
-    shown = [] if table is None else card_plots.performance(target, pipeline.scores(table.lazy()), table)
-    examples = pipeline.examples
-    columns, features = (_ranked(found) for found in (pipeline.importance(), model.importance()))
+    rows = model.data.get("n_rows")
+    trained = f"{counted(rows, 'row')}, whose fingerprint is {model.data['fingerprint']}." if rows else ""
     sections = [
-        _Section(
-            "What it predicts",
-            f"A {_TASKS[target.task]} of {', '.join(target.columns)}, by {model.framework}.{_meaning(target)}"
-            + (f" It learns the target behind these stages, and they are undone: {learned}." if learned else ""),
-            ["target", "classes"] if classes else [],
-            [line.split(": ", 1) for line in classes],
-        ),
-        _Section(
-            "What it takes",
-            f"{counted(len(pipeline.input_schema), 'column')}; null and NaN are missing values.",
-            ["column", "type"] if table is None else ["column", "type", "missing", "values"],
-            [[column, str(dtype)] for column, dtype in pipeline.input_schema.items()]
-            if table is None
-            else card_plots.columns(table, list(pipeline.input_schema)),
-        ),
+        _what_it_predicts(pipeline),
+        _what_it_takes(pipeline, table),
         _Section("What it was trained on", trained),
         _Section("How rows are prepared", "", ["stage", "what"], [[path, repr(stage)] for path, stage in stages]),
         _Section(
@@ -198,30 +175,65 @@ def _sections(pipeline: InferencePipeline, table: pl.DataFrame | None, history: 
             [[repr(stage), stage.summary(target)] for stage in pipeline.postprocessing],
         ),
         _measured(model.metrics, target),
-        _Section("How it does on rows with labels", seen, plots=shown),
+        _on_rows_with_labels(pipeline, table),
         _Section("How it learned", plots=[] if history is None else card_plots.learning(history, target)),
-        _Section(
-            "What moves its predictions",
-            _MOVES,
-            ["column", "mean size of its contributions"],
-            bars=_moves(pipeline, table),
-        ),
-        _Section("What matters to it", _rest(columns, "column"), ["column", "importance"], bars=_shares(columns)),
-        _Section(
-            "Its features",
-            "" if columns == features else _rest(features, "feature"),
-            ["feature", "importance"],
-            bars=[] if columns == features else _shares(features),
-        ),
-        _Section(
-            "Examples",
-            "",
-            [*examples.columns, "prediction"],
-            [[*map(_value, row), _value(p)] for row, p in zip(examples.rows(), _predictions(pipeline), strict=True)],
-        ),
+        *_what_matters(pipeline, table),
+        _examples(pipeline),
     ]
     told = [s for s in sections if (s.text and s.text != _MOVES) or s.rows or s.bars or s.plots]
     return [*told, *(_Section(title, "To be written by its owner.") for title in ("Intended use", "Limits and risks"))]
+
+
+def _what_it_predicts(pipeline: InferencePipeline) -> _Section:
+    target = pipeline.target
+    learned = ", ".join(f"{name}: {stage!r}" for name, stage in target.stages)
+    classes = [
+        f"{column}: {', '.join(map(str, found))}" for column, found in zip(target.columns, target.classes, strict=False)
+    ]
+    return _Section(
+        "What it predicts",
+        f"A {_TASKS[target.task]} of {', '.join(target.columns)}, by {pipeline.model.framework}.{_meaning(target)}"
+        + (f" It learns the target behind these stages, and they are undone: {learned}." if learned else ""),
+        ["target", "classes"] if classes else [],
+        [line.split(": ", 1) for line in classes],
+    )
+
+
+def _what_it_takes(pipeline: InferencePipeline, table: pl.DataFrame | None) -> _Section:
+    schema = pipeline.input_schema
+    return _Section(
+        "What it takes",
+        f"{counted(len(schema), 'column')}; null and NaN are missing values.",
+        ["column", "type"] if table is None else ["column", "type", "missing", "values"],
+        [[column, str(dtype)] for column, dtype in schema.items()]
+        if table is None
+        else card_plots.columns(table, list(schema)),
+    )
+
+
+def _on_rows_with_labels(pipeline: InferencePipeline, table: pl.DataFrame | None) -> _Section:
+    title = "How it does on rows with labels"
+    if table is None:
+        return _Section(title)
+    plots = card_plots.performance(pipeline.target, pipeline.scores(table.lazy()), table)
+    return _Section(title, f"{counted(table.height, 'row')} that the maker of this card chose.", plots=plots)
+
+
+def _what_matters(pipeline: InferencePipeline, table: pl.DataFrame | None) -> list[_Section]:
+    columns, features = (_ranked(found) for found in (pipeline.importance(), pipeline.model.importance()))
+    shown = [] if columns == features else features
+    moves = _moves(pipeline, table)
+    return [
+        _Section("What moves its predictions", _MOVES, ["column", "mean size of its contributions"], bars=moves),
+        _Section("What matters to it", _rest(columns, "column"), ["column", "importance"], bars=_shares(columns)),
+        _Section("Its features", _rest(shown, "feature"), ["feature", "importance"], bars=_shares(shown)),
+    ]
+
+
+def _examples(pipeline: InferencePipeline) -> _Section:
+    rows = zip(pipeline.examples.rows(), _predictions(pipeline), strict=True)
+    head = [*pipeline.examples.columns, "prediction"]
+    return _Section("Examples", "", head, [[*map(_value, row), _value(answer)] for row, answer in rows])
 
 
 _MOVES = "How much each column changes the score of a row from the usual one, on average over rows with labels (SHAP)."

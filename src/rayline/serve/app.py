@@ -131,18 +131,9 @@ class App(FastAPI):
                 self._admit(request, method)
             if handler is None:
                 raise self._unknown(path)
-            if method != "POST":
-                answer = await handler(request, self._served)
-            elif max(self._batcher.n_waiting, self._n_threaded) >= self.settings.max_queued_requests:
-                raise overloaded()  # before any work for the request
-            else:
-                if request.content_type in _FORMS:
-                    raise HTTPError(
-                        415, "Expected the Content-Type application/json, not one that any web page can send."
-                    )
-                async with asyncio.timeout(self.settings.request_timeout_s):
-                    await request.read(self.settings.max_body_bytes, self._memory, self._threads)
-                    answer = await handler(request, self._served)
+            answer = await (
+                self._answer_to_body(handler, request) if method == "POST" else handler(request, self._served)
+            )
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # libraries in Rust raise panics, which are no Exception
@@ -155,6 +146,16 @@ class App(FastAPI):
             self._memory.release(request.size)
         await send_answer(send, answer)
         self.metrics.request(protocol, answer.status, time.perf_counter() - start)
+
+    async def _answer_to_body(self, handler: Handler, request: HTTPRequest) -> HTTPResponse:
+        """Read the body and return the handler's answer, unless too many requests wait, or any web page could have sent it."""
+        if max(self._batcher.n_waiting, self._n_threaded) >= self.settings.max_queued_requests:
+            raise overloaded()  # before any work for the request
+        if request.content_type in _FORMS:
+            raise HTTPError(415, "Expected the Content-Type application/json, not one that any web page can send.")
+        async with asyncio.timeout(self.settings.request_timeout_s):
+            await request.read(self.settings.max_body_bytes, self._memory, self._threads)
+            return await handler(request, self._served)
 
     def _failed(self, error: BaseException, path: str, request: HTTPRequest) -> HTTPResponse | None:
         """Return the answer to an error; None when the client has disconnected."""

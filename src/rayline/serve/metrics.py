@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,12 @@ class SkewCounts:
         self.unknown.update(other.unknown)
         self.outside.update(other.outside)
 
+    def named(self) -> Iterator[tuple[str, str, Counter[str]]]:
+        """Yield the counts of columns, with a name and a description."""
+        yield "missing", "Missing values.", self.missing
+        yield "unknown", "Values that are not among the known categories.", self.unknown
+        yield "out_of_range", "Values outside of the range of the training rows.", self.outside
+
 
 class Metrics:
     """Counters of one server process; only its event loop changes them."""
@@ -51,51 +57,42 @@ class Metrics:
 
     def text(self, **gauges: float) -> str:
         """Return the metrics as text, `gauges` included."""
-        model = _label("model", self._model)
-        lines: list[str] = []
+        model, requests = _label("model", self._model), sorted(self._requests.items())
+        answered = [(f'{_label("protocol", protocol)},code="{code}"', n) for (protocol, code), n in requests]
+        errors = sum(n for (_, code), n in requests if code >= 400)
+        families: list[tuple[str, str, str, Iterable[tuple[str, float]]]] = [
+            ("requests_total", "counter", "Answered requests by protocol and status.", answered),
+            ("errors_total", "counter", "Requests answered with a status of 400 or more.", [("", errors)]),
+            ("rows_total", "counter", "Predicted rows.", [("", self.counts.rows)]),
+        ]
+        columns = [
+            (f"column_{name}_total", "counter", words, [(_label("column", c), n) for c, n in sorted(counts.items())])
+            for name, words, counts in self.counts.named()
+        ]
+        others = [
+            (name, "gauge", f"{name.replace('_', ' ').capitalize()}.", [("", value)]) for name, value in gauges.items()
+        ]
+        lines = [*_text(model, families), *self._seconds_text(model), *_text(model, [*columns, *others])]
+        return "\n".join(lines) + "\n"
 
-        def family(name: str, kind: str, words: str, samples: Iterable[tuple[str, float]]) -> None:
-            lines.append(f"# HELP {name} {words}")
-            lines.append(f"# TYPE {name} {kind}")
-            lines.extend(f"{name}{suffix} {value}" for suffix, value in samples)
-
-        requests = sorted(self._requests.items())
-        family(
-            "rayline_requests_total", "counter", "Answered requests by protocol and status.",
-            ((f'{{{model},{_label("protocol", protocol)},code="{code}"}}', n) for (protocol, code), n in requests),
-        )  # fmt: skip
-        family(
-            "rayline_errors_total", "counter", "Requests answered with a status of 400 or more.",
-            [(f"{{{model}}}", sum(n for (_, code), n in requests if code >= 400))],
-        )  # fmt: skip
-        family("rayline_rows_total", "counter", "Predicted rows.", [(f"{{{model}}}", self.counts.rows)])
-        lines.append("# HELP rayline_request_seconds Time from the first byte of a request to its answer.")
-        lines.append("# TYPE rayline_request_seconds histogram")
-        total = 0
+    def _seconds_text(self, model: str) -> Iterator[str]:
+        name, total = "rayline_request_seconds", 0
+        yield f"# HELP {name} Time from the first byte of a request to its answer."
+        yield f"# TYPE {name} histogram"
         for limit, n in zip((*BUCKETS_S, "+Inf"), self._buckets, strict=True):
             total += n
-            lines.append(f'rayline_request_seconds_bucket{{{model},le="{limit}"}} {total}')
-        lines.append(f"rayline_request_seconds_sum{{{model}}} {self._seconds}")
-        lines.append(f"rayline_request_seconds_count{{{model}}} {total}")
-        for name, words, counts in (
-            ("rayline_column_missing_total", "Missing values.", self.counts.missing),
-            (
-                "rayline_column_unknown_total",
-                "Values that are not among the known categories.",
-                self.counts.unknown,
-            ),
-            (
-                "rayline_column_out_of_range_total",
-                "Values outside of the range of the training rows.",
-                self.counts.outside,
-            ),
-        ):
-            family(
-                name, "counter", words, ((f"{{{model},{_label('column', c)}}}", n) for c, n in sorted(counts.items()))
-            )
-        for name, value in gauges.items():
-            family(f"rayline_{name}", "gauge", name.replace("_", " ").capitalize() + ".", [(f"{{{model}}}", value)])
-        return "\n".join(lines) + "\n"
+            yield f'{name}_bucket{{{model},le="{limit}"}} {total}'
+        yield f"{name}_sum{{{model}}} {self._seconds}"
+        yield f"{name}_count{{{model}}} {total}"
+
+
+def _text(model: str, families: Iterable[tuple[str, str, str, Iterable[tuple[str, float]]]]) -> Iterator[str]:
+    """Yield the lines of metrics: name, kind, description, and each value after its labels."""
+    for name, kind, words, samples in families:
+        yield f"# HELP rayline_{name} {words}"
+        yield f"# TYPE rayline_{name} {kind}"
+        for labels, value in samples:
+            yield f"rayline_{name}{{{model}{',' if labels else ''}{labels}}} {value}"
 
 
 class TrainingSkew:

@@ -15,80 +15,7 @@ from rayline.serve.protocol import finite, json_value
 
 def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
     """Return the OpenAPI document."""
-    schema, target = pipeline.input_schema, pipeline.target
-    columns = {name: column(dtype) for name, dtype in schema.items()}
-    row: dict[str, Any] = {"type": "object", "properties": columns, "required": list(schema)}
-    examples = example_rows(pipeline)
-    if examples:
-        row["examples"] = examples
-    value = {
-        c: _label(d, target.classes[i] if target.classes else ())
-        for i, (c, d) in enumerate(zip(target.value_names, target.value_dtypes, strict=True))
-    }
-    one = next(iter(value.values())) if len(value) == 1 else {"type": "object", "properties": value}
-    answer: dict[str, Any] = {"predictions": {"type": "array", "items": one}}
-    proba = []
-    if pipeline.has_intervals:
-        answer |= _interval(pipeline)
-    if has_probabilities:
-        answer["probabilities"] = {
-            "type": "array",
-            "items": {"type": "object"},
-            "description": "One number per class; only if requested.",
-        }
-        proba = [
-            {
-                "name": "proba",
-                "in": "query",
-                "schema": {"type": "boolean"},
-                "description": "Whether to add probabilities.",
-            }
-        ]
-    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1}
-    by_column = {"type": "object", "properties": {name: {"type": "array", "items": c} for name, c in columns.items()}}
-    predict = _post(
-        "Predict rows",
-        {
-            "oneOf": [
-                rows,
-                {"type": "object", "properties": {"rows": rows}},
-                {"type": "object", "properties": {"columns": by_column}},
-            ]
-        },
-        {"type": "object", "properties": answer, "required": ["predictions"]},
-        examples,
-    )
-    predict["parameters"] = proba
-    predict["requestBody"]["content"]["application/vnd.apache.arrow.stream"] = {
-        "schema": {"type": "string", "format": "binary"}
-    }
-    instances = {"type": "object", "properties": {"instances": rows}, "required": ["instances"]}
-    named = f"/v2/models/{options.name}"
-    paths = {
-        "/predict": {"post": predict},
-        "/explain": {"post": _explain(rows, examples)},
-        f"/v1/models/{options.name}:predict": {
-            "post": _post(
-                "Predict rows (KServe V1)",
-                instances,
-                {"type": "object", "properties": answer},
-                {"instances": examples[:1]} if examples else None,
-            )
-        },
-        named: {"get": _get("Names and types of the tensors (Open Inference Protocol V2)")},
-        f"{named}/infer": {
-            "post": _post(
-                "Predict tensors (Open Inference Protocol V2)",
-                {"type": "object"},
-                {"type": "object"},
-                _tensors(pipeline),
-            )
-        },
-        "/health": {"get": _get("Whether the server is ready")},
-        "/v2/health/live": {"get": _get("Whether the server is alive")},
-        "/v2/health/ready": {"get": _get("Whether the server is ready")},
-        "/metrics": {"get": _get("Counters for Prometheus")},
-    }
+    target = pipeline.target
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -96,13 +23,70 @@ def document(options: ServerOptions, pipeline: InferencePipeline, has_probabilit
             "version": "1",
             "description": f"{str(target.task).capitalize()} of {', '.join(target.columns)}.",
         },
-        "paths": paths,
-        "components": {"schemas": {"Row": row, "Error": _ERROR}},
+        "paths": _paths(options.name, pipeline, has_probabilities),
+        "components": {"schemas": {"Row": _row(pipeline), "Error": _ERROR}},
     }
     if options.token is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
     return document
+
+
+def _paths(name: str, pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
+    examples = example_rows(pipeline)
+    instances = {"type": "object", "properties": {"instances": _ROWS}, "required": ["instances"]}
+    answer = {"type": "object", "properties": _answer(pipeline, has_probabilities)}
+    first = {"instances": examples[:1]} if examples else None
+    tensors = (
+        "Predict tensors (Open Inference Protocol V2)",
+        {"type": "object"},
+        {"type": "object"},
+        _tensors(pipeline),
+    )
+    return {
+        "/predict": {"post": _predict(pipeline, answer, examples, has_probabilities)},
+        "/explain": {"post": _explain(examples)},
+        f"/v1/models/{name}:predict": {"post": _post("Predict rows (KServe V1)", instances, answer, first)},
+        f"/v2/models/{name}": {"get": _get("Names and types of the tensors (Open Inference Protocol V2)")},
+        f"/v2/models/{name}/infer": {"post": _post(*tensors)},
+        **{path: {"get": _get(summary)} for path, summary in _PAGES.items()},
+    }
+
+
+def _predict(
+    pipeline: InferencePipeline, answer: Mapping[str, Any], examples: Any, has_probabilities: bool
+) -> dict[str, Any]:
+    """Return the description of /predict."""
+    arrays = {name: {"type": "array", "items": column(dtype)} for name, dtype in pipeline.input_schema.items()}
+    by_column = {"type": "object", "properties": arrays}
+    forms = [_ROWS, *({"type": "object", "properties": form} for form in ({"rows": _ROWS}, {"columns": by_column}))]
+    predict = _post("Predict rows", {"oneOf": forms}, {**answer, "required": ["predictions"]}, examples)
+    predict["parameters"] = [_PROBA] if has_probabilities else []
+    predict["requestBody"]["content"]["application/vnd.apache.arrow.stream"] = _ARROW
+    return predict
+
+
+def _row(pipeline: InferencePipeline) -> dict[str, Any]:
+    """Return the schema of a row, with examples where there are some."""
+    columns = {name: column(dtype) for name, dtype in pipeline.input_schema.items()}
+    row = {"type": "object", "properties": columns, "required": list(columns)}
+    examples = example_rows(pipeline)
+    return {**row, "examples": examples} if examples else row
+
+
+def _answer(pipeline: InferencePipeline, has_probabilities: bool) -> dict[str, Any]:
+    """Return the schemas of what an answer holds."""
+    target = pipeline.target
+    value = {
+        c: _label(d, target.classes[i] if target.classes else ())
+        for i, (c, d) in enumerate(zip(target.value_names, target.value_dtypes, strict=True))
+    }
+    one = next(iter(value.values())) if len(value) == 1 else {"type": "object", "properties": value}
+    return {
+        "predictions": {"type": "array", "items": one},
+        **(_interval(pipeline) if pipeline.has_intervals else {}),
+        **({"probabilities": _PROBABILITIES} if has_probabilities else {}),
+    }
 
 
 def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
@@ -111,7 +95,7 @@ def example_rows(pipeline: InferencePipeline) -> list[dict[str, Any]]:
 
 
 def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
-    """The schema of the intervals or sets in an answer."""
+    """Return the schema of the intervals or sets in an answer."""
     target = pipeline.target
     if target.task.is_classification:
         own: list[dict[str, Any]] = [
@@ -124,8 +108,8 @@ def _interval(pipeline: InferencePipeline) -> dict[str, Any]:
     return {"sets" if target.task.is_classification else "intervals": {"type": "array", "items": one}}
 
 
-def _explain(rows: Mapping[str, Any], examples: Any) -> dict[str, Any]:
-    """The description of /explain."""
+def _explain(examples: Any) -> dict[str, Any]:
+    """Return the description of /explain."""
     numbers = {"type": "object", "additionalProperties": {"type": "number"}}
     one = {
         "type": "object",
@@ -133,7 +117,10 @@ def _explain(rows: Mapping[str, Any], examples: Any) -> dict[str, Any]:
         "description": "The base value and the contributions add up to the score. With several targets an object of these.",
     }
     asked = {
-        "oneOf": [rows, {"type": "object", "properties": {"rows": rows, "of": {"description": "a class or a target"}}}]
+        "oneOf": [
+            _ROWS,
+            {"type": "object", "properties": {"rows": _ROWS, "of": {"description": "a class or a target"}}},
+        ]
     }
     answer = {
         "type": "object",
@@ -178,6 +165,26 @@ def column(dtype: pl.DataType) -> dict[str, Any]:
 def _label(dtype: pl.DataType, classes: Any) -> dict[str, Any]:
     return {"enum": [json_value(c) for c in classes]} if classes else {"type": column(dtype)["type"][0]}
 
+
+_ROWS = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}, "minItems": 1}
+
+_ARROW = {"schema": {"type": "string", "format": "binary"}}
+
+_PROBA = {
+    "name": "proba", "in": "query", "schema": {"type": "boolean"}, "description": "Whether to add probabilities.",
+}  # fmt: skip
+
+_PROBABILITIES = {
+    "type": "array", "items": {"type": "object"}, "description": "One number per class; only if requested.",
+}  # fmt: skip
+
+_PAGES = {
+    "/health": "Whether the server is ready",
+    "/v2/health/live": "Whether the server is alive",
+    "/v2/health/ready": "Whether the server is ready",
+    "/metrics": "Counters for Prometheus",
+}
+"""The pages that take nothing, and what they answer."""
 
 _ERROR = {
     "type": "object",

@@ -131,30 +131,7 @@ def check(
     ParameterError
         When a name does not exist or a value is not allowed.
     """
-    if not isinstance(config, Mapping):
-        raise ParameterError.value("config", "a dict of parameters and their search spaces", config, where="tune.run")
-    stages = config.get(STAGES, {})
-    if stages and not isinstance(stages, Mapping):
-        raise ParameterError.value(
-            f"config[{STAGES!r}]", 'a dict like {"impute": {"strategy": tune.choice([…])}}', stages, where="tune.run"
-        )
-    if stages and preprocessor is None:
-        raise ParameterError(
-            "tune.run: config tunes stages, and there is no preprocessor.",
-            f"Expected preprocessor=…; got None and stages {sorted(stages)}.",
-            "pass the preprocessor, or take 'preprocessor' out of config.",
-        )
-    if config.get(POSTPROCESS) and try_postprocess is None:
-        raise ParameterError(
-            "tune.run: config searches postprocessing stages, and there are none.",
-            "Expected postprocess=[…], stages of rayline.postprocess.",
-            f"pass them, such as postprocess=[Calibrate()], or take {POSTPROCESS!r} out of config.",
-        )
-    for stage, own in stages.items():
-        if not isinstance(own, Mapping) or is_grid(own):
-            raise ParameterError.value(
-                f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own, where="tune.run"
-            )
+    _refuse_form(config, preprocessor, has_postprocess=try_postprocess is not None)
     known = _known(config)
     some = {path: _some(path, value) for path, value in known.items()}
     for path, value in known.items():
@@ -175,6 +152,34 @@ def check(
                 raise ParameterError(f"{where} is refused.", str(error).replace("\n ", "\n   "), hint) from error
     if not any(path[0] not in (STAGES, POSTPROCESS) for path in some):
         try_trainer({})
+
+
+def _refuse_form(config: Any, preprocessor: Preprocessor | None, *, has_postprocess: bool) -> None:
+    """Raise ParameterError unless the config is a dict, of stages that there are."""
+    if not isinstance(config, Mapping):
+        raise ParameterError.value("config", "a dict of parameters and their search spaces", config, where="tune.run")
+    stages = config.get(STAGES, {})
+    if stages and not isinstance(stages, Mapping):
+        raise ParameterError.value(
+            f"config[{STAGES!r}]", 'a dict like {"impute": {"strategy": tune.choice([…])}}', stages, where="tune.run"
+        )
+    if stages and preprocessor is None:
+        raise ParameterError(
+            "tune.run: config tunes stages, and there is no preprocessor.",
+            f"Expected preprocessor=…; got None and stages {sorted(stages)}.",
+            "pass the preprocessor, or take 'preprocessor' out of config.",
+        )
+    if config.get(POSTPROCESS) and not has_postprocess:
+        raise ParameterError(
+            "tune.run: config searches postprocessing stages, and there are none.",
+            "Expected postprocess=[…], stages of rayline.postprocess.",
+            f"pass them, such as postprocess=[Calibrate()], or take {POSTPROCESS!r} out of config.",
+        )
+    for stage, own in stages.items():
+        if not isinstance(own, Mapping) or is_grid(own):
+            raise ParameterError.value(
+                f"config[{STAGES!r}][{stage!r}]", "a dict of the stage's parameters", own, where="tune.run"
+            )
 
 
 def refuse_elsewhere(arguments: Any, name: str = "") -> None:
