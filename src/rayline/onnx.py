@@ -386,11 +386,5 @@ _FORMS: Mapping[type[Operation], Callable[[_Graph, dict[str, _Column], Any], Non
 
 
 def _convert(graph: _Graph, columns: dict[str, _Column], operation: Operation) -> None:
-    form = _FORMS.get(type(operation))
-    if form is None:
-        raise ParameterError(
-            f"to_onnx: the operation {type(operation).__name__} has no form in ONNX yet.",
-            f"Expected some of {sorted(kind.__name__ for kind in _FORMS)}.",
-            "leave its stage out, or serve the pipeline with rayline.",
-        )
-    form(graph, columns, operation)
+    hint = "leave its stage out, or serve the pipeline with rayline."
+    onnx_postprocessing.form_of(_FORMS, operation, "operation", hint)(graph, columns, operation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from onnx import TensorProto
@@ -20,6 +20,8 @@ from rayline.postprocess.threshold import Threshold
 
 ROUNDING = 1e-6
 """What single precision may change in a probability. A radius is the error of a row, and rows like it must stay in their sets."""
+
+T = TypeVar("T")
 
 
 class Graph(Protocol):
@@ -113,15 +115,21 @@ def convert(
     if target.task is Task.BINARY and width == 2 * len(target.columns):
         tensors = replace(tensors, values=tensors.column(values, *range(1, width, 2)))
     for stage in stages:
-        form = FORMS.get(type(stage))
-        if form is None:
-            raise ParameterError(
-                f"to_onnx: the postprocessing stage {type(stage).__name__} has no form in ONNX.",
-                f"Expected some of {sorted(kind.__name__ for kind in FORMS)}.",
-                "serve the pipeline with rayline, or export the one that it was calibrated from.",
-            )
-        tensors = form(tensors, stage)
+        hint = "serve the pipeline with rayline, or export the one that it was calibrated from."
+        tensors = form_of(FORMS, stage, "postprocessing stage", hint)(tensors, stage)
     return _outputs(tensors, any(isinstance(stage, Threshold) for stage in stages))
+
+
+def form_of(forms: Mapping[type, T], step: object, noun: str, hint: str) -> T:
+    """Return the form of a step of a pipeline in ONNX. Raises ParameterError when it has none."""
+    form = forms.get(type(step))
+    if form is None:
+        raise ParameterError(
+            f"to_onnx: the {noun} {type(step).__name__} has no form in ONNX.",
+            f"Expected some of {sorted(kind.__name__ for kind in forms)}.",
+            hint,
+        )
+    return form
 
 
 def _outputs(tensors: OutcomeTensors, decides: bool) -> dict[str, GraphOutput]:

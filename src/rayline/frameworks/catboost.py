@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from rayline.compat.boosting import catboost_check
-from rayline.core import paired_labels, scratch
+from rayline.core import adapters, paired_labels, scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError, SchemaError, at, first_line
+from rayline.core.errors import MissingExtraError, ParameterError, SchemaError, at, first_line
 from rayline.core.feature_names import Escaping
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, Rows, TrainContext
@@ -211,16 +211,10 @@ class CatBoost(Framework):
         model.save_model(str(directory / "model.cbm"), format="cbm")
 
     def load(self, directory: Path) -> Any:
-        file = directory / "model.cbm"
-        if not file.is_file():
-            raise ArtifactError("The saved CatBoost model is no CBM file.", "Expected model.cbm.", "save it again.")
+        file = adapters.model_file(directory, "model.cbm", "CatBoost model")
         catboost_model.check(file.read_bytes())
-        try:
+        with adapters.reading("CatBoost model", catboost.CatBoostError):
             return catboost.CatBoost().load_model(str(file), format="cbm")
-        except catboost.CatBoostError as error:
-            raise ArtifactError(
-                f"The saved CatBoost model cannot be read: {first_line(error)}.", "", "save it again."
-            ) from error
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, catboost.CatBoost)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import numpy as np
 from lightgbm.callback import EarlyStopException
 
 from rayline.compat.boosting import lightgbm_aliases
+from rayline.core import adapters
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at, first_line
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective, quantiles_of
@@ -157,21 +157,13 @@ class LightGBM(Framework):
             (directory / BEST).write_text(str(model.best_iteration), encoding="ascii")
 
     def load(self, directory: Path) -> Any:
-        file = directory / "model.txt"
-        if not file.is_file():
-            raise ArtifactError(
-                "The saved LightGBM model is incomplete.", "Expected a file model.txt.", "save it again."
-            )
+        file = adapters.model_file(directory, "model.txt", "LightGBM model")
         text = lightgbm_model.check(file.read_bytes())
-        try:
+        with adapters.reading("LightGBM model", lightgbm.basic.LightGBMError):
             model = lightgbm.Booster(model_str=text)
             if (directory / BEST).is_file():
                 model.best_iteration = _best(directory / BEST, model.current_iteration())
             return model
-        except lightgbm.basic.LightGBMError as error:
-            raise ArtifactError(
-                f"The saved LightGBM model cannot be read: {first_line(error)}.", "", "save it again."
-            ) from error
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, lightgbm.Booster)
@@ -301,15 +293,11 @@ def _best(file: Path, n_iterations: int) -> int:
 BEST = "best_iteration.txt"
 
 
+@adapters.once_per_model
 def _head(model: Any) -> Mapping[str, str]:
     """Return the header of a model's text, before its trees."""
-    if model not in _heads:
-        text = model.model_to_string(num_iteration=1).split("\n\n")[0]
-        _heads[model] = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
-    return _heads[model]
-
-
-_heads: weakref.WeakKeyDictionary[Any, Mapping[str, str]] = weakref.WeakKeyDictionary()
+    text = model.model_to_string(num_iteration=1).split("\n\n")[0]
+    return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
 MAX_BYTE_BINS = 255

@@ -10,7 +10,8 @@ import lightgbm
 import numpy as np
 
 from rayline.compat.boosting import lightgbm_aliases, lightgbm_parameters
-from rayline.core.errors import ParameterError, at, first_line
+from rayline.core.adapters import trying
+from rayline.core.errors import ParameterError, at
 from rayline.core.framework import TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
 from rayline.core.target import Task
@@ -145,23 +146,22 @@ def objective(params: Mapping[str, Any]) -> Objective:
     return Objective(task, labels, quantiles, name=name)
 
 
+@at(WHERE)
 def check(params: Any) -> None:
     """Raise ParameterError on parameters that LightGBM or Rayline refuses, tried on two rows."""
     if not isinstance(params, Mapping):
-        raise ParameterError.value("params", "a dict of LightGBM's parameters", params, where="lightgbm trainer")
+        raise ParameterError.value("params", "a dict of LightGBM's parameters", params)
     if (parameters := lightgbm_parameters()) is not None:
         known = {alias for main, aliases in parameters.items() for alias in (main, *aliases)}
         if unknown := {*params} - known:
-            raise ParameterError.unknown(unknown, known, where="lightgbm trainer")
+            raise ParameterError.unknown(unknown, known)
     for name in lightgbm_aliases("objective"):
         if not (params.get(name) is None or isinstance(params[name], str) or callable(params[name])):
-            raise ParameterError.value(
-                name, "the name of an objective, or a function", params[name], where="lightgbm trainer"
-            )
+            raise ParameterError.value(name, "the name of an objective, or a function", params[name])
     refused = [name for main in OF_FILES for name in lightgbm_aliases(main) if name in params]
     if refused:
-        raise ParameterError(
-            f"lightgbm trainer: {refused[0]} is for tables that LightGBM reads from a file itself.",
+        raise ParameterError.here(
+            f"{refused[0]} is for tables that LightGBM reads from a file itself.",
             f"Expected none of {sorted(alias for main in OF_FILES for alias in lightgbm_aliases(main))}.",
             "name the target and the weights in fit, and leave columns out with DropColumns.",
         )
@@ -170,8 +170,8 @@ def check(params: Any) -> None:
     }
     about = objective(params)
     if len(about.quantiles) > 1:
-        raise ParameterError(
-            "lightgbm trainer: LightGBM learns one quantile in a model.",
+        raise ParameterError.here(
+            "LightGBM learns one quantile in a model.",
             f"Expected one number as alpha; got {value(params, 'alpha')!r}.",
             "train one model for each, or several quantiles at once with XGBoost (reg:quantileerror), CatBoost (MultiQuantile), "
             "PyTorch (quantile_alpha) or scikit-learn (quantile_alpha).",
@@ -186,11 +186,5 @@ def check(params: Any) -> None:
     labels = [0.0, 1.0] if whole else [0.5, 1.0]  # some refuse 0, some refuse values above 1
     group = [2] if ranks else None
     data = lightgbm.Dataset(np.zeros((2, 1)), np.array(labels), group=group, params={"verbosity": -1})
-    try:
+    with trying("LightGBM", params, lightgbm.basic.LightGBMError, TypeError, ValueError):
         lightgbm.Booster({**tried, **more, "verbosity": -1, "num_threads": 1}, data)
-    except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
-        raise ParameterError(
-            f"lightgbm trainer: LightGBM refuses the parameters: {first_line(error)}.",
-            f"Got {dict(params)!r}.",
-            "see its documentation.",
-        ) from error

@@ -19,9 +19,9 @@ from sklearn.svm import LinearSVC, LinearSVR
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits
 
-from rayline.core import strict_json
+from rayline.core import adapters, strict_json
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at, first_line
+from rayline.core.errors import ArtifactError, DataError, MissingExtraError, ParameterError, at
 from rayline.core.features import Array, Features
 from rayline.core.framework import Arguments, Framework, ModelInfo, Rows, TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
@@ -115,11 +115,8 @@ class Sklearn(Framework):
         and SciPy that skops trusts or that were reviewed: `rayline.load(path, trusted=[…])`."""
         if (directory / QUANTILES).is_file():
             return self._load_quantiles(directory, trusted)
-        file = directory / "model.skops"
-        if not file.is_file():
-            raise ArtifactError("The saved estimator is incomplete.", "Expected a file model.skops.", "save it again.")
-        io = _skops()
-        try:
+        file, io = adapters.model_file(directory, "model.skops", "estimator"), _skops()
+        with adapters.reading("estimator", Exception):  # skops may raise anything about a damaged file
             allowed = sklearn_model.safe().union(trusted)
             untrusted = io.get_untrusted_types(file=file)
             not_allowed = [name for name in untrusted if name not in allowed]
@@ -127,10 +124,6 @@ class Sklearn(Framework):
                 model = io.load(file, trusted=untrusted)
                 sklearn_model.check(model)
                 return model
-        except Exception as error:  # skops may raise anything about a damaged file
-            raise ArtifactError(
-                f"The saved estimator cannot be read: {first_line(error)}.", "", "save it again."
-            ) from error
         raise ArtifactError(
             "The saved estimator holds types that are not trusted.",
             f"Expected types that can only compute, or that the caller names; got {not_allowed}.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import xgboost
 from scipy import special
 from xgboost.callback import TrainingCallback
 
-from rayline.core import scratch
+from rayline.core import adapters, scratch
 from rayline.core.abilities import FeatureContributions
-from rayline.core.errors import ArtifactError, MissingExtraError, ParameterError
+from rayline.core.errors import MissingExtraError, ParameterError
 from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective
@@ -205,21 +204,10 @@ class XGBoost(Framework):
         model.save_model(directory / "model.ubj")
 
     def load(self, directory: Path) -> Any:
-        file = directory / "model.ubj"
-        if not file.is_file():
-            raise ArtifactError(
-                "The saved XGBoost model is incomplete.", "Expected a file model.ubj.", "save it again."
-            )
-        content = file.read_bytes()
+        content = adapters.model_file(directory, "model.ubj", "XGBoost model").read_bytes()
         xgboost_model.check(content)
-        model = xgboost.Booster()
-        try:
-            model.load_model(bytearray(content))
-        except xgboost.core.XGBoostError as error:
-            raise ArtifactError(
-                f"The saved XGBoost model cannot be read: {xgboost_params.error_message(error)}", "", "save it again."
-            ) from error
-        return model
+        with adapters.reading("XGBoost model", xgboost.core.XGBoostError, text=xgboost_params.error_message):
+            return xgboost.Booster(model_file=bytearray(content))
 
     def owns(self, model: Any) -> bool:
         return isinstance(model, xgboost.Booster)
@@ -357,9 +345,7 @@ class _XGBoostReporter(TrainingCallback):
         }
         stop = self._job.report(iteration, metrics)
         self._job.checkpoint(iteration, lambda directory: self._adapter.save(model, directory))
-        if self._job.world_size > 1:
-            stop = bool(xgboost.collective.allreduce(np.array([stop], np.int32), xgboost.collective.Op.MAX)[0])
-        return stop
+        return _any(stop, self._job.world_size > 1)
 
 
 def _any(flag: bool, distributed: bool) -> bool:
@@ -369,24 +355,18 @@ def _any(flag: bool, distributed: bool) -> bool:
     return bool(xgboost.collective.allreduce(np.array([flag], np.int32), xgboost.collective.Op.MAX)[0])
 
 
+def _communicator(context: TrainContext) -> contextlib.AbstractContextManager[Any]:
+    return xgboost.collective.CommunicatorContext(**context.rendezvous, dmlc_task_id=f"{context.rank:06d}")
+
+
 def _subfolder(folder: Path, name: str) -> Path:
     made = folder / name
     made.mkdir()
     return made
 
 
+@adapters.once_per_model
 def _kind(model: Any) -> tuple[str, str]:
     """Return the objective and the booster of a model."""
-    if model not in _kinds:
-        learner = json.loads(model.save_config())["learner"]
-        _kinds[model] = learner["objective"]["name"], learner["gradient_booster"]["name"]
-    return _kinds[model]
-
-
-_kinds: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
-
-
-@contextlib.contextmanager
-def _communicator(context: TrainContext) -> Iterator[None]:
-    with xgboost.collective.CommunicatorContext(**context.rendezvous, dmlc_task_id=f"{context.rank:06d}"):
-        yield
+    learner = json.loads(model.save_config())["learner"]
+    return learner["objective"]["name"], learner["gradient_booster"]["name"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
+from rayline.core.adapters import trying
 from rayline.core.errors import ParameterError, at
 from rayline.core.framework import TrainContext
 from rayline.core.objective import ANY, NON_NEGATIVE, POSITIVE, LabelRange, Objective, quantiles_of
@@ -60,10 +61,11 @@ REAL = ("reg:", "count:")
 BOOSTERS = ("gbtree", "dart", "gblinear")
 
 
+@at("xgboost trainer")
 def check(params: Any) -> None:
     """Check parameters by training one round on two rows."""
     if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
-        raise ParameterError.value("params", "a dict of XGBoost's parameters", params, where="xgboost trainer")
+        raise ParameterError.value("params", "a dict of XGBoost's parameters", params)
     tested_params = {name: value for name, value in params.items() if name not in NOT_TRIED}
     if str(params.get("objective", "")).startswith("multi:"):
         tested_params.setdefault("num_class", 2)
@@ -71,16 +73,10 @@ def check(params: Any) -> None:
     data = _rows_for(str(params.get("objective", "")))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
+        with trying("XGBoost", params, xgboost.core.XGBoostError, TypeError, ValueError, text=error_message):
             booster = xgboost.Booster({**tested_params, "nthread": 1, "validate_parameters": True}, [data])
             booster.update(data, 0)
             booster.eval(data)
-        except (xgboost.core.XGBoostError, TypeError, ValueError) as error:
-            raise ParameterError(
-                f"xgboost trainer: XGBoost refuses the parameters: {error_message(error)}",
-                f"Got {dict(params)!r}.",
-                "see its documentation.",
-            ) from error
     unused = {
         name
         for w in caught
@@ -89,16 +85,15 @@ def check(params: Any) -> None:
     }
     unknown = unused - known_parameters()
     if unknown:
-        raise ParameterError.unknown(unknown, known_parameters(), where="xgboost trainer")
+        raise ParameterError.unknown(unknown, known_parameters())
 
 
-@at("xgboost trainer")
 def _check_quantiles(params: Mapping[str, Any]) -> None:
     """Raise ParameterError on wrong quantiles, and on several expectiles: each would be a separate prediction."""
     quantiles_of(params.get("quantile_alpha"))
     value = params.get("expectile_alpha")
     if value is not None and np.size(np.array(value, dtype=object)) > 1:
-        raise ParameterError.value("expectile_alpha", "one number", value, where="xgboost trainer")
+        raise ParameterError.value("expectile_alpha", "one number", value)
 
 
 @at("xgboost trainer")

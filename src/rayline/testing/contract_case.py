@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,17 @@ COLUMNS, TEXT = ("wind", "hour", "night", "city", "noise"), ("report",)
 """Features of `training_table`: of the usual kinds, and the same in words for a framework that reads text."""
 
 WINDS = ("calm", "breeze", "wind", "gale", "storm")
+
+
+@contextlib.contextmanager
+def named_law(who: object, law: str, task: str = "") -> Iterator[None]:
+    """Name, in the error of this block, the law that is broken, and by whom."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{who!r} breaks {law!r}{task}: {error}") from error
+    except Exception as error:
+        raise AssertionError(f"{who!r} fails in {law!r}{task} with {type(error).__name__}: {error}") from error
 
 
 def training_table(n: int = 400, seed: int = 0) -> pl.DataFrame:

@@ -23,7 +23,7 @@ from rayline.inference.artifact import load
 from rayline.inference.model import Model
 from rayline.inference.pipeline import Preprocessor
 from rayline.testing import ability_laws, common_laws, device_laws, features
-from rayline.testing.contract_case import EnvironmentCase, FrameworkCase, error_of
+from rayline.testing.contract_case import EnvironmentCase, FrameworkCase, error_of, named_law
 from rayline.train.callbacks import Callback, Run
 from rayline.train.trainer import Trainer
 
@@ -122,14 +122,8 @@ def check_framework(
         ]
         for law, of in checks:
             what = task if of is case else f"{task}, under Ray Train"
-            try:
+            with named_law(name, law.__name__, f" ({what})"):
                 law(of)
-            except AssertionError as error:
-                raise AssertionError(f"{name!r} breaks {law.__name__!r} ({what}): {error}") from error
-            except Exception as error:
-                raise AssertionError(
-                    f"{name!r} fails in {law.__name__!r} ({what}) with {type(error).__name__}: {error}"
-                ) from error
 
 
 # -- the laws ----------------------------------------------------------------------------------------------------------

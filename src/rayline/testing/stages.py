@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from rayline.core.stage import Stage
+from rayline.testing.contract_case import named_law
 from rayline.testing.edge_cases import StageCase, example_table
 from rayline.testing.stage_laws import LAWS
 
@@ -52,11 +53,5 @@ def check_stage(
     """
     case = StageCase(stage, (example_table() if table is None else table), tuple(targets), rtol, refuses)
     for law in LAWS:
-        try:
+        with named_law(stage, law.__name__.removeprefix("_")):
             law(case)
-        except AssertionError as error:
-            raise AssertionError(f"{stage!r} breaks {law.__name__.removeprefix('_')!r}: {error}") from error
-        except Exception as error:
-            raise AssertionError(
-                f"{stage!r} fails in {law.__name__.removeprefix('_')!r} with {type(error).__name__}: {error}"
-            ) from error

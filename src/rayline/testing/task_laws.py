@@ -21,6 +21,7 @@ from rayline.core import registry
 from rayline.core.errors import DataError
 from rayline.inference.artifact import load
 from rayline.inference.pipeline import InferencePipeline, Preprocessor
+from rayline.testing.contract_case import named_law
 from rayline.train.cross_validation import cross_validate
 from rayline.train.result import Result
 from rayline.train.trainer import Trainer
@@ -113,14 +114,8 @@ def check_task(
     """
     case = TaskCase(task, name, args, kwargs, exact)
     for law in (*LAWS, *(RAY_LAWS if ray else ()), *(SERVE_LAWS if serve else ())):
-        try:
+        with named_law(name, law.__name__, f" ({task})"):
             law(case)
-        except AssertionError as error:
-            raise AssertionError(f"{name!r} breaks {law.__name__!r} ({task}): {error}") from error
-        except Exception as error:
-            raise AssertionError(
-                f"{name!r} fails in {law.__name__!r} ({task}) with {type(error).__name__}: {error}"
-            ) from error
 
 
 @dataclass

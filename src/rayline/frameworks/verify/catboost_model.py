@@ -85,22 +85,19 @@ class _Table:
         return np.frombuffer(self.data, kind, count, self._within(start + 4, count * kind.itemsize))
 
     def tables(self, number: int) -> list[_Table]:
-        place = self._field(number)
-        if place is None:
-            return []
-        start = self._target(place)
-        (count,) = struct.unpack_from("<I", self.data, self._within(start, 4))
-        self._within(start + 4, 4 * count)
-        return [_Table(self.data, self._target(start + 4 + 4 * i)) for i in range(count)]
+        return [_Table(self.data, target) for target in self._targets(number)]
 
     def texts(self, number: int) -> list[str]:
+        return [self._text(target) for target in self._targets(number)]
+
+    def _targets(self, number: int) -> list[int]:
         place = self._field(number)
         if place is None:
             return []
         start = self._target(place)
         (count,) = struct.unpack_from("<I", self.data, self._within(start, 4))
         self._within(start + 4, 4 * count)
-        return [self._text(self._target(start + 4 + 4 * i)) for i in range(count)]
+        return [self._target(start + 4 + 4 * i) for i in range(count)]
 
     def text(self, number: int) -> str:
         place = self._field(number)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from rayline.core import strict_json
 from rayline.core.errors import ArtifactError
 from rayline.frameworks.verify import tensors
 
@@ -25,10 +24,7 @@ def check(directory: Path) -> tuple[Any, dict[str, tensors.Shape]]:
 
     Raises ArtifactError when a file is missing or damaged.
     """
-    for name in (ABOUT, NUMBERS):
-        if not (directory / name).is_file():
-            raise ArtifactError("The saved policy is incomplete.", f"Expected a file {name}.", "save it again.")
-    return strict_json.loads((directory / ABOUT).read_bytes(), ABOUT), tensors.check(directory / NUMBERS)
+    return tensors.check_module(directory, "policy", ABOUT, NUMBERS)
 
 
 def check_settings(config: Any, known: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rayline.core import strict_json
+from rayline.core import adapters, strict_json
 from rayline.core.errors import ArtifactError
 
 MAX_HEADER_BYTES = 16 << 20
@@ -71,6 +71,13 @@ def check(path: Path) -> dict[str, Shape]:
 def n_numbers(shapes: Mapping[str, Shape]) -> int:
     """Return the total number of elements of these tensors."""
     return sum(map(math.prod, shapes.values()))
+
+
+def check_module(directory: Path, what: str, about: str, numbers: str) -> tuple[Any, dict[str, Shape]]:
+    """Return the content of a module's JSON file and the shapes of its saved tensors. Raises ArtifactError when a file is missing
+    or damaged."""
+    files = [adapters.model_file(directory, name, what) for name in (about, numbers)]
+    return strict_json.loads(files[0].read_bytes(), about), check(files[1])
 
 
 def _part(path: Path, name: str, tensor: Any) -> tuple[str, int, int, Shape]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rayline.core import strict_json
-from rayline.core.errors import ArtifactError
 from rayline.frameworks.verify import tensors
 
 ABOUT, NUMBERS = "module.json", "module.safetensors"
@@ -17,7 +15,4 @@ def check(directory: Path) -> tuple[Any, dict[str, tensors.Shape]]:
 
     Raises ArtifactError when a file is missing or damaged.
     """
-    for name in (ABOUT, NUMBERS):
-        if not (directory / name).is_file():
-            raise ArtifactError("The saved PyTorch module is incomplete.", f"Expected a file {name}.", "save it again.")
-    return strict_json.loads((directory / ABOUT).read_bytes(), ABOUT), tensors.check(directory / NUMBERS)
+    return tensors.check_module(directory, "PyTorch module", ABOUT, NUMBERS)

@@ -1,0 +1,60 @@
+"""What adapters of several libraries need: files of saved models, errors of a library told as ours, facts that are read once of a model."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rayline.core.errors import ArtifactError, ParameterError, first_line
+
+T = TypeVar("T")
+
+
+def model_file(directory: Path, name: str, what: str) -> Path:
+    """Return the path of a file of a saved model. Raises ArtifactError when there is none."""
+    if not (directory / name).is_file():
+        raise ArtifactError(f"The saved {what} is incomplete.", f"Expected a file {name}.", "save it again.")
+    return directory / name
+
+
+@contextlib.contextmanager
+def reading(what: str, *errors: type[Exception], text: Callable[[Exception], str] = first_line) -> Iterator[None]:
+    """Raise ArtifactError for the errors with which a library refuses the files of a saved model in this block."""
+    try:
+        yield
+    except errors as error:
+        raise ArtifactError(
+            f"The saved {what} cannot be read: {text(error).rstrip('.')}.", "", "save it again."
+        ) from error
+
+
+@contextlib.contextmanager
+def trying(
+    library: str, params: Mapping[str, Any], *errors: type[Exception], text: Callable[[Exception], str] = first_line
+) -> Iterator[None]:
+    """Raise ParameterError for the errors with which a library refuses a trainer's parameters in this block."""
+    try:
+        yield
+    except errors as error:
+        raise ParameterError.here(
+            f"{library} refuses the parameters: {text(error).rstrip('.')}.",
+            f"Got {dict(params)!r}.",
+            "see its documentation.",
+        ) from error
+
+
+def once_per_model(read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Return a function that reads something from a native model once, and remembers it as long as the model exists."""
+    known: weakref.WeakKeyDictionary[Any, T] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(read)
+    def read_once(model: Any) -> T:
+        if model not in known:
+            known[model] = read(model)
+        return known[model]
+
+    return read_once
