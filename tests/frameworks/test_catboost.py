@@ -32,7 +32,9 @@ def test_contract() -> None:
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:
     options: dict[str, Any] = {"tasks": ["binary"], "resumes": False, "tuned": {"depth": tune.grid_search([2, 4])}}
-    check_framework("catboost", {"iterations": 30, "learning_rate": 0.3}, **options, ray=True, serve=True)
+    check_framework(
+        "catboost", {"iterations": 30, "learning_rate": 0.3}, **options, ray=True, serve=True, in_process=False
+    )
 
 
 def test_categories_are_its_own(tmp_path: Path) -> None:

@@ -313,7 +313,9 @@ def test_contract(tiny: str) -> None:
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any, tiny: str) -> None:
     tuned = {"learning_rate": tune.grid_search([1e-3, 5e-3])}
-    check_framework("huggingface", tiny, **OPTIONS, tasks=["binary"], tuned=tuned, ray=True, serve=True)
+    check_framework(
+        "huggingface", tiny, **OPTIONS, tasks=["binary"], tuned=tuned, ray=True, serve=True, in_process=False
+    )
 
 
 def steps(tiny: str, *, num_workers: int | None = None, pieces: int = 1) -> Any:

@@ -532,13 +532,17 @@ def test_what_a_loop_of_ones_own_tells_is_of_all_rows(ray_session: Any) -> None:
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:
     options: dict[str, Any] = {"lr": 0.02, "max_epochs": 8, "batch_size": 32, "exact": False, "tasks": ["binary"]}
-    check_framework("torch", **options, tuned={"lr": tune.grid_search([0.01, 0.02])}, ray=True, serve=True)
+    check_framework(
+        "torch", **options, tuned={"lr": tune.grid_search([0.01, 0.02])}, ray=True, serve=True, in_process=False
+    )
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_contract_under_ray_train(ray_session: Any) -> None:
-    check_framework("torch", lr=0.02, max_epochs=8, batch_size=32, exact=False, tasks=["binary"], ray_train=True)
+    check_framework(
+        "torch", lr=0.02, max_epochs=8, batch_size=32, exact=False, tasks=["binary"], ray_train=True, in_process=False
+    )
 
 
 class CityEmbedding(torch.nn.Module):

@@ -182,7 +182,7 @@ def test_contract() -> None:
 @pytest.mark.slow
 def test_contract_on_ray(ray_session: Any) -> None:
     tuned = {"batch_size": tune.grid_search([16, 32])}
-    check_framework("torch", **OPTIONS, tasks=["multiclass"], tuned=tuned, ray=True, serve=True)
+    check_framework("torch", **OPTIONS, tasks=["multiclass"], tuned=tuned, ray=True, serve=True, in_process=False)
 
 
 class Local(Net):

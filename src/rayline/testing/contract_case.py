@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,8 @@ from rayline.inference.pipeline import Preprocessor
 from rayline.train.result import Result
 from rayline.train.scaling import Backend, Scaling
 from rayline.train.trainer import Trainer
+
+Made = TypeVar("Made")
 
 STRING, FLAG, CODE, NUMBER = "late", "is_late", "gate", "delay"
 """Targets of `training_table`: two classes as strings, as truth values, three as integers, and a number."""
@@ -83,7 +85,7 @@ class FrameworkCase:
     tuned: Mapping[str, Any] | None
     native_predict: Callable[[Any, Any], Any] | None = None
 
-    fits: dict[str, Result] = field(default_factory=dict)
+    fits: dict[str, Any] = field(default_factory=dict)
     backend: Backend = "actors"  # what starts the workers
 
     @property
@@ -142,11 +144,12 @@ class FrameworkCase:
         given = {"test_dataset": table, "target_columns": [self.target], "verbose": False, **options}
         return (trainer or self.trainer()).fit(self.preprocessor(), table, **given)
 
-    def shared(self, name: str, make: Callable[[], Result]) -> Result:
-        """A fit that several laws look at."""
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        """A fit or a search that several laws look at."""
         if name not in self.fits:
             self.fits[name] = make()
-        return self.fits[name]
+        made: Made = self.fits[name]
+        return made
 
     @property
     def result(self) -> Result:

@@ -43,6 +43,7 @@ def check_framework(
     ray: bool = False,
     serve: bool = False,
     ray_train: bool = False,
+    in_process: bool = True,
     **kwargs: Any,
 ) -> None:
     """Run the whole path with a framework; raise AssertionError with the law that it breaks.
@@ -89,6 +90,8 @@ def check_framework(
         Whether to run the laws that need Ray, and those that need Ray Serve.
     ray_train
         Whether to run the laws of workers under Ray Train too.
+    in_process
+        Whether to run the laws in this process; a test suite that has run them for a task does not repeat them on Ray.
 
     Examples
     --------
@@ -98,15 +101,11 @@ def check_framework(
     from rayline.testing import ray_laws  # imports Ray, which the others do not need
 
     acts = abilities.OwnEnvironment in abilities.abilities_of(type(registry.framework(name)))
-    of_rows = (
-        *LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *ability_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS, *(ray_laws.LAWS if ray else ())
-    )  # fmt: skip
+    of_rows = (*LAWS_OF_ROWS, *common_laws.LAWS_OF_ROWS, *ability_laws.LAWS_OF_ROWS, *features.LAWS_OF_ROWS)
+    local = (*LAWS, *common_laws.LAWS, *device_laws.LAWS, *ability_laws.LAWS, *(() if acts else of_rows))
     laws = (
-        *LAWS,
-        *common_laws.LAWS,
-        *device_laws.LAWS,
-        *ability_laws.LAWS,
-        *(() if acts else of_rows),
+        *(local if in_process else ()),
+        *(ray_laws.LAWS if ray and not acts else ()),
         *(ray_laws.SERVE_LAWS if serve else ()),
     )
     for task in ("actions",) if acts else tasks:

@@ -126,11 +126,7 @@ def tells_what_failed_on_a_worker(case: FrameworkCase) -> None:
 
 
 def is_tuned(case: FrameworkCase) -> None:
-    space = case.preprocessor_space if case.tuned is None else case.tuned
-    rows = dataset(case.table)
-    given = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
-    metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
-    analysis = tune.run(case.trainer(), given, dict(space), metric, num_samples=1, verbose=False)
+    analysis = case.shared("tuned on Ray", lambda: _tuned(case, "ray", dataset(case.table)))
     assert np.isfinite(analysis.best_score), f"the best score is {analysis.best_score}"
     assert not any(trial.error for trial in analysis.trials), "a trial failed"
     chained = analysis.best_pipeline.chain(analysis.best_model)
@@ -143,21 +139,8 @@ def is_tuned_in_this_process_as_on_ray(case: FrameworkCase) -> None:
     same scores."""
     if case.trainer().num_workers is not None:
         return
-    given = {"train_pipeline": case.preprocessor(), "cv": 3, "target_columns": [case.target]}
-    space = {**case.preprocessor_space, **(case.tuned or {})}
-    metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
-    here, there = (
-        tune.run(
-            case.trainer(),
-            {**given, "train_dataset": rows},
-            dict(space),
-            metric,
-            num_samples=1,
-            run_on=place,
-            verbose=False,
-        )
-        for place, rows in (("process", case.table), ("ray", dataset(case.table)))
-    )
+    there = case.shared("tuned on Ray", lambda: _tuned(case, "ray", dataset(case.table)))
+    here = _tuned(case, "process", case.table)
     assert [trial.config for trial in here.trials] == [trial.config for trial in there.trials], "other trials"
     for one, other in zip(here.trials, there.trials, strict=True):
         assert not one.error, f"a trial failed in this process: {one.error}"
@@ -259,6 +242,20 @@ def _counted(case: FrameworkCase, folder: Path) -> contextlib.AbstractContextMan
         return kind.train(self, context, *args, **kwargs)
 
     return common_laws.standing_in(case, "counted", train)
+
+
+# -- a search -----------------------------------------------------------------------------------------------------------
+
+
+def _tuned(case: FrameworkCase, place: str, rows: Any) -> tune.Analysis:
+    """Two trials of two folds, over parameters of the trainer and of a stage where there are both."""
+    space = case.preprocessor_space
+    if case.tuned is not None:
+        stages = {"impute": {"strategy": tune.choice(["mean", "median"])}}
+        space = {**({"preprocessor": stages} if space else {}), **case.tuned}
+    given = {"train_pipeline": case.preprocessor(), "train_dataset": rows, "cv": 2, "target_columns": [case.target]}
+    metric = None if case.task == "regression" or _has_probabilities(case) else "accuracy"
+    return tune.run(case.trainer(), given, space, metric, num_samples=1, run_on=place, verbose=False)
 
 
 # -- a framework that dies once ----------------------------------------------------------------------------------------
