@@ -49,8 +49,10 @@ class DataShards:
     @cached_property
     def key(self) -> str | None:
         """What identifies the training rows of all ranks, if they stay."""
+        if not self.stay:
+            return None
         slices = [[(piece.block.hex(), piece.start, piece.stop) for piece in of_rank] for of_rank in self.train]
-        return hashlib.sha256(repr(slices).encode()).hexdigest() if self.stay else None
+        return hashlib.sha256(repr(slices).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

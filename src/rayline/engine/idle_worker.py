@@ -24,8 +24,8 @@ LOOK_S = 0.5
 TIDY_S = 0.2
 """Seconds without work after which a worker collects its garbage."""
 
-DEMAND_S = 3.0
-"""Seconds for which some demand of the cluster has to be unmet: a moment's queue is no wait."""
+UNMET_LOOKS = 6
+"""Looks in a row that have to find some demand of the cluster unmet: a moment's queue is no wait."""
 
 
 class IdleWorker:
@@ -65,16 +65,14 @@ class IdleWorker:
             return not self._is_leaving and not modules_changed(self._began)
 
     def _wait(self, woken: threading.Event, seconds: float, looks: bool) -> None:
-        until, met = time.monotonic() + seconds, time.monotonic()
+        until, unmet = time.monotonic() + seconds, 0
         is_tidy = False
         while not woken.wait(min(LOOK_S if is_tidy else min(LOOK_S, TIDY_S), max(0.0, until - time.monotonic()))):
             if not is_tidy:
                 self._tidy()
                 is_tidy = True
-            now = time.monotonic()
-            if not (looks and has_unmet_demand()):
-                met = now
-            if now >= until or now - met >= DEMAND_S:
+            unmet = unmet + 1 if looks and has_unmet_demand() else 0
+            if time.monotonic() >= until or unmet >= UNMET_LOOKS:
                 with self._lock:
                     self._is_leaving = not woken.is_set()
                 if self._is_leaving:
