@@ -165,6 +165,35 @@ def record(what: str, device: Device, value: T) -> T:
     return value
 
 
+_devices: dict[int, Device] = {}
+"""The GPUs on which models are, by the id of the model: not every library's models are hashable."""
+
+
+def device_of(model: Any) -> Device:
+    """Return the device that a library's model was trained or placed on by Rayline; the CPU for any other model."""
+    return _devices.get(id(model), CPU)
+
+
+def trained_on(device: Device, model: T) -> T:
+    """Remember that a model is on a device, and return it."""
+    if not device.is_gpu:
+        _devices.pop(id(model), None)
+        return model
+    if id(model) not in _devices:
+        weakref.finalize(model, _devices.pop, id(model), None).atexit = False
+    _devices[id(model)] = device
+    return record("model", device, model)
+
+
+def placed(model: Any, device: Device, move: Callable[[Any], object] = lambda model: None) -> Any:
+    """Return a model on a device: a copy on a GPU; on the CPU the model itself. `move` tells the library where the model is."""
+    if device_of(model) == device:
+        return model
+    made = model.copy() if device.is_gpu else model
+    move(made)
+    return trained_on(device, made) if device.is_gpu else record("model", device, trained_on(device, made))
+
+
 @contextlib.contextmanager
 def pretend(*names: str) -> Iterator[None]:
     """Count PyTorch's devices of these names as GPUs, for tests: `pretend("cpu")` is a machine with a GPU that computes on

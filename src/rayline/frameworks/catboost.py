@@ -22,7 +22,7 @@ from rayline.core.objective import ANY, NON_NEGATIVE, LabelRange, Objective, qua
 from rayline.core.schema import col
 from rayline.core.scores import normalized
 from rayline.core.target import Target, Task
-from rayline.device import CPU, Device, in_batches, record, select_device
+from rayline.device import CPU, device_of, in_batches, placed, record, select_device, trained_on
 from rayline.frameworks.verify import catboost_model
 
 CLASSES = {
@@ -113,7 +113,7 @@ class CatBoost(Framework):
         model.fit(_pool(context.train), eval_set=test, callbacks=listening, init_model=init_model)
         if on_gpu:
             _tell(context, model.get_evals_result())
-        return _noted(model, select_device(True) if context.use_gpu else CPU)
+        return trained_on(select_device(True) if context.use_gpu else CPU, model)
 
     def _params(self, context: TrainContext, given: Mapping[str, Any]) -> dict[str, Any]:
         several, task = len(context.target.columns) > 1, context.target.task
@@ -153,7 +153,7 @@ class CatBoost(Framework):
     def predict(self, model: Any, features: Features) -> Array:
         loss = _loss(model.get_all_params() if model.is_fitted() else {})
         kind = "Probability" if loss in CLASSES else "Exponent" if loss in EXPONENTIAL else "RawFormulaVal"
-        device = _device_of(model)
+        device = device_of(model)
 
         def compute(rows: Features) -> Array:
             table = _table(record("batch", device, rows) if device.is_gpu else rows)
@@ -177,10 +177,7 @@ class CatBoost(Framework):
         return scores
 
     def place(self, model: Any, device: Any) -> Any:
-        if _device_of(model) == device:
-            return model
-        made = _noted(model.copy() if device.is_gpu else model, device)
-        return made if device.is_gpu else record("model", device, made)
+        return placed(model, device)
 
     def predicts_on_cpu(self, model: Any) -> str:
         names = model.get_cat_feature_indices() if model.is_fitted() else ()
@@ -303,16 +300,6 @@ class CatBoost(Framework):
     def importance(self, model: Any, names: Sequence[str]) -> dict[str, float] | None:
         found = model.get_feature_importance(type="PredictionValuesChange")  # of a ranking the default needs the rows
         return dict(zip(names, map(float, found), strict=True)) if len(found) == len(names) else None
-
-
-def _noted(model: Any, device: Device) -> Any:
-    model.rayline_device = device
-    return record("model", device, model) if device.is_gpu else model
-
-
-def _device_of(model: Any) -> Device:
-    found = getattr(model, "rayline_device", CPU)
-    return found if isinstance(found, Device) else CPU
 
 
 class _CatBoostReporter:

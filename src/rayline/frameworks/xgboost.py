@@ -20,7 +20,7 @@ from rayline.core.features import Array, Features
 from rayline.core.framework import Framework, ModelInfo, TrainContext
 from rayline.core.objective import Objective
 from rayline.core.target import Target, Task
-from rayline.device import CPU, Device, in_batches, select_device
+from rayline.device import CPU, Device, device_of, in_batches, placed, select_device, trained_on
 from rayline.frameworks import xgboost_params, xgboost_predict
 from rayline.frameworks.verify import xgboost_model
 from rayline.frameworks.xgboost_matrix import NAMES, OUTPUT_BYTES, ROW_BYTES, exceeds_memory, keeps_bins, matrix
@@ -121,7 +121,7 @@ class XGBoost(Framework):
                 ],  # first: no callback is called after one that stops the training
                 custom_metric=custom_metric,
             )
-            return xgboost_predict.noted(made, gpu)
+            return trained_on(gpu, made)
 
     def _test(
         self,
@@ -172,7 +172,7 @@ class XGBoost(Framework):
         zeros = (
             features.has_vectors and model.feature_types is not None
         )  # a model trained on a sparse matrix has no feature types
-        gpu = xgboost_predict.device_of(model)
+        gpu = device_of(model)
 
         def on_gpu(rows: slice) -> Array:
             part = Features(features.table[rows], schema=features.schema)
@@ -191,10 +191,10 @@ class XGBoost(Framework):
         return found.astype(np.int64) if objective in OF_CLASSES else found
 
     def place(self, model: Any, device: Any) -> Any:
-        return xgboost_predict.placed(model, device)
+        return placed(model, device, lambda made: made.set_param({"device": device.name}))
 
     def single_row_view(self, model: Any) -> Any:
-        if xgboost_predict.device_of(model).is_gpu:
+        if device_of(model).is_gpu:
             return model
         single = model.copy()
         single.set_param({"nthread": 1})
@@ -356,7 +356,10 @@ def _any(flag: bool, distributed: bool) -> bool:
 
 
 def _communicator(context: TrainContext) -> contextlib.AbstractContextManager[Any]:
-    return xgboost.collective.CommunicatorContext(**context.rendezvous, dmlc_task_id=f"{context.rank:06d}")
+    made: contextlib.AbstractContextManager[Any] = xgboost.collective.CommunicatorContext(
+        **context.rendezvous, dmlc_task_id=f"{context.rank:06d}"
+    )
+    return made
 
 
 def _subfolder(folder: Path, name: str) -> Path:

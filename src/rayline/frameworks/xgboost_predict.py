@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import weakref
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import xgboost
 
 from rayline.compat.boosting import XGBoostLibrary, xgboost_library
 from rayline.core.features import Array
-from rayline.device import CPU, Device, cupy_for, record
+from rayline.device import Device, cupy_for, record
 
 _LIBRARY = xgboost_library()
 
@@ -37,34 +36,6 @@ def scores(model: Any, rows: Any, until: int, *, linear: bool) -> Array:
     ask, given = (model.predict, xgboost.DMatrix(rows)) if linear else (model.inplace_predict, rows)
     found: Array = ask(given, iteration_range=(0, until), validate_features=False)
     return found
-
-
-def device_of(model: Any) -> Device:
-    """Return the device that a booster was trained or placed on by Rayline; the CPU for any other booster."""
-    return _devices.get(model, CPU)
-
-
-_devices: weakref.WeakKeyDictionary[Any, Device] = weakref.WeakKeyDictionary()
-
-
-def noted(model: Any, device: Device) -> Any:
-    """Remember that a booster is on a device, and return it."""
-    if device.is_gpu:
-        _devices[model] = device
-        return record("model", device, model)
-    _devices.pop(model, None)
-    return model
-
-
-def placed(model: Any, device: Device) -> Any:
-    """Return a booster on a device: a copy on a GPU; on the CPU the booster itself."""
-    if device_of(model) == device:
-        return model
-    made = model.copy() if device.is_gpu else model
-    made.set_param({"device": device.name})
-    if not device.is_gpu:
-        record("model", device, made)
-    return noted(made, device)
 
 
 def scores_on_gpu(model: Any, rows: Any, until: int, device: Device) -> Array:
