@@ -44,6 +44,12 @@ def test_version() -> None:
     assert run("--version") == (0, f"{rayline.__version__} ")
 
 
+def test_the_package_is_a_command() -> None:
+    command = [sys.executable, "-m", "rayline", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == rayline.__version__
+
+
 def test_show(saved: Path) -> None:
     code, text = run("show", saved)
     assert code == 0

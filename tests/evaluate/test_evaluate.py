@@ -475,6 +475,17 @@ def test_plots(
     truth, chance = truth_and_chance(binary, table)
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(sk.roc_auc_score(truth, chance), abs=0.002)
     assert len(binary.evaluate(table, by=["region"]).plot("roc", by="region").lines) == 4
+    sliced = binary.evaluate(table, by=["region"])
+    truth, labels = table["late"], binary.predict(table)["prediction"]
+    for ax, region in zip(sliced.plot("confusion", by="region"), table["region"].unique().sort(), strict=True):
+        rows = (table["region"] == region).to_numpy()
+        counts = sk.confusion_matrix(truth.to_numpy()[rows], labels.to_numpy()[rows])
+        assert [text.get_text() for text in ax.texts] == [str(n) for n in counts.ravel()]
+        assert ax.get_title(loc="left").endswith(f"region = {region}")
+    assert len(sliced.plot("calibration", by="region")) == table["region"].n_unique()
+    for wrong in (5, "ax", [None]):
+        with pytest.raises(rl.ParameterError, match="ax has a wrong value"):
+            sliced.plot("roc", ax=wrong)
     with pytest.raises(rl.ParameterError, match="unknown kind"):
         binary.evaluate(table).plot("rocc")
     with pytest.raises(rl.ParameterError, match="cannot be drawn"):

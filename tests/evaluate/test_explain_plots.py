@@ -53,3 +53,10 @@ def test_wrong_use_is_refused() -> None:
         plot_contributions({"a": 1.0})
     with pytest.raises(rl.ParameterError, match="of"):
         plot_dependence(pl.DataFrame({"x": [1.0], "prediction": [1.0]}), of="probability_yes")
+
+
+def test_only_an_axis_is_drawn_on() -> None:
+    numbers = pl.DataFrame({"x": [1.0, 2.0], "prediction": [1.0, 2.0]})
+    for draw in (lambda ax: plot_contributions(ROW, ax), lambda ax: plot_dependence(numbers, ax)):
+        with pytest.raises(rl.ParameterError, match="ax has a wrong value"):
+            draw(5)

@@ -94,3 +94,15 @@ def test_an_axis_of_ones_own() -> None:
     assert plot("importance", trials(), metric="log_loss", mode="min", ax=ax) is ax
     with pytest.raises(ParameterError, match="did you mean"):
         plot("slice", trials(), metric="log_loss", mode="min")
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "learning"])
+def test_only_an_axis_is_drawn_on(kind: str) -> None:
+    with pytest.raises(ParameterError, match="ax has a wrong value"):
+        plot(kind, trials(), metric="log_loss", mode="min", ax=5)
+
+
+def test_one_axis_is_too_few_for_the_slices_of_two_parameters() -> None:
+    ax = plot("history", trials(), metric="log_loss", mode="min")
+    with pytest.raises(ParameterError, match="2 panels"):
+        plot("slices", trials(), metric="log_loss", mode="min", ax=ax)

@@ -44,6 +44,19 @@ def test_a_method_is_chosen_and_carried_by_the_pipelines(tmp_path: Path) -> None
     assert found.ensemble(2).postprocessing == ()
 
 
+def test_candidates_share_the_stages() -> None:
+    rows = tables.table(200).select("x", "late")
+    least, stages = train.Trainer("least-squares"), [Calibrate("sigmoid"), Threshold("f1", pos_label="yes")]
+    data = {"train_dataset": rows, "target_columns": ["late"], "cv": 3}
+    options: Any = {"metric": "log_loss", "postprocess": stages, "seed": 1, "verbose": False}
+    both = tune.compare({"a": least, "b": (least, {})}, data, **options)
+    alone = tune.run(least, data, {}, num_samples=1, **options)
+    for own in both.analyses.values():
+        assert [type(stage) for stage in own.best_inference_pipeline.postprocessing] == [Calibrate, Threshold]
+        assert own.best_score == alone.best_score
+        assert own.best_inference_pipeline.predict_proba(rows).equals(alone.best_inference_pipeline.predict_proba(rows))
+
+
 def test_rows_are_answered_by_stages_that_did_not_see_them() -> None:
     """Against the definition; and isotonic regression, which would fit noise, finds nothing in it."""
     rows = tables.table(400, seed=3)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -57,7 +57,15 @@ class Scanner(ABC):
 
 
 class Engine(Scanner):
-    """Scans and maps one family of table types."""
+    """Scans and maps one family of table types.
+
+    Attributes
+    ----------
+    has_positions
+        Whether the rows have an order that every read keeps.
+    """
+
+    has_positions: ClassVar[bool] = True
 
     def connect(self) -> None:
         """Connect to the cluster that the engine runs on, or start one; nothing to do for an engine in this process.

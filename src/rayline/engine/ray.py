@@ -96,6 +96,8 @@ __all__ = ["RayEngine", "ensure_ray"]
 class RayEngine(Engine):
     """`ray.data.Dataset`s, of any size: rows stay in Ray's tasks and object store."""
 
+    has_positions = False
+
     def connect(self) -> None:
         ensure_ray()
 

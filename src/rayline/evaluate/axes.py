@@ -16,9 +16,9 @@ def panels(n: int, ax: Any = None) -> list[Any]:
     MissingExtraError
         Without Matplotlib.
     ParameterError
-        When one axis was given for several.
+        When one axis was given for several, or something that is no axis.
     """
-    if ax is not None:
+    if checked(ax) is not None:
         if n > 1:
             raise ParameterError.here(
                 f"{n} metrics of different scales do not fit on one axis.",
@@ -27,6 +27,18 @@ def panels(n: int, ax: Any = None) -> list[Any]:
             )
         return [ax]
     return list(new_figure(max(7.0, 4.6 * n), 4.0).subplots(1, n, squeeze=False)[0])
+
+
+def checked(ax: Any) -> Any:
+    """Return the axis that was given, or None. Raises ParameterError when it is something else."""
+    if ax is None or all(hasattr(ax, name) for name in ("barh", "annotate", "set_xlabel")):
+        return ax
+    raise ParameterError.value("ax", "an axis of Matplotlib (matplotlib.axes.Axes), or None for a new figure", ax)
+
+
+def one_axis(ax: Any, width: float, height: float) -> Any:
+    """Return the axis that was given, or one on a new figure of this size, in inches. Raises as `checked` and `new_figure`."""
+    return new_figure(width, height).subplots() if checked(ax) is None else ax
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -32,6 +32,9 @@ Form: TypeAlias = Literal["lines", "dots", "table", "intervals", "bars"]
 MAX_POINTS = 200
 MAX_CHART_ROWS = 30
 """Rows of a plot of slices or importances."""
+
+MAX_PANELS = 12
+"""Slices that have a panel each."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +127,28 @@ class ChartMaker:
                 else "choose one of these; calibration needs a classifier with probabilities.",
             )
         places = range(len(self.target.columns))
-        return [self._of(kind, place, by) for place in places]
+        if kind in CURVES:
+            return [self._curve(kind, place, by) for place in places]
+        return [chart for place in places for chart in self._panels(kind, place, by)]
 
-    def _of(self, kind: str, place: int, by: str | None) -> Chart:
-        makers = {
+    def _panels(self, kind: str, place: int, by: str | None) -> list[Chart]:
+        """Return a chart of all rows, or one for each of the largest slices of a column."""
+        make = {
             "calibration": self._calibration, "confusion": self._confusion, "residuals": self._residuals,
             "prediction_error": self._prediction_error,
-        }  # fmt: skip
-        if kind in CURVES:
-            return self._curve(kind, place, by)
-        if by is not None:
-            raise ParameterError.value(
-                "by", f"None for {kind!r}; {sorted(CURVES)} are drawn by slice", by, where="report.plot"
+        }[kind]  # fmt: skip
+        groups = self._groups(by)
+        if by is None:
+            return [make(place, groups[""])]
+        largest = sorted(groups, key=lambda value: -groups[value].n_rows)[:MAX_PANELS]
+        some = f" The {len(largest)} largest of {len(groups)} slices are shown." if len(groups) > len(largest) else ""
+        charts = [(value, make(place, own)) for value, own in groups.items() if value in largest]
+        return [
+            replace(
+                own, name=f"{own.name}-{by}-{value}", title=f"{own.title}\n{by} = {value}", caption=own.caption + some
             )
-        return makers[kind](place)
+            for value, own in charts
+        ]
 
     # -- curves --------------------------------------------------------------------------------------------------------
 
@@ -177,8 +188,8 @@ class ChartMaker:
             raise ParameterError.value("by", f"one of the columns of slices {columns}", by, where="report.plot")
         return found
 
-    def _calibration(self, place: int) -> Chart:
-        sums = self.results.overall.parts[self.pipeline][place][drawn.CALIBRATION]
+    def _calibration(self, place: int, rows: SliceStatistics) -> Chart:
+        sums = rows.parts[self.pipeline][place][drawn.CALIBRATION]
         total = sums.total(self.results.multiplicity)
         weight, chance, hit = np.split(total, 3, axis=1)
         points, spans = [], []
@@ -201,39 +212,38 @@ class ChartMaker:
             diagonal=True,
         )  # fmt: skip
 
-    def _confusion(self, place: int) -> Chart:
-        counts = self.results.overall.parts[self.pipeline][place][drawn.CONFUSION].values
+    def _confusion(self, place: int, rows: SliceStatistics) -> Chart:
+        counts = rows.parts[self.pipeline][place][drawn.CONFUSION].values
         labels = [str(label) for label in self.target.classes[place]]
-        rows = "Weight of the rows" if self.results.plan.weighted else "Rows"
+        counted = "Weight of the rows" if self.results.plan.weighted else "Rows"
         return Chart(
             f"confusion{f'-{place}' if place else ''}", f"Confusion of {self.target.columns[place]}",
-            f"{rows} of each true class (down) by predicted class (across), shaded by their share of the true class.",
+            f"{counted} of each true class (down) by predicted class (across), shaded by their share of the true class.",
             "table", "predicted", "true", labels=labels, cells=np.rint(counts).astype(int).tolist(),
         )  # fmt: skip
 
     # -- regression ----------------------------------------------------------------------------------------------------
 
-    def _sample(self, place: int) -> tuple[str, Array, str]:
-        rows = self.results.overall.parts[self.pipeline][place][drawn.SAMPLE].rows
-        n = self.results.overall.n_rows
-        some = f" {len(rows):,} of {n:,} rows are shown." if len(rows) < n else ""
-        return self.target.columns[place], rows, some
+    def _sample(self, place: int, rows: SliceStatistics) -> tuple[str, Array, str]:
+        pairs = rows.parts[self.pipeline][place][drawn.SAMPLE].rows
+        some = f" {len(pairs):,} of {rows.n_rows:,} rows are shown." if len(pairs) < rows.n_rows else ""
+        return self.target.columns[place], pairs, some
 
-    def _residuals(self, place: int) -> Chart:
-        name, rows, some = self._sample(place)
-        points = [(predicted, predicted - true) for true, predicted in rows.tolist()]
+    def _residuals(self, place: int, rows: SliceStatistics) -> Chart:
+        name, pairs, some = self._sample(place, rows)
+        points = [(predicted, predicted - true) for true, predicted in pairs.tolist()]
         return Chart(
             f"residuals{f'-{place}' if place else ''}", f"Residuals of {name}",
             f"Above the dashed line predictions are too high.{some}", "dots", f"predicted {name}",
             f"predicted − true {name}", {name: points}, level=0.0,
         )  # fmt: skip
 
-    def _prediction_error(self, place: int) -> Chart:
-        name, rows, some = self._sample(place)
+    def _prediction_error(self, place: int, rows: SliceStatistics) -> Chart:
+        name, pairs, some = self._sample(place, rows)
         return Chart(
             f"prediction_error{f'-{place}' if place else ''}", f"Predicted and true {name}",
             f"On the dashed line the prediction is the truth.{some}", "dots", f"true {name}", f"predicted {name}",
-            {name: [(true, predicted) for true, predicted in rows.tolist()]}, diagonal=True,
+            {name: [(true, predicted) for true, predicted in pairs.tolist()]}, diagonal=True,
         )  # fmt: skip
 
     # -- rows of names -------------------------------------------------------------------------------------------------

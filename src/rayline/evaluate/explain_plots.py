@@ -55,8 +55,7 @@ def plot_contributions(explanation: Any, ax: Any = None, *, prefix: str = "") ->
     """
     row = _one_row(explanation)
     (base, score), shown = _contributions(row, prefix)
-    if ax is None:
-        ax = look.new_figure(6.4, 1.6 + 0.32 * len(shown)).subplots()
+    ax = look.one_axis(ax, 6.4, 1.6 + 0.32 * len(shown))
     start = base
     for y, (_, value) in enumerate(reversed(shown)):
         color = COLORS[0] if value >= 0 else COLORS[1]
@@ -146,8 +145,7 @@ def plot_dependence(
     if not predictions or (of is not None and of not in predictions):
         raise ParameterError.value("of", f"one of {predictions}", of)
     shown = of or predictions[-1]
-    if ax is None:
-        ax = look.new_figure(6.4, 4.2).subplots()
+    ax = look.one_axis(ax, 6.4, 4.2)
     values, means = table[column], table[shown].to_numpy()
     if not (values.dtype.is_numeric() or values.dtype in (pl.Date, pl.Datetime)):
         places = np.arange(len(values))[::-1]

@@ -27,9 +27,9 @@ def draw(charts: Sequence[Chart], ax: Any = None) -> Any:
     MissingExtraError
         Without Matplotlib.
     ParameterError
-        When one axis is given for several charts.
+        When one axis is given for several charts, or something that is no axis.
     """
-    if ax is not None and len(charts) > 1:
+    if look.checked(ax) is not None and len(charts) > 1:
         raise ParameterError.value("ax", f"None: this plot has {len(charts)} panels", type(ax))
     if ax is None:
         across = min(MAX_ACROSS, len(charts))

@@ -92,7 +92,8 @@ class EvaluationReport(Report):
         ax
             The axis to draw on; a new figure when omitted (`ax.figure.savefig(…)` writes it).
         by
-            A column of the slices: one curve for each of its values, or only its slices.
+            A column of the slices: one curve for each of its values; for "calibration", "confusion", "residuals" and
+            "prediction_error" one panel for each of its 12 largest; for "slices" only its slices.
 
         Raises
         ------

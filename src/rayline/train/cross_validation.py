@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from rayline.core import design, registry
@@ -218,9 +219,11 @@ def cross_validate(
     train_dataset, target_columns, X, y, sample_weight, group, event, pos_label, callbacks
         As in `train.fit`. Weights also weight the metrics.
     cv
-        The number of folds, or a splitter of `rayline.data`.
+        The number of folds, or a splitter of `rayline.data`. For a table also a splitter of scikit-learn, which gives the folds that it
+        gives there, or pairs of indices.
     groups, stratify, time
-        With `cv` a number: the column that the folds are made by (`stratify=True` for the target). At most one of them. A single
+        With `cv` a number: the column that the folds are made by (`stratify=True` for the target). At most one of them. A splitter
+        of scikit-learn gets `groups` too. A single
         target of text, truth values or categories is stratified when all are omitted; `stratify=False` turns it off.
     metrics
         As in `train.fit`.
@@ -285,7 +288,7 @@ def _splitter(cv: Any, inputs: FitInputs, groups: Any, stratify: Any, time: Any)
     """Return what divides the rows; one target of classes is stratified by unless something else is said."""
     roles = inputs.roles
     column = roles.labels[0]
-    if stratify is None and groups is None and time is None and isinstance(cv, int) and not roles.pair:
+    if stratify is None and groups is None and time is None and isinstance(cv, (int, np.integer)) and not roles.pair:
         is_class = kind_of(inputs.schema[column]) in (Kind.CATEGORY, Kind.BOOLEAN)
         stratify = True if len(roles.labels) == 1 and is_class else None
     by = {"groups": groups, "stratify": None if stratify is False else stratify, "time": time}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rayline.core.design import COLORS, QUIET
 from rayline.core.errors import ParameterError, at
 from rayline.evaluate import metrics
-from rayline.evaluate.axes import new_figure, open_frame, panels
+from rayline.evaluate.axes import checked, new_figure, one_axis, open_frame, panels
 from rayline.inference.svg_plots import number
 from rayline.train import plots as style
 from rayline.tune import space, trial_record
@@ -33,12 +33,12 @@ def plot(kind: str, trials: Sequence[Trial], *, metric: str, mode: str, ax: Any 
         raise ParameterError.unknown([kind], KINDS, where="Analysis.plot: kind")
     scored = [trial for trial in trials if math.isfinite(trial.score) and not trial.error]
     if kind == "slices":
-        return _slices(scored, metric, mode)
+        return _slices(scored, metric, mode, ax)
     if kind == "learning":
         return _learning(trial_record.best(trials, mode), metric, ax)
     shares = importance(trials) if kind == "importance" else {}
     height = 1.2 + 0.5 * len(shares) if shares else 4.0
-    ax = new_figure(7, height).subplots() if ax is None else ax
+    ax = one_axis(ax, 7, height)
     if kind == "history":
         _history(scored, metric, mode, ax)
     elif kind == "parallel":
@@ -89,9 +89,15 @@ def _history(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> None:
 HOLLOW = {"markersize": 4, "markerfacecolor": "none", "markeredgecolor": QUIET}
 
 
-def _slices(trials: Sequence[Trial], metric: str, mode: str) -> Any:
+def _slices(trials: Sequence[Trial], metric: str, mode: str, ax: Any) -> Any:
     columns = _varied(trials)
-    axes = new_figure(3.0 * max(len(columns), 1), 3.2).subplots(1, max(len(columns), 1), sharey=True, squeeze=False)[0]
+    n = max(len(columns), 1)
+    if checked(ax) is None:
+        axes = new_figure(3.0 * n, 3.2).subplots(1, n, sharey=True, squeeze=False)[0]
+    elif n == 1:
+        axes = [ax]
+    else:
+        raise ParameterError.value("ax", f"None: this plot has {n} panels", type(ax))
     best = trial_record.best(trials, mode)
     for ax, (name, values) in zip(axes, columns.items(), strict=False):
         axis = _Axis.of(values)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from rayline.core.scan_results import Answers, merge_answers
 from rayline.core.schema import col
 from rayline.core.scores import has_probabilities
 from rayline.core.target import Target
+from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.row_hash import RowHash
 from rayline.preprocessing.schema_check import SchemaCheck
 
@@ -32,8 +34,6 @@ GROUP_ROWS = CHUNK_ROWS
 
 CELL = "rayline:cell "
 """The columns (one for each set of cells, by number) that say in which cell a row is."""
-
-Cells = Callable[[Sequence[str]], pl.Expr]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RowGroups(ABC):
         """Return the first groups alone."""
 
     @abstractmethod
-    def with_cells(self, cells: Sequence[Cells]) -> RowGroups:
+    def with_cells(self, cells: Sequence[FoldAssignment]) -> RowGroups:
         """Return the same rows with one more column for each set of cells. Raises DataError when a row has none."""
 
     @property
@@ -123,7 +123,7 @@ class RowGroups(ABC):
         return True
 
 
-def attached(frame: pl.DataFrame, cells: Sequence[Cells]) -> pl.DataFrame:
+def attached(frame: pl.DataFrame, cells: Sequence[FoldAssignment]) -> pl.DataFrame:
     """A group with its cells."""
     return frame.with_columns(c(frame.columns).cast(pl.Int64).alias(f"{CELL}{i}") for i, c in enumerate(cells))
 
@@ -151,8 +151,10 @@ class TableGroups(RowGroups):
     def first(self, n_groups: int) -> TableGroups:
         return self._of(self._frames[:n_groups])
 
-    def with_cells(self, cells: Sequence[Cells]) -> TableGroups:
-        return self._of([attached(frame, cells) for frame in self._frames])
+    def with_cells(self, cells: Sequence[FoldAssignment]) -> TableGroups:
+        starts = accumulate((frame.height for frame in self._frames), initial=0)
+        parts = zip(self._frames, starts, strict=False)
+        return self._of([attached(frame, [own.from_row(start) for own in cells]) for frame, start in parts])
 
     @property
     def size_bytes(self) -> int:

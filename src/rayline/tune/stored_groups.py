@@ -19,12 +19,12 @@ from rayline.core.errors import RaylineError, ResourceError, first_line
 from rayline.core.scan import Scan
 from rayline.core.scan_results import Answers
 from rayline.core.target import Target
+from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
 from rayline.tune.evaluate import SearchProblem
 from rayline.tune.result_store import ScoresInPieces
 from rayline.tune.row_groups import (
     CELL,
-    Cells,
     GroupEngine,
     GroupSummary,
     MappedGroups,
@@ -94,7 +94,7 @@ class StoredGroups(RowGroups):
     def is_here(self) -> bool:
         return False
 
-    def with_cells(self, cells: Sequence[Cells]) -> StoredGroups:
+    def with_cells(self, cells: Sequence[FoldAssignment]) -> StoredGroups:
         function = ray.put(list(cells))
         made = [_cells.remote(group, [function]) for group in self.groups]
         summaries = [*results([summary for _, summary in made])]
@@ -152,6 +152,8 @@ class StoredScores:
 
 class TaskGroupEngine(GroupEngine):
     """Scans the groups in Ray's tasks, all CPUs of the cluster at once: for the driver, which never sees a row."""
+
+    has_positions = False
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import polars.selectors as cs
@@ -13,6 +13,7 @@ from rayline.core import registry
 from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place
 from rayline.core.schema import col, refuse_empty
 from rayline.data.split.base import Splitter
+from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.fold_cells import FoldCells
 from rayline.data.split.row_hash import RowHash
 from rayline.data.split.splitters import chosen_splitter
@@ -146,12 +147,14 @@ def _splitter(data: Mapping[str, Any], group: str | None = None) -> Splitter:
 
 
 @dataclass(frozen=True)
-class _Constant:
+class _Constant(FoldAssignment):
     """The same cell for every row."""
 
     cell: int
+    made_at: str = ""
+    columns: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, names: Sequence[str]) -> pl.Expr:
+    def expression(self) -> pl.Expr:
         return pl.lit(self.cell)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -82,6 +82,10 @@ class FoldAssignment(ABC):
     def is_local(self) -> bool:
         """Whether the cell of a row depends on that row alone; see `RowKey.is_local`."""
         return True
+
+    def from_row(self, start: int) -> Self:
+        """Return what gives the same cells to a part of the table that begins at this row."""
+        return self
 
     @abstractmethod
     def expression(self) -> pl.Expr:

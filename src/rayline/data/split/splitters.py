@@ -8,11 +8,13 @@ each other (see `data.split.duplicate_rows`): some are held out and others not, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import exp
 from typing import Any, ClassVar
+
+import numpy as np
 
 from rayline.core.arguments import known_arguments
 from rayline.core.engine import Engine
@@ -31,6 +33,7 @@ from rayline.data.split.duplicate_rows import SaltedKey
 from rayline.data.split.fold_assignment import ThresholdAssignment, content_keys
 from rayline.data.split.fold_cells import FoldCells
 from rayline.data.split.row_hash import BITS, RowHash
+from rayline.data.split.row_positions import PositionSplitter
 from rayline.data.split.thresholds import KeyDivision, Sizes
 
 
@@ -287,12 +290,18 @@ class Bootstrap(Splitter):
 
 
 def splitter(cv: Any) -> Splitter:
-    """What a `cv=` argument means: a number of folds, or a splitter. Raises ParameterError on anything else."""
+    """What a `cv=` argument means: a number of folds, or a splitter, also one of scikit-learn's. Raises ParameterError on anything else."""
     if isinstance(cv, Splitter):
         return cv
-    if isinstance(cv, int) and not isinstance(cv, bool) and cv >= 2:
-        return KFold(cv)
-    raise ParameterError.value("cv", "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5)", cv)
+    if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool) and cv >= 2:
+        return KFold(int(cv))
+    if PositionSplitter.takes(cv) and (not isinstance(cv, Sized) or len(cv)):
+        return PositionSplitter(cv if hasattr(cv, "split") else list(cv))
+    raise ParameterError.value(
+        "cv",
+        "a number of folds of at least 2, or a splitter such as rayline.data.KFold(5) or one of scikit-learn's",
+        cv,
+    )
 
 
 def chosen_splitter(
@@ -302,11 +311,16 @@ def chosen_splitter(
 
     `stratify=True` goes by the target. The groups of a ranking, whose column is `ranked`, stay whole.
 
-    Raises ParameterError when more than one is given, or one of them with a splitter.
+    A splitter of scikit-learn gets the columns of `groups` and `stratify` as its `groups` and `y`.
+
+    Raises ParameterError when more than one is given, or one of them with a splitter of ours.
     """
     columns = {"groups": groups, "stratify": stratify, "time": time}
     chosen = [name for name, column in columns.items() if column is not None]
     made = splitter(cv)
+    if isinstance(made, PositionSplitter) and time is None:
+        kept = ranked if "Group" in type(cv).__name__ else None  # the others warn of groups that they do not use
+        return replace(made, groups=groups or kept, stratify=stratify if isinstance(stratify, str) else None)
     is_number = isinstance(made, KFold) and not isinstance(cv, Splitter)
     if not chosen:
         return GroupKFold(made.n_splits, column=ranked) if ranked is not None and is_number else made  # type: ignore[attr-defined]
