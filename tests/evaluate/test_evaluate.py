@@ -95,7 +95,7 @@ def test_the_same_on_ray(
     monkeypatch: pytest.MonkeyPatch,
     held_bytes: int | None,
 ) -> None:
-    if held_bytes is not None:  # the driver merges what each block gives as it comes
+    if held_bytes is not None:  # tasks merge what the blocks give
         monkeypatch.setattr("rayline.engine.ray.PARTIAL_BYTES", held_bytes)
     data = rl.data.from_polars(table).repartition(5)
 

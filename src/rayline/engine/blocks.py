@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.exceptions import UserCodeException
 from rayline.core.errors import RaylineError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
+from rayline.core.scan_results import Answers, merge_answers
 from rayline.engine.object_refs import BlockSlice, from_arrow
 
 
@@ -92,8 +93,27 @@ class PartialScan:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         frame = to_frame(block)
-        answers = _unpacked(self.scan).of(frame.lazy(), frame.height)
-        return pa.table({"answers": pa.array([cloudpickle.dumps(answers)], pa.large_binary())})
+        return _packed_answers(_unpacked(self.scan).of(frame.lazy(), frame.height))
+
+
+def _packed_answers(answers: dict[int, Answers]) -> pa.Table:
+    return pa.table({"answers": pa.array([cloudpickle.dumps(answers)], pa.large_binary())})
+
+
+def merged_answers(tables: Iterable[pa.Table]) -> dict[int, Answers]:
+    """Merge the results of `PartialScan` for several blocks, in their order; empty where there are none."""
+    parts: dict[int, list[Answers]] = {}
+    for table in tables:
+        for packed in table.column("answers").to_pylist() if table.num_columns else ():
+            for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
+                parts.setdefault(cell, []).append(answers)
+    return {cell: merge_answers(found) for cell, found in sorted(parts.items())}
+
+
+@ray.remote
+def merge_partial(*tables: pa.Table) -> pa.Table:
+    """Merge the results of `PartialScan` for several blocks into one of the same form."""
+    return _packed_answers(merged_answers(tables))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import pickle
 import re
 import weakref
 from collections import deque
@@ -37,7 +36,7 @@ from rayline.core.errors import (
 )
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.scan_results import Answers
 from rayline.core.schema import col
 from rayline.core.waiting import patience
 from rayline.engine.blocks import (
@@ -49,6 +48,8 @@ from rayline.engine.blocks import (
     RaylineTask,
     SerializedFunction,
     join_blocks,
+    merge_partial,
+    merged_answers,
     run_on_block,
     to_block,
     to_frame,
@@ -72,8 +73,12 @@ BLOCK_ROWS = 1 << 16
 PART_BYTES = 128 << 20
 """Maximum size of the parts of a table in this process that go to workers: that of Ray's own blocks."""
 
-PARTIAL_BYTES = 32 << 20
-"""Partial results of a scan that the driver holds before it merges them."""
+PARTIAL_BYTES = 2 << 20
+"""Size of partial results of a scan up to which the driver merges them; more are merged in tasks. They take several times as much when
+they are unpacked."""
+
+MERGED_TOGETHER = 4
+"""Merged results that a task merges into one."""
 
 GPU_ROWS = 4096
 """Default batch size of a worker with a GPU, in rows."""
@@ -135,15 +140,17 @@ class RayEngine(Engine):
         if kept is not None and kept.can_continue:
             with _answering("scan"):
                 work = BlockTask(PartialScan.of(scan), columns, before)
-                tables = (ray.get(ref) for ref, _ in _tasks(kept.bundles(), work))
-                return _merged(tables, scan, schema, columns)
+                partial = ((ref, ray.get(sizes)[1]) for ref, sizes in _tasks(kept.bundles(), work))
+                return _merged(partial, scan, schema, columns)
         with _answering("scan"):
             needed = _own(data)
             if columns != list(schema):
                 needed = needed.select_columns(columns)
             size = _batch_size(data) if scan.is_local else None  # else whole blocks
-            partial = needed.map_batches(RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size)
-            return _merged(_blocks(partial), scan, schema, columns)
+            made = needed.map_batches(RaylineTask(PartialScan.of(scan)), batch_format="pyarrow", batch_size=size)
+            entries = (entry for bundle in _bundles(made) for entry in bundle.blocks)
+            partial = ((entry.ref, getattr(entry.metadata, "size_bytes", None) or 0) for entry in entries)
+            return _merged(partial, scan, schema, columns)
 
     def map(self, data: Any, function: TableFunction, placement: Placement | None = None) -> Any:
         _refuse_other(data)
@@ -414,21 +421,26 @@ def _unchanged(block: pa.Table) -> pa.Table:
     return block
 
 
-def _merged(tables: Iterator[pa.Table], scan: Scan, schema: pl.Schema, columns: Sequence[str]) -> dict[int, Answers]:
-    """Merge the partial results of all blocks, in their order. Large ones are merged as they come: tables of scores are as large as
-    their blocks, and merged ones are bounded."""
-    parts: dict[int, list[Answers]] = {}
+def _merged(
+    partial: Iterator[tuple[ray.ObjectRef[pa.Table], int]], scan: Scan, schema: pl.Schema, columns: Sequence[str]
+) -> dict[int, Answers]:
+    """Merge the partial results of all blocks, in their order; beside each is its size in bytes. Large ones are merged in tasks, so that
+    the driver gets the results of all rows only: tables of scores are as large as their blocks, and merged ones are bounded."""
+    few: list[ray.ObjectRef[pa.Table]] = []
+    merged: list[ray.ObjectRef[pa.Table]] = []
     held_bytes = 0
-    for table in tables:
-        for packed in table.column("answers").to_pylist() if table.num_columns else ():
-            held_bytes += len(packed)
-            for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
-                parts.setdefault(cell, []).append(answers)
-        if held_bytes > PARTIAL_BYTES:
-            parts, held_bytes = {cell: [merge_answers(found)] for cell, found in parts.items()}, 0
-    if not parts:
-        return scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
-    return {cell: merge_answers(answers) for cell, answers in sorted(parts.items())}
+    for ref, size_bytes in partial:
+        few.append(ref)
+        held_bytes += size_bytes
+        if held_bytes > PARTIAL_BYTES and len(few) > 1:
+            merged.append(merge_partial.remote(*few))
+            few, held_bytes = [], 0
+    left = [*merged, *few]
+    while merged and len(left) > 1:
+        together = [left[i : i + MERGED_TOGETHER] for i in range(0, len(left), MERGED_TOGETHER)]
+        left = [refs[0] if len(refs) == 1 else merge_partial.remote(*refs) for refs in together]
+    answers = merged_answers(map(ray.get, left))
+    return answers or scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
 
 
 def _tasks(
