@@ -76,7 +76,7 @@ def test_parts_are_kept_and_told(table: pl.DataFrame, tmp_path: Path) -> None:
     pipeline = trainer.fit(None, table, None, ["late"], verbose=False).inference_pipeline
     pipeline.save(tmp_path / "parts.rayline")
     assert rl.load(tmp_path / "parts.rayline").predict(table).equals(pipeline.predict(table))
-    assert trainer.replace({"eta": 0.2}).legs == ()
+    assert trainer.replace({"eta": 0.2}).phases == ()
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ class Escaping:
         self._safe = str.maketrans({**literal, **substitutes})
 
     def escape(self, name: str) -> str:
-        """The name with substitutes."""
+        """Return the name with substitutes."""
         return name.translate(self._safe) or NAMELESS
 
     def restore(self, name: str) -> str:
-        """The name that `escape` was given."""
+        """Return the name that `escape` was given."""
         if name == NAMELESS:
             return ""
         out, literal = [], False

@@ -164,7 +164,7 @@ def _flush(table: pl.DataFrame, parts: list[Any], plain: list[str], dtype: Any) 
 
 
 def _plain_numbers(series: pl.Series) -> Array:
-    """A column of numbers as an array that NumPy casts; missing is NaN."""
+    """Return a column of numbers as an array that NumPy casts; missing is NaN."""
     dtype = series.dtype
     is_known = (dtype.is_integer() and dtype != pl.Int128) or dtype.is_float() or dtype == pl.Boolean
     if not is_known or series.null_count():

@@ -30,7 +30,7 @@ class PartFiles:
     """A digest of what makes the rows: files of another maker are not continued."""
 
     def begin(self, *, resume: bool) -> set[int]:
-        """The numbers of the files that are there and stay.
+        """Return the numbers of the files that are there and stay.
 
         Raises DataError when there are some and `resume` is False, or when they were made otherwise.
         """
@@ -79,7 +79,7 @@ class PartFiles:
         return frame.height
 
     def n_rows(self, number: int) -> int:
-        """The rows of a file that is there."""
+        """Return the rows of a file that is there."""
         system, root = self._open()
         rows: int = _parquet().read_metadata(self._name(root, number), filesystem=system).num_rows
         return rows

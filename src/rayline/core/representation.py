@@ -8,7 +8,7 @@ from typing import Any
 
 
 def representation(settings: Any) -> str:
-    """The constructor call that makes these settings, without the parameters that are at their defaults.
+    """Return the constructor call that makes these settings, without the parameters that are at their defaults.
 
     A class takes it as its `__repr__`. A parameter is looked up as the attribute of the same name; fields of a data class
     with `repr=False` are left out.

@@ -13,7 +13,7 @@ MAX_SOCKET_PATH = 103
 
 
 def short_directory(n_more: int) -> str:
-    """A directory for temporary files below which a socket's path may be `n_more` bytes longer, with the slash.
+    """Return a directory for temporary files below which a socket's path may be `n_more` bytes longer, with the slash.
 
     The usual one when it is short enough (`TMPDIR`), otherwise one that the system has. Raises ResourceError when there is none.
     """

@@ -32,12 +32,12 @@ _MASK = (1 << 64) - 1
 
 @functools.lru_cache(maxsize=1 << 16)
 def key_of(text: str) -> int:
-    """The key of a string."""
+    """Return the key of a string."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def keys_of(texts: pl.Series) -> Keys:
-    """The key of each string; 0 for a missing one."""
+    """Return the key of each string; 0 for a missing one."""
     distinct, places = _encoded(texts)
     known = hashed(distinct)
     return known[places] if len(known) else np.zeros(len(places), dtype=np.uint64)
@@ -47,14 +47,14 @@ _NO_KEY = bytes(8)
 
 
 def hashed(texts: Iterable[str | None]) -> Keys:
-    """The key of each of some distinct strings, which gain nothing from a cache; 0 for a missing one."""
+    """Return the key of each of some distinct strings, which gain nothing from a cache; 0 for a missing one."""
     digest, size = hashlib.blake2b, 8
     joined = b"".join([_NO_KEY if text is None else digest(text.encode(), digest_size=size).digest() for text in texts])
     return np.frombuffer(joined, dtype="<u8").astype(np.uint64, copy=False)
 
 
 def as_text(column: str) -> pl.Expr:
-    """A category, boolean or integer as text, the same as `row_as_text` gives."""
+    """Return a category, boolean or integer as text, the same as `row_as_text` gives."""
     return col(column).cast(pl.String)
 
 
@@ -64,7 +64,7 @@ def row_as_text(value: Any) -> str | None:
 
 
 def _longer(key: int, token: int) -> int:
-    """The key of a gram with one more token."""
+    """Return the key of a gram with one more token."""
     mixed = ((key * _FACTOR) & _MASK) ^ token
     mixed = ((mixed ^ (mixed >> 29)) * _FACTOR) & _MASK
     return mixed ^ (mixed >> 32)
@@ -80,7 +80,7 @@ def _all_longer(keys: Keys, tokens: Keys) -> Keys:
 
 
 def _encoded(texts: pl.Series) -> tuple[list[str | None], Integers]:
-    """The distinct strings, and the place of each string among them."""
+    """Return the distinct strings, and the place of each string among them."""
     arrow = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode(null_encoding="encode")
     return arrow.dictionary.to_pylist(), arrow.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
@@ -97,7 +97,7 @@ class Grams:
     words: list[str | None]
 
     def spell(self, which: Integers) -> pl.Series:
-        """The texts of some grams."""
+        """Return the texts of some grams."""
         words = pl.Series(self.words, dtype=pl.String)
         starts, sizes = self.starts[which], self.sizes[which]
         last = max(len(self.tokens) - 1, 0)
@@ -111,7 +111,7 @@ class Grams:
 
 
 def n_groups(pattern: str) -> int:
-    """How many capturing groups a regular expression has."""
+    """Return how many capturing groups a regular expression has."""
     return len(cast(pl.Struct, pl.select(pl.lit("").str.extract_groups(pattern)).to_series().dtype).fields)
 
 
@@ -129,7 +129,7 @@ class Analyzer:
     group: bool = False
 
     def split(self, texts: pl.Expr) -> pl.Expr:
-        """The tokens of each text, in order; null of a missing text."""
+        """Return the tokens of each text, in order; null of a missing text."""
         texts = texts.cast(pl.String)
         if self.lowercase:
             texts = texts.str.to_lowercase()
@@ -151,7 +151,7 @@ class Analyzer:
         return texts.to_frame("text").select(self.split(pl.col("text"))).to_series()
 
     def grams(self, texts: pl.Series) -> Grams:
-        """The grams of all texts, grouped by row for each size."""
+        """Return the grams of all texts, grouped by row for each size."""
         lists = self.tokens(texts)
         lengths = lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
         words, tokens = _encoded(lists.explode().drop_nulls())
@@ -184,14 +184,14 @@ class Analyzer:
         return frozenset(self.stop_words)
 
     def row_tokens(self, text: str) -> list[str]:
-        """The tokens of one text. Python's and Polars' ideas of letters differ, so only ASCII is read by Python."""
+        """Return the tokens of one text. Python's and Polars' ideas of letters differ, so only ASCII is read by Python."""
         if text.isascii() and self.token_pattern == WORDS:
             found = _ASCII_WORDS.findall(text.lower() if self.lowercase else text)
             return [token for token in found if token not in self._stopped] if self.stop_words else found
         return list(self.tokens(pl.Series([text])).to_list()[0])
 
     def row_keys(self, text: str) -> list[int]:
-        """The keys of the grams of one text."""
+        """Return the keys of the grams of one text."""
         single = [key_of(token) for token in self.row_tokens(text)]
         first, last = self.ngram_range
         found = list(single) if first == 1 else []
@@ -205,7 +205,7 @@ class Analyzer:
         return found
 
     def spelled_key(self, gram: str) -> int:
-        """The key of a gram that `Grams.spell` wrote, of tokens without a space: for saved vocabularies without keys."""
+        """Return the key of a gram that `Grams.spell` wrote, of tokens without a space: for saved vocabularies without keys."""
         keys = [key_of(token) for token in gram.split(" ")]
         return functools.reduce(_longer, keys[1:], keys[0])
 

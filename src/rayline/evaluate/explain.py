@@ -143,7 +143,7 @@ class Explainer:
         if len(target.columns) > 1 and self._output is None:
             blocks = [(values[:, t], base[:, t], scores[:, t]) for t in range(scores.shape[1])]
         elif target.task is Task.MULTICLASS and self._output is None:
-            code, every = self._predicted(frame, scores), np.arange(len(scores))
+            code, every = self._predicted(frame), np.arange(len(scores))
             blocks = [(values[every, code], base[every, code], scores[every, code])]
         else:
             place = self._output or 0
@@ -159,7 +159,7 @@ class Explainer:
             made.append(labels.gather(pl.Series(code.astype(np.int64))))
         return pl.DataFrame(made)
 
-    def _predicted(self, frame: pl.DataFrame, scores: Array) -> Array:
+    def _predicted(self, frame: pl.DataFrame) -> Array:
         """Return the class that the pipeline predicts for each row: that of the largest score, unless a model decides otherwise."""
         if not len(frame):
             return np.empty(0, dtype=np.int64)

@@ -139,15 +139,13 @@ def is_known(name: str, custom: Custom | None = None) -> bool:
 
 
 def given(wanted: Any, custom: Custom | None = None) -> tuple[tuple[str, ...], dict[str, Metric]]:
-    """The names of metrics that a user passes, and those of them that are functions of the user's own, by name.
+    """Return the names of metrics that a user passes, and those of them that are functions of the user's own, by name.
 
     Parameters
     ----------
     wanted
         A name, a function `(y_true, y_pred)`, a scorer of scikit-learn, a class derived from `MetricStatistic`, a list of
         these, or a dict from names that results are shown under to them.
-    where
-        Begins every error.
     custom
         Functions that are known by name already.
 

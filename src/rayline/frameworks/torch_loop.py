@@ -270,11 +270,11 @@ class TrainingLoop:
         if self.context.resume is not None:
             self._resume(self.context.resume)
         wrapped = torch_device.compiled(self.among.wrap(self.module, self.device), self.settings.compile)
-        steps, rows = self._steps()
+        steps = self._steps()
         for epoch in range(self.epoch, self.settings.max_epochs):
             torch.manual_seed(np.random.SeedSequence((self.seed, epoch, self.context.rank)).generate_state(1)[0])
             self.epoch = epoch
-            metrics = {"train-loss": self._one_epoch(wrapped, steps, rows)}
+            metrics = {"train-loss": self._one_epoch(wrapped, steps)}
             if self.test is not None:
                 metrics["test-loss"] = self._evaluate(self.test)
             if self._ends(metrics):
@@ -285,8 +285,8 @@ class TrainingLoop:
         self.among.sync_buffers(self.module)
         return self.module
 
-    def _steps(self) -> tuple[int, Array]:
-        """Return the number of steps in an epoch, and of the rows of each worker per step."""
+    def _steps(self) -> int:
+        """Return the number of steps in an epoch."""
         rows = np.zeros(self.context.world_size)
         rows[self.context.rank] = self.train.n_rows
         rows = self.among.total(rows, self.device)
@@ -296,9 +296,9 @@ class TrainingLoop:
                 "Expected some on each.",
                 "use fewer workers.",
             )
-        return min(math.ceil(rows.sum() / self.settings.batch_size), int(rows.min())), rows
+        return min(math.ceil(float(rows.sum()) / self.settings.batch_size), int(rows.min()))
 
-    def _one_epoch(self, wrapped: Any, steps: int, rows: Array) -> float:
+    def _one_epoch(self, wrapped: Any, steps: int) -> float:
         """Train on every row once. Return the mean loss over the rows of all workers, each measured at its step."""
         wrapped.train()
         weights, batches = self.train.epoch(steps)

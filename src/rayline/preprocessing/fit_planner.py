@@ -245,7 +245,7 @@ class FitPlan:
         lineage: Mapping[str, ColumnSource],
         prefix: int | None,
     ) -> Answers | None:
-        """The answers, or None while some are missing (they are noted) or cannot be asked yet."""
+        """Return the answers, or None while some are missing (they are noted) or cannot be asked yet."""
         answers: Answers = {}
         for request in requests:
             base, steps = self._resolve(request, lineage, prefix)
@@ -279,7 +279,7 @@ class FitPlan:
         return (None, ()) if prefix is None else (request._replace(prefix=self._digest(prefix)), ())
 
     def _digest(self, prefix: int) -> str:
-        """What a request says of the table behind the first stages: the same for the same operations in any walk."""
+        """Return what a request says of the table behind the first stages: the same for the same operations in any walk."""
         if not prefix:
             return ""
         if prefix not in self._digests:
@@ -354,7 +354,7 @@ def fit(
 
 
 def finished(walk: FitPlan, answers: Mapping[StatisticRequest, Statistic], scans: int) -> FitOutcome:
-    """What a complete walk has found. Raises DataError when there were no rows."""
+    """Return what a complete walk has found. Raises DataError when there were no rows."""
     _refuse_empty(answers)
     n_rows = getattr(answers.get(ROWS), "count", -1)
     return FitOutcome(walk.fitted, walk.final, n_rows, scans, walk.output, dict(answers), walk.fitted_targets)

@@ -83,7 +83,7 @@ class Deployment:
         """
         if not ray.is_initialized():
             registry.engine("ray").connect()
-        self._plan.require_gpus(self.pipeline)
+        self._plan.require_gpus()
         with ingress.quiet():
             ingress.start_serve(self._plan.host, self._plan.port)
             is_new = self.status() in ("NOT_STARTED", "DELETING")
@@ -179,7 +179,7 @@ class Deployment:
     @property
     def app(self) -> Any:
         """The Ray Serve Application, to bind into a larger one; its arguments contain the model."""
-        self._plan.require_gpus(self.pipeline)
+        self._plan.require_gpus()
         return self._plan.application(serialized(self.pipeline), None)
 
     def _route(self) -> str:
@@ -347,7 +347,7 @@ class _Plan:
             placement["num_replicas"] = num_replicas or 1
         return cls(options, placement, given["host"], given["port"], route, use_gpu)
 
-    def require_gpus(self, pipeline: InferencePipeline) -> None:
+    def require_gpus(self) -> None:
         """Raise ResourceError when the running Ray has no node with the GPU of a replica: Ray Serve would wait for one."""
         if self.use_gpu is True:
             actor = self.placement["ray_actor_options"]

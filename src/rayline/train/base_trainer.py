@@ -56,22 +56,19 @@ class BaseTrainer:
         if twice:
             raise ParameterError(f"{self._name}: {twice[0]!r} is given twice.", "", "leave it out of kwargs.")
         self.kwargs = {**(kwargs or {}), **framework_kwargs}
-        with at(self._name):
-            self.scaling = Scaling.of(
-            scaling, num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker,
-            max_failures=max_failures, storage_path=storage_path,
-          )  # fmt: skip
-        with at(self._name):
-            self.seed: int | None = integer("seed", seed, minimum=0, optional=True)
-        with at(self._name):
-            self.checkpoint_every: int | None = integer("checkpoint_every", checkpoint_every, optional=True)
         self.metrics: tuple[str, ...] | None = None
         self.custom_metrics: dict[str, Metric] = {}
-        if metrics is not None:
-            with at(self._name):
+        with at(self._name):
+            self.scaling = Scaling.of(
+                scaling, num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources_per_worker,
+                max_failures=max_failures, storage_path=storage_path,
+            )  # fmt: skip
+            self.seed: int | None = integer("seed", seed, minimum=0, optional=True)
+            self.checkpoint_every: int | None = integer("checkpoint_every", checkpoint_every, optional=True)
+            if metrics is not None:
                 self.metrics, self.custom_metrics = named_metrics.given(metrics)
         self.class_weight, self.pos_label = class_weight, pos_label
-        self.legs: tuple[Phase, ...] = ()
+        self.phases: tuple[Phase, ...] = ()
         self._result: Any = None
         if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
             raise ParameterError.value(
@@ -142,8 +139,6 @@ class BaseTrainer:
 
         Parameters
         ----------
-        where
-            The call, for the error.
         callbacks
             Callbacks of the library that are given to the fit.
 
@@ -202,7 +197,7 @@ class BaseTrainer:
         """
         trainer = copy.copy(self)
         args, trainer.kwargs = self.adapter.configure(self.args, self.kwargs, config)
-        trainer.args, trainer.legs, trainer._result = tuple(args), (), None
+        trainer.args, trainer.phases, trainer._result = tuple(args), (), None
         trainer.check()
         return trainer
 
@@ -245,11 +240,11 @@ class BaseTrainer:
         --------
         >>> from rayline import train
         >>> trainer = train.XGBoostTrainer({}, num_boost_round=50).scheduled([(20, {"eta": 0.3}), (50, {"eta": 0.1})])
-        >>> [(leg.until, leg.args) for leg in trainer.legs]
+        >>> [(phase.until, phase.args) for phase in trainer.phases]
         [(20, ({'eta': 0.3},)), (50, ({'eta': 0.1},))]
         """
-        self.refuse_legs()
-        legs, before = [], 0
+        self.refuse_phases()
+        phases, before = [], 0
         for number, (until, changes) in enumerate(schedule):
             changed = self.replace(changes)
             maximum = self.adapter.resumable_iterations(*changed.args, **changed.kwargs)
@@ -257,15 +252,16 @@ class BaseTrainer:
                 raise ParameterError.value(
                     "schedule", f"rising numbers of iterations, of which there are {maximum}", until, where=self._name
                 )
-            legs.append(Phase(number, until, changed.args, changed.kwargs))
+            phases.append(Phase(number, until, changed.args, changed.kwargs))
             before = until
-        if not legs:
+        if not phases:
             raise ParameterError.value("schedule", "at least one pair", schedule, where=self._name)
         last = copy.copy(self)
-        last.args, last.kwargs, last.legs, last._result = tuple(legs[-1].args), dict(legs[-1].kwargs), tuple(legs), None
+        last.args, last.kwargs = tuple(phases[-1].args), dict(phases[-1].kwargs)
+        last.phases, last._result = tuple(phases), None
         return last
 
-    def refuse_legs(self) -> None:
+    def refuse_phases(self) -> None:
         """Raise ParameterError when this training cannot resume from a checkpoint with other parameters."""
         reason = ""
         if not self.adapter.resumable_iterations(*self.args, **self.kwargs):
@@ -290,8 +286,8 @@ class BaseTrainer:
                 parts.append(f"{name}={value!r}")
         if self.scaling.backend != ("ray_train" if self.scaling.is_elastic else "actors"):  # it has no flat keyword
             parts = [*self._shown_arguments, f"scaling={self.scaling!r}"]
-        legs = f".scheduled(<{len(self.legs)} parts, {self.legs[-1].until} iterations>)" if self.legs else ""
-        return f"{self._name}({', '.join(parts)}){legs}"
+        phases = f".scheduled(<{len(self.phases)} parts, {self.phases[-1].until} iterations>)" if self.phases else ""
+        return f"{self._name}({', '.join(parts)}){phases}"
 
     @property
     def _shown_arguments(self) -> list[str]:

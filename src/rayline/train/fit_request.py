@@ -81,8 +81,8 @@ class FitRequest:
 
     Attributes
     ----------
-    framework, args, kwargs, legs, seed, scaling
-        The trainer's. `legs` stand in place of `args` and `kwargs` where these change during the training.
+    framework, args, kwargs, phases, seed, scaling
+        The trainer's. `phases` stand in place of `args` and `kwargs` where these change during the training.
     spec
         What was learned of the data.
     score, metrics
@@ -99,7 +99,7 @@ class FitRequest:
     framework: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    legs: Sequence[Phase]
+    phases: Sequence[Phase]
     seed: int | None
     scaling: Scaling
     spec: TrainingSpec
@@ -117,7 +117,7 @@ class FitRequest:
             "framework": trainer.framework,
             "args": trainer.args,
             "kwargs": trainer.kwargs,
-            "legs": trainer.legs,
+            "phases": trainer.phases,
             "seed": trainer.seed,
             "scaling": replace(trainer.scaling, use_gpu=trainer.wants_gpu),
             "spec": spec,
@@ -149,7 +149,9 @@ class FitRequest:
             return {**kwargs, "callbacks": [*(kwargs.get("callbacks") or []), *callbacks]}
 
         return replace(
-            self, kwargs=added(self.kwargs), legs=[replace(leg, kwargs=added(leg.kwargs)) for leg in self.legs]
+            self,
+            kwargs=added(self.kwargs),
+            phases=[replace(phase, kwargs=added(phase.kwargs)) for phase in self.phases],
         )
 
 

@@ -22,7 +22,7 @@ def refuse_too_large(request: FitRequest, n_rows: int) -> None:
         return
     workers = scaling.min_workers
     share = -(-n_rows // (workers or 1))
-    calls = [(leg.args, leg.kwargs) for leg in request.legs] or [(request.args, request.kwargs)]
+    calls = [(phase.args, phase.kwargs) for phase in request.phases] or [(request.args, request.kwargs)]
     needed = max(
         request.adapter.memory_bytes(share, width, request.spec.target.n_outputs, *args, **kwargs)
         for args, kwargs in calls

@@ -52,7 +52,7 @@ class ProgressLine:
             self._live.update(self._rendered(line, below))
 
     def _rendered(self, text: str, below: Callable[[], Any] | None) -> Any:
-        """A line that is cut where the terminal ends, behind something that turns, and what is below it."""
+        """Return a line that is cut where the terminal ends, behind something that turns, and what is below it."""
         from rich.console import Group
         from rich.spinner import Spinner
         from rich.table import Table
@@ -71,7 +71,7 @@ class ProgressLine:
 
 @contextmanager
 def line(title: str, verbose: bool | None = None) -> Iterator[ProgressLine]:
-    """A line of progress for one step; written when the step is done.
+    """Return a line of progress for one step; written when the step is done.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def hushed(verbose: bool | None) -> Iterator[None]:
 
 
 def seconds(value: float) -> str:
-    """A duration for people.
+    """Return a duration for people.
 
     >>> seconds(0.0042), seconds(0.73), seconds(83.4)
     ('4 ms', '0.7 s', '83 s')
@@ -122,7 +122,7 @@ def seconds(value: float) -> str:
 
 
 def left(done: int, total: int | None, since: int, elapsed_s: float) -> str:
-    """How far something is, and how long it still takes, when it is so long since fewer were done.
+    """Return how far something is, and how long it still takes, when it is so long since fewer were done.
 
     >>> left(20, 100, 10, 5.0), left(20, None, 10, 5.0), left(100, 100, 10, 5.0)
     ('20/100, about 40 s left', '20', '100/100')

@@ -83,7 +83,7 @@ class Result:
         return self.model.native
 
     def metric(self, name: str) -> float:
-        """A metric by any of its names, on the test set if there is one: `result.metric("auc")`.
+        """Return a metric by any of its names, on the test set if there is one: `result.metric("auc")`.
 
         Raises ParameterError when it was not computed.
         """

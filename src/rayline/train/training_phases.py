@@ -62,18 +62,18 @@ class Phase:
         )
 
 
-def train(adapter: Framework, context: TrainContext, legs: Sequence[Phase]) -> Any:
+def train(adapter: Framework, context: TrainContext, phases: Sequence[Phase]) -> Any:
     """Train the phases in order, each from the checkpoint of the one before. Return the model of the last."""
     native = None
-    with scratch.folder("legs") as folder:
-        for leg in legs:
-            directory = folder / str(leg.number)
+    with scratch.folder("phases") as folder:
+        for phase in phases:
+            directory = folder / str(phase.number)
 
             def keep(save: Callable[[Path], None], directory: Path = directory) -> None:
                 directory.mkdir()
                 save(directory)
 
-            native = leg.train(adapter, context, None if leg is legs[-1] else keep)
+            native = phase.train(adapter, context, None if phase is phases[-1] else keep)
             if not directory.exists():
                 break  # a callback stopped the training
             context = replace(context, resume=directory)

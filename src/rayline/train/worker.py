@@ -265,9 +265,9 @@ def _context(request: FitRequest, worker: WorkerContext, train: Rows, test: Rows
 
 def _trained(request: FitRequest, context: TrainContext) -> Any:
     adapter = request.adapter
-    if request.legs:
-        legs = [replace(leg, **_copied_arguments(adapter, leg.args, leg.kwargs)) for leg in request.legs]
-        return training_phases.train(adapter, context, legs)
+    if request.phases:
+        phases = [replace(phase, **_copied_arguments(adapter, phase.args, phase.kwargs)) for phase in request.phases]
+        return training_phases.train(adapter, context, phases)
     arguments = _copied_arguments(adapter, request.args, request.kwargs)
     return adapter.train(context, *arguments["args"], **arguments["kwargs"])
 

@@ -195,9 +195,9 @@ class TrialCandidate:
     @cached_property
     def _digest(self) -> str:
         problem, trainer, preprocessor = self.problem, self.trainer, self.preprocessor
-        legs = [[leg.until, leg.args, leg.kwargs] for leg in trainer.legs]
+        phases = [[phase.until, phase.args, phase.kwargs] for phase in trainer.phases]
         options = (
-            legs,
+            phases,
             trainer.seed,
             trainer.num_workers,
             trainer.class_weight,
@@ -255,7 +255,7 @@ class FoldEvaluation(NamedTuple):
 class TrainingPart(NamedTuple):
     """A part of a training: the checkpoint it resumes from, and the callback that receives the writer of the next checkpoint."""
 
-    leg: Phase
+    phase: Phase
     resume: Path | None
     keep: Callable[[Callable[[Path], None]], None]
 
@@ -475,7 +475,7 @@ class FoldEvaluator:
             learned,
             seed=trainer.seed if trainer.seed is not None else problem.seed,
             log_train_metrics=problem.log_train_metrics or shown or bool(trainer.kwargs.get("callbacks")),
-            legs=trainer.legs if part is None else (part.leg,),
+            phases=trainer.phases if part is None else (part.phase,),
         )
         history: History = []
 
@@ -485,7 +485,7 @@ class FoldEvaluator:
 
         def checkpoint(iteration: int, save: Callable[[Path], None]) -> None:
             """Keep the checkpoint at the end of a part; a whole fold is trained again rather than resumed."""
-            if part is not None and iteration + 1 == part.leg.until:
+            if part is not None and iteration + 1 == part.phase.until:
                 part.keep(save)
 
         if trainer.num_workers is None:

@@ -118,7 +118,7 @@ def prepare(request: SearchRequest) -> PreparedSearch:
         trainer.custom_metrics = {**trainer.custom_metrics, **custom}
     trainer.check_gpu()
     space.refuse_elsewhere([trainer.args, trainer.kwargs])
-    if trainer.legs and isinstance(config, Mapping) and (own := space.split_space(config).trainer):
+    if trainer.phases and isinstance(config, Mapping) and (own := space.split_space(config).trainer):
         raise ParameterError.here(
             f"the trainer's parameters change during the training, and config searches {sorted(own)[0]!r}.",
             "Expected a config of stages' parameters, or a trainer without a schedule.",

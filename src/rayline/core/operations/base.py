@@ -42,7 +42,7 @@ class Step(NamedTuple):
     removed: Sequence[str] = ()
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """The table after this step."""
+        """Return the table after this step."""
         table = table.with_columns(self.expressions) if self.expressions else table
         return table.drop(cs.by_name(*self.removed)) if self.removed else table
 
@@ -55,25 +55,25 @@ class Operation(ABC):
 
     @abstractmethod
     def expressions(self, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-        """The new or replaced columns, each under its output name, for a table of this schema."""
+        """Return the new or replaced columns, each under its output name, for a table of this schema."""
 
     def row(self, schema: Mapping[str, pl.DataType]) -> RowFunction | None:
-        """The same for one row; None when there is no such form."""
+        """Return the same for one row; None when there is no such form."""
         return None
 
     def steps(self, schema: Mapping[str, pl.DataType]) -> list[Step]:
-        """The same, step by step. Only operations that remove columns, or that take several steps, override it."""
+        """Return the same, step by step. Only operations that remove columns, or that take several steps, override it."""
         return [Step(self.expressions(schema))]
 
     def apply(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        """The table after this operation. Only operations that are no steps, as what changes rows is none, override it:
+        """Return the table after this operation. Only operations that are no steps, as what changes rows is none, override it:
         they end a layer of the query (`apply_all`), so that a stage should not have one for each of many columns."""
         for step in self.steps(table.collect_schema()):
             table = step.apply(table)
         return table
 
     def sources(self, schema: Mapping[str, pl.DataType]) -> dict[str, tuple[str, ...]]:
-        """The columns that this makes or changes, each with the columns that its values come from, in order.
+        """Return the columns that this makes or changes, each with the columns that its values come from, in order.
 
         Read off the expressions; an operation with an `apply` of its own says it itself.
         """
@@ -81,11 +81,11 @@ class Operation(ABC):
         return {e.meta.output_name(): tuple(dict.fromkeys(e.meta.root_names())) for e in made}
 
     def elements(self, schema: Mapping[str, pl.DataType]) -> dict[str, Sequence[str]]:
-        """The names of the elements of the vectors that this makes, in their order, where they have names."""
+        """Return the names of the elements of the vectors that this makes, in their order, where they have names."""
         return {}
 
     def inverse(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        """The operations that lead back to a table which had this schema; None when there is no way back.
+        """Return the operations that lead back to a table which had this schema; None when there is no way back.
 
         What does nothing but add columns is undone by dropping them.
         """
@@ -94,7 +94,7 @@ class Operation(ABC):
         return [Drop(list(made))] if adds else None
 
     def changes(self, schema: Mapping[str, pl.DataType]) -> Changes:
-        """Which columns this makes or changes, with their types, and which go away.
+        """Return which columns this makes or changes, with their types, and which go away.
 
         Planned by Polars on the columns that it reads, so that the cost does not grow with the width of the table; an operation
         that is used for many columns says it itself.
@@ -113,11 +113,11 @@ class Operation(ABC):
         return Changes({n: d for n, d in after.items() if schema.get(n) != d}, [n for n in schema if n not in after])
 
     def schema_after(self, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-        """The columns and types after this operation."""
+        """Return the columns and types after this operation."""
         return schema_after([self], schema)
 
     def push(self, statistic: Statistic) -> Statistic:
-        """The statistic of the changed column from that of the column before; needs `algebra`."""
+        """Return the statistic of the changed column from that of the column before; needs `algebra`."""
         raise NotImplementedError
 
     @classmethod
@@ -334,7 +334,7 @@ class _Layers:
             self._changed[name] = layer
 
     def apply(self, table: pl.LazyFrame, order: Iterable[str]) -> pl.LazyFrame:
-        """The table after all the steps, its columns in this order."""
+        """Return the table after all the steps, its columns in this order."""
         names, order = dict.fromkeys(self._names), list(order)
         for made, removed in zip(self._made, self._removed, strict=True):
             table = Step(list(made.values()), removed).apply(table)
@@ -345,7 +345,7 @@ class _Layers:
 
 
 def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFrame:
-    """The table after all the operations, in order.
+    """Return the table after all the operations, in order.
 
     Steps that do not depend on each other become one step of the query: it is planned faster and runs at once.
     """
@@ -369,7 +369,7 @@ def apply_all(operations: Sequence[Operation], table: pl.LazyFrame) -> pl.LazyFr
 
 
 def schema_after(operations: Sequence[Operation], schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-    """The columns and types after all the operations."""
+    """Return the columns and types after all the operations."""
     after = dict(schema)
     for operation in operations:
         operation.changes(after).update(after)

@@ -33,13 +33,13 @@ class CategoryCodes:
     hint: str = "let the stage ignore unknown values (handle_unknown), impute missing ones before it, or refit."
 
     def places(self) -> dict[Any, int]:
-        """The code of each category."""
+        """Return the code of each category."""
         return dict(
             zip(self.categories, range(len(self.categories)) if self.codes is None else self.codes, strict=True)
         )
 
     def expression(self, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-        """The codes as Int32; -1 for codes below zero."""
+        """Return the codes as Int32; -1 for codes below zero."""
         dtype = schema[self.column]
         if dtype not in self._expressions:  # of many categories it is costly to make, and a worker has many blocks
             self._expressions[dtype] = self._expression(dtype)
@@ -77,7 +77,7 @@ class CategoryCodes:
         return result.cast(pl.Int32)
 
     def lookup(self) -> Callable[[Any], int]:
-        """The code of one value."""
+        """Return the code of one value."""
         places = self.places()
         missing, unknown, error = places.pop(None, self.missing), self.unknown, self.error
 
@@ -90,7 +90,7 @@ class CategoryCodes:
         return code
 
     def error(self, values: Sequence[Any]) -> DataError:
-        """The refusal of these values."""
+        """Return the refusal of these values."""
         known = f"{counted(len(self.categories), 'category')} seen in fit"
         return DataError(
             f"Preprocessor.transform: stage {self.stage!r} met values of column {self.column!r} that it does not know.",
@@ -119,7 +119,7 @@ _SMALL = 10_000
 
 
 def gather(values: pl.Series, places: pl.Expr) -> pl.Expr:
-    """The value at each place; null where the place is missing, or where there is none.
+    """Return the value at each place; null where the place is missing, or where there is none.
 
     A function of batches, as is `replace`: the streaming engine joins the whole column for its own look-ups, each a query of its
     own, so that a thousand columns cost a hundred times what ten do.
@@ -135,7 +135,7 @@ def _gather(values: pl.Series, places: pl.Series) -> pl.Series:
 
 
 def replace(x: pl.Expr, old: pl.Series, new: pl.Series) -> pl.Expr:
-    """The value of `new` that stands beside a value of `old`; null for others."""
+    """Return the value of `new` that stands beside a value of `old`; null for others."""
     if len(old) > _SMALL:  # a batch would take longer to make the table of values than to look them up
         return x.replace_strict(old, new, default=None, return_dtype=new.dtype)
     return x.map_batches(functools.partial(_replace, old, new), return_dtype=new.dtype, is_elementwise=True)
@@ -286,7 +286,7 @@ class LargestCategory(Operation):
         return [Step([code.alias(temporary)], self.columns), Step([chosen], [temporary])]
 
     def _places(self, rows: pl.Series) -> pl.Series:
-        """The place of the largest number of each row, of equal ones the first; behind the last where none is above 0."""
+        """Return the place of the largest number of each row, of equal ones the first; behind the last where none is above 0."""
         place, largest = np.full(len(rows), len(self.columns), dtype=np.int32), np.zeros(len(rows))
         missing = np.zeros(len(rows), dtype=bool)
         for i, column in enumerate(rows.struct.unnest().iter_columns()):

@@ -42,7 +42,7 @@ def _divide(a: float, b: float) -> float:
 
 
 def _total(function: Callable[[float], float], beyond: Callable[[float], float]) -> Callable[[float], float]:
-    """A function of `math` that answers as IEEE 754 does where `math` raises."""
+    """Return a function of `math` that answers as IEEE 754 does where `math` raises."""
 
     def call(x: float) -> float:
         try:
@@ -153,7 +153,7 @@ def check(formula: Formula, *, depth: int = 0) -> None:
 
 
 def columns_of(formula: Formula) -> list[str]:
-    """The columns that a formula reads, in the order in which they occur."""
+    """Return the columns that a formula reads, in the order in which they occur."""
     if not isinstance(formula, (list, tuple)):
         return []
     if formula[0] == "col":
@@ -162,7 +162,7 @@ def columns_of(formula: Formula) -> list[str]:
 
 
 def kind(formula: Formula, schema: Mapping[str, pl.DataType]) -> str:
-    """What a formula gives: "n" a number, "b" a boolean, "s" a string, "?" nothing but missing values.
+    """Return what a formula gives: "n" a number, "b" a boolean, "s" a string, "?" nothing but missing values.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def _simplified(formula: Formula) -> Formula:
 
 
 def formula_to_polars(formula: Formula, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    """The formula for tables of this schema; its float results may hold NaN until `Assign` makes that missing."""
+    """Return the formula for tables of this schema; its float results may hold NaN until `Assign` makes that missing."""
     return _polars(formula, schema, number=False)
 
 
@@ -258,7 +258,7 @@ def _clean(expression: pl.Expr, formula: Formula, schema: Mapping[str, pl.DataTy
 
 
 def to_row(formula: Formula, schema: Mapping[str, pl.DataType]) -> Callable[[Row], Any]:
-    """The same for one row: a function of it that gives a value, NaN already missing."""
+    """Return the same for one row: a function of it that gives a value, NaN already missing."""
     formula = _simplified(formula)
     if not isinstance(formula, (list, tuple)):
         value = formula if formula is None or isinstance(formula, (bool, str)) else float(formula)

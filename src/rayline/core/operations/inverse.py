@@ -14,7 +14,7 @@ Leaf = tuple[str, Stage]
 
 
 def inverse(leaves: Sequence[Leaf], schema: Mapping[str, pl.DataType]) -> list[Operation]:
-    """The operations that undo the fitted stages, the last one first, on a table that had this schema before them.
+    """Return the operations that undo the fitted stages, the last one first, on a table that had this schema before them.
 
     Raises ParameterError when a stage has no way back.
     """

@@ -27,7 +27,7 @@ _FUNCTIONS = {
 
 
 def formula_of(expression: pl.Expr) -> Formula:
-    """The formula that does the same.
+    """Return the formula that does the same.
 
     Raises
     ------

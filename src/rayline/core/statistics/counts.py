@@ -54,12 +54,12 @@ class GroupTable(Statistic):
 
     @classmethod
     def grouped(cls, table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-        """The lines of equal keys in one: counts, in the column "n", are added up."""
+        """Return the lines of equal keys in one: counts, in the column "n", are added up."""
         return table.group_by(*keys).agg(pl.col("n").sum())
 
     @classmethod
     def limited(cls, table: pl.DataFrame) -> Self:
-        """The state with this table. Raises DataError when the table is larger than what is held."""
+        """Return the state with this table. Raises DataError when the table is larger than what is held."""
         raise NotImplementedError
 
 
@@ -173,7 +173,7 @@ class ValueCounts(Statistic):
         return table.filter(pl.col("n") == pl.col("n").max())["value"].min() if table.height else None
 
     def filled(self, value: Any) -> Self:
-        """The counts after the missing values became `value`."""
+        """Return the counts after the missing values became `value`."""
         dtype = self.counts.schema["value"]
         becomes_float = isinstance(value, float) and not dtype.is_float() and dtype != pl.Null
         known = self.counts.cast({"value": pl.Float64}) if becomes_float else self.counts  # the mean of integers
@@ -184,7 +184,7 @@ class ValueCounts(Statistic):
         return self.merge_all([type(self)(0, known, self.sketch), type(self)(0, more)])
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
-        """The counts after x became (x - shift) / scale + offset, to the bit: values that then are equal count together."""
+        """Return the counts after x became (x - shift) / scale + offset, to the bit: values that then are equal count together."""
         if self.sketch is not None:
             raise TooManyValuesError.of("A scaled column")
         x = pl.col("value").cast(pl.Float64)

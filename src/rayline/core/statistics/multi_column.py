@@ -165,7 +165,7 @@ class GroupClasses(GroupTable):
         return [] if self.table is None else self.table["class"].unique().sort().to_list()
 
     def moments(self, label: Any) -> GroupMoments:
-        """The moments of 1 for the rows of a class and 0 for the others."""
+        """Return the moments of 1 for the rows of a class and 0 for the others."""
         if self.table is None:
             return GroupMoments()
         n, own = pl.col("n"), pl.col("n").filter(pl.col("class") == label)
@@ -176,7 +176,7 @@ class GroupClasses(GroupTable):
 
 
 def missing_as_null_of(table: pl.DataFrame, name: str) -> pl.Expr:
-    """A column of any type, with NaN as null."""
+    """Return a column of any type, with NaN as null."""
     return pl.col(name).fill_nan(None) if table.schema[name].is_float() else pl.col(name)
 
 

@@ -19,12 +19,12 @@ BLOCK_ROWS = 1 << 15
 
 
 def blocks_of(texts: pl.Series) -> list[pl.Series]:
-    """The texts, so many at a time that what they are taken apart into stays small."""
+    """Return the texts, so many at a time that what they are taken apart into stays small."""
     return [texts.slice(start, BLOCK_ROWS) for start in range(0, len(texts), BLOCK_ROWS)]
 
 
 def analyzer_of(options: Mapping[str, Any]) -> Analyzer:
-    """How texts are taken apart, from the options of a request."""
+    """Return how texts are taken apart, from the options of a request."""
     return Analyzer(
         options["lowercase"],
         options["token_pattern"],
@@ -123,7 +123,7 @@ def bucket_counts(grams: Grams, n_features: int) -> tuple[Any, Any, Any]:
 
 
 def counted_pairs(rows: Any, features: Any, n_features: int) -> tuple[Any, Any, Any]:
-    """The different pairs in their order, and how often each occurs."""
+    """Return the different pairs in their order, and how often each occurs."""
     pairs = rows * n_features + features
     pairs.sort()
     starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])) if len(pairs) else np.empty(0, np.int64)

@@ -60,7 +60,7 @@ class Quantiles(Statistic):
         return int(self.table["n"].sum())
 
     def quantile(self, q: float) -> float | None:
-        """The q-quantile with linear interpolation between neighbours, as NumPy's default; None of no values."""
+        """Return the q-quantile with linear interpolation between neighbours, as NumPy's default; None of no values."""
         return self.quantiles([q])[0] if self.count else None
 
     def quantiles(self, qs: Sequence[float]) -> list[float]:
@@ -74,19 +74,19 @@ class Quantiles(Statistic):
         return [_between(low, high, p - math.floor(p)) for low, high, p in found]
 
     def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """The values in ascending order (at a level above 0 the middle of each bucket), and how often each occurs."""
+        """Return the values in ascending order (at a level above 0 the middle of each bucket), and how often each occurs."""
         table = self.table.sort("key")
         return self._values(table), table["n"].to_numpy()
 
     def filled(self, value: float) -> Self:
-        """The distribution after the missing values became `value`."""
+        """Return the distribution after the missing values became `value`."""
         key = _keys(np.array([value], dtype=np.float64))
         more = pl.DataFrame({"key": key, "n": [self.n_null]}, schema=_NO_BUCKETS.schema)
         known = type(self)(0, self.level, self.table)
         return known.merge(type(self)(0, 0, more)) if self.n_null else known
 
     def affine(self, shift: float, scale: float, offset: float) -> Self:
-        """The distribution after x became (x - shift) / scale + offset."""
+        """Return the distribution after x became (x - shift) / scale + offset."""
         values = (self._values(self.table) - shift) * (1.0 / scale) + offset
         moved = pl.DataFrame({"key": _keys(values) >> self.level, "n": self.table["n"]})
         return self.merge_all([type(self)(self.n_null, self.level, moved)])
@@ -134,7 +134,7 @@ _LOWEST, _HIGHEST = _keys(np.array([-math.inf, math.inf])).tolist()
 
 
 def _level(keys: npt.NDArray[np.int64]) -> int:
-    """The smallest level at which these sorted keys need no more than MAX_BUCKETS buckets."""
+    """Return the smallest level at which these sorted keys need no more than MAX_BUCKETS buckets."""
     low, high = 0, 64
     while low < high:
         middle = (low + high) // 2

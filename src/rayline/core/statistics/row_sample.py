@@ -63,7 +63,7 @@ class RowSample(Statistic):
         return self.merge_all([self, other], size=max(self.size, other.size))
 
     def rows(self, group: Any = 0) -> pl.DataFrame:
-        """The rows of a group, in the order of their hashes: columns "0", "1", …, "n"."""
+        """Return the rows of a group, in the order of their hashes: columns "0", "1", …, "n"."""
         if self.table is None:
             return pl.DataFrame(schema={"n": pl.Int64})
         return self.table.filter(pl.col("group") == group).drop("hash", "group")

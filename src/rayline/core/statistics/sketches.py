@@ -40,7 +40,7 @@ class FrequentValues:
 
     @classmethod
     def of(cls, values: pl.Series, n: pl.Series) -> Self:
-        """The sketch of distinct values that occur so often."""
+        """Return the sketch of distinct values that occur so often."""
         from scipy import sparse  # only sketches and text need it
 
         keys, weights = hashed(values.cast(pl.String).to_list()), n.to_numpy().astype(np.float64)
@@ -61,7 +61,7 @@ class FrequentValues:
         return type(self)(self.total + other.total, self.cells + other.cells)
 
     def found(self) -> dict[int, int]:
-        """The keys of the values with `LEAST_SHARE` of the rows or more, most frequent first, and how often each occurs.
+        """Return the keys of the values with `LEAST_SHARE` of the rows or more, most frequent first, and how often each occurs.
 
         A count is never too small, and too large by about what falls into a bucket by chance: total / 8192.
         """
@@ -77,7 +77,7 @@ class FrequentValues:
         return dict(sorted(good, key=lambda pair: (-pair[1], pair[0])))
 
     def _counts(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """What all rows of the sketch and all bits allow for each key."""
+        """Return what all rows of the sketch and all bits allow for each key."""
         bits = ((keys[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).astype(bool)
         most = np.full(len(keys), self.total, dtype=np.int64)
         for row in range(N_ROWS):

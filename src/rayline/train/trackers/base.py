@@ -46,7 +46,7 @@ class Tracker(Callback):
 
     @abstractmethod
     def open(self, name: str, params: Mapping[str, Any], parent: Any = None) -> Any:
-        """A new record: an object with `log(step, values)`, `summary(values)`, `file(path)` and `close(failed)`. `parent` is
+        """Return a new record: an object with `log(step, values)`, `summary(values)`, `file(path)` and `close(failed)`. `parent` is
         the record of the tuning run that this one is a trial of."""
 
     def on_start(self, run: Run) -> None:
@@ -84,14 +84,14 @@ class Tracker(Callback):
         self._record = None
 
     def finished(self, run: Run) -> None:
-        """What else to keep of a training that has succeeded."""
+        """Return what else to keep of a training that has succeeded."""
 
 
 # -- what a run is called, and what it was made with -------------------------------------------------------------------
 
 
 def params_of(trainer: Any) -> dict[str, Any]:
-    """A trainer's arguments, by flat names."""
+    """Return a trainer's arguments, by flat names."""
     found: dict[str, Any] = {"framework": trainer.framework}
     for place, value in enumerate(trainer.args):
         found |= _flat(value) if isinstance(value, Mapping) else {f"arg{place}": value}

@@ -136,7 +136,7 @@ class Population:
 def check(problem: SearchProblem, searched: space.Config, *, search: Any) -> None:
     """Raise ParameterError when a search cannot be one of population based training."""
     try:
-        problem.trainer.refuse_legs()
+        problem.trainer.refuse_phases()
     except ParameterError as error:
         raise error.within(WHERE) from None
     if not any(isinstance(value, Domain) or is_grid(value) for value in space.split_space(searched).trainer.values()):

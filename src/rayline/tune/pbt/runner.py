@@ -73,10 +73,10 @@ class PopulationWorker:
         try:
             candidate = self._problem.candidate(config)
             trainer = candidate.trainer
-            leg = Phase(number, until, trainer.args, trainer.kwargs)
+            phase = Phase(number, until, trainer.args, trainer.kwargs)
             with scratch.folder("part") as folder:
                 write_files(folder, checkpoint or {})
-                part = TrainingPart(leg, None if checkpoint is None else folder, keep)
+                part = TrainingPart(phase, None if checkpoint is None else folder, keep)
                 score, scores, history = self._evaluate(candidate, fold, part)
         except Exception as error:
             return FoldResult(error=told(error)), {}
