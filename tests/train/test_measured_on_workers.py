@@ -92,6 +92,16 @@ def test_functions_scorers_and_statistics(ray_session: Any) -> None:
     assert result.metrics["test-area"] == pytest.approx(sk.roc_auc_score(truth == "yes", chance))
 
 
+def test_weights_that_a_function_does_not_take_are_said(ray_session: Any) -> None:
+    table = rows(200).with_columns(w=pl.Series(np.arange(200) % 3 + 0.5))
+    data = dataset(ray_session, table)
+    trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=2, num_workers=2, metrics=[worst], seed=1)
+    with pytest.warns(UserWarning, match="worst is not weighted"):
+        result = train.fit(trainer, None, data, data, "late", sample_weight="w", verbose=False)
+    predicted = result.model.predict(table.drop("w"))["prediction"].to_numpy()
+    assert result.metrics["test-worst"] == pytest.approx(worst(table["late"].to_numpy(), predicted))
+
+
 def test_a_rank_without_test_rows(ray_session: Any) -> None:
     trainer = train.XGBoostTrainer({"max_depth": 2}, num_boost_round=2, num_workers=2, seed=1)
     one = rows(1)

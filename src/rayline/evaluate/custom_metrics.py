@@ -136,15 +136,19 @@ class CustomMetric(Metric):
         batch = collected.batch
         if batch is None:
             return found
-        if batch.weight is not None and not self._takes_weights and len(multiplicity) == 1:  # no report remarks on it
-            warnings.warn(
-                f"metric {self._unweighted} Add the parameter, or leave sample_weight out.", UserWarning, stacklevel=2
-            )
+        if batch.weight is not None and len(multiplicity) == 1:  # no report remarks on it
+            self.warn_unweighted()
         answers = CollectedAnswers(batch)
         found[0] = self._call(batch, answers, batch.weight)
         for i, counts in enumerate(multiplicity[1 : 1 + self._replicates(len(batch))], start=1):
             found[i] = self._replicate(batch, answers, counts if batch.bucket is None else counts[batch.bucket])
         return found
+
+    def warn_unweighted(self) -> None:
+        """Warn that weights do not reach the function, where it takes none."""
+        if not self._takes_weights:
+            text = f"metric {self._unweighted} Add the parameter, or leave sample_weight out."
+            warnings.warn(text, UserWarning, stacklevel=3)
 
     def _replicates(self, n_rows: int) -> int:
         """Return for how many replicates the function is called at most."""

@@ -19,6 +19,7 @@ from rayline.core.score_gathering import MAX_GATHERED
 from rayline.core.stage import FitContext
 from rayline.core.target import Target
 from rayline.evaluate import metrics as named_metrics
+from rayline.evaluate.custom_metrics import CustomMetric
 from rayline.evaluate.metric import Metric
 from rayline.inference.model import unpack
 from rayline.inference.pipeline import Preprocessor
@@ -93,6 +94,12 @@ class TableFit(FitDriver):
             self.trainer, spec, score=self._tables_to_score(spec.target), metrics=self._metrics(spec.target)
         )
         refuse_too_large(request, outcome.n_rows)
+        if (
+            self.trainer.num_workers is not None and self.inputs.test_weight is not None
+        ):  # nobody reads what workers warn of
+            for metric in self.trainer.custom_metrics.values():
+                if isinstance(metric, CustomMetric):
+                    metric.warn_unweighted()
         return request
 
     def _fit(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
