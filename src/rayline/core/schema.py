@@ -136,6 +136,11 @@ def converted(dtype: pl.DataType) -> pl.DataType:
     return pl.String() if isinstance(dtype, pl.Categorical) else dtype
 
 
+def categories_as_text(table: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Return the table with this column as strings, if it holds categories: their codes differ between tables."""
+    return table.with_columns(col(column).cast(pl.String)) if is_category(table.schema[column]) else table
+
+
 Conversion: TypeAlias = Literal[
     "none", "cast", "NaN to null", "text", "known category", "true or false", "category value",  # whatever the values
     "all missing", "other zone", "category text", "whole numbers", "vectors", "ISO text", "midnight", "elements",

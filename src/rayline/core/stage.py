@@ -98,11 +98,21 @@ class FitContext:
     columns: tuple[str, ...]
     schema: Mapping[str, pl.DataType]
     targets: tuple[str, ...] = ()
-    n_hint: int | None = None
     untouched: tuple[str, ...] = ()
 
     def ask(self, statistic: type[Statistic], *columns: str, **options: Any) -> StatisticRequest:
         return StatisticRequest(statistic, columns, tuple(sorted(options.items())))
+
+    def target_of(self, stage: Stage, given: str | None) -> str:
+        """Return the target that a stage learns from: the given one, otherwise the first. Raises SchemaError when there is none."""
+        target = given or next(iter(self.targets), None)
+        if target is None or target not in self.schema:
+            raise SchemaError(
+                f"{type(stage).__name__}: there is no target.",
+                f"Expected a target column; got {target!r}.",
+                "pass target_columns to fit, or target=….",
+            )
+        return target
 
 
 class _StageMeta(ABCMeta):

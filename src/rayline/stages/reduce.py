@@ -326,13 +326,7 @@ class SelectKBest(Stage):
         return [self._ask(view, column) for column in view.columns]
 
     def _ask(self, view: FitContext, column: str) -> StatisticRequest:
-        target = self.target or next(iter(view.targets), None)
-        if target is None or target not in view.schema:
-            raise SchemaError(
-                "SelectKBest: there is no target.",
-                f"Expected a target column; got {target!r}.",
-                "pass target_columns to fit, or target=….",
-            )
+        target = view.target_of(self, self.target)
         dtype = view.schema[target]
         regression = self.score == "f_regression" or (self.score == "auto" and dtype.is_float())
         if regression and kind_of(dtype) not in _NUMBERS:

@@ -94,19 +94,9 @@ class TargetEncoder(Stage):
         return [self._ask(view, column) for column in view.columns]
 
     def _ask(self, view: FitContext, column: str) -> StatisticRequest:
-        target = self._target(view)
+        target = view.target_of(self, self.target)
         statistic = GroupMoments if self._is_mean(view, target) else GroupClasses
         return view.ask(statistic, target, column, *_hashed(view), n_folds=self.cv)
-
-    def _target(self, view: FitContext) -> str:
-        target = self.target or next(iter(view.targets), None)
-        if target is None or target not in view.schema:
-            raise SchemaError(
-                "TargetEncoder: there is no target.",
-                f"Expected a target column; got {target!r}.",
-                "pass target_columns to fit, or target=….",
-            )
-        return target
 
     def _is_mean(self, view: FitContext, target: str) -> bool:
         kind = kind_of(view.schema[target])
@@ -126,7 +116,7 @@ class TargetEncoder(Stage):
             if isinstance(answer, GroupMoments):
                 learned[column] = self._learned(answer)
                 continue
-            classes = self._classes(answer, self._target(view))
+            classes = self._classes(answer, view.target_of(self, self.target))
             if len(classes) == 2:
                 learned[column] = self._learned(answer.moments(classes[1]))
                 continue

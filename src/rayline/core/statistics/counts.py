@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import polars as pl
 
 from rayline.core.errors import DataError
-from rayline.core.schema import is_category
+from rayline.core.schema import categories_as_text
 from rayline.core.statistics.base import Statistic
 from rayline.core.statistics.cardinality_guard import CardinalityGate
 from rayline.core.statistics.sketches import FrequentValues
@@ -90,8 +90,7 @@ class ValueCounts(Statistic):
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         table: pl.DataFrame = values[0]
-        if is_category(table.schema["value"]):
-            table = table.with_columns(pl.col("value").cast(pl.String))
+        table = categories_as_text(table, "value")
         missing = table["value"].is_null()
         if table.schema["value"].is_float():
             missing |= table["value"].is_nan().fill_null(False)

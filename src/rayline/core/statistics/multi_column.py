@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rayline.core.errors import DataError
-from rayline.core.schema import is_category
+from rayline.core.schema import categories_as_text
 from rayline.core.statistics.base import Statistic, missing_as_null
 from rayline.core.statistics.counts import MAX_CATEGORIES, GroupTable
 
@@ -151,8 +151,7 @@ class GroupClasses(GroupTable):
     @classmethod
     def of(cls, *values: Any, **options: Any) -> Self:
         table: pl.DataFrame = values[0]
-        if is_category(table.schema["class"]):
-            table = table.with_columns(pl.col("class").cast(pl.String))
+        table = categories_as_text(table, "class")
         return cls.limited(table.filter(missing_as_null_of(table, "class").is_not_null()))
 
     @classmethod

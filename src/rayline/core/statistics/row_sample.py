@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from rayline.core.schema import is_category
+from rayline.core.schema import categories_as_text
 from rayline.core.statistics.base import Statistic, missing_as_null
 from rayline.core.statistics.multi_column import row_hash
 
@@ -53,8 +53,7 @@ class RowSample(Statistic):
     @classmethod
     def _limited(cls, tables: list[pl.DataFrame], size: int) -> Self:
         table = pl.concat(tables, how="vertical_relaxed")
-        if is_category(table.schema["group"]):
-            table = table.with_columns(pl.col("group").cast(pl.String))
+        table = categories_as_text(table, "group")
         keys = [name for name in table.columns if name != "n"]
         summed = table.group_by(keys).agg(pl.col("n").sum()).sort(keys)
         return cls(size, summed.filter(pl.int_range(pl.len()).over("group") < size))
