@@ -194,3 +194,18 @@ def test_served_quantiles_are_an_object() -> None:
     answers = PredictionWriter(pipeline.target).predictions(pipeline.scores(table.head(2).lazy()))
     expected = pipeline.predict(table.head(2)).to_dicts()
     assert answers == [dict(zip(["0.1", "0.5", "0.9"], row.values(), strict=True)) for row in expected]
+
+
+def test_served_quantiles_are_explained() -> None:
+    pytest.importorskip("xgboost")
+    from rayline.serve.explanations import RowExplainer
+
+    table = _table()
+    pipeline = _trainer("xgboost").fit(None, table, None, ["y"], verbose=False).inference_pipeline
+    (answer,), (expected,) = (
+        RowExplainer(pipeline).explanations(table.head(1), None),
+        pipeline.explain(table.head(1)).to_dicts(),
+    )
+    assert answer["score"] == expected["score"]
+    assert answer["score"] == pytest.approx(pipeline.predict(table.head(1))["prediction_0.5"][0], rel=1e-6)
+    assert answer["contributions"] == {name: expected[name] for name in answer["contributions"]}

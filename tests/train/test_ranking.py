@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score
 
 from rayline import train, tune
 from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.data import KFold
 from rayline.inference.card import model_card
 from rayline.serve.protocol import PredictionWriter
 from rayline.stages import OneHotEncoder, StandardScaler
@@ -181,6 +182,13 @@ def test_wrong_labels_and_groups() -> None:
         "lightgbm xendcg",
     )
     fails("no whole number", table.with_columns(relevance=pl.col("relevance") / 2), "lightgbm xendcg")
+
+
+def test_folds_that_divide_groups_are_refused() -> None:
+    pytest.importorskip("xgboost")
+    for call in (train.cross_validate, tune.run):
+        with pytest.raises(DataError, match="the folds divide 60 groups of 'query'"):
+            call(trainer_of("xgboost ndcg"), train_dataset=ranked().drop("kind"), cv=KFold(3), **given())
 
 
 def test_groups_without_a_ranking_are_refused() -> None:

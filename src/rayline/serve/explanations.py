@@ -64,7 +64,7 @@ class RowExplainer:
         except ParameterError as error:
             raise HTTPError(422, str(error)) from None
         target, columns = self._pipeline.model.target, list(self._pipeline.input_schema)
-        every = suffixes(target) if of is None else [""]
+        every = suffixes(target) if of is None and len(target.quantiles) < 2 else [""]  # else one score is explained
         rows = explainer.table(table).to_dicts()
         made = [[_explanation(row, columns, suffix) for suffix in every] for row in rows]
         if len(every) == 1:

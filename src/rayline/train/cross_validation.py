@@ -306,6 +306,8 @@ def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[DataArgument
         prepared = splitter.prepare(engine, inputs.train, target_columns=roles.labels)
         data = engine.kept(inputs.train)
     for folds in prepared:
+        if (group := roles.paired("group")) is not None:
+            fold_rows.refuse_divided(engine, data, folds.cells, group)
         fitter = FoldFitter(
             engine,
             data,

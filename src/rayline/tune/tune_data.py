@@ -7,20 +7,19 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import polars as pl
-import polars.selectors as cs
 
 from rayline.core import registry
-from rayline.core.errors import DataError, ParameterError, SchemaError, at, counted, place
+from rayline.core.errors import DataError, ParameterError, SchemaError, at, place
 from rayline.core.schema import col, refuse_empty
 from rayline.data.split.base import Splitter
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.fold_cells import FoldCells
-from rayline.data.split.row_hash import RowHash
+from rayline.data.split.fold_rows import refuse_divided
 from rayline.data.split.splitters import chosen_splitter
 from rayline.train import fit_inputs
 from rayline.train.fit_inputs import DataArguments, FitInputs
 from rayline.tune.evaluate import WHERE
-from rayline.tune.row_groups import CELL, ConformedRows, GroupEngine, RowGroups, TableGroups
+from rayline.tune.row_groups import CELL, CellColumn, ConformedRows, GroupEngine, RowGroups, TableGroups
 
 DATA = (
     "train_pipeline", "train_dataset", "test_dataset", "cv", "target_columns", "sample_weight",
@@ -119,7 +118,8 @@ def read(data: Mapping[str, Any]) -> TuneData:
         except (DataError, SchemaError) as error:
             raise error.within(WHERE) from error.__cause__
         if group is not None:
-            _refuse_divided(groups, group, len(found))
+            for split in range(len(found)):
+                refuse_divided(engine_of(groups), groups, CellColumn(f"{CELL}{split}"), group)
     else:
         weighs_test = inputs.test_weight is not None
         absent = {} if weighs_test or inputs.weight is None else {inputs.weight: inputs.schema[inputs.weight]}
@@ -175,31 +175,6 @@ def _joined(train: RowGroups, test: RowGroups) -> RowGroups:
     kind = groups_in_store().StoredGroups
     both: list[Any] = [kind.of_table(rows) if isinstance(rows, TableGroups) else rows for rows in (train, test)]
     return both[0].joined(both[1])  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _GroupCells:
-    """The cells of each value of a column, without repetitions."""
-
-    column: str
-
-    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
-        return table.select(RowHash((self.column,)).expression().alias("group"), cs.starts_with(CELL)).unique()
-
-
-def _refuse_divided(groups: RowGroups, column: str, n_splits: int) -> None:
-    """Raise DataError when a split puts rows of one group into different folds."""
-    engine = engine_of(groups)
-    pairs = engine.collect(engine.map(groups, _GroupCells(column)))
-    for split in range(n_splits):
-        n_cells = pairs.group_by("group").agg(pl.col(f"{CELL}{split}").n_unique().alias("n"))
-        divided = n_cells.filter(pl.col("n") > 1).height
-        if divided:
-            raise DataError.here(
-                f"the folds divide {counted(divided, 'group')} of {column!r}, which are ranked as a whole.",
-                "Expected all rows of a group in one fold.",
-                f"pass cv as a number, or rayline.data.GroupKFold(5, column={column!r}).",
-            )
 
 
 def engine_of(groups: RowGroups) -> GroupEngine:

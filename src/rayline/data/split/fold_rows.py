@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import polars as pl
 import pyarrow as pa
 
 from rayline.core.engine import Engine
+from rayline.core.errors import DataError, counted
+from rayline.core.scan import CellExpression
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.data.split.fold_cells import CellSlice
+from rayline.data.split.row_hash import RowHash
 
 Chosen = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 
@@ -27,6 +31,30 @@ def parts(engine: Engine, data: Any, cells: FoldAssignment, wanted: Sequence[Seq
     table = engine.collect(data, cells.columns)
     numbers = table.select(cells(table.columns).alias("cell")).to_series().to_numpy()
     return [take(data, _chosen(numbers, chosen)) for chosen in wanted]
+
+
+@dataclass(frozen=True)
+class _GroupCells:
+    """The cells of each value of a column, without repetitions."""
+
+    cells: CellExpression
+    column: str
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        cell = self.cells(table.collect_schema().names())
+        return table.select(RowHash((self.column,)).expression().alias("group"), cell.alias("cell")).unique()
+
+
+def refuse_divided(engine: Engine, data: Any, cells: CellExpression, column: str) -> None:
+    """Raise DataError when rows of one group, which are ranked as a whole, have different cells."""
+    pairs = engine.collect(engine.map(data, _GroupCells(cells, column)))
+    divided = pairs.group_by("group").agg(pl.col("cell").n_unique().alias("n")).filter(pl.col("n") > 1).height
+    if divided:
+        raise DataError.here(
+            f"the folds divide {counted(divided, 'group')} of {column!r}, which are ranked as a whole.",
+            "Expected all rows of a group in one fold.",
+            f"pass cv as a number, or rayline.data.GroupKFold(5, column={column!r}).",
+        )
 
 
 def is_lazy(data: Any) -> bool:
