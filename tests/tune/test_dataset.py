@@ -16,7 +16,7 @@ from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.moments import Moments
 from rayline.postprocess import Calibrate, Threshold
 from rayline.stages import OneHotEncoder, StandardScaler, TargetEncoder
-from rayline.tune import row_groups
+from rayline.tune import row_groups, shared_cache
 from rayline.tune.options import SearchOptions, SearchRequest
 from rayline.tune.row_groups import GroupEngine, TableGroups
 from tests.ray_bytes import bytes_fetched
@@ -138,15 +138,67 @@ def test_the_best_model_is_trained_on_a_worker(rows: pl.DataFrame, stages: Prepr
     assert set(curves["fold"]) == {0, 1, 2}
 
 
+WORKERS = train.XGBoostTrainer(
+    {"objective": "binary:logistic", "nthread": 1, "max_depth": 2}, num_boost_round=2, num_workers=2, seed=1
+)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_search_with_workers_streams_prepared_rows(
-    rows: pl.DataFrame, stages: Preprocessor, ray_session: Any
+def test_a_search_with_workers_gives_the_bits_of_the_table(
+    rows: pl.DataFrame, stages: Preprocessor, ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = train.XGBoostTrainer({"objective": "binary:logistic"}, num_boost_round=4, num_workers=2)
-    options: dict[str, Any] = {"trainer": trainer, "num_samples": 1, "cv": 2}
-    one, other = search(rows, stages, **options), search(data.from_polars(rows), stages, **options)
-    assert one.best_score == pytest.approx(other.best_score, abs=1e-6)
+    monkeypatch.setattr(shared_cache, "LEAST_BYTES", 0)  # prepared folds are made and kept where all trials find them
+    options: dict[str, Any] = {"trainer": WORKERS, "num_samples": 2, "cv": 2}
+    one, other = search(rows, stages, **options), search(data.from_polars(rows).repartition(3), stages, **options)
+    assert found(one) == found(other)
+    for here, there in zip(one.scores(one.best_trial), other.scores(other.best_trial), strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert other.oof.count() == rows.height
+    assert set(other.learning_curves()["fold"]) == {0, 1}
+
+
+@pytest.mark.ray
+def test_no_process_of_a_trial_with_workers_fetches_more_than_its_share(
+    ray_session: Any, nothing_comes_here: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process stands for the trial's: it fetches statistics of more rows than are few, else 24 bytes of each held-out row."""
+    from rayline.engine import ray as engine
+    from rayline.tune import stored_folds
+    from rayline.tune.prepare import prepare
+    from rayline.tune.search_driver import search_driver
+
+    shares: list[list[int]] = []
+
+    def divided(*arguments: Any, **options: Any) -> Any:
+        made = divide(*arguments, **options)
+        shares.append([sum(piece.n_rows for piece in shard) for shard in made.train])
+        return made
+
+    divide = engine._shards
+    monkeypatch.setattr(engine, "_shards", divided)
+    monkeypatch.setattr(row_groups, "GROUP_ROWS", 5_000)
+    random, sizes, scores = np.random.default_rng(1), {}, {}
+    for n in (2_000, 60_000):
+        x = random.normal(size=(n, 6))
+        table = pl.DataFrame(x, schema=list("abcdef")).with_columns(late=pl.Series(x[:, 0] > 0).cast(pl.Int64))
+        given = {"train_pipeline": Preprocessor([("scale", StandardScaler())]), "target_columns": ["late"], "cv": 3}
+        for few in (1 << 20, 1_000):
+            monkeypatch.setattr(stored_folds, "FEW_ROWS", few)
+            rows = data.from_polars(table).repartition(4)
+            options = SearchOptions(metric=["roc_auc", "log_loss"], num_samples=1, seed=0)
+            made = prepare(SearchRequest(WORKERS, {**given, "train_dataset": rows}, {}, options))
+            evaluate = search_driver(WORKERS).evaluator(made.problem, made.groups, in_pieces=True)
+            evaluate.scan_ahead(made.problem.candidate({}))
+            nothing_comes_here()
+            found = evaluate(made.problem.candidate({}), 0)
+            sizes[n, few] = nothing_comes_here()
+            scores[n, few] = [found.score.score, *found.score.others]
+            assert max(shares[-1]) - min(shares[-1]) <= 1
+            assert sum(shares[-1]) == n - found.scores.n_rows
+        assert scores[n, 1_000] == pytest.approx(scores[n, 1 << 20])
+    assert sizes[60_000, 1_000] - sizes[2_000, 1_000] < 60_000 / 3  # less than a byte of each held-out row
+    assert sizes[60_000, 1 << 20] - sizes[2_000, 1 << 20] < 58_000 / 3 * 25
 
 
 @pytest.mark.ray

@@ -48,6 +48,28 @@ class Placement:
                 raise ParameterError.value(name, "a number of at least 0, or None", amount)
 
 
+@dataclass(frozen=True)
+class StoredBlocks:
+    """Prepared rows where an engine keeps them, in order.
+
+    Attributes
+    ----------
+    references, heights
+        Of each block what the engine finds it by, and its rows.
+    nbytes
+        Of all blocks.
+    """
+
+    references: Sequence[Any]
+    heights: Sequence[int]
+    nbytes: int
+
+    @property
+    def height(self) -> int:
+        """The number of rows."""
+        return sum(self.heights)
+
+
 class Scanner(ABC):
     """Scans one family of table types, which is all that a fit needs."""
 

@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from rayline.compat.ray import dataset_with_own_settings, ref_bundles
 from rayline.core import registry
-from rayline.core.engine import Engine, Placement
+from rayline.core.engine import Engine, Placement, StoredBlocks
 from rayline.core.errors import (
     DataError,
     ParameterError,
@@ -248,7 +248,7 @@ class RayEngine(Engine):
         function, options
             See `group.TrainingCall`.
         train, test
-            A ray.data.Dataset or a table in this process; None for a training without data.
+            A ray.data.Dataset, a table in this process or `StoredBlocks`, which are prepared; None for a training without data.
         prepare, prepare_test
             Functions of tables for the rows of `train` and of `test`.
         backend
@@ -466,6 +466,8 @@ def _placed(data: Any, prepare: TableFunction | None, num_workers: int) -> list[
     """Prepare the rows and return references to them in the object store."""
     if data is None:
         return []
+    if isinstance(data, StoredBlocks):
+        return [BlockSlice(ref, 0, n) for ref, n in zip(data.references, data.heights, strict=True)]
     if isinstance(data, Dataset):
         work = MappedBlock(SerializedFunction.of(prepare or _as_it_is), tensors=False)
         kept = kept_rows(data)

@@ -32,7 +32,7 @@ from rayline.train.result import Result
 from rayline.train.trainer import Trainer
 from rayline.tune import ensemble as ensembles
 from rayline.tune import plots, space, stacking, tables, trial_record
-from rayline.tune.evaluate import FoldEvaluator, History, SearchProblem
+from rayline.tune.evaluate import History, SearchProblem
 from rayline.tune.importance import importance
 from rayline.tune.prepare import PreparedSearch
 from rayline.tune.result_store import Array, ResultStore
@@ -45,7 +45,8 @@ SHOWN = 5
 
 
 def _histories(problem: SearchProblem, rows: Any, config: Any, folds: Sequence[int]) -> dict[int, History]:
-    evaluator, candidate = FoldEvaluator(problem, rows), problem.candidate(config)
+    evaluator = search_driver(problem.trainer).evaluator(problem, rows, in_pieces=not rows.is_here)
+    candidate = problem.candidate(config)
     return {fold: evaluator.history(candidate, fold) for fold in folds}
 
 

@@ -6,6 +6,7 @@ tables of each fold, so that another configuration recomputes only what it chang
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -22,7 +23,7 @@ import polars.selectors as cs
 from rayline import device
 from rayline.core.errors import DataError, ParameterError, at, nearest
 from rayline.core.framework import Rows
-from rayline.core.operations.base import apply_all
+from rayline.core.operations.base import Operation, apply_all
 from rayline.core.stage import Stage, operations_of
 from rayline.core.target import Target
 from rayline.data.split.fold_cells import CellSlice, FoldCells
@@ -34,7 +35,7 @@ from rayline.postprocess import chain
 from rayline.postprocess.chain import Stages
 from rayline.preprocessing.cross_fit import FoldFitter, KnownStatistics
 from rayline.train.fit_inputs import ColumnRoles
-from rayline.train.fit_request import WEIGHT, FitRequest, TrainingSpec, resolve
+from rayline.train.fit_request import WEIGHT, FitRequest, Leaves, TrainingSpec, resolve
 from rayline.train.trainer import Trainer
 from rayline.train.training_phases import Phase
 from rayline.train.worker import LocalWorker, train_on, train_on_ray
@@ -327,16 +328,10 @@ class FoldEvaluator:
             raise DataError.here(f"fold {fold + 1} holds out no rows.", "Expected at least one.", "use fewer folds.")
         native, history = self._train(trainer, learned, train, test, memo, part)
         trained = time.perf_counter()
-        if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
-            native = trainer.adapter.place(native, device.select_device(None))
-        rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
-        scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
-        predicted = time.perf_counter()
         best = trainer.adapter.best_iteration(native)
-        shown = cross_fitted(
-            candidate.postprocess, problem.target, scores, rows.target, rows.weight, trainer.framework
-        )  # the rows' stages are learned from other rows of the fold
-        found, *others = [self._score(metric, shown, rows, history, best, fold) for metric in problem.metrics]
+        scores, measure = self._scored(candidate, native, learned, test)
+        predicted = time.perf_counter()
+        found, *others = [self._score(metric, measure, history, best, fold) for metric in problem.metrics]
         score = FoldScore(
             fold,
             found,
@@ -370,7 +365,8 @@ class FoldEvaluator:
 
     # -- the rows of a fold ----------------------------------------------------------------------------------------
 
-    def _prepared(self, candidate: TrialCandidate, fold: int) -> tuple[pl.DataFrame, pl.DataFrame, TrainingSpec, Memo]:
+    def _prepared(self, candidate: TrialCandidate, fold: int) -> tuple[Any, Any, TrainingSpec, Memo]:
+        """The training rows and the held-out rows of a fold as a framework takes them, and what was learned of them."""
         with self._preparing:
             return self._prepared_alone(candidate, fold)
 
@@ -383,7 +379,7 @@ class FoldEvaluator:
         # Weights of classes differ between training and test rows, and so may a stage's work.
         train = self._transformed(candidate, fold, fitted, learned, training=True)
         test = self._transformed(candidate, fold, fitted, learned, training=False)
-        memo = self._tables.memo(_prepared_key(fold, digest, training=True))
+        memo = self._tables.memo(prepared_key(fold, digest, training=True))
         if memo is not None:
             memo = memo.setdefault(threading.get_ident(), {})
         if memo is not None and memo.setdefault(LABELS, labels) != labels:
@@ -425,8 +421,7 @@ class FoldEvaluator:
         prepare = learned.prepare(None, test=not training)
 
         def raw() -> Iterator[pl.LazyFrame]:
-            split, _, cells = self._folds[fold]
-            rows = CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
+            rows = self._side(fold, training=training)
             for frame in self._rows.frames():
                 yield rows(frame.lazy()).drop(cs.starts_with(CELL))
 
@@ -435,12 +430,7 @@ class FoldEvaluator:
             if not cut:
                 return raw()
             before = max((c for c in digests if c < cut), default=0)
-            operations = [
-                operation
-                for (path, _), stage in zip(leaves[before:cut], fitted[before:cut], strict=True)
-                if training or not stage.resamples
-                for operation in operations_of(path, stage, training=training)
-            ]
+            operations = operations_between(leaves[before:cut], fitted[before:cut], training=training)
             return (apply_all(operations, part) for part in after(before))
 
         def after(cut: int) -> Iterator[pl.LazyFrame]:
@@ -453,8 +443,13 @@ class FoldEvaluator:
         def kept(key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], cut: int) -> pl.DataFrame:
             return self._tables.get(key, lambda: self._joined(key, make, candidate.recurs(cut)))
 
-        key = _prepared_key(fold, digests[len(leaves)], training=training)
+        key = prepared_key(fold, digests[len(leaves)], training=training)
         return kept(key, lambda: (prepare(part).collect() for part in after(len(leaves))), len(leaves))
+
+    def _side(self, fold: int, *, training: bool) -> CellSlice:
+        """What takes the rows of a side of a fold, with their cells."""
+        split, _, cells = self._folds[fold]
+        return CellSlice(CellColumn(f"{CELL}{split}"), cells.train if training else cells.test)
 
     def _joined(self, key: tuple[Any, ...], make: Callable[[], Iterator[pl.DataFrame]], recurs: bool) -> pl.DataFrame:
         """The groups of a table below one another, from another evaluator where there is one that has them."""
@@ -465,7 +460,7 @@ class FoldEvaluator:
     # -- training and scoring --------------------------------------------------------------------------------------
 
     def _train(
-        self, trainer: Trainer, learned: TrainingSpec, train: pl.DataFrame, test: pl.DataFrame, memo: Memo,
+        self, trainer: Trainer, learned: TrainingSpec, train: Any, test: Any, memo: Memo,
         part: TrainingPart | None = None, *, shown: bool = False,
     ) -> tuple[Any, History]:  # fmt: skip
         problem = self.problem
@@ -511,12 +506,39 @@ class FoldEvaluator:
         asked = trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs)
         return bool(asked) or not all(map(self.problem.computes, self.problem.metrics))
 
-    def _score(self, metric: str, scores: Array, rows: Rows, history: History, best: int | None, fold: int) -> float:
+    def _scored(
+        self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: Any
+    ) -> tuple[Any, Callable[[str], float]]:
+        """The model's scores of the held-out rows, and a function that measures a metric of them."""
+        trainer, problem = candidate.trainer, self.problem
+        if trainer.wants_gpu and trainer.adapter.predicts_on_gpu:
+            native = trainer.adapter.place(native, device.select_device(None))
+        rows = Rows.of(test, learned.features, problem.target, WEIGHT if problem.weighs_test else None)
+        scores = learned.target.values(trainer.adapter.scores(native, rows.features, learned.target))
+        return scores, self._measure(candidate, scores, lambda: (rows.target, rows.weight))
+
+    def _measure(
+        self, candidate: TrialCandidate, scores: Array, rows: Callable[[], tuple[Array, Array | None]]
+    ) -> Callable[[str], float]:
+        """A function that measures a metric of scores; `rows` returns the labels and the weights."""
         problem = self.problem
-        if problem.computes(metric):
-            found = metrics.evaluate([metric], problem.target, scores, rows.target, rows.weight, problem.custom)[metric]
-        else:
-            found = reported(metric, history, best)
+
+        @functools.cache
+        def shown() -> tuple[Array, Array, Array | None]:
+            truth, weight = rows()
+            # The stages of rows are learned from other rows of the fold.
+            after = cross_fitted(
+                candidate.postprocess, problem.target, scores, truth, weight, candidate.trainer.framework
+            )
+            return after, truth, weight
+
+        return lambda metric: metrics.evaluate([metric], problem.target, *shown(), problem.custom)[metric]
+
+    def _score(
+        self, metric: str, measure: Callable[[str], float], history: History, best: int | None, fold: int
+    ) -> float:
+        problem = self.problem
+        found = measure(metric) if problem.computes(metric) else reported(metric, history, best)
         if not math.isfinite(found):
             raise DataError.here(
                 f"{metric} of fold {fold + 1} is {found}.",
@@ -542,7 +564,17 @@ def reported(metric: str, history: History, best: int | None = None) -> float:
     return last[name]
 
 
-def _prepared_key(fold: int, digest: str, *, training: bool) -> tuple[Any, ...]:
+def operations_between(leaves: Leaves, fitted: Sequence[Stage], *, training: bool) -> list[Operation]:
+    """The operations of some stages, of which the held-out rows pass no resampling."""
+    return [
+        operation
+        for (path, _), stage in zip(leaves, fitted, strict=True)
+        if training or not stage.resamples
+        for operation in operations_of(path, stage, training=training)
+    ]
+
+
+def prepared_key(fold: int, digest: str, *, training: bool) -> tuple[Any, ...]:
     return fold, training, "prepared", digest
 
 

@@ -76,7 +76,7 @@ class SearchData:
     known_statistics
         Those of all folds that were computed ahead.
     in_pieces
-        Whether the scores of held-out rows stay in the object store until the driver reads them piece by piece.
+        Whether the rows are a Dataset's: scores of held-out rows stay in the object store, and workers stream their rows from there.
     """
 
     problem: SearchProblem
@@ -111,8 +111,9 @@ class FoldTrial(tune.Trainable):
         problem, keeper = search.problem, search.keeper
         shelf = None if keeper is None else SharedCache(keeper)
         self._evaluate = search_driver(problem.trainer).evaluator(
-            problem, search.groups, most_bytes=search.most_bytes, shared=shelf, known=search.known_statistics
-        )
+            problem, search.groups, most_bytes=search.most_bytes, shared=shelf, known=search.known_statistics,
+            in_pieces=search.in_pieces,
+        )  # fmt: skip
         self._order = list(range(len(problem.folds)))
         if shelf is not None and search.most_s:
             # Actors begin with different folds, so that each prepares what the others will need.

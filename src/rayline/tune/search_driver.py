@@ -24,8 +24,13 @@ class SearchDriver:
 
     repeats_folds = True
 
-    def evaluator(self, problem: SearchProblem, groups: Any, **options: Any) -> Any:
-        """Return what scores a configuration on a fold; `options` are those of `FoldEvaluator`."""
+    def evaluator(self, problem: SearchProblem, groups: Any, *, in_pieces: bool = False, **options: Any) -> Any:
+        """Return what scores a configuration on a fold; `options` are those of `FoldEvaluator`. With `in_pieces` no process holds
+        the rows of a fold that its trainer has workers for."""
+        if in_pieces and problem.trainer.num_workers is not None:
+            from rayline.tune.stored_folds import StoredFoldEvaluator  # it imports Ray
+
+            return StoredFoldEvaluator(problem, groups, **options)
         return FoldEvaluator(problem, groups, **options)
 
     def own_workers(self, trainer: Trainer, worker: Mapping[str, float], n_workers: int) -> list[dict[str, float]]:

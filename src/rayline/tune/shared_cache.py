@@ -17,6 +17,8 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from rayline.tune.stored_groups import results
+
 LEAST_BYTES = 32 << 20
 """Smaller tables are prepared by every actor more quickly than one more process starts (decision 0011)."""
 
@@ -71,6 +73,10 @@ class CacheActor:
         self._making.setdefault(key, asyncio.Event())
         return None
 
+    async def run(self, box: list[Any]) -> Any:
+        """What a function returns that is called here: objects that it puts into the store live as long as this actor."""
+        return await asyncio.to_thread(await box[0])
+
     async def keep(self, key: Hashable, box: list[Any] | None, size: int = 0) -> None:
         """What was made, or None when that failed."""
         old = self._kept.pop(key, None)
@@ -109,6 +115,11 @@ class SharedCache:
         where it lies."""
         return self._get(key, make, reread=True)
 
+    def run(self, function: Callable[[], Any]) -> Any:
+        """What a function returns that is called in the keeper's process, which outlives the trials."""
+        (found,) = results([self._keeper.run.remote([ray.put(function)])])
+        return found
+
     def _get(self, key: Hashable, make: Callable[[], Iterable[Any]], *, reread: bool = False) -> list[Any]:
         try:
             box = ray.get(self._keeper.ask.remote(key))
@@ -123,11 +134,7 @@ class SharedCache:
         try:
             for thing in make():
                 packed = _packed(thing)
-                size += (
-                    packed.nbytes
-                    if isinstance(packed, pa.Table)
-                    else len(packed) if isinstance(packed, bytes) else SMALL
-                )  # fmt: skip
+                size += len(packed) if isinstance(packed, bytes) else getattr(packed, "nbytes", SMALL)
                 box.append(ray.put(packed))
                 found.append(None if reread else thing)
         except BaseException:

@@ -15,8 +15,9 @@ import ray.data
 from ray.exceptions import RayError, RayTaskError
 
 from rayline.core import registry
+from rayline.core.engine import StoredBlocks
 from rayline.core.errors import RaylineError, ResourceError, first_line
-from rayline.core.scan import Scan
+from rayline.core.scan import Scan, TableFunction
 from rayline.core.scan_results import Answers
 from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
@@ -37,6 +38,9 @@ from rayline.tune.row_groups import (
 )
 
 HeldOutFunction: TypeAlias = Callable[[pl.DataFrame, Sequence[Any], int], Any]
+
+UNPLACED: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+"""Options of the tasks of a trial: they wait for no CPU, and run outside of the trial's placement."""
 
 UNDER_WAY = 4
 """Tasks for each CPU of the cluster that wait or run at a time: the others are submitted as these end."""
@@ -134,14 +138,16 @@ class StoredGroups(RowGroups):
 
 @dataclass(frozen=True)
 class StoredScores:
-    """The scores of held-out rows in the object store, where the process of a trial has put them."""
+    """The scores of held-out rows in the object store, where the process of a trial, or a task of it, has put them."""
 
     n_rows: int
     references: list[Any]
 
     @classmethod
     def of(cls, scores: Any) -> Self:
-        """Put scores into the object store, piece by piece."""
+        """Put scores into the object store, piece by piece; those that are there stay."""
+        if isinstance(scores, cls):
+            return scores
         size = row_groups.GROUP_ROWS
         return cls(len(scores), [ray.put(scores[at : at + size]) for at in range(0, len(scores), size)])
 
@@ -151,7 +157,17 @@ class StoredScores:
 
 
 class TaskGroupEngine(GroupEngine):
-    """Scans the groups in Ray's tasks, all CPUs of the cluster at once: for the driver, which never sees a row."""
+    """Scans the groups in Ray's tasks: for a process that never sees a row.
+
+    Parameters
+    ----------
+    n_tasks
+        Of a trial, whose CPUs its workers hold later: so many tasks at a time, which hold none. All CPUs of the cluster when
+        omitted.
+    """
+
+    def __init__(self, n_tasks: int | None = None) -> None:
+        self._n_tasks = n_tasks
 
     has_positions = False
 
@@ -159,7 +175,8 @@ class TaskGroupEngine(GroupEngine):
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
         assert isinstance(groups.groups, StoredGroups)
         work = ray.put((groups.functions, scan))
-        return merged(_bounded(_scan, [(group, [work]) for group in groups.groups.groups]))
+        task = _scan if self._n_tasks is None else _scan.options(**UNPLACED)
+        return merged(_bounded(task, [(group, [work]) for group in groups.groups.groups], self._n_tasks))
 
     def collect(self, data: Any, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows after the functions, in this process: of a few columns, or of what is small."""
@@ -261,6 +278,37 @@ def _applied(groups: MappedGroups) -> list[Any]:
     return found
 
 
+def prepared_blocks(groups: StoredGroups, function: TableFunction, n_tasks: int) -> StoredBlocks:
+    """Apply a function to each group in tasks, so many at a time, and return what it makes in the object store.
+
+    The objects live as long as the process that calls this.
+    """
+    work = ray.put(function)
+    made = _numbered(_prepared, [(group, [work]) for group in groups.groups], n_tasks)
+    filled = [(ref, n_rows, size) for ref, (n_rows, size) in made if n_rows]
+    return StoredBlocks([ref for ref, _, _ in filled], [n for _, n, _ in filled], sum(size for _, _, size in filled))
+
+
+def scored_blocks(
+    blocks: StoredBlocks, function: Callable[[pl.DataFrame], tuple[Any, Any]], n_tasks: int
+) -> tuple[StoredScores, list[Any]]:
+    """Call a function with each block in tasks, so many at a time. Returns the first of its results, the scores, where they
+    are, and the second ones here."""
+    work = ray.put(function)
+    made = _numbered(_scored, [([ref], [work]) for ref in blocks.references], n_tasks)
+    return StoredScores(blocks.height, [ref for ref, _ in made]), [found for _, found in made]
+
+
+def _numbered(task: Any, arguments: Sequence[tuple[Any, ...]], n_tasks: int) -> list[tuple[Any, Any]]:
+    """Of each call of a task with two results a reference to the first, and the second."""
+    made: list[tuple[Any, Any]] = []
+    for given in arguments:
+        if len(made) >= n_tasks:
+            ray.wait([made[-n_tasks][1]], fetch_local=False)
+        made.append(tuple(task.remote(*given)))
+    return [*zip([first for first, _ in made], results([second for _, second in made]), strict=True)]
+
+
 def in_a_task(function: Any, *arguments: Any) -> Any:
     """Run a function in a task of Ray, in which rows may be read, and return what it returns."""
     (found,) = results([_called.remote(function, *arguments)])
@@ -288,6 +336,18 @@ def _map(group: StoredGroup, work: list[Any]) -> pa.Table:
     return _arrow(MappedGroups(TableGroups([]), ray.get(work[0])).applied(group.frame()))
 
 
+@ray.remote(num_returns=2, **UNPLACED)
+def _prepared(group: StoredGroup, work: list[Any]) -> tuple[pa.Table, tuple[int, int]]:
+    table = _arrow(ray.get(work[0])(group.frame().lazy()).collect())
+    return table, (table.num_rows, table.nbytes)
+
+
+@ray.remote(num_returns=2, **UNPLACED)
+def _scored(rows: list[Any], work: list[Any]) -> tuple[Any, Any]:
+    found: tuple[Any, Any] = ray.get(work[0])(_read(rows[0]))
+    return found
+
+
 @ray.remote
 def _sample(group: StoredGroup, n_rows: int) -> pa.Table:
     frame = group.frame()
@@ -305,9 +365,9 @@ def _called(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+def _bounded(task: Any, arguments: Sequence[tuple[Any, ...]], most: int | None = None) -> Iterator[Any]:
     """The results of a task in order, of which some are under way at a time."""
-    most = UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    most = most or UNDER_WAY * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
     for given in arguments:
         if len(running) >= most:

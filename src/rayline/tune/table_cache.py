@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -14,9 +14,11 @@ from rayline.core.errors import RaylineError
 from rayline.core.json_values import value_to_json
 from rayline.core.stage import Stage
 
+T = TypeVar("T")
+
 
 class TableCache:
-    """Tables by key; the least recently used go first when there are more bytes than allowed.
+    """Tables (or what stands for one, and says its `nbytes`) by key; the least recently used go first when there are more bytes than allowed.
 
     Parameters
     ----------
@@ -26,13 +28,13 @@ class TableCache:
 
     def __init__(self, most_bytes: int) -> None:
         self._most, self._used = most_bytes, 0
-        self._tables: OrderedDict[Hashable, pl.DataFrame] = OrderedDict()
+        self._tables: OrderedDict[Hashable, Any] = OrderedDict()
         self._memos: dict[Hashable, dict[Any, Any]] = {}
         self.hits = self.misses = 0
 
-    def get(self, key: Hashable, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The table of this key, made when it is not there."""
-        found = self._tables.get(key)
+        found: T | None = self._tables.get(key)
         if found is not None:
             self.hits += 1
             self._tables.move_to_end(key)
@@ -58,8 +60,8 @@ class TableCache:
         return len(self._tables)
 
 
-def _size(table: pl.DataFrame) -> int:
-    return int(table.estimated_size()) + 1
+def _size(table: Any) -> int:
+    return int(table.estimated_size() if isinstance(table, pl.DataFrame) else table.nbytes) + 1
 
 
 def fingerprint(value: Any) -> str:

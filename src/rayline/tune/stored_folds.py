@@ -1,0 +1,134 @@
+"""The folds of trials with workers over a Dataset: prepared, trained on and scored piece by piece, so that no process holds a fold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import polars.selectors as cs
+import ray
+
+from rayline.core.engine import StoredBlocks
+from rayline.core.framework import Rows
+from rayline.core.operations.base import Operation, apply_all
+from rayline.core.score_gathering import FEW_ROWS
+from rayline.core.stage import Stage
+from rayline.core.target import Target
+from rayline.data.split.fold_cells import CellSlice
+from rayline.evaluate import metrics
+from rayline.evaluate.measured_rows import MeasuredRows
+from rayline.evaluate.metric import Metric
+from rayline.inference.model import pack, unpack
+from rayline.train.fit_request import WEIGHT, FitRequest, RowPreparation, TrainingSpec
+from rayline.tune.evaluate import FoldEvaluator, Memo, SearchProblem, TrialCandidate, operations_between, prepared_key
+from rayline.tune.row_groups import CELL
+from rayline.tune.shared_cache import SharedCache
+from rayline.tune.stored_groups import StoredGroups, StoredScores, TaskGroupEngine, prepared_blocks, scored_blocks
+
+Array = npt.NDArray[Any]
+
+
+class StoredFoldEvaluator(FoldEvaluator):
+    """Score configurations on folds whose rows stay in the object store.
+
+    Tasks prepare the groups of rows, each worker of a training reads its share of what they made, and tasks score the held-out
+    rows. This process gets the model, and of more than `FEW_ROWS` rows the statistics of the metrics in place of the scores.
+    Parameters are those of `FoldEvaluator`.
+    """
+
+    _shared: SharedCache | None
+    _rows: StoredGroups
+
+    def __init__(self, problem: SearchProblem, rows: StoredGroups, **options: Any) -> None:
+        self._n_tasks = problem.trainer.num_workers or 1
+        super().__init__(problem, rows, engine=TaskGroupEngine(self._n_tasks), **options)
+
+    def _prepared(self, candidate: TrialCandidate, fold: int) -> tuple[Any, Any, TrainingSpec, Memo]:
+        digest = candidate.digests[len(candidate.preprocessor.leaves)]
+        fitted, learned = self._fit(candidate, fold, digest + candidate.labels)
+        train, test = (self._blocks(candidate, fold, fitted, learned, training=side) for side in (True, False))
+        return train, test, learned, None
+
+    def _blocks(
+        self, candidate: TrialCandidate, fold: int, fitted: Sequence[Stage], learned: TrainingSpec, *, training: bool
+    ) -> StoredBlocks:
+        """The rows of a side of a fold as workers take them."""
+        leaves = candidate.preprocessor.leaves
+        operations = operations_between(leaves, fitted, training=training)
+        function = _PreparedSide(
+            self._side(fold, training=training), operations, learned.prepare(None, test=not training)
+        )
+        make = functools.partial(prepared_blocks, self._rows, function, self._n_tasks)
+        key = prepared_key(fold, candidate.digests[len(leaves)], training=training)
+        if self._shared is not None and candidate.recurs():
+            shared = self._shared
+            found: StoredBlocks = shared.get((*key, "blocks"), lambda: shared.run(make))
+            return found
+        return self._tables.get(key, make)
+
+    def _scored(
+        self, candidate: TrialCandidate, native: Any, learned: TrainingSpec, test: StoredBlocks
+    ) -> tuple[StoredScores, Callable[[str], float]]:
+        problem, adapter = self.problem, candidate.trainer.adapter
+        computed = metrics.chosen([name for name in problem.metrics if problem.computes(name)], problem.custom)
+        needs_rows = bool(candidate.postprocess) or any(metric.max_rows is not None for metric in computed.values())
+        are_few = needs_rows or test.height <= FEW_ROWS
+        score = _BlockScores(
+            FitRequest.of(candidate.trainer, learned),
+            pack(adapter, native),
+            adapter.load_options(native),
+            problem.target,
+            WEIGHT if problem.weighs_test else None,
+            None if are_few else computed,
+        )
+        scores, found = scored_blocks(test, score, self._n_tasks)
+        if are_few:
+            whole = np.concatenate(ray.get(scores.references))
+            return scores, self._measure(candidate, whole, lambda: _joined(found))
+        values = MeasuredRows.gathered(iter(found)).values(computed)
+        return scores, values.__getitem__
+
+
+@dataclass(frozen=True)
+class _PreparedSide:
+    """Prepares the rows of a side of a fold."""
+
+    side: CellSlice
+    operations: Sequence[Operation]
+    prepare: RowPreparation
+
+    def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
+        return self.prepare(apply_all(self.operations, self.side(table).drop(cs.starts_with(CELL))))
+
+
+@dataclass(frozen=True)
+class _BlockScores:
+    """Scores a block of prepared rows with a model. Returns the scores on the scale of the labels, and the statistics of metrics, or
+    without them the labels and the weights."""
+
+    request: FitRequest
+    files: Mapping[str, bytes]
+    load_options: Mapping[str, Any]
+    target: Target
+    weight: str | None
+    metrics: Mapping[str, Metric] | None
+
+    def __call__(self, table: pl.DataFrame) -> tuple[Array, Any]:
+        adapter, spec = self.request.adapter, self.request.spec
+        native = unpack(adapter, self.files, self.load_options)
+        rows = Rows.of(table, spec.features, self.target, self.weight)
+        scores = spec.target.values(adapter.scores(native, rows.features, spec.target))
+        if self.metrics is None:
+            return scores, (rows.target, rows.weight)
+        return scores, MeasuredRows.of(self.target, scores, rows.target, rows.weight, metrics=self.metrics)
+
+
+def _joined(found: Sequence[tuple[Array, Array | None]]) -> tuple[Array, Array | None]:
+    """The labels and the weights of all blocks."""
+    truth, weight = [own for own, _ in found], [own for _, own in found if own is not None]
+    return np.concatenate(truth), np.concatenate(weight) if weight else None
