@@ -105,12 +105,19 @@ class FitContext:
 
     def target_of(self, stage: Stage, given: str | None) -> str:
         """Return the target that a stage learns from: the given one, otherwise the first. Raises SchemaError when there is none."""
+        return self._target_of(stage, given, "target", "target", "a target column")
+
+    def class_column_of(self, stage: Stage, given: str | None) -> str:
+        """Return the column by whose values a stage resamples, as `target_of`."""
+        return self._target_of(stage, given, "by", "class column", "a column")
+
+    def _target_of(self, stage: Stage, given: str | None, parameter: str, called: str, expected: str) -> str:
         target = given or next(iter(self.targets), None)
         if target is None or target not in self.schema:
             raise SchemaError(
-                f"{type(stage).__name__}: there is no target.",
-                f"Expected a target column; got {target!r}.",
-                "pass target_columns to fit, or target=….",
+                f"{type(stage).__name__}: there is no {called}.",
+                f"Expected {expected}; got {target!r}.",
+                f"pass target_columns to fit, or {parameter}=….",
             )
         return target
 

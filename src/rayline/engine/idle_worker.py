@@ -66,11 +66,10 @@ class IdleWorker:
 
     def _wait(self, woken: threading.Event, seconds: float, looks: bool) -> None:
         until, unmet = time.monotonic() + seconds, 0
-        is_tidy = False
-        while not woken.wait(min(LOOK_S if is_tidy else min(LOOK_S, TIDY_S), max(0.0, until - time.monotonic()))):
-            if not is_tidy:
-                self._tidy()
-                is_tidy = True
+        if woken.wait(min(TIDY_S, seconds)):
+            return
+        self._tidy()
+        while not woken.wait(min(LOOK_S, max(0.0, until - time.monotonic()))):
             unmet = unmet + 1 if looks and has_unmet_demand() else 0
             if time.monotonic() >= until or unmet >= UNMET_LOOKS:
                 with self._lock:

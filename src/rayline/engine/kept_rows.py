@@ -254,8 +254,9 @@ class _RecentRows:
         """Return the rows of this Dataset, if they are kept and its files are the same."""
         with self._lock:
             found = self._rows.get(id(data))
-            is_same = found is not None and found.data() is data and found.stamp == (stamp, _session())
-            return found.rows if is_same and found is not None and time.monotonic() < found.until else None
+            if found is None or found.data() is not data or found.stamp != (stamp, _session()):
+                return None
+            return found.rows if time.monotonic() < found.until else None
 
     def keep(self, used: Mapping[int, tuple[Dataset, Stamp, KeptRows]]) -> None:
         """Keep the rows of a step, and let go of those whose time is over or that were used longest ago where there are too many."""

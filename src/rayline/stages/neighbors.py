@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rayline.core.errors import DataError, ParameterError, SchemaError
+from rayline.core.errors import DataError, ParameterError
 from rayline.core.operations.base import Changes, Drop, Fill, Operation, Row, RowFunction
 from rayline.core.operations.categorical import CategoryCodes
 from rayline.core.schema import Kind, col
@@ -312,14 +312,7 @@ class SMOTE(Stage):
     seed: int = param(0, an_int(0, 1 << 62))
 
     def _by(self, view: FitContext) -> str:
-        by = self.by or next(iter(view.targets), None)
-        if by is None or by not in view.schema:
-            raise SchemaError(
-                "SMOTE: there is no class column.",
-                f"Expected a column; got {by!r}.",
-                "pass target_columns to fit, or by=….",
-            )
-        return by
+        return view.class_column_of(self, self.by)
 
     def _mixed(self, view: FitContext) -> list[str]:
         columns = [column for column in view.columns if column != self._by(view)]

@@ -129,14 +129,7 @@ class _Resample(Stage):
         return []
 
     def _by(self, view: FitContext) -> str:
-        by = self.by or next(iter(view.targets), None)
-        if by is None or by not in view.schema:
-            raise SchemaError(
-                f"{type(self).__name__}: there is no class column.",
-                f"Expected a column; got {by!r}.",
-                "pass target_columns to fit, or by=….",
-            )
-        return by
+        return view.class_column_of(self, self.by)
 
     def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
         return [view.ask(ValueCounts, self._by(view))]

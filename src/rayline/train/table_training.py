@@ -94,9 +94,8 @@ class TableFit(FitDriver):
             self.trainer, spec, score=self._tables_to_score(spec.target), metrics=self._metrics(spec.target)
         )
         refuse_too_large(request, outcome.n_rows)
-        if (
-            self.trainer.num_workers is not None and self.inputs.test_weight is not None
-        ):  # nobody reads what workers warn of
+        if self.trainer.num_workers is not None and self.inputs.test_weight is not None:
+            # Here, since nobody reads what workers warn of.
             for metric in self.trainer.custom_metrics.values():
                 if isinstance(metric, CustomMetric):
                     metric.warn_unweighted()

@@ -166,10 +166,10 @@ class TaskGroupEngine(GroupEngine):
         omitted.
     """
 
+    has_positions = False
+
     def __init__(self, n_tasks: int | None = None) -> None:
         self._n_tasks = n_tasks
-
-    has_positions = False
 
     def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())

@@ -84,7 +84,7 @@ class Tracker(Callback):
         self._record = None
 
     def finished(self, run: Run) -> None:
-        """Return what else to keep of a training that has succeeded."""
+        """Keep what else there is of a training that has succeeded."""
 
 
 # -- what a run is called, and what it was made with -------------------------------------------------------------------
