@@ -149,14 +149,14 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def deadline(most_s: float) -> Iterator[None]:
+def deadline(timeout_s: float) -> Iterator[None]:
     """End a longer block with a TimeoutError, so that no measurement waits forever for the processes of another one."""
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"It took more than {most_s:g} s.")
+        raise TimeoutError(f"It took more than {timeout_s:g} s.")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, most_s)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         yield
     finally:

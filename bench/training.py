@@ -261,15 +261,15 @@ def on_workers(rows: pl.DataFrame, rounds: int, options: Options) -> list[Compar
 
 def outside(name: str, trainer: train.Trainer, dataset: Any, options: Options) -> Comparison:
     """Measure the time that a fit on workers takes outside the training loop."""
-    clock, beside, loops = Clock(), [], []
+    clock, outside, loops = Clock(), [], []
     for _ in range(options.repeats):
         took = seconds(
             lambda: train.fit(trainer, train_dataset=dataset, target_columns=["y"], callbacks=[clock], verbose=False)
         )
         loops.append(clock.loop_s)
-        beside.append(took - clock.loop_s)
+        outside.append(took - clock.loop_s)
     n = trainer.num_workers
-    return Comparison(f"outside of the loop on {n} worker{'s' if n != 1 else ''}: {name}", beside, "the loop", loops)
+    return Comparison(f"outside of the loop on {n} worker{'s' if n != 1 else ''}: {name}", outside, "the loop", loops)
 
 
 def rays_own(dataset: Any, rounds: int, storage: str) -> Any:

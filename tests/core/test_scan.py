@@ -24,7 +24,7 @@ from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
-from rayline.core.statistics.tallies import MissingCount, RowCount, WordCount
+from rayline.core.statistics.row_counts import MissingCount, RowCount, WordCount
 
 N = 2_000
 RNG = np.random.default_rng(0)

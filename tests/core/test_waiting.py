@@ -13,7 +13,7 @@ from rayline.train import progress
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: Any) -> None:
-    monkeypatch.setattr(waiting, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(waiting, "MESSAGE_DELAY_S", 0.05)
 
 
 def test_only_who_waits_is_told() -> None:

@@ -27,7 +27,7 @@ from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.quantiles import Quantiles
-from rayline.core.statistics.tallies import RowCount
+from rayline.core.statistics.row_counts import RowCount
 from rayline.stages import SimpleImputer
 
 pytestmark = pytest.mark.ray

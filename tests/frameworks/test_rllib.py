@@ -335,17 +335,17 @@ def test_data_is_refused(given: dict[str, Any], options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("observed", "acted", "words"),
+    ("observation_space", "action_space", "words"),
     [
         (gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2), "observations are of"),
         (gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.MultiDiscrete([2, 2]), "actions are of"),
         (gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.Discrete(2, start=1), "actions are of"),
     ],
 )
-def test_other_spaces_are_refused(observed: Any, acted: Any, words: str) -> None:
+def test_other_spaces_are_refused(observation_space: Any, action_space: Any, words: str) -> None:
     class Other(Sides):
         def __init__(self, config: Any = None) -> None:
-            self.observation_space, self.action_space = observed, acted
+            self.observation_space, self.action_space = observation_space, action_space
 
     with pytest.raises(rl.ParameterError, match=words):
         train.RLlibTrainer("PPO", Other).fit()

@@ -73,7 +73,7 @@ def fitter(data: pl.DataFrame, folds: Sequence[FoldCells] = FOLDS) -> FoldFitter
         cells,
         folds,
         targets=["late"],
-        beside=["fold"],
+        excluded_columns=["fold"],
     )
 
 

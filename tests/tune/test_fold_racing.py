@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayline.tune.fold_racing import FOLDS, SCORE, FoldRacingScheduler, asha, hyperband, keeps, median
+from rayline.tune.fold_racing import FOLDS, SCORE, FoldRacingScheduler, asha, hyperband, median, survives
 
 RULES = {"asha": asha, "hyperband": hyperband, "median": median}
 
@@ -111,5 +111,5 @@ def test_rules() -> None:
     assert [asha(n).rungs for n in (2, 3, 5, 10)] == [(1,), (1, 2), (1, 2, 4), (1, 2, 4, 8)]
     assert median(5).rungs == (1, 2, 3, 4)
     assert hyperband(5).brackets == 3
-    assert keeps(9.0, [1.0], asha(5))  # one rival says nothing
-    assert [keeps(loss, [1.0, 2.0, 3.0], asha(5)) for loss in (1.0, 2.0, 2.1)] == [True, True, False]
+    assert survives(9.0, [1.0], asha(5))  # one rival says nothing
+    assert [survives(loss, [1.0, 2.0, 3.0], asha(5)) for loss in (1.0, 2.0, 2.1)] == [True, True, False]

@@ -38,7 +38,7 @@ def test_after_a_failure_or_a_death_another_one_makes() -> None:
         await asyncio.sleep(0)
         await keeper.keep("a", None)
         assert await second is None
-        assert await keeper.ask("a", patience_s=0.01) is None  # the second is silent for too long
+        assert await keeper.ask("a", wait_timeout_s=0.01) is None  # the second is silent for too long
 
     asyncio.run(story())
 

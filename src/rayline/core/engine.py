@@ -17,7 +17,7 @@ from rayline.core.arguments import integer
 from rayline.core.errors import ParameterError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.scan_results import Answers
+from rayline.core.scan_results import ScanResults
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Scanner(ABC):
     """Scans one family of table types, which is all that a fit needs."""
 
     @abstractmethod
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         """Return the merged statistics for each cell, from one pass over the data."""
 
 

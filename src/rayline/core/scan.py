@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import polars as pl
 
 from rayline.core.operations.base import Operation, apply_all
-from rayline.core.scan_results import Answers, TableQuery, merge_answers, statistics_of
+from rayline.core.scan_results import ScanResults, TableQuery, merge_answers, statistics_of
 from rayline.core.schema import col
 from rayline.core.statistics.base import StatisticRequest
 
@@ -102,7 +102,7 @@ class Scan:
         wanted = {*more, *(column for request in self.requests for column in request.columns)}
         return [name for name in names if name in wanted] or list(names[:1])
 
-    def of(self, table: pl.LazyFrame, n_rows: int | None = None, *, is_reread: bool = False) -> dict[int, Answers]:
+    def of(self, table: pl.LazyFrame, n_rows: int | None = None, *, is_reread: bool = False) -> dict[int, ScanResults]:
         """Return the statistics of a table, or of a block of one, for each cell that has rows (cell 0 without cells).
 
         `n_rows` is the number of rows of a table in memory, None for any other. `is_reread` says that single columns can
@@ -135,7 +135,7 @@ class Scan:
 
     def _in_one_query(
         self, table: pl.LazyFrame, streamed: Sequence[StatisticRequest], optimizations: pl.QueryOptFlags
-    ) -> dict[int, Answers]:
+    ) -> dict[int, ScanResults]:
         by = [] if self.cells is None else [CELL]
         question = TableQuery(table, streamed, by)
         rest = [request for request in self.requests if request not in set(streamed)]
@@ -155,13 +155,13 @@ class Scan:
         names = dict.fromkeys(column for request in requests for column in request.columns)
         return table.select(*map(col, names), *([] if self.cells is None else [CELL]))
 
-    def _in_chunks(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> dict[int, Answers]:
+    def _in_chunks(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
         chunks = _Chunks(self, requests)
         for chunk in table.collect_batches(chunk_size=self.chunk_rows, maintain_order=True, engine="streaming"):
             chunks(chunk)
         return chunks.answers(table.collect_schema())
 
-    def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, Answers]:
+    def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
         chunk = chunk.rechunk()  # sums are computed per memory chunk, and those depend on where the data comes from
         if self.cells is None:
             return {0: self._answers(chunk.lazy(), requests)}
@@ -172,8 +172,8 @@ class Scan:
             parts = {key[0]: part.lazy() for key, part in chunk.partition_by(CELL, as_dict=True).items()}
         return {int(cell): self._answers(part.drop(CELL), requests) for cell, part in parts.items()}
 
-    def _answers(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> Answers:
-        answers: Answers = {}
+    def _answers(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
+        answers: ScanResults = {}
         for prefix in dict.fromkeys(request.prefix for request in requests):
             table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
             answers |= statistics_of(table, [request for request in requests if request.prefix == prefix])
@@ -185,7 +185,7 @@ class _Chunks:
 
     def __init__(self, scan: Scan, requests: Sequence[StatisticRequest]) -> None:
         self._scan, self._requests = scan, requests
-        self._parts: dict[int, list[Answers]] = {}
+        self._parts: dict[int, list[ScanResults]] = {}
 
     def __call__(self, chunk: pl.DataFrame) -> None:
         for cell, answers in self._scan._of_chunk(chunk, self._requests).items():
@@ -194,7 +194,7 @@ class _Chunks:
             if len(parts) > MERGED_AT:
                 parts[:] = [merge_answers(parts)]
 
-    def answers(self, schema: Mapping[str, pl.DataType]) -> dict[int, Answers]:
+    def answers(self, schema: Mapping[str, pl.DataType]) -> dict[int, ScanResults]:
         if (
             not self._parts and self._requests
         ):  # no rows: scan an empty chunk, so that statistics still have their types

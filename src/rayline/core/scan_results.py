@@ -10,7 +10,7 @@ import polars as pl
 from rayline.core.schema import col
 from rayline.core.statistics.base import Statistic, StatisticRequest
 
-Answers: TypeAlias = dict[StatisticRequest, Statistic]
+ScanResults: TypeAlias = dict[StatisticRequest, Statistic]
 
 
 class TableQuery:
@@ -43,7 +43,7 @@ class TableQuery:
         elif named:
             self.queries.append(table.select(named))
 
-    def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, Answers]:
+    def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, ScanResults]:
         """Return the statistics from the results of the queries, for each value of `by`, or for 0."""
         if not self._by:
             return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
@@ -53,21 +53,21 @@ class TableQuery:
             cell: self._answers([part[(cell,)] for part in parts], values) for cell, values in sorted(scalars.items())
         }
 
-    def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> Answers:
-        answers: Answers = {}
+    def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> ScanResults:
+        answers: ScanResults = {}
         for request, place in self._places:
             inputs = values[place] if isinstance(place, slice) else (tables[place],)
             answers[request] = request.statistic.of(*inputs, **dict(request.options))
         return answers
 
 
-def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> Answers:
+def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> ScanResults:
     """Return the statistics of a table that fits into memory; numbers are added in the order of the rows."""
     question = TableQuery(table, requests)
     return question.answers(pl.collect_all(question.queries, engine="in-memory"))[0]
 
 
-def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> Answers:
+def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> ScanResults:
     """Merge the statistics of parts of a table into those of all rows."""
     parts = list(parts)
     requests = list(parts[0]) if parts else []
@@ -76,9 +76,9 @@ def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> Answ
 
 def merge_folds(
     cells: Mapping[int, Mapping[StatisticRequest, Statistic]], folds: Sequence[Sequence[int]]
-) -> list[Answers]:
+) -> list[ScanResults]:
     """Merge the statistics of the cells, which have the same requests, into those of each fold."""
-    by_fold: list[Answers] = [{} for _ in folds]
+    by_fold: list[ScanResults] = [{} for _ in folds]
     for request in next(iter(cells.values()), {}):
         states = {cell: answers[request] for cell, answers in cells.items()}
         merged = request.statistic.merge_folds(states, folds, **dict(request.options))

@@ -30,7 +30,7 @@ from rayline.core.representation import representation
 from rayline.core.schema import Kind, kind_of
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import TooManyValuesError
-from rayline.core.statistics.tallies import WordCount
+from rayline.core.statistics.row_counts import WordCount
 
 
 class ParameterCheck:
@@ -562,8 +562,10 @@ class NumberStage(ColumnStage):
 
 def no_values(stage: type[Stage], column: str) -> EmptyColumnError:
     """Return the error about a column without values."""
-    keeps = "keep_empty_features" in stage.__dataclass_fields__
-    other = "set keep_empty_features=False (drop it) or True (keep it)" if keeps else "impute it with a constant first"
+    has_option = "keep_empty_features" in stage.__dataclass_fields__
+    other = (
+        "set keep_empty_features=False (drop it) or True (keep it)" if has_option else "impute it with a constant first"
+    )
     return EmptyColumnError(
         f"{stage.__name__}: column {column!r} has no values, only missing ones.",
         "Expected at least one value to learn from.",

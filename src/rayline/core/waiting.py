@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-PATIENCE_S = 5.0
+MESSAGE_DELAY_S = 5.0
 """Seconds after which a blocked call reports what it is waiting for."""
 
 
@@ -43,7 +43,7 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def patience(describe: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Report what is being waited for when this context lasts longer than `PATIENCE_S`.
+    """Report what is being waited for when this context lasts longer than `MESSAGE_DELAY_S`.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def patience(describe: Callable[[], str]) -> Iterator[Callable[[], None]]:
         if text:
             listener(text)
 
-    timer = threading.Timer(PATIENCE_S, say)
+    timer = threading.Timer(MESSAGE_DELAY_S, say)
     timer.daemon = True
     timer.start()
     try:

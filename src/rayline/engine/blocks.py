@@ -20,7 +20,7 @@ from ray.exceptions import UserCodeException
 from rayline.core.errors import RaylineError
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
-from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.scan_results import ScanResults, merge_answers
 from rayline.engine.object_refs import BlockSlice, from_arrow
 
 
@@ -96,13 +96,13 @@ class PartialScan:
         return _packed_answers(_unpacked(self.scan).of(frame.lazy(), frame.height))
 
 
-def _packed_answers(answers: dict[int, Answers]) -> pa.Table:
+def _packed_answers(answers: dict[int, ScanResults]) -> pa.Table:
     return pa.table({"answers": pa.array([cloudpickle.dumps(answers)], pa.large_binary())})
 
 
-def merged_answers(tables: Iterable[pa.Table]) -> dict[int, Answers]:
+def merged_answers(tables: Iterable[pa.Table]) -> dict[int, ScanResults]:
     """Merge the results of `PartialScan` for several blocks, in their order; empty where there are none."""
-    parts: dict[int, list[Answers]] = {}
+    parts: dict[int, list[ScanResults]] = {}
     for table in tables:
         for packed in table.column("answers").to_pylist() if table.num_columns else ():
             for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks

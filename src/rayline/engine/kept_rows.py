@@ -78,7 +78,7 @@ class KeptRows:
             while self._prepared_bytes > PREPARED_BYTES:
                 self._prepared.popitem(last=False)
 
-    def keeps(self, rows: list[BlockSlice]) -> bool:
+    def has_prepared(self, rows: list[BlockSlice]) -> bool:
         """Return whether these are prepared rows that stay for the next training."""
         return any(kept is rows for kept, _ in self._prepared.values())
 
@@ -90,7 +90,7 @@ class KeptRows:
         """Return a reference to the first block that has rows, or to one without; None when there is none. The reading goes on from
         there. The block stays as long as this object."""
         if self._left is None:
-            self._left = self._watched()
+            self._left = self._read_within_budget()
             for bundle in self._left:
                 self._first.append(bundle)
                 if any(entry.metadata.num_rows for entry in bundle.blocks):
@@ -138,7 +138,7 @@ class KeptRows:
         assert self._left is not None
         yield from self._left
 
-    def _watched(self) -> Iterator[Any]:
+    def _read_within_budget(self) -> Iterator[Any]:
         for bundle in self._read():
             if self._held is not None:
                 size = sum(entry.metadata.size_bytes or 0 for entry in bundle.blocks)

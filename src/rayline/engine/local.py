@@ -16,7 +16,7 @@ from rayline.core.errors import DataError, ParameterError, SchemaError, at, firs
 from rayline.core.forks import refuse_after_fork
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction, passed_through
-from rayline.core.scan_results import Answers
+from rayline.core.scan_results import ScanResults
 from rayline.core.schema import col
 from rayline.engine import local_columns
 
@@ -28,7 +28,7 @@ class LocalEngine(Engine):
         with computing():
             return to_lazy(data).collect_schema()
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         table = data if isinstance(data, pl.LazyFrame) else to_polars(data)
         with computing():
             needed = table.lazy().select(map(col, scan.columns(table.collect_schema())))

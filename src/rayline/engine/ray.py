@@ -36,7 +36,7 @@ from rayline.core.errors import (
 )
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.scan_results import Answers
+from rayline.core.scan_results import ScanResults
 from rayline.core.schema import col
 from rayline.core.waiting import patience
 from rayline.engine.blocks import (
@@ -132,7 +132,7 @@ class RayEngine(Engine):
                 schema = _schemas[data] = _schema_of(data)
         return schema
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         schema = self.schema(data)
         columns = scan.columns(schema)
         source, before = _mapped.get(data, (data, None))
@@ -284,7 +284,7 @@ class RayEngine(Engine):
         kept = kept_rows(train)
         return DistributedRun(call).run(
             lambda: _shards(
-                *(found := rows()), call.max_workers, together, stay=kept is not None and kept.keeps(found[0])
+                *(found := rows()), call.max_workers, together, stay=kept is not None and kept.has_prepared(found[0])
             )
         )
 
@@ -423,7 +423,7 @@ def _unchanged(block: pa.Table) -> pa.Table:
 
 def _merged(
     partial: Iterator[tuple[ray.ObjectRef[pa.Table], int]], scan: Scan, schema: pl.Schema, columns: Sequence[str]
-) -> dict[int, Answers]:
+) -> dict[int, ScanResults]:
     """Merge the partial results of all blocks, in their order; beside each is its size in bytes. Large ones are merged in tasks, so that
     the driver gets the results of all rows only: tables of scores are as large as their blocks, and merged ones are bounded."""
     few: list[ray.ObjectRef[pa.Table]] = []

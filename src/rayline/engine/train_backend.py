@@ -108,8 +108,8 @@ class _Attempt:
     values: dict[int, dict[int, Any]] = field(default_factory=dict)
     exchanged: dict[int, asyncio.Future[list[Any]]] = field(default_factory=dict)
     last: asyncio.Future[int] = field(default_factory=asyncio.Future)
-    n_told: int = 0
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    n_received: int = 0
+    received: asyncio.Event = field(default_factory=asyncio.Event)
     results: dict[int, Any] = field(default_factory=dict)
 
 
@@ -185,15 +185,15 @@ class TrainSupervisor:
         """Set the last iteration, and return when all other ranks know it."""
         of = self._of(attempt)
         of.last.set_result(iteration)
-        while of.n_told < n - 1:
-            of.told.clear()
-            await of.told.wait()
+        while of.n_received < n - 1:
+            of.received.clear()
+            await of.received.wait()
 
     async def know_last(self, attempt: str) -> None:
         """Confirm that a rank knows the last iteration."""
         of = self._of(attempt)
-        of.n_told += 1
-        of.told.set()
+        of.n_received += 1
+        of.received.set()
 
     async def finish(self, attempt: str, rank: int, result: Any) -> None:
         """Keep the result of a rank."""

@@ -138,7 +138,7 @@ class CustomMetric(Metric):
             return found
         if batch.weight is not None and len(multiplicity) == 1:  # no report remarks on it
             self.warn_unweighted()
-        answers = CollectedAnswers(batch)
+        answers = CollectedPredictions(batch)
         found[0] = self._call(batch, answers, batch.weight)
         for i, counts in enumerate(multiplicity[1 : 1 + self._replicates(len(batch))], start=1):
             found[i] = self._replicate(batch, answers, counts if batch.bucket is None else counts[batch.bucket])
@@ -174,7 +174,7 @@ class CustomMetric(Metric):
     def _unweighted(self) -> str:
         return f"{self.name} is not weighted: its function has no parameter sample_weight."
 
-    def _replicate(self, batch: ScoredBatch, answers: CollectedAnswers, counts: Array) -> float:
+    def _replicate(self, batch: ScoredBatch, answers: CollectedPredictions, counts: Array) -> float:
         if batch.bucket is None:
             return self._call(batch, answers, batch.weight)
         if "sample_weight" in _parameters(self.function):
@@ -186,7 +186,7 @@ class CustomMetric(Metric):
         places = np.minimum(places, len(batch) - 1)
         return self._call(batch, answers.take(places), None if batch.weight is None else batch.weight[places])
 
-    def _call(self, batch: ScoredBatch, answers: CollectedAnswers, weight: Array | None) -> float:
+    def _call(self, batch: ScoredBatch, answers: CollectedPredictions, weight: Array | None) -> float:
         """Call the function. Raises TrainingError when it fails or gives no number."""
         try:
             if is_scorer(self.function):
@@ -206,7 +206,7 @@ class CustomMetric(Metric):
             ) from error
 
 
-class CollectedAnswers:
+class CollectedPredictions:
     """Labels, predictions and probabilities of rows as functions get them, converted once for all replicates.
 
     Parameters
@@ -217,12 +217,14 @@ class CollectedAnswers:
         Which of them, and how often; all when None.
     """
 
-    def __init__(self, batch: ScoredBatch, rows: Array | None = None, whole: CollectedAnswers | None = None) -> None:
+    def __init__(
+        self, batch: ScoredBatch, rows: Array | None = None, whole: CollectedPredictions | None = None
+    ) -> None:
         self._batch, self._rows, self._whole = batch, rows, whole
 
-    def take(self, rows: Array) -> CollectedAnswers:
+    def take(self, rows: Array) -> CollectedPredictions:
         """Return the answers of some of all rows."""
-        return CollectedAnswers(self._batch, rows, self)
+        return CollectedPredictions(self._batch, rows, self)
 
     @cached_property
     def y_true(self) -> Array:
@@ -329,7 +331,7 @@ def _weights(weight: Array | None) -> dict[str, Array]:
     return {} if weight is None else {"sample_weight": weight}
 
 
-def _scorer_arguments(answers: CollectedAnswers) -> tuple[Any, Array, Array]:
+def _scorer_arguments(answers: CollectedPredictions) -> tuple[Any, Array, Array]:
     """The arguments of a scorer: an estimator that gives these predictions again, as many rows, and the labels."""
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 

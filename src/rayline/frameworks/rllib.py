@@ -83,18 +83,18 @@ class RLlib(Framework):
         settings = settings_of(algorithm, env, config)
         world = world_of(settings)
         try:
-            observed, acted = world.observation_space, world.action_space
-            modules.refuse_spaces(observed, acted)
+            observation_space, action_space = world.observation_space, world.action_space
+            modules.refuse_spaces(observation_space, action_space)
             seen = [world.reset(seed=0)[0]]
-            acted.seed(0)
+            action_space.seed(0)
             while len(seen) < EXAMPLES:
-                observation, _, terminated, truncated, _ = world.step(acted.sample())
+                observation, _, terminated, truncated, _ = world.step(action_space.sample())
                 seen.append(world.reset()[0] if terminated or truncated else observation)
         finally:
             world.close()
-        features = modules.features(observed)
+        features = modules.features(observation_space)
         rows = pl.DataFrame({modules.OBSERVATION: np.stack(seen).astype(np.float32)}, schema=features)
-        return EnvironmentSpec(features, modules.target(acted), rows, "episode_return_mean")
+        return EnvironmentSpec(features, modules.target(action_space), rows, "episode_return_mean")
 
     def predict(self, model: Any, features: Features) -> Array:
         return modules.actions(model, features)

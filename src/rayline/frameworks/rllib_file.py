@@ -68,14 +68,17 @@ def load(directory: Path, cls: Any = None) -> Any:
             "register its class first (rayline.frameworks.rllib.register_rl_module), or pass it: rayline.load(path, module=Policy).",
         )
     try:
-        observed, acted = _space_from_json(about["observation_space"]), _space_from_json(about["action_space"])
-        modules.refuse_spaces(observed, acted)
+        observation_space, action_space = (
+            _space_from_json(about["observation_space"]),
+            _space_from_json(about["action_space"]),
+        )
+        modules.refuse_spaces(observation_space, action_space)
         config = about["model_config"]
         exact = name in modules.own() and cls is None
         if exact:
             policy.check_settings(config, {field.name for field in dataclasses.fields(DefaultModelConfig)})
         made = module_size.built_within_limits(
-            lambda: modules.build(found, observed, acted, config), shapes, "policy.json", exact=exact
+            lambda: modules.build(found, observation_space, action_space, config), shapes, "policy.json", exact=exact
         )
         made.load_state_dict(load_file(str(directory / "policy.safetensors")), strict=True)
         return modules.described(made, normalizes=bool(about["normalizes"]), clips=bool(about["clips"]))

@@ -75,33 +75,37 @@ def is_policy(model: Any) -> bool:
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
 
-def refuse_spaces(observed: Any, acted: Any) -> None:
+def refuse_spaces(observation_space: Any, action_space: Any) -> None:
     """Raise ParameterError on spaces that cannot be represented as columns."""
-    if not isinstance(observed, Box):
+    if not isinstance(observation_space, Box):
         raise ParameterError(
-            f"rllib trainer: observations are of {observed}.",
+            f"rllib trainer: observations are of {observation_space}.",
             "Expected a Box: a vector of numbers, or an image.",
             "flatten them in the environment (gymnasium.wrappers.FlattenObservation).",
         )
-    if not isinstance(acted, Box) and not (isinstance(acted, Discrete) and acted.n > 1 and acted.start == 0):
+    if not isinstance(action_space, Box) and not (
+        isinstance(action_space, Discrete) and action_space.n > 1 and action_space.start == 0
+    ):
         raise ParameterError(
-            f"rllib trainer: actions are of {acted}.",
+            f"rllib trainer: actions are of {action_space}.",
             "Expected a Box, or a Discrete space of at least two actions that begin with 0.",
             "map the actions in the environment (gymnasium.ActionWrapper).",
         )
 
 
-def features(observed: Any) -> pl.Schema:
+def features(observation_space: Any) -> pl.Schema:
     """Return the columns of observations. RLlib's modules compute in float32 for every dtype of the space."""
-    return pl.Schema({OBSERVATION: pl.Array(pl.Float32(), observed.shape) if observed.shape else pl.Float32()})
+    return pl.Schema(
+        {OBSERVATION: pl.Array(pl.Float32(), observation_space.shape) if observation_space.shape else pl.Float32()}
+    )
 
 
-def target(acted: Any) -> Target:
+def target(action_space: Any) -> Target:
     """Return the action as a target: classes of a Discrete space, numbers of a Box."""
-    if isinstance(acted, Discrete):
-        task = Task.BINARY if acted.n == 2 else Task.MULTICLASS
-        return Target((ACTION,), task, (pl.Int64(),), (tuple(range(int(acted.n))),))
-    width = math.prod(acted.shape)
+    if isinstance(action_space, Discrete):
+        task = Task.BINARY if action_space.n == 2 else Task.MULTICLASS
+        return Target((ACTION,), task, (pl.Int64(),), (tuple(range(int(action_space.n))),))
+    width = math.prod(action_space.shape)
     columns = (ACTION,) if width == 1 else tuple(f"{ACTION}_{i}" for i in range(width))
     return Target(columns, Task.REGRESSION, (pl.Float32(),) * width)
 
@@ -131,9 +135,14 @@ def refuse_memory(module: Any) -> None:
         )
 
 
-def build(cls: type, observed: Any, acted: Any, config: Mapping[str, Any]) -> Any:
+def build(cls: type, observation_space: Any, action_space: Any, config: Mapping[str, Any]) -> Any:
     with quiet():
-        made: Any = cls(observation_space=observed, action_space=acted, inference_only=True, model_config=dict(config))
+        made: Any = cls(
+            observation_space=observation_space,
+            action_space=action_space,
+            inference_only=True,
+            model_config=dict(config),
+        )
     return made.eval()
 
 

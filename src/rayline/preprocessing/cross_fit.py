@@ -18,9 +18,9 @@ import polars as pl
 from rayline.core.engine import Engine
 from rayline.core.errors import DataError, at, place
 from rayline.core.scan import CellExpression, Scan
-from rayline.core.scan_results import Answers, merge_folds
+from rayline.core.scan_results import ScanResults, merge_folds
 from rayline.core.statistics.base import StatisticRequest
-from rayline.core.statistics.tallies import RowCount
+from rayline.core.statistics.row_counts import RowCount
 from rayline.data.split.fold_cells import CellSlice, FoldCells
 from rayline.preprocessing import fit_planner, schema_check
 
@@ -33,7 +33,7 @@ class KnownStatistics:
     """What a `FoldFitter` has computed of the raw table: what was asked, and the answers of each fold."""
 
     asked: frozenset[StatisticRequest]
-    answers: Sequence[Answers]
+    answers: Sequence[ScanResults]
 
 
 class FoldFitter:
@@ -64,14 +64,14 @@ class FoldFitter:
         folds: Sequence[FoldCells],
         *,
         targets: Sequence[str] = (),
-        beside: Sequence[str] = (),
+        excluded_columns: Sequence[str] = (),
         known: KnownStatistics | None = None,
     ) -> None:
         self._engine, self._data, self._schema = engine, data, pl.Schema(schema)
         self._cells, self.folds = cells, list(folds)
-        self._targets, self._beside = list(targets), list(beside)
+        self._targets, self._excluded_columns = list(targets), list(excluded_columns)
         self._asked: set[StatisticRequest] = set() if known is None else {*known.asked}
-        self._known: list[Answers] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.answers]
+        self._known: list[ScanResults] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.answers]
         self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
 
     @property
@@ -98,7 +98,9 @@ class FoldFitter:
         here = f"{place()}: fold {fold + 1} of {len(self.folds)}"
         known = self._known[fold]
         while True:
-            walk = fit_planner.FitPlan(leaves, self._schema, self._targets, known, self._beside, target_leaves)
+            walk = fit_planner.FitPlan(
+                leaves, self._schema, self._targets, known, self._excluded_columns, target_leaves
+            )
             with at(here):
                 walk.run(ask)
             missing = [request for request in walk.missing if not request.prefix]
@@ -123,7 +125,7 @@ class FoldFitter:
                 leaves,
                 self._schema,
                 targets=self._targets,
-                beside=self._beside,
+                excluded_columns=self._excluded_columns,
                 ask=ask,
                 known=known,
                 target_leaves=target_leaves,
@@ -148,7 +150,7 @@ class FoldFitter:
         self.scans += 1
 
     @staticmethod
-    def _remember(known: Answers, found: Mapping[StatisticRequest, Any]) -> None:
+    def _remember(known: ScanResults, found: Mapping[StatisticRequest, Any]) -> None:
         prefixed = [request for request in known if request.prefix]
         for request in prefixed[: max(0, len(prefixed) + len(found) - len(known) - MOST_PREFIXED)]:
             del known[request]

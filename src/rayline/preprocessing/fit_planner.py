@@ -23,11 +23,11 @@ from rayline.core.engine import Scanner
 from rayline.core.errors import DataError, RaylineError, SchemaError, at, place, shorten
 from rayline.core.operations.base import Operation, schema_after
 from rayline.core.scan import Scan
-from rayline.core.scan_results import Answers
+from rayline.core.scan_results import ScanResults
 from rayline.core.schema import refuse_empty, without_categories
 from rayline.core.stage import FitContext, Stage, operations_of, text_request
 from rayline.core.statistics.base import Statistic, StatisticRequest
-from rayline.core.statistics.tallies import RowCount
+from rayline.core.statistics.row_counts import RowCount
 from rayline.preprocessing import schema_check
 
 ROWS = StatisticRequest(RowCount, ())
@@ -78,7 +78,7 @@ class FitPlan:
     schema: Mapping[str, pl.DataType]
     targets: Sequence[str]
     known: Mapping[StatisticRequest, Statistic]
-    beside: Sequence[str] = ()
+    excluded_columns: Sequence[str] = ()
     target_leaves: Sequence[Leaf] = ()
     noun: str = "stage"
 
@@ -86,7 +86,7 @@ class FitPlan:
     fitted_targets: list[Stage] = field(default_factory=list)
     missing: dict[StatisticRequest, None] = field(default_factory=dict)
     prefixes: dict[str, list[Operation]] = field(default_factory=dict)
-    final: Answers = field(default_factory=dict)
+    final: ScanResults = field(default_factory=dict)
     complete: bool = False
     output: pl.Schema = field(default_factory=pl.Schema)
     _operations: list[list[Operation]] = field(default_factory=lambda: [[]])  # those of the first 0, 1, 2, … stages
@@ -132,7 +132,7 @@ class FitPlan:
 
     def _walk(self, ask: Ask | None) -> None:
         table = _PlannedTable(
-            pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.beside}),
+            pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.excluded_columns}),
             len(self._operations) - 1,
             {name: ColumnSource(name, len(self._operations) - 1) for name in self.schema},
         )
@@ -244,9 +244,9 @@ class FitPlan:
         requests: Sequence[StatisticRequest],
         lineage: Mapping[str, ColumnSource],
         prefix: int | None,
-    ) -> Answers | None:
+    ) -> ScanResults | None:
         """Return the answers, or None while some are missing (they are noted) or cannot be asked yet."""
-        answers: Answers = {}
+        answers: ScanResults = {}
         for request in requests:
             base, steps = self._resolve(request, lineage, prefix)
             if base is None:
@@ -294,7 +294,7 @@ class FitOutcome:
     """What a fit gives: the fitted leaves, the answers to the caller's own questions, scans and types."""
 
     leaves: list[Stage]
-    final: Answers
+    final: ScanResults
     n_rows: int
     scans: int
     output: pl.Schema
@@ -311,12 +311,12 @@ def fit(
     targets: Sequence[str] = (),
     ask: Ask | None = None,
     known: Mapping[StatisticRequest, Statistic] | None = None,
-    beside: Sequence[str] = (),
+    excluded_columns: Sequence[str] = (),
     target_leaves: Sequence[Leaf] = (),
 ) -> FitOutcome:
     """Fit the leaves on the data, with as few scans as there are levels; the target stages in the same scans.
 
-    Columns named in `beside` (sample weights) are no part of the table for the stages; only `ask` may ask about them.
+    Columns named in `excluded_columns` (sample weights) are no part of the table for the stages; only `ask` may ask about them.
 
     Raises
     ------
@@ -328,7 +328,7 @@ def fit(
     answers: dict[StatisticRequest, Statistic] = dict(known or {})
     scans = 0
     while True:
-        walk = FitPlan(leaves, schema, targets, answers, beside, target_leaves)
+        walk = FitPlan(leaves, schema, targets, answers, excluded_columns, target_leaves)
         try:
             walk.run(ask)
         except RaylineError:

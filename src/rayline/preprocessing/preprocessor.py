@@ -186,20 +186,20 @@ class BasePreprocessor:
         target_columns: Sequence[str] | str = (),
         ask: fit_planner.Ask | None = None,
         known: Mapping[Any, Any] | None = None,
-        beside: Sequence[str] = (),
+        excluded_columns: Sequence[str] = (),
         schema: pl.Schema | None = None,
     ) -> fit_planner.FitOutcome:
         """Fit the stages, and compute statistics of the output table that the caller requests with `ask` in the same scan.
 
-        Columns named in `beside` (sample weights) are read by those statistics only: the stages do not see them. `schema` is that
+        Columns named in `excluded_columns` (sample weights) are read by those statistics only: the stages do not see them. `schema` is that
         of the data, as `schema_check.readable` gives it, where the caller has read it already.
         """
         with registry.engine_for(data).keeping(data):
             engine, schema, targets = self._inputs(data, target_columns, schema)
             fit = fit_planner.fit(
-                engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, beside=beside,
+                engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, excluded_columns=excluded_columns,
                 target_leaves=self._target_stages)  # fmt: skip
-        self.become(fit, schema, targets, beside)
+        self.become(fit, schema, targets, excluded_columns)
         return fit
 
     @at("Preprocessor.fit_folds")
@@ -274,14 +274,14 @@ class BasePreprocessor:
         fit: fit_planner.FitOutcome,
         schema: Mapping[str, pl.DataType],
         targets: Sequence[str],
-        beside: Sequence[str] = (),
+        excluded_columns: Sequence[str] = (),
     ) -> None:
         """Store the fitted stages of a fit of this preprocessor, and its schemas."""
         self._take(fit.leaves)
         pairs = zip(self._target_stages, fit.target_leaves, strict=True)
         self._target_stages = tuple((name, fitted) for (name, _), fitted in pairs)
         self._input = pl.Schema(
-            {name: dtype for name, dtype in schema.items() if name not in targets and name not in beside}
+            {name: dtype for name, dtype in schema.items() if name not in targets and name not in excluded_columns}
         )
         self._output = pl.Schema({name: dtype for name, dtype in fit.output.items() if name not in targets})
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
@@ -309,10 +309,10 @@ class BasePreprocessor:
         """Raise SchemaError when a stage works on one of these targets."""
         stage_list.refuse_targets(self.leaves, targets)
 
-    def without_targets(self, targets: Sequence[str], *, beside: Sequence[str] = ()) -> Self:
+    def without_targets(self, targets: Sequence[str], *, excluded_columns: Sequence[str] = ()) -> Self:
         """Return this fitted preprocessor, or a copy without these target columns if it was fitted with them.
 
-        The columns `beside` (sample weights) are removed too. The result equals a fit with these targets; no data is
+        The columns `excluded_columns` (sample weights) are removed too. The result equals a fit with these targets; no data is
         scanned.
 
         Raises
@@ -320,7 +320,7 @@ class BasePreprocessor:
         SchemaError
             When a stage names a target, or the fitted state of another column depends on a target.
         """
-        self.refuse_targets([*targets, *beside])
+        self.refuse_targets([*targets, *excluded_columns])
         learned = {column for _, stage in self._target_stages for column in stage.state.get("columns", ())}
         other = sorted(learned - set(targets))
         if other:
@@ -329,7 +329,7 @@ class BasePreprocessor:
                 f"Expected the targets of Preprocessor.fit, {list(self._targets)}; got {list(targets)}.",
                 "train on these, or hand the preprocessor over unfitted (preprocessor.clone()).",
             )
-        known = [name for name in (*targets, *beside) if name in self.input_schema]
+        known = [name for name in (*targets, *excluded_columns) if name in self.input_schema]
         if not known:
             return self
         leaves, output = without_targets(self.leaves, without_categories(self.input_schema), known)
@@ -338,7 +338,7 @@ class BasePreprocessor:
         copy._take(leaves)
         copy._input = pl.Schema({name: dtype for name, dtype in self.input_schema.items() if name not in known})
         copy._output = output
-        copy._targets = (*self._targets, *(t for t in known if t not in self._targets and t not in beside))
+        copy._targets = (*self._targets, *(t for t in known if t not in self._targets and t not in excluded_columns))
         return copy
 
     # -- transform -------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from rayline.serve.http_messages import (
 )
 from rayline.serve.metrics import Metrics
 from rayline.serve.options import LOOPBACK, ServerOptions
-from rayline.serve.predictions import Answers, ServedModel, Work, requested_instances, requested_rows
+from rayline.serve.predictions import ServedModel, ServedScores, Work, requested_instances, requested_rows
 from rayline.serve.protocol import HTTPError, dumps, loads
 
 FEW_ROWS = 32
@@ -294,7 +294,7 @@ class App(FastAPI):
             return served.predictions(await self._few(served, served.reader.rows(rows)), proba)
         return await self._threaded(request, partial(served.rows, rows, proba))
 
-    async def _few(self, served: ServedModel, rows: Sequence[Row]) -> Answers:
+    async def _few(self, served: ServedModel, rows: Sequence[Row]) -> ServedScores:
         prepare = served.pipeline.prepare
         scores = self._batcher.scores(served.pipeline.model, [prepare(row) for row in rows])
         for row in rows:

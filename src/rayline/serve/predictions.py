@@ -34,7 +34,7 @@ class Work:
             raise ClientDisconnected
 
 
-class Answers(NamedTuple):
+class ServedScores(NamedTuple):
     """What a pipeline answers for some rows.
 
     Attributes
@@ -152,24 +152,24 @@ class ServedModel:
         work.check()
         return self.tensor_predictions(asked, self._answers(self.reader.table_of_columns(asked.columns), work))
 
-    def _answers(self, table: pl.DataFrame, work: Work) -> Answers:
+    def _answers(self, table: pl.DataFrame, work: Work) -> ServedScores:
         work.check()
         if self.pipeline.has_intervals:
             outcome = self.pipeline.outcome(table)
-            answers = Answers(outcome.scores, outcome.intervals())
+            answers = ServedScores(outcome.scores, outcome.intervals())
         else:
-            answers = Answers(self.pipeline.scores(table.lazy()))
+            answers = ServedScores(self.pipeline.scores(table.lazy()))
         work.check()
         work.count(self.skew.table(table))
         return answers
 
-    def answers(self, rows: Sequence[Row], scores: Any) -> Answers:
+    def answers(self, rows: Sequence[Row], scores: Any) -> ServedScores:
         """Return the answers for a few raw rows from the scores of the model."""
         pipeline = self.pipeline
         if not pipeline.has_intervals:
-            return Answers(pipeline.postprocessed(scores))
+            return ServedScores(pipeline.postprocessed(scores))
         found = [pipeline.row_outcome(row, scores[i : i + 1]) for i, row in enumerate(rows)]
-        return Answers(np.concatenate([own.scores for own in found]), [own.intervals() for own in found])
+        return ServedScores(np.concatenate([own.scores for own in found]), [own.intervals() for own in found])
 
     def _refuse_infinity(self, table: pl.DataFrame) -> None:
         """Raise HTTPError on infinite numbers, which JSON does not have either."""
@@ -187,7 +187,7 @@ class ServedModel:
 
     # -- from scores to answers ------------------------------------------------------------------------------------
 
-    def predictions(self, answers: Answers, proba: bool = False) -> HTTPResponse:
+    def predictions(self, answers: ServedScores, proba: bool = False) -> HTTPResponse:
         """Return predictions in the form of /predict and KServe V1."""
         answer: dict[str, Any] = {"predictions": self.writer.predictions(answers.scores)}
         if answers.intervals is not None:
@@ -198,7 +198,7 @@ class ServedModel:
             answer["probabilities"] = self.writer.probabilities(answers.scores)
         return HTTPResponse(200, dumps(answer))
 
-    def tensor_predictions(self, asked: openinference.InferenceRequest, answers: Answers) -> HTTPResponse:
+    def tensor_predictions(self, asked: openinference.InferenceRequest, answers: ServedScores) -> HTTPResponse:
         """Return predictions in the form of the Open Inference Protocol."""
         target, scores = self.pipeline.target, answers.scores
         probabilities = None

@@ -29,7 +29,7 @@ from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import Moments
 from rayline.core.statistics.multi_column import GroupMoments, PairCounts
 from rayline.core.statistics.quantiles import Quantiles
-from rayline.core.statistics.tallies import MissingCount
+from rayline.core.statistics.row_counts import MissingCount
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rayline.core.stage import ColumnStage, FitContext, NumberStage, a_bool, a_n
 from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.moments import MinMax
 from rayline.core.statistics.quantiles import Quantiles
-from rayline.core.statistics.tallies import CountBelow
+from rayline.core.statistics.row_counts import CountBelow
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from rayline.core.scan import Scan
-from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.scan_results import ScanResults, merge_answers
 from rayline.core.schema import remembered_schema
 from rayline.engine.local import LocalEngine
 from rayline.preprocessing import fit_planner
@@ -23,7 +23,7 @@ class RandomPartsEngine(LocalEngine):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         rng = random.Random(self.seed)  # noqa: S311  # no secret
         parts = [scan.of(part.lazy(), part.height)[0] for part in random_parts(data, self.seed)]
         rng.shuffle(parts)
@@ -33,7 +33,9 @@ class RandomPartsEngine(LocalEngine):
         return {0: parts[0]}
 
 
-Arrange = Callable[[Answers, Answers, Answers, Answers, Callable[[Answers, Answers], Answers]], Answers]
+Arrange = Callable[
+    [ScanResults, ScanResults, ScanResults, ScanResults, Callable[[ScanResults, ScanResults], ScanResults]], ScanResults
+]
 
 
 class ThreePartsEngine(LocalEngine):
@@ -42,11 +44,11 @@ class ThreePartsEngine(LocalEngine):
     def __init__(self, arrange: Arrange, drift: Mapping[str, pl.DataType] | None = None) -> None:
         self.arrange, self.drift = arrange, drift or {}
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         third = data.height // 3
         tables = [data.slice(0, third), data.slice(third, third).cast(dict(self.drift)), data.slice(2 * third)]
         first, second, third_part = (scan.of(part.lazy(), part.height)[0] for part in tables)
-        empty: Answers = {r: r.statistic.empty(**dict(r.options)) for r in first}
+        empty: ScanResults = {r: r.statistic.empty(**dict(r.options)) for r in first}
         return {0: self.arrange(first, second, third_part, empty, lambda x, y: {r: x[r].merge(y[r]) for r in x})}
 
 

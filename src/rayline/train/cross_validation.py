@@ -315,7 +315,7 @@ def _folds(splitter: Splitter, inputs: FitInputs) -> Iterator[tuple[DataArgument
             folds.cells,
             folds.folds,
             targets=roles.targets,
-            beside=roles.beside,
+            excluded_columns=roles.excluded_columns,
         )
         wanted = [cells for fold in folds.folds for cells in (fold.train, fold.test)]
         rows = fold_rows.parts(engine, data, folds.cells, wanted)
@@ -336,7 +336,7 @@ class _StagesOfFold:
     def __call__(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
         roles = self.roles
         outcome = self.fitter.fit(self.place, fitted.leaves, ask=profiler, target_leaves=fitted.target_stages)
-        fitted.become(outcome, roles.schema, roles.targets, roles.beside)
+        fitted.become(outcome, roles.schema, roles.targets, roles.excluded_columns)
         return outcome
 
 

@@ -48,7 +48,7 @@ class ColumnRoles:
         return self.targets[-1] if self.pair == what else None
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def excluded_columns(self) -> tuple[str, ...]:
         """The columns that are neither features nor targets."""
         return () if self.weight is None else (self.weight,)
 

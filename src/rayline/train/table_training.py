@@ -73,7 +73,7 @@ class TableFit(FitDriver):
             line.now("preprocessor")
             fitted, fit = given.clone(), self._fit
         else:
-            fitted, fit = given.without_targets(roles.targets, beside=roles.beside), self._ask
+            fitted, fit = given.without_targets(roles.targets, excluded_columns=roles.excluded_columns), self._ask
         spec, outcome = resolve(
             self.trainer, roles, fitted.leaves, given.target_stages, lambda profiler: fit(fitted, profiler)
         )
@@ -107,7 +107,7 @@ class TableFit(FitDriver):
             return self.fit_stages(fitted, profiler)
         roles = self.inputs.roles
         return fitted.fit_and_ask(
-            self.inputs.train, target_columns=roles.targets, ask=profiler, beside=roles.beside, schema=roles.schema
+            self.inputs.train, target_columns=roles.targets, ask=profiler, excluded_columns=roles.excluded_columns, schema=roles.schema
         )  # fmt: skip
 
     def _ask(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
@@ -117,7 +117,7 @@ class TableFit(FitDriver):
         assert inputs.train_schema is not None
         refuse_types(fitted.input_schema, inputs.train_schema)
         view = FitContext((), output, roles.targets, untouched=_untouched(fitted))
-        columns = [*profiler.features(output), *roles.targets, *roles.beside]
+        columns = [*profiler.features(output), *roles.targets, *roles.excluded_columns]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))
         if self.trainer.num_workers is None:
             rows = self._transformed = engine.collect(rows)
@@ -129,7 +129,7 @@ class TableFit(FitDriver):
 
     def _new_columns(self) -> str:
         given, roles = self._given, self.inputs.roles
-        known = {*given.input_schema, *given.target_columns, *roles.targets, *roles.beside}
+        known = {*given.input_schema, *given.target_columns, *roles.targets, *roles.excluded_columns}
         new = [name for name in roles.schema if name not in known]
         noun = "column" if len(new) == 1 else "columns"
         return f", without the new {noun} {shorten(new, 3).strip('[]')}" if new else ""

@@ -21,7 +21,7 @@ from rayline.core.stage import FitContext, Stage
 from rayline.core.statistics.base import StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import MinMax
-from rayline.core.statistics.tallies import MissingCount
+from rayline.core.statistics.row_counts import MissingCount
 from rayline.core.target import Target, Task
 from rayline.train.base_trainer import BaseTrainer
 from rayline.train.fit_inputs import ColumnRoles

@@ -286,8 +286,8 @@ class Analysis:
     def _placed(self, trainer: Trainer) -> Trainer:
         """Return a trainer that trains on a worker where the rows or the GPU are not here: the rows of a Dataset do not pass through this
         process, and its GPU may be the cluster's."""
-        elsewhere = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
-        if not elsewhere or trainer.num_workers is not None:
+        needs_workers = not self._prepared.groups.is_here or (trainer.wants_gpu and not device.visible())
+        if not needs_workers or trainer.num_workers is not None:
             return trainer
         return trainer.scaled(replace(trainer.scaling, num_workers=1))
 
@@ -486,11 +486,11 @@ class Analysis:
     def _fold_pipelines(self, trial: Trial) -> list[InferencePipeline]:
         """Train the models of all folds of a trial once more, which a search does not keep."""
         problem, trainer = self._prepared.problem, self._placed(self._trainer(trial))
-        needs_test = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
+        has_validation_argument = bool(trainer.adapter.validation_argument(*trainer.args, **trainer.kwargs))
         made = []
         for fold in range(len(problem.folds)):
             train = self._prepared.training(fold)
-            test = self._prepared.tested(fold) if needs_test else None
+            test = self._prepared.tested(fold) if has_validation_argument else None
             made.append(self._fit(trainer, trial, train, test, verbose=False).inference_pipeline)
         return made
 

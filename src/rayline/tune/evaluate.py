@@ -147,7 +147,7 @@ class SearchProblem:
         return [(split, place, fold) for split, folds in enumerate(self.splits) for place, fold in enumerate(folds)]
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def excluded_columns(self) -> tuple[str, ...]:
         return () if self.weight is None else (self.weight,)
 
     @property
@@ -305,7 +305,7 @@ class FoldEvaluator:
         self.fitters = [
             FoldFitter(
                 engine or GroupEngine(), self._rows, problem.schema, CellColumn(f"{CELL}{split}"), folds,
-                targets=problem.target.columns, beside=problem.beside,
+                targets=problem.target.columns, excluded_columns=problem.excluded_columns,
                 known=None if known is None else known[split],
             )
             for split, folds in enumerate(problem.splits)

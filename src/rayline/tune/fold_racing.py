@@ -144,12 +144,12 @@ class FoldRacingScheduler:
         rivals = range(number - self.lag + 1)
         if any(folds not in self._means[rival] and rival not in self._over for rival in rivals):
             return None
-        return keeps(self._means[number][folds], [m[folds] for r in rivals if folds in (m := self._means[r])], rules)
+        return survives(self._means[number][folds], [m[folds] for r in rivals if folds in (m := self._means[r])], rules)
 
     def debug_string(self) -> str:
         return f"Race({self.rules})"
 
 
-def keeps(loss: float, rivals: Sequence[float], rules: RacingRules) -> bool:
+def survives(loss: float, rivals: Sequence[float], rules: RacingRules) -> bool:
     """Whether this loss is among the kept share of its rivals; with too few rivals it always is."""
     return len(rivals) < rules.least or loss <= float(np.quantile(np.asarray(rivals), rules.keep))

@@ -163,10 +163,10 @@ def _over_rows(request: SearchRequest) -> PreparedSearch:
         raise ParameterError.value("config", "a search space with at least one parameter, or num_samples=1", config)
     rows = read(request.data) if request.material is None else request.material
     inputs = rows.inputs
-    beside = () if inputs.weight is None else (inputs.weight,)
+    excluded_columns = () if inputs.weight is None else (inputs.weight,)
     if preprocessor is not None:
-        preprocessor.refuse_targets([*inputs.targets, *beside])
-        fit_planner.FitPlan(preprocessor.leaves, inputs.schema, inputs.targets, {}, beside).run(None)
+        preprocessor.refuse_targets([*inputs.targets, *excluded_columns])
+        fit_planner.FitPlan(preprocessor.leaves, inputs.schema, inputs.targets, {}, excluded_columns).run(None)
     target = _target(trainer, rows, Preprocessor() if preprocessor is None else preprocessor)
     _check_test_labels(rows, target, trainer)
     names, modes = _metrics(options.metric, options.mode, target, trainer.custom_metrics)
@@ -206,7 +206,7 @@ def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Tar
     inputs, groups = rows.inputs, rows.groups.first(rows.n_train)
     named = preprocessor.target_stages
     # Without stages the features are what the framework gets, and can be judged here.
-    columns = [*inputs.targets, *inputs.roles.beside] if preprocessor.leaves else list(inputs.schema)
+    columns = [*inputs.targets, *inputs.roles.excluded_columns] if preprocessor.leaves else list(inputs.schema)
     schema = pl.Schema({name: inputs.schema[name] for name in columns})
     spec, _ = resolve(
         trainer,

@@ -21,7 +21,7 @@ from rayline.core.engine import Engine, Placement
 from rayline.core.errors import place
 from rayline.core.parquet_parts import PartFiles
 from rayline.core.scan import CHUNK_ROWS, Scan, TableFunction
-from rayline.core.scan_results import Answers, merge_answers
+from rayline.core.scan_results import ScanResults, merge_answers
 from rayline.core.schema import col
 from rayline.core.scores import has_probabilities
 from rayline.core.target import Target
@@ -198,7 +198,7 @@ class GroupEngine(Engine):
         groups = _mapped(data)
         return groups.applied(groups.groups.schema.to_frame()).schema
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         groups = _mapped(data)
         return merged(scan_group(groups, frame, scan) for frame in groups.groups.frames())
 
@@ -218,15 +218,15 @@ class GroupEngine(Engine):
         raise NotImplementedError("the rows of a search are not written")
 
 
-def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> dict[int, Answers]:
+def scan_group(groups: MappedGroups, frame: pl.DataFrame, scan: Scan) -> dict[int, ScanResults]:
     """The statistics of one group, for each cell."""
     rows = groups.applied(frame)
     return scan.of(rows.lazy().select(map(col, scan.columns(rows.schema))), rows.height)
 
 
-def merged(parts: Iterator[dict[int, Answers]]) -> dict[int, Answers]:
+def merged(parts: Iterator[dict[int, ScanResults]]) -> dict[int, ScanResults]:
     """The statistics of all groups, in their order."""
-    by_cell: dict[int, list[Answers]] = {}
+    by_cell: dict[int, list[ScanResults]] = {}
     for found in parts:
         for cell, answers in found.items():
             by_cell.setdefault(cell, []).append(answers)

@@ -265,18 +265,24 @@ class Search:
         )  # by trackers; a half is not made again
         problem = replace(problem, digest=digest, n_threads=executor.capacity.n_threads, log_train_metrics=is_read)
         prepared = replace(self.prepared, problem=problem)
-        watched = Run(problem.trainer, problem.target)
+        training_run = Run(problem.trainer, problem.target)
         try:
             for callback in options.callbacks:
-                callback.on_start(watched)
+                callback.on_start(training_run)
             known = journal.known() if options.resume else {}
             if isinstance(self.scheduler, Population):
                 with executor.population(prepared) as workers:
-                    generations = PopulationRun(prepared, self.scheduler, options, journal, line, watched, known)
+                    generations = PopulationRun(prepared, self.scheduler, options, journal, line, training_run, known)
                     trials, interruption = generations.run(workers), generations.interruption
             else:
                 log = TrialLog(
-                    journal, line, prepared, self.suggester.total, options.time_budget_s, options.callbacks, watched
+                    journal,
+                    line,
+                    prepared,
+                    self.suggester.total,
+                    options.time_budget_s,
+                    options.callbacks,
+                    training_run,
                 )
                 executor.run(TrialRun(prepared, self.suggester, self.scheduler, log, options, known))
                 trials, interruption = log.trials(), log.interruption
@@ -289,10 +295,10 @@ class Search:
                 trials, prepared, journal, seconds=perf_counter() - started, verbose=options.verbose,
                 interrupted=interrupted,
             )  # fmt: skip
-            watched.analysis = analysis
+            training_run.analysis = analysis
         finally:
             for callback in options.callbacks:
-                callback.on_end(watched)
+                callback.on_end(training_run)
         line.part(analysis.summary)
         return analysis
 

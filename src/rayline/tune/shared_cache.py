@@ -25,7 +25,7 @@ LEAST_BYTES = 32 << 20
 PART = 4
 """What is shared takes at most one part of so many of the object store."""
 
-PATIENCE_S = 30.0
+WAIT_TIMEOUT_S = 30.0
 """So long a trial waits for another one to make what it needs; that one's process may have died."""
 
 SMALL = 1 << 16
@@ -59,11 +59,11 @@ class CacheActor:
         self._places += 1
         return self._places - 1
 
-    async def ask(self, key: Hashable, patience_s: float = PATIENCE_S) -> list[Any] | None:
+    async def ask(self, key: Hashable, wait_timeout_s: float = WAIT_TIMEOUT_S) -> list[Any] | None:
         """The box of this key, after waiting for whoever makes it; None when the one who asks is to make it."""
         if key in self._making:
             try:
-                await asyncio.wait_for(self._making[key].wait(), patience_s)
+                await asyncio.wait_for(self._making[key].wait(), wait_timeout_s)
             except TimeoutError:
                 self._making.pop(key, None)
         found = self._kept.get(key)

@@ -18,7 +18,7 @@ from rayline.core import registry
 from rayline.core.engine import StoredBlocks
 from rayline.core.errors import RaylineError, ResourceError, first_line
 from rayline.core.scan import Scan, TableFunction
-from rayline.core.scan_results import Answers
+from rayline.core.scan_results import ScanResults
 from rayline.core.target import Target
 from rayline.data.split.fold_assignment import FoldAssignment
 from rayline.tune import row_groups
@@ -171,7 +171,7 @@ class TaskGroupEngine(GroupEngine):
     def __init__(self, n_tasks: int | None = None) -> None:
         self._n_tasks = n_tasks
 
-    def scan(self, data: Any, scan: Scan) -> dict[int, Answers]:
+    def scan(self, data: Any, scan: Scan) -> dict[int, ScanResults]:
         groups = data if isinstance(data, MappedGroups) else MappedGroups(data, ())
         assert isinstance(groups.groups, StoredGroups)
         work = ray.put((groups.functions, scan))
@@ -319,7 +319,7 @@ def in_a_task(function: Any, *arguments: Any) -> Any:
 
 
 @ray.remote
-def _scan(group: StoredGroup, work: list[Any]) -> dict[int, Answers]:
+def _scan(group: StoredGroup, work: list[Any]) -> dict[int, ScanResults]:
     functions, scan = ray.get(work[0])
     return scan_group(MappedGroups(TableGroups([]), functions), group.frame(), scan)
 

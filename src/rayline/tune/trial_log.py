@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayline.core.waiting import PATIENCE_S
+from rayline.core.waiting import MESSAGE_DELAY_S
 from rayline.train import progress
 from rayline.train.callbacks import Callback, Run
 from rayline.tune import progress_table
@@ -48,7 +48,7 @@ class TrialLog:
         callbacks: Sequence[Callback],
         log_train_metrics: Run,
     ) -> None:
-        self._callbacks, self._watched = callbacks, log_train_metrics
+        self._callbacks, self._log_train_metrics = callbacks, log_train_metrics
         self.interruption = Interruption()
         self.line = line
         self._journal, self._n_folds = journal, len(prepared.problem.folds)
@@ -64,7 +64,7 @@ class TrialLog:
     @property
     def is_waiting(self) -> bool:
         """Whether no trial has begun for so long that somebody wants to know why."""
-        return not self._entries and time.monotonic() - self._started > PATIENCE_S
+        return not self._entries and time.monotonic() - self._started > MESSAGE_DELAY_S
 
     @property
     def waited_s(self) -> float:
@@ -111,7 +111,7 @@ class TrialLog:
             self.trials()  # puts its folds in their order
             try:
                 for callback in self._callbacks:
-                    callback.on_trial(self._watched, entry.trial)
+                    callback.on_trial(self._log_train_metrics, entry.trial)
             except KeyboardInterrupt:
                 self.interruption.signal = signal.SIGINT
                 raise StopSearch from None

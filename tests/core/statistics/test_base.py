@@ -1,4 +1,4 @@
-"""The laws of statistics (base, moments, tallies): identity, associativity, commutativity, any split of the rows; and what push-through gives."""
+"""The laws of statistics (base, moments, row_counts): identity, associativity, commutativity, any split of the rows; and what push-through gives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rayline.core.statistics.base import Statistic, StatisticRequest
 from rayline.core.statistics.counts import ValueCounts
 from rayline.core.statistics.moments import MinMax, Moments
 from rayline.core.statistics.quantiles import Quantiles
-from rayline.core.statistics.tallies import CountBelow, MissingCount, RowCount, WordCount
+from rayline.core.statistics.row_counts import CountBelow, MissingCount, RowCount, WordCount
 
 numbers = st.one_of(st.none(), st.just(math.nan), st.floats(-1e6, 1e6), st.integers(-5, 5).map(float))
 texts = st.one_of(st.none(), st.sampled_from(["a", "b", "a b", "one two three four", "é", ""]))
@@ -152,6 +152,6 @@ def test_a_statistic_that_cannot_be_merged_says_so() -> None:
         Lonely().merge(Lonely())
 
 
-def test_tallies_are_added_field_by_field() -> None:
+def test_counts_are_added_field_by_field() -> None:
     assert MissingCount(1, 2).merge(MissingCount(10, 20)) == MissingCount(11, 22)
     assert CountBelow(1, 2, 0.5).merge(CountBelow(3, 4, 0.5)) == CountBelow(4, 6, 0.5)

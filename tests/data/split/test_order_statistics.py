@@ -73,7 +73,7 @@ def test_memory_is_bounded() -> None:
     assert ladder.n_rows == 40_000
     assert ladder.level
     assert len(ladder.coarse) <= 16
-    assert all(0 < len(window.tally) < 2_500 for window in ladder.windows)
+    assert all(0 < len(window.key_counts) < 2_500 for window in ladder.windows)
     cut = ladder.nearest(10_000)
     assert cut is not None
     assert cut.below == 10_000

@@ -104,7 +104,7 @@ class KeyWindow:
     low: int
     high: int
     below: int
-    tally: KeyCounts
+    key_counts: KeyCounts
 
     @classmethod
     def of(cls, keys: Keys, low: int, high: int) -> KeyWindow:
@@ -117,23 +117,25 @@ class KeyWindow:
         low, high = max(low, self.low), min(high, self.high)
         if low >= high:
             return KeyWindow(0, 0, 0, KeyCounts())
-        return KeyWindow(low, high, self.below + self.tally.within(self.low, low).n_rows, self.tally.within(low, high))
+        return KeyWindow(
+            low, high, self.below + self.key_counts.within(self.low, low).n_rows, self.key_counts.within(low, high)
+        )
 
     def around(self, first: float, last: float) -> KeyWindow:
         """The part that has the ranks from first to last."""
-        start = int(np.searchsorted(self.tally.ends, first - self.below, side="right"))
-        end = int(np.searchsorted(self.tally.ends, last - self.below, side="left")) + 1
-        low = int(self.tally.keys[start]) if 0 < start < len(self.tally) else self.low
-        high = int(self.tally.keys[end]) if end < len(self.tally) else self.high
+        start = int(np.searchsorted(self.key_counts.ends, first - self.below, side="right"))
+        end = int(np.searchsorted(self.key_counts.ends, last - self.below, side="left")) + 1
+        low = int(self.key_counts.keys[start]) if 0 < start < len(self.key_counts) else self.low
+        high = int(self.key_counts.keys[end]) if end < len(self.key_counts) else self.high
         return self.narrowed(low, high)
 
     def nearest(self, rank: int) -> CutPoint | None:
         """The cut nearest to a rank; None when that rank is not in this window."""
-        ends = self.below + np.concatenate([[0], self.tally.ends])
+        ends = self.below + np.concatenate([[0], self.key_counts.ends])
         if not ends[0] <= rank <= ends[-1] or self.low == self.high:
             return None
         i = int(np.argmin(np.abs(ends - rank)))
-        return CutPoint(int(self.tally.keys[i]) if i < len(self.tally) else self.high, int(ends[i]))
+        return CutPoint(int(self.key_counts.keys[i]) if i < len(self.key_counts) else self.high, int(ends[i]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,10 @@ class KeyHistogram:
             low, high = max(w.low for w in own), min(w.high for w in own)
             narrow = [w.narrowed(low, high) for w in own]
             window = KeyWindow(
-                max(low, 0), max(low, high), sum(w.below for w in narrow), KeyCounts.merged([w.tally for w in narrow])
+                max(low, 0),
+                max(low, high),
+                sum(w.below for w in narrow),
+                KeyCounts.merged([w.key_counts for w in narrow]),
             )
             windows.append(window if ranges else window.around(*_span(n_rows, shares[i])))
         return cls(n_rows, level, coarse, tuple(windows))
@@ -200,8 +205,8 @@ class KeyHistogram:
             return bool((self.coarse.counts > 1).any())
         first, last = _span(self.n_rows, rank / self.n_rows, DEVIATIONS / 2)
         for window in self.windows:
-            ends = window.below + window.tally.ends
-            if (window.tally.counts[(ends > first) & (ends < last)] > 1).any():
+            ends = window.below + window.key_counts.ends
+            if (window.key_counts.counts[(ends > first) & (ends < last)] > 1).any():
                 return True
         return False
 
@@ -283,19 +288,19 @@ def _coarse(keys: Keys) -> tuple[int, KeyCounts]:
     return _limited(level, KeyCounts(filled.astype(np.uint64) + np.uint64(low), counts[filled]))
 
 
-def _limited(level: int, tally: KeyCounts) -> tuple[int, KeyCounts]:
+def _limited(level: int, key_counts: KeyCounts) -> tuple[int, KeyCounts]:
     """The tally at the lowest level, from this one on, that has few enough keys."""
-    if len(tally) <= MAX_DISTINCT:
-        return level, tally
+    if len(key_counts) <= MAX_DISTINCT:
+        return level, key_counts
     low, high = 0, 63  # low is too fine, high is coarse enough
     while high - low > 1:
         middle = (low + high) // 2
-        keys = tally.keys >> np.uint64(middle)
+        keys = key_counts.keys >> np.uint64(middle)
         if np.count_nonzero(keys[1:] != keys[:-1]) + 1 > MAX_DISTINCT:
             low = middle
         else:
             high = middle
-    return level + high, tally.coarser(high)
+    return level + high, key_counts.coarser(high)
 
 
 def _span(n_rows: int, share: float, deviations: float = DEVIATIONS) -> tuple[float, float]:

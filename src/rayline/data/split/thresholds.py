@@ -219,9 +219,9 @@ def _packed(ladders: Mapping[int, KeyHistogram], sizes: Sizes) -> tuple[tuple[tu
     members: list[tuple[int, int]] = []
     found: dict[int, list[int]] = {}
     for stratum, ladder in ladders.items():
-        size, tally = sizes[stratum], ladder.coarse
+        size, key_counts = sizes[stratum], ladder.coarse
         wanting = list(size)
-        for n, key in sorted(zip((-tally.counts).tolist(), tally.keys.tolist(), strict=True)):
+        for n, key in sorted(zip((-key_counts.counts).tolist(), key_counts.keys.tolist(), strict=True)):
             fitting = [cell for cell, rows in enumerate(wanting) if rows + n >= 0]
             if fitting:
                 cell = max(fitting, key=lambda cell: wanting[cell] / max(size[cell], 1))

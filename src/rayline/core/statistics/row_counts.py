@@ -11,7 +11,7 @@ from rayline.core.statistics.base import Statistic, missing_as_null
 
 
 @dataclass(frozen=True, slots=True)
-class Tally(Statistic):
+class CountStatistic(Statistic):
     """A statistic whose fields are numbers of rows or values: those of two parts are added up."""
 
     def merge(self, other: Self) -> Self:
@@ -19,7 +19,7 @@ class Tally(Statistic):
 
 
 @dataclass(frozen=True, slots=True)
-class RowCount(Tally):
+class RowCount(CountStatistic):
     """The number of rows."""
 
     streams: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class RowCount(Tally):
 
 
 @dataclass(frozen=True, slots=True)
-class MissingCount(Tally):
+class MissingCount(CountStatistic):
     """The numbers of values and of missing values of a column of any type."""
 
     streams: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class MissingCount(Tally):
 
 
 @dataclass(frozen=True, slots=True)
-class WordCount(Tally):
+class WordCount(CountStatistic):
     """The number of spaces in the strings of a column, which distinguishes free text from categories."""
 
     streams: ClassVar[bool] = True
