@@ -63,10 +63,10 @@ class ByColumn:
 by_cell = ByColumn()
 
 
-def plain(answers: Any) -> str:
+def plain(results: Any) -> str:
     """What can be compared to the last bit."""
     shown = []
-    for request, state in answers.items():
+    for request, state in results.items():
         fields = {f: getattr(state, f) for f in state.__dataclass_fields__}
         for name, value in fields.items():
             if isinstance(value, pl.DataFrame):
@@ -106,11 +106,11 @@ def test_a_file_a_query_and_a_table_have_the_same_answers(
 def test_cells_are_as_their_rows_alone() -> None:
     found = Scan(REQUESTS, cells=by_cell).of(TABLE.lazy())
     assert list(found) == [0, 1, 2, 3]
-    for cell, answers in found.items():
+    for cell, results in found.items():
         alone = statistics_of(TABLE.lazy().filter(pl.col("cell") == cell), REQUESTS)
         for request in EXACT:
-            assert plain({request: answers[request]}) == plain({request: alone[request]})
-        mine, other = answers[REQUESTS[-2]], alone[REQUESTS[-2]]
+            assert plain({request: results[request]}) == plain({request: alone[request]})
+        mine, other = results[REQUESTS[-2]], alone[REQUESTS[-2]]
         assert isinstance(mine, Moments)
         assert isinstance(other, Moments)
         assert (mine.count, mine.n_null) == (other.count, other.n_null)
@@ -120,11 +120,11 @@ def test_cells_are_as_their_rows_alone() -> None:
 @given(st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_size=4))
 def test_folds_are_the_merged_cells(folds: list[list[int]]) -> None:
     cells = Scan(REQUESTS, cells=by_cell).of(TABLE.lazy(), 0)  # 0: not cut into chunks
-    for fold, answers in zip(folds, merge_folds(cells, folds), strict=True):
+    for fold, results in zip(folds, merge_folds(cells, folds), strict=True):
         if fold:
-            assert plain(answers) == plain(merge_answers([cells[cell] for cell in sorted(fold)]))
+            assert plain(results) == plain(merge_answers([cells[cell] for cell in sorted(fold)]))
         else:
-            assert answers[EXACT[0]] == RowCount(0)
+            assert results[EXACT[0]] == RowCount(0)
 
 
 def test_no_rows_have_answers_but_no_cells() -> None:
@@ -150,8 +150,8 @@ class _Marked:
 def test_what_sees_the_whole_table_is_made_once() -> None:
     marked = _Marked()
     asked = [StatisticRequest(ValueCounts, ("number",)), StatisticRequest(RowCount, ())]
-    answers = Scan(asked, attach=marked).of(TABLE.lazy())[0]
-    counts = answers[asked[0]]
+    results = Scan(asked, attach=marked).of(TABLE.lazy())[0]
+    counts = results[asked[0]]
     assert isinstance(counts, ValueCounts)
     assert counts.table["value"].to_list() == list(range(N))
     assert marked.calls == 1

@@ -105,8 +105,8 @@ class _Parity:
 def test_scan_gives_the_same_bits_every_time(engine: Any, ray_session: Any) -> None:
     data = dataset(ray_session, pl.concat([TABLE.with_columns(pl.col("x") / (i + 3)) for i in range(9)]), 9)
     scan = Scan(REQUESTS[:1])
-    answers = [engine.scan(data, scan)[0][REQUESTS[0]] for _ in range(3)]
-    assert answers[0] == answers[1] == answers[2]
+    results = [engine.scan(data, scan)[0][REQUESTS[0]] for _ in range(3)]
+    assert results[0] == results[1] == results[2]
 
 
 def test_scan_reads_parquet_and_only_what_it_needs(engine: Any, ray_session: Any, tmp_path: Any) -> None:

@@ -294,13 +294,15 @@ def test_rows_tables_and_types_agree_to_the_bit(table: pl.DataFrame) -> None:
 
 def test_answers_that_are_known_are_not_asked_again() -> None:
     p = impute_scale_encode()
-    fit = p.fit_and_ask(TABLE, target_columns="late", ask=lambda view: [StatisticRequest(ValueCounts, ("late",))])
+    fit = p.fit_with_requests(
+        TABLE, target_columns="late", extra_requests=lambda context: [StatisticRequest(ValueCounts, ("late",))]
+    )
     counts = fit.final[StatisticRequest(ValueCounts, ("late",))]
     assert isinstance(counts, ValueCounts)
     assert counts.table.rows() == [(False, 2), (True, 2)]
     assert fit.n_rows == 4
     q = p.replace({"scale": {"with_mean": False}})
-    again = q.fit_and_ask(TABLE, target_columns="late", known=fit.known)
+    again = q.fit_with_requests(TABLE, target_columns="late", known=fit.known)
     assert (fit.scans, again.scans) == (1, 0)
     assert StatisticRequest(Moments, ("age",)) in fit.known
 

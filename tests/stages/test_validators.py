@@ -64,5 +64,5 @@ def test_checks(caplog: pytest.LogCaptureFixture) -> None:
         for stage in (CheckRange(action="warn"), CheckCategories(action="warn"), CheckMissing(action="warn")):
             assert run(stage, table, new).equals(new)
     assert [record.args[1] for record in caplog.records] == [2, 1, 1]  # type: ignore[index]
-    gone = run(CheckRange(high=2, action="missing"), table)
-    assert gone["x"].to_list() == [1.0, None]
+    removed = run(CheckRange(high=2, action="missing"), table)
+    assert removed["x"].to_list() == [1.0, None]

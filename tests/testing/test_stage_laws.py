@@ -34,11 +34,11 @@ class Good(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        if not answers[0].count:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        if not statistics[0].count:
             raise self.all_null(column)
-        self.refuse_infinite(column, answers[0].mean)
-        return {"mean": answers[0].mean}
+        self.refuse_infinite(column, statistics[0].mean)
+        return {"mean": statistics[0].mean}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [Affine(column, learned["mean"], self.factor)]
@@ -107,8 +107,8 @@ class WithoutIdentity(MinMax):
 
 
 class Crashes(Good):
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {"mean": answers[0].mean, "other": 1 / answers[0].count}
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        return {"mean": statistics[0].mean, "other": 1 / statistics[0].count}
 
 
 class ForgetsAFactor(Good):
@@ -236,8 +236,8 @@ class TakesANameThatIsThere(Good):
 
 
 class RefusesBlocks(Good):
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {"mean": answers[0].mean, "type": str(dtype)}
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        return {"mean": statistics[0].mean, "type": str(dtype)}
 
 
 class ForgetsTheOthers(Good):

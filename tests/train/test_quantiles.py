@@ -191,9 +191,9 @@ def test_served_quantiles_are_an_object() -> None:
     pipeline = _trainer("xgboost").fit(None, table, None, ["y"], verbose=False).inference_pipeline
     from rayline.serve.protocol import PredictionWriter
 
-    answers = PredictionWriter(pipeline.target).predictions(pipeline.scores(table.head(2).lazy()))
+    results = PredictionWriter(pipeline.target).predictions(pipeline.scores(table.head(2).lazy()))
     expected = pipeline.predict(table.head(2)).to_dicts()
-    assert answers == [dict(zip(["0.1", "0.5", "0.9"], row.values(), strict=True)) for row in expected]
+    assert results == [dict(zip(["0.1", "0.5", "0.9"], row.values(), strict=True)) for row in expected]
 
 
 def test_served_quantiles_are_explained() -> None:

@@ -50,7 +50,7 @@ def choose(columns: Columns, schema: Mapping[str, pl.DataType]) -> list[str]:
     return names
 
 
-def refuse_taken(added: Iterable[str], present: Collection[str]) -> None:
+def refuse_existing_columns(added: Iterable[str], present: Collection[str]) -> None:
     """Raise SchemaError when a column to be added has the name of an existing column."""
     taken = [name for name in added if name in present]
     if taken:

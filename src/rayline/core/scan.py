@@ -118,7 +118,7 @@ class Scan:
             for start in range(0, n_rows, self.chunk_rows):  # the same chunks as below, without a copy
                 rows = self._looked_at(self.attach(raw.slice(start, self.chunk_rows)))
                 chunks(rows.collect(engine="in-memory"))
-            return chunks.answers(table.collect_schema())
+            return chunks.results(table.collect_schema())
         if not streamed:
             return self._in_chunks(table, self.requests)
         share = pl.QueryOptFlags(comm_subplan_elim=self.cells is not None or not (is_reread or n_rows is not None))
@@ -137,16 +137,16 @@ class Scan:
         self, table: pl.LazyFrame, streamed: Sequence[StatisticRequest], optimizations: pl.QueryOptFlags
     ) -> dict[int, ScanResults]:
         by = [] if self.cells is None else [CELL]
-        question = TableQuery(table, streamed, by)
+        query = TableQuery(table, streamed, by)
         rest = [request for request in self.requests if request not in set(streamed)]
-        queries, chunks = [*question.queries], _Chunks(self, rest)
+        queries, chunks = [*query.queries], _Chunks(self, rest)
         if rest:
             queries.append(self._needed(table, rest).sink_batches(chunks, chunk_size=CHUNK_ROWS, lazy=True))
         tables = pl.collect_all(queries, engine="streaming", optimizations=optimizations)
-        by_cell, others = question.answers(tables[: len(question.queries)]), chunks.answers(table.collect_schema())
-        beyond = [request for request in streamed if any(answers[request].is_beyond for answers in by_cell.values())]
+        by_cell, others = query.results(tables[: len(query.queries)]), chunks.results(table.collect_schema())
+        beyond = [request for request in streamed if any(results[request].is_beyond for results in by_cell.values())]
         again = self._in_chunks(self._needed(table, beyond), beyond) if beyond else {}
-        return {cell: answers | others.get(cell, {}) | again.get(cell, {}) for cell, answers in by_cell.items()}
+        return {cell: results | others.get(cell, {}) | again.get(cell, {}) for cell, results in by_cell.items()}
 
     def _needed(self, table: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> pl.LazyFrame:
         """Return the columns of these requests, with the cells."""
@@ -159,7 +159,7 @@ class Scan:
         chunks = _Chunks(self, requests)
         for chunk in table.collect_batches(chunk_size=self.chunk_rows, maintain_order=True, engine="streaming"):
             chunks(chunk)
-        return chunks.answers(table.collect_schema())
+        return chunks.results(table.collect_schema())
 
     def _of_chunk(self, chunk: pl.DataFrame, requests: Sequence[StatisticRequest]) -> dict[int, ScanResults]:
         chunk = chunk.rechunk()  # sums are computed per memory chunk, and those depend on where the data comes from
@@ -173,11 +173,11 @@ class Scan:
         return {int(cell): self._answers(part.drop(CELL), requests) for cell, part in parts.items()}
 
     def _answers(self, chunk: pl.LazyFrame, requests: Sequence[StatisticRequest]) -> ScanResults:
-        answers: ScanResults = {}
+        results: ScanResults = {}
         for prefix in dict.fromkeys(request.prefix for request in requests):
             table = apply_all(self.prefixes[prefix], chunk) if prefix else chunk
-            answers |= statistics_of(table, [request for request in requests if request.prefix == prefix])
-        return answers
+            results |= statistics_of(table, [request for request in requests if request.prefix == prefix])
+        return results
 
 
 class _Chunks:
@@ -188,13 +188,13 @@ class _Chunks:
         self._parts: dict[int, list[ScanResults]] = {}
 
     def __call__(self, chunk: pl.DataFrame) -> None:
-        for cell, answers in self._scan._of_chunk(chunk, self._requests).items():
+        for cell, results in self._scan._of_chunk(chunk, self._requests).items():
             parts = self._parts.setdefault(cell, [])
-            parts.append(answers)
+            parts.append(results)
             if len(parts) > MERGED_AT:
                 parts[:] = [merge_answers(parts)]
 
-    def answers(self, schema: Mapping[str, pl.DataType]) -> dict[int, ScanResults]:
+    def results(self, schema: Mapping[str, pl.DataType]) -> dict[int, ScanResults]:
         if (
             not self._parts and self._requests
         ):  # no rows: scan an empty chunk, so that statistics still have their types

@@ -43,7 +43,7 @@ class TableQuery:
         elif named:
             self.queries.append(table.select(named))
 
-    def answers(self, tables: Sequence[pl.DataFrame]) -> dict[int, ScanResults]:
+    def results(self, tables: Sequence[pl.DataFrame]) -> dict[int, ScanResults]:
         """Return the statistics from the results of the queries, for each value of `by`, or for 0."""
         if not self._by:
             return {0: self._answers(tables, tables[-1].row(0) if self._has_scalars else ())}
@@ -54,17 +54,17 @@ class TableQuery:
         }
 
     def _answers(self, tables: Sequence[pl.DataFrame], values: Sequence[Any]) -> ScanResults:
-        answers: ScanResults = {}
+        results: ScanResults = {}
         for request, place in self._places:
             inputs = values[place] if isinstance(place, slice) else (tables[place],)
-            answers[request] = request.statistic.of(*inputs, **dict(request.options))
-        return answers
+            results[request] = request.statistic.of(*inputs, **dict(request.options))
+        return results
 
 
 def statistics_of(table: pl.LazyFrame, requests: Iterable[StatisticRequest]) -> ScanResults:
     """Return the statistics of a table that fits into memory; numbers are added in the order of the rows."""
-    question = TableQuery(table, requests)
-    return question.answers(pl.collect_all(question.queries, engine="in-memory"))[0]
+    query = TableQuery(table, requests)
+    return query.results(pl.collect_all(query.queries, engine="in-memory"))[0]
 
 
 def merge_answers(parts: Iterable[Mapping[StatisticRequest, Statistic]]) -> ScanResults:
@@ -80,8 +80,8 @@ def merge_folds(
     """Merge the statistics of the cells, which have the same requests, into those of each fold."""
     by_fold: list[ScanResults] = [{} for _ in folds]
     for request in next(iter(cells.values()), {}):
-        states = {cell: answers[request] for cell, answers in cells.items()}
+        states = {cell: results[request] for cell, results in cells.items()}
         merged = request.statistic.merge_folds(states, folds, **dict(request.options))
-        for answers, state in zip(by_fold, merged, strict=True):
-            answers[request] = state
+        for results, state in zip(by_fold, merged, strict=True):
+            results[request] = state
     return by_fold

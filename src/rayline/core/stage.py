@@ -100,7 +100,7 @@ class FitContext:
     targets: tuple[str, ...] = ()
     untouched: tuple[str, ...] = ()
 
-    def ask(self, statistic: type[Statistic], *columns: str, **options: Any) -> StatisticRequest:
+    def request(self, statistic: type[Statistic], *columns: str, **options: Any) -> StatisticRequest:
         return StatisticRequest(statistic, columns, tuple(sorted(options.items())))
 
     def target_of(self, stage: Stage, given: str | None) -> str:
@@ -337,12 +337,12 @@ class Stage(ParameterizedStage):
     def _accepted(self) -> set[Kind]:
         return {*self.accepts, *([Kind.CATEGORY] if Kind.TEXT in self.accepts else [])}
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
         """Return the statistics that `learn` needs."""
         return []
 
     @abstractmethod
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         """Return what the stage learns from the statistics, as plain values that JSON can hold.
 
         Raises DataError when the data does not allow it.
@@ -352,13 +352,17 @@ class Stage(ParameterizedStage):
     def to_operations(self) -> list[Operation]:
         """Return the operations that the fitted stage applies. `core.errors.place()` is its name in the preprocessor."""
 
-    def refuse_taken(self, names: Sequence[str], view: FitContext, *, gone: Collection[str] = ()) -> None:
+    def refuse_existing_columns(
+        self, names: Sequence[str], context: FitContext, *, removed: Collection[str] = ()
+    ) -> None:
         """Raise SchemaError when a column that the stage adds exists already, or is added twice.
 
-        The stage drops the columns named in `gone`, so their names are free.
+        The stage drops the columns named in `removed`, so their names are free.
         """
         taken = [
-            name for name, times in Counter(names).items() if times > 1 or (name in view.schema and name not in gone)
+            name
+            for name, times in Counter(names).items()
+            if times > 1 or (name in context.schema and name not in removed)
         ]
         if taken:
             raise SchemaError(
@@ -482,7 +486,7 @@ class ColumnStage(Stage):
         """Return the statistics of a column of this type that `learn_column` needs, in the order of its arguments."""
         return []
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         """Return what is learned from one column; by default nothing, for a stage that requires no statistics."""
         return {}
 
@@ -490,18 +494,18 @@ class ColumnStage(Stage):
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         """Return the operations for one column."""
 
-    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
+    def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
         """Return the requests behind `column_statistics`; override it when the statistics take options."""
-        return [view.ask(statistic, column) for statistic in self.column_statistics(view.schema[column])]
+        return [context.request(statistic, column) for statistic in self.column_statistics(context.schema[column])]
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [request for column in view.columns for request in self.questions(column, view)]
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [request for column in context.columns for request in self.column_requests(column, context)]
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        for column in view.columns:
-            dtype = view.schema[column]
-            statistics = [answers[request] for request in self.questions(column, view)]
+        for column in context.columns:
+            dtype = context.schema[column]
+            statistics = [results[request] for request in self.column_requests(column, context)]
             try:
                 columns[column] = self.learn_column(column, dtype, *statistics)
             except TooManyValuesError as error:
@@ -524,7 +528,7 @@ class ColumnStage(Stage):
         """Return what is learned for a column without values that is kept: by default that it stays missing."""
         return {"empty": "missing"}
 
-    def undo_empty(self, schema: Mapping[str, pl.DataType]) -> list[Operation]:
+    def invert_empty(self, schema: Mapping[str, pl.DataType]) -> list[Operation]:
         """Return the operations that restore the dropped columns without values."""
         dropped = [c for c, learned in self.state["columns"].items() if learned.get("empty") == "drop"]
         return [AddNullColumns({column: schema[column] for column in dropped})] if dropped else []
@@ -532,11 +536,11 @@ class ColumnStage(Stage):
     def all_null(self, column: str) -> EmptyColumnError:
         return no_values(type(self), column)
 
-    def refuse_strange(self, parameter: str, given: Any, view: FitContext) -> None:
+    def refuse_unknown_columns(self, parameter: str, given: Any, context: FitContext) -> None:
         """Raise ParameterError when a parameter given by column names a column that the stage does not work on."""
-        strange = [name for name in given if name not in view.columns] if isinstance(given, Mapping) else []
+        strange = [name for name in given if name not in context.columns] if isinstance(given, Mapping) else []
         if strange:
-            expected = f"only columns of the stage, {shorten(view.columns)}"
+            expected = f"only columns of the stage, {shorten(context.columns)}"
             raise ParameterError.value(parameter, expected, strange, where=type(self).__name__)
 
     def refuse_infinite(self, column: str, *numbers: float) -> None:

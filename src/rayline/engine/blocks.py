@@ -93,27 +93,27 @@ class PartialScan:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         frame = to_frame(block)
-        return _packed_answers(_unpacked(self.scan).of(frame.lazy(), frame.height))
+        return _packed_results(_unpacked(self.scan).of(frame.lazy(), frame.height))
 
 
-def _packed_answers(answers: dict[int, ScanResults]) -> pa.Table:
-    return pa.table({"answers": pa.array([cloudpickle.dumps(answers)], pa.large_binary())})
+def _packed_results(results: dict[int, ScanResults]) -> pa.Table:
+    return pa.table({"results": pa.array([cloudpickle.dumps(results)], pa.large_binary())})
 
 
-def merged_answers(tables: Iterable[pa.Table]) -> dict[int, ScanResults]:
+def merged_results(tables: Iterable[pa.Table]) -> dict[int, ScanResults]:
     """Merge the results of `PartialScan` for several blocks, in their order; empty where there are none."""
     parts: dict[int, list[ScanResults]] = {}
     for table in tables:
-        for packed in table.column("answers").to_pylist() if table.num_columns else ():
-            for cell, answers in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
-                parts.setdefault(cell, []).append(answers)
+        for packed in table.column("results").to_pylist() if table.num_columns else ():
+            for cell, results in pickle.loads(packed).items():  # noqa: S301  # packed by our own tasks
+                parts.setdefault(cell, []).append(results)
     return {cell: merge_answers(found) for cell, found in sorted(parts.items())}
 
 
 @ray.remote
 def merge_partial(*tables: pa.Table) -> pa.Table:
     """Merge the results of `PartialScan` for several blocks into one of the same form."""
-    return _packed_answers(merged_answers(tables))
+    return _packed_results(merged_results(tables))
 
 
 @dataclass(frozen=True)

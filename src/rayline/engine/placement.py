@@ -122,7 +122,7 @@ def max_workers(needs: Mapping[str, float], *, spare_cpus: float = 0.0) -> int:
     return max(1, n)
 
 
-def gone(node_id: str) -> str | None:
+def lost_node(node_id: str) -> str | None:
     """Return the address of a node that has left the cluster; None for a node that is alive."""
     node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
     return None if node is None or node["Alive"] else str(node["NodeManagerAddress"])

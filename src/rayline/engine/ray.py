@@ -49,7 +49,7 @@ from rayline.engine.blocks import (
     SerializedFunction,
     join_blocks,
     merge_partial,
-    merged_answers,
+    merged_results,
     run_on_block,
     to_block,
     to_frame,
@@ -439,8 +439,8 @@ def _merged(
     while merged and len(left) > 1:
         together = [left[i : i + MERGED_TOGETHER] for i in range(0, len(left), MERGED_TOGETHER)]
         left = [refs[0] if len(refs) == 1 else merge_partial.remote(*refs) for refs in together]
-    answers = merged_answers(map(ray.get, left))
-    return answers or scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
+    results = merged_results(map(ray.get, left))
+    return results or scan.of(pl.LazyFrame(schema={name: schema[name] for name in columns}), 0)
 
 
 def _tasks(

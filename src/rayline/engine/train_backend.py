@@ -38,7 +38,7 @@ from rayline.core.waiting import patience
 from rayline.engine.checkpoints import CheckpointStore, pack, unpack
 from rayline.engine.group import Listener, TrainingCall
 from rayline.engine.object_refs import BlockSlice, shared
-from rayline.engine.placement import WHERE, busy, free, gone
+from rayline.engine.placement import WHERE, busy, free, lost_node
 from rayline.engine.worker_group import RETRY_INTERVAL_S
 from rayline.engine.workers import RayWorker, Reporter, WorkerMessage, keep_cause
 
@@ -481,7 +481,7 @@ class RayTrainRun:
         ray.get(supervisor.connect.remote(begun.attempt, rendezvous))
 
     def _count_failure(self, group: GroupBegun) -> None:
-        if not self._lost or (self._is_elastic and any(gone(node) for node in group.nodes)):
+        if not self._lost or (self._is_elastic and any(lost_node(node) for node in group.nodes)):
             return  # the group was resized, or a node has left
         self._failures += 1
         if self._failures > self._call.max_failures:
@@ -535,7 +535,7 @@ class RayTrainRun:
             made.__cause__ = error
             return made
         rank = dead[0]
-        node = gone(group.nodes[rank]) if rank < n else None
+        node = lost_node(group.nodes[rank]) if rank < n else None
         how = (
             f"was lost with its node {node}, which has left the cluster"
             if node

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayline.core.errors import RaylineError, ResourceError, TrainingError, counted, first_line
 from rayline.core.waiting import patience
-from rayline.engine.placement import WHERE, PlacementPlan, busy, free, gone
+from rayline.engine.placement import WHERE, PlacementPlan, busy, free, lost_node
 from rayline.engine.workers import WorkerActor, WorkerMessage, WorkerStart
 
 START_S = 120.0
@@ -204,8 +204,8 @@ class WorkerGroup:
             except ActorUnavailableError as unreachable:
                 error = unreachable
                 time.sleep(RETRY_INTERVAL_S)
-            except RayError as gone:
-                error = gone
+            except RayError as failure:
+                error = failure
                 break
         return None if error is None else WorkerLostError(rank, error)
 
@@ -236,7 +236,7 @@ class WorkerLostError(Exception):
                 "Expected every rank to finish.",
                 "the error of the worker stands above this one.",
             )
-        node = gone(plan.nodes[self.rank])
+        node = lost_node(plan.nodes[self.rank])
         failed = f"{attempt + 1} group{'s' * (attempt > 0)} of workers failed, and max_failures is {max_failures}"
         more = "" if max_failures else "; max_failures=1 resumes from the last checkpoint"
         if node is not None:

@@ -138,10 +138,10 @@ class CustomMetric(Metric):
             return found
         if batch.weight is not None and len(multiplicity) == 1:  # no report remarks on it
             self.warn_unweighted()
-        answers = CollectedPredictions(batch)
-        found[0] = self._call(batch, answers, batch.weight)
+        predictions = CollectedPredictions(batch)
+        found[0] = self._call(batch, predictions, batch.weight)
         for i, counts in enumerate(multiplicity[1 : 1 + self._replicates(len(batch))], start=1):
-            found[i] = self._replicate(batch, answers, counts if batch.bucket is None else counts[batch.bucket])
+            found[i] = self._replicate(batch, predictions, counts if batch.bucket is None else counts[batch.bucket])
         return found
 
     def warn_unweighted(self) -> None:
@@ -174,25 +174,27 @@ class CustomMetric(Metric):
     def _unweighted(self) -> str:
         return f"{self.name} is not weighted: its function has no parameter sample_weight."
 
-    def _replicate(self, batch: ScoredBatch, answers: CollectedPredictions, counts: Array) -> float:
+    def _replicate(self, batch: ScoredBatch, predictions: CollectedPredictions, counts: Array) -> float:
         if batch.bucket is None:
-            return self._call(batch, answers, batch.weight)
+            return self._call(batch, predictions, batch.weight)
         if "sample_weight" in _parameters(self.function):
-            return self._call(batch, answers, counts if batch.weight is None else counts * batch.weight)
+            return self._call(batch, predictions, counts if batch.weight is None else counts * batch.weight)
         total = np.cumsum(counts)
         places = np.searchsorted(total, np.arange(round(total[-1])) + 0.5)  # each row as often as it counts
         if not len(places):
             return float("nan")
         places = np.minimum(places, len(batch) - 1)
-        return self._call(batch, answers.take(places), None if batch.weight is None else batch.weight[places])
+        return self._call(batch, predictions.take(places), None if batch.weight is None else batch.weight[places])
 
-    def _call(self, batch: ScoredBatch, answers: CollectedPredictions, weight: Array | None) -> float:
+    def _call(self, batch: ScoredBatch, predictions: CollectedPredictions, weight: Array | None) -> float:
         """Call the function. Raises TrainingError when it fails or gives no number."""
         try:
             if is_scorer(self.function):
-                return float(self.function(*_scorer_arguments(answers), **_weights(weight)))
+                return float(self.function(*_scorer_arguments(predictions), **_weights(weight)))
             return float(
-                self.function(answers.y_true, answers.y_pred, **_weights(weight if self._takes_weights else None))
+                self.function(
+                    predictions.y_true, predictions.y_pred, **_weights(weight if self._takes_weights else None)
+                )
             )
         except RaylineError:
             raise
@@ -331,25 +333,25 @@ def _weights(weight: Array | None) -> dict[str, Array]:
     return {} if weight is None else {"sample_weight": weight}
 
 
-def _scorer_arguments(answers: CollectedPredictions) -> tuple[Any, Array, Array]:
+def _scorer_arguments(predictions: CollectedPredictions) -> tuple[Any, Array, Array]:
     """The arguments of a scorer: an estimator that gives these predictions again, as many rows, and the labels."""
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-    is_classifier = len(answers.classes) > 0
+    is_classifier = len(predictions.classes) > 0
     kind = ClassifierMixin if is_classifier else RegressorMixin
 
     class Predictions(kind, BaseEstimator):  # type: ignore[misc, valid-type]
         def predict(self, _rows: Any) -> Array:
-            return answers.y_pred
+            return predictions.y_pred
 
     if is_classifier:
 
         def predict_proba(_self: Any, _rows: Any) -> Array:
-            return answers.probabilities
+            return predictions.probabilities
 
         Predictions.predict_proba = predict_proba
-        Predictions.classes_ = answers.classes
-    return Predictions(), np.zeros((len(answers.y_true), 1)), answers.y_true
+        Predictions.classes_ = predictions.classes
+    return Predictions(), np.zeros((len(predictions.y_true), 1)), predictions.y_true
 
 
 # -- statistics ------------------------------------------------------------------------------------------------------------

@@ -279,10 +279,10 @@ class Explainer:
                 "pass some of them: explain(rows, background=training_rows.head(100)).",
             )
         rows = frame.select(map(col, self.columns))
-        values, base = shapley_values(self.answers, rows, self.background, self._coalitions)
+        values, base = shapley_values(self.predict, rows, self.background, self._coalitions)
         return RowContributions(values, base)
 
-    def answers(self, frame: pl.DataFrame) -> Array:
+    def predict(self, frame: pl.DataFrame) -> Array:
         """Return the model's answers for raw rows, shape (n, outputs): probabilities, or values on the scale of the labels."""
         scores, target = self.pipeline.model_scores(frame.lazy()), self.pipeline.model.target
         if not only_codes(scores, target):

@@ -74,8 +74,8 @@ class GridPredictor:
         made = []
         for i in range(len(self.grid)):
             value = self.grid.gather(pl.repeat(i, len(frame), eager=True, dtype=pl.Int64)).alias(self.column)
-            answers = _answers(self.pipeline, frame.with_columns(value))
-            made += [own.cast(pl.Float64).alias(f"{i}_{k}") for k, own in enumerate(answers)]
+            predictions = _predictions(self.pipeline, frame.with_columns(value))
+            made += [own.cast(pl.Float64).alias(f"{i}_{k}") for k, own in enumerate(predictions)]
         return pl.DataFrame(made)
 
 
@@ -127,7 +127,7 @@ def output_names(pipeline: InferencePipeline) -> list[str]:
     return target.probability_names if target.task.is_classification else target.prediction_names
 
 
-def _answers(pipeline: InferencePipeline, frame: pl.DataFrame) -> pl.DataFrame:
+def _predictions(pipeline: InferencePipeline, frame: pl.DataFrame) -> pl.DataFrame:
     scores, target = pipeline.scores(frame.lazy()), pipeline.target
     return target.probabilities(scores) if target.task.is_classification else target.predictions(scores)
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from rayline.core import registry
 from rayline.core.arguments import integer
-from rayline.core.column_choice import refuse_taken
+from rayline.core.column_choice import refuse_existing_columns
 from rayline.core.engine import Placement
 from rayline.core.errors import ParameterError, RaylineError, SchemaError, at, first_line
 from rayline.core.json_values import schema_to_json
@@ -69,13 +69,13 @@ class BatchPredictor:
         self.pipeline, self.labels, self.proba, self.keep, self.on_error = pipeline, labels, proba, keep, on_error
         self.interval = interval
         with at(f"{WHERE} (keep_columns)"):
-            refuse_taken(self._adds, keep or ())
+            refuse_existing_columns(self._adds, keep or ())
 
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         frame = table.collect()
         kept = frame if self.keep is None else self._kept(frame)
         with at(f"{WHERE} (keep_columns)"):
-            refuse_taken(self._adds, kept.columns)
+            refuse_existing_columns(self._adds, kept.columns)
         made = self._predictions(frame)
         return (pl.concat([kept, made], how="horizontal") if kept.width else made).lazy()
 

@@ -33,7 +33,7 @@ class KnownStatistics:
     """What a `FoldFitter` has computed of the raw table: what was asked, and the answers of each fold."""
 
     asked: frozenset[StatisticRequest]
-    answers: Sequence[ScanResults]
+    results: Sequence[ScanResults]
 
 
 class FoldFitter:
@@ -71,21 +71,21 @@ class FoldFitter:
         self._cells, self.folds = cells, list(folds)
         self._targets, self._excluded_columns = list(targets), list(excluded_columns)
         self._asked: set[StatisticRequest] = set() if known is None else {*known.asked}
-        self._known: list[ScanResults] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.answers]
+        self._known: list[ScanResults] = [{} for _ in self.folds] if known is None else [dict(a) for a in known.results]
         self.scans, self.slice_scans = 0, 0  # of all rows, and of one fold's training rows
 
     @property
     def known(self) -> KnownStatistics:
         """What was computed of the raw table."""
         asked = frozenset(self._asked)
-        return KnownStatistics(asked, [{r: a for r, a in answers.items() if not r.prefix} for answers in self._known])
+        return KnownStatistics(asked, [{r: a for r, a in results.items() if not r.prefix} for results in self._known])
 
     def fit(
         self,
         fold: int,
         leaves: Sequence[fit_planner.Leaf],
         *,
-        ask: fit_planner.Ask | None = None,
+        extra_requests: fit_planner.RequestFunction | None = None,
         target_leaves: Sequence[fit_planner.Leaf] = (),
     ) -> fit_planner.FitOutcome:
         """Fit on the training slice of this fold, with the same result as `fit_planner.fit` on these rows alone.
@@ -102,7 +102,7 @@ class FoldFitter:
                 leaves, self._schema, self._targets, known, self._excluded_columns, target_leaves
             )
             with at(here):
-                walk.run(ask)
+                walk.run(extra_requests)
             missing = [request for request in walk.missing if not request.prefix]
             if not missing:
                 break
@@ -126,7 +126,7 @@ class FoldFitter:
                 self._schema,
                 targets=self._targets,
                 excluded_columns=self._excluded_columns,
-                ask=ask,
+                extra_requests=extra_requests,
                 known=known,
                 target_leaves=target_leaves,
             )
@@ -144,8 +144,8 @@ class FoldFitter:
         # In the order of the cells, and of the training cells alone: the held-out rows leave no trace, not even in the
         # last bit of a sum.
         of_folds = merge_folds(self._engine.scan(self._data, scan), [fold.train for fold in self.folds])
-        for known, answers in zip(self._known, of_folds, strict=True):
-            known.update(answers)
+        for known, results in zip(self._known, of_folds, strict=True):
+            known.update(results)
         self._asked.update(new)
         self.scans += 1
 

@@ -33,7 +33,7 @@ from rayline.preprocessing import schema_check
 ROWS = StatisticRequest(RowCount, ())
 
 Leaf = tuple[str, Stage]
-Ask = Callable[[FitContext], Sequence[StatisticRequest]]
+RequestFunction = Callable[[FitContext], Sequence[StatisticRequest]]
 
 
 class ColumnSource(NamedTuple):
@@ -95,9 +95,9 @@ class FitPlan:
     def __post_init__(self) -> None:
         self.schema = without_categories(self.schema)  # as `SchemaCheck` leaves the table
 
-    def run(self, ask: Ask | None) -> None:
-        """Fit stages as far as the known statistics allow, and record the missing ones; `ask` requests those of the output."""
-        self._walk(ask)
+    def run(self, extra_requests: RequestFunction | None) -> None:
+        """Fit stages as far as the known statistics allow, and record the missing ones; `extra_requests` requests those of the output."""
+        self._walk(extra_requests)
         if self.target_leaves:
             self._walk_targets()
 
@@ -130,7 +130,7 @@ class FitPlan:
                 "change the stage's parameters, or choose fewer columns for it.",
             )
 
-    def _walk(self, ask: Ask | None) -> None:
+    def _walk(self, extra_requests: RequestFunction | None) -> None:
         table = _PlannedTable(
             pl.Schema({name: dtype for name, dtype in self.schema.items() if name not in self.excluded_columns}),
             len(self._operations) - 1,
@@ -143,17 +143,17 @@ class FitPlan:
                 if table.is_certain and not table.is_growing:
                     raise
                 return  # it may name a column that an earlier stage has yet to make
-            view = FitContext(tuple(columns), table.schema, tuple(self.targets))
+            context = FitContext(tuple(columns), table.schema, tuple(self.targets))
             with self._in_stage(path):
-                requests = leaf.required_statistics(view)
-            answers = self._answers(requests, table.lineage, table.prefix)
-            if answers is None or not table.is_certain or table.prefix is None:
+                requests = leaf.required_statistics(context)
+            results = self._results(requests, table.lineage, table.prefix)
+            if results is None or not table.is_certain or table.prefix is None:
                 self._pass_by(leaf, columns, table)
                 continue
             with self._in_stage(path):
-                learned = leaf.learn(view, answers)
+                learned = leaf.learn(context, results)
             self._apply(path, leaf, leaf.fitted(learned), columns, table)
-        self._finish(ask, table)
+        self._finish(extra_requests, table)
 
     @contextlib.contextmanager
     def _in_stage(self, path: str) -> Iterator[None]:
@@ -213,18 +213,18 @@ class FitPlan:
                 lineage[name] = ColumnSource(name, prefix)
         table.schema, table.prefix = after, prefix
 
-    def _finish(self, ask: Ask | None, table: _PlannedTable) -> None:
+    def _finish(self, extra_requests: RequestFunction | None, table: _PlannedTable) -> None:
         """Answer the caller's questions about the output, or note what is missing for them."""
         if len(self.fitted) == len(self.leaves):
             self.output = table.schema
-            wanted = ask(self._output_view(table.schema, table.lineage)) if ask else []
-            answers = self._answers(wanted, table.lineage, table.prefix)
-            if answers is not None and not self.missing:
-                self.final, self.complete = answers, True
-        elif ask:
-            self._answers(ask(self._output_view(table.schema, table.lineage)), table.lineage, None)
+            wanted = extra_requests(self._output_context(table.schema, table.lineage)) if extra_requests else []
+            results = self._results(wanted, table.lineage, table.prefix)
+            if results is not None and not self.missing:
+                self.final, self.complete = results, True
+        elif extra_requests:
+            self._results(extra_requests(self._output_context(table.schema, table.lineage)), table.lineage, None)
 
-    def _output_view(self, table: pl.Schema, lineage: Mapping[str, ColumnSource]) -> FitContext:
+    def _output_context(self, table: pl.Schema, lineage: Mapping[str, ColumnSource]) -> FitContext:
         untouched = tuple(name for name in table if lineage[name] == ColumnSource(name))
         return FitContext(tuple(table), table, tuple(self.targets), untouched=untouched)
 
@@ -239,14 +239,14 @@ class FitPlan:
             return False
         return bool(answer.is_text)  # type: ignore[attr-defined]
 
-    def _answers(
+    def _results(
         self,
         requests: Sequence[StatisticRequest],
         lineage: Mapping[str, ColumnSource],
         prefix: int | None,
     ) -> ScanResults | None:
         """Return the answers, or None while some are missing (they are noted) or cannot be asked yet."""
-        answers: ScanResults = {}
+        results: ScanResults = {}
         for request in requests:
             base, steps = self._resolve(request, lineage, prefix)
             if base is None:
@@ -257,8 +257,8 @@ class FitPlan:
                 state = self.known[base]
                 for step in steps:
                     state = step.push(state)  # type: ignore[call-arg,arg-type]
-                answers[request] = state
-        return answers if len(answers) == len(set(requests)) else None
+                results[request] = state
+        return results if len(results) == len(set(requests)) else None
 
     def _resolve(
         self, request: StatisticRequest, lineage: Mapping[str, ColumnSource], prefix: int | None
@@ -309,14 +309,14 @@ def fit(
     schema: Mapping[str, pl.DataType],
     *,
     targets: Sequence[str] = (),
-    ask: Ask | None = None,
+    extra_requests: RequestFunction | None = None,
     known: Mapping[StatisticRequest, Statistic] | None = None,
     excluded_columns: Sequence[str] = (),
     target_leaves: Sequence[Leaf] = (),
 ) -> FitOutcome:
     """Fit the leaves on the data, with as few scans as there are levels; the target stages in the same scans.
 
-    Columns named in `excluded_columns` (sample weights) are no part of the table for the stages; only `ask` may ask about them.
+    Columns named in `excluded_columns` (sample weights) are no part of the table for the stages; only `extra_requests` may ask about them.
 
     Raises
     ------
@@ -325,42 +325,42 @@ def fit(
     SchemaError
         When a stage names a column that does not exist or is of the wrong type.
     """
-    answers: dict[StatisticRequest, Statistic] = dict(known or {})
+    results: dict[StatisticRequest, Statistic] = dict(known or {})
     scans = 0
     while True:
-        walk = FitPlan(leaves, schema, targets, answers, excluded_columns, target_leaves)
+        walk = FitPlan(leaves, schema, targets, results, excluded_columns, target_leaves)
         try:
-            walk.run(ask)
+            walk.run(extra_requests)
         except RaylineError:
-            if scans or answers:
-                _refuse_empty(answers)
+            if scans or results:
+                _refuse_empty(results)
             raise
         if walk.complete:
-            return finished(walk, answers, scans)
+            return finished(walk, results, scans)
         missing = list(walk.missing)
         if not missing:
             raise RaylineError.here(
                 "the stages ask for nothing and cannot be fitted.", "", "this is a defect: report it."
             )
-        if ROWS not in answers:
+        if ROWS not in results:
             missing.append(ROWS)
         scan = Scan(missing, walk.prefixes)
         scanned = engine.scan(
             data, replace(scan, prepare=schema_check.SchemaCheck(schema, place()).only(scan.columns(schema)))
         )
-        answers |= scanned[0]
+        results |= scanned[0]
         scans += 1
-        _refuse_empty(answers)
+        _refuse_empty(results)
 
 
-def finished(walk: FitPlan, answers: Mapping[StatisticRequest, Statistic], scans: int) -> FitOutcome:
+def finished(walk: FitPlan, results: Mapping[StatisticRequest, Statistic], scans: int) -> FitOutcome:
     """Return what a complete walk has found. Raises DataError when there were no rows."""
-    _refuse_empty(answers)
-    n_rows = getattr(answers.get(ROWS), "count", -1)
-    return FitOutcome(walk.fitted, walk.final, n_rows, scans, walk.output, dict(answers), walk.fitted_targets)
+    _refuse_empty(results)
+    n_rows = getattr(results.get(ROWS), "count", -1)
+    return FitOutcome(walk.fitted, walk.final, n_rows, scans, walk.output, dict(results), walk.fitted_targets)
 
 
-def _refuse_empty(answers: Mapping[StatisticRequest, Statistic]) -> None:
-    rows = answers.get(ROWS)
+def _refuse_empty(results: Mapping[StatisticRequest, Statistic]) -> None:
+    rows = results.get(ROWS)
     if isinstance(rows, RowCount):
         refuse_empty(rows.count)

@@ -12,7 +12,7 @@ import polars as pl
 
 from rayline.core import registry, storage, strict_json
 from rayline.core.arguments import known_arguments
-from rayline.core.column_choice import refuse_taken
+from rayline.core.column_choice import refuse_existing_columns
 from rayline.core.engine import Engine
 from rayline.core.errors import (
     ArtifactError,
@@ -176,20 +176,20 @@ class BasePreprocessor:
         SchemaError
             When a named column is missing or of a wrong type.
         """
-        self.fit_and_ask(data, target_columns=target_columns)
+        self.fit_with_requests(data, target_columns=target_columns)
         return self
 
-    def fit_and_ask(
+    def fit_with_requests(
         self,
         data: Any,
         *,
         target_columns: Sequence[str] | str = (),
-        ask: fit_planner.Ask | None = None,
+        extra_requests: fit_planner.RequestFunction | None = None,
         known: Mapping[Any, Any] | None = None,
         excluded_columns: Sequence[str] = (),
         schema: pl.Schema | None = None,
     ) -> fit_planner.FitOutcome:
-        """Fit the stages, and compute statistics of the output table that the caller requests with `ask` in the same scan.
+        """Fit the stages, and compute statistics of the output table that the caller requests with `extra_requests` in the same scan.
 
         Columns named in `excluded_columns` (sample weights) are read by those statistics only: the stages do not see them. `schema` is that
         of the data, as `schema_check.readable` gives it, where the caller has read it already.
@@ -197,9 +197,9 @@ class BasePreprocessor:
         with registry.engine_for(data).keeping(data):
             engine, schema, targets = self._inputs(data, target_columns, schema)
             fit = fit_planner.fit(
-                engine, data, self.leaves, schema, targets=targets, ask=ask, known=known, excluded_columns=excluded_columns,
+                engine, data, self.leaves, schema, targets=targets, extra_requests=extra_requests, known=known, excluded_columns=excluded_columns,
                 target_leaves=self._target_stages)  # fmt: skip
-        self.become(fit, schema, targets, excluded_columns)
+        self.store_fit(fit, schema, targets, excluded_columns)
         return fit
 
     @at("Preprocessor.fit_folds")
@@ -245,7 +245,7 @@ class BasePreprocessor:
             fitter = FoldFitter(engine, data, schema, prepared.cells, prepared.folds, targets=targets)
             for fold in range(len(prepared.folds)):
                 one = self.clone()
-                one.become(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)
+                one.store_fit(fitter.fit(fold, self.leaves, target_leaves=self._target_stages), schema, targets)
                 made.append(one)
         return made
 
@@ -269,7 +269,7 @@ class BasePreprocessor:
         self.refuse_targets(targets)
         return engine, schema, targets
 
-    def become(
+    def store_fit(
         self,
         fit: fit_planner.FitOutcome,
         schema: Mapping[str, pl.DataType],
@@ -287,7 +287,7 @@ class BasePreprocessor:
         self._targets, self._target, self._scans = tuple(targets), None, fit.scans
         self.__dict__.pop("operations", None)
 
-    def adopt(self, fitted: Self) -> None:
+    def copy_fit(self, fitted: Self) -> None:
         """Copy the fitted state of a clone of this preprocessor."""
         self.__dict__.pop("operations", None)
         self.__dict__.update({k: v for k, v in fitted.__dict__.items() if k != "operations"})
@@ -334,7 +334,7 @@ class BasePreprocessor:
             return self
         leaves, output = without_targets(self.leaves, without_categories(self.input_schema), known)
         copy = type(self)()
-        copy.adopt(self)
+        copy.copy_fit(self)
         copy._take(leaves)
         copy._input = pl.Schema({name: dtype for name, dtype in self.input_schema.items() if name not in known})
         copy._output = output
@@ -623,7 +623,7 @@ class _Transform:
     def __call__(self, table: pl.LazyFrame) -> pl.LazyFrame:
         if self._adds:
             with at(self._check.made_at):
-                refuse_taken(self._adds, table.collect_schema())
+                refuse_existing_columns(self._adds, table.collect_schema())
         return apply_all(self._operations, self._check(table))
 
     def passes(self, names: Sequence[str]) -> list[str]:

@@ -66,8 +66,8 @@ class FrequencyEncoder(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        counts: ValueCounts = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        counts: ValueCounts = statistics[0]
         if counts.sketch is not None and (dtype.is_integer() or kind_of(dtype) is Kind.CATEGORY):
             frequent = counts.sketch.found()
             n_rows = counts.count + counts.n_null
@@ -136,8 +136,8 @@ class RareCategories(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        counts: ValueCounts = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        counts: ValueCounts = statistics[0]
         min_count = self.min_frequency if self.min_frequency >= 1 else self.min_frequency * counts.count
         if counts.sketch is None:
             kept = counts.table.filter(pl.col("n") >= min_count)["value"].to_list()
@@ -278,8 +278,8 @@ class Categorizer(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        categories = answers[0].table["value"].to_list()
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        categories = statistics[0].table["value"].to_list()
         if not categories:
             raise self.all_null(column)
         return {"categories": categories}

@@ -92,18 +92,18 @@ class Clipper(NumberStage):
         )
         return [Quantiles] if needs_quantiles else []
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        if answers and not answers[0].count:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        if statistics and not statistics[0].count:
             raise self.all_null(column)
         low = (
             self.low
             if self.low is not None or self.lower_quantile is None
-            else answers[0].quantile(self.lower_quantile)
+            else statistics[0].quantile(self.lower_quantile)
         )
         high = (
             self.high
             if self.high is not None or self.upper_quantile is None
-            else answers[0].quantile(self.upper_quantile)
+            else statistics[0].quantile(self.upper_quantile)
         )
         bounds = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
         if low is not None and high is not None and not low <= high:

@@ -75,9 +75,9 @@ class PolynomialFeatures(Stage):
                 made[name] = product
         return made
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        self.refuse_taken(list(self._products(view.columns)), view)
-        return {"columns": list(view.columns)}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        self.refuse_existing_columns(list(self._products(context.columns)), context)
+        return {"columns": list(context.columns)}
 
     def to_operations(self) -> list[Operation]:
         products = self._products(list(self.state["columns"]))
@@ -122,11 +122,11 @@ class Ratio(Stage):
     )
     zero: float | None = param(None, ParameterCheck("a number or None", lambda v: v is None or type(v) in (int, float)))
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         with at("Ratio"):
-            kind(["number", ["col", self.per]], {k: v for k, v in view.schema.items() if k not in view.targets})
-        self.refuse_taken([f"{column}_per_{self.per}" for column in view.columns], view)
-        return {"columns": list(view.columns)}
+            kind(["number", ["col", self.per]], {k: v for k, v in context.schema.items() if k not in context.targets})
+        self.refuse_existing_columns([f"{column}_per_{self.per}" for column in context.columns], context)
+        return {"columns": list(context.columns)}
 
     def to_operations(self) -> list[Operation]:
         below: Formula = ["number", ["col", self.per]]
@@ -192,11 +192,11 @@ class Expression(Stage):
         with at("Expression"):
             check(self.formula)
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        features = {name: dtype for name, dtype in view.schema.items() if name not in view.targets}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        features = {name: dtype for name, dtype in context.schema.items() if name not in context.targets}
         with at("Expression"):
             kind(self.formula, features)
-        if self.output in view.targets:
+        if self.output in context.targets:
             raise SchemaError(
                 f"Expression: {self.output!r} is a target column.", "Expected a feature.", "choose another output."
             )
@@ -244,10 +244,10 @@ class Concatenator(Stage):
 
     output: str = param("features", a_string())
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        if self.output not in view.columns:
-            self.refuse_taken([self.output], view)
-        return {"columns": list(view.columns)}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        if self.output not in context.columns:
+            self.refuse_existing_columns([self.output], context)
+        return {"columns": list(context.columns)}
 
     def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])
@@ -360,9 +360,9 @@ class FunctionTransformer(Stage):
             registry.register_function(state["function"], function)
         self.__dict__.update(state)
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         registry.function(self.function)
-        return {"columns": list(view.columns)}
+        return {"columns": list(context.columns)}
 
     def to_operations(self) -> list[Operation]:
         columns = self.state["columns"]

@@ -104,15 +104,15 @@ class DatetimeEncoder(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [DateRange] if self.holidays else []
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        learned = super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        learned = super().learn(context, results)
         new = [name for column, parts in learned["columns"].items() for name in self._names(column, parts)]
-        self.refuse_taken(new, view, gone=() if self.keep else view.columns)
+        self.refuse_existing_columns(new, context, removed=() if self.keep else context.columns)
         return learned
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         parts = {"parts": self._parts(dtype)}
-        return {**parts, "holidays": _holidays(self.holidays, answers[0])} if self.holidays else parts
+        return {**parts, "holidays": _holidays(self.holidays, statistics[0])} if self.holidays else parts
 
     def _names(self, column: str, learned: Mapping[str, Any]) -> list[str]:
         cyclic = [f"{column}_{p}_{f}" for p in learned["parts"] if self.cyclic and PARTS[p][2] for f in ("sin", "cos")]

@@ -89,17 +89,17 @@ class KBinsDiscretizer(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax if self.strategy == "uniform" else Quantiles]
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        self.refuse_strange("edges", self.edges, view)
-        self.refuse_strange("n_bins", self.n_bins, view)
-        learned = super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        self.refuse_unknown_columns("edges", self.edges, context)
+        self.refuse_unknown_columns("n_bins", self.n_bins, context)
+        learned = super().learn(context, results)
         names = [name for binning in learned["columns"].values() for name in binning.get("outputs", ())]
-        self.refuse_taken(names, view, gone=view.columns)
+        self.refuse_existing_columns(names, context, removed=context.columns)
         return learned
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         given = self.edges.get(column) if isinstance(self.edges, dict) else self.edges
-        edges = [float(e) for e in given] if given is not None else self._learned(column, answers[0])
+        edges = [float(e) for e in given] if given is not None else self._learned(column, statistics[0])
         outputs = [f"{column}_bin{i}" for i in range(len(edges) - 1)] if self.encode == "onehot" else []
         return {"edges": edges, "outputs": outputs}
 
@@ -134,7 +134,7 @@ class KBinsDiscretizer(NumberStage):
         return operations
 
     def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        back = self.undo_empty(schema)
+        back = self.invert_empty(schema)
         for column, own in self.state["columns"].items():
             if "empty" in own:
                 continue

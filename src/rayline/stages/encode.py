@@ -131,16 +131,16 @@ class OneHotEncoder(ColumnStage):
         _one_missing(self, "categories", "drop")
         super().__post_init__()
 
-    def learn(self, view: FitContext, answers: Mapping[Any, Any]) -> dict[str, Any]:
-        self.refuse_strange("categories", self.categories, view)
-        self.refuse_strange("drop", self.drop, view)
-        learned = super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[Any, Any]) -> dict[str, Any]:
+        self.refuse_unknown_columns("categories", self.categories, context)
+        self.refuse_unknown_columns("drop", self.drop, context)
+        learned = super().learn(context, results)
         outputs = [name for encoding in learned["columns"].values() for name in encoding["outputs"] if name is not None]
-        self.refuse_taken(outputs, view, gone=view.columns)
+        self.refuse_existing_columns(outputs, context, removed=context.columns)
         return learned
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        counts: ValueCounts = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        counts: ValueCounts = statistics[0]
         values, n = _counted(self, column, counts)
         n_rows = counts.count + counts.n_null
         if counts.n_null and self.missing == "category" and None not in values:
@@ -290,12 +290,12 @@ class OrdinalEncoder(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn(self, view: FitContext, answers: Mapping[Any, Any]) -> dict[str, Any]:
-        self.refuse_strange("categories", self.categories, view)
-        return super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[Any, Any]) -> dict[str, Any]:
+        self.refuse_unknown_columns("categories", self.categories, context)
+        return super().learn(context, results)
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        counts: ValueCounts = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        counts: ValueCounts = statistics[0]
         values, n = _counted(self, column, counts)
         if counts.n_null and self._number.is_integer() and self.encoded_missing_value is None and None not in values:
             raise DataError(
@@ -380,8 +380,8 @@ class LabelEncoder(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        table = answers[0].table
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        table = statistics[0].table
         labels = table["value"].to_list()
         if not labels:
             raise self.all_null(column)

@@ -49,12 +49,12 @@ class HashEncoder(ColumnStage):
 
     n_features: int = param(16, an_int(2, 65_536))
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        outputs = [f"{column}_{i}" for column in view.columns for i in range(self.n_features)]
-        self.refuse_taken(outputs, view, gone=view.columns)
-        return super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        outputs = [f"{column}_{i}" for column in context.columns for i in range(self.n_features)]
+        self.refuse_existing_columns(outputs, context, removed=context.columns)
+        return super().learn(context, results)
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         if dtype.is_float():
             raise SchemaError.dtype(column, "strings, booleans or integers", dtype, where="HashEncoder")
         return {}
@@ -142,9 +142,9 @@ class FeatureHasher(Stage):
     n_features: int = param(1 << 18, an_int(1, 1 << 31))
     output: str = param("hashed", a_string())
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        self.refuse_taken([self.output], view, gone=view.columns)
-        return {"columns": list(view.columns), "zeros": False}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        self.refuse_existing_columns([self.output], context, removed=context.columns)
+        return {"columns": list(context.columns), "zeros": False}
 
     def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])

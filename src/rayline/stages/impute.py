@@ -111,22 +111,22 @@ class SimpleImputer(ColumnStage):
         }
         return by_strategy.get(self.strategy, [MissingCount] if self.keep_empty_features is False else [])
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        value = self._value(dtype, *answers)
-        if value is None or (answers and isinstance(answers[0], MissingCount) and not answers[0].count):
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        value = self._value(dtype, *statistics)
+        if value is None or (statistics and isinstance(statistics[0], MissingCount) and not statistics[0].count):
             raise self.all_null(column)
         as_float = self.strategy in ("mean", "median") or (isinstance(value, float) and dtype.is_integer())
         if as_float:
             self.refuse_infinite(column, float(value))
         return {"value": float(value) if as_float else value, "dtype": pl.Float64() if as_float else None}
 
-    def _value(self, dtype: pl.DataType, *answers: Any) -> Any:
+    def _value(self, dtype: pl.DataType, *statistics: Any) -> Any:
         if self.strategy == "mean":
-            return answers[0].mean if answers[0].count else None
+            return statistics[0].mean if statistics[0].count else None
         if self.strategy == "median":
-            return answers[0].quantile(0.5)
+            return statistics[0].quantile(0.5)
         if self.strategy == "most_frequent":
-            return answers[0].most_frequent()
+            return statistics[0].most_frequent()
         return self._constant(dtype)
 
     def _constant(self, dtype: pl.DataType) -> Any:
@@ -176,13 +176,15 @@ class MissingIndicator(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MissingCount] if self.features == "missing-only" else []
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        learned = super().learn(view, answers)
-        self.refuse_taken([f"{c}_missing" for c, column in learned["columns"].items() if column["marked"]], view)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        learned = super().learn(context, results)
+        self.refuse_existing_columns(
+            [f"{c}_missing" for c, column in learned["columns"].items() if column["marked"]], context
+        )
         return learned
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {"marked": not answers or answers[0].n_null > 0}
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        return {"marked": not statistics or statistics[0].n_null > 0}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [IsMissing(column, f"{column}_missing")] if learned["marked"] else []
@@ -263,34 +265,34 @@ class GroupImputer(Stage):
     _: KW_ONLY
     keep_empty_features: bool | None = keep_empty()
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [self._ask(view, column) for column in self._chosen(view)]
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [self._request(context, column) for column in self._chosen(context)]
 
-    def _chosen(self, view: FitContext) -> list[str]:
-        if self.by not in view.schema or self.by in view.targets:
+    def _chosen(self, context: FitContext) -> list[str]:
+        if self.by not in context.schema or self.by in context.targets:
             raise SchemaError.missing(
-                [self.by], [n for n in view.schema if n not in view.targets], where="GroupImputer"
+                [self.by], [n for n in context.schema if n not in context.targets], where="GroupImputer"
             )
-        chosen = [column for column in view.columns if column != self.by]
-        wrong = [c for c in chosen if self.strategy != "most_frequent" and kind_of(view.schema[c]) is Kind.CATEGORY]
+        chosen = [column for column in context.columns if column != self.by]
+        wrong = [c for c in chosen if self.strategy != "most_frequent" and kind_of(context.schema[c]) is Kind.CATEGORY]
         if wrong:
             raise SchemaError.dtype(
-                wrong[0], f"numbers for strategy={self.strategy!r}", view.schema[wrong[0]], where="GroupImputer"
+                wrong[0], f"numbers for strategy={self.strategy!r}", context.schema[wrong[0]], where="GroupImputer"
             )
         return chosen
 
-    def _ask(self, view: FitContext, column: str) -> StatisticRequest:
+    def _request(self, context: FitContext, column: str) -> StatisticRequest:
         return (
-            view.ask(GroupMoments, column, self.by)
+            context.request(GroupMoments, column, self.by)
             if self.strategy == "mean"
-            else view.ask(PairCounts, self.by, column)
+            else context.request(PairCounts, self.by, column)
         )
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
         dropped: list[str] = []
-        for column in self._chosen(view):
-            answer, dtype = answers[self._ask(view, column)], view.schema[column]
+        for column in self._chosen(context):
+            answer, dtype = results[self._request(context, column)], context.schema[column]
             groups, values, overall = self._means(answer) if self.strategy == "mean" else self._commonest(answer, dtype)
             if overall is None and self.keep_empty_features is None:
                 raise no_values(type(self), column)

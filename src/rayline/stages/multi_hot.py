@@ -61,19 +61,19 @@ class MultiHotEncoder(ColumnStage):
         chosen = super().select(schema, **how)
         return chosen if self.columns is not None else [column for column in chosen if _is_plain(schema[column])]
 
-    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(ValueCounts, column, elements=True)]
+    def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(ValueCounts, column, elements=True)]
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        learned = super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        learned = super().learn(context, results)
         outputs = [name for encoding in learned["columns"].values() for name in encoding["outputs"]]
-        self.refuse_taken(outputs, view, gone=view.columns)
+        self.refuse_existing_columns(outputs, context, removed=context.columns)
         return learned
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         if not _is_plain(dtype):
             raise SchemaError.dtype(column, "lists of strings, integers or booleans", dtype, where="MultiHotEncoder")
-        table = answers[0].table
+        table = statistics[0].table
         if self.max_categories is not None:
             table = table.sort("n", descending=True, maintain_order=True).head(self.max_categories).sort("value")
         elements = table["value"].to_list()

@@ -85,21 +85,21 @@ class KNNImputer(Stage):
     _: KW_ONLY
     keep_empty_features: bool | None = keep_empty()
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        if not view.columns:
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        if not context.columns:
             return []
-        return [self._ask(view), *(view.ask(Moments, column) for column in view.columns)]
+        return [self._request(context), *(context.request(Moments, column) for column in context.columns)]
 
-    def _ask(self, view: FitContext) -> StatisticRequest:
-        return view.ask(RowSample, *view.columns, size=self.max_donors)
+    def _request(self, context: FitContext) -> StatisticRequest:
+        return context.request(RowSample, *context.columns, size=self.max_donors)
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        columns = list(view.columns)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        columns = list(context.columns)
         if not columns:
             return {"columns": [], "donors": [], "copies": [], "means": []}
         empty: list[str] = []
         for column in columns:
-            moments: Moments = answers[view.ask(Moments, column)]
+            moments: Moments = results[context.request(Moments, column)]
             if not moments.count:
                 if self.keep_empty_features is None:
                     raise no_values(type(self), column)
@@ -111,13 +111,13 @@ class KNNImputer(Stage):
                     "Expected finite numbers.",
                     f"clip {column!r} first (Clipper).",
                 )
-        donors = answers[self._ask(view)].rows()
+        donors = results[self._request(context)].rows()
         filled = [column for column in columns if column not in empty]
         return {
             "columns": filled,
             "donors": [donors[str(i)].to_list() for i, column in enumerate(columns) if column in filled],
             "copies": [min(n, self.n_neighbors) for n in donors["n"]],
-            "means": [answers[view.ask(Moments, column)].mean for column in filled],
+            "means": [results[context.request(Moments, column)].mean for column in filled],
             **({"empty": empty} if empty else {}),
         }
 
@@ -311,33 +311,33 @@ class SMOTE(Stage):
     max_donors: int = param(1000, an_int(2, 100_000))
     seed: int = param(0, an_int(0, 1 << 62))
 
-    def _by(self, view: FitContext) -> str:
-        return view.class_column_of(self, self.by)
+    def _by(self, context: FitContext) -> str:
+        return context.class_column_of(self, self.by)
 
-    def _mixed(self, view: FitContext) -> list[str]:
-        columns = [column for column in view.columns if column != self._by(view)]
+    def _mixed(self, context: FitContext) -> list[str]:
+        columns = [column for column in context.columns if column != self._by(context)]
         if not columns:
             raise ParameterError.value(
-                "columns", "at least one numeric column besides the classes", list(view.columns), where="SMOTE"
+                "columns", "at least one numeric column besides the classes", list(context.columns), where="SMOTE"
             )
         return columns
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(ValueCounts, self._by(view)), self._ask(view)]
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(ValueCounts, self._by(context)), self._request(context)]
 
-    def _ask(self, view: FitContext) -> StatisticRequest:
-        return view.ask(RowSample, self._by(view), *self._mixed(view), grouped=True, size=self.max_donors)
+    def _request(self, context: FitContext) -> StatisticRequest:
+        return context.request(RowSample, self._by(context), *self._mixed(context), grouped=True, size=self.max_donors)
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        by, columns = self._by(view), self._mixed(view)
-        table = answers[view.ask(ValueCounts, by)].table
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        by, columns = self._by(context), self._mixed(context)
+        table = results[context.request(ValueCounts, by)].table
         most = max(table["n"].to_list(), default=0)
         classes: list[Any] = []
         rates, donors = [], []
         for value, n in table.select("value", "n").rows():
             rate = max(1.0, self.ratio * most / n)
             if rate > 1.0:
-                found = answers[self._ask(view)].rows(value).drop("n").drop_nulls()
+                found = results[self._request(context)].rows(value).drop("n").drop_nulls()
                 if not all(found[name].is_finite().all() for name in found.columns):
                     raise DataError(
                         f"SMOTE: class {value!r} of {by!r} holds infinite values.",
@@ -347,7 +347,7 @@ class SMOTE(Stage):
                 classes.append(value)
                 rates.append(rate)
                 donors.append([found[str(i)].to_list() for i in range(len(columns))])
-        hashed = list(view.schema)
+        hashed = list(context.schema)
         return {"columns": columns, "by": by, "classes": classes, "rates": rates, "donors": donors, "hashed": hashed}
 
     def to_operations(self) -> list[Operation]:

@@ -49,11 +49,11 @@ class Log(NumberStage):
 
     offset: float = param(1.0, a_number())
 
-    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(MinMax, column), view.ask(CountBelow, column, bound=-float(self.offset))]
+    def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(MinMax, column), context.request(CountBelow, column, bound=-float(self.offset))]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        extremes, beyond = answers
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        extremes, beyond = statistics
         _refuse_below(self, column, extremes.low, -self.offset, beyond.count)
         return {}
 
@@ -64,7 +64,7 @@ class Log(NumberStage):
     def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
         transformed = [column for column, learned in self.state["columns"].items() if "empty" not in learned]
         back = {c: ["-", ["exp", ["col", c]], float(self.offset)] for c in transformed}
-        return [*self.undo_empty(schema), *([Assign(back)] if back else [])]
+        return [*self.invert_empty(schema), *([Assign(back)] if back else [])]
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class PowerTransformer(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        values, n = answers[0].points()
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        values, n = statistics[0].points()
         if not len(values):
             raise self.all_null(column)
         self.refuse_infinite(column, float(values[0]), float(values[-1]))
@@ -252,7 +252,7 @@ class PowerTransformer(NumberStage):
         return ["if", [">=", ["*", sign, y], sign * offset], ["*", sign, own], ["*", sign, other]]
 
     def invert(self, schema: Mapping[str, pl.DataType]) -> list[Operation] | None:
-        back = self.undo_empty(schema)
+        back = self.invert_empty(schema)
         for column, learned in self.state["columns"].items():
             if "empty" in learned:
                 continue

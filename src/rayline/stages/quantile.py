@@ -177,8 +177,8 @@ class QuantileTransformer(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        quantiles: Quantiles = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        quantiles: Quantiles = statistics[0]
         if not quantiles.count:
             raise self.all_null(column)
         n_rows = quantiles.count + quantiles.n_null  # as in scikit-learn, which counts missing values here

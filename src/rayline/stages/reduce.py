@@ -107,17 +107,17 @@ class PCA(Stage):
     }
     whiten: bool = param(False, a_bool())
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(Covariance, *view.columns)] if view.columns else []
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(Covariance, *context.columns)] if context.columns else []
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        columns = list(view.columns)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        columns = list(context.columns)
         if not columns:
             return {"columns": [], "mean": [], "components": []}
         n = self.n_components if isinstance(self.n_components, int) else len(columns)
         if n > len(columns):
             raise ParameterError.value("n_components", f"at most the number of columns, {len(columns)}", n, where="PCA")
-        found: Covariance = answers[view.ask(Covariance, *columns)]
+        found: Covariance = results[context.request(Covariance, *columns)]
         self._refuse_few(columns, found, n if isinstance(self.n_components, int) else 2)
         n = min(n, found.count)
         _refuse_infinite(self, columns, found)
@@ -133,7 +133,7 @@ class PCA(Stage):
             # As in scikit-learn, the sum must exceed the share; a difference within rounding does not count.
             n = min(int(np.searchsorted(shares, self.n_components + 1e-12, side="right")) + 1, n)
             order = order[:n]
-        self.refuse_taken([f"pca{i}" for i in range(n)], view, gone=columns)
+        self.refuse_existing_columns([f"pca{i}" for i in range(n)], context, removed=columns)
         components = vectors.T[order]
         size = np.abs(components)  # of entries that differ only by rounding, the first counts as the largest
         largest = (size >= size.max(axis=1, keepdims=True) * (1 - 1e-9)).argmax(axis=1)
@@ -216,8 +216,8 @@ class VarianceThreshold(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        moments: Moments = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        moments: Moments = statistics[0]
         # A variance within the rounding error of the mean counts as 0.
         error = (1e-15 * moments.mean) * (1e-15 * moments.mean) * moments.count
         return {"removed": math.isfinite(moments.variance) and moments.variance <= max(self.threshold, error)}
@@ -259,15 +259,15 @@ class CorrelationFilter(Stage):
 
     threshold: float = param(0.95, a_number(0, 1))
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(Covariance, *view.columns)] if len(view.columns) > 1 else []
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(Covariance, *context.columns)] if len(context.columns) > 1 else []
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        columns = list(view.columns)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        columns = list(context.columns)
         removed: list[int] = []
         kept: list[int] = []
         if len(columns) > 1:
-            found: Covariance = answers[view.ask(Covariance, *columns)]
+            found: Covariance = results[context.request(Covariance, *columns)]
             if found.count:
                 _refuse_infinite(self, columns, found)
                 sizes = np.abs(found.correlation)
@@ -322,20 +322,22 @@ class SelectKBest(Stage):
     score: str = param("auto", one_of("auto", "f_classif", "f_regression"))
     target: str | None = param(None, a_string(none=True))
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [self._ask(view, column) for column in view.columns]
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [self._request(context, column) for column in context.columns]
 
-    def _ask(self, view: FitContext, column: str) -> StatisticRequest:
-        target = view.target_of(self, self.target)
-        dtype = view.schema[target]
+    def _request(self, context: FitContext, column: str) -> StatisticRequest:
+        target = context.target_of(self, self.target)
+        dtype = context.schema[target]
         regression = self.score == "f_regression" or (self.score == "auto" and dtype.is_float())
         if regression and kind_of(dtype) not in _NUMBERS:
             raise SchemaError.dtype(target, "a numeric target for f_regression", dtype, where="SelectKBest")
-        return view.ask(Covariance, column, target) if regression else view.ask(GroupMoments, column, target)
+        return (
+            context.request(Covariance, column, target) if regression else context.request(GroupMoments, column, target)
+        )
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        scores = {column: self._score(column, answers[self._ask(view, column)]) for column in view.columns}
-        return self._chosen(view.columns, scores)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        scores = {column: self._score(column, results[self._request(context, column)]) for column in context.columns}
+        return self._chosen(context.columns, scores)
 
     def _chosen(self, columns: Sequence[str], scores: Mapping[str, float]) -> dict[str, Any]:
         kept = set(sorted(columns, key=lambda column: -scores[column])[: self.k])

@@ -65,9 +65,9 @@ class DropRows(Stage):
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
         return []
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         with at("DropRows"):
-            found = kind(self.where, view.schema)
+            found = kind(self.where, context.schema)
         if found not in ("b", "?"):
             raise SchemaError(
                 "DropRows: the formula is no condition.",
@@ -128,22 +128,22 @@ class _Resample(Stage):
     def select(self, schema: Mapping[str, pl.DataType], **how: Any) -> list[str]:
         return []
 
-    def _by(self, view: FitContext) -> str:
-        return view.class_column_of(self, self.by)
+    def _by(self, context: FitContext) -> str:
+        return context.class_column_of(self, self.by)
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(ValueCounts, self._by(view))]
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(ValueCounts, self._by(context))]
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        table = answers[view.ask(ValueCounts, self._by(view))].table
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        table = results[context.request(ValueCounts, self._by(context))].table
         n = table["n"].to_list()
         rates = [self._rate(count, n) for count in n]
         return {
             "columns": [],
-            "by": self._by(view),
+            "by": self._by(context),
             "classes": table["value"].to_list(),
             "rates": rates,
-            "hashed": list(view.schema),
+            "hashed": list(context.schema),
         }
 
     def _rate(self, count: int, n: Sequence[int]) -> float:

@@ -58,8 +58,8 @@ class StandardScaler(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Moments]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        moments: Moments = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        moments: Moments = statistics[0]
         if not moments.count:
             raise self.all_null(column)
         self.refuse_infinite(column, moments.mean, moments.m2)
@@ -126,8 +126,8 @@ class MinMaxScaler(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        extremes: MinMax = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        extremes: MinMax = statistics[0]
         if not extremes.count:
             raise self.all_null(column)
         self.refuse_infinite(column, extremes.low, extremes.high, float(extremes.high) - float(extremes.low))
@@ -178,8 +178,8 @@ class MaxAbsScaler(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        extremes: MinMax = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        extremes: MinMax = statistics[0]
         if not extremes.count:
             raise self.all_null(column)
         scale = float(max(abs(extremes.low), abs(extremes.high)))
@@ -252,8 +252,8 @@ class RobustScaler(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        quantiles: Quantiles = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        quantiles: Quantiles = statistics[0]
         if not quantiles.count:
             raise self.all_null(column)
         low, middle, high = quantiles.quantiles([self.quantile_range[0] / 100, 0.5, self.quantile_range[1] / 100])
@@ -297,8 +297,8 @@ class Normalizer(Stage):
 
     norm: str = param("l2", one_of("l2", "l1", "max"))
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        return {"columns": list(view.columns)}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        return {"columns": list(context.columns)}
 
     def to_operations(self) -> list[Operation]:
         columns = list(self.state["columns"])

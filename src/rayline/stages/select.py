@@ -39,8 +39,8 @@ class DropColumns(Stage):
     needs_columns: ClassVar[bool] = True
     by_column: ClassVar[bool] = True
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        return {"columns": list(view.columns)}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        return {"columns": list(context.columns)}
 
     def to_operations(self) -> list[Operation]:
         return [Drop(list(self.state["columns"]))]
@@ -74,9 +74,9 @@ class SelectColumns(Stage):
     needs_columns: ClassVar[bool] = True
     by_column: ClassVar[bool] = True
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        kept = {*view.columns, *view.targets}
-        return {"columns": list(view.columns), "dropped": [name for name in view.schema if name not in kept]}
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        kept = {*context.columns, *context.targets}
+        return {"columns": list(context.columns), "dropped": [name for name in context.schema if name not in kept]}
 
     def to_operations(self) -> list[Operation]:
         return [Drop(list(self.state["dropped"]))]

@@ -105,21 +105,23 @@ class SplineTransformer(NumberStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [Quantiles if self.knots == "quantile" else MinMax]
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
-        self.refuse_strange("knots", self.knots, view)
-        learned = super().learn(view, answers)
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+        self.refuse_unknown_columns("knots", self.knots, context)
+        learned = super().learn(context, results)
         new = [
             name
             for column, own in learned["columns"].items()
             if "knots" in own
             for name in self._names(column, own["knots"])
         ]
-        self.refuse_taken(new, view, gone=view.columns)
+        self.refuse_existing_columns(new, context, removed=context.columns)
         return learned
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         given = self.knots.get(column) if isinstance(self.knots, dict) else self.knots
-        base = self._placed(column, answers[0]) if given is None or isinstance(given, str) else np.array(given, float)
+        base = (
+            self._placed(column, statistics[0]) if given is None or isinstance(given, str) else np.array(given, float)
+        )
         if self.extrapolation == "periodic" and len(base) <= self.degree:
             raise ParameterError.value(
                 "degree", f"less than the {len(base)} knots", self.degree, where="SplineTransformer"

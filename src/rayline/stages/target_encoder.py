@@ -90,33 +90,35 @@ class TargetEncoder(Stage):
     cv: int = param(5, an_int(2, 100))
     target_type: str = param("auto", one_of("auto", "continuous", "binary", "multiclass"))
 
-    def required_statistics(self, view: FitContext) -> list[StatisticRequest]:
-        return [self._ask(view, column) for column in view.columns]
+    def required_statistics(self, context: FitContext) -> list[StatisticRequest]:
+        return [self._request(context, column) for column in context.columns]
 
-    def _ask(self, view: FitContext, column: str) -> StatisticRequest:
-        target = view.target_of(self, self.target)
-        statistic = GroupMoments if self._is_mean(view, target) else GroupClasses
-        return view.ask(statistic, target, column, *_hashed(view), n_folds=self.cv)
+    def _request(self, context: FitContext, column: str) -> StatisticRequest:
+        target = context.target_of(self, self.target)
+        statistic = GroupMoments if self._is_mean(context, target) else GroupClasses
+        return context.request(statistic, target, column, *_hashed(context), n_folds=self.cv)
 
-    def _is_mean(self, view: FitContext, target: str) -> bool:
-        kind = kind_of(view.schema[target])
+    def _is_mean(self, context: FitContext, target: str) -> bool:
+        kind = kind_of(context.schema[target])
         is_number = kind in (Kind.NUMERIC, Kind.BOOLEAN)
         if self.target_type == "continuous" and not is_number:
-            raise SchemaError.dtype(target, "a numeric or boolean target", view.schema[target], where="TargetEncoder")
+            raise SchemaError.dtype(
+                target, "a numeric or boolean target", context.schema[target], where="TargetEncoder"
+            )
         if not is_number and kind is not Kind.CATEGORY:
             raise SchemaError.dtype(
-                target, "a target of numbers or classes", view.schema[target], where="TargetEncoder"
+                target, "a target of numbers or classes", context.schema[target], where="TargetEncoder"
             )
         return self.target_type == "continuous" or (self.target_type == "auto" and is_number)
 
-    def learn(self, view: FitContext, answers: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
+    def learn(self, context: FitContext, results: Mapping[StatisticRequest, Any]) -> dict[str, Any]:
         learned: dict[str, Any] = {}
-        for column in view.columns:
-            answer = answers[self._ask(view, column)]
+        for column in context.columns:
+            answer = results[self._request(context, column)]
             if isinstance(answer, GroupMoments):
                 learned[column] = self._learned(answer)
                 continue
-            classes = self._classes(answer, view.target_of(self, self.target))
+            classes = self._classes(answer, context.target_of(self, self.target))
             if len(classes) == 2:
                 learned[column] = self._learned(answer.moments(classes[1]))
                 continue
@@ -129,8 +131,8 @@ class TargetEncoder(Stage):
                 },
             }
         new = [name for own in learned.values() for name in own.get("classes", ())]
-        self.refuse_taken(new, view, gone=view.columns)
-        return {"columns": learned, "hashed": _hashed(view)}
+        self.refuse_existing_columns(new, context, removed=context.columns)
+        return {"columns": learned, "hashed": _hashed(context)}
 
     def _classes(self, answer: GroupClasses, target: str) -> list[Any]:
         classes = answer.classes
@@ -210,8 +212,8 @@ class TargetEncoder(Stage):
         return [Drop(replaced)] if replaced else []
 
 
-def _hashed(view: FitContext) -> list[str]:
-    return [name for name in view.schema if name not in view.targets]
+def _hashed(context: FitContext) -> list[str]:
+    return [name for name in context.schema if name not in context.targets]
 
 
 @dataclass(frozen=True)

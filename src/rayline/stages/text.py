@@ -105,7 +105,7 @@ class _TextStage(ColumnStage):
             **_group_of(_group(self)),
         }
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         return _group(self)
 
 
@@ -155,14 +155,14 @@ class Vectorizer(_TextStage):
     sublinear_tf: bool = param(False, a_bool())
     norm: str | None = param("l2", one_of("l2", "l1", None))
 
-    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
-        request = view.ask(DocumentFrequency, column, n_features=self.n_features, **self.options())
+    def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
+        request = context.request(DocumentFrequency, column, n_features=self.n_features, **self.options())
         return [request] if self.use_idf else []
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         if not self.use_idf:
             return _group(self)
-        counts: DocumentFrequency = answers[0]
+        counts: DocumentFrequency = statistics[0]
         return {
             **_group(self),
             "n_rows": counts.n_rows,
@@ -223,11 +223,11 @@ class _Vocabulary(_TextStage):
     max_features: int | None = param(None, an_int(1, none=True))
     binary: bool = param(False, a_bool())
 
-    def questions(self, column: str, view: FitContext) -> list[StatisticRequest]:
-        return [view.ask(GramCounts, column, **self.options())]
+    def column_requests(self, column: str, context: FitContext) -> list[StatisticRequest]:
+        return [context.request(GramCounts, column, **self.options())]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        counts: GramCounts = answers[0]
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        counts: GramCounts = statistics[0]
         if counts.overflow:
             raise DataError(
                 f"{type(self).__name__}: column {column!r} has too many different grams to count.",
@@ -373,7 +373,7 @@ class Tokenizer(ColumnStage):
     lowercase: bool = param(True, a_bool())
     token_pattern: str = param(WORDS, _PATTERN)
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
         return _group(self)
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:

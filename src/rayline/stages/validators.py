@@ -191,12 +191,12 @@ class CheckRange(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [MinMax] if self.low is None and self.high is None else []
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        if not answers:
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        if not statistics:
             return {"low": self.low, "high": self.high}
-        if not answers[0].count:
+        if not statistics[0].count:
             raise self.all_null(column)
-        return {"low": answers[0].low, "high": answers[0].high}
+        return {"low": statistics[0].low, "high": statistics[0].high}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [RequireValues(column, "range", [learned["low"], learned["high"]], self.action, place())]
@@ -236,8 +236,8 @@ class CheckCategories(ColumnStage):
     def column_statistics(self, dtype: pl.DataType) -> list[type[Statistic]]:
         return [ValueCounts]
 
-    def learn_column(self, column: str, dtype: pl.DataType, *answers: Any) -> dict[str, Any]:
-        return {"categories": answers[0].table["value"].to_list()}
+    def learn_column(self, column: str, dtype: pl.DataType, *statistics: Any) -> dict[str, Any]:
+        return {"categories": statistics[0].table["value"].to_list()}
 
     def column_to_operations(self, column: str, learned: Mapping[str, Any]) -> list[Operation]:
         return [RequireValues(column, "categories", learned["categories"], self.action, place())]

@@ -60,10 +60,10 @@ def explains_its_scores(case: FrameworkCase) -> None:
         assert wrong <= 1e-6, f"contributions differ from the score by {wrong}"
     if len(target.columns) > 1 or target.task is Task.MULTICLASS:
         return
-    answers = plain_values(pipeline.model_scores(rows.lazy()), target.plain)[:, 0]
-    order = np.argsort(answers, kind="stable")
-    steps = np.diff(scores[order])[np.diff(answers[order]) > 1e-6]
-    assert (steps > -1e-6).all(), f"scores {scores.tolist()} do not rise with the predictions {answers.tolist()}"
+    predictions = plain_values(pipeline.model_scores(rows.lazy()), target.plain)[:, 0]
+    order = np.argsort(predictions, kind="stable")
+    steps = np.diff(scores[order])[np.diff(predictions[order]) > 1e-6]
+    assert (steps > -1e-6).all(), f"scores {scores.tolist()} do not rise with the predictions {predictions.tolist()}"
 
 
 def is_the_mean_of_its_members(case: FrameworkCase) -> None:

@@ -33,11 +33,11 @@ def weighs(case: FrameworkCase) -> None:
     for own, other in ((1.0, LIGHT), (LIGHT, 1.0)):
         both = pl.concat([table.with_columns(w=pl.lit(own)), opposite.with_columns(w=pl.lit(other))])
         fitted = case.fit(table=both, test_dataset=None, sample_weight="w")
-        answers = fitted.inference_pipeline.predict(case.rows)["prediction"]
+        predictions = fitted.inference_pipeline.predict(case.rows)["prediction"]
         if case.task == "regression":
-            errors.append(float(np.mean((answers.to_numpy() - table[target].to_numpy()) ** 2)))
+            errors.append(float(np.mean((predictions.to_numpy() - table[target].to_numpy()) ** 2)))
         else:
-            errors.append(float(np.mean(answers.to_numpy() != table[target].to_numpy())))
+            errors.append(float(np.mean(predictions.to_numpy() != table[target].to_numpy())))
     assert errors[0] < errors[1] / 2, f"rows of almost no weight teach as much as the others: errors {errors}"
 
 

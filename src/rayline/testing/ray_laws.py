@@ -203,14 +203,14 @@ def is_served(case: FrameworkCase) -> None:
             f"{deployment.url}/predict", json.dumps(asked).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-            answers = json.load(response)["predictions"]
+            predictions = json.load(response)["predictions"]
     finally:
         deployment.delete()
     expected = pipeline.predict(case.rows.head(7))["prediction"].to_list()
     if case.task == "regression":
-        case.same(answers, expected, bits=case.exact, why="the deployment answers otherwise than the table")
+        case.same(predictions, expected, bits=case.exact, why="the deployment answers otherwise than the table")
     else:
-        assert answers == expected, "the deployment answers otherwise than the table"
+        assert predictions == expected, "the deployment answers otherwise than the table"
 
 
 def _has_probabilities(case: FrameworkCase) -> bool:

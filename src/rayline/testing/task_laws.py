@@ -299,8 +299,8 @@ def is_served(case: TaskCase) -> None:
         body = json.dumps(case.rows.head(5).to_dicts()).encode()
         request = urllib.request.Request(f"{deployment.url}/predict", body, {"Content-Type": "application/json"})  # noqa: S310  # our own server
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-            answers = json.load(response)["predictions"]
-    values = [[*answer.values()] if isinstance(answer, dict) else [answer] for answer in answers]
+            predictions = json.load(response)["predictions"]
+    values = [[*answer.values()] if isinstance(answer, dict) else [answer] for answer in predictions]
     found = pl.DataFrame(values, schema=case.predicted.columns, orient="row")
     case.same(found, "the deployment answers otherwise", bits=case.exact)
 

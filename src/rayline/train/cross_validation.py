@@ -335,8 +335,10 @@ class _StagesOfFold:
 
     def __call__(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
         roles = self.roles
-        outcome = self.fitter.fit(self.place, fitted.leaves, ask=profiler, target_leaves=fitted.target_stages)
-        fitted.become(outcome, roles.schema, roles.targets, roles.excluded_columns)
+        outcome = self.fitter.fit(
+            self.place, fitted.leaves, extra_requests=profiler, target_leaves=fitted.target_stages
+        )
+        fitted.store_fit(outcome, roles.schema, roles.targets, roles.excluded_columns)
         return outcome
 
 

@@ -86,7 +86,7 @@ class TableFit(FitDriver):
             line.part(f"{name!r} does nothing: no {words}")
         named_metrics.check(self.trainer.metrics or (), spec.target, self.trainer.custom_metrics)
         if self.preprocessor is not None and self.preprocessor is not fitted:
-            self.preprocessor.adopt(fitted)
+            self.preprocessor.copy_fit(fitted)
             fitted = self.preprocessor
         fitted.remember_target(spec.target)
         self.preprocessor, self.examples = fitted, _examples(self.inputs.train, fitted)
@@ -106,8 +106,8 @@ class TableFit(FitDriver):
         if self.fit_stages is not None:
             return self.fit_stages(fitted, profiler)
         roles = self.inputs.roles
-        return fitted.fit_and_ask(
-            self.inputs.train, target_columns=roles.targets, ask=profiler, excluded_columns=roles.excluded_columns, schema=roles.schema
+        return fitted.fit_with_requests(
+            self.inputs.train, target_columns=roles.targets, extra_requests=profiler, excluded_columns=roles.excluded_columns, schema=roles.schema
         )  # fmt: skip
 
     def _ask(self, fitted: Preprocessor, profiler: TargetProfiler) -> FitOutcome:
@@ -116,16 +116,16 @@ class TableFit(FitDriver):
         engine, output = registry.engine_for(inputs.train), fitted.output_schema
         assert inputs.train_schema is not None
         refuse_types(fitted.input_schema, inputs.train_schema)
-        view = FitContext((), output, roles.targets, untouched=_untouched(fitted))
+        context = FitContext((), output, roles.targets, untouched=_untouched(fitted))
         columns = [*profiler.features(output), *roles.targets, *roles.excluded_columns]
         rows = engine.map(inputs.train, _SelectedColumns(fitted.table_function(training=True), columns))
         if self.trainer.num_workers is None:
             rows = self._transformed = engine.collect(rows)
-        answers = registry.engine_for(rows).scan(rows, Scan([fit_planner.ROWS, *profiler(view)]))[0]
-        n_rows = getattr(answers[fit_planner.ROWS], "count", 0)
+        results = registry.engine_for(rows).scan(rows, Scan([fit_planner.ROWS, *profiler(context)]))[0]
+        n_rows = getattr(results[fit_planner.ROWS], "count", 0)
         refuse_empty(n_rows)
         leaves, targets = ([stage for _, stage in named] for named in (fitted.leaves, fitted.target_stages))
-        return FitOutcome(leaves, answers, n_rows, 0, output, {}, targets)
+        return FitOutcome(leaves, results, n_rows, 0, output, {}, targets)
 
     def _new_columns(self) -> str:
         given, roles = self._given, self.inputs.roles

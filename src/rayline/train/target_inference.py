@@ -166,15 +166,15 @@ class TargetProfiler:
         """Return the features among the output columns of the preprocessor."""
         return pl.Schema({n: d for n, d in output.items() if n not in self.targets and n != self.weight})
 
-    def __call__(self, view: FitContext) -> list[StatisticRequest]:
+    def __call__(self, context: FitContext) -> list[StatisticRequest]:
         """Return the statistics that are required of the preprocessed table."""
         found = [StatisticRequest(self._of_target(t), (t,)) for t in self.targets if self._of_target(t) is not None]
         if self.weight is not None:
             found.append(StatisticRequest(MinMax, (self.weight,)))
-        for name, dtype in self.features(view.schema).items():
+        for name, dtype in self.features(context.schema).items():
             if kind_of(dtype) is Kind.CATEGORY and self.string_features == "categories":
                 found.append(StatisticRequest(ValueCounts, (name,)))
-            elif name in view.untouched:
+            elif name in context.untouched:
                 found.append(StatisticRequest(MissingCount, (name,)))
         return found
 
@@ -185,7 +185,7 @@ class TargetProfiler:
             return ValueCounts
         return MinMax if self.schema[target].is_numeric() or self.schema[target] == pl.Boolean else None
 
-    def target(self, answers: Mapping[StatisticRequest, Any], stages: Sequence[tuple[str, Stage]] = ()) -> Target:
+    def target(self, results: Mapping[StatisticRequest, Any], stages: Sequence[tuple[str, Stage]] = ()) -> Target:
         """Return the target, after the checks of labels and weights; `stages` are the fitted target stages.
 
         Raises
@@ -193,23 +193,23 @@ class TargetProfiler:
         DataError
             When labels are missing, of one class only or infinite, or weights missing or negative.
         """
-        self._check_labels(answers)
+        self._check_labels(results)
         if self._is_paired:
-            target = self._paired(answers)
+            target = self._paired(results)
         else:
-            counts = self._counts(answers)
+            counts = self._counts(results)
             task = self._task(counts)
             target = Target.learn(self.targets, self.schema, counts, task, stages, self.pos_label)
             target = replace(target, quantiles=self.objective.quantiles)
         if self.weight is not None:
-            self._check_numbers(self.weight, answers[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
+            self._check_numbers(self.weight, results[StatisticRequest(MinMax, (self.weight,))], "the weight", low=0.0)
         return target
 
-    def _check_labels(self, answers: Mapping[StatisticRequest, Any]) -> None:
+    def _check_labels(self, results: Mapping[StatisticRequest, Any]) -> None:
         """Raise DataError on labels that are missing, infinite, or that the objective or the framework cannot learn."""
         is_interval = self.task is Task.SURVIVAL and not self.pair
         for i, name in enumerate(self.targets):
-            found = answers.get(StatisticRequest(MinMax, (name,)))
+            found = results.get(StatisticRequest(MinMax, (name,)))
             if not (is_interval and i):  # a time may have no upper bound
                 self._check_numbers(name, found, "the target", low=None)
             if self.target_stages or (self._is_paired and i):
@@ -218,20 +218,20 @@ class TargetProfiler:
             if found is not None and found.low is not None:
                 self.objective.check_labels(name, found.low, found.high)
 
-    def _paired(self, answers: Mapping[StatisticRequest, Any]) -> Target:
+    def _paired(self, results: Mapping[StatisticRequest, Any]) -> Target:
         """Return the target of a ranking or of survival times."""
-        self._check_paired(answers)
+        self._check_paired(results)
         columns, task = tuple(self.targets), Task.RANKING if self.task is Task.RANKING else Task.SURVIVAL
         dtypes = tuple(self.schema[name] for name in columns)
         return Target(columns, task, dtypes, event=self.pair == "event", predicts_risk=self.objective.predicts_risk)
 
-    def _check_paired(self, answers: Mapping[StatisticRequest, Any]) -> None:
+    def _check_paired(self, results: Mapping[StatisticRequest, Any]) -> None:
         """Raise DataError on a ranking's missing groups, SchemaError on labels that are no numbers."""
         for name in self.targets[: 1 if self.pair == "group" else None]:
             if not (self.schema[name].is_numeric() or (self.schema[name] == pl.Boolean and name != self.targets[0])):
                 raise SchemaError.dtype(name, "numbers (an event may be True or False)", self.schema[name])
         if self.pair == "event":
-            found = answers[StatisticRequest(MinMax, (self.targets[1],))]
+            found = results[StatisticRequest(MinMax, (self.targets[1],))]
             if found.low is not None and not {float(found.low), float(found.high)} <= {0.0, 1.0}:
                 raise DataError.here(
                     f"the event {self.targets[1]!r} has values from {found.low:g} to {found.high:g}.",
@@ -239,7 +239,7 @@ class TargetProfiler:
                     f"make it so before: pl.col({self.targets[1]!r}) == ….",
                 )
         if self.pair == "group":
-            missing = answers[StatisticRequest(MissingCount, (self.targets[1],))]
+            missing = results[StatisticRequest(MissingCount, (self.targets[1],))]
             if missing.n_null:
                 raise DataError.here(
                     f"the group {self.targets[1]!r} has {counted(missing.n_null, 'missing value')}.",
@@ -247,7 +247,7 @@ class TargetProfiler:
                     "drop these rows first.",
                 )
 
-    def learned_features(self, output: Mapping[str, pl.DataType], answers: Mapping[StatisticRequest, Any]) -> pl.Schema:
+    def learned_features(self, output: Mapping[str, pl.DataType], results: Mapping[StatisticRequest, Any]) -> pl.Schema:
         """Return the features as the framework takes them: string features with their categories.
 
         Raises
@@ -259,8 +259,8 @@ class TargetProfiler:
         """
         features: dict[str, pl.DataType] = {}
         for name, dtype in self.features(output).items():
-            present = answers.get(StatisticRequest(MissingCount, (name,)))
-            count = answers.get(StatisticRequest(ValueCounts, (name,)))
+            present = results.get(StatisticRequest(MissingCount, (name,)))
+            count = results.get(StatisticRequest(ValueCounts, (name,)))
             if (present is not None and not present.count) or (count is not None and not count.table.height):
                 raise DataError.here(
                     f"feature {name!r} has no values, only missing ones.",
@@ -270,12 +270,12 @@ class TargetProfiler:
             features[name] = self._feature(name, dtype, count)
         return pl.Schema(features)
 
-    def class_weights(self, target: Target, answers: Mapping[StatisticRequest, Any]) -> dict[Any, float] | None:
+    def class_weights(self, target: Target, results: Mapping[StatisticRequest, Any]) -> dict[Any, float] | None:
         """Return the weight of each class; None for all alike."""
-        return self._class_weights(target, self._counts(answers))
+        return self._class_weights(target, self._counts(results))
 
-    def _counts(self, answers: Mapping[StatisticRequest, Any]) -> list[ValueCounts | None]:
-        return [answers.get(StatisticRequest(ValueCounts, (t,))) for t in self.targets]
+    def _counts(self, results: Mapping[StatisticRequest, Any]) -> list[ValueCounts | None]:
+        return [results.get(StatisticRequest(ValueCounts, (t,))) for t in self.targets]
 
     def _task(self, counts: Sequence[ValueCounts | None]) -> Task | None:
         if self.task != "classification":

@@ -404,7 +404,9 @@ class FoldEvaluator:
             problem.roles,
             preprocessor.leaves,
             named,
-            lambda ask: self.fitters[split].fit(place, preprocessor.leaves, ask=ask, target_leaves=named),
+            lambda requests: self.fitters[split].fit(
+                place, preprocessor.leaves, extra_requests=requests, target_leaves=named
+            ),
             target=problem.target,
         )
         return fit.leaves, spec

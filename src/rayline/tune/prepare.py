@@ -213,8 +213,8 @@ def _target(trainer: Trainer, rows: TuneData, preprocessor: Preprocessor) -> Tar
         inputs.roles,
         (),
         named,
-        lambda ask: fit_planner.fit(
-            rows.engine, groups, (), schema, targets=inputs.targets, ask=ask, target_leaves=named
+        lambda requests: fit_planner.fit(
+            rows.engine, groups, (), schema, targets=inputs.targets, extra_requests=requests, target_leaves=named
         ),
     )
     return spec.target
