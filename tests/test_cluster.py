@@ -114,10 +114,10 @@ def run(script: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["file://", "local://"], ids=["Arrow's URL", "fsspec's URL"])
-def test_the_path_on_two_nodes(tmp_path: Path, scheme: str) -> None:
-    run(PATH, str(tmp_path), scheme)
+def test_the_path_on_two_nodes(tmp_path: Path) -> None:
+    run(PATH, str(tmp_path), "local://")  # fsspec's URL; the others: tests/engine/test_workers.py
 
 
 NEVER_HANGS = """
@@ -134,6 +134,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_on_two_cpus_never_hang() -> None:
     run(NEVER_HANGS)
@@ -206,6 +207,7 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_lost_node_is_survived_and_named(tmp_path: Path) -> None:
     run(LOST_NODE, str(tmp_path))

@@ -97,10 +97,12 @@ def test_the_page_runs(
             pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("name", registry.stages())
+OURS = [name for name in registry.stages() if registry.stage(name).__module__.startswith("rayline.")]
+"""The stages that no test has registered."""
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_stage_stands_on_a_page_with_its_parameters(name: str) -> None:
-    if not registry.stage(name).__module__.startswith("rayline."):
-        return  # registered by a test
     folder = ROOT / "docs" / "stages"
     assert re.search(rf"\b{name}\b", (folder / "index.md").read_text(encoding="utf-8")), f"{name} is not in the list"
     rows = {

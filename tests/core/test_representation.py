@@ -33,7 +33,7 @@ def test_only_what_differs_is_shown(settings: Any, text: str) -> None:
     assert "secret" not in repr(settings)
 
 
-@pytest.mark.parametrize("stage", [stage for stage, _ in CASES], ids=lambda stage: type(stage).__name__)
+@pytest.mark.parametrize("stage", [stage for stage, _ in CASES.values()], ids=CASES)
 def test_every_stage_shows_a_call_that_makes_it(stage: Any) -> None:
     names = {type(stage).__name__: type(stage), "datetime": datetime, "inf": float("inf")}
     text = repr(stage)

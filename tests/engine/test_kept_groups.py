@@ -280,6 +280,7 @@ def _private_mb(worker: Any) -> tuple[float, int]:
     return found, os.getpid()
 
 
+@ray_only
 @pytest.mark.slow
 def test_nothing_is_left_of_a_driver_that_ends_and_another_ray_has_other_workers(tmp_path: Path) -> None:
     code = (

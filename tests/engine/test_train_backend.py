@@ -14,7 +14,7 @@ from rayline.core import registry
 from rayline.core.errors import DataError, ResourceError
 from tests.engine.test_workers import script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def counted(worker: Any) -> tuple[int, int, int]:
@@ -49,7 +49,6 @@ def test_the_training_goes_on_with_fewer_workers_when_a_node_is_removed(tmp_path
     )
 
 
-@pytest.mark.ray
 def test_nothing_is_left_of_it(ray_session: Any) -> None:
     table = pl.DataFrame({"x": [0.0, 1.0] * 50, "y": ["no", "yes"] * 50})
     scaling = train.Scaling(num_workers=2, backend="ray_train")
@@ -75,7 +74,6 @@ def _wrong(worker: Any) -> None:
     raise DataError("wrong")
 
 
-@pytest.mark.ray
 def test_a_group_that_has_no_room_is_refused_before_it_starts(ray_session: Any) -> None:
     before = ray_session.util.placement_group_table()
     with pytest.raises(ResourceError, match="3 workers do not fit"):
@@ -83,7 +81,6 @@ def test_a_group_that_has_no_room_is_refused_before_it_starts(ray_session: Any) 
     assert ray_session.util.placement_group_table() == before
 
 
-@pytest.mark.ray
 def test_both_backends_train_the_same_model(ray_session: Any) -> None:
     table = pl.DataFrame({"x": [float(i % 7) for i in range(200)], "y": [float(i % 7 > 3) for i in range(200)]})
     made = [

@@ -69,12 +69,12 @@ def test_what_is_too_large_is_refused_before_it_is_read(members: dict[str, bytes
         rl.load(tmp_path / "d", max_bytes=held - 1)
     with (tmp_path / "d" / "model" / "zeros").open("wb") as file:
         file.truncate(10_000_000_000)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(rl.ArtifactError, match="max_bytes=2,000,000,000"):
         rl.load(tmp_path / "d")
     with pytest.raises(rl.ArtifactError, match="does not hold the members"):
         rl.load(tmp_path / "d", max_bytes=20_000_000_000)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 MEASURED = """
@@ -83,12 +83,12 @@ from rayline.inference import artifact
 import rayline as rl
 from tests import toy
 rl.load(sys.argv[2])
-before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 try:
     rl.load(sys.argv[1])
 except rl.ArtifactError as error:
     print(str(error).splitlines()[0])
-print(round(time.monotonic() - started, 2), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+print(round(time.process_time() - started, 2), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
 
 

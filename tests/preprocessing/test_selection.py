@@ -31,12 +31,8 @@ SELECTORS: dict[str, Any] = {
     "all": cs.all(),
 }
 
-STAGES = {type(stage).__name__: stage for stage, _ in reversed(CASES)}
-CHOOSING = {
-    name: stage
-    for name, stage in STAGES.items()
-    if type(stage).select is Stage.select and "columns" not in ("by", "formula")
-}
+STAGES = {type(stage).__name__: stage for stage, _ in reversed(CASES.values())}
+CHOOSING = {name: stage for name, stage in STAGES.items() if type(stage).select is Stage.select}
 """A stage of every class that chooses as all do (others say themselves what they work on)."""
 
 

@@ -36,7 +36,7 @@ def table(kind: str = "text", n: int = 60) -> pl.DataFrame:
 def usual(**scaler: Any) -> train.Preprocessor:
     return train.Preprocessor(
         [
-            ("impute", SimpleImputer()), ("inner", train.Preprocessor([("onehot", OneHotEncoder()), ("text", Vectorizer())])),
+            ("impute", SimpleImputer()), ("inner", train.Preprocessor([("onehot", OneHotEncoder()), ("text", Vectorizer(n_features=64))])),
             ("scale", StandardScaler(**scaler)),
         ]
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import socket
@@ -126,16 +125,21 @@ def test_a_body_that_is_too_long_is_answered(port: int, size: int) -> None:
         assert answer.endswith(b'"}')
     chunked = b"POST /predict HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n" % size
     assert statuses(say(port, chunked, b" " * size, close=False)) == [413]
-    with socket.create_connection(
-        ("127.0.0.1", port), timeout=20
-    ) as connection:  # one that never stops is heard for a while
+    is_well(port)
+
+
+def test_a_body_without_an_end_is_heard_for_a_while(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayline.serve.http_connection.LINGER_S", 1.0)
+
+    def send(connection: socket.socket) -> None:
         connection.sendall(b"POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 999999999999\r\n\r\n")
-        started = time.monotonic()
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() < started + 20:
-                connection.sendall(b" " * 1000)
-                time.sleep(0.02)
-        assert time.monotonic() < started + 20
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            connection.sendall(b" " * 1000)
+            time.sleep(0.02)
+
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection, pytest.raises(ConnectionError):
+        send(connection)
     is_well(port)
 
 

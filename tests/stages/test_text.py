@@ -39,6 +39,13 @@ def vectors(stage: Any, texts: Sequence[str | None], new: Sequence[str | None] |
     return csr_matrix((np.array(values, float), np.array(indices, int), indptr), shape=(len(rows), rows[0]["size"]))
 
 
+def products(rows: csr_matrix) -> Any:
+    """The inner products of the rows; of the columns that are used, as millions of empty ones cost time."""
+    used, indices = np.unique(rows.indices, return_inverse=True)
+    small = csr_matrix((rows.data, indices, rows.indptr), shape=(rows.shape[0], len(used)))
+    return (small @ small.T).toarray()
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -96,14 +103,14 @@ def test_tfidf_vectorizer(how: dict[str, Any], texts: list[str], new: list[str])
 def test_hashed_tfidf_has_the_same_geometry(how: dict[str, Any], texts: list[str]) -> None:
     theirs = sk.TfidfVectorizer(**how).fit_transform(texts)
     ours = vectors(Vectorizer(["t"], n_features=1 << 26, **how), texts)  # so many buckets that none is shared
-    np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(products(ours), products(theirs), rtol=1e-9, atol=1e-12)
 
 
 @given(texts=documents)
 def test_hashed_counts_have_the_same_geometry(texts: list[str]) -> None:
     theirs = sk.HashingVectorizer(alternate_sign=False, n_features=1 << 26).transform(texts)
     ours = vectors(HashingVectorizer(["t"], n_features=1 << 26), texts)
-    np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(products(ours), products(theirs), rtol=1e-9, atol=1e-12)
 
 
 def test_keys_are_the_same_in_every_process() -> None:

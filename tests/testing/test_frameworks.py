@@ -41,9 +41,9 @@ def lightgbm_predicts(booster: Any, matrix: Any) -> Any:
 
 
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "xgboost": (({"subsample": 0.9},), {"num_boost_round": 15, "native_predict": xgboost_predicts}),
+    "xgboost": (({"subsample": 0.9, "nthread": 1},), {"num_boost_round": 15, "native_predict": xgboost_predicts}),
     "lightgbm": (
-        ({"min_data_in_leaf": 5, "bagging_fraction": 0.9, "bagging_freq": 1},),
+        ({"min_data_in_leaf": 5, "bagging_fraction": 0.9, "bagging_freq": 1, "num_threads": 1},),
         {"num_boost_round": 30, "native_predict": lightgbm_predicts},
     ),
     "guesser": ((), {}),

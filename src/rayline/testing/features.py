@@ -92,22 +92,27 @@ def takes_columns_of_any_type(case: FrameworkCase) -> None:
     numbers = pl.Series("x", random.integers(0, 9, case.table.height))
     noise = pl.Series("noise", random.normal(size=len(numbers)))
     pairs = pl.Series("x", np.stack([numbers, 8 - numbers], 1)).cast(pl.Array(pl.Float64, 2))
-    for dtype in NUMBERS:
-        column = pairs if isinstance(dtype, pl.Array) else numbers
-        rows = pl.DataFrame([column.cast(dtype), noise])
-        result = _few(case, rows)
-        pipeline = result.inference_pipeline
-        scores = pipeline.scores(rows.lazy())
-        assert len(scores) == rows.height, f"{dtype}: it does not predict every row"
-        _loads(case, result, rows, f"a column of {dtype}")
-        if pipeline.takes_rows:
-            few = [pipeline.row_scores(row) for row in rows.head(9).to_dicts()]
-            why = f"{dtype}: single rows differ from the table"
-            case.same(np.concatenate(few), scores[:9], bits=case.exact, why=why)
+    columns = [(pairs if isinstance(dtype, pl.Array) else numbers).cast(dtype) for dtype in NUMBERS]
+    for column in columns:
+        _is_learned_from(case, pl.DataFrame([column, noise]), str(column.dtype))
+    rows = pl.DataFrame([column.alias(str(column.dtype)) for column in columns])
+    _loads(case, _is_learned_from(case, rows, "numbers of every type"), rows, "columns of every type of number")
     for value in OTHERS:
         rows = pl.DataFrame([noise, pl.Series("when", [value] * len(noise))])
         said = error_of(lambda rows=rows: _few(case, rows), RaylineError)  # type: ignore[misc]
         assert "'when'" in said, f"a feature of {rows['when'].dtype} is not refused by name: {said or 'it is taken'}"
+
+
+def _is_learned_from(case: FrameworkCase, rows: pl.DataFrame, what: str) -> Result:
+    result = _few(case, rows)
+    pipeline = result.inference_pipeline
+    scores = pipeline.scores(rows.lazy())
+    assert len(scores) == rows.height, f"{what}: it does not predict every row"
+    if pipeline.takes_rows:
+        few = [pipeline.row_scores(row) for row in rows.head(9).to_dicts()]
+        why = f"{what}: single rows differ from the table"
+        case.same(np.concatenate(few), scores[:9], bits=case.exact, why=why)
+    return result
 
 
 def takes_vectors_as_columns(case: FrameworkCase) -> None:

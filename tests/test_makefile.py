@@ -1,0 +1,53 @@
+"""What the targets of the Makefile and of .ci/run leave out: no test."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+OPTIONAL = "torch|transformers|lightning|gymnasium|mlflow|onnxruntime|safetensors|tensorboardX|wandb"
+"""Libraries that are not installed for the tests of every day."""
+
+
+def commands(*arguments: str) -> str:
+    """What a target would run."""
+    done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def covered(path: Path, places: list[str]) -> bool:
+    name = path.relative_to(ROOT).as_posix()
+    return any(name == place or name.startswith(f"{place}/") for place in places)
+
+
+def files(pattern: str) -> list[Path]:
+    found = [
+        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if re.search(pattern, path.read_text("utf-8"))
+    ]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("path", files(rf'importorskip\(\s*"({OPTIONAL})\b'), ids=lambda path: path.stem)
+def test_what_is_skipped_without_a_library_is_run_with_it(path: Path) -> None:
+    places = re.findall(r"tests/\S+", commands("test-frameworks"))
+    assert covered(
+        path, [*places, "tests/test_device_ray.py", "tests/tune/test_evaluate.py", "tests/frameworks/test_horovod.py"]
+    )
+
+
+def test_slow_tests_are_in_a_piece() -> None:
+    pieces = [
+        place for given in re.findall(r'SLOW="([^"]*)"', CI) for place in given.replace("tests/test_*.py", "").split()
+    ]
+    assert [path for path in files(r"mark\.slow") if path.parent.name != "tests" and not covered(path, pieces)] == []
+
+
+def test_ci_runs_targets_that_exist() -> None:
+    for target in re.findall(r"^step(?:_within \d+)? ([a-z-]+)", CI, re.MULTILINE):
+        commands(target)
